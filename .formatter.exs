@@ -1,0 +1,9 @@
+[
+  inputs: [
+    "{mix,.formatter}.exs",
+    "{bench,config,lib,test}/**/*.{ex,exs}",
+    "examples/*.exs",
+    "examples/*/{mix,.formatter}.exs",
+    "examples/*/{config,lib,test}/**/*.{ex,exs}"
+  ]
+]

@@ -1,0 +1,51 @@
+# Each target first sets up what it lacks; a second run sets up and builds nothing.
+
+CSV ?= examples/data/weather.csv
+
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+export LANG ?= C.UTF-8
+export ELIXIR_ERL_OPTIONS ?= +fnu
+
+PYTHON := .venv/bin/python
+
+.PHONY: help demo test check system system-dev
+.NOTPARALLEL:
+
+help:
+	@echo "make demo [CSV=file.csv]  one call and one stream, live"
+	@echo "make test                 every test: Elixir, Rust, Python"
+	@echo "make check                formatting, warnings, lints, types"
+
+demo: export MIX_ENV = dev
+demo: .venv/.ready
+	@mix run examples/demo.exs "$(CSV)"
+
+test: export MIX_ENV = test
+test: .venv/.ready-dev
+	mix test
+	cargo test --release --locked
+	$(PYTHON) -m pytest
+
+check: export MIX_ENV = test
+check: .venv/.ready-dev
+	mix format --check-formatted
+	mix compile --all-warnings --warnings-as-errors
+	cargo fmt --all --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+.venv/.ready: pyproject.toml | system
+	mix snakepit.setup
+	@touch $@
+
+.venv/.ready-dev: pyproject.toml | system-dev
+	mix snakepit.setup --dev
+	@touch .venv/.ready $@
+
+system:
+	@bin/setup
+
+system-dev:
+	@bin/setup --dev

@@ -1,0 +1,58 @@
+defmodule Mix.Tasks.Snakepit.Setup do
+  @shortdoc "Makes .venv with the Python packages that workers need"
+
+  @moduledoc """
+  Makes a virtual environment with the Python packages that workers need.
+
+      mix snakepit.setup [--python EXECUTABLE] [--venv FOLDER] [--dev]
+
+    * `--python` - the Python to make it with, default `python3` (3.9 or newer)
+    * `--venv` - where, default `.venv`, which is where pools look
+    * `--dev` - also what Snakepit's own tests and checks use
+
+  What is there already is left alone, so that it can run before every start.
+  """
+  use Mix.Task
+
+  @worker ~w(grpcio>=1.60 protobuf>=4.25)
+  @dev ~w(grpcio-tools hypothesis mypy pytest ruff types-grpcio types-protobuf)
+
+  @impl true
+  def run(args) do
+    {options, _rest} =
+      OptionParser.parse!(args, strict: [python: :string, venv: :string, dev: :boolean])
+
+    venv = Path.expand(Keyword.get(options, :venv, ".venv"))
+    packages = if options[:dev], do: @worker ++ @dev, else: @worker
+    stamp = Path.join(venv, ".snakepit")
+    wanted = Enum.join(packages, "\n")
+
+    unless up_to_date?(stamp, packages) do
+      python = Path.join(venv, "bin/python")
+      unless File.exists?(python), do: run!(python!(options[:python]), ["-m", "venv", venv])
+      run!(python, ["-m", "pip", "install", "--quiet" | packages])
+      File.write!(stamp, wanted)
+    end
+  end
+
+  defp up_to_date?(stamp, packages) do
+    case File.read(stamp) do
+      {:ok, installed} -> packages -- String.split(installed, "\n") == []
+      {:error, _} -> false
+    end
+  end
+
+  defp python!(name) do
+    name = name || "python3"
+
+    System.find_executable(name) ||
+      Mix.raise("#{name} was not found: install Python 3.9 or newer, or pass --python")
+  end
+
+  defp run!(executable, args) do
+    case System.cmd(executable, args, into: IO.stream(:stdio, :line), stderr_to_stdout: true) do
+      {_output, 0} -> :ok
+      {_, status} -> Mix.raise("#{executable} #{Enum.join(args, " ")} ended with status #{status}")
+    end
+  end
+end

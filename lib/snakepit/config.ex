@@ -1,0 +1,113 @@
+defmodule Snakepit.Config do
+  @moduledoc false
+  # The one schema of a pool's options, and the one reader of the application's environment.
+
+  alias Snakepit.Error
+
+  @pool [
+    name: {:name, Snakepit.Pool, "an atom; calls name the pool by it"},
+    size: {:positive, quote(do: System.schedulers_online()), "how many workers"},
+    adapter: {:name, Snakepit.Adapters.GRPCPython, "a module that implements `Snakepit.Adapter`"},
+    adapter_args:
+      {:keyword, [],
+       "for `Snakepit.Adapters.GRPCPython`: `class:`, the \"module:Class\" of the commands, and `paths:`, the folders to import from"},
+    python:
+      {:string, nil,
+       "the Python executable; by default `.venv/bin/python` where there is one, else `python3`"},
+    env: {:env, [], "environment variables for the workers, names to strings"},
+    max_concurrency: {:positive, 1, "how many commands a worker runs at once"},
+    max_queue: {:count, 1000, "how many calls may wait for a worker"},
+    queue_timeout: {:timeout, 5_000, "how long a call may wait for a worker, in ms"},
+    timeout: {:timeout, 30_000, "how long a call may take, its wait included, in ms"},
+    demand: {:positive, 256, "how many chunks of a stream may be on their way to the consumer"},
+    max_message_size: {:positive, 67_108_864, "bytes of a request, a result or a chunk"},
+    transport: {:transport, :unix, "`:unix`, or `:tcp` on 127.0.0.1 with a secret per worker"},
+    startup_timeout: {:positive, 30_000, "how long a worker may take to be ready, in ms"},
+    shutdown_timeout: {:positive, 5_000, "how long calls may go on when the pool stops, in ms"},
+    kill_grace:
+      {:positive, 2_000, "how long a cancelled call may go on before its worker is killed, in ms"},
+    restart_backoff:
+      {:range, {100, 10_000},
+       "the first and the longest wait before a worker that does not start is tried again, in ms"}
+  ]
+
+  @wanted %{
+    name: "an atom",
+    positive: "an integer above 0",
+    count: "an integer of 0 or more",
+    keyword: "a keyword list",
+    string: "a string",
+    env: "a map or list of names and values, all strings",
+    timeout: "a number of milliseconds above 0, or :infinity",
+    transport: ":unix or :tcp",
+    range: "a pair {first, longest} of milliseconds above 0"
+  }
+
+  @doc "Threads of the native runtime; read when the library is loaded."
+  def runtime_threads do
+    Application.get_env(:snakepit, :runtime_threads, System.schedulers_online())
+  end
+
+  @doc "The options of the pool that the application starts, or nil."
+  def default_pool, do: Application.get_env(:snakepit, :pool)
+
+  @doc "A pool's options, complete and checked."
+  @spec pool(keyword) :: {:ok, map} | {:error, Error.t()}
+  def pool(options) do
+    with :ok <- check(options, for({key, {type, _, _}} <- @pool, into: %{}, do: {key, type})) do
+      {:ok, Map.merge(defaults(), Map.new(options))}
+    end
+  end
+
+  @doc "Checks options against a map of key to type."
+  @spec check(keyword, map) :: :ok | {:error, Error.t()}
+  def check([], _schema), do: :ok
+
+  def check([{key, value} | rest], schema) when is_map_key(schema, key) do
+    type = Map.fetch!(schema, key)
+
+    if valid?(type, value),
+      do: check(rest, schema),
+      else: invalid("the option #{inspect(key)} wants #{@wanted[type]}, got: #{inspect(value)}")
+  end
+
+  def check([{key, _value} | _rest], schema) when is_atom(key) do
+    known = schema |> Map.keys() |> Enum.sort() |> Enum.map_join(", ", &inspect/1)
+    invalid("there is no option #{inspect(key)}; there are #{known}")
+  end
+
+  def check(other, _schema), do: invalid("options are a keyword list, got: #{inspect(other)}")
+
+  @doc "The pool's options as a table, for the documentation."
+  def table do
+    rows =
+      for {key, {_type, default, doc}} <- @pool do
+        "| `#{inspect(key)}` | `#{Macro.to_string(default)}` | #{doc} |\n"
+      end
+
+    "| option | default | what it is |\n|---|---|---|\n#{rows}"
+  end
+
+  defp defaults do
+    %{unquote_splicing(for {key, {_type, default, _doc}} <- @pool, do: {key, default})}
+  end
+
+  defp valid?(:name, value), do: is_atom(value) and value not in [nil, true, false]
+  defp valid?(:positive, value), do: is_integer(value) and value > 0
+  defp valid?(:count, value), do: is_integer(value) and value >= 0
+  defp valid?(:keyword, value), do: Keyword.keyword?(value)
+  defp valid?(:string, value), do: is_binary(value) and String.valid?(value)
+  defp valid?(:timeout, value), do: value == :infinity or valid?(:positive, value)
+  defp valid?(:transport, value), do: value in [:unix, :tcp]
+
+  defp valid?(:env, value) do
+    (is_map(value) or is_list(value)) and
+      Enum.all?(value, &match?({k, v} when is_binary(k) and is_binary(v), &1))
+  end
+
+  defp valid?(:range, value) do
+    match?({first, longest} when is_integer(first) and first in 1..longest//1, value)
+  end
+
+  defp invalid(message), do: {:error, %Error{reason: :invalid_options, message: message}}
+end

@@ -1,0 +1,44 @@
+defmodule Snakepit.GRPC.Native do
+  @moduledoc false
+  # The NIFs of native/snakepit_nif, and nothing else.
+  @on_load :load
+
+  def load do
+    path = :filename.join(:code.priv_dir(:snakepit), "native/snakepit_nif")
+
+    # A library that does not load must not keep the application from starting: calls say why.
+    case :erlang.load_nif(path, Snakepit.Config.runtime_threads()) do
+      :ok -> :persistent_term.put({__MODULE__, :load_error}, nil)
+      {:error, {_kind, message}} -> :persistent_term.put({__MODULE__, :load_error}, "#{message}")
+    end
+  end
+
+  @doc "Why the library could not be loaded, or nil."
+  def load_error, do: :persistent_term.get({__MODULE__, :load_error})
+
+  def pool_new(_max_queue), do: missing()
+  def pool_close(_pool), do: missing()
+  def pool_set_unavailable(_pool, _why), do: missing()
+  def pool_add(_pool, _channel, _id, _capacity, _kill_grace), do: missing()
+  def pool_drain(_pool, _key), do: missing()
+  def pool_remove(_pool, _key), do: missing()
+  def pool_snapshot(_pool), do: missing()
+
+  def connect(_ref, _address, _secret, _max_message_size, _timeout, _watched), do: missing()
+  def health(_ref, _channel, _worker_id, _timeout), do: missing()
+  def get_info(_ref, _channel, _timeout), do: missing()
+
+  def call(_target, _spec), do: missing()
+  def call_large(_target, _spec), do: missing()
+  def stream(_target, _spec, _demand), do: missing()
+  def stream_large(_target, _spec, _demand), do: missing()
+  def ask_more(_handle, _chunks), do: missing()
+  def cancel(_handle), do: missing()
+
+  def encode_args(_args), do: missing()
+  def decode_result(_result), do: missing()
+
+  def signal_group(_os_pid, _kill), do: missing()
+
+  defp missing, do: :erlang.nif_error(:not_loaded)
+end

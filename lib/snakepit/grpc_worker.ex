@@ -1,0 +1,215 @@
+defmodule Snakepit.GRPCWorker do
+  @moduledoc false
+  # One worker: its operating-system process, its channel, and its place in the pool. No request
+  # passes through here. It lives as long as its process; the pool starts the next one.
+  use GenServer, restart: :temporary
+
+  require Logger
+
+  alias Snakepit.GRPC.{Client, Native}
+
+  # The end of its output that an error shows.
+  @tail_lines 30
+  @line_bytes 8192
+
+  defstruct [
+    :id,
+    :pool,
+    :manager,
+    :options,
+    :listen,
+    :token,
+    :secret,
+    :port,
+    :os_pid,
+    :awaited,
+    :closed,
+    :channel,
+    :key,
+    :timer,
+    why: nil,
+    tail: []
+  ]
+
+  @doc "Options: `:id`, `:pool` (native), `:manager`, `:listen`, `:options` (the pool's)."
+  def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
+
+  @doc "How long a supervisor has to wait for a worker to stop, in ms."
+  def shutdown(options), do: options.shutdown_timeout + 1_000
+
+  @impl true
+  def init(worker) do
+    Process.flag(:trap_exit, true)
+    state = struct!(__MODULE__, worker)
+    Logger.metadata(snakepit_worker: state.id)
+    {:ok, %{state | token: random(), secret: random()}, {:continue, :start}}
+  end
+
+  @impl true
+  def handle_continue(:start, %{options: options} = state) do
+    worker = %{id: state.id, listen: state.listen, options: options}
+
+    case options.adapter.command_line(worker) do
+      {:ok, {executable, args, env}} ->
+        port = open(executable, args, Enum.to_list(options.env) ++ env, state)
+        {:os_pid, os_pid} = Port.info(port, :os_pid)
+        timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
+        {:noreply, %{state | port: port, os_pid: os_pid, timer: timer}}
+
+      {:error, message} ->
+        stop_failed(message, state)
+    end
+  end
+
+  @impl true
+  def handle_info({port, {:data, {_eol, line}}}, %{port: port} = state) do
+    {:noreply, output(line, state)}
+  end
+
+  def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
+    # What its handlers have started leaves with it.
+    Native.signal_group(state.os_pid, true)
+    state = %{leave(state) | port: nil}
+
+    if state.timer,
+      do: stop_failed(state.why || "it exited with status #{status}", state),
+      else: {:stop, {:shutdown, {:exited, state.why || exit_text(status)}}, state}
+  end
+
+  def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state) do
+    timeout = state.options.startup_timeout
+    {:ok, health} = Client.start_health(channel, state.id, timeout)
+    {:noreply, %{state | channel: channel, closed: ref, awaited: {:health, health}}}
+  end
+
+  def handle_info({ref, {:ok, %{"healthy" => true}}}, %{awaited: {:health, ref}} = state) do
+    Process.cancel_timer(state.timer)
+    %{max_concurrency: capacity, kill_grace: grace} = state.options
+    key = Native.pool_add(state.pool, state.channel, state.id, capacity, grace)
+    send(state.manager, {:worker_ready, self()})
+    {:noreply, %{state | awaited: nil, timer: nil, key: key}}
+  end
+
+  def handle_info({ref, {:ok, health}}, %{awaited: {:health, ref}} = state) do
+    {:noreply, kill("it says that it is not healthy: #{inspect(health)}", state)}
+  end
+
+  def handle_info({ref, {:error, failure}}, %{awaited: {_step, ref}} = state) do
+    {:noreply, kill(Client.error(failure).message, state)}
+  end
+
+  def handle_info({ref, :closed}, %{closed: ref} = state) do
+    {:noreply, kill("its connection was lost", state)}
+  end
+
+  def handle_info(:startup_timeout, state) do
+    message = "it was not ready within #{state.options.startup_timeout} ms (:startup_timeout)"
+    {:noreply, kill(message, state)}
+  end
+
+  def handle_info({:snakepit_kill, why}, state) do
+    Logger.warning("worker #{state.id} is killed: #{why}")
+    {:noreply, kill(why, state)}
+  end
+
+  def handle_info({:EXIT, port, _reason}, %{port: port} = state), do: {:noreply, state}
+  def handle_info({:EXIT, _from, reason}, state), do: {:stop, reason, state}
+  def handle_info(_late, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, %{port: nil}), do: :ok
+
+  def terminate(_reason, state) do
+    if state.key, do: Native.pool_drain(state.pool, state.key)
+    Native.signal_group(state.os_pid, false)
+    await_exit(state, System.monotonic_time(:millisecond) + state.options.shutdown_timeout)
+    Native.signal_group(state.os_pid, true)
+    leave(state)
+  end
+
+  defp open(executable, args, env, state) do
+    env = [{"SNAKEPIT_READY_TOKEN", state.token}, {"SNAKEPIT_SECRET", state.secret} | env]
+    env = for {name, value} <- env, do: {to_charlist(name), to_charlist(value)}
+
+    Port.open({:spawn_executable, executable}, [
+      :binary,
+      :exit_status,
+      :stderr_to_stdout,
+      :hide,
+      line: @line_bytes,
+      args: args,
+      env: env
+    ])
+  end
+
+  defp output(line, %{token: token, timer: starting} = state) do
+    case starting && line do
+      <<^token::binary-size(byte_size(token)), " ", address::binary>> ->
+        connect(address, state)
+
+      _ ->
+        log(line, state.id)
+        %{state | tail: Enum.take([line | state.tail], @tail_lines)}
+    end
+  end
+
+  defp connect(address, %{options: options} = state) do
+    secret = if match?("tcp:" <> _, address), do: [secret: state.secret], else: []
+    connect_options = [max_message_size: options.max_message_size] ++ secret
+
+    case Client.start_connect(address, connect_options) do
+      {:ok, ref} -> %{state | awaited: {:connect, ref}}
+      {:error, error} -> kill(error.message, state)
+    end
+  end
+
+  # The level prefixes of sd-daemon(3), as Python's logging sends them.
+  defp log("<3>" <> line, id), do: Logger.error("[#{id}] #{line}")
+  defp log("<4>" <> line, id), do: Logger.warning("[#{id}] #{line}")
+  defp log("<7>" <> line, id), do: Logger.debug("[#{id}] #{line}")
+  defp log("<6>" <> line, id), do: Logger.info("[#{id}] #{line}")
+  defp log("", _id), do: :ok
+  defp log(line, id), do: Logger.info("[#{id}] #{line}")
+
+  # Its exit, which the port tells, ends this process.
+  defp kill(why, state) do
+    Native.signal_group(state.os_pid, true)
+    %{leave(state) | why: state.why || why}
+  end
+
+  defp leave(%{key: nil} = state), do: state
+
+  defp leave(state) do
+    Native.pool_remove(state.pool, state.key)
+    %{state | key: nil}
+  end
+
+  defp stop_failed(message, state) do
+    {:stop, {:shutdown, {:start_failed, start_error(message, state)}}, %{state | port: nil}}
+  end
+
+  defp start_error(message, %{tail: []} = state),
+    do: "worker #{state.id} did not start: #{message}"
+
+  defp start_error(message, state) do
+    tail = state.tail |> Enum.reverse() |> Enum.map_join("\n", &strip_level/1)
+    "worker #{state.id} did not start: #{message}; its last output:\n#{tail}"
+  end
+
+  defp strip_level(<<"<", level, ">", line::binary>>) when level in ?0..?7, do: line
+  defp strip_level(line), do: line
+
+  defp exit_text(status) when status > 128, do: "it was killed by signal #{status - 128}"
+  defp exit_text(status), do: "it exited with status #{status}"
+
+  defp await_exit(%{port: port} = state, deadline) do
+    receive do
+      {^port, {:exit_status, _status}} -> :ok
+      {^port, {:data, {_eol, line}}} -> await_exit(output(line, state), deadline)
+    after
+      max(deadline - System.monotonic_time(:millisecond), 0) -> :timeout
+    end
+  end
+
+  defp random, do: Base.url_encode64(:crypto.strong_rand_bytes(16), padding: false)
+end

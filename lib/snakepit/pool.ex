@@ -1,0 +1,72 @@
+defmodule Snakepit.Pool do
+  @moduledoc """
+  A pool of workers, in your own supervision tree:
+
+      children = [
+        {Snakepit.Pool,
+         name: MyApp.Python,
+         size: 4,
+         adapter_args: [class: "my_app.commands:Commands", paths: ["python"]]}
+      ]
+
+      Snakepit.execute("summarize", %{text: text}, pool: MyApp.Python)
+
+  Any number of pools can run. `config :snakepit, pool: [size: 4]` describes the one that the
+  application starts by itself, with the default name `Snakepit.Pool`.
+
+  Workers start concurrently. Calls that come before one is ready wait in the queue; while none can
+  be started they fail with `:worker_start_failed` and the reason, and the pool keeps trying.
+
+  ## Options
+
+  #{Snakepit.Config.table()}
+  """
+  use Supervisor
+
+  alias Snakepit.{Config, Error}
+  alias Snakepit.Pool.{Manager, WorkerSupervisor}
+
+  @doc false
+  def child_spec(options) do
+    %{
+      id: {__MODULE__, Keyword.get(options, :name, __MODULE__)},
+      start: {__MODULE__, :start_link, [options]},
+      type: :supervisor
+    }
+  end
+
+  @doc "Starts a pool. Returns `{:error, %Snakepit.Error{}}` when an option is wrong."
+  @spec start_link(keyword) :: Supervisor.on_start() | {:error, Error.t()}
+  def start_link(options \\ []) do
+    with {:ok, options} <- Config.pool(options) do
+      Supervisor.start_link(__MODULE__, options, name: options.name)
+    end
+  end
+
+  @doc """
+  Waits until every worker is ready.
+
+  Returns the error of a worker that could not start as soon as there is one (the pool goes on
+  trying), or a `:timeout` after `timeout` ms.
+  """
+  @spec await_ready(atom, timeout) :: :ok | {:error, Error.t()}
+  def await_ready(pool \\ __MODULE__, timeout \\ 30_000) do
+    with {:ok, %{manager: manager}} <- Manager.fetch(pool) do
+      GenServer.call(manager, :await_ready, timeout)
+    end
+  catch
+    :exit, {:timeout, _call} ->
+      message = "the pool was not ready within #{timeout} ms"
+      {:error, %Error{reason: :timeout, pool: pool, message: message}}
+
+    :exit, _stopped ->
+      {:error, %Error{reason: :pool_stopped, pool: pool, message: "the pool has stopped"}}
+  end
+
+  @impl true
+  def init(options) do
+    # The manager leaves first, so that nothing is started while workers stop.
+    children = [WorkerSupervisor, {Manager, {self(), options}}]
+    Supervisor.init(children, strategy: :one_for_all)
+  end
+end

@@ -1,0 +1,183 @@
+defmodule Snakepit.Pool.Manager do
+  @moduledoc false
+  # Keeps a pool at its size: starts workers, replaces those that died, and waits longer each time
+  # before it tries again what does not start. Calls do not pass through here.
+  use GenServer
+
+  require Logger
+
+  alias Snakepit.Error
+  alias Snakepit.GRPC.{Client, Native}
+  alias Snakepit.Pool.WorkerSupervisor
+
+  defstruct [
+    :options,
+    :native,
+    :supervisor,
+    :folder,
+    count: 0,
+    workers: %{},
+    failed: %{},
+    waiting: []
+  ]
+
+  def start_link(options), do: GenServer.start_link(__MODULE__, options)
+
+  @doc "What a call needs to know of its pool."
+  def fetch(name) do
+    case :persistent_term.get({Snakepit.Pool, name}, nil) do
+      nil ->
+        message =
+          "there is no pool #{inspect(name)}; start one with {Snakepit.Pool, name: #{inspect(name)}} " <>
+            "under a supervisor, or with `config :snakepit, pool: []`"
+
+        {:error, %Error{reason: :pool_stopped, pool: name, message: message}}
+
+      %{error: nil} = pool ->
+        {:ok, pool}
+
+      %{error: error} ->
+        {:error, %{error | pool: name}}
+    end
+  end
+
+  @impl true
+  def init({supervisor, options}) do
+    Process.flag(:trap_exit, true)
+    error = Client.unavailable()
+    native = unless error, do: Native.pool_new(options.max_queue)
+
+    pool =
+      options
+      |> Map.take([:timeout, :queue_timeout, :demand])
+      |> Map.merge(%{native: native, error: error, manager: self()})
+
+    :persistent_term.put({Snakepit.Pool, options.name}, pool)
+    state = %__MODULE__{options: options, native: native, supervisor: supervisor}
+    if error, do: {:ok, state}, else: {:ok, %{state | folder: folder!()}, {:continue, :start}}
+  end
+
+  @impl true
+  def handle_continue(:start, state) do
+    # The supervisor of both is starting us: its children can be asked for only now.
+    supervisor =
+      Enum.find_value(Supervisor.which_children(state.supervisor), fn
+        {WorkerSupervisor, pid, _type, _modules} -> pid
+        _ -> nil
+      end)
+
+    state = %{state | supervisor: supervisor}
+    {:noreply, Enum.reduce(1..state.options.size, state, &start_worker(&1, 0, &2))}
+  end
+
+  @impl true
+  def handle_call(:await_ready, from, state),
+    do: {:noreply, tell_waiting(%{state | waiting: [from | state.waiting]})}
+
+  @impl true
+  def handle_info({:worker_ready, pid}, state) do
+    case state.workers do
+      %{^pid => {slot, _attempt, _phase}} ->
+        workers = Map.put(state.workers, pid, {slot, 0, :ready})
+
+        {:noreply,
+         tell_waiting(%{state | workers: workers, failed: Map.delete(state.failed, slot)})}
+
+      _ ->
+        {:noreply, state}
+    end
+  end
+
+  def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
+    {{slot, attempt, _phase}, workers} = Map.pop!(state.workers, pid)
+    {:noreply, replace(reason, slot, attempt, %{state | workers: workers})}
+  end
+
+  def handle_info({:start, slot, attempt}, state),
+    do: {:noreply, start_worker(slot, attempt, state)}
+
+  def handle_info({:EXIT, _pid, reason}, state), do: {:stop, reason, state}
+
+  @impl true
+  def terminate(_reason, state) do
+    :persistent_term.erase({Snakepit.Pool, state.options.name})
+    if state.native, do: Native.pool_close(state.native)
+    if state.folder, do: File.rm_rf(state.folder)
+  end
+
+  defp start_worker(slot, attempt, state) do
+    count = state.count + 1
+
+    worker = %{
+      id: "#{inspect(state.options.name)}/#{slot}",
+      pool: state.native,
+      manager: self(),
+      listen: listen(state.options.transport, state.folder, count),
+      options: state.options
+    }
+
+    {:ok, pid} = WorkerSupervisor.start_worker(state.supervisor, worker)
+    Process.monitor(pid)
+    workers = Map.put(state.workers, pid, {slot, attempt, :starting})
+    %{state | count: count, workers: workers}
+  end
+
+  defp replace({:shutdown, {:start_failed, message}}, slot, attempt, state) do
+    Logger.error(message)
+    {first, longest} = state.options.restart_backoff
+    wait = min(first * Integer.pow(2, min(attempt, 20)), longest)
+    # Workers that failed together must not try again together.
+    Process.send_after(
+      self(),
+      {:start, slot, attempt + 1},
+      wait - :rand.uniform(div(wait, 4) + 1) + 1
+    )
+
+    Native.pool_set_unavailable(state.native, message)
+    tell_waiting(%{state | failed: Map.put(state.failed, slot, message)})
+  end
+
+  defp replace(reason, slot, attempt, state) do
+    why =
+      case reason do
+        {:shutdown, {:exited, why}} -> why
+        other -> Exception.format_exit(other)
+      end
+
+    Logger.warning("worker #{inspect(state.options.name)}/#{slot} is replaced: #{why}")
+    start_worker(slot, attempt, state)
+  end
+
+  defp tell_waiting(state) do
+    ready = Enum.count(state.workers, &match?({_pid, {_slot, _attempt, :ready}}, &1))
+
+    cond do
+      ready == state.options.size -> reply_all(:ok, state)
+      state.failed != %{} -> reply_all({:error, start_error(state)}, state)
+      true -> state
+    end
+  end
+
+  defp start_error(state) do
+    {_slot, message} = Enum.min(state.failed)
+    %Error{reason: :worker_start_failed, pool: state.options.name, message: message}
+  end
+
+  defp reply_all(reply, state) do
+    Enum.each(state.waiting, &GenServer.reply(&1, reply))
+    %{state | waiting: []}
+  end
+
+  # A socket's path has at most 107 bytes.
+  defp listen(:unix, folder, count), do: "unix:" <> Path.join(folder, "#{count}.sock")
+  defp listen(:tcp, _folder, _count), do: "tcp:127.0.0.1:0"
+
+  defp folder! do
+    name = "snakepit-" <> Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+    temporary = System.tmp_dir!()
+    folder = Path.join(if(byte_size(temporary) < 70, do: temporary, else: "/tmp"), name)
+    File.mkdir!(folder)
+    File.chmod!(folder, 0o700)
+    folder
+  end
+end

@@ -1,0 +1,372 @@
+//! The way of one call: a place on a worker, the RPC, the reply.
+
+use crate::{
+    channel::Channel,
+    codec::{self, Fields},
+    dispatcher::{Grant, Lease, Refusal},
+    failure::Failure,
+    pool::{Pool, Worker, await_idle},
+    reply::Reply,
+};
+use rustler::{Encoder, Env, Term, types::atom};
+use snakepit_proto::{ExecuteRequest, ExecuteResponse, SessionRequest, StreamResponse};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+/// From here on a result is decoded on a thread that no connection waits for.
+const DECODED_ASIDE_FROM: usize = 256 * 1024;
+
+pub(crate) struct Call {
+    pub(crate) id: u64,
+    pub(crate) command: String,
+    pub(crate) args: Fields,
+    pub(crate) session_id: Option<String>,
+    pub(crate) request_id: String,
+    pub(crate) started: Instant,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) queue_timeout: Option<Duration>,
+    pub(crate) cancelled: CancellationToken,
+}
+
+/// Where a call is on its way to a worker.
+pub(crate) enum Route {
+    Pool(oneshot::Receiver<Grant<Arc<Worker>>>, Ticket),
+    Channel(Channel),
+}
+
+type Ticket = crate::dispatcher::Ticket<Arc<Worker>>;
+
+impl Route {
+    pub(crate) fn through(pool: &Arc<Pool>, call: &Call) -> Result<Self, Failure> {
+        let (tx, rx) = oneshot::channel();
+        pool.submit(call.queue_deadline(), move |grant| drop(tx.send(grant)))
+            .map(|ticket| Self::Pool(rx, ticket))
+            .map_err(|refusal| call.refused(refusal))
+    }
+
+    async fn place(self, call: &Call) -> Result<Place, Failure> {
+        match self {
+            Self::Channel(channel) => Ok(Place::Channel(channel)),
+            Self::Pool(granted, _ticket) => tokio::select! {
+                biased;
+                granted = granted => match granted {
+                    Ok(Ok(lease)) => Ok(Place::Worker(lease)),
+                    Ok(Err(refusal)) => Err(call.refused(refusal)),
+                    Err(_) => Err(Failure::Dropped),
+                },
+                () = call.cancelled.cancelled() => Err(Failure::Cancelled),
+                () = sleep_until(call.queue_deadline()) => Err(call.refused(Refusal::Expired)),
+            },
+        }
+    }
+}
+
+/// What the RPC runs on.
+pub(crate) enum Place {
+    Worker(Lease<Arc<Worker>>),
+    Channel(Channel),
+}
+
+impl Place {
+    pub(crate) fn channel(&self) -> &Channel {
+        match self {
+            Self::Worker(lease) => &lease.worker.channel,
+            Self::Channel(channel) => channel,
+        }
+    }
+
+    fn worker_id(&self) -> Option<String> {
+        match self {
+            Self::Worker(lease) => Some(lease.worker.id.clone()),
+            Self::Channel(_) => None,
+        }
+    }
+
+    /// Gives the place back if the call's end says enough; the rest is to be awaited after the
+    /// caller was told.
+    fn give_back(self, call_id: u64, ended: Ended) -> Option<impl Future<Output = ()>> {
+        let Self::Worker(lease) = self else {
+            return None;
+        };
+        match ended {
+            Ended::Answered => None,
+            Ended::Crashed => {
+                lease.condemn();
+                None
+            }
+            Ended::Unknown => Some(await_idle(lease, call_id)),
+        }
+    }
+}
+
+/// What the end of an RPC says about the handler behind it.
+#[derive(Clone, Copy)]
+enum Ended {
+    Answered,
+    Crashed,
+    Unknown,
+}
+
+impl Ended {
+    fn by(failure: &Failure) -> Self {
+        match failure {
+            Failure::Remote(_) | Failure::TooLarge { .. } => Self::Answered,
+            Failure::WorkerCrashed(_) => Self::Crashed,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl Call {
+    fn deadline(&self) -> Option<Instant> {
+        self.timeout.map(|timeout| self.started + timeout)
+    }
+
+    fn queue_deadline(&self) -> Option<Instant> {
+        let timeout = match (self.timeout, self.queue_timeout) {
+            (Some(whole), Some(queue)) => Some(whole.min(queue)),
+            (whole, queue) => whole.or(queue),
+        };
+        timeout.map(|timeout| self.started + timeout)
+    }
+
+    fn refused(&self, refusal: Refusal) -> Failure {
+        match refusal {
+            Refusal::Saturated { max_queue } => Failure::Saturated { max_queue },
+            Refusal::Expired => match (self.timeout, self.queue_timeout) {
+                (Some(after), queue) if queue.is_none_or(|queue| after <= queue) => {
+                    Failure::Timeout {
+                        after,
+                        queued: true,
+                    }
+                }
+                (_, queue) => Failure::QueueTimeout(queue.unwrap_or_default()),
+            },
+            Refusal::Unavailable(why) => Failure::NoWorker(why.to_string()),
+            Refusal::Closed => Failure::PoolStopped,
+        }
+    }
+
+    fn remaining(&self) -> Option<Duration> {
+        self.deadline()
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn timed_out(&self) -> Failure {
+        Failure::Timeout {
+            after: self.timeout.unwrap_or_default(),
+            queued: false,
+        }
+    }
+
+    /// A status as the caller is to see it: a deadline that the server noticed first is ours too.
+    fn failed(&self, status: &Status, channel: &Channel, stream: bool) -> Failure {
+        match status.code() {
+            tonic::Code::DeadlineExceeded if self.timeout.is_some() => self.timed_out(),
+            _ => Failure::from_status(status, channel.max_message_size, stream),
+        }
+    }
+
+    /// Ends `work` when the call is cancelled or its time is up.
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = self.cancelled.cancelled() => Err(Failure::Cancelled),
+            () = sleep_until(self.deadline()) => Err(self.timed_out()),
+        }
+    }
+
+    fn execute_request(&self) -> ExecuteRequest {
+        ExecuteRequest {
+            command: self.command.clone(),
+            args: self.args.clone(),
+            timeout_ms: self.timeout_ms(),
+            request_id: self.request_id.clone(),
+            call_id: self.id,
+        }
+    }
+
+    fn session_request(&self, session_id: &str) -> SessionRequest {
+        SessionRequest {
+            session_id: session_id.into(),
+            command: self.command.clone(),
+            args: self.args.clone(),
+            timeout_ms: self.timeout_ms(),
+            request_id: self.request_id.clone(),
+            call_id: self.id,
+        }
+    }
+
+    fn timeout_ms(&self) -> i32 {
+        self.remaining().map_or(0, |left| {
+            i32::try_from(left.as_millis()).unwrap_or(i32::MAX)
+        })
+    }
+
+    /// Refuses what the server would, before it is on its way.
+    fn check_size(&self, channel: &Channel) -> Result<(), Failure> {
+        let (size, limit) = (fields_size(&self.args), channel.max_message_size);
+        if size <= limit {
+            return Ok(());
+        }
+        Err(Failure::TooLarge {
+            what: "request",
+            size,
+            limit,
+        })
+    }
+
+    async fn unary_rpc(&self, channel: &Channel) -> Result<Fields, Failure> {
+        self.check_size(channel)?;
+        let mut client = channel.client.clone();
+        let sent = match &self.session_id {
+            None => {
+                let request = Channel::request(self.execute_request(), self.remaining());
+                client.execute(request).await
+            }
+            Some(id) => {
+                let request = Channel::request(self.session_request(id), self.remaining());
+                client.execute_in_session(request).await
+            }
+        };
+        match sent {
+            Ok(response) => {
+                let ExecuteResponse {
+                    success,
+                    result,
+                    error,
+                    error_detail,
+                    ..
+                } = response.into_inner();
+                if success {
+                    Ok(result)
+                } else {
+                    Err(Failure::from_reply(error, error_detail))
+                }
+            }
+            Err(status) => Err(self.failed(&status, channel, false)),
+        }
+    }
+
+    async fn open_stream(&self, channel: &Channel) -> Result<Streaming<StreamResponse>, Failure> {
+        self.check_size(channel)?;
+        let mut client = channel.client.clone();
+        match &self.session_id {
+            None => {
+                let request = Channel::request(self.execute_request(), self.remaining());
+                client.execute_stream(request).await
+            }
+            Some(id) => {
+                let request = Channel::request(self.session_request(id), self.remaining());
+                client.execute_in_session_stream(request).await
+            }
+        }
+        .map(tonic::Response::into_inner)
+        .map_err(|status| self.failed(&status, channel, true))
+    }
+}
+
+/// What the reply says beside the result: `{worker_id, queue_us, execution_us}`.
+type Meta = (Option<String>, u64, u64);
+
+struct Clock {
+    started: Instant,
+    placed: Instant,
+    worker_id: Option<String>,
+}
+
+impl Clock {
+    fn new(call: &Call, place: &Place) -> Self {
+        Self {
+            started: call.started,
+            placed: Instant::now(),
+            worker_id: place.worker_id(),
+        }
+    }
+
+    fn meta(&self) -> Meta {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        (
+            self.worker_id.clone(),
+            micros(self.placed - self.started),
+            micros(self.placed.elapsed()),
+        )
+    }
+}
+
+/// Runs a unary call; its reply is `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`.
+pub(crate) async fn run_unary(call: Call, route: Route, reply: Reply) {
+    let place = match route.place(&call).await {
+        Ok(place) => place,
+        Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
+    };
+    let clock = Clock::new(&call, &place);
+    let result = call.within(call.unary_rpc(place.channel())).await;
+    let rest = place.give_back(
+        call.id,
+        result.as_ref().err().map_or(Ended::Answered, Ended::by),
+    );
+    let size = result.as_ref().map_or(0, fields_size);
+    decode_aside(size, move || {
+        reply.send(|env| {
+            let decoded = result.and_then(|fields| codec::decode_fields(env, &fields, None));
+            match decoded {
+                Ok(map) => (atom::ok(), map, clock.meta()).encode(env),
+                Err(failure) => failed_term(env, &failure, &clock.meta()),
+            }
+        });
+    })
+    .await;
+    if let Some(rest) = rest {
+        rest.await;
+    }
+}
+
+/// Decodes and sends here if that is quick, else on a thread for blocking work. A panic there
+/// gives nothing; it has dropped the reply, which tells the caller.
+async fn decode_aside<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    if size < DECODED_ASIDE_FROM {
+        Some(work())
+    } else {
+        tokio::task::spawn_blocking(work).await.ok()
+    }
+}
+
+fn fields_size(fields: &Fields) -> usize {
+    fields
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum()
+}
+
+fn failed_term<'a>(env: Env<'a>, failure: &Failure, meta: &Meta) -> Term<'a> {
+    (atom::error(), failure, meta).encode(env)
+}
+
+fn refused_term<'a>(env: Env<'a>, failure: &Failure, call: &Call) -> Term<'a> {
+    let waited = u64::try_from(call.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    failed_term(env, failure, &(None, waited, 0))
+}
+
+/// Sleeps for ever without a deadline.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+mod stream;
+pub(crate) use stream::{Credit, run_stream};

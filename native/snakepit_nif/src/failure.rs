@@ -1,0 +1,276 @@
+//! Every way in which a call can fail, and the reason under which Elixir sees it.
+
+use snakepit_proto::ErrorDetail;
+use std::{error::Error as StdError, time::Duration};
+use tonic::{Code, Status};
+
+/// The closed list of reasons that come from here; `Snakepit.Error` documents each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Cancelled,
+    GrpcUnavailable,
+    InternalError,
+    InvalidArgs,
+    InvalidResult,
+    MessageTooLarge,
+    PoolSaturated,
+    PoolStopped,
+    PythonError,
+    QueueTimeout,
+    RpcError,
+    StreamingNotSupported,
+    Timeout,
+    Unauthenticated,
+    UnknownCommand,
+    WorkerCrashed,
+    WorkerStartFailed,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(
+        "every worker is busy and the queue is full ({max_queue} calls wait); call less often, or raise :size, :max_concurrency or :max_queue"
+    )]
+    Saturated { max_queue: usize },
+    #[error(
+        "no worker was free within the queue timeout of {} ms; call less often, or raise :size, :max_concurrency or :queue_timeout", .0.as_millis()
+    )]
+    QueueTimeout(Duration),
+    #[error("the deadline of {} ms passed while the call {}; raise :timeout if it may take longer", after.as_millis(), if *.queued { "waited for a worker" } else { "was running" })]
+    Timeout { after: Duration, queued: bool },
+    #[error("the call was cancelled")]
+    Cancelled,
+    #[error("the pool has stopped")]
+    PoolStopped,
+    #[error("{0}")]
+    NoWorker(String),
+    #[error("the worker died while it ran the call; it is replaced ({0})")]
+    WorkerCrashed(String),
+    #[error("no connection to {address}: {cause}")]
+    Unreachable { address: String, cause: String },
+    #[error("{0}")]
+    InvalidArgs(String),
+    #[error("{0}")]
+    InvalidResult(String),
+    #[error(
+        "the {what} has {size} bytes, and the limit is {limit}; raise :max_message_size to send it"
+    )]
+    TooLarge {
+        what: &'static str,
+        size: usize,
+        limit: usize,
+    },
+    #[error(
+        "the {what} is larger than the limit of {limit} bytes; raise :max_message_size ({said})"
+    )]
+    RefusedAsTooLarge {
+        what: &'static str,
+        limit: usize,
+        said: String,
+    },
+    #[error("{}", .0.message)]
+    Remote(ErrorDetail),
+    #[error("{}", if .message.is_empty() { .code.description() } else { .message })]
+    Status {
+        code: Code,
+        message: String,
+        stream: bool,
+    },
+    #[error("the call was dropped inside Snakepit; please report this as a bug")]
+    Dropped,
+}
+
+impl Failure {
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Saturated { .. } => Reason::PoolSaturated,
+            Self::QueueTimeout(_) => Reason::QueueTimeout,
+            Self::Timeout { .. } => Reason::Timeout,
+            Self::Cancelled => Reason::Cancelled,
+            Self::PoolStopped => Reason::PoolStopped,
+            Self::NoWorker(_) => Reason::WorkerStartFailed,
+            Self::WorkerCrashed(_) => Reason::WorkerCrashed,
+            Self::Unreachable { .. } => Reason::GrpcUnavailable,
+            Self::InvalidArgs(_) => Reason::InvalidArgs,
+            Self::InvalidResult(_) => Reason::InvalidResult,
+            Self::TooLarge { .. } | Self::RefusedAsTooLarge { .. } => Reason::MessageTooLarge,
+            Self::Remote(detail) => remote_reason(&detail.reason),
+            Self::Status { code, stream, .. } => status_reason(*code, *stream),
+            Self::Dropped => Reason::InternalError,
+        }
+    }
+
+    /// A `success: false` or an error chunk; a peer without our additions sends only the text.
+    pub(crate) fn from_reply(error: String, detail: Option<ErrorDetail>) -> Self {
+        Self::Remote(detail.unwrap_or(ErrorDetail {
+            message: error,
+            ..ErrorDetail::default()
+        }))
+    }
+
+    /// What a failed RPC means. A status that the peer sent has no source; one that this end made
+    /// up because the connection broke has.
+    pub(crate) fn from_status(status: &Status, limit: usize, stream: bool) -> Self {
+        let message = status.message();
+        match status.code() {
+            Code::OutOfRange if message.contains("message length too large") => {
+                Self::RefusedAsTooLarge {
+                    what: "result",
+                    limit,
+                    said: message.into(),
+                }
+            }
+            Code::ResourceExhausted if message.contains("larger than max") => {
+                Self::RefusedAsTooLarge {
+                    what: "request",
+                    limit,
+                    said: message.into(),
+                }
+            }
+            code => match status.source() {
+                Some(source) if !is_stream_reset(source) => Self::WorkerCrashed(root_cause(source)),
+                _ => Self::Status {
+                    code,
+                    message: message.into(),
+                    stream,
+                },
+            },
+        }
+    }
+}
+
+fn remote_reason(reason: &str) -> Reason {
+    match reason {
+        "cancelled" => Reason::Cancelled,
+        "invalid_args" => Reason::InvalidArgs,
+        "invalid_result" => Reason::InvalidResult,
+        "message_too_large" => Reason::MessageTooLarge,
+        "streaming_not_supported" => Reason::StreamingNotSupported,
+        "timeout" => Reason::Timeout,
+        "unknown_command" => Reason::UnknownCommand,
+        _ => Reason::PythonError,
+    }
+}
+
+fn status_reason(code: Code, stream: bool) -> Reason {
+    match code {
+        Code::Cancelled => Reason::Cancelled,
+        Code::InvalidArgument => Reason::InvalidArgs,
+        Code::DeadlineExceeded => Reason::Timeout,
+        Code::NotFound => Reason::UnknownCommand,
+        Code::PermissionDenied | Code::Unauthenticated => Reason::Unauthenticated,
+        Code::ResourceExhausted => Reason::PoolSaturated,
+        Code::Unavailable => Reason::GrpcUnavailable,
+        Code::Unimplemented if stream => Reason::StreamingNotSupported,
+        Code::Ok
+        | Code::Unknown
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss => Reason::RpcError,
+    }
+}
+
+/// A peer that resets one stream has not lost the connection.
+fn is_stream_reset(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).any(|cause| {
+        cause
+            .downcast_ref::<h2::Error>()
+            .is_some_and(|h2| h2.is_reset() && h2.is_remote())
+    })
+}
+
+fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    causes(error)
+        .last()
+        .map_or_else(String::new, ToString::to_string)
+}
+
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(code: Code, stream: bool) -> Reason {
+        Failure::from_status(&Status::new(code, "said"), 10, stream).reason()
+    }
+
+    #[test]
+    fn each_of_the_17_status_codes_has_its_reason() {
+        let table = [
+            (0, Reason::RpcError),
+            (1, Reason::Cancelled),
+            (2, Reason::RpcError),
+            (3, Reason::InvalidArgs),
+            (4, Reason::Timeout),
+            (5, Reason::UnknownCommand),
+            (6, Reason::RpcError),
+            (7, Reason::Unauthenticated),
+            (8, Reason::PoolSaturated),
+            (9, Reason::RpcError),
+            (10, Reason::RpcError),
+            (11, Reason::RpcError),
+            (12, Reason::RpcError),
+            (13, Reason::RpcError),
+            (14, Reason::GrpcUnavailable),
+            (15, Reason::RpcError),
+            (16, Reason::Unauthenticated),
+        ];
+        for (code, expected) in table {
+            assert_eq!(reason(Code::from_i32(code), false), expected, "code {code}");
+        }
+        assert_eq!(
+            reason(Code::Unimplemented, true),
+            Reason::StreamingNotSupported
+        );
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_told_from_other_exhaustion() {
+        let server = Status::resource_exhausted("Received message larger than max (20 vs. 10)");
+        let client = Status::out_of_range(
+            "Error, decoded message length too large: found 20 bytes, the limit is: 10 bytes",
+        );
+        for status in [server, client] {
+            let failure = Failure::from_status(&status, 10, false);
+            assert_eq!(failure.reason(), Reason::MessageTooLarge);
+            assert!(failure.to_string().contains(":max_message_size"));
+            assert!(failure.to_string().contains("10 bytes"));
+        }
+    }
+
+    #[test]
+    fn a_broken_connection_is_a_crashed_worker() {
+        let broken = std::io::Error::new(std::io::ErrorKind::BrokenPipe, "broken pipe");
+        let failure = Failure::from_status(&Status::from_error(Box::new(broken)), 10, false);
+        assert_eq!(failure.reason(), Reason::WorkerCrashed);
+        assert!(failure.to_string().contains("broken pipe"));
+    }
+
+    #[test]
+    fn a_reply_with_text_alone_is_a_python_error() {
+        let failure = Failure::from_reply("boom".into(), None);
+        assert_eq!(failure.reason(), Reason::PythonError);
+        assert_eq!(failure.to_string(), "boom");
+    }
+
+    #[test]
+    fn an_unknown_remote_reason_is_a_python_error() {
+        let detail = ErrorDetail {
+            reason: "made_up".into(),
+            ..ErrorDetail::default()
+        };
+        assert_eq!(
+            Failure::from_reply(String::new(), Some(detail)).reason(),
+            Reason::PythonError
+        );
+    }
+}

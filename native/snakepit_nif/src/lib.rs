@@ -1,0 +1,57 @@
+//! Snakepit's data plane in the BEAM. A NIF here decodes to owned values, hands over and returns:
+//! a refusal is its return value, everything later a message from a tokio thread.
+
+mod call;
+mod channel;
+mod codec;
+mod dispatcher;
+mod failure;
+mod nifs;
+mod pool;
+mod reply;
+mod runtime;
+
+mod atoms {
+    rustler::atoms! {
+        __struct__,
+        cancelled,
+        closed,
+        details,
+        error,
+        grpc_status,
+        grpc_unavailable,
+        internal_error,
+        invalid_args,
+        invalid_result,
+        large,
+        limit,
+        max_queue,
+        message,
+        message_too_large,
+        more,
+        nil,
+        ok,
+        pool_saturated,
+        pool_stopped,
+        python_error,
+        queue_timeout,
+        queued,
+        rpc_error,
+        size,
+        snakepit_kill,
+        streaming_not_supported,
+        timeout,
+        traceback,
+        r#type = "type",
+        unauthenticated,
+        unknown_command,
+        worker_crashed,
+        worker_start_failed,
+    }
+}
+
+fn load(_env: rustler::Env<'_>, threads: rustler::Term<'_>) -> bool {
+    threads.decode().map(runtime::set_threads).is_ok()
+}
+
+rustler::init!("Elixir.Snakepit.GRPC.Native", load = load);

@@ -1,0 +1,512 @@
+//! The table of NIFs.
+
+use crate::{
+    atoms,
+    call::{Call, Credit, Route, run_stream, run_unary},
+    channel::{Address, Channel},
+    codec::{self, EncodeError, Fields},
+    dispatcher::{Dispatcher, WorkerKey},
+    failure::Failure,
+    pool::{Pool, Worker},
+    reply::Reply,
+    runtime,
+};
+use rustix::process::{Pid, Signal, kill_process_group};
+use rustler::{
+    Atom, Encoder, Env, LocalPid, Monitor, NifResult, NifTuple, Resource, ResourceArc, Term,
+};
+use snakepit_proto::{HealthRequest, InfoRequest};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// What a quick NIF may encode, in bytes' worth of work: some ten microseconds.
+const QUICK_BUDGET: usize = 64 * 1024;
+
+struct PoolResource(Arc<Pool>);
+
+#[rustler::resource_impl]
+impl Resource for PoolResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    /// The control plane is gone: nobody would start another worker.
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.0.close();
+    }
+}
+
+struct ChannelResource(Channel);
+
+#[rustler::resource_impl]
+impl Resource for ChannelResource {}
+
+/// Watches a call's owner. A unary call's task holds it; a stream's belongs to Elixir, so that
+/// dropping it cancels the stream too.
+struct CallResource {
+    cancelled: CancellationToken,
+    credit: Credit,
+}
+
+#[rustler::resource_impl]
+impl Resource for CallResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.cancelled.cancel();
+    }
+}
+
+impl Drop for CallResource {
+    fn drop(&mut self) {
+        self.cancelled.cancel();
+    }
+}
+
+fn millis(timeout: Option<u64>) -> Option<Duration> {
+    timeout.map(Duration::from_millis)
+}
+
+/// `:ok`, or the failure as the NIF's value.
+fn started<'a>(env: Env<'a>, done: Result<(), Failure>) -> Term<'a> {
+    match done {
+        Ok(()) => atoms::ok().encode(env),
+        Err(failure) => env.error_tuple(failure),
+    }
+}
+
+fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
+    let runtime = runtime::get().map_err(|error| Failure::Unreachable {
+        address: "tokio".into(),
+        cause: error.to_string(),
+    })?;
+    runtime.spawn(work);
+    Ok(())
+}
+
+#[rustler::nif]
+fn pool_new(env: Env<'_>, max_queue: usize) -> ResourceArc<PoolResource> {
+    let pool = ResourceArc::new(PoolResource(Dispatcher::new(max_queue)));
+    env.monitor(&pool, &env.pid());
+    pool
+}
+
+#[rustler::nif]
+fn pool_close(pool: ResourceArc<PoolResource>) -> Atom {
+    pool.0.close();
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn pool_set_unavailable(pool: ResourceArc<PoolResource>, why: &str) -> Atom {
+    pool.0.set_unavailable(why);
+    atoms::ok()
+}
+
+/// Adds the calling process's worker.
+#[rustler::nif]
+fn pool_add(
+    env: Env<'_>,
+    pool: ResourceArc<PoolResource>,
+    channel: ResourceArc<ChannelResource>,
+    id: String,
+    capacity: usize,
+    kill_grace: u64,
+) -> u64 {
+    let worker = Worker {
+        id,
+        channel: channel.0.clone(),
+        owner: env.pid(),
+        kill_grace: Duration::from_millis(kill_grace),
+    };
+    pool.0.add(Arc::new(worker), capacity).0
+}
+
+#[rustler::nif]
+fn pool_drain(pool: ResourceArc<PoolResource>, key: u64) -> usize {
+    pool.0.drain(WorkerKey(key))
+}
+
+#[rustler::nif]
+fn pool_remove(pool: ResourceArc<PoolResource>, key: u64) -> bool {
+    pool.0.remove(WorkerKey(key))
+}
+
+/// `{queued, [{key, in_flight, draining}]}`.
+#[rustler::nif]
+fn pool_snapshot(pool: ResourceArc<PoolResource>) -> (usize, Vec<(u64, usize, bool)>) {
+    let snapshot = pool.0.snapshot();
+    let workers = snapshot.workers.into_iter();
+    (
+        snapshot.queued,
+        workers
+            .map(|(key, in_flight, draining)| (key.0, in_flight, draining))
+            .collect(),
+    )
+}
+
+/// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if it is to be watched, `{ref, :closed}`
+/// once the connection is lost.
+#[rustler::nif]
+fn connect<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    address: &str,
+    secret: Option<String>,
+    max_message_size: usize,
+    timeout: u64,
+    watched: bool,
+) -> Term<'a> {
+    let deadline = Instant::now() + Duration::from_millis(timeout);
+    let address = match Address::parse(address) {
+        Ok(address) => address,
+        Err(failure) => return env.error_tuple(failure),
+    };
+    let owner = env.pid();
+    let reply = Reply::new(owner, reference);
+    let closing = watched.then(|| Reply::new(owner, reference));
+    let done = spawn(async move {
+        let connected =
+            Channel::connect(&address, secret.as_deref(), max_message_size, deadline).await;
+        let closed = connected
+            .as_ref()
+            .ok()
+            .map(|channel| channel.closed.clone());
+        reply.send_result(connected, |env, channel| {
+            ResourceArc::new(ChannelResource(channel)).encode(env)
+        });
+        match (closing, closed) {
+            (Some(closing), Some(closed)) => {
+                closed.cancelled().await;
+                closing.send(|env| atoms::closed().encode(env));
+            }
+            (Some(closing), None) => closing.forget(),
+            (None, _) => {}
+        }
+    });
+    started(env, done)
+}
+
+#[rustler::nif]
+fn health<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    channel: ResourceArc<ChannelResource>,
+    worker_id: String,
+    timeout: u64,
+) -> Term<'a> {
+    let channel = channel.0.clone();
+    let request = HealthRequest {
+        worker_id,
+        await_call_id: 0,
+    };
+    let work = async move |channel: Channel, timeout| {
+        let mut client = channel.client.clone();
+        client
+            .health(Channel::request(request, Some(timeout)))
+            .await
+    };
+    ask(env, reference, channel, timeout, work, |env, health| {
+        Term::map_from_pairs(
+            env,
+            &[
+                ("healthy", health.healthy.encode(env)),
+                ("worker_id", health.worker_id.encode(env)),
+                ("uptime_ms", health.uptime_ms.encode(env)),
+                ("total_requests", health.total_requests.encode(env)),
+                ("total_errors", health.total_errors.encode(env)),
+                ("version", health.version.encode(env)),
+                ("running", health.running_call_ids.len().encode(env)),
+            ],
+        )
+    })
+}
+
+#[rustler::nif]
+fn get_info<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    channel: ResourceArc<ChannelResource>,
+    timeout: u64,
+) -> Term<'a> {
+    let channel = channel.0.clone();
+    let request = InfoRequest {
+        include_capabilities: true,
+        include_stats: true,
+    };
+    let work = async move |channel: Channel, timeout| {
+        let mut client = channel.client.clone();
+        client
+            .get_info(Channel::request(request, Some(timeout)))
+            .await
+    };
+    ask(env, reference, channel, timeout, work, |env, info| {
+        let stats = info.stats.unwrap_or_default();
+        let stats = Term::map_from_pairs(
+            env,
+            &[
+                ("requests_handled", stats.requests_handled.encode(env)),
+                ("requests_failed", stats.requests_failed.encode(env)),
+                ("uptime_ms", stats.uptime_ms.encode(env)),
+                ("memory_usage_bytes", stats.memory_usage_bytes.encode(env)),
+                ("cpu_usage_percent", stats.cpu_usage_percent.encode(env)),
+                ("active_sessions", stats.active_sessions.encode(env)),
+            ],
+        )?;
+        Term::map_from_pairs(
+            env,
+            &[
+                ("worker_type", info.worker_type.encode(env)),
+                ("version", info.version.encode(env)),
+                ("supported_commands", info.supported_commands.encode(env)),
+                ("capabilities", string_map(info.capabilities).encode(env)),
+                ("stats", stats),
+                ("system_info", string_map(info.system_info).encode(env)),
+            ],
+        )
+    })
+}
+
+fn string_map(map: BTreeMap<String, String>) -> HashMap<String, String> {
+    map.into_iter().collect()
+}
+
+/// Runs one of a server's own RPCs and replies `{ref, {:ok, term} | {:error, failure}}`.
+fn ask<'a, T, W, F>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    channel: Channel,
+    timeout: u64,
+    rpc: W,
+    encode: impl for<'b> FnOnce(Env<'b>, T) -> NifResult<Term<'b>> + Send + 'static,
+) -> Term<'a>
+where
+    T: Send + 'static,
+    W: FnOnce(Channel, Duration) -> F + Send + 'static,
+    F: Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send + 'static,
+{
+    let reply = Reply::new(env.pid(), reference);
+    let after = Duration::from_millis(timeout);
+    let done = spawn(async move {
+        let limit = channel.max_message_size;
+        let answer = match tokio::time::timeout(after, rpc(channel, after)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(Failure::from_status(&status, limit, false)),
+            Err(_) => Err(Failure::Timeout {
+                after,
+                queued: false,
+            }),
+        };
+        reply.send_result(answer, |env, value| {
+            encode(env, value).unwrap_or_else(|_| atoms::nil().encode(env))
+        });
+    });
+    started(env, done)
+}
+
+#[derive(NifTuple)]
+struct Spec<'a> {
+    reference: Term<'a>,
+    command: String,
+    args: Term<'a>,
+    session_id: Option<String>,
+    request_id: Option<String>,
+    timeout: Option<u64>,
+    queue_timeout: Option<u64>,
+}
+
+/// `:ok`; `:large` when the arguments want `call_large`; or a refusal.
+#[rustler::nif]
+fn call<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<Term<'a>> {
+    start_unary(env, target, spec, QUICK_BUDGET)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn call_large<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<Term<'a>> {
+    start_unary(env, target, spec, usize::MAX)
+}
+
+/// `{:ok, handle}`; `:large` when the arguments want `stream_large`; or a refusal.
+#[rustler::nif]
+fn stream<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    spec: Spec<'a>,
+    demand: usize,
+) -> NifResult<Term<'a>> {
+    start_stream(env, target, spec, demand, QUICK_BUDGET)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn stream_large<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    spec: Spec<'a>,
+    demand: usize,
+) -> NifResult<Term<'a>> {
+    start_stream(env, target, spec, demand, usize::MAX)
+}
+
+#[rustler::nif]
+fn ask_more(handle: ResourceArc<CallResource>, chunks: usize) -> Atom {
+    handle.credit.add(chunks);
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn cancel(handle: ResourceArc<CallResource>) -> Atom {
+    handle.cancelled.cancel();
+    atoms::ok()
+}
+
+fn start_unary<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    spec: Spec<'a>,
+    budget: usize,
+) -> NifResult<Term<'a>> {
+    let reference = spec.reference;
+    let (call, route) = match prepare(target, spec, budget)? {
+        Ok(prepared) => prepared,
+        Err(term) => return Ok(term.encode(env)),
+    };
+    let owner = watch_owner(env, &call, 0);
+    let reply = Reply::new(env.pid(), reference);
+    let done = spawn(async move {
+        let _owner = owner;
+        run_unary(call, route, reply).await;
+    });
+    Ok(started(env, done))
+}
+
+fn start_stream<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    spec: Spec<'a>,
+    demand: usize,
+    budget: usize,
+) -> NifResult<Term<'a>> {
+    let reference = spec.reference;
+    let (call, route) = match prepare(target, spec, budget)? {
+        Ok(prepared) => prepared,
+        Err(term) => return Ok(term.encode(env)),
+    };
+    let handle = watch_owner(env, &call, demand);
+    let reply = Reply::new(env.pid(), reference);
+    let credit = handle.credit.clone();
+    Ok(match spawn(run_stream(call, route, credit, reply)) {
+        Ok(()) => (atoms::ok(), handle).encode(env),
+        Err(failure) => env.error_tuple(failure),
+    })
+}
+
+fn watch_owner(env: Env<'_>, call: &Call, demand: usize) -> ResourceArc<CallResource> {
+    let owner = ResourceArc::new(CallResource {
+        cancelled: call.cancelled.clone(),
+        credit: Credit::new(demand),
+    });
+    env.monitor(&owner, &env.pid());
+    owner
+}
+
+/// Why a NIF did not start a call.
+enum NotStarted {
+    Large,
+    Failed(Failure),
+}
+
+impl Encoder for NotStarted {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
+            Self::Large => atoms::large().encode(env),
+            Self::Failed(failure) => env.error_tuple(failure),
+        }
+    }
+}
+
+type Prepared = Result<(Call, Route), NotStarted>;
+
+/// Encodes the arguments, then takes a place on a worker or in the queue.
+fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize) -> NifResult<Prepared> {
+    let args = match codec::encode_args(spec.args, budget) {
+        Ok(args) => args,
+        Err(EncodeError::OverBudget) => return Ok(Err(NotStarted::Large)),
+        Err(EncodeError::Invalid { path, message }) => {
+            let problem = Failure::InvalidArgs(format!("{path} {message}"));
+            return Ok(Err(NotStarted::Failed(problem)));
+        }
+    };
+    let id = next_call_id();
+    let call = Call {
+        id,
+        command: spec.command,
+        args,
+        session_id: spec.session_id,
+        request_id: spec.request_id.unwrap_or_else(|| make_request_id(id)),
+        started: Instant::now(),
+        timeout: millis(spec.timeout),
+        queue_timeout: millis(spec.queue_timeout),
+        cancelled: CancellationToken::new(),
+    };
+    if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
+        return Ok(Route::through(&pool.0, &call)
+            .map(|route| (call, route))
+            .map_err(NotStarted::Failed));
+    }
+    let channel: ResourceArc<ChannelResource> = target.decode()?;
+    Ok(Ok((call, Route::Channel(channel.0.clone()))))
+}
+
+fn next_call_id() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Unique within a cluster for all purposes: a random part for the node, a number for the call.
+fn make_request_id(id: u64) -> String {
+    static NODE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
+    format!("{:016x}-{id}", *NODE)
+}
+
+/// The plain rules as functions, for `Snakepit.GRPC.Client`.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn encode_args<'a>(env: Env<'a>, args: Term<'a>) -> NifResult<Term<'a>> {
+    match codec::encode_args(args, usize::MAX) {
+        Ok(fields) => {
+            let pairs: Vec<_> = fields
+                .iter()
+                .map(|(key, value)| (key.as_str(), codec::binary(env, value)))
+                .collect();
+            Ok((atoms::ok(), Term::map_from_pairs(env, &pairs)?).encode(env))
+        }
+        Err(EncodeError::Invalid { path, message }) => {
+            Ok(env.error_tuple(Failure::InvalidArgs(format!("{path} {message}"))))
+        }
+        Err(EncodeError::OverBudget) => Err(rustler::Error::BadArg),
+    }
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn decode_result<'a>(env: Env<'a>, result: HashMap<String, rustler::Binary<'a>>) -> Term<'a> {
+    let fields: Fields = result
+        .into_iter()
+        .map(|(key, value)| (key, bytes::Bytes::copy_from_slice(&value)))
+        .collect();
+    match codec::decode_fields(env, &fields, None) {
+        Ok(map) => (atoms::ok(), map).encode(env),
+        Err(failure) => env.error_tuple(failure),
+    }
+}
+
+/// Signals a worker's process group, and with it what its handlers have started.
+#[rustler::nif]
+fn signal_group(os_pid: i32, kill: bool) -> bool {
+    let signal = if kill { Signal::KILL } else { Signal::TERM };
+    Pid::from_raw(os_pid).is_some_and(|pid| kill_process_group(pid, signal).is_ok())
+}

@@ -1,0 +1,179 @@
+//! Messages to the process that waits for a call.
+
+use crate::{
+    atoms,
+    failure::{Failure, Reason},
+    runtime,
+};
+use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm};
+
+/// The one terminal reply that a call owes its caller, `{ref, term}`. Dropping it unsent, in a
+/// task that panicked for one, sends the failure `Dropped`, so that nobody waits for ever.
+pub(crate) struct Reply {
+    pid: LocalPid,
+    reference: Option<(OwnedEnv, SavedTerm)>,
+}
+
+impl Reply {
+    pub(crate) fn new(pid: LocalPid, reference: Term<'_>) -> Self {
+        let env = OwnedEnv::new();
+        let saved = env.save(reference);
+        Self {
+            pid,
+            reference: Some((env, saved)),
+        }
+    }
+
+    /// Must not be called on a scheduler's thread, as all sending here.
+    pub(crate) fn send(mut self, build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
+        if let Some((mut env, reference)) = self.reference.take() {
+            // A caller that is gone needs no reply.
+            let _ = env.send_and_clear(&self.pid, |env| (reference.load(env), build(env)));
+        }
+    }
+
+    pub(crate) fn send_result<T>(
+        self,
+        result: Result<T, Failure>,
+        encode: impl for<'a> FnOnce(Env<'a>, T) -> Term<'a>,
+    ) {
+        self.send(|env| match result {
+            Ok(value) => (rustler::types::atom::ok(), encode(env, value)).encode(env),
+            Err(failure) => env.error_tuple(failure),
+        });
+    }
+
+    /// Nothing is owed after all.
+    pub(crate) fn forget(mut self) {
+        self.reference = None;
+    }
+
+    /// Sends one of many messages, `{ref, chunks, status}`, before the terminal one.
+    pub(crate) fn part(&self) -> Part {
+        let env = OwnedEnv::new();
+        let reference = self
+            .reference
+            .as_ref()
+            .map(|(kept, reference)| kept.run(|kept| env.save(reference.load(kept))));
+        Part {
+            pid: self.pid,
+            env,
+            reference,
+        }
+    }
+
+    pub(crate) fn send_last(mut self, build: impl for<'a> FnOnce(Env<'a>) -> (Term<'a>, Term<'a>)) {
+        if let Some((mut env, reference)) = self.reference.take() {
+            let _ = env.send_and_clear(&self.pid, |env| {
+                let (chunks, status) = build(env);
+                (reference.load(env), chunks, status)
+            });
+        }
+    }
+}
+
+pub(crate) struct Part {
+    pid: LocalPid,
+    env: OwnedEnv,
+    reference: Option<SavedTerm>,
+}
+
+impl Part {
+    pub(crate) fn send(
+        mut self,
+        build: impl for<'a> FnOnce(Env<'a>) -> Result<(Term<'a>, Term<'a>), Failure>,
+    ) -> Result<(), Failure> {
+        let Some(reference) = self.reference.take() else {
+            return Ok(());
+        };
+        let mut failed = Ok(());
+        self.env.run(|env| match build(env) {
+            Ok((chunks, status)) => {
+                let message = (reference.load(env), chunks, status).encode(env);
+                // A consumer that is gone cancels the call through its monitor.
+                let _ = env.send(&self.pid, message);
+            }
+            Err(failure) => failed = Err(failure),
+        });
+        failed
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let Some((mut env, reference)) = self.reference.take() else {
+            return;
+        };
+        let pid = self.pid;
+        let mut send = move || {
+            let _ = env.send_and_clear(&pid, |env| {
+                (reference.load(env), env.error_tuple(Failure::Dropped))
+            });
+        };
+        if !rustler::thread::is_scheduler_thread() {
+            send();
+        } else if let Ok(runtime) = runtime::get() {
+            runtime.spawn(async move { send() });
+        }
+    }
+}
+
+/// A message to a process of the control plane.
+pub(crate) fn notify(pid: LocalPid, build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
+    let _ = OwnedEnv::new().send_and_clear(&pid, build);
+}
+
+/// `{reason, message, details}`, of which Elixir makes a `Snakepit.Error`.
+impl Encoder for Failure {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        (self.reason().atom(), self.to_string(), self.details(env)).encode(env)
+    }
+}
+
+impl Failure {
+    fn details<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let pairs: Vec<(Atom, Term<'a>)> = match self {
+            Self::Saturated { max_queue } => vec![(atoms::max_queue(), max_queue.encode(env))],
+            Self::Timeout { queued, .. } => vec![(atoms::queued(), queued.encode(env))],
+            Self::TooLarge { size, limit, .. } => vec![
+                (atoms::size(), size.encode(env)),
+                (atoms::limit(), limit.encode(env)),
+            ],
+            Self::RefusedAsTooLarge { limit, .. } => vec![(atoms::limit(), limit.encode(env))],
+            Self::Status { code, .. } => {
+                vec![(atoms::grpc_status(), i32::from(*code).encode(env))]
+            }
+            Self::Remote(detail) if !detail.r#type.is_empty() => vec![
+                (atoms::r#type(), detail.r#type.as_str().encode(env)),
+                (atoms::message(), detail.message.as_str().encode(env)),
+                (atoms::traceback(), detail.traceback.as_str().encode(env)),
+            ],
+            _ => Vec::new(),
+        };
+        Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
+    }
+}
+
+impl Reason {
+    fn atom(self) -> Atom {
+        match self {
+            Self::Cancelled => atoms::cancelled(),
+            Self::GrpcUnavailable => atoms::grpc_unavailable(),
+            Self::InternalError => atoms::internal_error(),
+            Self::InvalidArgs => atoms::invalid_args(),
+            Self::InvalidResult => atoms::invalid_result(),
+            Self::MessageTooLarge => atoms::message_too_large(),
+            Self::PoolSaturated => atoms::pool_saturated(),
+            Self::PoolStopped => atoms::pool_stopped(),
+            Self::PythonError => atoms::python_error(),
+            Self::QueueTimeout => atoms::queue_timeout(),
+            Self::RpcError => atoms::rpc_error(),
+            Self::StreamingNotSupported => atoms::streaming_not_supported(),
+            Self::Timeout => atoms::timeout(),
+            Self::Unauthenticated => atoms::unauthenticated(),
+            Self::UnknownCommand => atoms::unknown_command(),
+            Self::WorkerCrashed => atoms::worker_crashed(),
+            Self::WorkerStartFailed => atoms::worker_start_failed(),
+        }
+    }
+}

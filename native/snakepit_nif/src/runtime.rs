@@ -1,0 +1,26 @@
+//! The one tokio runtime, started by the first call that needs it.
+
+use once_cell::sync::OnceCell;
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+use tokio::runtime::{Builder, Runtime};
+
+static RUNTIME: OnceCell<Runtime> = OnceCell::new();
+static THREADS: AtomicUsize = AtomicUsize::new(1);
+
+/// Takes effect if the runtime has not started yet.
+pub(crate) fn set_threads(threads: usize) {
+    THREADS.store(threads.max(1), Ordering::Relaxed);
+}
+
+pub(crate) fn get() -> io::Result<&'static Runtime> {
+    RUNTIME.get_or_try_init(|| {
+        Builder::new_multi_thread()
+            .worker_threads(THREADS.load(Ordering::Relaxed))
+            .thread_name("snakepit-io")
+            .enable_all()
+            .build()
+    })
+}

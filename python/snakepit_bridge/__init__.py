@@ -1,0 +1,16 @@
+"""Commands in Python, called from Elixir.
+
+    from snakepit_bridge import Adapter, Context, command
+
+    class Greeter(Adapter):
+        @command
+        def greet(self, name: str, context: Context) -> str:
+            return f"Hello {name}, this is {context.worker_id}."
+"""
+
+from snakepit_bridge._adapter import Adapter, command
+from snakepit_bridge._builtin import BuiltinAdapter
+from snakepit_bridge._context import Context
+from snakepit_bridge._version import __version__
+
+__all__ = ["Adapter", "BuiltinAdapter", "Context", "__version__", "command"]

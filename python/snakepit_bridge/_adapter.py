@@ -1,0 +1,48 @@
+"""What a user writes: a class whose decorated methods are commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Optional, TypeVar, Union, overload
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# A command's name under this attribute of the function; the empty string is the function's own.
+MARK = "__snakepit_command__"
+
+
+class Adapter:
+    """The base of a worker's commands. Each worker process has one instance.
+
+    `__init__` takes no arguments and runs before the worker accepts calls: load models here.
+    """
+
+    def close(self) -> None:
+        """Runs once when the worker stops in good order, after the last call."""
+
+
+@overload
+def command(function: _Function, /) -> _Function: ...
+
+
+@overload
+def command(*, name: Optional[str] = None) -> Callable[[_Function], _Function]: ...
+
+
+def command(
+    function: Optional[_Function] = None, /, *, name: Optional[str] = None
+) -> Union[_Function, Callable[[_Function], _Function]]:
+    """Makes a method a command, under its own name or under `name`.
+
+    The method may be a function, a generator, or the `async` form of either. It gets the call's
+    arguments as keywords. A parameter that is annotated with `Context`, or named `context`, gets
+    the call's context instead.
+    """
+
+    def mark(function: _Function) -> _Function:
+        if not hasattr(function, "__code__"):
+            raise TypeError(f"@command goes on a method, directly above its def, not on {function!r}")
+        setattr(function, MARK, name or "")
+        return function
+
+    return mark if function is None else mark(function)

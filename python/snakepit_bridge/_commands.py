@@ -1,0 +1,165 @@
+"""The commands of an adapter, found once and ready to be called."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Optional
+
+from snakepit_bridge._adapter import MARK, Adapter
+from snakepit_bridge._context import Context
+from snakepit_bridge._failure import Failure
+
+_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class Kind(enum.Enum):
+    FUNCTION = enum.auto()
+    GENERATOR = enum.auto()
+    COROUTINE = enum.auto()
+    ASYNC_GENERATOR = enum.auto()
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Kind:
+        if inspect.isasyncgenfunction(function):
+            return cls.ASYNC_GENERATOR
+        if inspect.iscoroutinefunction(function):
+            return cls.COROUTINE
+        return cls.GENERATOR if inspect.isgeneratorfunction(function) else cls.FUNCTION
+
+
+class Command:
+    """A bound method with what is needed to check and to pass its arguments."""
+
+    __slots__ = (
+        "_accepted",
+        "_any",
+        "_context",
+        "_required",
+        "doc",
+        "function",
+        "is_async",
+        "kind",
+        "name",
+        "signature",
+        "streams",
+    )
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name = name
+        self.function = function
+        self.kind = Kind.of(function)
+        self.streams = self.kind in (Kind.GENERATOR, Kind.ASYNC_GENERATOR)
+        self.is_async = self.kind in (Kind.COROUTINE, Kind.ASYNC_GENERATOR)
+        self.doc = inspect.getdoc(function) or ""
+        parameters = inspect.signature(function).parameters.values()
+        self._context = next((p.name for p in parameters if _takes_context(p)), None)
+        arguments = [p for p in parameters if p.name != self._context]
+        for parameter in arguments:
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                raise TypeError(
+                    f"command {name!r}: {parameter.name!r} is positional-only, but a command "
+                    "gets its arguments as keywords"
+                )
+        by_name = [p for p in arguments if p.kind in _KEYWORD]
+        self._any = any(p.kind is p.VAR_KEYWORD for p in arguments)
+        self._accepted = frozenset(p.name for p in by_name)
+        self._required = frozenset(p.name for p in by_name if p.default is p.empty)
+        self.signature = f"{name}({', '.join(map(_shown, arguments))})"
+
+    @property
+    def help(self) -> str:
+        """The signature, marked if it is a stream's, and the docstring."""
+        line = f"{self.signature} -> stream" if self.streams else self.signature
+        return f"{line}\n\n{self.doc}" if self.doc else line
+
+    def bind(self, args: dict[str, Any], context: Context) -> dict[str, Any]:
+        """The keywords to call the function with: `args` themselves, checked, and the context."""
+        names = args.keys()
+        if not (self._required <= names and (self._any or names <= self._accepted)):
+            raise Failure("invalid_args", self._misfit(args))
+        if self._context is not None:
+            if self._context in names:
+                raise Failure("invalid_args", self._misfit(args))
+            args[self._context] = context
+        return args
+
+    def _misfit(self, args: Mapping[str, Any]) -> str:
+        missing = sorted(self._required - args.keys())
+        allowed = args.keys() if self._any else self._accepted
+        unknown = sorted((args.keys() - allowed) | ({self._context} & args.keys()))
+        faults = [f"{what} {', '.join(names)}" for what, names in
+                  (("missing", missing), ("unknown", unknown)) if names]
+        return f"{'; '.join(faults)}: the command is {self.signature}"
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    annotation = parameter.annotation
+    text = str(parameter)
+    return text.replace(repr(annotation), annotation, 1) if isinstance(annotation, str) else text
+
+
+def _takes_context(parameter: inspect.Parameter) -> bool:
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        annotation = annotation.strip("'\"").rpartition(".")[2]
+        return annotation == Context.__name__ or parameter.name == "context"
+    return annotation is Context or parameter.name == "context"
+
+
+class Registry(Mapping[str, Command]):
+    """Every command of one adapter, by name."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self._commands: dict[str, Command] = {}
+        for attribute, name in sorted(_marked(type(adapter)).items()):
+            name = name or attribute
+            if name in self._commands:
+                raise TypeError(f"two commands of {type(adapter).__name__} are named {name!r}")
+            self._commands[name] = Command(name, getattr(adapter, attribute))
+
+    def __getitem__(self, name: str) -> Command:
+        return self._commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._commands)
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def find(self, name: str, *, stream: bool) -> Command:
+        """The command to serve a call with, or the `Failure` that says why there is none."""
+        command = self._commands.get(name)
+        if command is None:
+            raise Failure("unknown_command", self._unknown(name))
+        if command.streams and not stream:
+            raise Failure(
+                "invalid_args",
+                f"{name!r} yields a stream of results: call it with execute_stream, not execute",
+            )
+        return command
+
+    def _unknown(self, name: str) -> str:
+        import difflib
+
+        near = difflib.get_close_matches(name, self._commands)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+        return (
+            f"the adapter {type(self.adapter).__name__} has no command {name!r}{hint} "
+            f"GetInfo lists all {len(self)} of them"
+        )
+
+
+def _marked(cls: type) -> dict[str, str]:
+    """The attributes that are commands. An override stays one, and None takes one away."""
+    names: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, value in vars(base).items():
+            mark: Optional[str] = getattr(value, MARK, None)
+            if mark is not None:
+                names[attribute] = mark
+            elif value is None:
+                names.pop(attribute, None)
+    return names

@@ -1,0 +1,105 @@
+"""What a command may know of the call that it serves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Optional
+
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+class Context:
+    """One call, as its handler sees it. Safe to use from any thread."""
+
+    __slots__ = (
+        "_callbacks",
+        "_cancelled",
+        "_event",
+        "_lock",
+        "_metadata",
+        "deadline",
+        "request_id",
+        "session_id",
+        "worker_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        request_id: str = "",
+        session_id: Optional[str] = None,
+        worker_id: str = "",
+        deadline: Optional[float] = None,
+        metadata: Optional[Callable[[], Mapping[str, str]]] = None,
+    ) -> None:
+        self.request_id = request_id
+        self.session_id = session_id
+        self.worker_id = worker_id
+        #: When the caller stops waiting, in the seconds of `time.monotonic()`, or None.
+        self.deadline = deadline
+        self._metadata = metadata
+        self._cancelled = False
+        self._event: Optional[threading.Event] = None
+        self._callbacks: Optional[list[Callable[[], object]]] = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self._cancelled else "active"
+        return f"<Context request_id={self.request_id!r} session_id={self.session_id!r} {state}>"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the result any more: cancelled, timed out or disconnected."""
+        return self._cancelled
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The text metadata that the call came with."""
+        return _NO_METADATA if self._metadata is None else self._metadata()
+
+    def remaining(self) -> Optional[float]:
+        """The seconds until the deadline, never below zero; None without a deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def wait_cancelled(self, timeout: Optional[float] = None) -> bool:
+        """Sleeps for `timeout` seconds or until the call is cancelled; tells whether it is.
+
+        For functions and generators. An `async` command is cancelled like any asyncio task.
+        """
+        with self._lock:
+            if self._cancelled:
+                return True
+            if self._event is None:
+                self._event = threading.Event()
+        return self._event.wait(timeout)
+
+    def on_cancel(self, callback: Callable[[], object]) -> None:
+        """Calls `callback` as soon as the call is cancelled, at once if it already is.
+
+        It runs on the server's own thread, so it must not block.
+        """
+        with self._lock:
+            if not self._cancelled:
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def _cancel(self) -> None:
+        with self._lock:
+            if self._cancelled:
+                return
+            self._cancelled = True
+            callbacks, self._callbacks = self._callbacks, None
+            if self._event is not None:
+                self._event.set()
+        for callback in callbacks or ():
+            try:
+                callback()
+            except Exception:
+                logging.getLogger(__name__).exception("on_cancel callback %r failed", callback)

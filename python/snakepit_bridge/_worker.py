@@ -1,0 +1,72 @@
+"""A worker: an adapter's commands, their runner, and what it tells about itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from typing import Any
+
+from snakepit_bridge._adapter import Adapter
+from snakepit_bridge._commands import Registry
+from snakepit_bridge._mailbox import Mailbox
+from snakepit_bridge._runner import Runner
+from snakepit_bridge._version import __version__
+
+
+class Worker:
+    def __init__(
+        self, adapter: Adapter, mailbox: Mailbox, *, worker_id: str, max_concurrency: int
+    ) -> None:
+        self.worker_id = worker_id
+        self.max_concurrency = max_concurrency
+        self.registry = Registry(adapter)
+        self.runner = Runner(mailbox, max_concurrency)
+        self.version = __version__
+        self._started = time.monotonic()
+
+    def uptime_ms(self) -> int:
+        return int((time.monotonic() - self._started) * 1000)
+
+    def capabilities(self) -> dict[str, str]:
+        """Each command's signature and help."""
+        return {name: command.help for name, command in self.registry.items()}
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "requests_handled": self.runner.handled,
+            "requests_failed": self.runner.failed,
+            "uptime_ms": self.uptime_ms(),
+            "memory_usage_bytes": _memory_bytes(),
+            "cpu_usage_percent": _cpu_percent(time.monotonic() - self._started),
+            "active_sessions": self.runner.active_sessions(),
+        }
+
+
+def system_info() -> dict[str, str]:
+    return {
+        "implementation": platform.python_implementation(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": sys.platform,
+        "machine": platform.machine(),
+        "cpus": str(os.cpu_count() or 1),
+        "pid": str(os.getpid()),
+    }
+
+
+def _memory_bytes() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cpu_percent(uptime: float) -> float:
+    """The average since the process began, of one core."""
+    return round(100.0 * time.process_time() / max(uptime, 0.001), 1)
