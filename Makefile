@@ -8,7 +8,7 @@ export ELIXIR_ERL_OPTIONS ?= +fnu
 
 PYTHON := .venv/bin/python
 
-.PHONY: help demo test check system system-dev
+.PHONY: help demo test check setup setup-dev
 .NOTPARALLEL:
 
 help:
@@ -17,17 +17,17 @@ help:
 	@echo "make check                formatting, warnings, lints, types"
 
 demo: export MIX_ENV = dev
-demo: .venv/.ready
+demo: setup
 	@mix run examples/demo.exs "$(CSV)"
 
 test: export MIX_ENV = test
-test: .venv/.ready-dev
+test: setup-dev
 	mix test
 	cargo test --release --locked
 	$(PYTHON) -m pytest
 
 check: export MIX_ENV = test
-check: .venv/.ready-dev
+check: setup-dev
 	mix format --check-formatted
 	mix compile --all-warnings --warnings-as-errors
 	cargo fmt --all --check
@@ -36,16 +36,10 @@ check: .venv/.ready-dev
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-.venv/.ready: pyproject.toml | system
-	mix snakepit.setup
-	@touch $@
-
-.venv/.ready-dev: pyproject.toml | system-dev
-	mix snakepit.setup --dev
-	@touch .venv/.ready $@
-
-system:
+setup:
 	@bin/setup
+	@mix snakepit.setup
 
-system-dev:
+setup-dev:
 	@bin/setup --dev
+	@mix snakepit.setup --dev

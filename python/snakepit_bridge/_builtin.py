@@ -26,7 +26,7 @@ class BuiltinAdapter(Adapter):
         return {"status": "ok", "worker_id": context.worker_id, "timestamp": time.time()}
 
     @command
-    def echo(self, **args: Any) -> dict[str, Any]:
+    def echo(self, /, **args: Any) -> dict[str, Any]:
         """Returns its arguments."""
         return args
 
@@ -69,7 +69,7 @@ class BuiltinAdapter(Adapter):
 
     @command
     def process_large_dataset(
-        self, context: Context, path: str, chunk_rows: int = 1000
+        self, context: Context, path: str, chunk_rows: int = 5000
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
         """Reads a CSV file with a header line in one pass, in constant memory.
 
@@ -83,5 +83,5 @@ class BuiltinAdapter(Adapter):
         started = time.perf_counter()
         with Dataset(path) as dataset:
             while dataset.read(chunk_rows):
-                yield dataset.progress()
-            return {**dataset.progress(), "duration": time.perf_counter() - started}
+                yield dataset.summary()
+            return {**dataset.summary(), "duration": time.perf_counter() - started}

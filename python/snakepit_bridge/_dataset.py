@@ -6,7 +6,6 @@ import csv
 import math
 import os
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any, Optional
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
@@ -17,7 +16,17 @@ DISTINCT_CAP = 1000
 class Column:
     """A column's running statistics. One text that is no number makes it a text column."""
 
-    __slots__ = ("_distinct", "_m2", "_mean", "_numbers", "count", "maximum", "minimum", "missing")
+    __slots__ = (
+        "_capped",
+        "_distinct",
+        "_m2",
+        "_mean",
+        "_numbers",
+        "count",
+        "maximum",
+        "minimum",
+        "missing",
+    )
 
     def __init__(self) -> None:
         self.count = 0
@@ -28,6 +37,7 @@ class Column:
         self._mean = 0.0
         self._m2 = 0.0
         self._distinct: set[str] = set()
+        self._capped = False
 
     def add(self, text: str) -> None:
         if text.lower() in MISSING:
@@ -40,8 +50,11 @@ class Column:
                 self._numbers = False
             else:
                 self._add_number(number)
-        if len(self._distinct) < DISTINCT_CAP:
-            self._distinct.add(text)
+        if not self._capped and text not in self._distinct:
+            if len(self._distinct) < DISTINCT_CAP:
+                self._distinct.add(text)
+            else:
+                self._capped = True
 
     def _add_number(self, number: float) -> None:
         # Welford's method: it stays exact where sums of squares lose every digit.
@@ -68,26 +81,84 @@ class Column:
             "type": "text",
             **shared,
             "distinct": len(self._distinct),
-            "distinct_capped": len(self._distinct) == DISTINCT_CAP,
+            "distinct_capped": self._capped,
         }
 
 
 class Dataset:
-    """A CSV file that is read row by row."""
+    """A CSV file that is read some rows at a time."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._total = os.path.getsize(path)
+        self._bytes_total = os.path.getsize(path)
         self._bytes_read = 0
-        self._file = open(path, "rb")
         self._rows = 0
-        self._complete = False
-        self._reader = csv.reader(self._lines())
-        header = next(self._reader, None)
-        if not header:
+        self._file = open(path, "rb")
+        try:
+            self._reader = csv.reader(self._lines(), strict=True)
+            self._header = next(self._reader, None) or []
+            self._check_header()
+        except BaseException:
             self._file.close()
-            raise ValueError(f"{path} is empty: a CSV file needs a header line")
-        self._columns = {name: Column() for name in header}
-        if len(self._columns) != len(header):
-            self._file.close()
-            raise ValueError(f"{path} has two columns of the same name: {', '.join(header)}")
+            raise
+        self._columns = [Column() for _ in self._header]
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def read(self, rows: int) -> bool:
+        """Takes in up to so many rows; False if the file ended before."""
+        width = len(self._columns)
+        adders = [column.add for column in self._columns]
+        taken = 0
+        for row in self._reader:
+            if not row:
+                continue
+            if len(row) != width:
+                raise ValueError(
+                    f"{self._path}, line {self._reader.line_num}: {len(row)} fields, "
+                    f"but the header has {width}"
+                )
+            for add, text in zip(adders, row):
+                add(text)
+            taken += 1
+            if taken == rows:
+                break
+        self._rows += taken
+        return taken == rows
+
+    def summary(self) -> dict[str, Any]:
+        """How far it is, and what the columns are like so far."""
+        return {
+            "rows": self._rows,
+            "bytes_read": self._bytes_read,
+            "bytes_total": self._bytes_total,
+            "progress": min(1.0, self._bytes_read / self._bytes_total),
+            "columns": {
+                name: column.summary() for name, column in zip(self._header, self._columns)
+            },
+        }
+
+    def _lines(self) -> Iterator[str]:
+        encoding = "utf-8-sig"
+        for line in self._file:
+            self._bytes_read += len(line)
+            yield line.decode(encoding)
+            encoding = "utf-8"
+
+    def _check_header(self) -> None:
+        if not self._header:
+            raise ValueError(f"{self._path} is empty: a CSV file needs a header line")
+        if len(set(self._header)) != len(self._header):
+            raise ValueError(f"{self._path} has two columns of the same name: {self._header}")
+
+
+def _number(text: str) -> Optional[float]:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and "_" not in text else None

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, Optional, Union
 
-from snakepit_bridge._call import Call
+from snakepit_bridge._call import Call, Sink
 from snakepit_bridge._commands import Kind
 from snakepit_bridge._failure import Failure
 from snakepit_bridge._mailbox import Mailbox
@@ -79,6 +79,17 @@ class Runner:
                 self._watchers.append((call_id, callback))
                 return
         callback()
+
+    def unwatch(self, callback: Callable[[], object]) -> None:
+        with self._lock:
+            self._watchers = [each for each in self._watchers if each[1] is not callback]
+
+    def refuse(self, sink: Sink, failure: Failure) -> None:
+        """Answers a call that cannot be run."""
+        with self._lock:
+            self.handled += 1
+            self.failed += 1
+        sink.end(failure)
 
     def _is_in_hand(self, call_id: Optional[int]) -> bool:
         if call_id is None:

@@ -51,8 +51,11 @@ defmodule Mix.Tasks.Snakepit.Setup do
 
   defp run!(executable, args) do
     case System.cmd(executable, args, into: IO.stream(:stdio, :line), stderr_to_stdout: true) do
-      {_output, 0} -> :ok
-      {_, status} -> Mix.raise("#{executable} #{Enum.join(args, " ")} ended with status #{status}")
+      {_output, 0} ->
+        :ok
+
+      {_, status} ->
+        Mix.raise("#{executable} #{Enum.join(args, " ")} ended with status #{status}")
     end
   end
 end

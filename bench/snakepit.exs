@@ -1,0 +1,228 @@
+# mix snakepit.bench [--quick]
+#
+# What a call and a stream cost here and now, as a table and as JSON. Compare figures of one run
+# only: a machine's speed drifts.
+defmodule Snakepit.Bench do
+  alias Snakepit.GRPC.Client
+
+  @kib String.duplicate("x", 1024)
+  @calls 32
+
+  def run(args) do
+    {options, _, _} = OptionParser.parse(args, strict: [quick: :boolean])
+    scale = if options[:quick], do: 10, else: 1
+    Logger.configure(level: :warning)
+
+    rows =
+      List.flatten([
+        floor(div(5_000, scale)),
+        ready(),
+        unary(div(5_000, scale)),
+        throughput(div(20_000, scale)),
+        streams(div(100_000, scale)),
+        large(),
+        bare(div(5_000, scale), div(20_000, scale))
+      ])
+
+    width = rows |> Enum.map(fn {name, _, _} -> String.length(name) end) |> Enum.max()
+
+    for {name, value, unit} <- rows do
+      IO.puts("#{String.pad_trailing(name, width)}  #{String.pad_leading(show(value), 10)} #{unit}")
+    end
+
+    pairs =
+      Enum.map_join(rows, ", ", fn {name, value, unit} ->
+        ~s("#{name} (#{unit})": #{show(value)})
+      end)
+
+    IO.puts("\n{#{pairs}}")
+  end
+
+  # A raw echo through a Port to Python: what no call can beat.
+  defp floor(calls) do
+    port =
+      Port.open({:spawn_executable, python()}, [
+        :binary,
+        packet: 4,
+        args: ["-u", "bench/port_echo.py"]
+      ])
+
+    echo = fn ->
+      Port.command(port, @kib)
+
+      receive do
+        {^port, {:data, _}} -> :ok
+      end
+    end
+
+    times = times(calls, echo)
+    Port.close(port)
+    [{"floor: raw 1 KiB echo through a Port, p50", percentile(times, 50), "us"}]
+  end
+
+  defp ready do
+    for size <- [1, 8] do
+      {time, stop} = :timer.tc(fn -> start(size: size) end)
+      stop.()
+      {"time to a ready pool of #{size}", time / 1000, "ms"}
+    end
+  end
+
+  defp unary(calls) do
+    with_pool([size: 1], fn ->
+      times = times(calls, fn -> {:ok, _} = Snakepit.execute("echo", %{text: @kib}) end)
+
+      [
+        {"unary, 1 KiB, one caller, p50", percentile(times, 50), "us"},
+        {"unary, 1 KiB, one caller, p99", percentile(times, 99), "us"}
+      ]
+    end)
+  end
+
+  defp throughput(calls) do
+    for size <- [1, 2] do
+      with_pool([size: size], fn ->
+        rate = concurrent(calls, fn -> {:ok, _} = Snakepit.execute("echo", %{text: @kib}) end)
+        {"unary, 1 KiB, #{@calls} callers, pool of #{size}", rate, "calls/s"}
+      end)
+    end
+  end
+
+  defp streams(chunks) do
+    first =
+      with_pool([size: 1], fn ->
+        times =
+          times(500, fn ->
+            :ok = Snakepit.execute_stream("ping_stream", %{count: 2}, fn _ -> :halt end)
+          end)
+
+        {"first chunk, p50", percentile(times, 50), "us"}
+      end)
+
+    one = with_pool([size: 1], fn -> {"one stream", stream_rate(1, chunks), "chunks/s"} end)
+
+    eight =
+      with_pool([size: 2, max_concurrency: 4], fn ->
+        {"8 streams together, pool of 2", stream_rate(8, div(chunks, 4)), "chunks/s"}
+      end)
+
+    [first, one, eight]
+  end
+
+  defp large do
+    blob = :binary.copy(<<255>>, 10_000_000)
+
+    with_pool([size: 1], fn ->
+      times = times(10, fn -> {:ok, %{"blob" => ^blob}} = Snakepit.execute("echo", %{blob: blob}) end)
+      [{"10 MB echo", 10 / (percentile(times, 50) / 1_000_000), "MB/s"}]
+    end)
+  end
+
+  # The NIF's client and a bare tonic client, in turn against the same server.
+  defp bare(calls, concurrent) do
+    {socket, port} = server()
+    {:ok, channel} = Client.connect("unix:" <> socket)
+    echo = fn -> {:ok, _} = Client.execute(channel, "echo", %{text: @kib}) end
+    args = ~w(run --quiet --release --locked --package snakepit_proto --example bare_client --)
+    bare = fn -> System.cmd("cargo", args ++ [socket, "#{calls}", "#{concurrent}", "#{@calls}"]) end
+    {_, 0} = bare.()
+
+    times = times(calls, echo)
+    rate = concurrent(concurrent, echo)
+    {output, 0} = bare.()
+    [p50, bare_rate] = output |> String.split() |> Enum.map(&String.to_float/1)
+    Port.close(port)
+
+    [
+      {"bare tonic client, same server, p50", p50, "us"},
+      {"NIF, same server, p50", percentile(times, 50), "us"},
+      {"bare tonic client, same server, #{@calls} callers", bare_rate, "calls/s"},
+      {"NIF, same server, #{@calls} callers", rate, "calls/s"}
+    ]
+  end
+
+  defp server do
+    socket = Path.join(System.tmp_dir!(), "snakepit-bench-#{System.pid()}.sock")
+
+    port =
+      Port.open({:spawn_executable, python()}, [
+        :binary,
+        line: 1000,
+        args: ~w(-u -m snakepit_bridge --listen unix:#{socket}),
+        env: [{'PYTHONPATH', 'python'}, {'SNAKEPIT_READY_TOKEN', 'ready'}]
+      ])
+
+    await_line(port, "ready unix:" <> socket)
+    {socket, port}
+  end
+
+  defp await_line(port, line) do
+    receive do
+      {^port, {:data, {:eol, ^line}}} -> :ok
+      {^port, {:data, _other}} -> await_line(port, line)
+    after
+      10_000 -> raise "the server did not start"
+    end
+  end
+
+  defp with_pool(options, fun) do
+    stop = start(options)
+    result = fun.()
+    stop.()
+    result
+  end
+
+  defp start(options) do
+    {:ok, pool} = Snakepit.Pool.start_link(options)
+    :ok = Snakepit.Pool.await_ready()
+    fn -> Supervisor.stop(pool) end
+  end
+
+  defp times(count, fun) do
+    for _ <- 1..max(div(count, 10), 5), do: fun.()
+    for(_ <- 1..count, do: fun |> :timer.tc() |> elem(0)) |> Enum.sort()
+  end
+
+  defp percentile(sorted, percent) do
+    Enum.at(sorted, min(div(length(sorted) * percent, 100), length(sorted) - 1)) * 1.0
+  end
+
+  defp concurrent(count, fun) do
+    for _ <- 1..200, do: fun.()
+    each = div(count, @calls)
+
+    {time, _} =
+      :timer.tc(fn ->
+        1..@calls
+        |> Enum.map(fn _ -> Task.async(fn -> for(_ <- 1..each, do: fun.()) && :ok end) end)
+        |> Task.await_many(:infinity)
+      end)
+
+    each * @calls / (time / 1_000_000)
+  end
+
+  defp stream_rate(streams, chunks) do
+    stream = fn ->
+      :ok =
+        Snakepit.execute_stream("ping_stream", %{count: chunks}, fn _ -> nil end,
+          timeout: :infinity
+        )
+    end
+
+    {time, _} =
+      :timer.tc(fn ->
+        1..streams |> Enum.map(fn _ -> Task.async(stream) end) |> Task.await_many(:infinity)
+      end)
+
+    streams * chunks / (time / 1_000_000)
+  end
+
+  defp python do
+    venv = Path.expand(".venv/bin/python")
+    if File.exists?(venv), do: venv, else: System.find_executable("python3")
+  end
+
+  defp show(value), do: :erlang.float_to_binary(value * 1.0, decimals: 1)
+end
+
+Snakepit.Bench.run(System.argv())

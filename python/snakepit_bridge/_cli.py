@@ -1,0 +1,112 @@
+"""`python -m snakepit_bridge`: one worker process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Optional
+
+from snakepit_bridge import _logs, _process
+from snakepit_bridge._loading import StartError, load_adapter
+from snakepit_bridge._version import __version__
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Serves calls until SIGTERM; returns the exit code."""
+    options = _parser().parse_args(argv)
+    token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
+    secret = os.environ.pop("SNAKEPIT_SECRET", "")
+    if token:
+        _process.bind_to_parent()
+    _logs.set_up(prefixed=bool(token))
+    try:
+        return _serve(options, token, secret)
+    except StartError as error:
+        print(f"snakepit_bridge: {error}", file=sys.stderr)
+        return 1
+
+
+def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
+    try:
+        from snakepit_bridge import _grpc_server
+    except ImportError as error:
+        raise StartError(
+            f"{error}; the gRPC server needs it: python -m pip install 'grpcio>=1.60' "
+            "'protobuf>=4.25'"
+        ) from None
+    adapter = load_adapter(options.adapter, options.import_path)
+    _logs.yield_to_user()
+
+    def ready(address: str) -> None:
+        if token:
+            _process.announce(token, address)
+        else:
+            print(f"listening on {address}", flush=True)
+
+    return _grpc_server.run(adapter, options, secret=secret, ready=ready)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m snakepit_bridge",
+        description="Serves an adapter's commands over gRPC.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--worker-id", default="", metavar="ID", help="its name in logs and replies")
+    parser.add_argument(
+        "--adapter",
+        default="snakepit_bridge:BuiltinAdapter",
+        metavar="MODULE:CLASS",
+        help="a subclass of snakepit_bridge.Adapter (default: the built-in commands)",
+    )
+    parser.add_argument(
+        "--import-path",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a directory to import from, before all others; may be repeated",
+    )
+    parser.add_argument(
+        "--listen",
+        default="tcp:127.0.0.1:0",
+        metavar="ADDRESS",
+        help="unix:/path or tcp:127.0.0.1:port; port 0 is any free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-concurrency",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="how many commands run at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-message-size",
+        type=_positive,
+        default=16 * 1024 * 1024,
+        metavar="BYTES",
+        help="the largest message, in and out (default: 16 MiB)",
+    )
+    parser.add_argument(
+        "--shutdown-timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long running calls may take to finish after SIGTERM (default: 5)",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return value

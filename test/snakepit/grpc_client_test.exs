@@ -1,0 +1,135 @@
+defmodule Snakepit.GRPC.ClientTest do
+  use ExUnit.Case, async: true
+  doctest Snakepit.GRPC.Client
+
+  alias Snakepit.Error
+  alias Snakepit.GRPC.Client
+
+  @moduletag :tmp_dir
+
+  describe "a channel of one's own" do
+    setup %{tmp_dir: dir} do
+      python = Path.expand(".venv/bin/python")
+      socket = Path.join(System.tmp_dir!(), "snakepit-#{System.unique_integer([:positive])}.sock")
+      on_exit(fn -> File.rm(socket) end)
+
+      port =
+        Port.open({:spawn_executable, python}, [
+          :binary,
+          :stderr_to_stdout,
+          cd: dir,
+          line: 1000,
+          args: ~w(-u -m snakepit_bridge --listen unix:#{socket}),
+          env: [
+            {'PYTHONPATH', to_charlist(Application.app_dir(:snakepit, "priv/python"))},
+            {'SNAKEPIT_READY_TOKEN', 'ready'}
+          ]
+        ])
+
+      ready = "ready unix:" <> socket
+      assert_receive {^port, {:data, {:eol, ^ready}}}, 10_000
+      {:ok, channel} = Client.connect("unix:" <> socket)
+      %{channel: channel}
+    end
+
+    test "calls, streams and asks", %{channel: channel} do
+      assert {:ok, %{"status" => "ok"}} = Client.execute(channel, "ping")
+      me = self()
+      assert :ok = Client.execute_stream(channel, "ping_stream", %{count: 2}, &send(me, &1))
+      assert_received %{"is_final" => false}
+      assert_received %{"is_final" => true}
+
+      assert {:ok, %{"healthy" => true, "total_requests" => 2, "running" => 0}} =
+               Client.health(channel)
+
+      assert {:ok, %{"supported_commands" => commands, "stats" => stats}} =
+               Client.get_info(channel)
+
+      assert "ping" in commands
+      assert stats["memory_usage_bytes"] > 1_000_000
+    end
+
+    test "a deadline is a timeout", %{channel: channel} do
+      assert {:error, %Error{reason: :timeout}} =
+               Client.execute_stream(channel, "ping_stream", %{interval: 60}, fn _ -> nil end,
+                 timeout: 100
+               )
+    end
+  end
+
+  test "a server that is not there is named" do
+    assert {:error, %Error{reason: :grpc_unavailable, message: message}} =
+             Client.connect("unix:/nowhere/at/all")
+
+    assert message =~ "/nowhere/at/all"
+  end
+
+  test "an address of no known form is refused with the forms there are" do
+    assert {:error, %Error{reason: :invalid_args, message: message}} = Client.connect("http://x")
+    assert message =~ "unix:/path" and message =~ "tcp:host:port"
+  end
+
+  describe "encode_args/1" do
+    test "sends a binary as it is and anything else as JSON" do
+      assert Client.encode_args(%{a: <<255>>, b: nil, c: :atom, d: {1, 2}, e: [x: 1]}) ==
+               %{
+                 "a" => <<255>>,
+                 "b" => "null",
+                 "c" => "\"atom\"",
+                 "d" => "[1,2]",
+                 "e" => "{\"x\":1}"
+               }
+    end
+
+    test "keeps integers of any size and floats exact" do
+      for number <- [0, -1, 2 ** 64, -(2 ** 64), 10 ** 100, 0.1, -1.5e300, 5.0e-324] do
+        encoded = Client.encode_args(%{n: number})
+        assert Client.decode_result(encoded) == %{"n" => number}
+      end
+    end
+
+    test "names what cannot be sent by its path" do
+      for {value, path} <- [
+            {%{x: [1, make_ref()]}, "args.v.x[1]"},
+            {%{x: <<1::3>>}, "args.v.x"},
+            {[<<255>>], "args.v[0]"},
+            {%{x: ~D[2026-01-01]}, "args.v.x"},
+            {[1 | 2], "args.v"}
+          ] do
+        error = assert_raise Error, fn -> Client.encode_args(%{v: value}) end
+        assert error.reason == :invalid_args
+        assert error.message =~ path
+      end
+    end
+
+    test "refuses nesting past its limit" do
+      deep = Enum.reduce(1..200, [], fn _, inner -> [inner] end)
+      assert_raise Error, ~r/128/, fn -> Client.encode_args(%{v: deep}) end
+    end
+  end
+
+  describe "decode_result/1" do
+    test "reads JSON if it parses, else a binary" do
+      assert Client.decode_result(%{
+               "a" => "[1, 2.5, null, true]",
+               "b" => "no json",
+               "c" => <<255, 254>>,
+               "d" => "{\"x\": {\"y\": \"z\"}, \"x\": 1}",
+               "e" => "",
+               "f" => "\"text\""
+             }) == %{
+               "a" => [1, 2.5, nil, true],
+               "b" => "no json",
+               "c" => <<255, 254>>,
+               "d" => %{"x" => 1},
+               "e" => "",
+               "f" => "text"
+             }
+    end
+
+    test "refuses nesting past its limit" do
+      deep = String.duplicate("[", 100_000) <> String.duplicate("]", 100_000)
+      assert_raise Error, ~r/128/, fn -> Client.decode_result(%{"v" => deep}) end
+    end
+  end
+end

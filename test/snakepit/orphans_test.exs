@@ -1,0 +1,51 @@
+defmodule Snakepit.OrphansTest do
+  use ExUnit.Case, async: true
+
+  import Snakepit.Test.Pools
+
+  @moduletag :tmp_dir
+
+  # A BEAM of its own, so that it can be killed.
+  for {command, args} <- [{"sleep", "seconds: 600, "}, {"sleep_holding_the_gil", ""}] do
+    test "no worker outlives a killed BEAM, not even in #{command}", %{tmp_dir: dir} do
+      started = Path.join(dir, "started")
+
+      script = """
+      {:ok, _} = Application.ensure_all_started(:snakepit)
+      args = [class: "trouble:Trouble", paths: [#{inspect(Path.expand("test/support/python"))}]]
+      {:ok, _} = Snakepit.Pool.start_link(size: 2, adapter_args: args)
+      :ok = Snakepit.Pool.await_ready()
+      {:ok, %{"pid" => one}} = Snakepit.execute("pid")
+      {:ok, %{"pid" => two}} = Snakepit.execute("pid")
+      IO.puts("workers #{"\#{one} \#{two}"} beam #{"\#{System.pid()}"} end")
+      Snakepit.execute("#{unquote(command)}", %{#{unquote(args)}started: #{inspect(started)}})
+      """
+
+      paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
+
+      port =
+        Port.open({:spawn_executable, System.find_executable("elixir")}, [
+          :binary,
+          :exit_status,
+          args: paths ++ ["-e", script]
+        ])
+
+      [one, two, beam] = pids(port, "")
+      eventually(fn -> File.exists?(started) end, 10_000)
+      assert alive?(one) and alive?(two)
+      System.cmd("kill", ["-KILL", to_string(beam)])
+      eventually(fn -> not alive?(one) and not alive?(two) end, 2_000)
+    end
+  end
+
+  defp pids(port, seen) do
+    case Regex.run(~r/workers (\d+) (\d+) beam (\d+) end/, seen) do
+      [_all | pids] ->
+        Enum.map(pids, &String.to_integer/1)
+
+      nil ->
+        assert_receive {^port, {:data, data}}, 20_000
+        pids(port, seen <> data)
+    end
+  end
+end

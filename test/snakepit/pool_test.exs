@@ -1,0 +1,282 @@
+defmodule Snakepit.PoolTest do
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureLog
+  import Snakepit.Test.Pools
+
+  alias Snakepit.Error
+
+  @moduletag :tmp_dir
+
+  # Keeps a worker busy until the test's end, and returns once the command runs.
+  defp occupy(pool, dir) do
+    started = Path.join(dir, "started")
+
+    task =
+      Task.async(fn ->
+        Snakepit.execute("sleep", %{seconds: 1, started: started}, pool: pool)
+      end)
+
+    eventually(fn -> File.exists?(started) end)
+    task
+  end
+
+  defp millis(fun) do
+    {time, value} = :timer.tc(fun)
+    {div(time, 1000), value}
+  end
+
+  test "a full queue refuses at once", %{tmp_dir: dir} do
+    pool = start_pool!(max_queue: 0)
+    task = occupy(pool, dir)
+
+    assert {:error, %Error{reason: :pool_saturated, details: %{max_queue: 0}}} =
+             Snakepit.execute("ping", %{}, pool: pool)
+
+    assert {:error, %Error{reason: :pool_saturated}} =
+             Snakepit.execute_stream("ping_stream", %{}, fn _ -> nil end, pool: pool)
+
+    assert {:ok, _} = Task.await(task)
+  end
+
+  test "whoever waits too long is told so, and the next is served", %{tmp_dir: dir} do
+    pool = start_pool!(queue_timeout: 100)
+    task = occupy(pool, dir)
+    assert {:error, %Error{reason: :queue_timeout}} = Snakepit.execute("ping", %{}, pool: pool)
+
+    assert {:error, %Error{reason: :queue_timeout}} =
+             Snakepit.execute_stream("ping_stream", %{}, fn _ -> nil end, pool: pool)
+
+    assert {:error, %Error{reason: :timeout, details: %{queued: true}}} =
+             Snakepit.execute("ping", %{}, pool: pool, timeout: 50)
+
+    assert {:ok, _} = Task.await(task)
+    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+  end
+
+  test "a call that takes too long ends at its deadline, and its worker is replaced" do
+    pool = start_pool!(kill_grace: 100)
+    before = os_pid(pool)
+
+    {time, result} =
+      millis(fn -> Snakepit.execute("sleep", %{seconds: 600}, pool: pool, timeout: 200) end)
+
+    assert {:error, %Error{reason: :timeout, details: %{queued: false}}} = result
+    assert time in 200..250
+    eventually(fn -> not alive?(before) end)
+    assert os_pid(pool) != before
+  end
+
+  test "a call that stops when it is cancelled keeps its worker", %{tmp_dir: dir} do
+    pool = start_pool!()
+    before = os_pid(pool)
+    seen = Path.join(dir, "seen")
+
+    assert {:error, %Error{reason: :timeout}} =
+             Snakepit.execute("wait_cancelled", %{seen: seen}, pool: pool, timeout: 100)
+
+    assert os_pid(pool) == before
+    assert File.exists?(seen)
+  end
+
+  test "the caller's death reaches Python, and the worker serves the next one", %{tmp_dir: dir} do
+    pool = start_pool!()
+    before = os_pid(pool)
+    closed = Path.join(dir, "closed")
+    me = self()
+
+    caller =
+      spawn(fn ->
+        Snakepit.execute_stream("endless", %{closed: closed}, &send(me, &1), pool: pool)
+      end)
+
+    assert_receive %{"index" => 100}, 5_000
+    Process.exit(caller, :kill)
+    {time, :ok} = millis(fn -> eventually(fn -> File.exists?(closed <> ".cancelled") end) end)
+    assert time < 100
+    eventually(fn -> File.exists?(closed) end)
+    assert os_pid(pool) == before
+  end
+
+  test "the death of a caller that waits frees its place in the queue", %{tmp_dir: dir} do
+    pool = start_pool!(max_queue: 1)
+    task = occupy(pool, dir)
+    waiting = spawn(fn -> Snakepit.execute("ping", %{}, pool: pool) end)
+
+    saturated? = fn ->
+      match?(
+        {:error, %Error{reason: :pool_saturated}},
+        Snakepit.execute("ping", %{}, pool: pool, timeout: 20)
+      )
+    end
+
+    eventually(saturated?)
+    Process.exit(waiting, :kill)
+    eventually(fn -> not saturated?.() end)
+    Task.await(task)
+  end
+
+  test "a worker that is killed costs its calls, which hear at once, and is replaced", %{
+    tmp_dir: dir
+  } do
+    pool = start_pool!(max_concurrency: 4)
+    before = os_pid(pool)
+
+    tasks =
+      for n <- 1..4 do
+        started = Path.join(dir, "started#{n}")
+        args = %{seconds: 600, started: started}
+        task = Task.async(fn -> Snakepit.execute("sleep", args, pool: pool, timeout: 60_000) end)
+        eventually(fn -> File.exists?(started) end)
+        task
+      end
+
+    System.cmd("kill", ["-KILL", to_string(before)])
+    {time, results} = millis(fn -> Task.await_many(tasks) end)
+    assert time < 500
+    for result <- results, do: assert({:error, %Error{reason: :worker_crashed}} = result)
+    assert os_pid(pool) != before
+  end
+
+  test "a command that ends its process is a crashed worker" do
+    pool = start_pool!()
+    assert {:error, %Error{reason: :worker_crashed}} = Snakepit.execute("die", %{}, pool: pool)
+    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+  end
+
+  test "what handlers have started ends with the pool" do
+    pool = start_pool!()
+    worker = os_pid(pool)
+    {:ok, %{"pid" => child}} = Snakepit.execute("child", %{}, pool: pool)
+    assert alive?(child)
+    :ok = stop_supervised({Snakepit.Pool, pool})
+    assert not alive?(worker)
+    eventually(fn -> not alive?(child) end)
+    assert {:error, %Error{reason: :pool_stopped}} = Snakepit.execute("ping", %{}, pool: pool)
+  end
+
+  test "messages above the limit are refused by name, both ways" do
+    pool = start_pool!(max_message_size: 100_000)
+
+    assert {:error, %Error{reason: :message_too_large, message: message} = error} =
+             Snakepit.execute("echo", %{blob: :binary.copy("x", 200_000)}, pool: pool)
+
+    assert message =~ "100000" and message =~ ":max_message_size"
+    assert error.details.limit == 100_000
+
+    assert {:error, %Error{reason: :message_too_large, message: message}} =
+             Snakepit.execute("blob", %{size: 200_000}, pool: pool)
+
+    assert message =~ "100000" and message =~ "max_message_size"
+    assert {:ok, _} = Snakepit.execute("blob", %{size: 90_000}, pool: pool)
+  end
+
+  test "prints and logs reach Logger with the worker's id, and break nothing" do
+    pool = start_pool!()
+
+    log =
+      capture_log(fn ->
+        assert {:ok, _} = Snakepit.execute("noise", %{megabytes: 4}, pool: pool)
+        assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+        # The worker's process logs in order: what it says at its end comes after the noise.
+        stop_supervised!({Snakepit.Pool, pool})
+      end)
+
+    assert log =~ "[:#{pool}/1] from stderr"
+    assert log =~ ~r/\[error\].*\[:#{pool}\/1\].*from logging/
+  end
+
+  test "serves over TCP, with a secret that others do not have" do
+    pool = start_pool!(transport: :tcp)
+    assert {:ok, %{"status" => "ok"}} = Snakepit.execute("ping", %{}, pool: pool)
+    port = listening_port(os_pid(pool))
+    {:ok, channel} = Snakepit.GRPC.Client.connect("tcp:127.0.0.1:#{port}")
+
+    assert {:error, %Error{reason: :unauthenticated}} =
+             Snakepit.GRPC.Client.execute(channel, "ping")
+  end
+
+  test "two pools are two pools" do
+    one = start_pool!()
+    two = start_pool!()
+    assert os_pid(one) != os_pid(two)
+  end
+
+  describe "a worker that does not start" do
+    test "names the Python that was not found" do
+      error = start_error(python: "/nowhere/python")
+      assert error.message =~ "/nowhere/python" and error.message =~ ":python"
+    end
+
+    test "names the class or module that was not found" do
+      assert start_error(adapter_args: [class: "nowhere:Class"]).message =~ "nowhere"
+      assert start_error(adapter_args: [class: "snakepit_bridge:Missing"]).message =~ "Missing"
+    end
+
+    test "shows the end of its output", %{tmp_dir: dir} do
+      File.write!(Path.join(dir, "broken.py"), "print('last words')\nraise SystemExit(3)\n")
+      error = start_error(adapter_args: [class: "broken:Broken", paths: [dir]])
+      assert error.message =~ "last words"
+    end
+
+    test "is tried again until the cause is gone", %{tmp_dir: dir} do
+      file = Path.join(dir, "late.py")
+
+      pool =
+        start_pool_unready!(
+          adapter_args: [class: "late:Late", paths: [dir]],
+          restart_backoff: {50, 100}
+        )
+
+      assert {:error, %Error{reason: :worker_start_failed}} = Snakepit.Pool.await_ready(pool)
+
+      assert {:error, %Error{reason: :worker_start_failed}} =
+               Snakepit.execute("ping", %{}, pool: pool)
+
+      File.write!(file, "from snakepit_bridge import BuiltinAdapter as Late\n")
+      eventually(fn -> match?({:ok, _}, Snakepit.execute("ping", %{}, pool: pool)) end, 10_000)
+      assert :ok = Snakepit.Pool.await_ready(pool)
+    end
+
+    defp start_error(options) do
+      pool = start_pool_unready!(options)
+
+      assert {:error, %Error{reason: :worker_start_failed} = error} =
+               Snakepit.Pool.await_ready(pool)
+
+      assert {:error, %Error{reason: :worker_start_failed}} =
+               Snakepit.execute("ping", %{}, pool: pool)
+
+      error
+    end
+  end
+
+  test "wrong options are named when the pool starts" do
+    assert {:error, %Error{reason: :invalid_options, message: message}} =
+             Snakepit.Pool.start_link(name: :wrong, size: 0)
+
+    assert message =~ ":size" and message =~ "0"
+
+    assert {:error, %Error{message: message}} = Snakepit.Pool.start_link(name: :wrong, sice: 1)
+    assert message =~ ":sice" and message =~ ":size"
+  end
+
+  # The port that a process listens on, from the kernel's own table.
+  defp listening_port(os_pid) do
+    inodes =
+      for fd <- File.ls!("/proc/#{os_pid}/fd"),
+          {:ok, "socket:[" <> inode} <- [File.read_link("/proc/#{os_pid}/fd/#{fd}")],
+          do: String.trim_trailing(inode, "]")
+
+    "/proc/#{os_pid}/net/tcp"
+    |> File.stream!()
+    |> Stream.drop(1)
+    |> Stream.map(&String.split/1)
+    |> Enum.find_value(fn [_sl, local, _remote, state | rest] ->
+      if state == "0A" and Enum.at(rest, 5) in inodes do
+        [_address, port] = String.split(local, ":")
+        String.to_integer(port, 16)
+      end
+    end)
+  end
+end

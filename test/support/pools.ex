@@ -1,0 +1,59 @@
+defmodule Snakepit.Test.Pools do
+  @moduledoc false
+  # Pools of real Python workers for tests, each under its own name.
+
+  import ExUnit.Callbacks
+
+  @python Path.expand("python", __DIR__)
+
+  @doc "Starts a pool of the test commands, waits until it is ready, and returns its name."
+  def start_pool!(options \\ []) do
+    name = start_pool_unready!(options)
+    :ok = Snakepit.Pool.await_ready(name, 20_000)
+    name
+  end
+
+  def start_pool_unready!(options) do
+    name = :"pool#{System.unique_integer([:positive])}"
+    args = [class: "trouble:Trouble", paths: [@python]]
+    options = Keyword.merge([name: name, size: 1, adapter_args: args], options)
+    start_supervised!({Snakepit.Pool, options})
+    name
+  end
+
+  @doc "The OS process of a worker of the pool."
+  def os_pid(pool) do
+    {:ok, %{"pid" => pid}} = Snakepit.execute("pid", %{}, pool: pool)
+    pid
+  end
+
+  def alive?(os_pid) do
+    # A process that has ended and waits to be reaped is no longer alive.
+    case File.read("/proc/#{os_pid}/stat") do
+      {:ok, stat} -> not String.contains?(stat, ") Z ")
+      {:error, _} -> false
+    end
+  end
+
+  @doc "Polls until `condition` holds; fails when it does not within `timeout` ms."
+  def eventually(condition, timeout \\ 5_000) do
+    deadline = System.monotonic_time(:millisecond) + timeout
+    poll(condition, deadline, timeout)
+  end
+
+  defp poll(condition, deadline, timeout) do
+    cond do
+      condition.() ->
+        :ok
+
+      System.monotonic_time(:millisecond) > deadline ->
+        ExUnit.Assertions.flunk("did not come true within #{timeout} ms")
+
+      true ->
+        receive do
+        after
+          5 -> poll(condition, deadline, timeout)
+        end
+    end
+  end
+end

@@ -1,0 +1,109 @@
+"""Commands that do what goes wrong, for the tests of the Elixir side."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from typing import Any, Optional
+
+from snakepit_bridge import BuiltinAdapter, Context, command
+
+
+class Trouble(BuiltinAdapter):
+    @command
+    def pid(self) -> dict[str, int]:
+        return {"pid": os.getpid()}
+
+    @command
+    def child(self) -> dict[str, int]:
+        return {"pid": subprocess.Popen(["sleep", "600"]).pid}
+
+    @command
+    def add(self, a: int, b: int = 0) -> int:
+        return a + b
+
+    @command
+    async def add_async(self, a: int, b: int = 0) -> int:
+        return a + b
+
+    @command
+    def sleep(self, seconds: float, started: Optional[str] = None) -> dict[str, Any]:
+        _touch(started)
+        time.sleep(seconds)
+        return {}
+
+    @command
+    def sleep_holding_the_gil(self, started: str) -> dict[str, Any]:
+        _touch(started)
+        ctypes.PyDLL(None).sleep(600)
+        return {}
+
+    @command
+    def wait_cancelled(self, seen: str, context: Context, started: Optional[str] = None) -> bool:
+        _touch(started)
+        cancelled = context.wait_cancelled(30)
+        _touch(seen)
+        return cancelled
+
+    @command
+    def fail(self, message: str) -> None:
+        raise ValueError(message)
+
+    @command
+    def die(self) -> None:
+        os._exit(7)
+
+    @command
+    def counted(self, count: int) -> Generator[dict[str, int], None, None]:
+        for index in range(count):
+            yield {"index": index}
+
+    @command
+    async def counted_async(self, count: int) -> AsyncGenerator[dict[str, int], None]:
+        for index in range(count):
+            yield {"index": index}
+
+    @command
+    def endless(self, closed: str, context: Context) -> Generator[dict[str, int], None, None]:
+        index = 0
+        context.on_cancel(lambda: _touch(closed + ".cancelled"))
+        try:
+            while True:
+                yield {"index": index}
+                index += 1
+        finally:
+            _touch(closed)
+
+    @command
+    def fail_after(self, count: int) -> Generator[dict[str, int], None, None]:
+        yield from self.counted(count)
+        raise ValueError("no more")
+
+    @command
+    def noise(self, megabytes: int) -> dict[str, Any]:
+        line = "x" * 1023
+        for _ in range(megabytes * 1024):
+            print(line)
+        sys.stderr.write("from stderr\n")
+        logging.getLogger("noise").error("from logging")
+        return {"thread": threading.current_thread().name}
+
+    @command
+    def blob(self, size: int) -> dict[str, bytes]:
+        return {"blob": b"\xff" * size}
+
+    @command
+    def request(self, context: Context) -> dict[str, Any]:
+        return {"id": context.request_id, "session": context.session_id}
+
+
+def _touch(path: Optional[str]) -> None:
+    if path is not None:
+        Path(path).touch()
