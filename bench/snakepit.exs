@@ -15,7 +15,7 @@ defmodule Snakepit.Bench do
 
     rows =
       List.flatten([
-        floor(div(5_000, scale)),
+        port_echo(div(5_000, scale)),
         ready(),
         unary(div(5_000, scale)),
         throughput(div(20_000, scale)),
@@ -27,19 +27,21 @@ defmodule Snakepit.Bench do
     width = rows |> Enum.map(fn {name, _, _} -> String.length(name) end) |> Enum.max()
 
     for {name, value, unit} <- rows do
-      IO.puts("#{String.pad_trailing(name, width)}  #{String.pad_leading(show(value), 10)} #{unit}")
+      IO.puts(
+        "#{String.pad_trailing(name, width)}  #{String.pad_leading(show(value), 10)} #{unit}"
+      )
     end
 
     pairs =
       Enum.map_join(rows, ", ", fn {name, value, unit} ->
-        ~s("#{name} (#{unit})": #{show(value)})
+        ~s|"#{name} (#{unit})": #{show(value)}|
       end)
 
     IO.puts("\n{#{pairs}}")
   end
 
   # A raw echo through a Port to Python: what no call can beat.
-  defp floor(calls) do
+  defp port_echo(calls) do
     port =
       Port.open({:spawn_executable, python()}, [
         :binary,
@@ -113,7 +115,9 @@ defmodule Snakepit.Bench do
     blob = :binary.copy(<<255>>, 10_000_000)
 
     with_pool([size: 1], fn ->
-      times = times(10, fn -> {:ok, %{"blob" => ^blob}} = Snakepit.execute("echo", %{blob: blob}) end)
+      times =
+        times(10, fn -> {:ok, %{"blob" => ^blob}} = Snakepit.execute("echo", %{blob: blob}) end)
+
       [{"10 MB echo", 10 / (percentile(times, 50) / 1_000_000), "MB/s"}]
     end)
   end
@@ -124,7 +128,11 @@ defmodule Snakepit.Bench do
     {:ok, channel} = Client.connect("unix:" <> socket)
     echo = fn -> {:ok, _} = Client.execute(channel, "echo", %{text: @kib}) end
     args = ~w(run --quiet --release --locked --package snakepit_proto --example bare_client --)
-    bare = fn -> System.cmd("cargo", args ++ [socket, "#{calls}", "#{concurrent}", "#{@calls}"]) end
+
+    bare = fn ->
+      System.cmd("cargo", args ++ [socket, "#{calls}", "#{concurrent}", "#{@calls}"])
+    end
+
     {_, 0} = bare.()
 
     times = times(calls, echo)
@@ -149,7 +157,7 @@ defmodule Snakepit.Bench do
         :binary,
         line: 1000,
         args: ~w(-u -m snakepit_bridge --listen unix:#{socket}),
-        env: [{'PYTHONPATH', 'python'}, {'SNAKEPIT_READY_TOKEN', 'ready'}]
+        env: [{~c"PYTHONPATH", ~c"python"}, {~c"SNAKEPIT_READY_TOKEN", ~c"ready"}]
       ])
 
     await_line(port, "ready unix:" <> socket)

@@ -18,8 +18,13 @@ defmodule Demo.Table do
     value |> Integer.to_string() |> String.replace(~r/\B(?=(\d{3})+$)/, ",")
   end
 
-  def number(value) when abs(value) < 1.0e9, do: :erlang.float_to_binary(value, decimals: 2)
-  def number(value), do: :erlang.float_to_binary(value, scientific: 3)
+  def number(value) when value == 0 or (abs(value) >= 0.1 and abs(value) < 1.0e9),
+    do: decimal(value, 2)
+
+  def number(value) when abs(value) >= 0.0001 and abs(value) < 0.1, do: decimal(value, 4)
+  def number(value), do: :erlang.float_to_binary(value, scientific: 2)
+
+  def decimal(value, places), do: :erlang.float_to_binary(value, decimals: places)
 
   defp section([], _keys), do: []
 
@@ -47,6 +52,8 @@ defmodule Demo.Table do
 end
 
 defmodule Demo.Progress do
+  alias Demo.Table
+
   @width 78
 
   # On a terminal the line is written over; elsewhere there is one per tenth of the file.
@@ -61,15 +68,20 @@ defmodule Demo.Progress do
 
   def finish, do: if(IO.ANSI.enabled?(), do: IO.write(["\r", IO.ANSI.clear_line()]))
 
+  # As many of the means so far as there is room for.
   defp line(chunk) do
     percent = String.pad_leading("#{floor(chunk["progress"] * 100)}%", 4)
-    rows = String.pad_leading(Demo.Table.number(chunk["rows"]), 10)
-    String.slice("#{percent} #{rows} rows  means:#{means(chunk["columns"])}", 0, @width)
+    rows = String.pad_leading(Table.number(chunk["rows"]), 10)
+
+    Enum.reduce_while(means(chunk["columns"]), "#{percent} #{rows} rows, means:", fn mean, line ->
+      longer = line <> "  " <> mean
+      if String.length(longer) <= @width, do: {:cont, longer}, else: {:halt, line}
+    end)
   end
 
   defp means(columns) do
     for {name, %{"mean" => mean, "stddev" => spread}} <- Enum.sort(columns), spread > 0 do
-      "  #{name} #{Demo.Table.number(mean)}"
+      "#{name} #{Table.number(mean)}"
     end
   end
 end
@@ -82,27 +94,27 @@ defmodule Demo do
   def main(argv) do
     path = Path.expand(List.first(argv) || @file_by_default)
 
-    with :ok <- start_pool(),
-         :ok <- compute(),
-         :ok <- process(path) do
-      :ok
-    else
-      {:error, error} ->
-        IO.puts(:stderr, "\n" <> Exception.message(error))
-        exit({:shutdown, 1})
+    {:ok, supervisor} = Supervisor.start_link([], strategy: :one_for_one)
+
+    result =
+      with :ok <- start_pool(supervisor),
+           :ok <- compute(),
+           do: process(path)
+
+    Supervisor.stop(supervisor)
+
+    with {:error, error} <- result do
+      IO.puts(:stderr, "\n" <> Exception.message(error))
+      exit({:shutdown, 1})
     end
   end
 
-  defp start_pool do
+  defp start_pool(supervisor) do
     IO.puts("Starting two Python workers ...")
 
     {time, result} =
       :timer.tc(fn ->
-        {:ok, _} =
-          Supervisor.start_link([{Snakepit.Pool, name: Demo.Pool, size: 2}],
-            strategy: :one_for_one
-          )
-
+        {:ok, _} = Supervisor.start_child(supervisor, {Snakepit.Pool, name: Demo.Pool, size: 2})
         Snakepit.Pool.await_ready(Demo.Pool, 30_000)
       end)
 
@@ -132,14 +144,14 @@ defmodule Demo do
   defp show(%{"is_final" => true} = summary) do
     Progress.finish()
     IO.write(Table.render(summary["columns"]))
-    seconds = :erlang.float_to_binary(summary["duration"], decimals: 2)
-    megabytes = :erlang.float_to_binary(summary["bytes_read"] / 1_000_000, decimals: 1)
+    seconds = Table.decimal(summary["duration"], 2)
+    megabytes = Table.decimal(summary["bytes_read"] / 1_000_000, 1)
     IO.puts("\n#{Table.number(summary["rows"])} rows, #{megabytes} MB in #{seconds} s")
   end
 
   defp show(chunk), do: Progress.print(chunk)
 
-  defp ms(microseconds), do: :erlang.float_to_binary(microseconds / 1000, decimals: 2) <> " ms"
+  defp ms(microseconds), do: Table.decimal(microseconds / 1000, 2) <> " ms"
 end
 
 Demo.main(System.argv())

@@ -70,6 +70,7 @@ defmodule SnakepitTest do
       assert error.command == "fail"
       assert error.pool == pool
       assert error.worker_id =~ "/"
+      assert byte_size(error.request_id) > 8
       assert %{type: "ValueError", message: "boom", traceback: traceback} = error.details
       assert traceback =~ "trouble.py"
       assert Exception.message(error) =~ "boom"

@@ -41,8 +41,9 @@ defmodule Snakepit.GRPCWorker do
   def init(worker) do
     Process.flag(:trap_exit, true)
     state = struct!(__MODULE__, worker)
-    Logger.metadata(snakepit_worker: state.id)
-    {:ok, %{state | token: random(), secret: random()}, {:continue, :start}}
+    # Only its user can reach a worker's Unix socket.
+    secret = if state.options.transport == :tcp, do: random()
+    {:ok, %{state | token: random(), secret: secret}, {:continue, :start}}
   end
 
   @impl true
@@ -128,7 +129,8 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp open(executable, args, env, state) do
-    env = [{"SNAKEPIT_READY_TOKEN", state.token}, {"SNAKEPIT_SECRET", state.secret} | env]
+    secret = if state.secret, do: [{"SNAKEPIT_SECRET", state.secret}], else: []
+    env = [{"SNAKEPIT_READY_TOKEN", state.token} | secret] ++ env
     env = for {name, value} <- env, do: {to_charlist(name), to_charlist(value)}
 
     Port.open({:spawn_executable, executable}, [
@@ -143,9 +145,12 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp output(line, %{token: token, timer: starting} = state) do
-    case starting && line do
-      <<^token::binary-size(byte_size(token)), " ", address::binary>> ->
+    case line do
+      <<^token::binary-size(byte_size(token)), " ", address::binary>> when starting != nil ->
         connect(address, state)
+
+      "" ->
+        state
 
       _ ->
         log(line, state.id)
@@ -154,7 +159,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp connect(address, %{options: options} = state) do
-    secret = if match?("tcp:" <> _, address), do: [secret: state.secret], else: []
+    secret = if state.secret, do: [secret: state.secret], else: []
     connect_options = [max_message_size: options.max_message_size] ++ secret
 
     case Client.start_connect(address, connect_options) do
@@ -168,7 +173,6 @@ defmodule Snakepit.GRPCWorker do
   defp log("<4>" <> line, id), do: Logger.warning("[#{id}] #{line}")
   defp log("<7>" <> line, id), do: Logger.debug("[#{id}] #{line}")
   defp log("<6>" <> line, id), do: Logger.info("[#{id}] #{line}")
-  defp log("", _id), do: :ok
   defp log(line, id), do: Logger.info("[#{id}] #{line}")
 
   # Its exit, which the port tells, ends this process.

@@ -21,8 +21,8 @@ defmodule Snakepit.GRPC.ClientTest do
           line: 1000,
           args: ~w(-u -m snakepit_bridge --listen unix:#{socket}),
           env: [
-            {'PYTHONPATH', to_charlist(Application.app_dir(:snakepit, "priv/python"))},
-            {'SNAKEPIT_READY_TOKEN', 'ready'}
+            {~c"PYTHONPATH", to_charlist(Application.app_dir(:snakepit, "priv/python"))},
+            {~c"SNAKEPIT_READY_TOKEN", ~c"ready"}
           ]
         ])
 

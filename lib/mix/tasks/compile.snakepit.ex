@@ -25,11 +25,13 @@ defmodule Mix.Tasks.Compile.Snakepit do
     sources = files("{native,proto}/**/*.{rs,toml,proto}") ++ ["Cargo.toml", "Cargo.lock"]
 
     if Mix.Utils.stale?(sources, [@library]) do
+      # What is edited while cargo runs is newer than the library.
+      started = System.os_time(:second)
       cargo!()
       # A running system may have the old file mapped: it is replaced, never written into.
       File.mkdir_p!(Path.dirname(@library))
       File.cp!(built_library(), @library <> ".new")
-      File.touch!(@library <> ".new")
+      File.touch!(@library <> ".new", started)
       File.rename!(@library <> ".new", @library)
       :ok
     else

@@ -163,9 +163,11 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc false
-  def error({reason, message, details}, command \\ nil, {worker_id, _, _} \\ {nil, 0, 0}) do
-    {request_id, details} = Map.pop(details, :request_id)
-
+  def error(
+        {reason, message, details},
+        command \\ nil,
+        {request_id, worker_id, _, _} \\ {nil, nil, 0, 0}
+      ) do
     %Error{
       reason: reason,
       message: message,

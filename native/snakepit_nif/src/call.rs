@@ -275,27 +275,30 @@ impl Call {
     }
 }
 
-/// What the reply says beside the result: `{worker_id, queue_us, execution_us}`.
-type Meta = (Option<String>, u64, u64);
+/// What the reply says beside the result: `{request_id, worker_id, queue_us, execution_us}`.
+type Meta = (String, Option<String>, u64, u64);
 
 struct Clock {
+    request_id: String,
+    worker_id: Option<String>,
     started: Instant,
     placed: Instant,
-    worker_id: Option<String>,
 }
 
 impl Clock {
     fn new(call: &Call, place: &Place) -> Self {
         Self {
+            request_id: call.request_id.clone(),
+            worker_id: place.worker_id(),
             started: call.started,
             placed: Instant::now(),
-            worker_id: place.worker_id(),
         }
     }
 
     fn meta(&self) -> Meta {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         (
+            self.request_id.clone(),
             self.worker_id.clone(),
             micros(self.placed - self.started),
             micros(self.placed.elapsed()),
@@ -357,7 +360,7 @@ fn failed_term<'a>(env: Env<'a>, failure: &Failure, meta: &Meta) -> Term<'a> {
 
 fn refused_term<'a>(env: Env<'a>, failure: &Failure, call: &Call) -> Term<'a> {
     let waited = u64::try_from(call.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    failed_term(env, failure, &(None, waited, 0))
+    failed_term(env, failure, &(call.request_id.clone(), None, waited, 0))
 }
 
 /// Sleeps for ever without a deadline.

@@ -332,7 +332,8 @@ fn build_map<'a>(
     })
 }
 
-/// How serde_json hands out a number with its text.
+/// How serde_json hands out a number of which the text matters: a float, or an integer beyond 64
+/// bits.
 const NUMBER: &str = "$serde_json::private::Number";
 
 #[derive(Clone, Copy)]
@@ -358,6 +359,14 @@ impl<'a, 'de> Visitor<'de> for ValueSeed<'a> {
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Term<'a>, E> {
+        Ok(value.encode(self.0))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Term<'a>, E> {
+        Ok(value.encode(self.0))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Term<'a>, E> {
         Ok(value.encode(self.0))
     }
 
@@ -388,9 +397,6 @@ impl<'a, 'de> Visitor<'de> for ValueSeed<'a> {
 }
 
 fn number<'a>(env: Env<'a>, text: &str) -> Result<Term<'a>, &'static str> {
-    if let Ok(small) = text.parse::<i64>() {
-        return Ok(small.encode(env));
-    }
     if text.contains(['.', 'e', 'E']) {
         return match text.parse::<f64>() {
             Ok(float) if float.is_finite() => Ok(float.encode(env)),

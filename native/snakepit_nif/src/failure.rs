@@ -68,7 +68,7 @@ pub(crate) enum Failure {
         limit: usize,
         said: String,
     },
-    #[error("{}", .0.message)]
+    #[error("{}", remote_text(.0))]
     Remote(ErrorDetail),
     #[error("{}", if .message.is_empty() { .code.description() } else { .message })]
     Status {
@@ -136,6 +136,14 @@ impl Failure {
                 },
             },
         }
+    }
+}
+
+fn remote_text(detail: &ErrorDetail) -> String {
+    if detail.r#type.is_empty() {
+        detail.message.clone()
+    } else {
+        format!("{}: {}", detail.r#type, detail.message)
     }
 }
 
