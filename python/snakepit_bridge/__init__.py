@@ -1,11 +1,11 @@
 """Commands in Python, called from Elixir.
 
-    from snakepit_bridge import Adapter, Context, command
+from snakepit_bridge import Adapter, Context, command
 
-    class Greeter(Adapter):
-        @command
-        def greet(self, name: str, context: Context) -> str:
-            return f"Hello {name}, this is {context.worker_id}."
+class Greeter(Adapter):
+    @command
+    def greet(self, name: str, context: Context) -> str:
+        return f"Hello {name}, this is {context.worker_id}."
 """
 
 from snakepit_bridge._adapter import Adapter, command

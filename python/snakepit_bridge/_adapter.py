@@ -41,7 +41,9 @@ def command(
 
     def mark(function: _Function) -> _Function:
         if not hasattr(function, "__code__"):
-            raise TypeError(f"@command goes on a method, directly above its def, not on {function!r}")
+            raise TypeError(
+                f"@command goes on a method, directly above its def, not on {function!r}"
+            )
         setattr(function, MARK, name or "")
         return function
 

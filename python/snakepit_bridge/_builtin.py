@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Optional
 
 from snakepit_bridge._adapter import Adapter, command
 from snakepit_bridge._context import Context
@@ -56,7 +57,7 @@ class BuiltinAdapter(Adapter):
     @command
     def ping_stream(
         self, context: Context, count: int = 3, interval: float = 0
-    ) -> Generator[dict[str, Any], None, dict[str, Any] | None]:
+    ) -> Generator[dict[str, Any], None, Optional[dict[str, Any]]]:
         """Sends `count` chunks, the last of them final, `interval` seconds apart."""
         for index in range(count):
             if index and interval and context.wait_cancelled(interval):
@@ -69,7 +70,7 @@ class BuiltinAdapter(Adapter):
 
     @command
     def process_large_dataset(
-        self, context: Context, path: str, chunk_rows: int = 5000
+        self, path: str, chunk_rows: int = 5000
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
         """Reads a CSV file with a header line in one pass, in constant memory.
 
@@ -81,7 +82,7 @@ class BuiltinAdapter(Adapter):
         if chunk_rows < 1:
             raise ValueError(f"chunk_rows must be at least 1, not {chunk_rows!r}")
         started = time.perf_counter()
-        with Dataset(path) as dataset:
+        with contextlib.closing(Dataset(path)) as dataset:
             while dataset.read(chunk_rows):
                 yield dataset.summary()
             return {**dataset.summary(), "duration": time.perf_counter() - started}

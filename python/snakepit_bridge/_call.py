@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
-import asyncio
+import itertools
+import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Optional, Protocol, Union
+from typing import Any, Optional, Protocol
 
 from snakepit_bridge._commands import Command
 from snakepit_bridge._context import Context
-from snakepit_bridge._failure import Failure
+from snakepit_bridge._failure import CallError
+
+#: Numbers calls in the order in which they arrive.
+arrival = itertools.count().__next__
 
 
-class Sink(Protocol):
-    """Where a call's results go: a transport's side of a call. Any thread may use it."""
+class UnaryWire(Protocol):
+    """How a unary call's result becomes a message; `result` may raise a `CallError`."""
 
-    def pack(self, fields: Mapping[str, bytes], *, final: bool) -> bytes:
-        """The message that carries `fields`, or a `Failure` if it cannot be sent."""
-        ...
+    def result(self, fields: Mapping[str, bytes]) -> bytes: ...
 
-    def send(self, message: bytes) -> bool:
-        """Takes a chunk and waits while the consumer is behind; False if nobody wants more."""
-        ...
+    def failure(self, failure: CallError) -> bytes: ...
 
-    async def send_async(self, message: bytes) -> bool:
-        """`send` on the event loop."""
-        ...
 
-    def end(self, outcome: Union[bytes, Failure, None]) -> None:
-        """Takes the result, the final chunk or the error. None ends a stream as it is."""
-        ...
+class StreamWire(Protocol):
+    """How a stream's chunks become messages; `chunk` may raise a `CallError`."""
+
+    def chunk(self, fields: Mapping[str, bytes], index: int, *, final: bool) -> bytes: ...
+
+    def failure(self, failure: CallError, index: int = 0) -> bytes: ...
 
 
 class Call:
-    """A command with its arguments, its context and its sink."""
+    """A command with its arguments and its context."""
 
-    __slots__ = ("args", "call_id", "command", "context", "sink", "started", "task")
+    __slots__ = ("args", "call_id", "command", "context", "gate", "interrupt", "order", "started")
 
     def __init__(
         self,
         command: Command,
         args: Callable[[], dict[str, Any]],
         context: Context,
-        sink: Sink,
         *,
         call_id: int = 0,
+        order: Optional[int] = None,
     ) -> None:
         self.command = command
         #: Decodes the arguments, in the thread that runs the command.
         self.args = args
         self.context = context
-        self.sink = sink
         self.call_id = call_id
+        self.order = arrival() if order is None else order
         self.started = False
-        #: What runs an async command, once it has started.
-        self.task: Optional[asyncio.Task[None]] = None
+        #: What its thread waits at while other calls run.
+        self.gate: Optional[threading.Lock] = None
+        #: Stops an async command, once it has started.
+        self.interrupt: Optional[Callable[[], object]] = None

@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Serves an adapter's commands over gRPC.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--worker-id", default="", metavar="ID", help="its name in logs and replies")
+    parser.add_argument(
+        "--worker-id", default="", metavar="ID", help="its name in logs and replies"
+    )
     parser.add_argument(
         "--adapter",
         default="snakepit_bridge:BuiltinAdapter",

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from snakepit_bridge._adapter import MARK, Adapter
 from snakepit_bridge._context import Context
-from snakepit_bridge._failure import Failure
+from snakepit_bridge._failure import CallError
 
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -78,19 +78,22 @@ class Command:
         """The keywords to call the function with: `args` themselves, checked, and the context."""
         names = args.keys()
         if not (self._required <= names and (self._any or names <= self._accepted)):
-            raise Failure("invalid_args", self._misfit(args))
+            raise CallError("invalid_args", self._misfit(args))
         if self._context is not None:
             if self._context in names:
-                raise Failure("invalid_args", self._misfit(args))
+                raise CallError("invalid_args", self._misfit(args))
             args[self._context] = context
         return args
 
     def _misfit(self, args: Mapping[str, Any]) -> str:
         missing = sorted(self._required - args.keys())
-        allowed = args.keys() if self._any else self._accepted
-        unknown = sorted((args.keys() - allowed) | ({self._context} & args.keys()))
-        faults = [f"{what} {', '.join(names)}" for what, names in
-                  (("missing", missing), ("unknown", unknown)) if names]
+        allowed = args.keys() - {self._context} if self._any else self._accepted
+        unknown = sorted(args.keys() - allowed)
+        faults = [
+            f"{what} {', '.join(names)}"
+            for what, names in (("missing", missing), ("unknown", unknown))
+            if names
+        ]
         return f"{'; '.join(faults)}: the command is {self.signature}"
 
 
@@ -114,8 +117,8 @@ class Registry(Mapping[str, Command]):
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self._commands: dict[str, Command] = {}
-        for attribute, name in sorted(_marked(type(adapter)).items()):
-            name = name or attribute
+        for attribute, given in sorted(_marked(type(adapter)).items()):
+            name = given or attribute
             if name in self._commands:
                 raise TypeError(f"two commands of {type(adapter).__name__} are named {name!r}")
             self._commands[name] = Command(name, getattr(adapter, attribute))
@@ -130,12 +133,12 @@ class Registry(Mapping[str, Command]):
         return len(self._commands)
 
     def find(self, name: str, *, stream: bool) -> Command:
-        """The command to serve a call with, or the `Failure` that says why there is none."""
+        """The command to serve a call with, or the `CallError` that says why there is none."""
         command = self._commands.get(name)
         if command is None:
-            raise Failure("unknown_command", self._unknown(name))
+            raise CallError("unknown_command", self._unknown(name))
         if command.streams and not stream:
-            raise Failure(
+            raise CallError(
                 "invalid_args",
                 f"{name!r} yields a stream of results: call it with execute_stream, not execute",
             )

@@ -61,10 +61,8 @@ class Column:
         delta = number - self._mean
         self._mean += delta / self.count
         self._m2 += delta * (number - self._mean)
-        if number < self.minimum:
-            self.minimum = number
-        if number > self.maximum:
-            self.maximum = number
+        self.minimum = min(self.minimum, number)
+        self.maximum = max(self.maximum, number)
 
     def summary(self) -> dict[str, Any]:
         shared = {"count": self.count, "missing": self.missing}
@@ -93,20 +91,17 @@ class Dataset:
         self._bytes_total = os.path.getsize(path)
         self._bytes_read = 0
         self._rows = 0
-        self._file = open(path, "rb")
+        self._file = open(path, "rb")  # noqa: SIM115 (close() closes it)
         try:
             self._reader = csv.reader(self._lines(), strict=True)
-            self._header = next(self._reader, None) or []
+            self._header = next(self._reader, [])
             self._check_header()
         except BaseException:
             self._file.close()
             raise
         self._columns = [Column() for _ in self._header]
 
-    def __enter__(self) -> Dataset:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def read(self, rows: int) -> bool:

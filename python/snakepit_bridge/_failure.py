@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Container
 from types import TracebackType
 from typing import Optional
 
 from snakepit_bridge._values import qualified_name
 
+# An error must fit in a message, whatever went wrong.
+_LONGEST = 16_000
 
-class Failure(Exception):
+
+class CallError(Exception):
     """The error that a call is answered with."""
 
-    def __init__(self, reason: str, message: str, *, type: str = "", traceback: str = "") -> None:
+    def __init__(
+        self, reason: str, message: str, *, type_name: str = "", traceback: str = ""
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
-        self.type = type
+        self.type = type_name
         self.traceback = traceback
 
     def __str__(self) -> str:
-        return f"{self.type}: {self.message}" if self.type and self.message else (
-            self.type or self.message
+        return (
+            f"{self.type}: {self.message}"
+            if self.type and self.message
+            else (self.type or self.message)
         )
 
     @classmethod
-    def of(cls, error: BaseException, hidden: str) -> Failure:
-        """The failure that a command's exception is, without the frames of the file `hidden`."""
+    def of(cls, error: BaseException, hidden: Container[str]) -> CallError:
+        """The failure that a command's exception is, without the outer frames of `hidden` files."""
         try:
             message = str(error)
         except Exception:
@@ -34,14 +42,14 @@ class Failure(Exception):
         return cls(
             "python_error",
             _sendable(message),
-            type=qualified_name(type(error)),
+            type_name=qualified_name(type(error)),
             traceback=_sendable(_formatted(error, hidden)),
         )
 
 
-def _formatted(error: BaseException, hidden: str) -> str:
+def _formatted(error: BaseException, hidden: Container[str]) -> str:
     frames: Optional[TracebackType] = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == hidden:
+    while frames is not None and frames.tb_frame.f_code.co_filename in hidden:
         frames = frames.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, frames))
@@ -50,4 +58,6 @@ def _formatted(error: BaseException, hidden: str) -> str:
 
 
 def _sendable(text: str) -> str:
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]}\n[...]\n{text[-_LONGEST // 2 :]}"
     return text.encode(errors="backslashreplace").decode()

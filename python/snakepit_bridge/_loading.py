@@ -19,7 +19,9 @@ def load_adapter(path: str, import_paths: Sequence[str]) -> Adapter:
     sys.path[0:0] = import_paths
     cls = _find(path)
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
-        raise StartError(f"{path} is not an adapter: it must be a subclass of snakepit_bridge.Adapter")
+        raise StartError(
+            f"{path} is not an adapter: it must be a subclass of snakepit_bridge.Adapter"
+        )
     try:
         return cls()
     except Exception:

@@ -26,9 +26,7 @@ def bind_to_parent() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    threading.Thread(
-        target=_watch, args=(lifeline,), name="snakepit-lifeline", daemon=True
-    ).start()
+    threading.Thread(target=_watch, args=(lifeline,), name="snakepit-lifeline", daemon=True).start()
 
 
 def announce(token: str, address: str) -> None:

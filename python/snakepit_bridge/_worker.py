@@ -10,19 +10,15 @@ from typing import Any
 
 from snakepit_bridge._adapter import Adapter
 from snakepit_bridge._commands import Registry
-from snakepit_bridge._mailbox import Mailbox
 from snakepit_bridge._runner import Runner
 from snakepit_bridge._version import __version__
 
 
 class Worker:
-    def __init__(
-        self, adapter: Adapter, mailbox: Mailbox, *, worker_id: str, max_concurrency: int
-    ) -> None:
+    def __init__(self, adapter: Adapter, *, worker_id: str, max_concurrency: int) -> None:
         self.worker_id = worker_id
-        self.max_concurrency = max_concurrency
         self.registry = Registry(adapter)
-        self.runner = Runner(mailbox, max_concurrency)
+        self.runner = Runner(max_concurrency)
         self.version = __version__
         self._started = time.monotonic()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 from snakepit_bridge import Adapter, command
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 
 
 class WordCount(Adapter):
@@ -25,7 +26,7 @@ class WordCount(Adapter):
         """Counts the words of a file, with the result so far after each `every` lines."""
         counts: Counter[str] = Counter()
         lines = 0
-        with open(path, encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8") as file:
             for lines, line in enumerate(file, start=1):
                 counts.update(_words(line))
                 if lines % every == 0:

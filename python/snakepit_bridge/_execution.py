@@ -1,0 +1,146 @@
+"""Runs a call's command in the calling thread and turns what it gives into messages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Generator, Iterator
+from typing import Any, Optional
+
+from snakepit_bridge._call import Call, StreamWire, UnaryWire
+from snakepit_bridge._failure import CallError
+from snakepit_bridge._runner import Runner, cancelled
+from snakepit_bridge._values import InvalidValueError, encode_fields
+
+_log = logging.getLogger("snakepit_bridge")
+
+
+def run(runner: Runner, call: Call, wire: UnaryWire) -> bytes:
+    """The one message that answers a unary call."""
+    failure: Optional[CallError] = None
+    try:
+        runner.enter(call)
+        message = wire.result(_fields(_value(call), "result"))
+    except BaseException as error:
+        failure = _failure(call, error)
+        message = wire.failure(failure)
+    runner.leave(call, failed=failure is not None)
+    return message
+
+
+def stream(runner: Runner, call: Call, wire: StreamWire) -> Iterator[bytes]:
+    """The messages that answer a streaming call. To close it early is to close the command."""
+    steps = _Steps(call, wire)
+    try:
+        runner.enter(call)
+    except CallError as failure:
+        runner.leave(call, failed=True)
+        yield wire.failure(failure)
+        return
+    try:
+        message = steps.next()
+        while message is not None and not steps.ended:
+            yield message
+            message = steps.next()
+    finally:
+        steps.close()
+        runner.leave(call, failed=steps.failed)
+    if message is not None:
+        yield message
+
+
+class _Steps:
+    """A command as a row of messages. None of its methods raises."""
+
+    def __init__(self, call: Call, wire: StreamWire) -> None:
+        self.ended = False
+        self.failed = False
+        self._call = call
+        self._wire = wire
+        self._index = 0
+        self._generator: Optional[Generator[object, None, object]] = None
+
+    def next(self) -> Optional[bytes]:
+        """The next message. With the last one it has `ended`; None is an end without one."""
+        try:
+            return self._next()
+        except BaseException as error:
+            self.ended = self.failed = True
+            return self._wire.failure(_failure(self._call, error), self._index)
+
+    def close(self) -> None:
+        """Ends the command, by an exception where it stands if it has not ended yet."""
+        if self._generator is None:
+            return
+        try:
+            self._generator.close()
+        except BaseException as error:
+            _log.warning("%s raised %r when it was closed", self._call.command.name, error)
+        if not self.ended:
+            self.failed = True
+
+    def _next(self) -> Optional[bytes]:
+        if self._call.context.cancelled:
+            raise cancelled()
+        if not self._call.command.streams:
+            return self._final(_value(self._call))
+        if self._generator is None:
+            self._generator = _generator(self._call)
+        try:
+            value = next(self._generator)
+        except StopIteration as stop:
+            self.ended = True
+            return None if stop.value is None else self._final(stop.value)
+        message = self._wire.chunk(_fields(value, "chunk"), self._index, final=False)
+        self._index += 1
+        return message
+
+    def _final(self, value: object) -> bytes:
+        self.ended = True
+        return self._wire.chunk(_fields(value, "result"), self._index, final=True)
+
+
+def _value(call: Call) -> object:
+    keywords = _keywords(call)
+    if call.command.is_async:
+        from snakepit_bridge._async import run_coroutine
+
+        return run_coroutine(call, keywords)
+    return call.command.function(**keywords)
+
+
+def _generator(call: Call) -> Generator[object, None, object]:
+    keywords = _keywords(call)
+    if call.command.is_async:
+        from snakepit_bridge._async import run_generator
+
+        return run_generator(call, keywords)
+    generator: Generator[object, None, object] = call.command.function(**keywords)
+    return generator
+
+
+def _keywords(call: Call) -> dict[str, Any]:
+    try:
+        return call.command.bind(call.args(), call.context)
+    except InvalidValueError as error:
+        raise CallError("invalid_args", str(error)) from None
+
+
+def _fields(value: object, root: str) -> dict[str, bytes]:
+    try:
+        return encode_fields(value, root)
+    except InvalidValueError as error:
+        raise CallError("invalid_result", str(error)) from None
+
+
+def _failure(call: Call, error: BaseException) -> CallError:
+    if isinstance(error, CallError):
+        return error
+    if call.context.cancelled:
+        if not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            _log.info("%s raised %r after it was cancelled", call.command.name, error)
+        return cancelled()
+    return CallError.of(error, hidden=(__file__, _ASYNC_FILE))
+
+
+_ASYNC_FILE = __file__.replace("_execution", "_async")

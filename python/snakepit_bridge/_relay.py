@@ -1,0 +1,46 @@
+"""Streams under a deadline that their transport does not watch."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Optional
+
+#: How many messages may wait for the network.
+MESSAGES_AHEAD = 32
+
+
+class TimedOutError(Exception):
+    """There was no next message before the deadline."""
+
+
+def relay(messages: Iterator[bytes], deadline: float) -> Iterator[bytes]:
+    """Passes `messages` on from a thread of their own; raises `TimedOutError` at the deadline.
+
+    Closing it, or its end, lets the thread close `messages` at the next one of them.
+    """
+    waiting: queue.Queue[Optional[bytes]] = queue.Queue(MESSAGES_AHEAD)
+    closed = False
+
+    def feed() -> None:
+        for message in messages:
+            waiting.put(message)
+            if closed:
+                return
+        waiting.put(None)
+
+    threading.Thread(target=feed, name="snakepit-relay", daemon=True).start()
+    try:
+        while True:
+            message = waiting.get(timeout=max(0.0, deadline - time.monotonic()))
+            if message is None:
+                return
+            yield message
+    except queue.Empty:
+        raise TimedOutError from None
+    finally:
+        closed = True
+        while not waiting.empty():
+            waiting.get_nowait()
