@@ -1,0 +1,10 @@
+//! The tests of the modules that need no BEAM. They are built in here because the library itself
+//! links only inside of one: the functions of the NIF interface come from it.
+#![allow(dead_code)]
+
+#[path = "../src/channel.rs"]
+mod channel;
+#[path = "../src/dispatcher.rs"]
+mod dispatcher;
+#[path = "../src/failure.rs"]
+mod failure;
