@@ -29,7 +29,9 @@ defmodule Mix.Tasks.Snakepit.Setup do
 
     unless up_to_date?(stamp, packages) do
       python = Path.join(venv, "bin/python")
-      unless File.exists?(python), do: run!(python!(options[:python]), ["-m", "venv", venv])
+      # Without ensurepip a first try leaves an environment that has no pip.
+      pip? = File.exists?(Path.join(venv, "bin/pip"))
+      unless pip?, do: run!(python!(options[:python]), ["-m", "venv", venv])
       run!(python, ["-m", "pip", "install", "--quiet" | packages])
       File.write!(stamp, wanted)
     end

@@ -2,6 +2,8 @@ defmodule Snakepit.GRPC.Native do
   @moduledoc false
   # The NIFs of native/snakepit_nif, and nothing else.
   @on_load :load
+  # Loaded by the compiler it would look for the library before that is built.
+  @compile {:autoload, false}
 
   def load do
     path = :filename.join(:code.priv_dir(:snakepit), "native/snakepit_nif")
