@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from snakepit_bridge import _logs, _process
-from snakepit_bridge._loading import StartError, load_adapter
+from snakepit_bridge._loading import StartError, load_commands
 from snakepit_bridge._version import __version__
 
 
@@ -36,7 +36,7 @@ def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
             f"{error}; the gRPC server needs it: python -m pip install 'grpcio>=1.60' "
             "'protobuf>=4.25'"
         ) from None
-    adapter = load_adapter(options.adapter, options.import_path)
+    registry = load_commands(options.adapter, options.import_path)
     _logs.yield_to_user()
 
     def ready(address: str) -> None:
@@ -45,7 +45,7 @@ def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
         else:
             print(f"listening on {address}", flush=True)
 
-    return _grpc_server.run(adapter, options, secret=secret, ready=ready)
+    return _grpc_server.run(registry, options, secret=secret, ready=ready)
 
 
 def _parser() -> argparse.ArgumentParser:

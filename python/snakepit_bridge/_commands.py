@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
@@ -14,44 +13,15 @@ from snakepit_bridge._failure import CallError
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-class Kind(enum.Enum):
-    FUNCTION = enum.auto()
-    GENERATOR = enum.auto()
-    COROUTINE = enum.auto()
-    ASYNC_GENERATOR = enum.auto()
-
-    @classmethod
-    def of(cls, function: Callable[..., Any]) -> Kind:
-        if inspect.isasyncgenfunction(function):
-            return cls.ASYNC_GENERATOR
-        if inspect.iscoroutinefunction(function):
-            return cls.COROUTINE
-        return cls.GENERATOR if inspect.isgeneratorfunction(function) else cls.FUNCTION
-
-
 class Command:
     """A bound method with what is needed to check and to pass its arguments."""
-
-    __slots__ = (
-        "_accepted",
-        "_any",
-        "_context",
-        "_required",
-        "doc",
-        "function",
-        "is_async",
-        "kind",
-        "name",
-        "signature",
-        "streams",
-    )
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
-        self.kind = Kind.of(function)
-        self.streams = self.kind in (Kind.GENERATOR, Kind.ASYNC_GENERATOR)
-        self.is_async = self.kind in (Kind.COROUTINE, Kind.ASYNC_GENERATOR)
+        async_generator = inspect.isasyncgenfunction(function)
+        self.streams = async_generator or inspect.isgeneratorfunction(function)
+        self.is_async = async_generator or inspect.iscoroutinefunction(function)
         self.doc = inspect.getdoc(function) or ""
         parameters = inspect.signature(function).parameters.values()
         self._context = next((p.name for p in parameters if _takes_context(p)), None)

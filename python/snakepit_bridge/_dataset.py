@@ -16,18 +16,6 @@ DISTINCT_CAP = 1000
 class Column:
     """A column's running statistics. One text that is no number makes it a text column."""
 
-    __slots__ = (
-        "_capped",
-        "_distinct",
-        "_m2",
-        "_mean",
-        "_numbers",
-        "count",
-        "maximum",
-        "minimum",
-        "missing",
-    )
-
     def __init__(self) -> None:
         self.count = 0
         self.missing = 0

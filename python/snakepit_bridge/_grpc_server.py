@@ -21,14 +21,14 @@ from typing import Any, NoReturn, Optional, Union
 import grpc
 
 from snakepit_bridge import _address, _execution
-from snakepit_bridge._adapter import Adapter
 from snakepit_bridge._call import Call, arrival
-from snakepit_bridge._commands import Command
+from snakepit_bridge._commands import Command, Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._relay import TimedOutError, relay
 from snakepit_bridge._values import decode_fields
+from snakepit_bridge._version import __version__
 from snakepit_bridge._wire import StreamWire, UnaryWire
 from snakepit_bridge._worker import Worker, system_info
 
@@ -48,16 +48,16 @@ _log = logging.getLogger("snakepit_bridge")
 
 
 def run(
-    adapter: Adapter, options: argparse.Namespace, *, secret: str, ready: Callable[[str], None]
+    registry: Registry, options: argparse.Namespace, *, secret: str, ready: Callable[[str], None]
 ) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
     wait_for_signal = _signals()
-    worker = Worker(adapter, worker_id=options.worker_id, max_concurrency=options.max_concurrency)
+    worker = Worker(registry, worker_id=options.worker_id, max_concurrency=options.max_concurrency)
     limit = options.max_message_size
     server = grpc.server(
         futures.ThreadPoolExecutor(MAX_RPCS, thread_name_prefix="snakepit-rpc"),
-        handlers=[_Service(worker, limit, secret)],
+        handlers=[_Service(worker, limit, secret if options.listen.startswith("tcp:") else "")],
         options=[
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
@@ -70,7 +70,7 @@ def run(
     ready(address)
     wait_for_signal()
     _shut_down(server, worker, options.shutdown_timeout)
-    adapter.close()
+    registry.adapter.close()
     return 0
 
 
@@ -222,7 +222,7 @@ class _Service(grpc.GenericRpcHandler):
             uptime_ms=self._worker.uptime_ms(),
             total_requests=runner.handled,
             total_errors=runner.failed,
-            version=self._worker.version,
+            version=__version__,
             running_call_ids=runner.running_call_ids(),
         )
 
@@ -230,7 +230,7 @@ class _Service(grpc.GenericRpcHandler):
         worker = self._worker
         return pb.InfoResponse(
             worker_type="python",
-            version=worker.version,
+            version=__version__,
             supported_commands=list(worker.registry),
             capabilities=worker.capabilities() if request.include_capabilities else None,
             stats=pb.WorkerStats(**worker.stats()) if request.include_stats else None,

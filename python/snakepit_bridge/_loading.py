@@ -8,14 +8,15 @@ import traceback
 from collections.abc import Sequence
 
 from snakepit_bridge._adapter import Adapter
+from snakepit_bridge._commands import Registry
 
 
 class StartError(Exception):
     """Why the worker cannot start and what to do about it: the whole message for the user."""
 
 
-def load_adapter(path: str, import_paths: Sequence[str]) -> Adapter:
-    """An instance of the class at `path`, which is `module:Class`."""
+def load_commands(path: str, import_paths: Sequence[str]) -> Registry:
+    """The commands of an instance of the class at `path`, which is `module:Class`."""
     sys.path[0:0] = import_paths
     cls = _find(path)
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
@@ -23,12 +24,19 @@ def load_adapter(path: str, import_paths: Sequence[str]) -> Adapter:
             f"{path} is not an adapter: it must be a subclass of snakepit_bridge.Adapter"
         )
     try:
-        return cls()
+        adapter = cls()
     except Exception:
         raise StartError(
             f"{traceback.format_exc()}\nthe adapter {path} could not be made: its __init__, which "
             "is called without arguments, raised the error above"
         ) from None
+    try:
+        commands = Registry(adapter)
+    except TypeError as error:
+        raise StartError(f"{path}: {error}") from None
+    if not commands:
+        raise StartError(f"{path} has no commands: put @command above the methods that are some")
+    return commands
 
 
 def _find(path: str) -> object:

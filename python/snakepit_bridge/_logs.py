@@ -21,10 +21,6 @@ class _PrefixFormatter(logging.Formatter):
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """The root handler while the user has none."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
-
 
 def set_up(*, prefixed: bool) -> None:
     """Lines leave at once, and the root logger has a handler unless it had one."""

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 MAX_DEPTH = 128
 
+_LONGEST_PATH = 60
+
 _JSON_KEYS = {True: "true", False: "false", None: "null"}
 
 
@@ -173,4 +175,5 @@ def _check_depth(value: object, path: str, depth: int) -> None:
 
 
 def _too_deep(path: str) -> InvalidValueError:
+    path = path if len(path) < _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
     return InvalidValueError(f"{path} is nested deeper than {MAX_DEPTH} levels")

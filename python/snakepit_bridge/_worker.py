@@ -8,18 +8,15 @@ import sys
 import time
 from typing import Any
 
-from snakepit_bridge._adapter import Adapter
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._runner import Runner
-from snakepit_bridge._version import __version__
 
 
 class Worker:
-    def __init__(self, adapter: Adapter, *, worker_id: str, max_concurrency: int) -> None:
+    def __init__(self, registry: Registry, *, worker_id: str, max_concurrency: int) -> None:
         self.worker_id = worker_id
-        self.registry = Registry(adapter)
+        self.registry = registry
         self.runner = Runner(max_concurrency)
-        self.version = __version__
         self._started = time.monotonic()
 
     def uptime_ms(self) -> int:

@@ -1,0 +1,229 @@
+"""A worker process and a plain client of its contract."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import grpc
+
+from snakepit_bridge._proto import snakepit_pb2 as pb
+
+ROOT = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parent / "support"
+TOKEN = "ready-42"
+PATIENCE = 20.0
+
+
+class Pipe:
+    """A named pipe of which this end never blocks."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = str(path)
+        self._fd = os.open(path, os.O_RDWR)
+        self._seen = ""
+
+    def send(self, text: str) -> None:
+        os.write(self._fd, f"{text}\n".encode())
+
+    def line(self) -> str:
+        deadline = time.monotonic() + PATIENCE
+        while "\n" not in self._seen:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._fd], [], [], left)[0]:
+                raise TimeoutError(f"nothing was told to {self.path}")
+            self._seen += os.read(self._fd, 4096).decode()
+        line, _, self._seen = self._seen.partition("\n")
+        return line
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Client:
+    def __init__(self, address: str, secret: Optional[str] = None) -> None:
+        target = address if address.startswith("unix:") else address.partition(":")[2]
+        self.channel = grpc.insecure_channel(
+            target,
+            options=[
+                ("grpc.default_authority", "localhost"),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+        self._metadata = (("x-snakepit-secret", secret),) if secret is not None else ()
+
+        # grpcio cancels a call that nobody refers to.
+        self._calls: list[Any] = []
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def execute(self, command: str, /, **args: Any) -> pb.ExecuteResponse:
+        response: pb.ExecuteResponse = self.begin(command, args).result()
+        return response
+
+    def result(self, command: str, /, **args: Any) -> dict[str, Any]:
+        """The fields of a result, each read as JSON."""
+        response = self.execute(command, **args)
+        assert response.success, response
+        return {name: json.loads(data) for name, data in response.result.items()}
+
+    def error(self, command: str, **args: Any) -> pb.ErrorDetail:
+        response = self.execute(command, **args)
+        assert not response.success
+        assert response.error
+        return response.error_detail
+
+    def begin(self, command: str, args: dict[str, Any], **options: Any) -> Any:
+        call = ("unary_unary", "Execute", pb.ExecuteResponse)
+        return self._start(call, command, args, options)
+
+    def stream(self, command: str, args: dict[str, Any], **options: Any) -> Any:
+        call = ("unary_stream", "ExecuteStream", pb.StreamResponse)
+        return self._start(call, command, args, options)
+
+    def chunks(self, command: str, **args: Any) -> list[pb.StreamResponse]:
+        return list(self.stream(command, args))
+
+    def health(self, await_call_id: int = 0, timeout: float = PATIENCE) -> pb.HealthResponse:
+        response: pb.HealthResponse = self.begin_health(await_call_id, timeout).result()
+        return response
+
+    def begin_health(self, await_call_id: int = 0, timeout: Optional[float] = PATIENCE) -> Any:
+        call = self.channel.unary_unary(
+            "/snakepit.SnakepitBridge/Health",
+            pb.HealthRequest.SerializeToString,
+            pb.HealthResponse.FromString,
+        )
+        request = pb.HealthRequest(await_call_id=await_call_id)
+        return call.future(request, timeout=timeout, wait_for_ready=True, metadata=self._metadata)
+
+    def info(self, **wanted: bool) -> pb.InfoResponse:
+        call = self.channel.unary_unary(
+            "/snakepit.SnakepitBridge/GetInfo",
+            pb.InfoRequest.SerializeToString,
+            pb.InfoResponse.FromString,
+        )
+        response: pb.InfoResponse = call(
+            pb.InfoRequest(**wanted), timeout=PATIENCE, metadata=self._metadata
+        )
+        return response
+
+    def wait_for_sessions(self, count: int) -> None:
+        """Waits until so many sessions have a call running or waiting."""
+        deadline = time.monotonic() + PATIENCE
+        while self.info(include_stats=True).stats.active_sessions != count:
+            assert time.monotonic() < deadline, f"never {count} sessions"
+
+    def _start(
+        self,
+        rpc: tuple[str, str, Any],
+        command: str,
+        args: dict[str, Any],
+        options: dict[str, Any],
+    ) -> Any:
+        arity, method, response = rpc
+        timeout = options.pop("timeout", PATIENCE)
+        metadata = self._metadata + tuple(options.pop("metadata", ()))
+        request: Any
+        if "session_id" in options:
+            method = method.replace("Execute", "ExecuteInSession")
+            request = pb.SessionRequest(command=command, args=_encoded(args), **options)
+        else:
+            request = pb.ExecuteRequest(command=command, args=_encoded(args), **options)
+        call = getattr(self.channel, arity)(
+            f"/snakepit.SnakepitBridge/{method}",
+            type(request).SerializeToString,
+            response.FromString,
+        )
+        start = call.future if arity == "unary_unary" else call
+        self._calls.append(start(request, timeout=timeout, wait_for_ready=True, metadata=metadata))
+        return self._calls[-1]
+
+
+def _encoded(args: dict[str, Any]) -> dict[str, bytes]:
+    return {
+        name: value if isinstance(value, bytes) else json.dumps(value).encode()
+        for name, value in args.items()
+    }
+
+
+class WorkerProcess:
+    """`python -m snakepit_bridge` as Elixir starts it: through pipes, in the parent's group."""
+
+    def __init__(self, *options: str, token: str = TOKEN, **environment: str) -> None:
+        env = {
+            **{name: value for name, value in os.environ.items() if "SNAKEPIT" not in name},
+            "PYTHONPATH": str(ROOT),
+            **({"SNAKEPIT_READY_TOKEN": token} if token else {}),
+            **environment,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-W", "error", "-m", "snakepit_bridge", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=env,
+            text=True,
+            errors="replace",
+        )
+        self._token = token or "listening on"
+        self._lines: queue.SimpleQueue[Optional[str]] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def address(self) -> str:
+        """Where it listens, once it does."""
+        for line in self.lines():
+            if line.startswith(f"{self._token} "):
+                return line[len(self._token) + 1 :]
+        raise AssertionError(f"it ended with {self.process.wait(PATIENCE)}")
+
+    def lines(self) -> Iterator[str]:
+        """Each further line of its output, as it comes, to the end."""
+        while (line := self._lines.get(timeout=PATIENCE)) is not None:
+            yield line
+
+    def expect(self, text: str) -> str:
+        return next(line for line in self.lines() if text in line)
+
+    def ended(self) -> int:
+        """Its exit code, once it and all that hold its output are gone."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert not self._reader.is_alive()
+        return code
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def close(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            if stream is self.process.stdin:
+                stream.close()
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from client import SUPPORT, Client, Pipe, WorkerProcess
+from hypothesis import settings
+
+settings.register_profile("steady", database=None, deadline=None, derandomize=True)
+settings.load_profile("steady")
+
+
+class Start(Protocol):
+    """Starts a worker; without `--listen` on a Unix socket, without `--adapter` on the probe."""
+
+    def __call__(self, *options: str, token: str = ..., **environment: str) -> WorkerProcess: ...
+
+
+def _starter(stack: ExitStack) -> Start:
+    # Not pytest's own directory: a socket's path is limited to a hundred bytes.
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sp-"))
+    numbers = itertools.count()
+
+    def start(*options: str, **rest: str) -> WorkerProcess:
+        defaults = {
+            "--listen": f"unix:{directory}/{next(numbers)}.sock",
+            "--adapter": "probe:Probe",
+            "--import-path": str(SUPPORT),
+            "--worker-id": "w1",
+        }
+        given = [part for pair in defaults.items() if pair[0] not in options for part in pair]
+        worker = WorkerProcess(*options, *given, **rest)
+        stack.callback(worker.close)
+        return worker
+
+    return start
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with ExitStack() as stack:
+        yield _starter(stack)
+
+
+@pytest.fixture
+def connect(start: Start) -> Iterator[Callable[..., Client]]:
+    """Starts a worker with these options and connects to it."""
+    with ExitStack() as stack:
+
+        def connect(*options: str) -> Client:
+            client = Client(start(*options).address())
+            stack.callback(client.close)
+            return client
+
+        yield connect
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """A client of a worker that the tests of a module share."""
+    with ExitStack() as stack:
+        client = Client(_starter(stack)("--max-concurrency", "4").address())
+        stack.callback(client.close)
+        yield client
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Callable[[str], Pipe]]:
+    with ExitStack() as stack:
+
+        def pipe(name: str) -> Pipe:
+            made = Pipe(tmp_path / name)
+            stack.callback(made.close)
+            return made
+
+        yield pipe

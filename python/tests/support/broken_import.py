@@ -1,0 +1,3 @@
+"""An adapter whose own import fails."""
+
+import surely_not_installed  # type: ignore[import-not-found]  # noqa: F401

@@ -1,0 +1,217 @@
+"""Commands that the tests steer and watch through named pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from typing import Any, Optional
+
+from snakepit_bridge import BuiltinAdapter, Context, command
+
+
+def tell(pipe: str, text: object) -> None:
+    with open(pipe, "w", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+
+
+def told(pipe: str) -> str:
+    # Byte by byte: what comes after the line is for others.
+    with open(pipe, "rb", buffering=0) as file:
+        return b"".join(iter(lambda: file.read(1), b"\n")).decode()
+
+
+class Probe(BuiltinAdapter):
+    def __init__(self) -> None:
+        self.notes: list[Any] = []
+        self.produced = 0
+
+    def close(self) -> None:
+        print("closed the adapter")
+
+    @command
+    def add(self, a: int, b: int = 0) -> int:
+        """Adds."""
+        return a + b
+
+    @command
+    async def add_async(self, a: int, b: int = 0) -> int:
+        await asyncio.sleep(0)
+        return a + b
+
+    @command
+    def give(self, what: str) -> Any:
+        return {
+            "bytes": b"\xff\x00",
+            "text": "123",
+            "none": None,
+            "huge": 10**5000,
+            "nan": {"items": [{}, {}, {"loss": float("nan")}]},
+            "object": {"items": [object()]},
+            "blob": {"blob": b"\xff" * 100_000},
+        }[what]
+
+    @command
+    def type_of(self, value: object) -> str:
+        return type(value).__name__
+
+    @command
+    def fail(self, how: str) -> None:
+        class WeirdError(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError
+
+        raise {
+            "value": ValueError("no such value \ud800"),
+            "exit": SystemExit(3),
+            "interrupt": KeyboardInterrupt(),
+            "weird": WeirdError(),
+            "stop": StopIteration("s"),
+            "long": ValueError("x" * 1_000_000),
+        }[how]
+
+    @command
+    async def fail_async(self, how: str) -> None:
+        self.fail(how)
+
+    @command
+    def about(self, context: Context) -> dict[str, Any]:
+        return {
+            "request_id": context.request_id,
+            "session_id": context.session_id,
+            "worker_id": context.worker_id,
+            "remaining": context.remaining(),
+            "metadata": dict(context.metadata),
+            "cancelled": context.cancelled,
+        }
+
+    @command
+    def hold(self, started: str, until: str, note: Any = None) -> Any:
+        """Holds its place until told to go on, whatever happens to its call."""
+        tell(started, "started")
+        told(until)
+        self.notes.append(note)
+        return note
+
+    @command
+    def note(self, note: Any) -> list[Any]:
+        self.notes.append(note)
+        return self.notes
+
+    @command
+    async def note_async(self, note: Any) -> list[Any]:
+        return self.note(note)
+
+    @command
+    def wait(self, pipe: str, context: Context) -> None:
+        context.on_cancel(lambda: self.notes.append("on_cancel"))
+        tell(pipe, "started")
+        tell(pipe, f"cancelled {context.wait_cancelled(30)}")
+
+    @command
+    async def wait_async(self, pipe: str) -> None:
+        tell(pipe, "started")
+        try:
+            await asyncio.sleep(30)
+        finally:
+            tell(pipe, "finally")
+
+    @command
+    def count(
+        self, to: int, returned: Any = None, fail_at: Optional[int] = None
+    ) -> Generator[Any, None, Any]:
+        for number in range(to):
+            if number == fail_at:
+                raise LookupError(f"at {number}")
+            yield number
+        return returned
+
+    @command
+    async def count_async(
+        self, to: int, fail_at: Optional[int] = None
+    ) -> AsyncGenerator[int, None]:
+        for number in range(to):
+            if number == fail_at:
+                raise LookupError(f"at {number}")
+            yield number
+
+    @command
+    def endless(self, pipe: str, size: int = 10) -> Generator[dict[str, Any], None, None]:
+        self.produced = 0
+        try:
+            while True:
+                self.produced += 1
+                yield {"blob": b"x" * size}
+        finally:
+            tell(pipe, "finally")
+
+    @command
+    async def endless_async(
+        self, pipe: str, size: int = 10
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        self.produced = 0
+        try:
+            while True:
+                self.produced += 1
+                yield {"blob": b"x" * size}
+        finally:
+            tell(pipe, "finally")
+
+    @command
+    def how_many(self) -> int:
+        return self.produced
+
+    @command
+    def stubborn(self, pipe: str, until: str) -> Generator[str, None, None]:
+        """Takes its time to end when it is closed."""
+        try:
+            while True:
+                yield "chunk"
+        finally:
+            tell(pipe, "closing")
+            told(until)
+
+    @command
+    def child(self) -> int:
+        return subprocess.Popen(["sleep", "600"]).pid
+
+    @command
+    def chatter(self, lines: int) -> None:
+        for number in range(lines):
+            print(f"print {number} {'p' * 80}")
+            logging.getLogger("probe").warning("log %d %s", number, "w" * 80)
+
+    @command
+    def log(self) -> None:
+        logger = logging.getLogger("probe")
+        logger.setLevel(logging.DEBUG)
+        logger.debug("a detail")
+        logger.info("two\nlines")
+        logger.warning("a warning")
+        try:
+            int("no number")
+        except ValueError:
+            logger.exception("an error")
+        print("printed, not flushed", end="\n")
+
+    @command
+    def stdin(self) -> dict[str, Any]:
+        return {"read": sys.stdin.read(), "raw": os.read(0, 10).decode()}
+
+    @command
+    def environment(self) -> list[str]:
+        return sorted(name for name in os.environ if name.startswith("SNAKEPIT"))
+
+    @command
+    def where(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "group": os.getpgrp()}
+
+    @command
+    def remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+import pytest
+from client import Client, Pipe
+
+MakePipe = Callable[[str], Pipe]
+
+
+def test_a_cancelled_call_s_context_says_so_at_once(client: Client, pipe: MakePipe) -> None:
+    watch = pipe("watch")
+    call = client.begin("wait", {"pipe": watch.path}, call_id=11)
+    assert watch.line() == "started"
+    assert client.health().running_call_ids == [11]
+    call.cancel()
+    assert watch.line() == "cancelled True"
+    assert client.health(await_call_id=11).running_call_ids == []
+    assert "on_cancel" in client.result("note", note="x")["result"]
+
+
+def test_a_deadline_cancels(client: Client, pipe: MakePipe) -> None:
+    watch = pipe("watch")
+    call = client.begin("wait", {"pipe": watch.path}, timeout=0.3)
+    with pytest.raises(grpc.RpcError) as caught:
+        call.result()
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert [watch.line(), watch.line()] == ["started", "cancelled True"]
+
+
+def test_a_lost_connection_cancels(pipe: MakePipe, connect: Callable[..., Client]) -> None:
+    watch = pipe("watch")
+    other = connect()
+    other.begin("wait", {"pipe": watch.path})
+    assert watch.line() == "started"
+    other.close()
+    assert watch.line() == "cancelled True"
+
+
+def test_an_async_command_is_cancelled_like_a_task(client: Client, pipe: MakePipe) -> None:
+    watch = pipe("watch")
+    call = client.begin("wait_async", {"pipe": watch.path}, call_id=12)
+    assert watch.line() == "started"
+    call.cancel()
+    assert watch.line() == "finally"
+    assert client.health(await_call_id=12).running_call_ids == []
+
+
+@pytest.mark.parametrize("name", ["endless", "endless_async"])
+def test_a_cancelled_generator_is_closed(client: Client, pipe: MakePipe, name: str) -> None:
+    watch = pipe("watch")
+    stream = client.stream(name, {"pipe": watch.path}, call_id=13)
+    next(stream)
+    stream.cancel()
+    assert watch.line() == "finally"
+    assert client.health(await_call_id=13).running_call_ids == []
+
+
+def test_a_call_is_running_until_its_handler_has_really_ended(
+    client: Client, pipe: MakePipe
+) -> None:
+    watch, until = pipe("watch"), pipe("until")
+    stream = client.stream("stubborn", {"pipe": watch.path, "until": until.path}, call_id=14)
+    next(stream)
+    stream.cancel()
+    assert watch.line() == "closing"
+    assert client.health().running_call_ids == [14]
+    waiting = client.begin_health(await_call_id=14)
+    assert client.health().running_call_ids == [14]
+    assert not waiting.done()
+    until.send("go")
+    assert waiting.result().running_call_ids == []
+
+
+def test_health_that_awaits_a_call_answers_before_its_own_deadline(
+    client: Client, pipe: MakePipe
+) -> None:
+    started, until = pipe("started"), pipe("until")
+    args = {"started": started.path, "until": until.path}
+    call = client.begin("hold", args, call_id=15)
+    assert started.line() == "started"
+    assert client.health(await_call_id=15, timeout=0.5).running_call_ids == [15]
+    abandoned = client.begin_health(await_call_id=15, timeout=None)
+    abandoned.cancel()
+    until.send("go")
+    assert call.result().success
+
+
+def test_health_that_awaits_an_unknown_call_answers_at_once(client: Client) -> None:
+    assert client.health(await_call_id=999).healthy

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from snakepit_bridge import Context
+
+
+def cancel(context: Context) -> None:
+    context._cancel()
+
+
+def test_remaining_counts_down_to_zero() -> None:
+    assert Context().remaining() is None
+    assert Context(deadline=time.monotonic() - 5).remaining() == 0
+    remaining = Context(deadline=time.monotonic() + 60).remaining()
+    assert remaining is not None
+    assert 59 < remaining <= 60
+
+
+def test_callbacks_run_once_and_at_once_if_it_is_too_late() -> None:
+    context, calls = Context(), []
+    context.on_cancel(lambda: calls.append("before"))
+    cancel(context)
+    cancel(context)
+    context.on_cancel(lambda: calls.append("after"))
+    assert context.cancelled
+    assert calls == ["before", "after"]
+
+
+def test_a_callback_that_fails_does_not_keep_others_from_running(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    context, calls = Context(), []
+    context.on_cancel(lambda: 1 / 0)
+    context.on_cancel(lambda: calls.append("ran"))
+    cancel(context)
+    assert calls == ["ran"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_waiting_ends_with_the_cancellation() -> None:
+    context = Context()
+    assert not context.wait_cancelled(0)
+    thread = threading.Thread(target=cancel, args=(context,))
+    thread.start()
+    assert context.wait_cancelled(10)
+    assert context.wait_cancelled()
+    thread.join()
+
+
+def test_it_shows_what_it_is() -> None:
+    assert repr(Context(request_id="r", session_id="s")) == (
+        "<Context request_id='r' session_id='s' active>"
+    )

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from client import ROOT
+from google.protobuf import descriptor_pb2
+from grpc_tools import protoc  # type: ignore[import-untyped]
+
+import snakepit_bridge
+from snakepit_bridge._proto import snakepit_pb2
+
+PACKAGE = ROOT / "snakepit_bridge"
+
+
+def test_all_is_sorted_and_importable() -> None:
+    names = snakepit_bridge.__all__
+    assert list(names) == sorted(names)
+    for name in names:
+        assert getattr(snakepit_bridge, name) is not None
+
+
+def test_every_module_is_private() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert {name for name in modules if not name.startswith("_")} == set()
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    declared = re.search(
+        r'^version = "(.+)"$', (ROOT.parent / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    assert declared is not None
+    assert declared[1] == snakepit_bridge.__version__
+
+
+@pytest.mark.parametrize("library", ["grpc", "google.protobuf"])
+def test_writing_commands_needs_no_grpc(library: str) -> None:
+    code = (
+        "import sys, snakepit_bridge, snakepit_bridge._execution, snakepit_bridge._worker; "
+        f"sys.exit({library!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_only_the_server_imports_grpc() -> None:
+    importers = {
+        path.name
+        for path in PACKAGE.glob("*.py")
+        if re.search(r"^\s*(import|from) grpc", path.read_text(), re.MULTILINE)
+    }
+    assert importers == {"_grpc_server.py"}
+
+
+def test_the_generated_code_is_that_of_the_contract(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    include = Path(str(importlib.import_module("grpc_tools").__file__)).parent / "_proto"
+    arguments = [
+        "protoc",
+        f"-I{ROOT.parent / 'proto'}",
+        f"-I{include}",
+        f"--descriptor_set_out={out}",
+    ]
+    assert protoc.main([*arguments, "snakepit.proto"]) == 0
+    (contract,) = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+    generated = descriptor_pb2.FileDescriptorProto()
+    snakepit_pb2.DESCRIPTOR.CopyToProto(generated)
+    for file in (contract, generated):
+        for message in file.message_type:
+            for field in message.field:
+                field.ClearField("json_name")
+            for entry in message.nested_type:
+                for field in entry.field:
+                    field.ClearField("json_name")
+    assert generated == contract

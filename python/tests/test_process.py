@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Optional
+
+import grpc
+import pytest
+from client import PATIENCE, ROOT, SUPPORT, Client, Pipe
+from conftest import Start
+
+MakePipe = Callable[[str], Pipe]
+
+
+def connected(address: str, secret: Optional[str] = None) -> contextlib.closing[Client]:
+    return contextlib.closing(Client(address, secret))
+
+
+def test_the_readiness_line_is_its_own(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import sys\nfrom snakepit_bridge import BuiltinAdapter\n"
+        "sys.stdout.write('no line end')\nclass Loud(BuiltinAdapter): pass\n"
+    )
+    worker = start("--adapter", "loud:Loud", "--import-path", str(tmp_path))
+    assert worker.address().startswith("unix:/")
+
+
+def test_by_hand_it_says_where_it_listens_and_has_no_lifeline(start: Start) -> None:
+    worker = start("--listen", "tcp:127.0.0.1:0", token="")
+    address = worker.address()
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+    with connected(address) as client:
+        assert client.health().healthy
+        assert client.result("where")["group"] == os.getpgrp()
+    assert worker.stop() == 0
+
+
+def test_it_leads_its_own_process_group(start: Start) -> None:
+    worker = start()
+    with connected(worker.address()) as client:
+        pid = worker.process.pid
+        assert client.result("where") == {"pid": pid, "group": pid}
+
+
+def test_the_end_of_stdin_kills_it_and_its_children(start: Start) -> None:
+    worker = start()
+    with connected(worker.address()) as client:
+        client.execute("child")
+        assert worker.process.stdin is not None
+        worker.process.stdin.close()
+        assert worker.ended() == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a parent's death")
+def test_it_dies_with_its_parent() -> None:
+    stdin, lifeline = os.pipe()
+    script = (
+        "import subprocess, sys\nsubprocess.Popen(sys.argv[1:], stdin=int(sys.argv[-1])).wait()\n"
+    )
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            script,
+            sys.executable,
+            "-m",
+            "snakepit_bridge",
+            "--worker-id",
+            str(stdin),
+        ],
+        pass_fds=[stdin],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SNAKEPIT_READY_TOKEN": "ready"},
+    )
+    os.close(stdin)
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"\n"
+        assert parent.stdout.readline().startswith(b"ready tcp:127.0.0.1:")
+        parent.kill()
+        assert parent.stdout.read() == b""
+    os.close(lifeline)
+
+
+def test_user_code_has_neither_the_lifeline_nor_the_secrets(start: Start) -> None:
+    worker = start(SNAKEPIT_SECRET="s")
+    with connected(worker.address()) as client:
+        assert client.result("stdin") == {"read": "", "raw": ""}
+        assert client.result("environment") == {"result": []}
+
+
+def test_what_is_printed_and_logged_arrives_line_by_line(start: Start) -> None:
+    worker = start()
+    with connected(worker.address()) as client:
+        client.execute("log")
+    lines = worker.lines()
+    assert next(lines) == "<7>probe: a detail"
+    assert [next(lines), next(lines)] == ["<6>probe: two", "<6>lines"]
+    assert next(lines) == "<4>probe: a warning"
+    assert next(lines) == "<3>probe: an error"
+    assert next(lines) == "<3>Traceback (most recent call last):"
+    while (line := next(lines)).startswith("<3>"):
+        pass
+    assert line == "printed, not flushed"
+
+
+def test_megabytes_of_output_are_complete(start: Start) -> None:
+    worker = start()
+    with connected(worker.address()) as client:
+        assert client.execute("chatter", lines=10_000).success
+    assert worker.stop() == 0
+    lines = list(worker.lines())
+    printed = [line for line in lines if line.startswith("print ")]
+    logged = [line for line in lines if line.startswith("<4>probe: log ")]
+    assert [line.split()[1] for line in printed] == [str(n) for n in range(10_000)]
+    assert [line.split()[2] for line in logged] == [str(n) for n in range(10_000)]
+
+
+def test_a_user_s_own_logging_takes_over(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import logging\nfrom probe import Probe\n"
+        "handler = logging.StreamHandler()\n"
+        "handler.setFormatter(logging.Formatter('own %(message)s'))\n"
+        "logging.getLogger().addHandler(handler)\nclass Own(Probe): pass\n"
+    )
+    paths = ("--import-path", str(tmp_path), "--import-path", str(SUPPORT))
+    worker = start("--adapter", "own:Own", *paths)
+    with connected(worker.address()) as client:
+        client.execute("log")
+    assert next(worker.lines()) == "own a detail"
+
+
+def test_sigterm_lets_running_calls_finish(start: Start, pipe: MakePipe) -> None:
+    worker = start("--max-concurrency", "2")
+    started, until = pipe("started"), pipe("until")
+    args = {"started": started.path, "until": until.path, "note": 5}
+    with connected(worker.address()) as client:
+        running = client.begin("hold", args)
+        assert started.line() == "started"
+        worker.process.terminate()
+        until.send("go")
+        assert running.result().result == {"result": b"5"}
+        assert worker.ended() == 0
+    assert "closed the adapter" in list(worker.lines())
+
+
+def test_sigterm_does_not_wait_for_ever(start: Start, pipe: MakePipe) -> None:
+    worker = start("--shutdown-timeout", "0.2")
+    started, until = pipe("started"), pipe("until")
+    with connected(worker.address()) as client:
+        running = client.begin("hold", {"started": started.path, "until": until.path})
+        assert started.line() == "started"
+        assert worker.stop() == 0
+        with pytest.raises(grpc.RpcError):
+            running.result()
+    assert any("still running" in line for line in worker.lines())
+
+
+def test_a_socket_file_that_nobody_listens_on_is_replaced(start: Start, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    worker = start("--listen", f"unix:{path}")
+    assert worker.address() == f"unix:{path}"
+    assert worker.stop() == 0
+    assert not Path(path).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--adapter", "no.such:Class"], "no module 'no' for the adapter no.such:Class"),
+        (["--adapter", "probe:Prob"], "the module 'probe' has no 'Prob'"),
+        (["--adapter", "probe"], "must have the form module:Class"),
+        (["--adapter", "probe:tell"], "not an adapter: it must be a subclass of"),
+        (["--adapter", "broken_adapters:NotAnAdapter"], "not an adapter"),
+        (["--adapter", "broken_adapters:Failing"], "OSError: the model is gone"),
+        (["--adapter", "broken_adapters:PositionalOnly"], "'value' is positional-only"),
+        (["--adapter", "broken_adapters:Empty"], "has no commands: put @command above"),
+        (["--adapter", "broken_import:Class"], "No module named 'surely_not_installed'"),
+        (["--listen", "127.0.0.1:0"], "must be unix:/path or tcp:127.0.0.1:port"),
+        (["--listen", "unix:/no/such/dir/s"], "there is no directory /no/such/dir"),
+        (["--listen", f"unix:/tmp/{'x' * 120}"], "a socket's path has at most 103 bytes"),
+        (["--max-concurrency", "0"], "0 is not positive"),
+        (["--shutdown-timeout", "-1"], "-1 is no number of seconds"),
+    ],
+)
+def test_why_it_cannot_start_is_said_shortly(
+    start: Start, options: list[str], message: str
+) -> None:
+    worker = start(*options)
+    assert worker.ended() not in (0, None)
+    lines = list(worker.lines())
+    assert any(message in line for line in lines), lines
+    assert not any('snakepit_bridge/_cli.py", line' in line for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_an_address_in_use_is_named(start: Start, kind: str) -> None:
+    address = start(*(["--listen", "tcp:127.0.0.1:0"] if kind == "tcp" else [])).address()
+    other = start("--listen", address)
+    assert other.ended() == 1
+    assert any(f"cannot listen on {address}" in line for line in other.lines())
+
+
+def test_without_grpcio_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "grpc.py").write_text("raise ImportError('no grpc here')")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakepit_bridge"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "no grpc here" in done.stderr
+    assert "pip install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_over_tcp_every_rpc_needs_the_secret(start: Start) -> None:
+    address = start("--listen", "tcp:127.0.0.1:0", SNAKEPIT_SECRET="s3cret").address()
+    assert address.startswith("tcp:127.0.0.1:")
+    for secret in (None, "", "wrong", "s3cret "):
+        with connected(address, secret) as stranger:
+            for attempt in (
+                stranger.health,
+                stranger.info,
+                lambda client=stranger: client.execute("ping"),
+                lambda client=stranger: client.chunks("ping_stream"),
+            ):
+                with pytest.raises(grpc.RpcError) as caught:
+                    attempt()
+                assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    with connected(address, "s3cret") as client:
+        assert client.health().total_requests == 0
+        assert client.result("ping")["status"] == "ok"
+        assert len(client.chunks("ping_stream")) == 3
+        assert "x-snakepit-secret" not in client.result("about")["metadata"]
