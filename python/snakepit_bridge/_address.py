@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
+import stat
 
 from snakepit_bridge._loading import StartError
 
@@ -25,7 +25,7 @@ def check(address: str) -> None:
         )
     if not os.path.isdir(os.path.dirname(rest) or "."):
         raise StartError(f"--listen {address}: there is no directory {os.path.dirname(rest)}")
-    if os.path.exists(rest):
+    if os.path.lexists(rest):
         _clear(address, rest)
 
 
@@ -38,11 +38,12 @@ def in_use(address: str, why: object = "") -> StartError:
 
 
 def _clear(address: str, path: str) -> None:
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise StartError(f"--listen {address}: there is a file that is not a socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
-        except OSError:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
             return
     raise in_use(address)

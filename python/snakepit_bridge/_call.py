@@ -34,7 +34,17 @@ class StreamWire(Protocol):
 class Call:
     """A command with its arguments and its context."""
 
-    __slots__ = ("args", "call_id", "command", "context", "gate", "interrupt", "order", "started")
+    __slots__ = (
+        "args",
+        "call_id",
+        "command",
+        "context",
+        "ended",
+        "gate",
+        "interrupt",
+        "order",
+        "started",
+    )
 
     def __init__(
         self,
@@ -52,6 +62,7 @@ class Call:
         self.call_id = call_id
         self.order = arrival() if order is None else order
         self.started = False
+        self.ended = False
         #: What its thread waits at while other calls run.
         self.gate: Optional[threading.Lock] = None
         #: Stops an async command, once it has started.

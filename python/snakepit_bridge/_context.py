@@ -15,18 +15,6 @@ _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 class Context:
     """One call, as its handler sees it. Safe to use from any thread."""
 
-    __slots__ = (
-        "_callbacks",
-        "_cancelled",
-        "_event",
-        "_lock",
-        "_metadata",
-        "deadline",
-        "request_id",
-        "session_id",
-        "worker_id",
-    )
-
     def __init__(
         self,
         *,

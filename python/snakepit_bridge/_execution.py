@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any, Optional
 
 from snakepit_bridge._call import Call, StreamWire, UnaryWire
@@ -28,7 +28,7 @@ def run(runner: Runner, call: Call, wire: UnaryWire) -> bytes:
     return message
 
 
-def stream(runner: Runner, call: Call, wire: StreamWire) -> Iterator[bytes]:
+def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, None, None]:
     """The messages that answer a streaming call. To close it early is to close the command."""
     steps = _Steps(call, wire)
     try:
@@ -140,7 +140,4 @@ def _failure(call: Call, error: BaseException) -> CallError:
         if not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             _log.info("%s raised %r after it was cancelled", call.command.name, error)
         return cancelled()
-    return CallError.of(error, hidden=(__file__, _ASYNC_FILE))
-
-
-_ASYNC_FILE = __file__.replace("_execution", "_async")
+    return CallError.of(error)

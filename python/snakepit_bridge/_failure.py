@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Container
 from types import TracebackType
 from typing import Optional
 
@@ -11,6 +10,9 @@ from snakepit_bridge._values import qualified_name
 
 # An error must fit in a message, whatever went wrong.
 _LONGEST = 16_000
+
+# The modules whose frames stand above a command's own.
+_CALLERS = ("snakepit_bridge._execution", "snakepit_bridge._async")
 
 
 class CallError(Exception):
@@ -33,8 +35,8 @@ class CallError(Exception):
         )
 
     @classmethod
-    def of(cls, error: BaseException, hidden: Container[str]) -> CallError:
-        """The failure that a command's exception is, without the outer frames of `hidden` files."""
+    def of(cls, error: BaseException) -> CallError:
+        """The failure that a command's exception is, with the traceback from its own code on."""
         try:
             message = str(error)
         except Exception:
@@ -43,13 +45,13 @@ class CallError(Exception):
             "python_error",
             _sendable(message),
             type_name=qualified_name(type(error)),
-            traceback=_sendable(_formatted(error, hidden)),
+            traceback=_sendable(_formatted(error)),
         )
 
 
-def _formatted(error: BaseException, hidden: Container[str]) -> str:
+def _formatted(error: BaseException) -> str:
     frames: Optional[TracebackType] = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename in hidden:
+    while frames is not None and frames.tb_frame.f_globals.get("__name__") in _CALLERS:
         frames = frames.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, frames))

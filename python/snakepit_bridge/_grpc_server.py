@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hmac
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent import futures
 from typing import Any, NoReturn, Optional, Union
 
@@ -32,7 +31,7 @@ from snakepit_bridge._version import __version__
 from snakepit_bridge._wire import StreamWire, UnaryWire
 from snakepit_bridge._worker import Worker, system_info
 
-#: How many RPCs a worker holds, running and waiting, before it refuses more.
+#: How many RPCs a worker holds, beside those that run, before it refuses more.
 MAX_RPCS = 1024
 #: How long before its own deadline a Health that awaits a call answers.
 HEALTH_MARGIN = 0.05
@@ -42,6 +41,7 @@ _SECRET = "x-snakepit-secret"
 # What grpcio gives as the time that remains when there is no deadline is some centuries.
 _ENDLESS = 1e9
 
+_Wire = Union[UnaryWire, StreamWire]
 _Request = Union[pb.ExecuteRequest, pb.SessionRequest]
 
 _log = logging.getLogger("snakepit_bridge")
@@ -55,15 +55,16 @@ def run(
     wait_for_signal = _signals()
     worker = Worker(registry, worker_id=options.worker_id, max_concurrency=options.max_concurrency)
     limit = options.max_message_size
+    most_rpcs = MAX_RPCS + options.max_concurrency
     server = grpc.server(
-        futures.ThreadPoolExecutor(MAX_RPCS, thread_name_prefix="snakepit-rpc"),
+        futures.ThreadPoolExecutor(most_rpcs, thread_name_prefix="snakepit-rpc"),
         handlers=[_Service(worker, limit, secret if options.listen.startswith("tcp:") else "")],
         options=[
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
             ("grpc.so_reuseport", 0),
         ],
-        maximum_concurrent_rpcs=MAX_RPCS,
+        maximum_concurrent_rpcs=most_rpcs,
     )
     address = _bind(server, options.listen)
     server.start()
@@ -108,15 +109,11 @@ class _Service(grpc.GenericRpcHandler):
         self._worker = worker
         self._limit = limit
         self._secret = secret.encode()
-        self._refusal: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
-            _refuse
-        )
+        self._refusal: Any = grpc.unary_unary_rpc_method_handler(_refuse)
         unary = (grpc.unary_unary_rpc_method_handler, self._execute)
         stream = (grpc.unary_stream_rpc_method_handler, self._execute_stream)
         execute, session = pb.ExecuteRequest.FromString, pb.SessionRequest.FromString
-        self._calls: dict[
-            str, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
-        ] = {
+        self._calls: dict[str, tuple[Callable[..., Any], ...]] = {
             f"{_SERVICE}Execute": (*unary, execute),
             f"{_SERVICE}ExecuteInSession": (*unary, session),
             f"{_SERVICE}ExecuteStream": (*stream, execute),
@@ -142,6 +139,8 @@ class _Service(grpc.GenericRpcHandler):
         return make(functools.partial(behaviour, arrival()), parse)
 
     def _is_trusted(self, details: grpc.HandlerCallDetails) -> bool:
+        import hmac
+
         given = dict(details.invocation_metadata or ()).get(_SECRET, "")
         return hmac.compare_digest(
             given.encode() if isinstance(given, str) else given, self._secret
@@ -154,12 +153,11 @@ class _Service(grpc.GenericRpcHandler):
         except CallError as failure:
             self._worker.runner.refuse()
             return wire.failure(failure)
-        remaining = _remaining(rpc)
-        call = self._call(command, request, rpc, order, remaining)
+        call, deadline = self._call(command, request, rpc, order)
         answer = functools.partial(_execution.run, self._worker.runner, call, wire)
-        if remaining is None and call.context.deadline is not None:
-            return next(self._limited(call, _once(answer), wire, request.timeout_ms))
-        return answer()
+        if deadline is None:
+            return answer()
+        return next(self._limited(call, deadline, _once(answer), wire))
 
     def _execute_stream(
         self, order: int, request: _Request, rpc: grpc.ServicerContext
@@ -170,27 +168,24 @@ class _Service(grpc.GenericRpcHandler):
         except CallError as failure:
             self._worker.runner.refuse()
             return iter((wire.failure(failure),))
-        remaining = _remaining(rpc)
-        call = self._call(command, request, rpc, order, remaining)
+        call, deadline = self._call(command, request, rpc, order)
         messages = _execution.stream(self._worker.runner, call, wire)
-        if remaining is None and call.context.deadline is not None:
-            return self._limited(call, messages, wire, request.timeout_ms)
-        return messages
+        return messages if deadline is None else self._limited(call, deadline, messages, wire)
 
     def _call(
-        self,
-        command: Command,
-        request: _Request,
-        rpc: grpc.ServicerContext,
-        order: int,
-        remaining: Optional[float],
-    ) -> Call:
-        seconds = request.timeout_ms / 1000 if remaining is None else remaining
+        self, command: Command, request: _Request, rpc: grpc.ServicerContext, order: int
+    ) -> tuple[Call, Optional[float]]:
+        """Makes the call; beside it its deadline, if gRPC does not watch over that."""
+        remaining = _remaining(rpc)
+        watched = remaining is not None
+        if remaining is None and request.timeout_ms > 0:
+            remaining = request.timeout_ms / 1000
+        deadline = None if remaining is None else time.monotonic() + remaining
         context = Context(
             request_id=request.request_id,
             session_id=request.session_id if isinstance(request, pb.SessionRequest) else None,
             worker_id=self._worker.worker_id,
-            deadline=time.monotonic() + seconds if seconds > 0 else None,
+            deadline=deadline,
             metadata=functools.partial(_metadata, rpc),
         )
         args = functools.partial(decode_fields, request.args)
@@ -198,17 +193,16 @@ class _Service(grpc.GenericRpcHandler):
         cancel = functools.partial(self._worker.runner.cancel, call)
         if not rpc.add_callback(cancel):
             cancel()
-        return call
+        return call, None if watched else deadline
 
     def _limited(
-        self, call: Call, messages: Iterator[bytes], wire: Union[UnaryWire, StreamWire], limit: int
+        self, call: Call, deadline: float, messages: Generator[bytes, None, None], wire: _Wire
     ) -> Iterator[bytes]:
-        assert call.context.deadline is not None
         try:
-            yield from relay(messages, call.context.deadline)
+            yield from relay(messages, deadline)
         except TimedOutError:
             self._worker.runner.cancel(call)
-            yield wire.failure(CallError("timeout", f"no result within timeout_ms={limit}"))
+            yield wire.failure(CallError("timeout", "no result within the request's timeout_ms"))
 
     def _health(self, request: pb.HealthRequest, rpc: grpc.ServicerContext) -> pb.HealthResponse:
         runner = self._worker.runner
@@ -227,18 +221,19 @@ class _Service(grpc.GenericRpcHandler):
         )
 
     def _get_info(self, request: pb.InfoRequest, _rpc: grpc.ServicerContext) -> pb.InfoResponse:
-        worker = self._worker
+        commands = self._worker.registry
+        helps = {name: command.help for name, command in commands.items()}
         return pb.InfoResponse(
             worker_type="python",
             version=__version__,
-            supported_commands=list(worker.registry),
-            capabilities=worker.capabilities() if request.include_capabilities else None,
-            stats=pb.WorkerStats(**worker.stats()) if request.include_stats else None,
+            supported_commands=list(commands),
+            capabilities=helps if request.include_capabilities else None,
+            stats=pb.WorkerStats(**self._worker.stats()) if request.include_stats else None,
             system_info={**system_info(), "grpcio": grpc.__version__},
         )
 
 
-def _once(answer: Callable[[], bytes]) -> Iterator[bytes]:
+def _once(answer: Callable[[], bytes]) -> Generator[bytes, None, None]:
     yield answer()
 
 

@@ -23,10 +23,10 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def set_up(*, prefixed: bool) -> None:
-    """Lines leave at once, and the root logger has a handler unless it had one."""
+    """Lines leave at once and whole, and the root logger has a handler unless it had one."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+            stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")
     if logging.root.handlers:
         return
     handler = _Handler(sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Optional
 
 #: How many messages may wait for the network.
@@ -16,7 +16,7 @@ class TimedOutError(Exception):
     """There was no next message before the deadline."""
 
 
-def relay(messages: Iterator[bytes], deadline: float) -> Iterator[bytes]:
+def relay(messages: Generator[bytes, None, None], deadline: float) -> Iterator[bytes]:
     """Passes `messages` on from a thread of their own; raises `TimedOutError` at the deadline.
 
     Closing it, or its end, lets the thread close `messages` at the next one of them.
@@ -28,6 +28,7 @@ def relay(messages: Iterator[bytes], deadline: float) -> Iterator[bytes]:
         for message in messages:
             waiting.put(message)
             if closed:
+                messages.close()
                 return
         waiting.put(None)
 

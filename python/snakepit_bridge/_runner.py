@@ -46,6 +46,7 @@ class Runner:
             self.handled += 1
             self.failed += failed
             self._in_hand.discard(call)
+            call.ended = True
             if call.started:
                 self._admit_next()
             if self._watchers:
@@ -58,7 +59,12 @@ class Runner:
             self.failed += 1
 
     def cancel(self, call: Call) -> None:
-        """Tells a call that nobody waits for it any more; one that has not started never does."""
+        """Tells a call that nobody waits for it any more; one that has not started never does.
+
+        One that has ended is left alone: transports say of every call when it is over.
+        """
+        if call.ended:
+            return
         call.context._cancel()  # noqa: SLF001 (not for users)
         with self._changed:
             if call.gate is not None and not call.started and call in self._in_hand:

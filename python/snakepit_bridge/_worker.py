@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from typing import Any
@@ -22,10 +21,6 @@ class Worker:
     def uptime_ms(self) -> int:
         return int((time.monotonic() - self._started) * 1000)
 
-    def capabilities(self) -> dict[str, str]:
-        """Each command's signature and help."""
-        return {name: command.help for name, command in self.registry.items()}
-
     def stats(self) -> dict[str, Any]:
         return {
             "requests_handled": self.runner.handled,
@@ -38,6 +33,8 @@ class Worker:
 
 
 def system_info() -> dict[str, str]:
+    import platform
+
     return {
         "implementation": platform.python_implementation(),
         "python": platform.python_version(),

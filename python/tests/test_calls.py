@@ -180,7 +180,7 @@ def test_timeout_ms_ends_a_call_that_has_no_deadline(client: Client, pipe: MakeP
     call = client.begin("wait", {"pipe": watch.path}, timeout=None, timeout_ms=200, call_id=71)
     response = call.result()
     assert response.error_detail.reason == "timeout"
-    assert "timeout_ms=200" in response.error
+    assert "timeout_ms" in response.error
     assert [watch.line(), watch.line()] == ["started", "cancelled True"]
     assert 71 not in client.health(await_call_id=71).running_call_ids
 

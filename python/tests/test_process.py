@@ -173,6 +173,15 @@ def test_a_socket_file_that_nobody_listens_on_is_replaced(start: Start, tmp_path
     assert not Path(path).exists()
 
 
+def test_a_file_that_is_no_socket_is_left_alone(start: Start, tmp_path: Path) -> None:
+    precious = tmp_path / "f"
+    precious.write_text("data")
+    worker = start("--listen", f"unix:{precious}")
+    assert worker.ended() == 1
+    assert "a file that is not a socket" in next(worker.lines())
+    assert precious.read_text() == "data"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
