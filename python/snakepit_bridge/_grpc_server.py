@@ -76,10 +76,13 @@ def run(
 
 
 def _signals() -> Callable[[], object]:
-    # A pipe, because an Event may not be set by a signal handler of the thread that waits for it.
+    # The interpreter's C handler writes to the pipe itself, on whichever thread the signal comes. A
+    # Python handler would run only once the waiting thread wakes up, which nothing promises.
     reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(writer, b"\0"))
+        signal.signal(number, lambda *_: None)
     return functools.partial(os.read, reader, 1)
 
 

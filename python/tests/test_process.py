@@ -137,6 +137,13 @@ def test_a_user_s_own_logging_takes_over(start: Start, tmp_path: Path) -> None:
     assert next(worker.lines()) == "own a detail"
 
 
+def test_sigterm_ends_the_worker_whichever_thread_gets_it(start: Start) -> None:
+    worker = start()
+    with connected(worker.address()) as client:
+        assert client.execute("terminate_from_this_thread").success
+    assert worker.ended() == 0
+
+
 def test_sigterm_lets_running_calls_finish(start: Start, pipe: MakePipe) -> None:
     worker = start("--max-concurrency", "2")
     started, until = pipe("started"), pipe("until")

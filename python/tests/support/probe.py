@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any, Optional
@@ -215,3 +217,7 @@ class Probe(BuiltinAdapter):
     def remove(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             Path(path).unlink()
+
+    @command
+    def terminate_from_this_thread(self) -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
