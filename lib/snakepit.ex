@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Config, Error}
+  alias Snakepit.{Call, Config, Error}
   alias Snakepit.GRPC.Client
   alias Snakepit.Pool.Manager
 
@@ -10,9 +10,20 @@ defmodule Snakepit do
     pool: :name,
     timeout: :timeout,
     queue_timeout: :timeout,
-    request_id: :string,
-    demand: :positive
+    session_id: :string,
+    request_id: :string
   }
+  @stream_options Map.merge(@options, %{
+                    demand: :positive,
+                    first_chunk_timeout: :timeout,
+                    idle_timeout: :timeout
+                  })
+
+  @doc "Matches the messages of a call that `start_stream/3` started."
+  defguard is_event(message, call)
+           when is_tuple(message) and tuple_size(message) == 3 and
+                  elem(message, 0) == :snakepit and
+                  elem(message, 1) == :erlang.map_get(:ref, call)
 
   @doc """
   Executes a command on a worker and waits for its result, a map with string keys. What a command
@@ -25,13 +36,14 @@ defmodule Snakepit do
     * `:pool` - the pool's name, default `Snakepit.Pool`
     * `:timeout` - ms or `:infinity`; the wait for a worker counts
     * `:queue_timeout` - ms or `:infinity` for the wait for a worker alone
+    * `:session_id` - the session that the call belongs to
     * `:request_id` - a string that goes with the call; one is made otherwise
 
   The pool's options are the defaults. Errors are listed in `Snakepit.Error`.
   """
   @spec execute(String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(command, args \\ %{}, options \\ []) do
-    with {:ok, pool, name, options} <- prepare(options),
+    with {:ok, pool, name, options} <- prepare(options, @options),
          {:error, error} <- Client.execute(pool.native, command, args, options) do
       {:error, %{error | pool: name}}
     end
@@ -46,20 +58,86 @@ defmodule Snakepit do
   true for what it returned. The callback's value is ignored, except `:halt`, which cancels the
   rest. An exception in the callback cancels the stream and goes on.
 
-  Options as for `execute/3`, and `:demand`: how many chunks may be on their way to the callback.
+  Options as for `execute/3`, and:
+
+    * `:demand` - how many chunks may be on their way to the callback; beside it no chunk is taken
+      from the connection while 1 MiB is
+    * `:first_chunk_timeout` - ms or `:infinity` (default) from the call to the first chunk, the wait
+      for a worker included
+    * `:idle_timeout` - ms or `:infinity` (default) for each further chunk, while one is wanted
+
+  `:timeout` is for the whole stream.
   """
   @spec execute_stream(String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
-  def execute_stream(command, args \\ %{}, callback, options \\ []) do
-    with {:ok, pool, name, options} <- prepare(options),
+  def execute_stream(command, args \\ %{}, callback, options \\ [])
+      when is_function(callback, 1) do
+    with {:ok, call} <- open(command, args, options, true) do
+      Client.each_chunk(call, callback)
+    end
+  end
+
+  @doc """
+  A lazy `Stream` of a command's chunks, to be composed with `Stream` and `Enum`.
+
+      "ping_stream"
+      |> Snakepit.stream(%{count: 1_000_000})
+      |> Stream.map(& &1["sequence"])
+      |> Enum.take(5)
+
+  The command starts when the stream is enumerated, each time anew, and is cancelled as soon as that
+  halts. Errors are raised. Options as for `execute_stream/4`.
+  """
+  @spec stream(String.t(), map | keyword, keyword) :: Enumerable.t()
+  def stream(command, args \\ %{}, options \\ []) do
+    Client.stream(fn -> open(command, args, options, true) end)
+  end
+
+  @doc """
+  Starts a command whose chunks reach this process as messages: for a GenServer or a LiveView.
+
+      def init(_) do
+        {:ok, call} = Snakepit.start_stream("ping_stream", %{count: 100}, demand: 10)
+        {:ok, call}
+      end
+
+      def handle_info({:snakepit, ref, {:chunks, chunks}}, %{ref: ref} = call) do
+        Snakepit.ask(call, length(chunks))
+        {:noreply, call}
+      end
+
+      def handle_info(message, call) when Snakepit.is_event(message, call), do: {:stop, :normal, call}
+
+  `Snakepit.Call` lists the events. Options as for `execute_stream/4`; here `:demand` is how many
+  chunks are asked for to begin with. No more come until `ask/2` asks for them, and only their number
+  counts.
+  """
+  @spec start_stream(String.t(), map | keyword, keyword) :: {:ok, Call.t()} | {:error, Error.t()}
+  def start_stream(command, args \\ %{}, options \\ []), do: open(command, args, options, false)
+
+  @doc "Asks for `chunks` more chunks of a stream that `start_stream/3` started."
+  @spec ask(Call.t(), pos_integer) :: :ok
+  defdelegate ask(call, chunks), to: Client
+
+  @doc """
+  Ends a stream that `start_stream/3` started, and takes what it has sent out of the mailbox: once
+  this has returned, the calling process, which has to be the one that started it, gets no event of it
+  any more. Does nothing to a stream that has ended.
+  """
+  @spec cancel(Call.t()) :: :ok
+  defdelegate cancel(call), to: Client
+
+  defp open(command, args, options, bounded) do
+    with {:ok, pool, name, options} <- prepare(options, @stream_options),
          options = Keyword.put_new(options, :demand, pool.demand),
-         {:error, error} <- Client.execute_stream(pool.native, command, args, callback, options) do
+         {:error, error} <-
+           Client.start_stream(pool.native, command, args, options, name, bounded) do
       {:error, %{error | pool: name}}
     end
   end
 
-  defp prepare(options) do
-    with :ok <- Config.check(options, @options),
+  defp prepare(options, schema) do
+    with :ok <- Config.check(options, schema),
          {name, options} = Keyword.pop(options, :pool, Snakepit.Pool),
          {:ok, pool} <- Manager.fetch(name) do
       defaults = [timeout: pool.timeout, queue_timeout: pool.queue_timeout]

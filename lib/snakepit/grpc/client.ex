@@ -9,7 +9,7 @@ defmodule Snakepit.GRPC.Client do
   Every function returns `{:error, %Snakepit.Error{}}` on failure.
   """
 
-  alias Snakepit.{Config, Error}
+  alias Snakepit.{Call, Config, Error}
   alias Snakepit.GRPC.Native
 
   @typedoc "A connection to a server, or the native side of a pool. It ends when nobody holds it."
@@ -17,15 +17,20 @@ defmodule Snakepit.GRPC.Client do
 
   @timeout 30_000
   @max_message_size 67_108_864
+  @demand 256
 
   @connect_options %{secret: :string, max_message_size: :positive, timeout: :positive}
   @call_options %{
     timeout: :timeout,
     queue_timeout: :timeout,
     session_id: :string,
-    request_id: :string,
-    demand: :positive
+    request_id: :string
   }
+  @stream_options Map.merge(@call_options, %{
+                    demand: :positive,
+                    first_chunk_timeout: :timeout,
+                    idle_timeout: :timeout
+                  })
 
   @doc """
   Connects to `"unix:/path"` or `"tcp:host:port"`.
@@ -85,21 +90,78 @@ defmodule Snakepit.GRPC.Client do
   Executes a command and calls `callback` with each chunk, in this process.
 
   A chunk is a map with string keys, with `"is_final"` beside the values. The callback's value is
-  ignored, except `:halt`, which cancels the rest. Options as for `execute/4`, and `:demand`: how
-  many chunks may be on their way to the callback (default 256).
+  ignored, except `:halt`, which cancels the rest. Options as for `execute/4`, and:
+
+    * `:demand` - how many chunks may be on their way to the callback, default #{@demand}
+    * `:first_chunk_timeout` - ms or `:infinity` (default) from the call on
+    * `:idle_timeout` - ms or `:infinity` (default) for each further chunk, while one is wanted
   """
   @spec execute_stream(target, String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
   def execute_stream(target, command, args, callback, options \\ [])
       when is_function(callback, 1) do
-    ref = make_ref()
-    demand = Keyword.get(options, :demand, 256)
-
-    with :ok <- Config.check(options, @call_options),
-         {:ok, spec} <- spec(ref, command, args, options),
-         {:ok, handle} <- start_stream(target, spec, demand, command) do
-      consume(ref, handle, callback, command)
+    with {:ok, call} <- start_stream(target, command, args, options, nil, true) do
+      each_chunk(call, callback)
     end
+  end
+
+  @doc """
+  A lazy `Stream` of the chunks. The command starts when the stream is enumerated, is cancelled
+  when that halts, and raises `Snakepit.Error`. Options as for `execute_stream/5`.
+  """
+  @spec stream(target, String.t(), map | keyword, keyword) :: Enumerable.t()
+  def stream(target, command, args \\ %{}, options \\ []) do
+    stream(fn -> start_stream(target, command, args, options, nil, true) end)
+  end
+
+  @doc false
+  def stream(start) do
+    Stream.resource(
+      fn -> {bang(start.()), 0} end,
+      fn {call, used} -> next_chunks(call, used) end,
+      fn {call, _used} -> cancel(call) end
+    )
+  end
+
+  @doc """
+  Starts a command whose chunks reach this process as the messages of `Snakepit.Call`.
+
+  Options as for `execute_stream/5`; here `:demand` is how many chunks are asked for to begin with,
+  and `ask/2` asks for more.
+  """
+  @spec start_stream(target, String.t(), map | keyword, keyword) ::
+          {:ok, Call.t()} | {:error, Error.t()}
+  def start_stream(target, command, args \\ %{}, options \\ []) do
+    start_stream(target, command, args, options, nil, false)
+  end
+
+  @doc false
+  # `bounded`: credit comes back for each chunk, so that bytes can be counted beside chunks.
+  def start_stream(target, command, args, options, pool, bounded) do
+    ref = make_ref()
+
+    with :ok <- Config.check(options, @stream_options),
+         {:ok, spec} <- spec(ref, command, args, options),
+         {:ok, handle} <- open(target, spec, stream_spec(options, pool, bounded), command) do
+      {:ok, %Call{ref: ref, handle: handle}}
+    end
+  end
+
+  @doc "Asks for `chunks` more chunks of a stream."
+  @spec ask(Call.t(), pos_integer) :: :ok
+  def ask(%Call{handle: handle}, chunks) when is_integer(chunks) and chunks > 0 do
+    Native.ask_more(handle, chunks)
+  end
+
+  @doc """
+  Ends a stream early. Nothing of it is left in the mailbox of the calling process, which has to be
+  the one that started it. Does nothing to one that has ended.
+  """
+  @spec cancel(Call.t()) :: :ok
+  def cancel(%Call{ref: ref, handle: handle}) do
+    # Once the NIF has returned, nothing more is sent.
+    Native.cancel(handle)
+    flush(ref)
   end
 
   @doc "Asks a server how it is: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."
@@ -201,64 +263,72 @@ defmodule Snakepit.GRPC.Client do
     end
   end
 
-  defp start_stream(target, spec, demand, command) do
-    case loaded(fn -> Native.stream(target, spec, demand) end) do
-      :large -> started(Native.stream_large(target, spec, demand), command)
+  defp open(target, spec, stream_spec, command) do
+    case loaded(fn -> Native.stream(target, spec, stream_spec) end) do
+      :large -> started(Native.stream_large(target, spec, stream_spec), command)
       other -> started(other, command)
     end
+  end
+
+  defp stream_spec(options, pool, bounded) do
+    first_chunk_timeout = millis(Keyword.get(options, :first_chunk_timeout, :infinity))
+    idle_timeout = millis(Keyword.get(options, :idle_timeout, :infinity))
+    demand = Keyword.get(options, :demand, @demand)
+    {pool, demand, bounded, first_chunk_timeout, idle_timeout}
   end
 
   defp started({:error, %Error{}} = error, _command), do: error
   defp started({:error, failure}, command), do: {:error, error(failure, command)}
   defp started(started, _command), do: started
 
-  defp consume(ref, handle, callback, command) do
+  @doc false
+  def each_chunk(%Call{ref: ref} = call, callback) do
     receive do
-      {^ref, chunks, status} ->
-        case {each(chunks, callback, ref, handle, status), status} do
-          {:halt, _} ->
-            cancel(ref, handle, status)
-            :ok
+      {:snakepit, ^ref, {:chunks, chunks}} ->
+        case each(chunks, callback, call) do
+          :halt ->
+            cancel(call)
 
-          {:cont, :more} ->
-            Native.ask_more(handle, length(chunks))
-            consume(ref, handle, callback, command)
-
-          {:cont, {:ok, _meta}} ->
-            :ok
-
-          {:cont, {:error, failure, meta}} ->
-            {:error, error(failure, command, meta)}
+          :cont ->
+            ask(call, length(chunks))
+            each_chunk(call, callback)
         end
 
-      {^ref, {:error, failure}} ->
-        {:error, error(failure, command)}
+      {:snakepit, ^ref, {:done, _info}} ->
+        :ok
+
+      {:snakepit, ^ref, {:error, error}} ->
+        {:error, error}
     end
   end
 
-  defp each([], _callback, _ref, _handle, _status), do: :cont
-
-  defp each(chunks, callback, ref, handle, status) do
+  defp each(chunks, callback, call) do
     Enum.reduce_while(chunks, :cont, fn chunk, :cont ->
       if callback.(chunk) == :halt, do: {:halt, :halt}, else: {:cont, :cont}
     end)
   catch
     kind, reason ->
-      cancel(ref, handle, status)
+      cancel(call)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  # Ends a stream early, and takes what it still sends out of the mailbox.
-  defp cancel(ref, handle, :more) do
-    Native.cancel(handle)
+  defp next_chunks(%Call{ref: ref} = call, used) do
+    if used > 0, do: ask(call, used)
 
     receive do
-      {^ref, _chunks, status} -> cancel(ref, handle, status)
-      {^ref, _dropped} -> :ok
+      {:snakepit, ^ref, {:chunks, chunks}} -> {chunks, {call, length(chunks)}}
+      {:snakepit, ^ref, {:done, _info}} -> {:halt, {call, 0}}
+      {:snakepit, ^ref, {:error, error}} -> raise error
     end
   end
 
-  defp cancel(_ref, _handle, _ended), do: :ok
+  defp flush(ref) do
+    receive do
+      {:snakepit, ^ref, _event} -> flush(ref)
+    after
+      0 -> :ok
+    end
+  end
 
   defp request(start) do
     ref = make_ref()

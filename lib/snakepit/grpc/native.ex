@@ -32,8 +32,8 @@ defmodule Snakepit.GRPC.Native do
 
   def call(_target, _spec), do: missing()
   def call_large(_target, _spec), do: missing()
-  def stream(_target, _spec, _demand), do: missing()
-  def stream_large(_target, _spec, _demand), do: missing()
+  def stream(_target, _spec, _stream), do: missing()
+  def stream_large(_target, _spec, _stream), do: missing()
   def ask_more(_handle, _chunks), do: missing()
   def cancel(_handle), do: missing()
 

@@ -276,7 +276,7 @@ impl Call {
 }
 
 /// What the reply says beside the result: `{request_id, worker_id, queue_us, execution_us}`.
-type Meta = (String, Option<String>, u64, u64);
+pub(crate) type Meta = (String, Option<String>, u64, u64);
 
 struct Clock {
     request_id: String,
@@ -359,8 +359,12 @@ fn failed_term<'a>(env: Env<'a>, failure: &Failure, meta: &Meta) -> Term<'a> {
 }
 
 fn refused_term<'a>(env: Env<'a>, failure: &Failure, call: &Call) -> Term<'a> {
+    failed_term(env, failure, &refused_meta(call))
+}
+
+fn refused_meta(call: &Call) -> Meta {
     let waited = u64::try_from(call.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    failed_term(env, failure, &(call.request_id.clone(), None, waited, 0))
+    (call.request_id.clone(), None, waited, 0)
 }
 
 /// Sleeps for ever without a deadline.
@@ -372,4 +376,4 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 mod stream;
-pub(crate) use stream::{Credit, run_stream};
+pub(crate) use stream::{Patience, run_stream};

@@ -38,6 +38,11 @@ pub(crate) enum Failure {
     QueueTimeout(Duration),
     #[error("the deadline of {} ms passed while the call {}; raise :timeout if it may take longer", after.as_millis(), if *.queued { "waited for a worker" } else { "was running" })]
     Timeout { after: Duration, queued: bool },
+    #[error("no chunk came within {} ms (:{option})", after.as_millis())]
+    NoChunk {
+        after: Duration,
+        option: &'static str,
+    },
     #[error("the call was cancelled")]
     Cancelled,
     #[error("the pool has stopped")]
@@ -85,7 +90,7 @@ impl Failure {
         match self {
             Self::Saturated { .. } => Reason::PoolSaturated,
             Self::QueueTimeout(_) => Reason::QueueTimeout,
-            Self::Timeout { .. } => Reason::Timeout,
+            Self::Timeout { .. } | Self::NoChunk { .. } => Reason::Timeout,
             Self::Cancelled => Reason::Cancelled,
             Self::PoolStopped => Reason::PoolStopped,
             Self::NoWorker(_) => Reason::WorkerStartFailed,

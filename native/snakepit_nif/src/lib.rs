@@ -4,7 +4,9 @@
 mod call;
 mod channel;
 mod codec;
+mod credit;
 mod dispatcher;
+mod events;
 mod failure;
 mod nifs;
 mod pool;
@@ -13,11 +15,16 @@ mod runtime;
 
 mod atoms {
     rustler::atoms! {
+        __exception__,
         __struct__,
         cancelled,
+        chunks,
         closed,
+        command,
         details,
+        done,
         error,
+        execution_us,
         grpc_status,
         grpc_unavailable,
         internal_error,
@@ -28,16 +35,21 @@ mod atoms {
         max_queue,
         message,
         message_too_large,
-        more,
         nil,
         ok,
+        pool,
         pool_saturated,
         pool_stopped,
         python_error,
+        queue_us,
         queue_timeout,
         queued,
+        reason,
+        request_id,
         rpc_error,
         size,
+        snakepit,
+        snakepit_error = "Elixir.Snakepit.Error",
         snakepit_kill,
         streaming_not_supported,
         timeout,
@@ -46,6 +58,7 @@ mod atoms {
         unauthenticated,
         unknown_command,
         worker_crashed,
+        worker_id,
         worker_start_failed,
     }
 }

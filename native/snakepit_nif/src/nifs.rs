@@ -2,10 +2,12 @@
 
 use crate::{
     atoms,
-    call::{Call, Credit, Route, run_stream, run_unary},
+    call::{Call, Patience, Route, run_stream, run_unary},
     channel::{Address, Channel},
     codec::{self, EncodeError, Fields},
+    credit::Credit,
     dispatcher::{Dispatcher, WorkerKey},
+    events::{Events, Gate},
     failure::Failure,
     pool::{Pool, Worker},
     reply::Reply,
@@ -52,6 +54,7 @@ impl Resource for ChannelResource {}
 struct CallResource {
     cancelled: CancellationToken,
     credit: Credit,
+    gate: Gate,
 }
 
 #[rustler::resource_impl]
@@ -332,15 +335,26 @@ fn call_large<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<T
     start_unary(env, target, spec, usize::MAX)
 }
 
+/// What a stream is beside a call.
+#[derive(NifTuple)]
+struct StreamSpec<'a> {
+    pool: Term<'a>,
+    demand: usize,
+    /// Whether credit comes back for each chunk.
+    bounded: bool,
+    first_chunk_timeout: Option<u64>,
+    idle_timeout: Option<u64>,
+}
+
 /// `{:ok, handle}`; `:large` when the arguments want `stream_large`; or a refusal.
 #[rustler::nif]
 fn stream<'a>(
     env: Env<'a>,
     target: Term<'a>,
     spec: Spec<'a>,
-    demand: usize,
+    how: StreamSpec<'a>,
 ) -> NifResult<Term<'a>> {
-    start_stream(env, target, spec, demand, QUICK_BUDGET)
+    start_stream(env, target, spec, how, QUICK_BUDGET)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
@@ -348,9 +362,9 @@ fn stream_large<'a>(
     env: Env<'a>,
     target: Term<'a>,
     spec: Spec<'a>,
-    demand: usize,
+    how: StreamSpec<'a>,
 ) -> NifResult<Term<'a>> {
-    start_stream(env, target, spec, demand, usize::MAX)
+    start_stream(env, target, spec, how, usize::MAX)
 }
 
 #[rustler::nif]
@@ -359,8 +373,10 @@ fn ask_more(handle: ResourceArc<CallResource>, chunks: usize) -> Atom {
     atoms::ok()
 }
 
+/// Once it has returned, no event of the stream is sent any more.
 #[rustler::nif]
 fn cancel(handle: ResourceArc<CallResource>) -> Atom {
+    handle.gate.close();
     handle.cancelled.cancel();
     atoms::ok()
 }
@@ -376,7 +392,7 @@ fn start_unary<'a>(
         Ok(prepared) => prepared,
         Err(term) => return Ok(term.encode(env)),
     };
-    let owner = watch_owner(env, &call, 0);
+    let owner = watch_owner(env, &call, Credit::new(0, false));
     let reply = Reply::new(env.pid(), reference);
     let done = spawn(async move {
         let _owner = owner;
@@ -389,7 +405,7 @@ fn start_stream<'a>(
     env: Env<'a>,
     target: Term<'a>,
     spec: Spec<'a>,
-    demand: usize,
+    how: StreamSpec<'a>,
     budget: usize,
 ) -> NifResult<Term<'a>> {
     let reference = spec.reference;
@@ -397,19 +413,27 @@ fn start_stream<'a>(
         Ok(prepared) => prepared,
         Err(term) => return Ok(term.encode(env)),
     };
-    let handle = watch_owner(env, &call, demand);
-    let reply = Reply::new(env.pid(), reference);
-    let credit = handle.credit.clone();
-    Ok(match spawn(run_stream(call, route, credit, reply)) {
-        Ok(()) => (atoms::ok(), handle).encode(env),
-        Err(failure) => env.error_tuple(failure),
-    })
+    let credit = Credit::new(how.demand, how.bounded);
+    let handle = watch_owner(env, &call, credit.clone());
+    let patience = Patience {
+        first_chunk: millis(how.first_chunk_timeout),
+        idle: millis(how.idle_timeout),
+    };
+    let gate = handle.gate.clone();
+    let events = Events::new(env.pid(), reference, how.pool, &call.command, gate);
+    Ok(
+        match spawn(run_stream(call, route, credit, patience, events)) {
+            Ok(()) => (atoms::ok(), handle).encode(env),
+            Err(failure) => env.error_tuple(failure),
+        },
+    )
 }
 
-fn watch_owner(env: Env<'_>, call: &Call, demand: usize) -> ResourceArc<CallResource> {
+fn watch_owner(env: Env<'_>, call: &Call, credit: Credit) -> ResourceArc<CallResource> {
     let owner = ResourceArc::new(CallResource {
         cancelled: call.cancelled.clone(),
-        credit: Credit::new(demand),
+        credit,
+        gate: Gate::default(),
     });
     env.monitor(&owner, &env.pid());
     owner

@@ -47,56 +47,6 @@ impl Reply {
     pub(crate) fn forget(mut self) {
         self.reference = None;
     }
-
-    /// Sends one of many messages, `{ref, chunks, status}`, before the terminal one.
-    pub(crate) fn part(&self) -> Part {
-        let env = OwnedEnv::new();
-        let reference = self
-            .reference
-            .as_ref()
-            .map(|(kept, reference)| kept.run(|kept| env.save(reference.load(kept))));
-        Part {
-            pid: self.pid,
-            env,
-            reference,
-        }
-    }
-
-    pub(crate) fn send_last(mut self, build: impl for<'a> FnOnce(Env<'a>) -> (Term<'a>, Term<'a>)) {
-        if let Some((mut env, reference)) = self.reference.take() {
-            let _ = env.send_and_clear(&self.pid, |env| {
-                let (chunks, status) = build(env);
-                (reference.load(env), chunks, status)
-            });
-        }
-    }
-}
-
-pub(crate) struct Part {
-    pid: LocalPid,
-    env: OwnedEnv,
-    reference: Option<SavedTerm>,
-}
-
-impl Part {
-    pub(crate) fn send(
-        mut self,
-        build: impl for<'a> FnOnce(Env<'a>) -> Result<(Term<'a>, Term<'a>), Failure>,
-    ) -> Result<(), Failure> {
-        let Some(reference) = self.reference.take() else {
-            return Ok(());
-        };
-        let mut failed = Ok(());
-        self.env.run(|env| match build(env) {
-            Ok((chunks, status)) => {
-                let message = (reference.load(env), chunks, status).encode(env);
-                // A consumer that is gone cancels the call through its monitor.
-                let _ = env.send(&self.pid, message);
-            }
-            Err(failure) => failed = Err(failure),
-        });
-        failed
-    }
 }
 
 impl Drop for Reply {
@@ -105,16 +55,20 @@ impl Drop for Reply {
             return;
         };
         let pid = self.pid;
-        let mut send = move || {
+        off_scheduler(move || {
             let _ = env.send_and_clear(&pid, |env| {
                 (reference.load(env), env.error_tuple(Failure::Dropped))
             });
-        };
-        if !rustler::thread::is_scheduler_thread() {
-            send();
-        } else if let Ok(runtime) = runtime::get() {
-            runtime.spawn(async move { send() });
-        }
+        });
+    }
+}
+
+/// Runs `send` here, or on the runtime if this is a scheduler's thread, which must not send.
+pub(crate) fn off_scheduler(send: impl FnOnce() + Send + 'static) {
+    if !rustler::thread::is_scheduler_thread() {
+        send();
+    } else if let Ok(runtime) = runtime::get() {
+        runtime.spawn(async move { send() });
     }
 }
 
@@ -131,7 +85,7 @@ impl Encoder for Failure {
 }
 
 impl Failure {
-    fn details<'a>(&self, env: Env<'a>) -> Term<'a> {
+    pub(crate) fn details<'a>(&self, env: Env<'a>) -> Term<'a> {
         let pairs: Vec<(Atom, Term<'a>)> = match self {
             Self::Saturated { max_queue } => vec![(atoms::max_queue(), max_queue.encode(env))],
             Self::Timeout { queued, .. } => vec![(atoms::queued(), queued.encode(env))],
@@ -155,7 +109,7 @@ impl Failure {
 }
 
 impl Reason {
-    fn atom(self) -> Atom {
+    pub(crate) fn atom(self) -> Atom {
         match self {
             Self::Cancelled => atoms::cancelled(),
             Self::GrpcUnavailable => atoms::grpc_unavailable(),

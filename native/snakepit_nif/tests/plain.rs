@@ -4,6 +4,8 @@
 
 #[path = "../src/channel.rs"]
 mod channel;
+#[path = "../src/credit.rs"]
+mod credit;
 #[path = "../src/dispatcher.rs"]
 mod dispatcher;
 #[path = "../src/failure.rs"]

@@ -1,39 +1,55 @@
 //! A stream: the same call with many replies, at the consumer's pace.
 
-use super::{Call, Clock, Ended, Route, decode_aside, failed_term, fields_size, refused_term};
-use crate::{atoms, channel::Channel, codec, failure::Failure, reply::Reply};
+use super::{Call, Clock, Ended, Route, decode_aside, fields_size, refused_meta, sleep_until};
+use crate::{channel::Channel, codec, credit::Credit, events::Events, failure::Failure};
 use futures_util::FutureExt;
-use rustler::{Encoder, Env, Term, types::atom};
+use rustler::{Encoder, Env, Term};
 use snakepit_proto::StreamResponse;
-use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::time::{Duration, Instant};
 use tonic::Streaming;
 
 /// Chunks that are ready together travel in one message, of at most about this many bytes.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// How many chunks the consumer has asked for and not been sent yet.
-#[derive(Clone)]
-pub(crate) struct Credit(Arc<Semaphore>);
+/// How long a consumer waits for chunks, within the deadline of the whole.
+pub(crate) struct Patience {
+    /// From the call's first moment on.
+    pub(crate) first_chunk: Option<Duration>,
+    /// From the moment on at which a further chunk is wanted.
+    pub(crate) idle: Option<Duration>,
+}
 
-impl Credit {
-    pub(crate) fn new(chunks: usize) -> Self {
-        Self(Arc::new(Semaphore::new(chunks.min(Semaphore::MAX_PERMITS))))
+impl Patience {
+    async fn for_first<T>(
+        &self,
+        call: &Call,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let late = self.first_chunk.map(|after| (after, call.started + after));
+        expect(late, "first_chunk_timeout", work).await
     }
 
-    pub(crate) fn add(&self, chunks: usize) {
-        let room = Semaphore::MAX_PERMITS - self.0.available_permits();
-        self.0.add_permits(chunks.min(room));
+    async fn for_next<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let late = self.idle.map(|after| (after, Instant::now() + after));
+        expect(late, "idle_timeout", work).await
     }
+}
 
-    async fn take(&self) {
-        if let Ok(permit) = self.0.acquire().await {
-            permit.forget();
-        }
-    }
-
-    fn try_take(&self) -> bool {
-        self.0.try_acquire().map(|permit| permit.forget()).is_ok()
+async fn expect<T>(
+    late: Option<(Duration, Instant)>,
+    option: &'static str,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = sleep_until(late.map(|(_, at)| at)) => Err(Failure::NoChunk {
+            after: late.map(|(after, _)| after).unwrap_or_default(),
+            option,
+        }),
     }
 }
 
@@ -52,114 +68,142 @@ impl Status {
             Self::More => Ended::Unknown,
         }
     }
-
-    fn encode<'a>(&self, env: Env<'a>, clock: &Clock) -> Term<'a> {
-        match self {
-            Self::More => atoms::more().encode(env),
-            Self::Done => (atom::ok(), clock.meta()).encode(env),
-            Self::Failed(failure) => failed_term(env, failure, &clock.meta()),
-        }
-    }
 }
 
-/// Runs a stream; its messages are `{ref, chunks, status}`, the status `:more` until the last one
-/// says `{:ok, meta}` or `{:error, failure, meta}`.
-pub(crate) async fn run_stream(call: Call, route: Route, credit: Credit, reply: Reply) {
-    let place = match route.place(&call).await {
+/// Runs a stream and sends its events.
+pub(crate) async fn run_stream(
+    call: Call,
+    route: Route,
+    credit: Credit,
+    patience: Patience,
+    events: Events,
+) {
+    let place = match patience.for_first(&call, route.place(&call)).await {
         Ok(place) => place,
-        Err(failure) => {
-            return reply.send_last(|env| {
-                (
-                    Term::list_new_empty(env),
-                    refused_term(env, &failure, &call),
-                )
-            });
-        }
+        Err(failure) => return events.finish(Err(failure), &refused_meta(&call)),
     };
     let clock = Clock::new(&call, &place);
     let channel = place.channel().clone();
-    let opened = call.within(call.open_stream(&channel)).await;
-    let (chunks, status) = match opened {
-        Err(failure) => (Vec::new(), Status::Failed(failure)),
-        Ok(mut stream) => loop {
-            let (batch, status) = next_batch(&call, &channel, &credit, &mut stream).await;
-            if !matches!(status, Status::More) {
-                break (batch, status);
-            }
-            let size = batch.iter().map(|chunk| fields_size(&chunk.chunk)).sum();
-            let part = reply.part();
-            let sent = decode_aside(size, move || {
-                part.send(|env| {
-                    let chunks = decode_chunks(env, &batch)?;
-                    Ok((chunks, atoms::more().encode(env)))
-                })
-            });
-            if let Some(Err(failure)) = sent.await {
-                break (Vec::new(), Status::Failed(failure));
-            }
-        },
+    let opening = call.within(call.open_stream(&channel));
+    let (events, status) = match patience.for_first(&call, opening).await {
+        Err(failure) => (Some(events), Status::Failed(failure)),
+        Ok(stream) => {
+            let consumer = Consumer {
+                call: &call,
+                channel: &channel,
+                credit: &credit,
+                patience: &patience,
+            };
+            consumer.pass_on(stream, events).await
+        }
     };
     let rest = place.give_back(call.id, status.ended());
-    let size = chunks.iter().map(|chunk| fields_size(&chunk.chunk)).sum();
-    decode_aside(size, move || {
-        reply.send_last(|env| match decode_chunks(env, &chunks) {
-            Ok(chunks) => (chunks, status.encode(env, &clock)),
-            Err(failure) => (
-                Term::list_new_empty(env),
-                failed_term(env, &failure, &clock.meta()),
-            ),
-        });
-    })
-    .await;
+    let result = match status {
+        Status::Failed(failure) => Err(failure),
+        Status::Done | Status::More => Ok(()),
+    };
+    if let Some(events) = events {
+        events.finish(result, &clock.meta());
+    }
     if let Some(rest) = rest {
         rest.await;
     }
 }
 
-/// Waits for a chunk that the consumer wants, then takes those that are there as well.
-async fn next_batch(
-    call: &Call,
-    channel: &Channel,
-    credit: &Credit,
-    stream: &mut Streaming<StreamResponse>,
-) -> (Vec<StreamResponse>, Status) {
-    let mut chunks = Vec::new();
-    let mut size = 0;
-    let first = call.within(async {
-        credit.take().await;
-        Ok(stream.message().await)
-    });
-    let mut next = match first.await {
-        Ok(message) => message,
-        Err(failure) => return (chunks, Status::Failed(failure)),
-    };
-    loop {
-        match next {
-            Ok(Some(chunk)) if chunk.error.is_empty() && chunk.error_detail.is_none() => {
-                size += fields_size(&chunk.chunk);
-                chunks.push(chunk);
+struct Consumer<'a> {
+    call: &'a Call,
+    channel: &'a Channel,
+    credit: &'a Credit,
+    patience: &'a Patience,
+}
+
+impl Consumer<'_> {
+    /// The events are gone when decoding panicked: dropped, they have told the owner.
+    async fn pass_on(
+        &self,
+        mut stream: Streaming<StreamResponse>,
+        mut events: Events,
+    ) -> (Option<Events>, Status) {
+        let mut first = true;
+        loop {
+            let (chunks, status) = self.next_batch(&mut stream, first).await;
+            first = false;
+            if !chunks.is_empty() {
+                match send(events, chunks).await {
+                    Some((kept, Ok(()))) => events = kept,
+                    Some((kept, Err(failure))) => return (Some(kept), Status::Failed(failure)),
+                    None => return (None, Status::Failed(Failure::Dropped)),
+                }
             }
-            Ok(Some(chunk)) => {
-                let failure = Failure::from_reply(chunk.error, chunk.error_detail);
-                return (chunks, Status::Failed(failure));
-            }
-            Ok(None) => return (chunks, Status::Done),
-            Err(status) => {
-                let failure = call.failed(&status, channel, true);
-                return (chunks, Status::Failed(failure));
-            }
-        }
-        if size >= BATCH_BYTES || !credit.try_take() {
-            return (chunks, Status::More);
-        }
-        match stream.message().now_or_never() {
-            Some(message) => next = message,
-            None => {
-                credit.add(1);
-                return (chunks, Status::More);
+            if !matches!(status, Status::More) {
+                return (Some(events), status);
             }
         }
     }
+
+    /// Waits for a chunk that the consumer wants, then takes those that are there as well.
+    async fn next_batch(
+        &self,
+        stream: &mut Streaming<StreamResponse>,
+        first: bool,
+    ) -> (Vec<StreamResponse>, Status) {
+        let mut chunks = Vec::new();
+        let mut size = 0;
+        let awaited = self.call.within(async {
+            self.credit.take().await;
+            let message = async { Ok(stream.message().await) };
+            if first {
+                self.patience.for_first(self.call, message).await
+            } else {
+                self.patience.for_next(message).await
+            }
+        });
+        let mut next = match awaited.await {
+            Ok(message) => message,
+            Err(failure) => return (chunks, Status::Failed(failure)),
+        };
+        loop {
+            match next {
+                Ok(Some(chunk)) if chunk.error.is_empty() && chunk.error_detail.is_none() => {
+                    let bytes = fields_size(&chunk.chunk);
+                    self.credit.sent(bytes);
+                    size += bytes;
+                    chunks.push(chunk);
+                }
+                Ok(Some(chunk)) => {
+                    let failure = Failure::from_reply(chunk.error, chunk.error_detail);
+                    return (chunks, Status::Failed(failure));
+                }
+                Ok(None) => return (chunks, Status::Done),
+                Err(status) => {
+                    let failure = self.call.failed(&status, self.channel, true);
+                    return (chunks, Status::Failed(failure));
+                }
+            }
+            if size >= BATCH_BYTES || !self.credit.try_take() {
+                return (chunks, Status::More);
+            }
+            match stream.message().now_or_never() {
+                Some(message) => next = message,
+                None => {
+                    self.credit.unused();
+                    return (chunks, Status::More);
+                }
+            }
+        }
+    }
+}
+
+async fn send(
+    events: Events,
+    chunks: Vec<StreamResponse>,
+) -> Option<(Events, Result<(), Failure>)> {
+    let size = chunks.iter().map(|chunk| fields_size(&chunk.chunk)).sum();
+    let work = move || {
+        let sent = events.chunks(|env| decode_chunks(env, &chunks));
+        (events, sent)
+    };
+    decode_aside(size, work).await
 }
 
 fn decode_chunks<'a>(env: Env<'a>, chunks: &[StreamResponse]) -> Result<Term<'a>, Failure> {
