@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
 import os
 import subprocess
@@ -80,6 +81,20 @@ class Trouble(BuiltinAdapter):
                 index += 1
         finally:
             _touch(closed)
+
+    @command
+    def progress(self, path: str, size: int) -> Generator[dict[str, str], None, None]:
+        """Yields for ever, and keeps in a file how often it has."""
+        with open(path, "wb", buffering=0) as file:
+            for count in itertools.count(1):
+                yield {"data": "x" * size}
+                os.pwrite(file.fileno(), b"%20d" % count, 0)
+
+    @command
+    def halting(self, count: int, context: Context) -> Generator[dict[str, int], None, None]:
+        """Yields so often, then nothing more until it is cancelled."""
+        yield from self.counted(count)
+        context.wait_cancelled(30)
 
     @command
     def fail_after(self, count: int) -> Generator[dict[str, int], None, None]:
