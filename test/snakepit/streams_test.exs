@@ -63,6 +63,18 @@ defmodule Snakepit.StreamsTest do
   end
 
   describe "start_stream/3" do
+    test "tells the end, and an error, without being asked for more", %{pool: pool} do
+      {:ok, call} = Snakepit.start_stream("counted", %{count: 2}, pool: pool, demand: 2)
+      assert indexes(call, 2) == [0, 1]
+      %{ref: ref} = call
+      assert_receive {:snakepit, ^ref, {:done, _info}}
+
+      {:ok, call} = Snakepit.start_stream("fail_after", %{count: 2}, pool: pool, demand: 2)
+      assert indexes(call, 2) == [0, 1]
+      %{ref: ref} = call
+      assert_receive {:snakepit, ^ref, {:error, %Error{reason: :python_error}}}
+    end
+
     test "sends no more chunks than were asked for", %{pool: pool} do
       {:ok, call} = Snakepit.start_stream("counted", %{count: 10}, pool: pool, demand: 3)
       assert indexes(call, 3) == [0, 1, 2]

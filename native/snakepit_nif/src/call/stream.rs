@@ -110,6 +110,12 @@ pub(crate) async fn run_stream(
     }
 }
 
+type Message = Result<Option<StreamResponse>, tonic::Status>;
+
+fn failed(chunk: &StreamResponse) -> bool {
+    !chunk.error.is_empty() || chunk.error_detail.is_some()
+}
+
 struct Consumer<'a> {
     call: &'a Call,
     channel: &'a Channel,
@@ -141,6 +147,32 @@ impl Consumer<'_> {
         }
     }
 
+    /// One chunk is read ahead, so that the end is told without being asked for.
+    async fn next_message(
+        &self,
+        stream: &mut Streaming<StreamResponse>,
+        first: bool,
+    ) -> Result<Message, Failure> {
+        if !self.credit.try_take() {
+            tokio::select! {
+                biased;
+                () = self.credit.take() => {}
+                message = stream.message() => {
+                    if matches!(&message, Ok(Some(chunk)) if !failed(chunk)) {
+                        self.credit.take().await;
+                    }
+                    return Ok(message);
+                }
+            }
+        }
+        let message = async { Ok(stream.message().await) };
+        if first {
+            self.patience.for_first(self.call, message).await
+        } else {
+            self.patience.for_next(message).await
+        }
+    }
+
     /// Waits for a chunk that the consumer wants, then takes those that are there as well.
     async fn next_batch(
         &self,
@@ -149,22 +181,14 @@ impl Consumer<'_> {
     ) -> (Vec<StreamResponse>, Status) {
         let mut chunks = Vec::new();
         let mut size = 0;
-        let awaited = self.call.within(async {
-            self.credit.take().await;
-            let message = async { Ok(stream.message().await) };
-            if first {
-                self.patience.for_first(self.call, message).await
-            } else {
-                self.patience.for_next(message).await
-            }
-        });
+        let awaited = self.call.within(self.next_message(stream, first));
         let mut next = match awaited.await {
             Ok(message) => message,
             Err(failure) => return (chunks, Status::Failed(failure)),
         };
         loop {
             match next {
-                Ok(Some(chunk)) if chunk.error.is_empty() && chunk.error_detail.is_none() => {
+                Ok(Some(chunk)) if !failed(&chunk) => {
                     let bytes = fields_size(&chunk.chunk);
                     self.credit.sent(bytes);
                     size += bytes;

@@ -1,0 +1,91 @@
+defmodule Snakepit.PlainServerTest do
+  # Servers of the contract that send none of our additions.
+  use ExUnit.Case, async: true
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.Error
+
+  defmodule Adapter do
+    @behaviour Snakepit.Adapter
+    @script Path.expand("../support/python/plain_server.py", __DIR__)
+
+    @impl true
+    def uses_grpc?, do: true
+
+    @impl true
+    def command_line(%{listen: listen}) do
+      env = [{"PYTHONPATH", Path.expand("../../python", __DIR__)}]
+      {:ok, {Path.expand(".venv/bin/python"), ["-u", @script, listen], env}}
+    end
+  end
+
+  setup_all do
+    %{pool: start_pool!(adapter: Adapter, adapter_args: [], max_concurrency: 8)}
+  end
+
+  test "unary calls, in a session too", %{pool: pool} do
+    for options <- [[], [session_id: "s"]] do
+      assert Snakepit.execute("echo", %{a: 1, b: "text", c: <<255>>}, [pool: pool] ++ options) ==
+               {:ok, %{"a" => 1, "b" => "text", "c" => <<255>>}}
+    end
+  end
+
+  test "failures and statuses", %{pool: pool} do
+    assert {:error, %Error{reason: :python_error, message: "it failed"}} =
+             Snakepit.execute("fail", %{}, pool: pool)
+
+    assert {:error, %Error{reason: :unknown_command, message: "no such thing"}} =
+             Snakepit.execute("abort", %{}, pool: pool)
+
+    assert {:error, %Error{reason: :streaming_not_supported}} =
+             Snakepit.execute_stream("echo", %{}, & &1, pool: pool)
+  end
+
+  test "all three faces of a stream", %{pool: pool} do
+    expected = for index <- 0..999, do: %{"index" => index, "is_final" => false}
+    me = self()
+    args = %{count: 1000}
+    assert :ok = Snakepit.execute_stream("count", args, &send(me, {:chunk, &1}), pool: pool)
+    assert received() == expected
+    assert Enum.to_list(Snakepit.stream("count", args, pool: pool)) == expected
+    {:ok, call} = Snakepit.start_stream("count", args, pool: pool, demand: 1000, session_id: "s")
+    assert events(call) == expected
+  end
+
+  test "an error after some chunks", %{pool: pool} do
+    me = self()
+
+    assert {:error, %Error{reason: :python_error, message: "no more"}} =
+             Snakepit.execute_stream("fail_after", %{count: 3}, &send(me, {:chunk, &1}),
+               pool: pool
+             )
+
+    assert [%{"index" => 0}, %{"index" => 1}, %{"index" => 2}] = received()
+  end
+
+  @tag :tmp_dir
+  test "halting closes the generator, and the worker goes on", %{pool: pool, tmp_dir: dir} do
+    closed = Path.join(dir, "closed")
+
+    assert [_, _] = "endless" |> Snakepit.stream(%{closed: closed}, pool: pool) |> Enum.take(2)
+
+    eventually(fn -> File.exists?(closed) end)
+    assert {:ok, %{"a" => 1}} = Snakepit.execute("echo", %{a: 1}, pool: pool)
+  end
+
+  defp received do
+    receive do
+      {:chunk, chunk} -> [chunk | received()]
+    after
+      0 -> []
+    end
+  end
+
+  defp events(%{ref: ref} = call) do
+    receive do
+      {:snakepit, ^ref, {:chunks, chunks}} -> chunks ++ events(call)
+      {:snakepit, ^ref, {:done, _info}} -> []
+    end
+  end
+end

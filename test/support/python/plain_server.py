@@ -1,0 +1,70 @@
+"""A server of proto/snakepit.proto that knows nothing of Snakepit: fields 1 to 15, grpcio alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+
+from snakepit_bridge._proto import snakepit_pb2 as pb
+
+STREAMS = {"count", "endless", "fail_after"}
+
+
+def execute(request, rpc):
+    if request.command == "abort":
+        rpc.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
+    if request.command == "fail":
+        return pb.ExecuteResponse(success=False, error="it failed", request_id=request.request_id)
+    return pb.ExecuteResponse(success=True, result=request.args, request_id=request.request_id)
+
+
+def stream(request, rpc):
+    if request.command not in STREAMS:
+        rpc.abort(grpc.StatusCode.UNIMPLEMENTED, "no stream")
+    index = 0
+    last = json.loads(request.args.get("count", b"1000000000"))
+    try:
+        while index < last:
+            yield pb.StreamResponse(chunk={"index": str(index).encode()}, chunk_index=index)
+            index += 1
+    finally:
+        if "closed" in request.args:
+            Path(request.args["closed"].decode()).touch()
+    if request.command == "fail_after":
+        yield pb.StreamResponse(error="no more", is_final=True)
+
+
+def health(request, _rpc):
+    return pb.HealthResponse(healthy=True, worker_id=request.worker_id)
+
+
+def rpc(make, behaviour, request):
+    return make(behaviour, request.FromString, lambda message: message.SerializeToString())
+
+
+def main(listen: str) -> None:
+    unary, streaming = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+    handlers = {
+        "Execute": rpc(unary, execute, pb.ExecuteRequest),
+        "ExecuteInSession": rpc(unary, execute, pb.SessionRequest),
+        "ExecuteStream": rpc(streaming, stream, pb.ExecuteRequest),
+        "ExecuteInSessionStream": rpc(streaming, stream, pb.SessionRequest),
+        "Health": rpc(unary, health, pb.HealthRequest),
+    }
+    server = grpc.server(futures.ThreadPoolExecutor(16))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("snakepit.SnakepitBridge", handlers),)
+    )
+    server.add_insecure_port(listen)
+    server.start()
+    print(os.environ["SNAKEPIT_READY_TOKEN"], listen, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+main(sys.argv[1])
