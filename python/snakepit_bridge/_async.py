@@ -17,8 +17,18 @@ CHUNKS_AHEAD = 32
 _END = object()
 
 
-@functools.cache
+_making = threading.Lock()
+
+
 def _loop() -> asyncio.AbstractEventLoop:
+    # Calls that come first together must share one loop: another would not see what is done to its
+    # tasks, and a cache alone makes one for each of them.
+    with _making:
+        return _started_loop()
+
+
+@functools.cache
+def _started_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="snakepit-asyncio", daemon=True).start()
     return loop
