@@ -189,6 +189,20 @@ defmodule Snakepit.StreamsTest do
     end
   end
 
+  test "a worker outlives thousands of streams that ended early" do
+    pool = start_pool!(max_concurrency: 4)
+    pid = os_pid(pool)
+
+    for _ <- 1..2_000 do
+      options = [pool: pool, demand: 1]
+      {:ok, %{ref: ref} = call} = Snakepit.start_stream("counted", %{count: 1_000_000}, options)
+      assert_receive {:snakepit, ^ref, {:chunks, _chunks}}
+      Snakepit.cancel(call)
+    end
+
+    assert os_pid(pool) == pid
+  end
+
   describe "deadlines" do
     test "idle_timeout ends a stream whose next chunk does not come", %{pool: pool} do
       me = self()

@@ -117,6 +117,9 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME_SIZE)
+        // What is on its way when a stream is cancelled comes in for a stream that is closed. h2 would
+        // take the thousandth such frame for an attack, and give up the connection.
+        .max_local_error_reset_streams(None)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(std::io::Error::other)?;
