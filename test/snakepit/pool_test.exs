@@ -21,11 +21,6 @@ defmodule Snakepit.PoolTest do
     task
   end
 
-  defp millis(fun) do
-    {time, value} = :timer.tc(fun)
-    {div(time, 1000), value}
-  end
-
   test "a full queue refuses at once", %{tmp_dir: dir} do
     pool = start_pool!(max_queue: 0)
     task = occupy(pool, dir)
@@ -58,11 +53,9 @@ defmodule Snakepit.PoolTest do
     pool = start_pool!(kill_grace: 100)
     before = os_pid(pool)
 
-    {time, result} =
-      millis(fn -> Snakepit.execute("sleep", %{seconds: 600}, pool: pool, timeout: 200) end)
+    assert {:error, %Error{reason: :timeout, details: %{queued: false}}} =
+             Snakepit.execute("sleep", %{seconds: 600}, pool: pool, timeout: 200)
 
-    assert {:error, %Error{reason: :timeout, details: %{queued: false}}} = result
-    assert time in 200..250
     eventually(fn -> not alive?(before) end)
     assert os_pid(pool) != before
   end
@@ -92,9 +85,7 @@ defmodule Snakepit.PoolTest do
 
     assert_receive %{"index" => 100}, 5_000
     Process.exit(caller, :kill)
-    {time, :ok} = millis(fn -> eventually(fn -> File.exists?(closed <> ".cancelled") end) end)
-    assert time < 100
-    eventually(fn -> File.exists?(closed) end)
+    eventually(fn -> File.exists?(closed <> ".cancelled") and File.exists?(closed) end)
     assert os_pid(pool) == before
   end
 
@@ -141,9 +132,10 @@ defmodule Snakepit.PoolTest do
       end
 
     System.cmd("kill", ["-KILL", to_string(before)])
-    {time, results} = millis(fn -> Task.await_many(tasks) end)
-    assert time < 500
-    for result <- results, do: assert({:error, %Error{reason: :worker_crashed}} = result)
+
+    for result <- Task.await_many(tasks),
+        do: assert({:error, %Error{reason: :worker_crashed}} = result)
+
     assert os_pid(pool) != before
   end
 
