@@ -20,7 +20,7 @@ defmodule Snakepit.MixProject do
   def application do
     [
       mod: {Snakepit.Application, []},
-      extra_applications: [:crypto, :logger]
+      extra_applications: [:crypto, :logger, telemetry: :optional]
     ]
   end
 

@@ -7,6 +7,7 @@ defmodule Snakepit.GRPCWorker do
   require Logger
 
   alias Snakepit.GRPC.{Client, Native}
+  alias Snakepit.Telemetry
 
   # The end of its output that an error shows.
   @tail_lines 30
@@ -111,6 +112,18 @@ defmodule Snakepit.GRPCWorker do
   def handle_info({:snakepit_kill, why}, state) do
     Logger.warning("worker #{state.id} is killed: #{why}")
     {:noreply, kill(why, state)}
+  end
+
+  def handle_info({:snakepit_work_ended, how, micros, command, request_id}, state) do
+    Telemetry.call_cancelled(System.convert_time_unit(micros, :microsecond, :native), %{
+      how: how,
+      command: command,
+      request_id: request_id,
+      pool: state.options.name,
+      worker_id: state.id
+    })
+
+    {:noreply, state}
   end
 
   def handle_info({:EXIT, port, _reason}, %{port: port} = state), do: {:noreply, state}

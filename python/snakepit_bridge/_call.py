@@ -37,6 +37,7 @@ class Call:
     __slots__ = (
         "args",
         "call_id",
+        "closed",
         "command",
         "context",
         "ended",
@@ -63,6 +64,8 @@ class Call:
         self.order = arrival() if order is None else order
         self.started = False
         self.ended = False
+        #: Whether it was ended from outside: its generator closed, its task cancelled.
+        self.closed = False
         #: What its thread waits at while other calls run.
         self.gate: Optional[threading.Lock] = None
         #: Stops an async command, once it has started.

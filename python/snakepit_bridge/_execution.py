@@ -72,6 +72,7 @@ class _Steps:
         """Ends the command, by an exception where it stands if it has not ended yet."""
         if self._generator is None:
             return
+        self._call.closed = not self.ended
         try:
             self._generator.close()
         except BaseException as error:
@@ -81,6 +82,7 @@ class _Steps:
 
     def _next(self) -> Optional[bytes]:
         if self._call.context.cancelled:
+            self.close()
             raise cancelled()
         if not self._call.command.streams:
             return self._final(_value(self._call))
@@ -137,6 +139,7 @@ def _failure(call: Call, error: BaseException) -> CallError:
     if isinstance(error, CallError):
         return error
     if call.context.cancelled:
+        call.closed = call.closed or isinstance(error, asyncio.CancelledError)
         if not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             _log.info("%s raised %r after it was cancelled", call.command.name, error)
         return cancelled()

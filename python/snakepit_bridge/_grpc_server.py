@@ -33,6 +33,8 @@ from snakepit_bridge._worker import Worker, system_info
 
 #: How many RPCs a worker holds, beside those that run, before it refuses more.
 MAX_RPCS = 1024
+#: How much of the shutdown timeout calls have to finish; then they are cancelled, and clean up.
+DRAIN_SHARE = 0.8
 #: How long before its own deadline a Health that awaits a call answers.
 HEALTH_MARGIN = 0.05
 
@@ -97,7 +99,7 @@ def _bind(server: grpc.Server, address: str) -> str:
 
 def _shut_down(server: grpc.Server, worker: Worker, timeout: float) -> None:
     end = time.monotonic() + timeout
-    server.stop(timeout).wait()
+    server.stop(timeout * DRAIN_SHARE).wait()
     if not worker.runner.wait_gone(None, max(0.0, end - time.monotonic())):
         # A command that never returns would hold up the interpreter's own shutdown.
         _log.warning("stopping although a command is still running after %s s", timeout)
@@ -221,6 +223,7 @@ class _Service(grpc.GenericRpcHandler):
             total_errors=runner.failed,
             version=__version__,
             running_call_ids=runner.running_call_ids(),
+            await_ended=runner.how_ended(request.await_call_id),
         )
 
     def _get_info(self, request: pb.InfoRequest, _rpc: grpc.ServicerContext) -> pb.InfoResponse:

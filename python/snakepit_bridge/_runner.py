@@ -10,6 +10,9 @@ from typing import Optional
 from snakepit_bridge._call import Call
 from snakepit_bridge._failure import CallError
 
+#: Of how many cancelled calls a runner remembers how they ended.
+ENDS_KEPT = 1024
+
 
 class Runner:
     """Safe to use from any thread. A call's own thread is the one that enters and leaves."""
@@ -22,6 +25,7 @@ class Runner:
         self._waiting: list[tuple[int, Call]] = []
         self._in_hand: set[Call] = set()
         self._watchers = 0
+        self._ends: dict[int, str] = {}
 
     def enter(self, call: Call) -> None:
         """Returns when the call may run; raises a `CallError` if it is cancelled before."""
@@ -47,6 +51,8 @@ class Runner:
             self.failed += failed
             self._in_hand.discard(call)
             call.ended = True
+            if call.context.cancelled and call.call_id:
+                self._remember_end(call)
             if call.started:
                 self._admit_next()
             if self._watchers:
@@ -98,6 +104,11 @@ class Runner:
         with self._changed:
             self._changed.notify_all()
 
+    def how_ended(self, call_id: int) -> str:
+        """How a call that was cancelled ended: "stopped" by itself or "closed"; "" if not known."""
+        with self._changed:
+            return self._ends.get(call_id, "")
+
     def running_call_ids(self) -> list[int]:
         with self._changed:
             return [call.call_id for call in self._in_hand if call.started and call.call_id]
@@ -105,6 +116,11 @@ class Runner:
     def active_sessions(self) -> int:
         with self._changed:
             return len({call.context.session_id for call in self._in_hand} - {None})
+
+    def _remember_end(self, call: Call) -> None:
+        self._ends[call.call_id] = "closed" if call.closed else "stopped"
+        if len(self._ends) > ENDS_KEPT:
+            del self._ends[next(iter(self._ends))]
 
     def _is_in_hand(self, call_id: Optional[int]) -> bool:
         if call_id is None:

@@ -21,21 +21,48 @@ defmodule Snakepit.OrphansTest do
       Snakepit.execute("#{unquote(command)}", %{#{unquote(args)}started: #{inspect(started)}})
       """
 
-      paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
-
-      port =
-        Port.open({:spawn_executable, System.find_executable("elixir")}, [
-          :binary,
-          :exit_status,
-          args: paths ++ ["-e", script]
-        ])
-
+      port = start_beam(script)
       [one, two, beam] = pids(port, "")
       eventually(fn -> File.exists?(started) end, 10_000)
       assert alive?(one) and alive?(two)
       System.cmd("kill", ["-KILL", to_string(beam)])
       eventually(fn -> not alive?(one) and not alive?(two) end, 2_000)
     end
+  end
+
+  test "a node that stops closes the generators of its streams", %{tmp_dir: dir} do
+    closed = Path.join(dir, "closed")
+
+    script = """
+    args = [class: "trouble:Trouble", paths: [#{inspect(Path.expand("test/support/python"))}]]
+    Application.put_env(:snakepit, :pool, size: 2, shutdown_timeout: 1_000, adapter_args: args)
+    {:ok, _} = Application.ensure_all_started(:snakepit)
+    :ok = Snakepit.Pool.await_ready()
+    {:ok, %{"pid" => one}} = Snakepit.execute("pid")
+    {:ok, %{"pid" => two}} = Snakepit.execute("pid")
+
+    Snakepit.execute_stream("endless", %{closed: #{inspect(closed)}}, fn
+      %{"index" => 0} -> IO.puts("workers #{"\#{one} \#{two}"} beam #{"\#{System.pid()}"} end")
+      _ -> nil
+    end)
+    """
+
+    port = start_beam(script)
+    [one, two, beam] = pids(port, "")
+    System.cmd("kill", ["-TERM", to_string(beam)])
+    assert_receive {^port, {:exit_status, _status}}, 20_000
+    assert File.exists?(closed)
+    eventually(fn -> not alive?(one) and not alive?(two) end)
+  end
+
+  defp start_beam(script) do
+    paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
+
+    Port.open({:spawn_executable, System.find_executable("elixir")}, [
+      :binary,
+      :exit_status,
+      args: paths ++ ["-e", script]
+    ])
   end
 
   defp pids(port, seen) do

@@ -5,7 +5,7 @@ use crate::{
     codec::{self, Fields},
     dispatcher::{Grant, Lease, Refusal},
     failure::Failure,
-    pool::{Pool, Worker, await_idle},
+    pool::{Abandoned, Pool, Worker, await_idle},
     reply::Reply,
 };
 use rustler::{Encoder, Env, Term, types::atom};
@@ -89,7 +89,7 @@ impl Place {
 
     /// Gives the place back if the call's end says enough; the rest is to be awaited after the
     /// caller was told.
-    fn give_back(self, call_id: u64, ended: Ended) -> Option<impl Future<Output = ()>> {
+    fn give_back(self, call: &Call, ended: Ended) -> Option<impl Future<Output = ()> + use<>> {
         let Self::Worker(lease) = self else {
             return None;
         };
@@ -99,7 +99,14 @@ impl Place {
                 lease.condemn();
                 None
             }
-            Ended::Unknown => Some(await_idle(lease, call_id)),
+            Ended::Unknown => {
+                let call = Abandoned {
+                    id: call.id,
+                    command: call.command.clone(),
+                    request_id: call.request_id.clone(),
+                };
+                Some(await_idle(lease, call))
+            }
         }
     }
 }
@@ -315,7 +322,7 @@ pub(crate) async fn run_unary(call: Call, route: Route, reply: Reply) {
     let clock = Clock::new(&call, &place);
     let result = call.within(call.unary_rpc(place.channel())).await;
     let rest = place.give_back(
-        call.id,
+        &call,
         result.as_ref().err().map_or(Ended::Answered, Ended::by),
     );
     let size = result.as_ref().map_or(0, fields_size);

@@ -97,7 +97,7 @@ pub(crate) async fn run_stream(
             consumer.pass_on(stream, events).await
         }
     };
-    let rest = place.give_back(call.id, status.ended());
+    let rest = place.give_back(&call, status.ended());
     let result = match status {
         Status::Failed(failure) => Err(failure),
         Status::Done | Status::More => Ok(()),
