@@ -199,6 +199,7 @@ impl Call {
             timeout_ms: self.timeout_ms(),
             request_id: self.request_id.clone(),
             call_id: self.id,
+            arg_kinds: None,
         }
     }
 
@@ -210,6 +211,7 @@ impl Call {
             timeout_ms: self.timeout_ms(),
             request_id: self.request_id.clone(),
             call_id: self.id,
+            arg_kinds: None,
         }
     }
 

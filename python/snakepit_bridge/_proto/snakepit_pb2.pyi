@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ExecuteRequest(_message.Message):
-    __slots__ = ("command", "args", "timeout_ms", "request_id", "call_id")
+    __slots__ = ("command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds")
     class ArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -19,15 +19,17 @@ class ExecuteRequest(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    ARG_KINDS_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.ScalarMap[str, bytes]
     timeout_ms: int
     request_id: str
     call_id: int
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ...) -> None: ...
+    arg_kinds: bytes
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ...) -> None: ...
 
 class ExecuteResponse(_message.Message):
-    __slots__ = ("success", "result", "error", "timestamp", "request_id", "error_detail")
+    __slots__ = ("success", "result", "error", "timestamp", "request_id", "error_detail", "result_kinds")
     class ResultEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -41,16 +43,18 @@ class ExecuteResponse(_message.Message):
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RESULT_KINDS_FIELD_NUMBER: _ClassVar[int]
     success: bool
     result: _containers.ScalarMap[str, bytes]
     error: str
     timestamp: int
     request_id: str
     error_detail: ErrorDetail
-    def __init__(self, success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
+    result_kinds: bytes
+    def __init__(self, success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., result_kinds: _Optional[bytes] = ...) -> None: ...
 
 class StreamResponse(_message.Message):
-    __slots__ = ("is_final", "chunk", "error", "timestamp", "request_id", "chunk_index", "error_detail")
+    __slots__ = ("is_final", "chunk", "error", "timestamp", "request_id", "chunk_index", "error_detail", "chunk_kinds")
     class ChunkEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +69,7 @@ class StreamResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHUNK_INDEX_FIELD_NUMBER: _ClassVar[int]
     ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_KINDS_FIELD_NUMBER: _ClassVar[int]
     is_final: bool
     chunk: _containers.ScalarMap[str, bytes]
     error: str
@@ -72,10 +77,11 @@ class StreamResponse(_message.Message):
     request_id: str
     chunk_index: int
     error_detail: ErrorDetail
-    def __init__(self, is_final: bool = ..., chunk: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., chunk_index: _Optional[int] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
+    chunk_kinds: bytes
+    def __init__(self, is_final: bool = ..., chunk: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., chunk_index: _Optional[int] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., chunk_kinds: _Optional[bytes] = ...) -> None: ...
 
 class SessionRequest(_message.Message):
-    __slots__ = ("session_id", "command", "args", "timeout_ms", "request_id", "call_id")
+    __slots__ = ("session_id", "command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds")
     class ArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,13 +95,15 @@ class SessionRequest(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    ARG_KINDS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     command: str
     args: _containers.ScalarMap[str, bytes]
     timeout_ms: int
     request_id: str
     call_id: int
-    def __init__(self, session_id: _Optional[str] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ...) -> None: ...
+    arg_kinds: bytes
+    def __init__(self, session_id: _Optional[str] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ("worker_id", "await_call_id")
@@ -180,13 +188,35 @@ class WorkerStats(_message.Message):
     def __init__(self, requests_handled: _Optional[int] = ..., requests_failed: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., memory_usage_bytes: _Optional[int] = ..., cpu_usage_percent: _Optional[float] = ..., active_sessions: _Optional[int] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
-    __slots__ = ("reason", "type", "message", "traceback")
+    __slots__ = ("reason", "type", "message", "traceback", "frames", "notes", "cause", "code", "data")
     REASON_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     reason: str
     type: str
     message: str
     traceback: str
-    def __init__(self, reason: _Optional[str] = ..., type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ...) -> None: ...
+    frames: _containers.RepeatedCompositeFieldContainer[ErrorFrame]
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    cause: ErrorDetail
+    code: str
+    data: bytes
+    def __init__(self, reason: _Optional[str] = ..., type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., frames: _Optional[_Iterable[_Union[ErrorFrame, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., cause: _Optional[_Union[ErrorDetail, _Mapping]] = ..., code: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ErrorFrame(_message.Message):
+    __slots__ = ("file", "line", "function", "source")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    file: str
+    line: int
+    function: str
+    source: str
+    def __init__(self, file: _Optional[str] = ..., line: _Optional[int] = ..., function: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
