@@ -74,7 +74,7 @@ pub(crate) enum Failure {
         said: String,
     },
     #[error("{}", remote_text(.0))]
-    Remote(ErrorDetail),
+    Remote(Box<ErrorDetail>),
     #[error("{}", if .message.is_empty() { .code.description() } else { .message })]
     Status {
         code: Code,
@@ -107,10 +107,10 @@ impl Failure {
 
     /// A `success: false` or an error chunk; a peer without our additions sends only the text.
     pub(crate) fn from_reply(error: String, detail: Option<ErrorDetail>) -> Self {
-        Self::Remote(detail.unwrap_or(ErrorDetail {
+        Self::Remote(Box::new(detail.unwrap_or(ErrorDetail {
             message: error,
             ..ErrorDetail::default()
-        }))
+        })))
     }
 
     /// What a failed RPC means. A status that the peer sent has no source; one that this end made
