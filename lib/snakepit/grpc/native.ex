@@ -34,12 +34,18 @@ defmodule Snakepit.GRPC.Native do
   def call_large(_target, _spec), do: missing()
   def stream(_target, _spec, _stream), do: missing()
   def stream_large(_target, _spec, _stream), do: missing()
+  def acquire(_pool, _spec), do: missing()
+  def release(_lease), do: missing()
+  def new_call, do: missing()
   def ask_more(_handle, _chunks), do: missing()
   def cancel(_handle), do: missing()
 
   def encode_args(_args), do: missing()
   def decode_result(_result), do: missing()
 
+  def response_id(_message), do: missing()
+  def output_open(_ref, _path), do: missing()
+  def output_close(_output), do: missing()
   def signal_group(_os_pid, _kill), do: missing()
 
   defp missing, do: :erlang.nif_error(:not_loaded)

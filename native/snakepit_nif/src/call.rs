@@ -3,7 +3,7 @@
 use crate::{
     channel::Channel,
     codec::{self, Fields},
-    dispatcher::{Grant, Lease, Refusal},
+    dispatcher::{Grant, Lease, Refusal, Ticket},
     failure::Failure,
     pool::{Abandoned, Pool, Worker, await_idle},
     reply::Reply,
@@ -35,54 +35,74 @@ pub(crate) struct Call {
 
 /// Where a call is on its way to a worker.
 pub(crate) enum Route {
-    Pool(oneshot::Receiver<Grant<Arc<Worker>>>, Ticket),
+    Pool(Waiting),
     Channel(Channel),
 }
 
-type Ticket = crate::dispatcher::Ticket<Arc<Worker>>;
-
 impl Route {
-    pub(crate) fn through(pool: &Arc<Pool>, call: &Call) -> Result<Self, Failure> {
-        let (tx, rx) = oneshot::channel();
-        pool.submit(call.queue_deadline(), move |grant| drop(tx.send(grant)))
-            .map(|ticket| Self::Pool(rx, ticket))
-            .map_err(|refusal| call.refused(refusal))
-    }
-
     async fn place(self, call: &Call) -> Result<Place, Failure> {
         match self {
             Self::Channel(channel) => Ok(Place::Channel(channel)),
-            Self::Pool(granted, _ticket) => tokio::select! {
-                biased;
-                granted = granted => match granted {
-                    Ok(Ok(lease)) => Ok(Place::Worker(lease)),
-                    Ok(Err(refusal)) => Err(call.refused(refusal)),
-                    Err(_) => Err(Failure::Dropped),
-                },
-                () = call.cancelled.cancelled() => Err(Failure::Cancelled),
-                () = sleep_until(call.queue_deadline()) => Err(call.refused(Refusal::Expired)),
+            Self::Pool(waiting) => {
+                let lease = waiting.lease(call).await?;
+                match lease.worker.channel.clone() {
+                    Some(channel) => Ok(Place::Worker(lease, channel)),
+                    None => Err(Failure::Dropped),
+                }
+            }
+        }
+    }
+}
+
+/// A call that has a place in a pool or in its queue.
+pub(crate) struct Waiting {
+    granted: oneshot::Receiver<Grant<Arc<Worker>>>,
+    _ticket: Ticket<Arc<Worker>>,
+}
+
+impl Waiting {
+    pub(crate) fn begin(pool: &Arc<Pool>, call: &Call) -> Result<Self, Failure> {
+        let (tx, granted) = oneshot::channel();
+        pool.submit(call.queue_deadline(), move |grant| drop(tx.send(grant)))
+            .map(|_ticket| Self { granted, _ticket })
+            .map_err(|refusal| call.refused(refusal))
+    }
+
+    /// The place that was free when the call came, if one was.
+    pub(crate) fn at_once(&mut self) -> Option<Lease<Arc<Worker>>> {
+        self.granted.try_recv().ok()?.ok()
+    }
+
+    pub(crate) async fn lease(self, call: &Call) -> Result<Lease<Arc<Worker>>, Failure> {
+        tokio::select! {
+            biased;
+            granted = self.granted => match granted {
+                Ok(Ok(lease)) => Ok(lease),
+                Ok(Err(refusal)) => Err(call.refused(refusal)),
+                Err(_) => Err(Failure::Dropped),
             },
+            () = call.cancelled.cancelled() => Err(Failure::Cancelled),
+            () = sleep_until(call.queue_deadline()) => Err(call.refused(Refusal::Expired)),
         }
     }
 }
 
 /// What the RPC runs on.
 pub(crate) enum Place {
-    Worker(Lease<Arc<Worker>>),
+    Worker(Lease<Arc<Worker>>, Channel),
     Channel(Channel),
 }
 
 impl Place {
     pub(crate) fn channel(&self) -> &Channel {
         match self {
-            Self::Worker(lease) => &lease.worker.channel,
-            Self::Channel(channel) => channel,
+            Self::Worker(_, channel) | Self::Channel(channel) => channel,
         }
     }
 
     fn worker_id(&self) -> Option<String> {
         match self {
-            Self::Worker(lease) => Some(lease.worker.id.clone()),
+            Self::Worker(lease, _) => Some(lease.worker.id.clone()),
             Self::Channel(_) => None,
         }
     }
@@ -90,7 +110,7 @@ impl Place {
     /// Gives the place back if the call's end says enough; the rest is to be awaited after the
     /// caller was told.
     fn give_back(self, call: &Call, ended: Ended) -> Option<impl Future<Output = ()> + use<>> {
-        let Self::Worker(lease) = self else {
+        let Self::Worker(lease, channel) = self else {
             return None;
         };
         match ended {
@@ -105,7 +125,7 @@ impl Place {
                     command: call.command.clone(),
                     request_id: call.request_id.clone(),
                 };
-                Some(await_idle(lease, call))
+                Some(await_idle(lease, channel, call))
             }
         }
     }

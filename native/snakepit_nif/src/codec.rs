@@ -313,7 +313,7 @@ pub(crate) fn binary<'a>(env: Env<'a>, bytes: &Bytes) -> Term<'a> {
         .to_term(env)
 }
 
-fn copied<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+pub(crate) fn copied<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     NewBinary::from_slice(env, bytes).into()
 }
 

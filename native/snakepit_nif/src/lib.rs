@@ -9,9 +9,11 @@ mod dispatcher;
 mod events;
 mod failure;
 mod nifs;
+mod output;
 mod pool;
 mod reply;
 mod runtime;
+mod wire;
 
 mod atoms {
     rustler::atoms! {
@@ -23,6 +25,7 @@ mod atoms {
         killed,
         command,
         details,
+        data,
         done,
         error,
         execution_us,
@@ -61,6 +64,7 @@ mod atoms {
         unauthenticated,
         unknown,
         unknown_command,
+        wait,
         worker_crashed,
         worker_id,
         worker_start_failed,

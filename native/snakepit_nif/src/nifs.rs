@@ -2,27 +2,29 @@
 
 use crate::{
     atoms,
-    call::{Call, Patience, Route, run_stream, run_unary},
+    call::{Call, Patience, Route, Waiting, run_stream, run_unary},
     channel::{Address, Channel},
     codec::{self, EncodeError, Fields},
     credit::Credit,
-    dispatcher::{Dispatcher, WorkerKey},
+    dispatcher::{Dispatcher, Lease, WorkerKey},
     events::{Events, Gate},
     failure::Failure,
+    output,
     pool::{Pool, Worker},
-    reply::Reply,
-    runtime,
+    reply::{Reply, notify},
+    runtime, wire,
 };
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustler::{
-    Atom, Encoder, Env, LocalPid, Monitor, NifResult, NifTuple, Resource, ResourceArc, Term,
+    Atom, Encoder, Env, LocalPid, Monitor, NifResult, NifTuple, OwnedEnv, Resource, ResourceArc,
+    Term,
 };
 use snakepit_proto::{HealthRequest, InfoRequest};
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -41,6 +43,21 @@ impl Resource for PoolResource {
     /// The control plane is gone: nobody would start another worker.
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         self.0.close();
+    }
+}
+
+/// A worker's place, held by whoever holds this: it is given back with the last of them.
+struct LeaseResource(Mutex<Option<Lease<Arc<Worker>>>>);
+
+#[rustler::resource_impl]
+impl Resource for LeaseResource {}
+
+impl LeaseResource {
+    /// `{lease, owner, worker_id}`
+    fn term(env: Env<'_>, lease: Lease<Arc<Worker>>) -> Term<'_> {
+        let worker = lease.worker.clone();
+        let lease = ResourceArc::new(Self(Mutex::new(Some(lease))));
+        (lease, worker.owner, worker.id.as_str()).encode(env)
     }
 }
 
@@ -117,14 +134,14 @@ fn pool_set_unavailable(pool: ResourceArc<PoolResource>, why: &str) -> Atom {
 fn pool_add(
     env: Env<'_>,
     pool: ResourceArc<PoolResource>,
-    channel: ResourceArc<ChannelResource>,
+    channel: Option<ResourceArc<ChannelResource>>,
     id: String,
     capacity: usize,
     kill_grace: u64,
 ) -> u64 {
     let worker = Worker {
         id,
-        channel: channel.0.clone(),
+        channel: channel.map(|channel| channel.0.clone()),
         owner: env.pid(),
         kill_grace: Duration::from_millis(kill_grace),
     };
@@ -324,6 +341,23 @@ struct Spec<'a> {
     queue_timeout: Option<u64>,
 }
 
+impl Spec<'_> {
+    fn call(self, args: Fields) -> Call {
+        let id = next_call_id();
+        Call {
+            id,
+            command: self.command,
+            args,
+            session_id: self.session_id,
+            request_id: self.request_id.unwrap_or_else(|| make_request_id(id)),
+            started: Instant::now(),
+            timeout: millis(self.timeout),
+            queue_timeout: millis(self.queue_timeout),
+            cancelled: CancellationToken::new(),
+        }
+    }
+}
+
 /// `:ok`; `:large` when the arguments want `call_large`; or a refusal.
 #[rustler::nif]
 fn call<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<Term<'a>> {
@@ -379,6 +413,49 @@ fn cancel(handle: ResourceArc<CallResource>) -> Atom {
     handle.gate.close();
     handle.cancelled.cancel();
     atoms::ok()
+}
+
+/// A place on a worker that is spoken to through its owner: `{:ok, {lease, owner, worker_id}}` if one
+/// is free, `:wait` if it comes as `{ref, {:ok, _} | {:error, failure}}`, or a refusal.
+#[rustler::nif]
+fn acquire<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>, spec: Spec<'a>) -> Term<'a> {
+    let reference = spec.reference;
+    let call = spec.call(Fields::new());
+    let mut waiting = match Waiting::begin(&pool.0, &call) {
+        Ok(waiting) => waiting,
+        Err(failure) => return env.error_tuple(failure),
+    };
+    if let Some(lease) = waiting.at_once() {
+        return (atoms::ok(), LeaseResource::term(env, lease)).encode(env);
+    }
+    let owner = watch_owner(env, &call, Credit::new(0, false));
+    let reply = Reply::new(env.pid(), reference);
+    let done = spawn(async move {
+        let _owner = owner;
+        reply.send_result(waiting.lease(&call).await, LeaseResource::term);
+    });
+    match done {
+        Ok(()) => atoms::wait().encode(env),
+        Err(failure) => env.error_tuple(failure),
+    }
+}
+
+#[rustler::nif]
+fn release(lease: ResourceArc<LeaseResource>) -> Atom {
+    let held = lease
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    drop(held);
+    atoms::ok()
+}
+
+/// `{id, request_id}` for a call that does not go through `call`.
+#[rustler::nif]
+fn new_call() -> (u64, String) {
+    let id = next_call_id();
+    (id, make_request_id(id))
 }
 
 fn start_unary<'a>(
@@ -466,21 +543,10 @@ fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize) -> NifResult<Prepare
             return Ok(Err(NotStarted::Failed(problem)));
         }
     };
-    let id = next_call_id();
-    let call = Call {
-        id,
-        command: spec.command,
-        args,
-        session_id: spec.session_id,
-        request_id: spec.request_id.unwrap_or_else(|| make_request_id(id)),
-        started: Instant::now(),
-        timeout: millis(spec.timeout),
-        queue_timeout: millis(spec.queue_timeout),
-        cancelled: CancellationToken::new(),
-    };
+    let call = spec.call(args);
     if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
-        return Ok(Route::through(&pool.0, &call)
-            .map(|route| (call, route))
+        return Ok(Waiting::begin(&pool.0, &call)
+            .map(|waiting| (call, Route::Pool(waiting)))
             .map_err(NotStarted::Failed));
     }
     let channel: ResourceArc<ChannelResource> = target.decode()?;
@@ -526,6 +592,49 @@ fn decode_result<'a>(env: Env<'a>, result: HashMap<String, rustler::Binary<'a>>)
         Ok(map) => (atoms::ok(), map).encode(env),
         Err(failure) => env.error_tuple(failure),
     }
+}
+
+struct OutputResource(output::Guard);
+
+#[rustler::resource_impl]
+impl Resource for OutputResource {}
+
+/// Reads the lines that come through a named pipe: `{ref, {:data, line}}` each, `{ref, :closed}` at the
+/// end, which does not come before `output_close`.
+#[rustler::nif]
+fn output_open<'a>(env: Env<'a>, reference: Term<'a>, path: &str) -> NifResult<Term<'a>> {
+    let failed = |error: std::io::Error| rustler::Error::Term(Box::new(error.to_string()));
+    let runtime = runtime::get().map_err(failed)?;
+    let _entered = runtime.enter();
+    let (receiver, guard) = output::open(path).map_err(failed)?;
+    let owner = env.pid();
+    let closed = Reply::new(owner, reference);
+    let kept = OwnedEnv::new();
+    let saved = kept.save(reference);
+    runtime.spawn(async move {
+        output::read_lines(receiver, move |line| {
+            notify(owner, |env| {
+                let reference = kept.run(|kept| saved.load(kept).in_env(env));
+                (reference, (atoms::data(), codec::copied(env, line))).encode(env)
+            });
+        })
+        .await;
+        closed.send(|env| atoms::closed().encode(env));
+    });
+    Ok((atoms::ok(), ResourceArc::new(OutputResource(guard))).encode(env))
+}
+
+/// The worker has ended: what it has started may still write.
+#[rustler::nif]
+fn output_close(output: ResourceArc<OutputResource>) -> Atom {
+    output.0.release();
+    atoms::ok()
+}
+
+/// The `id` of a response.
+#[rustler::nif]
+fn response_id(message: rustler::Binary<'_>) -> Option<u64> {
+    wire::response_id(&message)
 }
 
 /// Signals a worker's process group, and with it what its handlers have started.

@@ -17,7 +17,8 @@ pub(crate) type Pool = Dispatcher<Arc<Worker>>;
 
 pub(crate) struct Worker {
     pub(crate) id: String,
-    pub(crate) channel: Channel,
+    /// None of a worker that is spoken to through its owner.
+    pub(crate) channel: Option<Channel>,
     /// The process that owns the worker, and can kill it.
     pub(crate) owner: LocalPid,
     pub(crate) kill_grace: Duration,
@@ -33,10 +34,10 @@ pub(crate) struct Abandoned {
 /// After a cancel or a timeout only the server can say when the handler has stopped: its Health
 /// answers once it has, and the place is given back then. A handler that goes on past the grace
 /// costs its worker. Either way the worker's owner hears how the work ended.
-pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, call: Abandoned) {
+pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, channel: Channel, call: Abandoned) {
     let since = Instant::now();
     let worker = lease.worker.clone();
-    let ended = how_ended(&worker, call.id).await;
+    let ended = how_ended(&worker, &channel, call.id).await;
     match ended {
         Some(_) => drop(lease),
         None => drop(lease.condemn()),
@@ -65,12 +66,12 @@ pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, call: Abandoned) {
 }
 
 /// Nothing if it has not ended within the worker's grace.
-async fn how_ended(worker: &Worker, call_id: u64) -> Option<Atom> {
+async fn how_ended(worker: &Worker, channel: &Channel, call_id: u64) -> Option<Atom> {
     let request = HealthRequest {
         worker_id: worker.id.clone(),
         await_call_id: call_id,
     };
-    let mut client = worker.channel.client.clone();
+    let mut client = channel.client.clone();
     let health = client.health(Channel::request(request, Some(worker.kill_grace)));
     match tokio::time::timeout(worker.kill_grace, health).await {
         Ok(Ok(health)) if !health.get_ref().running_call_ids.contains(&call_id) => {
@@ -80,7 +81,7 @@ async fn how_ended(worker: &Worker, call_id: u64) -> Option<Atom> {
                 _ => atoms::unknown(),
             })
         }
-        Ok(Err(status)) => (!worker.channel.closed.is_cancelled()
+        Ok(Err(status)) => (!channel.closed.is_cancelled()
             && status.code() == tonic::Code::Unimplemented)
             .then(atoms::unknown),
         _ => None,

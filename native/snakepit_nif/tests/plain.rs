@@ -10,3 +10,7 @@ mod credit;
 mod dispatcher;
 #[path = "../src/failure.rs"]
 mod failure;
+#[path = "../src/output.rs"]
+mod output;
+#[path = "../src/wire.rs"]
+mod wire;

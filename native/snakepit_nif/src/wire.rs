@@ -1,0 +1,55 @@
+//! The messages of workers that are spoken to over stdin and stdout.
+
+use serde::{
+    Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use std::{cell::Cell, fmt};
+
+/// The `id` of a response. It is read no further than there, and `id` comes first as a rule.
+pub(crate) fn response_id(message: &[u8]) -> Option<u64> {
+    let found = Cell::new(None);
+    let mut json = serde_json::Deserializer::from_slice(message);
+    // What is left unread is an error, and no matter.
+    let _ = json.deserialize_map(FindId(&found));
+    found.get()
+}
+
+struct FindId<'a>(&'a Cell<Option<u64>>);
+
+impl<'de> Visitor<'de> for FindId<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a response")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(key) = entries.next_key::<std::borrow::Cow<'de, str>>()? {
+            if key == "id" {
+                self.0.set(Some(entries.next_value()?));
+                break;
+            }
+            entries.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::response_id;
+
+    #[test]
+    fn the_id_is_found_wherever_it_stands() {
+        assert_eq!(response_id(br#"{"id":7,"result":{"id":8}}"#), Some(7));
+        assert_eq!(response_id(br#"{"result":{"id":8},"id" : 7}"#), Some(7));
+    }
+
+    #[test]
+    fn what_is_no_response_has_none() {
+        for message in ["", "[]", "{}", r#"{"id":"7"}"#, r#"{"id":-1}"#, "hello"] {
+            assert_eq!(response_id(message.as_bytes()), None, "{message}");
+        }
+    }
+}

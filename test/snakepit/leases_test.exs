@@ -1,0 +1,75 @@
+defmodule Snakepit.LeasesTest do
+  # The places of workers that are spoken to through their own process.
+  use ExUnit.Case, async: true
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.GRPC.Native
+
+  setup do
+    pool = Native.pool_new(1)
+    Native.pool_add(pool, nil, "pool/1", 1, 1_000)
+    %{pool: pool}
+  end
+
+  test "a free place is taken at once, a place given back by whoever waits", %{pool: pool} do
+    me = self()
+    assert {:ok, {lease, ^me, "pool/1"}} = acquire(pool)
+    ref = make_ref()
+    assert :wait = acquire(pool, ref)
+    refute_received _
+    Native.release(lease)
+    assert_receive {^ref, {:ok, {next, ^me, "pool/1"}}}
+    assert {1, 0} = in_flight(pool)
+    Native.release(next)
+    Native.release(next)
+    assert {0, 0} = in_flight(pool)
+  end
+
+  test "a full queue refuses, and a wait ends at its deadline", %{pool: pool} do
+    {:ok, _lease} = acquire(pool)
+    ref = make_ref()
+    assert :wait = acquire(pool, ref, 50)
+    assert {:error, {:pool_saturated, _message, %{max_queue: 1}}} = acquire(pool)
+    assert_receive {^ref, {:error, {:timeout, _message, %{queued: true}}}}
+    assert {1, 0} = in_flight(pool)
+  end
+
+  test "the holder's death gives its place back, that of one who waits frees the queue", %{
+    pool: pool
+  } do
+    me = self()
+
+    holder =
+      spawn(fn ->
+        {:ok, lease} = acquire(pool)
+        send(me, :held)
+        receive do: (:never -> lease)
+      end)
+
+    assert_receive :held
+
+    waiting =
+      spawn(fn ->
+        :wait = acquire(pool, make_ref())
+        send(me, :waits)
+        receive do: (:never -> :ok)
+      end)
+
+    assert_receive :waits
+    assert {1, 1} = in_flight(pool)
+    Process.exit(waiting, :kill)
+    eventually(fn -> in_flight(pool) == {1, 0} end)
+    Process.exit(holder, :kill)
+    eventually(fn -> in_flight(pool) == {0, 0} end)
+  end
+
+  defp acquire(pool, ref \\ make_ref(), timeout \\ nil) do
+    Native.acquire(pool, {ref, "command", nil, nil, nil, timeout, nil})
+  end
+
+  defp in_flight(pool) do
+    {queued, [{_key, in_flight, _draining}]} = Native.pool_snapshot(pool)
+    {in_flight, queued}
+  end
+end
