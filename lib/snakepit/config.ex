@@ -19,6 +19,9 @@ defmodule Snakepit.Config do
     max_queue: {:count, 1000, "how many calls may wait for a worker"},
     queue_timeout: {:timeout, 5_000, "how long a call may wait for a worker, in ms"},
     timeout: {:timeout, 30_000, "how long a call may take, its wait included, in ms"},
+    max_sessions:
+      {:positive, 10_000, "how many sessions are kept; beyond it the least recently used goes"},
+    session_ttl: {:timeout, 3_600_000, "how long a session is kept that no call uses, in ms"},
     demand: {:positive, 256, "how many chunks of a stream may be on their way to the consumer"},
     max_message_size: {:positive, 67_108_864, "bytes of a request, a result or a chunk"},
     transport: {:transport, :unix, "`:unix`, or `:tcp` on 127.0.0.1 with a secret per worker"},

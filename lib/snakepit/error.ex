@@ -31,6 +31,7 @@ defmodule Snakepit.Error do
   | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback` |
   | `:queue_timeout` | no worker was free within `:queue_timeout` | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
+  | `:session_lost` | the session's worker is gone; told once, then the session begins anew | |
   | `:streaming_not_supported` | a stream from a server that has none | |
   | `:timeout` | the deadline passed | `:queued`: before a worker was free |
   | `:unauthenticated` | the server refused the secret | |
@@ -59,6 +60,7 @@ defmodule Snakepit.Error do
           | :python_error
           | :queue_timeout
           | :rpc_error
+          | :session_lost
           | :streaming_not_supported
           | :timeout
           | :unauthenticated

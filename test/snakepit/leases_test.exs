@@ -7,19 +7,19 @@ defmodule Snakepit.LeasesTest do
   alias Snakepit.GRPC.Native
 
   setup do
-    pool = Native.pool_new(1)
+    pool = Native.pool_new(1, 1, nil, false)
     Native.pool_add(pool, nil, "pool/1", 1, 1_000)
     %{pool: pool}
   end
 
   test "a free place is taken at once, a place given back by whoever waits", %{pool: pool} do
     me = self()
-    assert {:ok, {lease, ^me, "pool/1"}} = acquire(pool)
+    assert {:ok, {lease, ^me, "pool/1", 0}} = acquire(pool)
     ref = make_ref()
     assert :wait = acquire(pool, ref)
     refute_received _
     Native.release(lease)
-    assert_receive {^ref, {:ok, {next, ^me, "pool/1"}}}
+    assert_receive {^ref, {:ok, {next, ^me, "pool/1", 0}}}
     assert {1, 0} = in_flight(pool)
     Native.release(next)
     Native.release(next)

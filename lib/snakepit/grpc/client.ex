@@ -243,14 +243,17 @@ defmodule Snakepit.GRPC.Client do
   defp spec(ref, command, args, options) when is_binary(command) do
     timeout = millis(Keyword.get(options, :timeout, @timeout))
     queue_timeout = millis(Keyword.get(options, :queue_timeout, :infinity))
-    session_id = options[:session_id]
-    {:ok, {ref, command, args, session_id, options[:request_id], timeout, queue_timeout}}
+    session = session(options[:session_id], options)
+    {:ok, {ref, command, args, session, options[:request_id], timeout, queue_timeout}}
   end
 
   defp spec(_ref, command, _args, _options) do
     message = "a command is a string, got: #{inspect(command)}"
     {:error, %Error{reason: :unknown_command, message: message}}
   end
+
+  defp session(nil, _options), do: nil
+  defp session(id, options), do: {id, Keyword.get(options, :affinity, :strict) == :strict}
 
   defp millis(:infinity), do: nil
   defp millis(timeout), do: timeout

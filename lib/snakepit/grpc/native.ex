@@ -18,12 +18,14 @@ defmodule Snakepit.GRPC.Native do
   @doc "Why the library could not be loaded, or nil."
   def load_error, do: :persistent_term.get({__MODULE__, :load_error})
 
-  def pool_new(_max_queue), do: missing()
+  def pool_new(_max_queue, _max_sessions, _session_ttl, _told), do: missing()
   def pool_close(_pool), do: missing()
   def pool_set_unavailable(_pool, _why), do: missing()
   def pool_add(_pool, _channel, _id, _capacity, _kill_grace), do: missing()
   def pool_drain(_pool, _key), do: missing()
   def pool_remove(_pool, _key), do: missing()
+  def pool_end_session(_pool, _session_id), do: missing()
+  def pool_expire_sessions(_pool), do: missing()
   def pool_snapshot(_pool), do: missing()
 
   def connect(_ref, _address, _secret, _max_message_size, _timeout, _watched), do: missing()

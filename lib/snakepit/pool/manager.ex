@@ -45,7 +45,7 @@ defmodule Snakepit.Pool.Manager do
   def init({supervisor, options}) do
     Process.flag(:trap_exit, true)
     error = Client.unavailable()
-    native = unless error, do: Native.pool_new(options.max_queue)
+    native = unless error, do: new_pool(options)
 
     pool =
       options
@@ -166,6 +166,11 @@ defmodule Snakepit.Pool.Manager do
   defp reply_all(reply, state) do
     Enum.each(state.waiting, &GenServer.reply(&1, reply))
     %{state | waiting: []}
+  end
+
+  defp new_pool(options) do
+    ttl = if options.session_ttl != :infinity, do: options.session_ttl
+    Native.pool_new(options.max_queue, options.max_sessions, ttl, false)
   end
 
   # A socket's path has at most 107 bytes.

@@ -3,7 +3,7 @@
 use crate::{
     channel::Channel,
     codec::{self, Fields},
-    dispatcher::{Grant, Lease, Refusal, Ticket},
+    dispatcher::{Grant, Lease, Refusal, Session, Ticket},
     failure::Failure,
     pool::{Abandoned, Pool, Worker, await_idle},
     reply::Reply,
@@ -25,7 +25,7 @@ pub(crate) struct Call {
     pub(crate) id: u64,
     pub(crate) command: String,
     pub(crate) args: Fields,
-    pub(crate) session_id: Option<String>,
+    pub(crate) session: Option<Session>,
     pub(crate) request_id: String,
     pub(crate) started: Instant,
     pub(crate) timeout: Option<Duration>,
@@ -63,9 +63,11 @@ pub(crate) struct Waiting {
 impl Waiting {
     pub(crate) fn begin(pool: &Arc<Pool>, call: &Call) -> Result<Self, Failure> {
         let (tx, granted) = oneshot::channel();
-        pool.submit(call.queue_deadline(), move |grant| drop(tx.send(grant)))
-            .map(|_ticket| Self { granted, _ticket })
-            .map_err(|refusal| call.refused(refusal))
+        pool.submit(call.queue_deadline(), call.session.clone(), move |grant| {
+            drop(tx.send(grant));
+        })
+        .map(|_ticket| Self { granted, _ticket })
+        .map_err(|refusal| call.refused(refusal))
     }
 
     /// The place that was free when the call came, if one was.
@@ -97,6 +99,13 @@ impl Place {
     pub(crate) fn channel(&self) -> &Channel {
         match self {
             Self::Worker(_, channel) | Self::Channel(channel) => channel,
+        }
+    }
+
+    fn session_generation(&self) -> u64 {
+        match self {
+            Self::Worker(lease, _) => lease.session_generation(),
+            Self::Channel(_) => 0,
         }
     }
 
@@ -174,6 +183,7 @@ impl Call {
                 }
                 (_, queue) => Failure::QueueTimeout(queue.unwrap_or_default()),
             },
+            Refusal::SessionLost => Failure::SessionLost,
             Refusal::Unavailable(why) => Failure::NoWorker(why.to_string()),
             Refusal::Closed => Failure::PoolStopped,
         }
@@ -223,9 +233,10 @@ impl Call {
         }
     }
 
-    fn session_request(&self, session_id: &str) -> SessionRequest {
+    fn session_request(&self, session: &Session, session_generation: u64) -> SessionRequest {
         SessionRequest {
-            session_id: session_id.into(),
+            session_id: session.id.as_ref().into(),
+            session_generation,
             command: self.command.clone(),
             args: self.args.clone(),
             timeout_ms: self.timeout_ms(),
@@ -254,16 +265,20 @@ impl Call {
         })
     }
 
-    async fn unary_rpc(&self, channel: &Channel) -> Result<Fields, Failure> {
+    async fn unary_rpc(&self, place: &Place) -> Result<Fields, Failure> {
+        let channel = place.channel();
         self.check_size(channel)?;
         let mut client = channel.client.clone();
-        let sent = match &self.session_id {
+        let sent = match &self.session {
             None => {
                 let request = Channel::request(self.execute_request(), self.remaining());
                 client.execute(request).await
             }
-            Some(id) => {
-                let request = Channel::request(self.session_request(id), self.remaining());
+            Some(session) => {
+                let request = Channel::request(
+                    self.session_request(session, place.session_generation()),
+                    self.remaining(),
+                );
                 client.execute_in_session(request).await
             }
         };
@@ -286,16 +301,20 @@ impl Call {
         }
     }
 
-    async fn open_stream(&self, channel: &Channel) -> Result<Streaming<StreamResponse>, Failure> {
+    async fn open_stream(&self, place: &Place) -> Result<Streaming<StreamResponse>, Failure> {
+        let channel = place.channel();
         self.check_size(channel)?;
         let mut client = channel.client.clone();
-        match &self.session_id {
+        match &self.session {
             None => {
                 let request = Channel::request(self.execute_request(), self.remaining());
                 client.execute_stream(request).await
             }
-            Some(id) => {
-                let request = Channel::request(self.session_request(id), self.remaining());
+            Some(session) => {
+                let request = Channel::request(
+                    self.session_request(session, place.session_generation()),
+                    self.remaining(),
+                );
                 client.execute_in_session_stream(request).await
             }
         }
@@ -342,7 +361,7 @@ pub(crate) async fn run_unary(call: Call, route: Route, reply: Reply) {
         Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
     };
     let clock = Clock::new(&call, &place);
-    let result = call.within(call.unary_rpc(place.channel())).await;
+    let result = call.within(call.unary_rpc(&place)).await;
     let rest = place.give_back(
         &call,
         result.as_ref().err().map_or(Ended::Answered, Ended::by),

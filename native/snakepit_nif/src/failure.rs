@@ -18,6 +18,7 @@ pub(crate) enum Reason {
     PythonError,
     QueueTimeout,
     RpcError,
+    SessionLost,
     StreamingNotSupported,
     Timeout,
     Unauthenticated,
@@ -51,6 +52,10 @@ pub(crate) enum Failure {
     NoWorker(String),
     #[error("the worker died while it ran the call; it is replaced ({0})")]
     WorkerCrashed(String),
+    #[error(
+        "the session's worker is gone, and its state with it; the session begins anew with the next call"
+    )]
+    SessionLost,
     #[error("no connection to {address}: {cause}")]
     Unreachable { address: String, cause: String },
     #[error("{0}")]
@@ -95,6 +100,7 @@ impl Failure {
             Self::PoolStopped => Reason::PoolStopped,
             Self::NoWorker(_) => Reason::WorkerStartFailed,
             Self::WorkerCrashed(_) => Reason::WorkerCrashed,
+            Self::SessionLost => Reason::SessionLost,
             Self::Unreachable { .. } => Reason::GrpcUnavailable,
             Self::InvalidArgs(_) => Reason::InvalidArgs,
             Self::InvalidResult(_) => Reason::InvalidResult,

@@ -6,11 +6,11 @@ use crate::{
     channel::{Address, Channel},
     codec::{self, EncodeError, Fields},
     credit::Credit,
-    dispatcher::{Dispatcher, Lease, WorkerKey},
+    dispatcher::{Dispatcher, Lease, Limits, Session, WorkerKey},
     events::{Events, Gate},
     failure::Failure,
     output,
-    pool::{Pool, Worker},
+    pool::{Pool, Worker, drop_session, listener},
     reply::{Reply, notify},
     runtime, wire,
 };
@@ -53,11 +53,11 @@ struct LeaseResource(Mutex<Option<Lease<Arc<Worker>>>>);
 impl Resource for LeaseResource {}
 
 impl LeaseResource {
-    /// `{lease, owner, worker_id}`
+    /// `{lease, owner, worker_id, session_generation}`
     fn term(env: Env<'_>, lease: Lease<Arc<Worker>>) -> Term<'_> {
-        let worker = lease.worker.clone();
+        let (worker, generation) = (lease.worker.clone(), lease.session_generation());
         let lease = ResourceArc::new(Self(Mutex::new(Some(lease))));
-        (lease, worker.owner, worker.id.as_str()).encode(env)
+        (lease, worker.owner, worker.id.as_str(), generation).encode(env)
     }
 }
 
@@ -110,9 +110,22 @@ fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure>
     Ok(())
 }
 
+/// With `told` the calling process gets `{:snakepit_session, event, ids, worker_id}`.
 #[rustler::nif]
-fn pool_new(env: Env<'_>, max_queue: usize) -> ResourceArc<PoolResource> {
-    let pool = ResourceArc::new(PoolResource(Dispatcher::new(max_queue)));
+fn pool_new(
+    env: Env<'_>,
+    max_queue: usize,
+    max_sessions: usize,
+    session_ttl: Option<u64>,
+    told: bool,
+) -> ResourceArc<PoolResource> {
+    let told = told.then(|| env.pid());
+    let limits = Limits {
+        max_queue,
+        max_sessions,
+        session_ttl: millis(session_ttl),
+    };
+    let pool = ResourceArc::new(PoolResource(Dispatcher::new(limits, listener(told))));
     env.monitor(&pool, &env.pid());
     pool
 }
@@ -156,6 +169,23 @@ fn pool_drain(pool: ResourceArc<PoolResource>, key: u64) -> usize {
 #[rustler::nif]
 fn pool_remove(pool: ResourceArc<PoolResource>, key: u64) -> bool {
     pool.0.remove(WorkerKey(key))
+}
+
+/// Whether there was such a session.
+#[rustler::nif]
+fn pool_end_session(pool: ResourceArc<PoolResource>, id: &str) -> bool {
+    let ended = pool.0.end_session(id);
+    let known = ended.is_some();
+    if let Some((worker, generation)) = ended {
+        drop_session(worker, id.into(), generation);
+    }
+    known
+}
+
+#[rustler::nif]
+fn pool_expire_sessions(pool: ResourceArc<PoolResource>) -> Atom {
+    pool.0.expire_sessions();
+    atoms::ok()
 }
 
 /// `{queued, [{key, in_flight, draining}]}`.
@@ -335,7 +365,8 @@ struct Spec<'a> {
     reference: Term<'a>,
     command: String,
     args: Term<'a>,
-    session_id: Option<String>,
+    /// Its id, and whether its calls wait for its worker.
+    session: Option<(String, bool)>,
     request_id: Option<String>,
     timeout: Option<u64>,
     queue_timeout: Option<u64>,
@@ -348,7 +379,10 @@ impl Spec<'_> {
             id,
             command: self.command,
             args,
-            session_id: self.session_id,
+            session: self.session.map(|(id, strict)| Session {
+                id: id.into(),
+                strict,
+            }),
             request_id: self.request_id.unwrap_or_else(|| make_request_id(id)),
             started: Instant::now(),
             timeout: millis(self.timeout),
@@ -415,8 +449,8 @@ fn cancel(handle: ResourceArc<CallResource>) -> Atom {
     atoms::ok()
 }
 
-/// A place on a worker that is spoken to through its owner: `{:ok, {lease, owner, worker_id}}` if one
-/// is free, `:wait` if it comes as `{ref, {:ok, _} | {:error, failure}}`, or a refusal.
+/// A place on a worker that is spoken to through its owner: `{:ok, lease}` if one is
+/// free, `:wait` if it comes as `{ref, {:ok, _} | {:error, failure}}`, or a refusal.
 #[rustler::nif]
 fn acquire<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>, spec: Spec<'a>) -> Term<'a> {
     let reference = spec.reference;

@@ -3,17 +3,21 @@
 use crate::{
     atoms,
     channel::Channel,
-    dispatcher::{Dispatcher, Lease},
-    reply::notify,
+    dispatcher::{Dispatcher, Lease, SessionEvent},
+    reply::{notify, off_scheduler},
+    runtime,
 };
-use rustler::{Atom, Encoder, LocalPid};
-use snakepit_proto::HealthRequest;
+use rustler::{Atom, Encoder, Env, LocalPid, Term};
+use snakepit_proto::{EndSessionRequest, HealthRequest};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
 pub(crate) type Pool = Dispatcher<Arc<Worker>>;
+
+/// How long a worker may take to drop a session's state; it would do so by its own bounds as well.
+const END_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Worker {
     pub(crate) id: String,
@@ -22,6 +26,71 @@ pub(crate) struct Worker {
     /// The process that owns the worker, and can kill it.
     pub(crate) owner: LocalPid,
     pub(crate) kill_grace: Duration,
+}
+
+/// The listener of a pool: tells `told`, and lets workers drop what no call will find again.
+pub(crate) fn listener(told: Option<LocalPid>) -> impl Fn(SessionEvent<Arc<Worker>>) {
+    move |event| {
+        let (kind, ids, worker) = match event {
+            SessionEvent::Created { id, worker } => (atoms::created(), vec![id], worker),
+            SessionEvent::Moved {
+                id,
+                generation,
+                from,
+                to,
+            } => {
+                drop_session(from, id.clone(), generation);
+                (atoms::moved(), vec![id], to)
+            }
+            SessionEvent::Expired { id, worker } => (atoms::expired(), vec![id], worker),
+            SessionEvent::Evicted {
+                id,
+                generation,
+                worker,
+            } => {
+                drop_session(worker.clone(), id.clone(), generation);
+                (atoms::evicted(), vec![id], worker)
+            }
+            SessionEvent::Lost { ids, worker } => {
+                (atoms::lost(), ids.into_iter().collect(), worker)
+            }
+        };
+        if let Some(told) = told {
+            off_scheduler(move || notify(told, |env| session_term(env, kind, &ids, &worker)));
+        }
+    }
+}
+
+fn session_term<'a>(env: Env<'a>, kind: Atom, ids: &[Arc<str>], worker: &Worker) -> Term<'a> {
+    let ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
+    (atoms::snakepit_session(), kind, ids, worker.id.as_str()).encode(env)
+}
+
+/// Lets a worker drop the state of a life that is over, or of an earlier one. One that is spoken to
+/// through its owner is told by that.
+pub(crate) fn drop_session(worker: Arc<Worker>, id: Arc<str>, generation: u64) {
+    if let Ok(runtime) = runtime::get() {
+        runtime.spawn(async move {
+            match &worker.channel {
+                Some(channel) => end_session(channel, &id, generation).await,
+                None => notify(worker.owner, |env| {
+                    (atoms::snakepit_end_session(), id.as_ref(), generation).encode(env)
+                }),
+            }
+        });
+    }
+}
+
+async fn end_session(channel: &Channel, id: &str, generation: u64) {
+    let request = EndSessionRequest {
+        session_id: id.into(),
+        session_generation: generation,
+    };
+    let mut client = channel.client.clone();
+    // A server without our additions, or without a connection, has nothing that could be ended.
+    let _ = client
+        .end_session(Channel::request(request, Some(END_SESSION_TIMEOUT)))
+        .await;
 }
 
 /// A call that ended for its caller while its handler may still run.

@@ -122,6 +122,7 @@ impl Reason {
             Self::PythonError => atoms::python_error(),
             Self::QueueTimeout => atoms::queue_timeout(),
             Self::RpcError => atoms::rpc_error(),
+            Self::SessionLost => atoms::session_lost(),
             Self::StreamingNotSupported => atoms::streaming_not_supported(),
             Self::Timeout => atoms::timeout(),
             Self::Unauthenticated => atoms::unauthenticated(),

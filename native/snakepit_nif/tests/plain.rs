@@ -12,5 +12,7 @@ mod dispatcher;
 mod failure;
 #[path = "../src/output.rs"]
 mod output;
+#[path = "../src/sessions.rs"]
+mod sessions;
 #[path = "../src/wire.rs"]
 mod wire;

@@ -81,7 +81,7 @@ class StreamResponse(_message.Message):
     def __init__(self, is_final: bool = ..., chunk: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., chunk_index: _Optional[int] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., chunk_kinds: _Optional[bytes] = ...) -> None: ...
 
 class SessionRequest(_message.Message):
-    __slots__ = ("session_id", "command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds")
+    __slots__ = ("session_id", "command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds", "session_generation")
     class ArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class SessionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     ARG_KINDS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_GENERATION_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     command: str
     args: _containers.ScalarMap[str, bytes]
@@ -103,7 +104,22 @@ class SessionRequest(_message.Message):
     request_id: str
     call_id: int
     arg_kinds: bytes
-    def __init__(self, session_id: _Optional[str] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ...) -> None: ...
+    session_generation: int
+    def __init__(self, session_id: _Optional[str] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ..., session_generation: _Optional[int] = ...) -> None: ...
+
+class EndSessionRequest(_message.Message):
+    __slots__ = ("session_id", "session_generation")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    session_generation: int
+    def __init__(self, session_id: _Optional[str] = ..., session_generation: _Optional[int] = ...) -> None: ...
+
+class EndSessionResponse(_message.Message):
+    __slots__ = ("ended",)
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    ended: bool
+    def __init__(self, ended: bool = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ("worker_id", "await_call_id")

@@ -84,7 +84,7 @@ pub(crate) async fn run_stream(
     };
     let clock = Clock::new(&call, &place);
     let channel = place.channel().clone();
-    let opening = call.within(call.open_stream(&channel));
+    let opening = call.within(call.open_stream(&place));
     let (events, status) = match patience.for_first(&call, opening).await {
         Err(failure) => (Some(events), Status::Failed(failure)),
         Ok(stream) => {

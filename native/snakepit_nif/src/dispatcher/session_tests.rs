@@ -1,0 +1,339 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use std::{
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+type Name = &'static str;
+type Told = mpsc::Receiver<Grant<Name>>;
+
+fn strict(id: &str) -> Session {
+    Session {
+        id: id.into(),
+        strict: true,
+    }
+}
+
+fn prefer(id: &str) -> Session {
+    Session {
+        id: id.into(),
+        strict: false,
+    }
+}
+
+/// A pool with one place on each worker, and what its listener hears, as text.
+struct Probe {
+    pool: Arc<Dispatcher<Name>>,
+    keys: Vec<WorkerKey>,
+    heard: mpsc::Receiver<String>,
+}
+
+impl Probe {
+    fn new(workers: &[Name], max_sessions: usize, session_ttl: Option<Duration>) -> Self {
+        let limits = Limits {
+            max_queue: 8,
+            max_sessions,
+            session_ttl,
+        };
+        let (tx, heard) = mpsc::channel();
+        let pool = Dispatcher::new(limits, move |event| drop(tx.send(text(event))));
+        let keys = workers.iter().map(|name| pool.add(*name, 1)).collect();
+        Self { pool, keys, heard }
+    }
+
+    fn submit(&self, session: Option<Session>) -> (Result<Ticket<Name>, Refusal>, Told) {
+        let (tx, rx) = mpsc::channel();
+        let submitted = self
+            .pool
+            .submit(None, session, move |grant| drop(tx.send(grant)));
+        (submitted, rx)
+    }
+
+    fn lease(&self, session: Session) -> Lease<Name> {
+        self.submit(Some(session)).1.try_recv().unwrap().unwrap()
+    }
+
+    fn refusal(&self, session: Session) -> Option<Refusal> {
+        self.submit(Some(session)).0.err()
+    }
+
+    /// One call in the session; returns its worker and the generation.
+    fn visit(&self, id: &str) -> (Name, u64) {
+        let lease = self.lease(strict(id));
+        (lease.worker, lease.session_generation())
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.heard.try_iter().collect()
+    }
+}
+
+fn text(event: SessionEvent<Name>) -> String {
+    match event {
+        SessionEvent::Created { id, worker } => format!("{id} created on {worker}"),
+        SessionEvent::Moved { id, from, to, .. } => format!("{id} moved from {from} to {to}"),
+        SessionEvent::Expired { id, worker, .. } => format!("{id} expired on {worker}"),
+        SessionEvent::Evicted { id, worker, .. } => format!("{id} evicted from {worker}"),
+        SessionEvent::Lost { ids, worker } => {
+            let mut ids: Vec<_> = ids.iter().map(|id| &**id).collect();
+            ids.sort_unstable();
+            format!("{} lost with {worker}", ids.join(", "))
+        }
+    }
+}
+
+#[test]
+fn calls_of_a_session_go_to_its_worker_though_others_have_less_to_do() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    let first = probe.visit("s");
+    for _ in 0..4 {
+        assert_eq!(probe.visit("s"), first);
+    }
+    assert_eq!(probe.heard(), ["s created on a"]);
+}
+
+#[test]
+fn a_strict_call_waits_for_its_worker_and_holds_up_nobody() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    probe.visit("s");
+    let busy = probe.lease(strict("s"));
+    let (_pinned, pinned) = probe.submit(Some(strict("s")));
+    assert!(pinned.try_recv().is_err());
+    assert_eq!(probe.pool.snapshot().queued, 1);
+    let (_other, other) = probe.submit(None);
+    assert_eq!(other.try_recv().unwrap().unwrap().worker, "b");
+    assert!(pinned.try_recv().is_err());
+    drop(busy);
+    assert_eq!(pinned.try_recv().unwrap().unwrap().worker, "a");
+}
+
+#[test]
+fn whoever_has_waited_longest_gets_the_place_pinned_or_not() {
+    let probe = Probe::new(&["a"], 9, None);
+    let mut running = probe.lease(strict("s"));
+    let waiting: Vec<_> = [None, Some(strict("s")), None, Some(strict("s"))]
+        .into_iter()
+        .map(|session| probe.submit(session))
+        .collect();
+    for (_ticket, told) in &waiting {
+        assert!(told.try_recv().is_err());
+        drop(running);
+        running = told.try_recv().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn a_session_that_begins_while_its_calls_wait_takes_them_all_to_one_worker() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    let (on_a, on_b) = (probe.lease(strict("x")), probe.lease(strict("y")));
+    let (_one, one) = probe.submit(Some(strict("s")));
+    let (_two, two) = probe.submit(Some(strict("s")));
+    drop(on_b);
+    let lease = one.try_recv().unwrap().unwrap();
+    assert_eq!(lease.worker, "b");
+    drop(on_a);
+    assert!(two.try_recv().is_err());
+    drop(lease);
+    assert_eq!(two.try_recv().unwrap().unwrap().worker, "b");
+}
+
+#[test]
+fn a_call_that_only_prefers_its_worker_takes_another_and_the_session_begins_anew_there() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    let (_, generation) = probe.visit("s");
+    let busy = probe.lease(prefer("s"));
+    assert_eq!((busy.worker, busy.session_generation()), ("a", generation));
+    let moved = probe.lease(prefer("s"));
+    assert_eq!(moved.worker, "b");
+    assert!(moved.session_generation() > generation);
+    drop((busy, moved));
+    assert_eq!(probe.visit("s").0, "b");
+    assert_eq!(probe.heard(), ["s created on a", "s moved from a to b"]);
+}
+
+#[test]
+fn a_session_is_lost_with_its_worker_and_that_is_told_once() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    let (_, generation) = probe.visit("s");
+    let busy = probe.lease(strict("s"));
+    probe.visit("t");
+    drop(busy);
+    assert!(probe.pool.remove(probe.keys[0]));
+    assert_eq!(probe.visit("t").0, "b");
+    assert_eq!(probe.refusal(strict("s")), Some(Refusal::SessionLost));
+    let (worker, anew) = probe.visit("s");
+    assert_eq!(worker, "b");
+    assert!(anew > generation);
+    assert_eq!(
+        probe.heard(),
+        [
+            "s created on a",
+            "t created on b",
+            "s lost with a",
+            "s created on b"
+        ]
+    );
+}
+
+#[test]
+fn a_call_that_waits_for_a_worker_that_dies_hears_that_its_session_is_lost() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    let running = probe.lease(strict("s"));
+    let (_one, one) = probe.submit(Some(strict("s")));
+    let (_two, two) = probe.submit(Some(strict("s")));
+    running.condemn();
+    for told in [one, two] {
+        assert_eq!(told.try_recv().unwrap().err(), Some(Refusal::SessionLost));
+    }
+    assert_eq!(probe.pool.snapshot().queued, 0);
+    assert_eq!(probe.visit("s").0, "b");
+}
+
+#[test]
+fn a_session_that_has_ended_begins_anew_and_those_who_wait_are_served() {
+    let probe = Probe::new(&["a"], 9, None);
+    let running = probe.lease(strict("s"));
+    let generation = running.session_generation();
+    let (_ticket, told) = probe.submit(Some(strict("s")));
+    assert_eq!(probe.pool.end_session("s"), Some(("a", generation)));
+    assert_eq!(probe.pool.end_session("s"), None);
+    drop(running);
+    let anew = told.try_recv().unwrap().unwrap().session_generation();
+    assert!(anew > generation);
+    assert_eq!(probe.pool.snapshot().sessions, 1);
+}
+
+#[test]
+fn beyond_the_bound_the_least_recently_used_goes() {
+    let probe = Probe::new(&["a"], 2, None);
+    let one = probe.visit("one");
+    probe.visit("two");
+    assert_eq!(probe.visit("one"), one);
+    probe.visit("three");
+    assert_eq!(probe.visit("one"), one);
+    assert_eq!(probe.pool.snapshot().sessions, 2);
+    assert!(probe.heard().contains(&"two evicted from a".into()));
+}
+
+#[test]
+fn an_unused_session_expires_with_the_next_call_or_without_one() {
+    let probe = Probe::new(&["a"], 9, Some(Duration::ZERO));
+    let (_, generation) = probe.visit("s");
+    assert!(probe.visit("s").1 > generation);
+    probe.pool.expire_sessions();
+    assert_eq!(probe.pool.snapshot().sessions, 0);
+    assert_eq!(
+        probe.heard(),
+        [
+            "s created on a",
+            "s expired on a",
+            "s created on a",
+            "s expired on a"
+        ]
+    );
+}
+
+#[test]
+fn a_call_that_gives_up_leaves_no_trace_of_its_session() {
+    let probe = Probe::new(&["a"], 9, None);
+    let running = probe.lease(strict("s"));
+    let (pinned, told) = probe.submit(Some(strict("s")));
+    let (unplaced, _told) = probe.submit(Some(strict("t")));
+    drop((pinned, unplaced));
+    assert_eq!(probe.pool.snapshot().queued, 0);
+    assert_eq!(probe.pool.snapshot().sessions, 1);
+    drop(running);
+    assert!(told.try_recv().is_err());
+    assert_eq!(probe.visit("s").0, "a");
+}
+
+#[test]
+fn those_who_wait_for_one_worker_count_in_the_queue_and_hear_that_the_pool_closes() {
+    let probe = Probe::new(&["a"], 9, None);
+    let _running = probe.lease(strict("s"));
+    let waiting: Vec<_> = (0..8).map(|_| probe.submit(Some(strict("s")))).collect();
+    let refusal = Refusal::Saturated { max_queue: 8 };
+    assert_eq!(probe.refusal(strict("s")), Some(refusal));
+    probe.pool.close();
+    for (_ticket, told) in &waiting {
+        assert_eq!(told.try_recv().unwrap().err(), Some(Refusal::Closed));
+    }
+    assert_eq!(probe.refusal(strict("s")), Some(Refusal::Closed));
+}
+
+/// Callers in their sessions, some of which give up, while workers die and others come: a life is
+/// never on two workers, a loss is told to its session alone, and everyone is answered.
+#[test]
+fn sessions_keep_to_their_worker_in_a_race() {
+    const CALLERS: usize = 8;
+    const ROUNDS: usize = 2_000;
+    let limits = Limits {
+        max_queue: CALLERS,
+        max_sessions: CALLERS,
+        session_ttl: None,
+    };
+    let told = Arc::new(AtomicUsize::new(0));
+    let lost = Arc::new(AtomicUsize::new(0));
+    let counted = lost.clone();
+    let pool: Arc<Dispatcher<usize>> = Dispatcher::new(limits, move |event| {
+        if let SessionEvent::Lost { ids, .. } = event {
+            counted.fetch_add(ids.len(), Ordering::SeqCst);
+        }
+    });
+    let stays = pool.add(0, 2);
+    thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let (pool, told) = (&pool, &told);
+            scope.spawn(move || {
+                let mut home = None;
+                for round in 0..ROUNDS {
+                    let (tx, rx) = mpsc::channel::<Grant<usize>>();
+                    let session = Some(strict(&format!("s{caller}")));
+                    let submitted = pool.submit(None, session, move |grant| drop(tx.send(grant)));
+                    let ticket = match submitted {
+                        Ok(ticket) => ticket,
+                        Err(refusal) => {
+                            assert_eq!(refusal, Refusal::SessionLost);
+                            told.fetch_add(1, Ordering::SeqCst);
+                            continue;
+                        }
+                    };
+                    if (round + caller) % 5 == 0 {
+                        drop(ticket);
+                    }
+                    let grant = match rx.recv_timeout(Duration::from_secs(10)) {
+                        Ok(grant) => grant,
+                        Err(_gave_up) => continue,
+                    };
+                    match grant {
+                        Ok(lease) => {
+                            let here = (lease.session_generation(), lease.worker);
+                            if home.is_some_and(|(generation, _)| generation == here.0) {
+                                assert_eq!(home, Some(here));
+                            }
+                            home = Some(here);
+                        }
+                        Err(refusal) => {
+                            assert_eq!(refusal, Refusal::SessionLost);
+                            told.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for worker in 1..ROUNDS {
+                let key = pool.add(worker, 1);
+                thread::yield_now();
+                pool.remove(key);
+            }
+        });
+    });
+    assert!(told.load(Ordering::SeqCst) <= lost.load(Ordering::SeqCst));
+    let end = pool.snapshot();
+    assert_eq!((end.queued, end.workers), (0, vec![(stays, 0, false)]));
+}

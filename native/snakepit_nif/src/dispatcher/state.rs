@@ -1,0 +1,405 @@
+//! The table behind the lock: workers, who waits for them, and whose sessions live on them.
+
+use super::{Grant, Limits, Notices, Refusal, SessionEvent, Snapshot, Waiter, Worker, WorkerKey};
+use crate::sessions::{Past, Sessions, Settled, Stay};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+/// How many lives of sessions are ended under one lock: more than one call can begin.
+const ENDED_AT_ONCE: usize = 4;
+
+pub(super) struct State<W: Worker> {
+    workers: Vec<Entry<W>>,
+    queue: BTreeMap<u64, Queued<W>>,
+    /// How many wait for one worker alone, in its entry.
+    pinned: usize,
+    max_queue: usize,
+    sessions: Sessions,
+    /// Names workers, tickets and leases in the order in which they came.
+    clock: u64,
+    unavailable: Option<Arc<str>>,
+    closed: bool,
+}
+
+struct Entry<W: Worker> {
+    key: WorkerKey,
+    worker: W,
+    capacity: usize,
+    in_flight: usize,
+    last_lease: u64,
+    draining: bool,
+    /// Those who wait for this worker: calls of its sessions.
+    pinned: BTreeMap<u64, Queued<W>>,
+    sessions: HashSet<Arc<str>>,
+}
+
+impl<W: Worker> Entry<W> {
+    fn is_free(&self) -> bool {
+        !self.draining && self.in_flight < self.capacity
+    }
+}
+
+pub(super) struct Queued<W: Worker> {
+    pub(super) deadline: Option<Instant>,
+    pub(super) waiter: Waiter<W>,
+    pub(super) visit: Option<Visit>,
+}
+
+impl<W: Worker> Queued<W> {
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
+/// A call's part in a session.
+pub(super) struct Visit {
+    pub(super) stay: Stay,
+    pub(super) strict: bool,
+}
+
+/// Where a call goes; workers by their place in the table.
+pub(super) enum Choice {
+    Take(usize),
+    /// For any worker, or for this one alone.
+    Wait(Option<usize>),
+    Lost,
+}
+
+pub(super) struct Place<W> {
+    pub(super) key: WorkerKey,
+    pub(super) worker: W,
+    pub(super) stay: Option<Stay>,
+}
+
+impl<W: Worker> State<W> {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            workers: Vec::new(),
+            queue: BTreeMap::new(),
+            pinned: 0,
+            max_queue: limits.max_queue,
+            sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
+            clock: 0,
+            unavailable: None,
+            closed: false,
+        }
+    }
+
+    pub(super) fn add(&mut self, worker: W, capacity: usize) -> WorkerKey {
+        let key = WorkerKey(self.tick());
+        self.unavailable = None;
+        self.workers.push(Entry {
+            key,
+            worker,
+            capacity,
+            in_flight: 0,
+            last_lease: 0,
+            draining: false,
+            pinned: BTreeMap::new(),
+            sessions: HashSet::new(),
+        });
+        key
+    }
+
+    pub(super) fn drain(&mut self, key: WorkerKey) -> usize {
+        self.entry(key).map_or(0, |entry| {
+            entry.draining = true;
+            entry.in_flight
+        })
+    }
+
+    pub(super) fn set_unavailable(&mut self, why: Arc<str>) -> Notices<W> {
+        if !self.workers.is_empty() {
+            return Notices::new();
+        }
+        self.unavailable = Some(why.clone());
+        self.refuse_all(&Refusal::Unavailable(why))
+    }
+
+    pub(super) fn close(&mut self) -> Notices<W> {
+        self.closed = true;
+        let notices = self.refuse_all(&Refusal::Closed);
+        self.workers.clear();
+        notices
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            queued: self.queue.len() + self.pinned,
+            sessions: self.sessions.len(),
+            workers: self
+                .workers
+                .iter()
+                .map(|entry| (entry.key, entry.in_flight, entry.draining))
+                .collect(),
+        }
+    }
+
+    pub(super) fn end_session(&mut self, id: &str) -> Option<(W, u64)> {
+        let past = self.sessions.end(id)?;
+        let worker = self.unsettle(&past)?;
+        Some((worker, past.generation))
+    }
+
+    /// A call is over, and its place free.
+    pub(super) fn leave(&mut self, key: WorkerKey, stay: Option<&Stay>) {
+        if let Some(entry) = self.entry(key) {
+            entry.in_flight -= 1;
+        }
+        if let Some(stay) = stay {
+            self.sessions.leave(stay, Instant::now());
+        }
+    }
+
+    pub(super) fn choose(&self, session: Option<(&Arc<str>, bool)>) -> Choice {
+        if self.closed {
+            return Choice::Wait(None);
+        }
+        if let Some((id, strict)) = session
+            && let Some(key) = self.sessions.worker(id)
+        {
+            match self.index(key) {
+                None => return Choice::Lost,
+                Some(index) if self.workers[index].is_free() => return Choice::Take(index),
+                Some(index) if strict => return Choice::Wait(Some(index)),
+                Some(_) => {}
+            }
+        }
+        self.least_loaded().map_or(Choice::Wait(None), Choice::Take)
+    }
+
+    /// The worker with the fewest calls; of equals, the one idle longest.
+    fn least_loaded(&self) -> Option<usize> {
+        self.workers
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.is_free())
+            .min_by_key(|(_, entry)| (entry.in_flight, entry.last_lease))
+            .map(|(index, _)| index)
+    }
+
+    /// Takes a place on a worker, and settles the session there.
+    pub(super) fn take(
+        &mut self,
+        index: usize,
+        stay: Option<Stay>,
+        events: &mut Vec<SessionEvent<W>>,
+    ) -> Place<W> {
+        let clock = self.tick();
+        let entry = &mut self.workers[index];
+        entry.in_flight += 1;
+        entry.last_lease = clock;
+        let (key, worker) = (entry.key, entry.worker.clone());
+        let stay = stay.map(|stay| self.settle(stay, index, events));
+        Place { key, worker, stay }
+    }
+
+    fn settle(&mut self, mut stay: Stay, index: usize, events: &mut Vec<SessionEvent<W>>) -> Stay {
+        let settled = self.sessions.settle(&mut stay, self.workers[index].key);
+        if settled == Settled::Stayed {
+            return stay;
+        }
+        let from = match &settled {
+            Settled::Moved(past) => self.unsettle(past).map(|from| (from, past.generation)),
+            _ => None,
+        };
+        let entry = &mut self.workers[index];
+        entry.sessions.insert(stay.id.clone());
+        let (id, worker) = (stay.id.clone(), entry.worker.clone());
+        events.push(match from {
+            None => SessionEvent::Created { id, worker },
+            Some((from, generation)) => SessionEvent::Moved {
+                id,
+                generation,
+                from,
+                to: worker,
+            },
+        });
+        stay
+    }
+
+    /// Takes a life that is over from its worker, if that is still there.
+    fn unsettle(&mut self, past: &Past) -> Option<W> {
+        let entry = self.entry(past.worker?)?;
+        entry.sessions.remove(&past.id);
+        Some(entry.worker.clone())
+    }
+
+    /// Takes part in a session's life; a new one may cost that of another.
+    pub(super) fn enter(&mut self, id: &Arc<str>, events: &mut Vec<SessionEvent<W>>) -> Stay {
+        let stay = self.sessions.enter(id);
+        for _ in 0..ENDED_AT_ONCE {
+            let Some(past) = self.sessions.evict() else {
+                break;
+            };
+            if let Some(worker) = self.unsettle(&past) {
+                events.push(SessionEvent::Evicted {
+                    id: past.id,
+                    generation: past.generation,
+                    worker,
+                });
+            }
+        }
+        stay
+    }
+
+    /// Ends this life if it is past its time, and some others that are. Whether there may be more.
+    pub(super) fn expire(&mut self, id: Option<&str>, events: &mut Vec<SessionEvent<W>>) -> bool {
+        let now = Instant::now();
+        let mut next = id.and_then(|id| self.sessions.expire(id, now));
+        for _ in 0..ENDED_AT_ONCE {
+            let Some(past) = next.take().or_else(|| self.sessions.expire_oldest(now)) else {
+                return false;
+            };
+            if let Some(worker) = self.unsettle(&past) {
+                events.push(SessionEvent::Expired {
+                    id: past.id,
+                    worker,
+                });
+            }
+        }
+        true
+    }
+
+    /// Whether one more call may wait.
+    pub(super) fn admit(&self) -> Result<(), Refusal> {
+        if self.closed {
+            return Err(Refusal::Closed);
+        }
+        if self.workers.is_empty()
+            && let Some(why) = &self.unavailable
+        {
+            return Err(Refusal::Unavailable(why.clone()));
+        }
+        if self.queue.len() + self.pinned >= self.max_queue {
+            return Err(Refusal::Saturated {
+                max_queue: self.max_queue,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn enqueue(&mut self, number: u64, pinned: Option<usize>, queued: Queued<W>) {
+        match pinned {
+            None => self.queue.insert(number, queued),
+            Some(index) => {
+                self.pinned += 1;
+                self.workers[index].pinned.insert(number, queued)
+            }
+        };
+    }
+
+    /// Takes a waiter out, wherever it waits.
+    pub(super) fn dequeue(&mut self, number: u64) -> Option<Queued<W>> {
+        if let Some(queued) = self.queue.remove(&number) {
+            return Some(queued);
+        }
+        if self.pinned == 0 {
+            return None;
+        }
+        let mut entries = self.workers.iter_mut();
+        let queued = entries.find_map(|entry| entry.pinned.remove(&number))?;
+        self.pinned -= 1;
+        Some(queued)
+    }
+
+    /// Takes out whoever has waited longest of those for whom a worker is free, with that worker.
+    pub(super) fn next(&mut self, notices: &mut Notices<W>) -> Option<(Queued<W>, usize)> {
+        loop {
+            self.least_loaded()?;
+            let first = self.queue.first_key_value().map(|(number, _)| *number);
+            let number = first.into_iter().chain(self.first_pinned()).min()?;
+            let queued = self.dequeue(number)?;
+            if queued.is_late() {
+                notices.grants.push(self.refuse(queued, Refusal::Expired));
+                continue;
+            }
+            let visit = queued.visit.as_ref();
+            match self.choose(visit.map(|visit| (&visit.stay.id, visit.strict))) {
+                Choice::Take(index) => return Some((queued, index)),
+                Choice::Wait(pinned) => self.enqueue(number, pinned, queued),
+                Choice::Lost => notices.grants.push(self.lose(queued)),
+            }
+        }
+    }
+
+    /// Who has waited longest of those who wait for a worker that is free.
+    fn first_pinned(&self) -> Option<u64> {
+        if self.pinned == 0 {
+            return None;
+        }
+        let free = self.workers.iter().filter(|entry| entry.is_free());
+        free.filter_map(|entry| entry.pinned.first_key_value())
+            .map(|(number, _)| *number)
+            .min()
+    }
+
+    pub(super) fn refuse(&mut self, queued: Queued<W>, refusal: Refusal) -> (Waiter<W>, Grant<W>) {
+        if let Some(visit) = &queued.visit {
+            self.sessions.leave(&visit.stay, Instant::now());
+        }
+        (queued.waiter, Err(refusal))
+    }
+
+    fn lose(&mut self, queued: Queued<W>) -> (Waiter<W>, Grant<W>) {
+        if let Some(visit) = &queued.visit {
+            self.sessions.end(&visit.stay.id);
+        }
+        (queued.waiter, Err(Refusal::SessionLost))
+    }
+
+    /// Takes a worker out, and tells those who wait for it that their sessions are gone.
+    pub(super) fn remove(&mut self, key: WorkerKey, notices: &mut Notices<W>) -> bool {
+        let Some(index) = self.index(key) else {
+            return false;
+        };
+        let entry = self.workers.remove(index);
+        self.pinned -= entry.pinned.len();
+        for (number, queued) in entry.pinned {
+            let visit = queued.visit.as_ref();
+            if visit.is_some_and(|visit| entry.sessions.contains(&visit.stay.id)) {
+                notices.grants.push(self.lose(queued));
+            } else {
+                self.queue.insert(number, queued);
+            }
+        }
+        if !entry.sessions.is_empty() {
+            notices.events.push(SessionEvent::Lost {
+                ids: entry.sessions,
+                worker: entry.worker,
+            });
+        }
+        true
+    }
+
+    fn index(&self, key: WorkerKey) -> Option<usize> {
+        self.workers.iter().position(|entry| entry.key == key)
+    }
+
+    fn entry(&mut self, key: WorkerKey) -> Option<&mut Entry<W>> {
+        self.workers.iter_mut().find(|entry| entry.key == key)
+    }
+
+    fn refuse_all(&mut self, refusal: &Refusal) -> Notices<W> {
+        let mut waiting = std::mem::take(&mut self.queue);
+        for entry in &mut self.workers {
+            waiting.append(&mut entry.pinned);
+        }
+        self.pinned = 0;
+        let mut notices = Notices::new();
+        for queued in waiting.into_values() {
+            let grant = self.refuse(queued, refusal.clone());
+            notices.grants.push(grant);
+        }
+        notices
+    }
+
+    pub(super) fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+}

@@ -1,0 +1,213 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use std::{
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+type Name = &'static str;
+type Told = mpsc::Receiver<Grant<Name>>;
+
+fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
+    let limits = Limits {
+        max_queue,
+        max_sessions: 1_000,
+        session_ttl: None,
+    };
+    Dispatcher::new(limits, |_| {})
+}
+
+fn submit(
+    dispatcher: &Arc<Dispatcher<Name>>,
+    deadline: Option<Instant>,
+) -> (Result<Ticket<Name>, Refusal>, Told) {
+    submit_in(dispatcher, deadline, None)
+}
+
+/// Submits and hands what the waiter is told to a channel.
+fn submit_in(
+    dispatcher: &Arc<Dispatcher<Name>>,
+    deadline: Option<Instant>,
+    session: Option<Session>,
+) -> (Result<Ticket<Name>, Refusal>, Told) {
+    let (tx, rx) = mpsc::channel();
+    let submitted = dispatcher.submit(deadline, session, move |grant| {
+        let _ = tx.send(grant);
+    });
+    (submitted, rx)
+}
+
+fn lease(dispatcher: &Arc<Dispatcher<Name>>) -> Lease<Name> {
+    submit(dispatcher, None).1.try_recv().unwrap().unwrap()
+}
+
+#[test]
+fn the_least_loaded_worker_is_leased_and_of_equals_the_one_idle_longest() {
+    let pool = dispatcher(0);
+    pool.add("a", 2);
+    pool.add("b", 2);
+    let first = lease(&pool);
+    let second = lease(&pool);
+    assert_eq!((first.worker, second.worker), ("a", "b"));
+    drop(second);
+    assert_eq!(lease(&pool).worker, "b");
+    drop(first);
+    assert_eq!(lease(&pool).worker, "a");
+}
+
+#[test]
+fn a_full_queue_refuses_and_names_its_bound() {
+    let pool = dispatcher(1);
+    pool.add("a", 1);
+    let _running = lease(&pool);
+    let (waiting, _rx) = submit(&pool, None);
+    assert!(waiting.is_ok());
+    assert_eq!(
+        submit(&pool, None).0.err(),
+        Some(Refusal::Saturated { max_queue: 1 })
+    );
+}
+
+#[test]
+fn a_released_place_goes_to_whoever_has_waited_longest() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    let running = lease(&pool);
+    let (_first, first_rx) = submit(&pool, None);
+    let (_second, second_rx) = submit(&pool, None);
+    drop(running);
+    let granted = first_rx.try_recv().unwrap().unwrap();
+    assert!(second_rx.try_recv().is_err());
+    drop(granted);
+    assert!(second_rx.try_recv().unwrap().is_ok());
+}
+
+#[test]
+fn a_dropped_ticket_leaves_the_queue_and_its_waiter_is_never_called() {
+    let pool = dispatcher(1);
+    pool.add("a", 1);
+    let running = lease(&pool);
+    let (ticket, rx) = submit(&pool, None);
+    drop(ticket);
+    assert_eq!(pool.snapshot().queued, 0);
+    drop(running);
+    assert!(rx.try_recv().is_err());
+    assert_eq!(pool.snapshot().workers[0].1, 0);
+}
+
+#[test]
+fn an_expired_waiter_is_passed_over() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    let running = lease(&pool);
+    let (_late, late_rx) = submit(&pool, Some(Instant::now()));
+    let (_patient, patient_rx) = submit(&pool, None);
+    drop(running);
+    assert_eq!(late_rx.try_recv().unwrap().err(), Some(Refusal::Expired));
+    assert!(patient_rx.try_recv().unwrap().is_ok());
+}
+
+#[test]
+fn a_grant_nobody_takes_gives_the_place_back() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    let running = lease(&pool);
+    let (_ticket, rx) = submit(&pool, None);
+    drop(rx);
+    drop(running);
+    assert_eq!(lease(&pool).worker, "a");
+}
+
+#[test]
+fn a_draining_worker_takes_no_new_calls_and_a_removed_one_is_forgotten() {
+    let pool = dispatcher(8);
+    let a = pool.add("a", 2);
+    let running = lease(&pool);
+    assert_eq!(pool.drain(a), 1);
+    let (_ticket, rx) = submit(&pool, None);
+    assert!(rx.try_recv().is_err());
+    assert!(pool.remove(a));
+    assert!(!pool.remove(a));
+    drop(running);
+    pool.add("b", 1);
+    assert_eq!(rx.try_recv().unwrap().unwrap().worker, "b");
+}
+
+#[test]
+fn a_condemned_worker_is_out_of_the_pool_at_once() {
+    let pool = dispatcher(8);
+    pool.add("a", 2);
+    assert_eq!(lease(&pool).condemn(), "a");
+    assert!(pool.snapshot().workers.is_empty());
+}
+
+#[test]
+fn without_any_worker_the_reason_is_told_until_one_comes() {
+    let pool = dispatcher(8);
+    let (_ticket, rx) = submit(&pool, None);
+    pool.set_unavailable("no python");
+    let refusal = Refusal::Unavailable("no python".into());
+    assert_eq!(rx.try_recv().unwrap().err(), Some(refusal.clone()));
+    assert_eq!(submit(&pool, None).0.err(), Some(refusal));
+    let a = pool.add("a", 1);
+    pool.set_unavailable("ignored while a worker is there");
+    pool.remove(a);
+    assert!(submit(&pool, None).0.is_ok());
+}
+
+#[test]
+fn closing_tells_everyone() {
+    let pool = dispatcher(8);
+    let (_ticket, rx) = submit(&pool, None);
+    pool.close();
+    assert_eq!(rx.try_recv().unwrap().err(), Some(Refusal::Closed));
+    assert_eq!(submit(&pool, None).0.err(), Some(Refusal::Closed));
+}
+
+/// Callers that take, give back and give up, while workers come and go: no place is ever
+/// leased twice, none is lost, and every waiter that keeps its ticket is answered.
+#[test]
+fn places_are_neither_lost_nor_doubled_in_a_race() {
+    const CALLERS: usize = 8;
+    const ROUNDS: usize = 2_000;
+    let pool = dispatcher(CALLERS);
+    let places = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+    for place in &places {
+        pool.add(place.clone(), 2);
+    }
+    thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let pool = &pool;
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let (tx, rx) = mpsc::channel::<Grant<Arc<AtomicUsize>>>();
+                    let ticket = pool
+                        .submit(None, None, move |grant| drop(tx.send(grant)))
+                        .unwrap();
+                    if (round + caller) % 5 == 0 {
+                        drop(ticket);
+                        continue;
+                    }
+                    let lease = rx.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+                    assert!(lease.worker.fetch_add(1, Ordering::SeqCst) < 2);
+                    lease.worker.fetch_sub(1, Ordering::SeqCst);
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                let extra = pool.add(Arc::new(AtomicUsize::new(0)), 1);
+                pool.drain(extra);
+                thread::yield_now();
+                pool.remove(extra);
+            }
+        });
+    });
+    let end = pool.snapshot();
+    assert_eq!(end.queued, 0);
+    assert!(end.workers.iter().all(|(_, in_flight, _)| *in_flight == 0));
+}
