@@ -4,7 +4,7 @@ defmodule Snakepit do
 
   alias Snakepit.{Call, Config, Error}
   alias Snakepit.GRPC.Client
-  alias Snakepit.Pool.Manager
+  alias Snakepit.Pool.{Gate, Manager}
 
   @options %{
     pool: :name,
@@ -43,7 +43,7 @@ defmodule Snakepit do
   """
   @spec execute(String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(command, args \\ %{}, options \\ []) do
-    with {:ok, pool, name, options} <- prepare(options, @options),
+    with {:ok, pool, name, options} <- prepare(command, args, options, @options),
          {:error, error} <- Client.execute(pool.native, command, args, options) do
       {:error, %{error | pool: name}}
     end
@@ -128,7 +128,7 @@ defmodule Snakepit do
   defdelegate cancel(call), to: Client
 
   defp open(command, args, options, bounded) do
-    with {:ok, pool, name, options} <- prepare(options, @stream_options),
+    with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options),
          options = Keyword.put_new(options, :demand, pool.demand),
          {:error, error} <-
            Client.start_stream(pool.native, command, args, options, name, bounded) do
@@ -136,12 +136,18 @@ defmodule Snakepit do
     end
   end
 
-  defp prepare(options, schema) do
+  defp prepare(command, args, options, schema) do
     with :ok <- Config.check(options, schema),
          {name, options} = Keyword.pop(options, :pool, Snakepit.Pool),
          {:ok, pool} <- Manager.fetch(name) do
-      defaults = [timeout: pool.timeout, queue_timeout: pool.queue_timeout]
-      {:ok, pool, name, Keyword.merge(defaults, options)}
+      case Gate.pass(pool.gate, command, args, options) do
+        {:ok, options} ->
+          defaults = [timeout: pool.timeout, queue_timeout: pool.queue_timeout]
+          {:ok, pool, name, Keyword.merge(defaults, options)}
+
+        {:error, error} ->
+          {:error, %{error | pool: name}}
+      end
     end
   end
 end

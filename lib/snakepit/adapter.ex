@@ -1,29 +1,133 @@
 defmodule Snakepit.Adapter do
   @moduledoc """
-  How a pool starts its workers. `Snakepit.Adapters.GRPCPython` is the one that comes with Snakepit.
+  How a pool starts its workers, and what it checks before it sends them a call.
 
-  A worker is an operating-system process that serves `proto/snakepit.proto` at the address it is
-  told. Once it listens it writes a line to its standard output: the text of the environment
-  variable `SNAKEPIT_READY_TOKEN`, a space and its address (`unix:/path` or `tcp:127.0.0.1:port`).
-  It leaves when its standard input ends. What else it prints is logged.
+      defmodule MyApp.NodeAdapter do
+        @behaviour Snakepit.Adapter
+
+        @impl true
+        def executable_path, do: "node"
+
+        @impl true
+        def script_path, do: "worker.js"
+      end
+
+      {Snakepit.Pool, name: MyApp.Node, adapter: MyApp.NodeAdapter}
+
+  Two come with Snakepit: `Snakepit.Adapters.GRPCPython` and, over stdin and stdout,
+  `Snakepit.Adapters.GenericPythonV2`. `guides/adapters.md` tells what a worker has to do.
+
+  | callback | |
+  |---|---|
+  | `c:executable_path/0` | required |
+  | `c:script_path/0`, `c:script_args/0` | optional: the arguments of the executable |
+  | `c:command_line/1` | optional: in place of these three, for what depends on the pool's options |
+  | `c:uses_grpc?/0` | optional: whether workers speak gRPC, by default not |
+  | `c:get_port/0` | optional, of gRPC workers: the first TCP port to try |
+  | `c:supported_commands/0` | optional: the commands there are |
+  | `c:validate_command/2` | optional: a check of each call's arguments |
+  | `c:command_timeout/2` | optional: how long a command may take |
   """
+
+  alias Snakepit.Error
 
   @typedoc """
   What the pool knows of a worker before it starts:
 
     * `:id` - the worker's name in logs and errors
-    * `:listen` - where to listen, `unix:/path` or `tcp:127.0.0.1:0` (any port)
+    * `:listen` - where a gRPC worker has to listen, else `nil`
     * `:options` - the pool's options, complete
   """
-  @type worker :: %{id: String.t(), listen: String.t(), options: map}
+  @type worker :: %{id: String.t(), listen: String.t() | nil, options: map}
 
-  @doc "Whether workers speak gRPC."
-  @callback uses_grpc?() :: boolean
+  @typedoc "An executable, its arguments, and environment variables."
+  @type command_line :: {Path.t(), [String.t()], [{String.t(), String.t()}]}
+
+  @doc "The executable: a path, or a name that is looked for in `PATH`."
+  @callback executable_path() :: Path.t()
+
+  @doc "The script that the executable is to run, relative to the current folder: its first argument."
+  @callback script_path() :: Path.t()
+
+  @doc "The further arguments."
+  @callback script_args() :: [String.t()]
 
   @doc """
-  The executable, its arguments and environment variables (names to strings) of one worker, or a
-  message that says why there is none and what to do.
+  The whole command line of one worker, or a message that says why there is none and what to do. It
+  takes the place of `c:executable_path/0`, `c:script_path/0` and `c:script_args/0`.
   """
-  @callback command_line(worker) ::
-              {:ok, {Path.t(), [String.t()], [{String.t(), String.t()}]}} | {:error, String.t()}
+  @callback command_line(worker) :: {:ok, command_line} | {:error, String.t()}
+
+  @doc "Whether workers serve `proto/snakepit.proto`. By default they are spoken to over stdin and stdout."
+  @callback uses_grpc?() :: boolean
+
+  @doc "The first TCP port that workers try, in place of the pool's `:base_port`; 0 is any free one."
+  @callback get_port() :: :inet.port_number()
+
+  @doc "The commands there are. Any other fails with `:unknown_command` before a worker is taken."
+  @callback supported_commands() :: [String.t()]
+
+  @doc """
+  Checks a call before a worker is taken. The message, or the error itself, is what the caller gets;
+  a message becomes an error with the reason `:invalid_args`.
+  """
+  @callback validate_command(command :: String.t(), args :: map | keyword) ::
+              :ok | {:error, String.t() | Error.t()}
+
+  @doc "How long a command may take where the call does not say; `nil` is the pool's `:timeout`."
+  @callback command_timeout(command :: String.t(), args :: map | keyword) :: timeout | nil
+
+  @optional_callbacks script_path: 0,
+                      script_args: 0,
+                      command_line: 1,
+                      uses_grpc?: 0,
+                      get_port: 0,
+                      supported_commands: 0,
+                      validate_command: 2,
+                      command_timeout: 2
+
+  @doc false
+  def adapter?(module) do
+    is_atom(module) and
+      (exports?(module, :executable_path, 0) or exports?(module, :command_line, 1))
+  end
+
+  @doc false
+  def grpc?(adapter), do: optional(adapter, :uses_grpc?, [], false)
+
+  @doc false
+  @spec command(module, worker) :: {:ok, command_line} | {:error, String.t()}
+  def command(adapter, worker) do
+    if exports?(adapter, :command_line, 1),
+      do: adapter.command_line(worker),
+      else: simple_command(adapter)
+  end
+
+  defp simple_command(adapter) do
+    name = adapter.executable_path()
+
+    case find(name) do
+      nil ->
+        {:error, "the executable #{inspect(name)} of #{inspect(adapter)} was not found"}
+
+      path ->
+        script = List.wrap(optional(adapter, :script_path, [], nil))
+        {:ok, {path, script ++ optional(adapter, :script_args, [], []), []}}
+    end
+  end
+
+  @doc false
+  def find(name), do: System.find_executable(name) || System.find_executable(Path.expand(name))
+
+  @doc false
+  def optional(adapter, callback, args, default) do
+    if exports?(adapter, callback, length(args)),
+      do: apply(adapter, callback, args),
+      else: default
+  end
+
+  @doc false
+  def exports?(adapter, callback, arity) do
+    Code.ensure_loaded?(adapter) and function_exported?(adapter, callback, arity)
+  end
 end

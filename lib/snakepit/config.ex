@@ -7,7 +7,8 @@ defmodule Snakepit.Config do
   @pool [
     name: {:name, Snakepit.Pool, "an atom; calls name the pool by it"},
     size: {:positive, quote(do: System.schedulers_online()), "how many workers"},
-    adapter: {:name, Snakepit.Adapters.GRPCPython, "a module that implements `Snakepit.Adapter`"},
+    adapter:
+      {:adapter, Snakepit.Adapters.GRPCPython, "a module that implements `Snakepit.Adapter`"},
     adapter_args:
       {:keyword, [],
        "for `Snakepit.Adapters.GRPCPython`: `class:`, the \"module:Class\" of the commands, and `paths:`, the folders to import from"},
@@ -36,6 +37,7 @@ defmodule Snakepit.Config do
 
   @wanted %{
     name: "an atom",
+    adapter: "a module that implements Snakepit.Adapter",
     positive: "an integer above 0",
     count: "an integer of 0 or more",
     keyword: "a keyword list",
@@ -96,6 +98,7 @@ defmodule Snakepit.Config do
   end
 
   defp valid?(:name, value), do: is_atom(value) and value not in [nil, true, false]
+  defp valid?(:adapter, value), do: Snakepit.Adapter.adapter?(value)
   defp valid?(:positive, value), do: is_integer(value) and value > 0
   defp valid?(:count, value), do: is_integer(value) and value >= 0
   defp valid?(:keyword, value), do: Keyword.keyword?(value)

@@ -7,10 +7,9 @@ defmodule Snakepit.GRPCWorker do
   require Logger
 
   alias Snakepit.GRPC.{Client, Native}
+  alias Snakepit.Pool.OSProcess
   alias Snakepit.Telemetry
 
-  # The end of its output that an error shows.
-  @tail_lines 30
   @line_bytes 8192
 
   defstruct [
@@ -18,21 +17,19 @@ defmodule Snakepit.GRPCWorker do
     :pool,
     :manager,
     :options,
-    :listen,
+    :path,
     :token,
     :secret,
-    :port,
-    :os_pid,
+    :process,
     :awaited,
     :closed,
     :channel,
     :key,
     :timer,
-    why: nil,
-    tail: []
+    why: nil
   ]
 
-  @doc "Options: `:id`, `:pool` (native), `:manager`, `:listen`, `:options` (the pool's)."
+  @doc "Options: `:id`, `:pool` (native), `:manager`, `:path` (of its socket), `:options` (the pool's)."
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @doc "How long a supervisor has to wait for a worker to stop, in ms."
@@ -49,14 +46,14 @@ defmodule Snakepit.GRPCWorker do
 
   @impl true
   def handle_continue(:start, %{options: options} = state) do
-    worker = %{id: state.id, listen: state.listen, options: options}
+    worker = %{id: state.id, listen: listen(state), options: options}
+    secret = if state.secret, do: [{"SNAKEPIT_SECRET", state.secret}], else: []
+    env = [{"SNAKEPIT_LISTEN", worker.listen}, {"SNAKEPIT_READY_TOKEN", state.token} | secret]
 
-    case options.adapter.command_line(worker) do
-      {:ok, {executable, args, env}} ->
-        port = open(executable, args, Enum.to_list(options.env) ++ env, state)
-        {:os_pid, os_pid} = Port.info(port, :os_pid)
+    case OSProcess.start(worker, env, [:stderr_to_stdout, line: @line_bytes]) do
+      {:ok, process} ->
         timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
-        {:noreply, %{state | port: port, os_pid: os_pid, timer: timer}}
+        {:noreply, %{state | process: process, timer: timer}}
 
       {:error, message} ->
         stop_failed(message, state)
@@ -64,18 +61,18 @@ defmodule Snakepit.GRPCWorker do
   end
 
   @impl true
-  def handle_info({port, {:data, {_eol, line}}}, %{port: port} = state) do
+  def handle_info({port, {:data, {_eol, line}}}, %{process: %{port: port}} = state) do
     {:noreply, output(line, state)}
   end
 
-  def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
+  def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = state) do
     # What its handlers have started leaves with it.
-    Native.signal_group(state.os_pid, true)
-    state = %{leave(state) | port: nil}
+    OSProcess.kill(state.process)
+    state = leave(state)
 
     if state.timer,
-      do: stop_failed(state.why || "it exited with status #{status}", state),
-      else: {:stop, {:shutdown, {:exited, state.why || exit_text(status)}}, state}
+      do: stop_failed(state.why || OSProcess.exit_text(status), state),
+      else: stop({:exited, state.why || OSProcess.exit_text(status)}, state)
   end
 
   def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state) do
@@ -126,48 +123,31 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, state}
   end
 
-  def handle_info({:EXIT, port, _reason}, %{port: port} = state), do: {:noreply, state}
+  def handle_info({:EXIT, port, _reason}, state) when is_port(port), do: {:noreply, state}
   def handle_info({:EXIT, _from, reason}, state), do: {:stop, reason, state}
   def handle_info(_late, state), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, %{port: nil}), do: :ok
+  def terminate(_reason, %{process: nil}), do: :ok
 
   def terminate(_reason, state) do
     if state.key, do: Native.pool_drain(state.pool, state.key)
-    Native.signal_group(state.os_pid, false)
+    OSProcess.terminate(state.process)
     await_exit(state, System.monotonic_time(:millisecond) + state.options.shutdown_timeout)
-    Native.signal_group(state.os_pid, true)
+    OSProcess.kill(state.process)
     leave(state)
   end
 
-  defp open(executable, args, env, state) do
-    secret = if state.secret, do: [{"SNAKEPIT_SECRET", state.secret}], else: []
-    env = [{"SNAKEPIT_READY_TOKEN", state.token} | secret] ++ env
-    env = for {name, value} <- env, do: {to_charlist(name), to_charlist(value)}
-
-    Port.open({:spawn_executable, executable}, [
-      :binary,
-      :exit_status,
-      :stderr_to_stdout,
-      :hide,
-      line: @line_bytes,
-      args: args,
-      env: env
-    ])
-  end
+  defp listen(%{options: %{transport: :unix}} = state), do: "unix:#{state.path}.sock"
+  defp listen(_state), do: "tcp:127.0.0.1:0"
 
   defp output(line, %{token: token, timer: starting} = state) do
     case line do
       <<^token::binary-size(byte_size(token)), " ", address::binary>> when starting != nil ->
         connect(address, state)
 
-      "" ->
-        state
-
       _ ->
-        log(line, state.id)
-        %{state | tail: Enum.take([line | state.tail], @tail_lines)}
+        %{state | process: OSProcess.printed(state.process, line)}
     end
   end
 
@@ -181,16 +161,9 @@ defmodule Snakepit.GRPCWorker do
     end
   end
 
-  # The level prefixes of sd-daemon(3), as Python's logging sends them.
-  defp log("<3>" <> line, id), do: Logger.error("[#{id}] #{line}")
-  defp log("<4>" <> line, id), do: Logger.warning("[#{id}] #{line}")
-  defp log("<7>" <> line, id), do: Logger.debug("[#{id}] #{line}")
-  defp log("<6>" <> line, id), do: Logger.info("[#{id}] #{line}")
-  defp log(line, id), do: Logger.info("[#{id}] #{line}")
-
   # Its exit, which the port tells, ends this process.
   defp kill(why, state) do
-    Native.signal_group(state.os_pid, true)
+    OSProcess.kill(state.process)
     %{leave(state) | why: state.why || why}
   end
 
@@ -202,24 +175,12 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp stop_failed(message, state) do
-    {:stop, {:shutdown, {:start_failed, start_error(message, state)}}, %{state | port: nil}}
+    stop({:start_failed, OSProcess.start_error(state.process || state, message)}, state)
   end
 
-  defp start_error(message, %{tail: []} = state),
-    do: "worker #{state.id} did not start: #{message}"
+  defp stop(why, state), do: {:stop, {:shutdown, why}, %{state | process: nil}}
 
-  defp start_error(message, state) do
-    tail = state.tail |> Enum.reverse() |> Enum.map_join("\n", &strip_level/1)
-    "worker #{state.id} did not start: #{message}; its last output:\n#{tail}"
-  end
-
-  defp strip_level(<<"<", level, ">", line::binary>>) when level in ?0..?7, do: line
-  defp strip_level(line), do: line
-
-  defp exit_text(status) when status > 128, do: "it was killed by signal #{status - 128}"
-  defp exit_text(status), do: "it exited with status #{status}"
-
-  defp await_exit(%{port: port} = state, deadline) do
+  defp await_exit(%{process: %{port: port}} = state, deadline) do
     receive do
       {^port, {:exit_status, _status}} -> :ok
       {^port, {:data, {_eol, line}}} -> await_exit(output(line, state), deadline)

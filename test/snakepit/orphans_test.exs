@@ -35,7 +35,7 @@ defmodule Snakepit.OrphansTest do
 
     script = """
     args = [class: "trouble:Trouble", paths: [#{inspect(Path.expand("test/support/python"))}]]
-    Application.put_env(:snakepit, :pool, size: 2, shutdown_timeout: 1_000, adapter_args: args)
+    Application.put_env(:snakepit, :pool, size: 2, shutdown_timeout: 3_000, adapter_args: args)
     {:ok, _} = Application.ensure_all_started(:snakepit)
     :ok = Snakepit.Pool.await_ready()
     {:ok, %{"pid" => one}} = Snakepit.execute("pid")

@@ -14,14 +14,15 @@ defmodule Snakepit.PlainServerTest do
     def uses_grpc?, do: true
 
     @impl true
-    def command_line(%{listen: listen}) do
-      env = [{"PYTHONPATH", Path.expand("../../python", __DIR__)}]
-      {:ok, {Path.expand(".venv/bin/python"), ["-u", @script, listen], env}}
-    end
+    def executable_path, do: ".venv/bin/python"
+
+    @impl true
+    def script_path, do: @script
   end
 
   setup_all do
-    %{pool: start_pool!(adapter: Adapter, adapter_args: [], max_concurrency: 8)}
+    env = %{"PYTHONPATH" => Path.expand("../../python", __DIR__)}
+    %{pool: start_pool!(adapter: Adapter, adapter_args: [], env: env, max_concurrency: 8)}
   end
 
   test "unary calls, in a session too", %{pool: pool} do

@@ -8,7 +8,7 @@ defmodule Snakepit.Pool.Manager do
 
   alias Snakepit.Error
   alias Snakepit.GRPC.{Client, Native}
-  alias Snakepit.Pool.WorkerSupervisor
+  alias Snakepit.Pool.{Gate, WorkerSupervisor}
 
   defstruct [
     :options,
@@ -51,6 +51,7 @@ defmodule Snakepit.Pool.Manager do
       options
       |> Map.take([:timeout, :queue_timeout, :demand])
       |> Map.merge(%{native: native, error: error, manager: self()})
+      |> Map.put(:gate, Gate.new(options.adapter))
 
     :persistent_term.put({Snakepit.Pool, options.name}, pool)
     state = %__MODULE__{options: options, native: native, supervisor: supervisor}
@@ -112,7 +113,7 @@ defmodule Snakepit.Pool.Manager do
       id: "#{inspect(state.options.name)}/#{slot}",
       pool: state.native,
       manager: self(),
-      listen: listen(state.options.transport, state.folder, count),
+      path: Path.join(state.folder, to_string(count)),
       options: state.options
     }
 
@@ -174,9 +175,6 @@ defmodule Snakepit.Pool.Manager do
   end
 
   # A socket's path has at most 107 bytes.
-  defp listen(:unix, folder, count), do: "unix:" <> Path.join(folder, "#{count}.sock")
-  defp listen(:tcp, _folder, _count), do: "tcp:127.0.0.1:0"
-
   defp folder! do
     name = "snakepit-" <> Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
     temporary = System.tmp_dir!()

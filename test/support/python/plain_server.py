@@ -67,4 +67,4 @@ def main(listen: str) -> None:
     os._exit(0)
 
 
-main(sys.argv[1])
+main(os.environ["SNAKEPIT_LISTEN"])

@@ -1,0 +1,67 @@
+defmodule Snakepit.GateTest do
+  # What an adapter may refuse before a worker is taken.
+  use ExUnit.Case, async: true
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.Adapters.GRPCPython
+  alias Snakepit.Error
+
+  defmodule Strict do
+    @behaviour Snakepit.Adapter
+
+    @impl true
+    defdelegate uses_grpc?, to: GRPCPython
+    @impl true
+    defdelegate executable_path, to: GRPCPython
+    @impl true
+    defdelegate command_line(worker), to: GRPCPython
+
+    @impl true
+    def supported_commands, do: ~w(add pid sleep)
+
+    @impl true
+    def validate_command("add", %{a: a}) when not is_integer(a), do: {:error, "a is no integer"}
+
+    def validate_command("add", %{a: 0}),
+      do: {:error, %Error{reason: :rpc_error, message: "none"}}
+
+    def validate_command(_command, _args), do: :ok
+
+    @impl true
+    def command_timeout("sleep", _args), do: 50
+    def command_timeout(_command, _args), do: nil
+  end
+
+  setup_all do
+    %{pool: start_pool!(adapter: Strict)}
+  end
+
+  test "commands that are not there, streams too", %{pool: pool} do
+    assert {:error, %Error{reason: :unknown_command, pool: ^pool, message: message}} =
+             Snakepit.execute("ping", %{}, pool: pool)
+
+    assert message =~ "add, pid, sleep"
+
+    assert {:error, %Error{reason: :unknown_command}} =
+             Snakepit.execute_stream("ping_stream", %{}, & &1, pool: pool)
+  end
+
+  test "arguments, with a message or an error of the adapter's own", %{pool: pool} do
+    assert {:ok, %{"result" => 3}} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
+
+    assert {:error, %Error{reason: :invalid_args, command: "add", message: "a is no integer"}} =
+             Snakepit.execute("add", %{a: "1"}, pool: pool)
+
+    assert {:error, %Error{reason: :rpc_error, command: "add", message: "none"}} =
+             Snakepit.execute("add", %{a: 0}, pool: pool)
+  end
+
+  test "a command's timeout holds unless the call has its own", %{pool: pool} do
+    assert {:error, %Error{reason: :timeout, message: message}} =
+             Snakepit.execute("sleep", %{seconds: 0.2}, pool: pool)
+
+    assert message =~ "50 ms"
+    assert {:ok, _} = Snakepit.execute("sleep", %{seconds: 0.2}, pool: pool, timeout: 20_000)
+  end
+end
