@@ -27,7 +27,9 @@ defmodule Snakepit.Config do
     max_message_size: {:positive, 67_108_864, "bytes of a request, a result or a chunk"},
     transport: {:transport, :unix, "`:unix`, or `:tcp` on 127.0.0.1 with a secret per worker"},
     startup_timeout: {:positive, 30_000, "how long a worker may take to be ready, in ms"},
-    shutdown_timeout: {:positive, 5_000, "how long calls may go on when the pool stops, in ms"},
+    shutdown_timeout:
+      {:positive, 5_000,
+       "how long calls may go on when the pool stops, in ms; then they are cancelled, with `:kill_grace`"},
     kill_grace:
       {:positive, 2_000, "how long a cancelled call may go on before its worker is killed, in ms"},
     restart_backoff:

@@ -33,7 +33,7 @@ defmodule Snakepit.GRPCWorker do
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @doc "How long a supervisor has to wait for a worker to stop, in ms."
-  def shutdown(options), do: options.shutdown_timeout + 1_000
+  def shutdown(options), do: time_to_stop(options) + 1_000
 
   @impl true
   def init(worker) do
@@ -133,10 +133,13 @@ defmodule Snakepit.GRPCWorker do
   def terminate(_reason, state) do
     if state.key, do: Native.pool_drain(state.pool, state.key)
     OSProcess.terminate(state.process)
-    await_exit(state, System.monotonic_time(:millisecond) + state.options.shutdown_timeout)
+    await_exit(state, System.monotonic_time(:millisecond) + time_to_stop(state.options))
     OSProcess.kill(state.process)
     leave(state)
   end
+
+  # Calls finish, then those that have not are cancelled and clean up.
+  defp time_to_stop(options), do: options.shutdown_timeout + options.kill_grace
 
   defp listen(%{options: %{transport: :unix}} = state), do: "unix:#{state.path}.sock"
   defp listen(_state), do: "tcp:127.0.0.1:0"

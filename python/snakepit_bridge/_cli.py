@@ -97,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long running calls may take to finish after SIGTERM (default: 5)",
     )
+    parser.add_argument(
+        "--kill-grace",
+        type=_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="how long those that have not finished may take to stop, once cancelled (default: 2)",
+    )
     return parser
 
 

@@ -33,8 +33,6 @@ from snakepit_bridge._worker import Worker, system_info
 
 #: How many RPCs a worker holds, beside those that run, before it refuses more.
 MAX_RPCS = 1024
-#: How much of the shutdown timeout calls have to finish; then they are cancelled, and clean up.
-DRAIN_SHARE = 0.8
 #: How long before its own deadline a Health that awaits a call answers.
 HEALTH_MARGIN = 0.05
 
@@ -72,7 +70,7 @@ def run(
     server.start()
     ready(address)
     wait_for_signal()
-    _shut_down(server, worker, options.shutdown_timeout)
+    _shut_down(server, worker, options.shutdown_timeout, options.kill_grace)
     registry.adapter.close()
     return 0
 
@@ -97,12 +95,11 @@ def _bind(server: grpc.Server, address: str) -> str:
     return address if kind == "unix" else f"tcp:{rest.rpartition(':')[0]}:{port}"
 
 
-def _shut_down(server: grpc.Server, worker: Worker, timeout: float) -> None:
-    end = time.monotonic() + timeout
-    server.stop(timeout * DRAIN_SHARE).wait()
-    if not worker.runner.wait_gone(None, max(0.0, end - time.monotonic())):
+def _shut_down(server: grpc.Server, worker: Worker, timeout: float, kill_grace: float) -> None:
+    server.stop(timeout).wait()
+    if not worker.runner.wait_gone(None, kill_grace):
         # A command that never returns would hold up the interpreter's own shutdown.
-        _log.warning("stopping although a command is still running after %s s", timeout)
+        _log.warning("stopping: a command is still running %s s after its cancellation", kill_grace)
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -159,7 +159,7 @@ def test_sigterm_lets_running_calls_finish(start: Start, pipe: MakePipe) -> None
 
 
 def test_sigterm_does_not_wait_for_ever(start: Start, pipe: MakePipe) -> None:
-    worker = start("--shutdown-timeout", "0.2")
+    worker = start("--shutdown-timeout", "0.2", "--kill-grace", "0.2")
     started, until = pipe("started"), pipe("until")
     with connected(worker.address()) as client:
         running = client.begin("hold", {"started": started.path, "until": until.path})

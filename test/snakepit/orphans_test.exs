@@ -35,7 +35,8 @@ defmodule Snakepit.OrphansTest do
 
     script = """
     args = [class: "trouble:Trouble", paths: [#{inspect(Path.expand("test/support/python"))}]]
-    Application.put_env(:snakepit, :pool, size: 2, shutdown_timeout: 3_000, adapter_args: args)
+    times = [shutdown_timeout: 200, kill_grace: 10_000]
+    Application.put_env(:snakepit, :pool, [size: 2, adapter_args: args] ++ times)
     {:ok, _} = Application.ensure_all_started(:snakepit)
     :ok = Snakepit.Pool.await_ready()
     {:ok, %{"pid" => one}} = Snakepit.execute("pid")
@@ -45,6 +46,9 @@ defmodule Snakepit.OrphansTest do
       %{"index" => 0} -> IO.puts("workers #{"\#{one} \#{two}"} beam #{"\#{System.pid()}"} end")
       _ -> nil
     end)
+
+    # A script that ends halts the node, with no time for anything.
+    Process.sleep(:infinity)
     """
 
     port = start_beam(script)

@@ -22,7 +22,8 @@ defmodule Snakepit.Adapters.Python do
     ["-u", "-m", "snakepit_bridge", "--worker-id", worker.id] ++
       ["--max-concurrency", to_string(options.max_concurrency)] ++
       ["--max-message-size", to_string(options.max_message_size)] ++
-      ["--shutdown-timeout", to_string(options.shutdown_timeout / 1000)]
+      ["--shutdown-timeout", to_string(options.shutdown_timeout / 1000)] ++
+      ["--kill-grace", to_string(options.kill_grace / 1000)]
   end
 
   defp adapter_args(args) do
