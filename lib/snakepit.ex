@@ -6,18 +6,8 @@ defmodule Snakepit do
   alias Snakepit.GRPC.Client
   alias Snakepit.Pool.{Gate, Manager}
 
-  @options %{
-    pool: :name,
-    timeout: :timeout,
-    queue_timeout: :timeout,
-    session_id: :string,
-    request_id: :string
-  }
-  @stream_options Map.merge(@options, %{
-                    demand: :positive,
-                    first_chunk_timeout: :timeout,
-                    idle_timeout: :timeout
-                  })
+  @options Map.put(Config.call_options(), :pool, :name)
+  @stream_options Map.put(Config.stream_options(), :pool, :name)
 
   @doc "Matches the messages of a call that `start_stream/3` started."
   defguard is_event(message, call)
@@ -36,7 +26,8 @@ defmodule Snakepit do
     * `:pool` - the pool's name, default `Snakepit.Pool`
     * `:timeout` - ms or `:infinity`; the wait for a worker counts
     * `:queue_timeout` - ms or `:infinity` for the wait for a worker alone
-    * `:session_id` - the session that the call belongs to
+    * `:session_id` - the session that the call belongs to, as `execute_in_session/4` tells
+    * `:affinity` - `:strict` (default) or `:prefer`, of a session
     * `:request_id` - a string that goes with the call; one is made otherwise
 
   The pool's options are the defaults. Errors are listed in `Snakepit.Error`.
@@ -47,6 +38,28 @@ defmodule Snakepit do
          {:error, error} <- Client.execute(pool.native, command, args, options) do
       {:error, %{error | pool: name}}
     end
+  end
+
+  @doc """
+  Executes a command in a session: `execute/3` with `session_id: session_id`.
+
+      {:ok, _} = Snakepit.execute_in_session("user-7", "remember", %{name: "Ada"})
+      {:ok, %{"name" => "Ada"}} = Snakepit.execute_in_session("user-7", "recall")
+
+  The calls of a session go to one worker, where they share `context.session`. With the `:affinity`
+  `:strict` a call waits for that worker, and nobody else does because of it. With `:prefer` it takes
+  another one when that is busy; the session then moves there, and begins anew.
+
+  A session is lost with its worker: the next call in it returns the error `:session_lost`, once,
+  and does not run; the session then begins anew. Where the state is no more than a cache, call again.
+
+  The id is any string of 1 to 1024 bytes without NUL. The pool's `:max_sessions` and `:session_ttl`
+  bound what is kept.
+  """
+  @spec execute_in_session(String.t(), String.t(), map | keyword, keyword) ::
+          {:ok, map} | {:error, Error.t()}
+  def execute_in_session(session_id, command, args \\ %{}, options \\ []) do
+    execute(command, args, [{:session_id, session_id} | options])
   end
 
   @doc """
@@ -74,6 +87,33 @@ defmodule Snakepit do
       when is_function(callback, 1) do
     with {:ok, call} <- open(command, args, options, true) do
       Client.each_chunk(call, callback)
+    end
+  end
+
+  @doc """
+  Executes a command that streams in a session: `execute_stream/4` with `session_id: session_id`, as
+  `execute_in_session/4` tells.
+  """
+  @spec execute_in_session_stream(String.t(), String.t(), map | keyword, (map -> any), keyword) ::
+          :ok | {:error, Error.t()}
+  def execute_in_session_stream(session_id, command, args \\ %{}, callback, options \\ []) do
+    execute_stream(command, args, callback, [{:session_id, session_id} | options])
+  end
+
+  @doc """
+  Ends a session and frees its state, here and in Python. Does nothing if there is none.
+
+      :ok = Snakepit.end_session("user-7", pool: MyApp.Python)
+
+  A call that runs in the session keeps what it has. The next one begins the session anew.
+  """
+  @spec end_session(String.t(), keyword) :: :ok | {:error, Error.t()}
+  def end_session(session_id, options \\ []) do
+    options = [{:session_id, session_id} | options]
+
+    with :ok <- Config.check(options, %{session_id: :session_id, pool: :name}),
+         {:ok, pool} <- Manager.fetch(Keyword.get(options, :pool, Snakepit.Pool)) do
+      Client.end_session(pool.native, session_id)
     end
   end
 

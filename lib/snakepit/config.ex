@@ -37,6 +37,8 @@ defmodule Snakepit.Config do
        "the first and the longest wait before a worker that does not start is tried again, in ms"}
   ]
 
+  @session_id_bytes 1024
+
   @wanted %{
     name: "an atom",
     adapter: "a module that implements Snakepit.Adapter",
@@ -44,6 +46,8 @@ defmodule Snakepit.Config do
     count: "an integer of 0 or more",
     keyword: "a keyword list",
     string: "a string",
+    session_id: "a string of 1 to #{@session_id_bytes} bytes without NUL",
+    affinity: ":strict or :prefer",
     env: "a map or list of names and values, all strings",
     timeout: "a number of milliseconds above 0, or :infinity",
     transport: ":unix or :tcp",
@@ -66,6 +70,25 @@ defmodule Snakepit.Config do
     end
   end
 
+  @doc "What every call takes, and what a stream takes beside it."
+  def call_options do
+    %{
+      timeout: :timeout,
+      queue_timeout: :timeout,
+      session_id: :session_id,
+      affinity: :affinity,
+      request_id: :string
+    }
+  end
+
+  def stream_options do
+    Map.merge(call_options(), %{
+      demand: :positive,
+      first_chunk_timeout: :timeout,
+      idle_timeout: :timeout
+    })
+  end
+
   @doc "Checks options against a map of key to type."
   @spec check(keyword, map) :: :ok | {:error, Error.t()}
   def check([], _schema), do: :ok
@@ -75,7 +98,7 @@ defmodule Snakepit.Config do
 
     if valid?(type, value),
       do: check(rest, schema),
-      else: invalid("the option #{inspect(key)} wants #{@wanted[type]}, got: #{inspect(value)}")
+      else: invalid("the option #{inspect(key)} wants #{@wanted[type]}, got: #{shown(value)}")
   end
 
   def check([{key, _value} | _rest], schema) when is_atom(key) do
@@ -105,6 +128,13 @@ defmodule Snakepit.Config do
   defp valid?(:count, value), do: is_integer(value) and value >= 0
   defp valid?(:keyword, value), do: Keyword.keyword?(value)
   defp valid?(:string, value), do: is_binary(value) and String.valid?(value)
+  defp valid?(:affinity, value), do: value in [:strict, :prefer]
+
+  defp valid?(:session_id, value) do
+    is_binary(value) and byte_size(value) in 1..@session_id_bytes and String.valid?(value) and
+      not String.contains?(value, <<0>>)
+  end
+
   defp valid?(:timeout, value), do: value == :infinity or valid?(:positive, value)
   defp valid?(:transport, value), do: value in [:unix, :tcp]
 
@@ -116,6 +146,12 @@ defmodule Snakepit.Config do
   defp valid?(:range, value) do
     match?({first, longest} when is_integer(first) and first in 1..longest//1, value)
   end
+
+  # An id of a megabyte must not make a message of one.
+  defp shown(value) when is_binary(value) and byte_size(value) > 200,
+    do: "#{byte_size(value)} bytes that begin with #{inspect(binary_part(value, 0, 20))}"
+
+  defp shown(value), do: inspect(value)
 
   defp invalid(message), do: {:error, %Error{reason: :invalid_options, message: message}}
 end

@@ -11,6 +11,7 @@ class Greeter(Adapter):
 from snakepit_bridge._adapter import Adapter, command
 from snakepit_bridge._builtin import BuiltinAdapter
 from snakepit_bridge._context import Context
+from snakepit_bridge._sessions import Session
 from snakepit_bridge._version import __version__
 
-__all__ = ["Adapter", "BuiltinAdapter", "Context", "__version__", "command"]
+__all__ = ["Adapter", "BuiltinAdapter", "Context", "Session", "__version__", "command"]

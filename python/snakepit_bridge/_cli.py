@@ -91,6 +91,20 @@ def _parser() -> argparse.ArgumentParser:
         help="the largest message, in and out (default: 16 MiB)",
     )
     parser.add_argument(
+        "--max-sessions",
+        type=_positive,
+        default=10_000,
+        metavar="N",
+        help="how many sessions are kept, the most recently used (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--session-ttl",
+        type=_ttl,
+        default=3600.0,
+        metavar="SECONDS",
+        help="how long a session is kept that no call uses, or inf (default: 3600)",
+    )
+    parser.add_argument(
         "--shutdown-timeout",
         type=_seconds,
         default=5.0,
@@ -110,6 +124,13 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _ttl(text: str) -> float:
+    value = float(text)
+    if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return value
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Optional
 
+from snakepit_bridge._sessions import Session, Sessions
+
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -20,6 +22,8 @@ class Context:
         *,
         request_id: str = "",
         session_id: Optional[str] = None,
+        session_generation: int = 0,
+        sessions: Optional[Sessions] = None,
         worker_id: str = "",
         deadline: Optional[float] = None,
         metadata: Optional[Callable[[], Mapping[str, str]]] = None,
@@ -34,6 +38,11 @@ class Context:
         self._event: Optional[threading.Event] = None
         self._callbacks: Optional[list[Callable[[], object]]] = None
         self._lock = threading.Lock()
+        self._session: Optional[Session] = None
+        self._session_generation = session_generation
+        self._sessions = sessions
+        if session_id is not None and sessions is not None:
+            sessions.touch(session_id, self, session_generation)
 
     def __repr__(self) -> str:
         state = "cancelled" if self._cancelled else "active"
@@ -48,6 +57,22 @@ class Context:
     def metadata(self) -> Mapping[str, str]:
         """The text metadata that the call came with."""
         return _NO_METADATA if self._metadata is None else self._metadata()
+
+    @property
+    def session(self) -> Session:
+        """What the calls of the session share, a dict that begins empty."""
+        if self.session_id is None:
+            raise RuntimeError(
+                "this call belongs to no session: call it with execute_in_session or session_id"
+            )
+        with self._lock:
+            if self._session is None:
+                self._session = (
+                    Session()
+                    if self._sessions is None
+                    else self._sessions.get(self.session_id, self, self._session_generation)
+                )
+            return self._session
 
     def remaining(self) -> Optional[float]:
         """The seconds until the deadline, never below zero; None without a deadline."""

@@ -26,6 +26,7 @@ from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._relay import TimedOutError, relay
+from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._values import decode_fields
 from snakepit_bridge._version import __version__
 from snakepit_bridge._wire import StreamWire, UnaryWire
@@ -53,7 +54,12 @@ def run(
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
     wait_for_signal = _signals()
-    worker = Worker(registry, worker_id=options.worker_id, max_concurrency=options.max_concurrency)
+    worker = Worker(
+        registry,
+        worker_id=options.worker_id,
+        max_concurrency=options.max_concurrency,
+        sessions=Sessions(options.max_sessions, options.session_ttl),
+    )
     limit = options.max_message_size
     most_rpcs = MAX_RPCS + options.max_concurrency
     server = grpc.server(
@@ -125,6 +131,11 @@ class _Service(grpc.GenericRpcHandler):
             f"{_SERVICE}Health": grpc.unary_unary_rpc_method_handler(
                 self._health, pb.HealthRequest.FromString, pb.HealthResponse.SerializeToString
             ),
+            f"{_SERVICE}EndSession": grpc.unary_unary_rpc_method_handler(
+                self._end_session,
+                pb.EndSessionRequest.FromString,
+                pb.EndSessionResponse.SerializeToString,
+            ),
             f"{_SERVICE}GetInfo": grpc.unary_unary_rpc_method_handler(
                 self._get_info, pb.InfoRequest.FromString, pb.InfoResponse.SerializeToString
             ),
@@ -152,10 +163,10 @@ class _Service(grpc.GenericRpcHandler):
         wire = UnaryWire(request.request_id, self._limit)
         try:
             command = self._worker.registry.find(request.command, stream=False)
+            call, deadline = self._call(command, request, rpc, order)
         except CallError as failure:
             self._worker.runner.refuse()
             return wire.failure(failure)
-        call, deadline = self._call(command, request, rpc, order)
         answer = functools.partial(_execution.run, self._worker.runner, call, wire)
         if deadline is None:
             return answer()
@@ -167,10 +178,10 @@ class _Service(grpc.GenericRpcHandler):
         wire = StreamWire(request.request_id, self._limit)
         try:
             command = self._worker.registry.find(request.command, stream=True)
+            call, deadline = self._call(command, request, rpc, order)
         except CallError as failure:
             self._worker.runner.refuse()
             return iter((wire.failure(failure),))
-        call, deadline = self._call(command, request, rpc, order)
         messages = _execution.stream(self._worker.runner, call, wire)
         return messages if deadline is None else self._limited(call, deadline, messages, wire)
 
@@ -183,9 +194,14 @@ class _Service(grpc.GenericRpcHandler):
         if remaining is None and request.timeout_ms > 0:
             remaining = request.timeout_ms / 1000
         deadline = None if remaining is None else time.monotonic() + remaining
+        session_id, generation = None, 0
+        if isinstance(request, pb.SessionRequest):
+            session_id, generation = request.session_id, request.session_generation
         context = Context(
             request_id=request.request_id,
-            session_id=request.session_id if isinstance(request, pb.SessionRequest) else None,
+            session_id=session_id,
+            session_generation=generation,
+            sessions=self._worker.sessions,
             worker_id=self._worker.worker_id,
             deadline=deadline,
             metadata=functools.partial(_metadata, rpc),
@@ -219,9 +235,16 @@ class _Service(grpc.GenericRpcHandler):
             total_requests=runner.handled,
             total_errors=runner.failed,
             version=__version__,
+            in_flight=runner.in_flight(),
             running_call_ids=runner.running_call_ids(),
             await_ended=runner.how_ended(request.await_call_id),
         )
+
+    def _end_session(
+        self, request: pb.EndSessionRequest, _rpc: grpc.ServicerContext
+    ) -> pb.EndSessionResponse:
+        ended = self._worker.sessions.end(request.session_id, request.session_generation)
+        return pb.EndSessionResponse(ended=ended)
 
     def _get_info(self, request: pb.InfoRequest, _rpc: grpc.ServicerContext) -> pb.InfoResponse:
         commands = self._worker.registry

@@ -113,9 +113,10 @@ class Runner:
         with self._changed:
             return [call.call_id for call in self._in_hand if call.started and call.call_id]
 
-    def active_sessions(self) -> int:
+    def in_flight(self) -> int:
+        """How many calls run or wait."""
         with self._changed:
-            return len({call.context.session_id for call in self._in_hand} - {None})
+            return len(self._in_hand)
 
     def _remember_end(self, call: Call) -> None:
         self._ends[call.call_id] = "closed" if call.closed else "stopped"

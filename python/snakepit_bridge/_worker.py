@@ -9,13 +9,17 @@ from typing import Any
 
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._runner import Runner
+from snakepit_bridge._sessions import Sessions
 
 
 class Worker:
-    def __init__(self, registry: Registry, *, worker_id: str, max_concurrency: int) -> None:
+    def __init__(
+        self, registry: Registry, *, worker_id: str, max_concurrency: int, sessions: Sessions
+    ) -> None:
         self.worker_id = worker_id
         self.registry = registry
         self.runner = Runner(max_concurrency)
+        self.sessions = sessions
         self._started = time.monotonic()
 
     def uptime_ms(self) -> int:
@@ -28,7 +32,7 @@ class Worker:
             "uptime_ms": self.uptime_ms(),
             "memory_usage_bytes": _memory_bytes(),
             "cpu_usage_percent": _cpu_percent(time.monotonic() - self._started),
-            "active_sessions": self.runner.active_sessions(),
+            "active_sessions": self.sessions.count,
         }
 
 

@@ -122,11 +122,21 @@ class Client:
         )
         return response
 
-    def wait_for_sessions(self, count: int) -> None:
-        """Waits until so many sessions have a call running or waiting."""
+    def wait_for_calls(self, count: int) -> None:
+        """Waits until so many calls run or wait."""
         deadline = time.monotonic() + PATIENCE
-        while self.info(include_stats=True).stats.active_sessions != count:
-            assert time.monotonic() < deadline, f"never {count} sessions"
+        while self.health().in_flight != count:
+            assert time.monotonic() < deadline, f"never {count} calls"
+
+    def end_session(self, session_id: str, generation: int = 0) -> bool:
+        call = self.channel.unary_unary(
+            "/snakepit.SnakepitBridge/EndSession",
+            pb.EndSessionRequest.SerializeToString,
+            pb.EndSessionResponse.FromString,
+        )
+        request = pb.EndSessionRequest(session_id=session_id, session_generation=generation)
+        response: pb.EndSessionResponse = call(request, timeout=PATIENCE, metadata=self._metadata)
+        return response.ended
 
     def _start(
         self,

@@ -27,10 +27,10 @@ def test_calls_beyond_the_limit_run_in_the_order_of_their_arrival(
 ) -> None:
     client, free = held
     calls = [
-        client.begin(name, {"note": number}, session_id=f"s{number}")
+        client.begin(name, {"note": number})
         for number, name in zip(range(20), itertools.cycle(["note", "note_async"]))
     ]
-    client.wait_for_sessions(20)
+    client.wait_for_calls(21)
     assert not any(call.done() for call in calls)
     free()
     assert json.loads(calls[-1].result().result["result"]) == ["held", *range(20)]
@@ -42,10 +42,10 @@ def test_as_many_run_at_once_as_allowed(connect: Connect, pipe: MakePipe) -> Non
     args = {"started": started.path, "until": until.path}
     calls = []
     for number in (1, 2):
-        calls.append(client.begin("hold", args, call_id=number, session_id=str(number)))
+        calls.append(client.begin("hold", args, call_id=number))
         assert started.line() == "started"
-    calls.append(client.begin("hold", args, call_id=3, session_id="3"))
-    client.wait_for_sessions(3)
+    calls.append(client.begin("hold", args, call_id=3))
+    client.wait_for_calls(3)
     assert sorted(client.health().running_call_ids) == [1, 2]
     until.send("go")
     assert started.line() == "started"
@@ -58,8 +58,8 @@ def test_as_many_run_at_once_as_allowed(connect: Connect, pipe: MakePipe) -> Non
 def test_health_and_info_never_wait_for_commands(held: tuple[Client, Callable[[], None]]) -> None:
     client, free = held
     for number in range(50):
-        client.begin("note", {"note": number}, session_id=str(number))
-    client.wait_for_sessions(50)
+        client.begin("note", {"note": number})
+    client.wait_for_calls(51)
     health = client.health()
     assert health.healthy
     assert health.running_call_ids == [1]
@@ -71,12 +71,12 @@ def test_a_call_that_is_cancelled_before_it_started_never_runs(
     held: tuple[Client, Callable[[], None]],
 ) -> None:
     client, free = held
-    never = client.begin("note", {"note": "never"}, session_id="n", call_id=2)
-    stream = client.stream("count", {"to": 3}, session_id="m", call_id=3)
-    client.wait_for_sessions(2)
+    never = client.begin("note", {"note": "never"}, call_id=2)
+    stream = client.stream("count", {"to": 3}, call_id=3)
+    client.wait_for_calls(3)
     never.cancel()
     stream.cancel()
-    client.wait_for_sessions(0)
+    client.wait_for_calls(1)
     assert client.health(await_call_id=2).running_call_ids == [1]
     assert client.health(await_call_id=3).running_call_ids == [1]
     free()

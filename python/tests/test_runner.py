@@ -67,4 +67,4 @@ def test_every_place_is_given_back() -> None:
     calls = [make_call() for _ in range(3)]
     for call in calls:
         runner.enter(call)
-    assert runner.active_sessions() == 1
+    assert runner.in_flight() == 3

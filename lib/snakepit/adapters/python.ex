@@ -22,9 +22,14 @@ defmodule Snakepit.Adapters.Python do
     ["-u", "-m", "snakepit_bridge", "--worker-id", worker.id] ++
       ["--max-concurrency", to_string(options.max_concurrency)] ++
       ["--max-message-size", to_string(options.max_message_size)] ++
-      ["--shutdown-timeout", to_string(options.shutdown_timeout / 1000)] ++
-      ["--kill-grace", to_string(options.kill_grace / 1000)]
+      ["--max-sessions", to_string(options.max_sessions)] ++
+      ["--session-ttl", seconds(options.session_ttl)] ++
+      ["--shutdown-timeout", seconds(options.shutdown_timeout)] ++
+      ["--kill-grace", seconds(options.kill_grace)]
   end
+
+  defp seconds(:infinity), do: "inf"
+  defp seconds(millis), do: to_string(millis / 1000)
 
   defp adapter_args(args) do
     Enum.reduce_while(args, {:ok, []}, fn

@@ -20,17 +20,8 @@ defmodule Snakepit.GRPC.Client do
   @demand 256
 
   @connect_options %{secret: :string, max_message_size: :positive, timeout: :positive}
-  @call_options %{
-    timeout: :timeout,
-    queue_timeout: :timeout,
-    session_id: :string,
-    request_id: :string
-  }
-  @stream_options Map.merge(@call_options, %{
-                    demand: :positive,
-                    first_chunk_timeout: :timeout,
-                    idle_timeout: :timeout
-                  })
+  @call_options Config.call_options()
+  @stream_options Config.stream_options()
 
   @doc """
   Connects to `"unix:/path"` or `"tcp:host:port"`.
@@ -68,8 +59,8 @@ defmodule Snakepit.GRPC.Client do
   @doc """
   Executes a command and waits for its result, a map with string keys.
 
-  Options: `:timeout` (ms or `:infinity`, default #{@timeout}), `:queue_timeout` (of a pool),
-  `:session_id`, `:request_id`.
+  Options: `:timeout` (ms or `:infinity`, default #{@timeout}), `:session_id`, `:request_id`, and of a
+  pool `:queue_timeout` and `:affinity`.
   """
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(target, command, args \\ %{}, options \\ []) do
@@ -162,6 +153,12 @@ defmodule Snakepit.GRPC.Client do
     # Once the NIF has returned, nothing more is sent.
     Native.cancel(handle)
     flush(ref)
+  end
+
+  @doc false
+  def end_session(pool, session_id) do
+    _known = Native.pool_end_session(pool, session_id)
+    :ok
   end
 
   @doc "Asks a server how it is: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."

@@ -68,6 +68,7 @@ defmodule Snakepit.Pool.Manager do
       end)
 
     state = %{state | supervisor: supervisor}
+    expire_sessions_later(state.options.session_ttl)
     {:noreply, Enum.reduce(1..state.options.size, state, &start_worker(&1, 0, &2))}
   end
 
@@ -96,6 +97,12 @@ defmodule Snakepit.Pool.Manager do
 
   def handle_info({:start, slot, attempt}, state),
     do: {:noreply, start_worker(slot, attempt, state)}
+
+  def handle_info(:expire_sessions, state) do
+    Native.pool_expire_sessions(state.native)
+    expire_sessions_later(state.options.session_ttl)
+    {:noreply, state}
+  end
 
   def handle_info({:EXIT, _pid, reason}, state), do: {:stop, reason, state}
 
@@ -157,6 +164,12 @@ defmodule Snakepit.Pool.Manager do
       state.failed != %{} -> reply_all({:error, start_error(state)}, state)
       true -> state
     end
+  end
+
+  defp expire_sessions_later(:infinity), do: nil
+
+  defp expire_sessions_later(ttl) do
+    Process.send_after(self(), :expire_sessions, ttl |> div(4) |> max(100) |> min(60_000))
   end
 
   defp start_error(state) do

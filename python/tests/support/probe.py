@@ -93,6 +93,20 @@ class Probe(BuiltinAdapter):
         }
 
     @command
+    def count_in_session(self, context: Context) -> int:
+        with context.session.lock:
+            context.session["count"] = context.session.get("count", 0) + 1
+            count: int = context.session["count"]
+        return count
+
+    @command
+    def hold_session(self, started: str, until: str, context: Context) -> int:
+        session = context.session
+        tell(started, "started")
+        told(until)
+        return len(session)
+
+    @command
     def hold(self, started: str, until: str, note: Any = None) -> Any:
         """Holds its place until told to go on, whatever happens to its call."""
         tell(started, "started")

@@ -13,11 +13,15 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any, Optional
+from weakref import WeakValueDictionary
 
-from snakepit_bridge import BuiltinAdapter, Context, command
+from snakepit_bridge import BuiltinAdapter, Context, Session, command
 
 
 class Trouble(BuiltinAdapter):
+    def __init__(self) -> None:
+        self.sessions: WeakValueDictionary[Optional[str], Session] = WeakValueDictionary()
+
     @command
     def pid(self) -> dict[str, int]:
         return {"pid": os.getpid()}
@@ -113,6 +117,30 @@ class Trouble(BuiltinAdapter):
     @command
     def blob(self, size: int) -> dict[str, bytes]:
         return {"blob": b"\xff" * size}
+
+    @command
+    def tally(self, context: Context) -> dict[str, int]:
+        """Counts in the session."""
+        self.sessions[context.session_id] = context.session
+        context.session["count"] = context.session.get("count", 0) + 1
+        return {"count": context.session["count"], "pid": os.getpid()}
+
+    @command
+    def tally_stream(self, to: int, context: Context) -> Generator[dict[str, int], None, None]:
+        for _ in range(to):
+            yield self.tally(context)
+
+    @command
+    def hold_session(self, started: str, until: str, context: Context) -> dict[str, int]:
+        """Counts in the session once a file is there."""
+        _touch(started)
+        while not Path(until).exists():
+            context.wait_cancelled(0.01)
+        return self.tally(context)
+
+    @command
+    def sessions_kept(self) -> int:
+        return len(self.sessions)
 
     @command
     def request(self, context: Context) -> dict[str, Any]:

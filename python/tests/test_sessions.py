@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+
+import pytest
+from client import Client, Pipe
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snakepit_bridge import Context
+from snakepit_bridge._failure import CallError
+from snakepit_bridge._sessions import MAX_ID_BYTES, Session, Sessions, check_id
+
+Connect = Callable[..., Client]
+MakePipe = Callable[[str], Pipe]
+
+
+class User:
+    pass
+
+
+def visit(sessions: Sessions, session_id: str, generation: int = 0) -> Session:
+    return sessions.get(session_id, User(), generation)
+
+
+def test_a_session_is_a_dict_that_its_calls_share() -> None:
+    sessions = Sessions()
+    visit(sessions, "s")["count"] = 1
+    assert visit(sessions, "s") == {"count": 1}
+    assert visit(sessions, "t") == {}
+    assert sessions.count == 2
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    sessions = Sessions(max_sessions=2)
+    one = visit(sessions, "one")
+    visit(sessions, "two")
+    visit(sessions, "one")
+    visit(sessions, "three")
+    assert sessions.count == 2
+    assert visit(sessions, "one") is one
+
+
+def test_none_goes_that_a_call_uses_and_its_time_counts_from_the_end_of_that() -> None:
+    sessions = Sessions(max_sessions=1)
+    user = User()
+    used = sessions.get("used", user)
+    visit(sessions, "other")
+    assert sessions.get("used", user) is used
+    del user
+    assert sessions.count == 1
+    assert visit(sessions, "used") is used
+
+
+def test_a_call_that_only_belongs_to_a_session_keeps_it_too() -> None:
+    sessions = Sessions(max_sessions=1)
+    kept = visit(sessions, "kept")
+    context = Context(session_id="kept", sessions=sessions)
+    visit(sessions, "other")
+    assert context.session is kept
+
+
+def test_unused_ones_are_forgotten_after_their_time_without_being_asked_for() -> None:
+    sessions = Sessions(ttl=0)
+    user = User()
+    used = sessions.get("used", user)
+    visit(sessions, "unused")
+    assert sessions.count == 1
+    assert sessions.get("used", user) is used
+    del user
+    assert sessions.count == 0
+
+
+def test_a_later_life_of_a_session_finds_nothing_of_an_earlier_one() -> None:
+    sessions = Sessions()
+    visit(sessions, "s", 1)["old"] = True
+    assert visit(sessions, "s", 2) == {}
+    visit(sessions, "s", 2)["new"] = True
+    assert visit(sessions, "s", 1) == {}
+    assert visit(sessions, "s", 2) == {"new": True}
+    assert visit(sessions, "s") == {"new": True}
+
+
+def test_what_is_ended_is_gone_unless_it_has_begun_anew() -> None:
+    sessions = Sessions()
+    visit(sessions, "s", 2)
+    assert not sessions.end("s", 1)
+    assert sessions.end("s", 2)
+    assert not sessions.end("s")
+    visit(sessions, "s", 3)
+    assert sessions.end("s")
+    assert sessions.count == 0
+
+
+def test_of_what_is_ended_nothing_is_kept() -> None:
+    sessions = Sessions()
+    kept = weakref.ref(visit(sessions, "s"))
+    assert kept() is not None
+    sessions.end("s")
+    assert kept() is None
+
+
+def test_a_call_whose_session_ends_meanwhile_keeps_what_it_has() -> None:
+    sessions = Sessions()
+    user = User()
+    session = sessions.get("s", user)
+    sessions.end("s")
+    session["mine"] = True
+    assert visit(sessions, "s") == {}
+    del user
+    assert sessions.count == 1
+
+
+def test_a_user_that_dies_in_a_cycle_is_no_user() -> None:
+    sessions = Sessions(ttl=0)
+    user = User()
+    user.__dict__["self"] = user
+    sessions.get("s", user)
+    del user
+    gc.collect()
+    assert sessions.count == 0
+
+
+def test_threads_lose_no_count() -> None:
+    sessions = Sessions(max_sessions=4)
+    names = ["a", "b", "c", "d"]
+
+    def count(name: str) -> None:
+        for _ in range(500):
+            context = Context(session_id=name, sessions=sessions)
+            with context.session.lock:
+                context.session["count"] = context.session.get("count", 0) + 1
+
+    threads = [threading.Thread(target=count, args=(name,)) for name in names * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [visit(sessions, name)["count"] for name in names] == [1000] * 4
+
+
+@given(st.text(max_size=MAX_ID_BYTES // 4))
+def test_any_string_is_an_id_but_the_empty_and_those_with_nul(text: str) -> None:
+    if text and "\0" not in text:
+        check_id(text)
+    else:
+        with pytest.raises(CallError, match="no NUL"):
+            check_id(text)
+
+
+def test_a_context_without_a_session_says_so() -> None:
+    with pytest.raises(RuntimeError, match="execute_in_session"):
+        _ = Context().session
+    assert Context(session_id="s").session == {}
+
+
+def test_calls_count_in_their_session(client: Client) -> None:
+    for expected in (1, 2, 3):
+        call = client.begin("count_in_session", {}, session_id="counted")
+        assert call.result().result["result"] == str(expected).encode()
+    other = client.begin("count_in_session", {}, session_id="other")
+    assert other.result().result["result"] == b"1"
+
+
+def test_only_sessions_with_state_are_active_and_ending_one_frees_it(connect: Connect) -> None:
+    client = connect()
+    client.begin("ping", {}, session_id="stateless").result()
+    client.begin("count_in_session", {}, session_id="counted", session_generation=7).result()
+    assert client.info(include_stats=True).stats.active_sessions == 1
+    assert not client.end_session("counted", 6)
+    assert client.end_session("counted", 7)
+    assert not client.end_session("counted")
+    assert client.info(include_stats=True).stats.active_sessions == 0
+
+
+def test_the_bounds_are_options_and_spare_a_session_that_a_call_uses(
+    connect: Connect, pipe: MakePipe
+) -> None:
+    client = connect("--max-sessions", "1", "--session-ttl", "inf", "--max-concurrency", "2")
+    started, until = pipe("started"), pipe("until")
+    args = {"started": started.path, "until": until.path}
+    held = client.begin("hold_session", args, session_id="held")
+    assert started.line() == "started"
+    client.begin("count_in_session", {}, session_id="held").result()
+    client.begin("count_in_session", {}, session_id="other").result()
+    until.send("go")
+    assert held.result().result["result"] == b"1"
+
+
+@pytest.mark.parametrize("session_id", ["", "a\0b", "x" * 1_000_000])
+def test_hostile_ids_are_refused_by_name_of_the_limit(client: Client, session_id: str) -> None:
+    response = client.begin("ping", {}, session_id=session_id).result()
+    assert response.error_detail.reason == "invalid_args"
+    assert str(MAX_ID_BYTES) in response.error
+    (chunk,) = client.stream("ping_stream", {}, session_id=session_id)
+    assert chunk.error_detail.reason == "invalid_args"
