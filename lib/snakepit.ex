@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Call, Config, Error}
+  alias Snakepit.{Bytes, Call, Config, Error}
   alias Snakepit.GRPC.Client
   alias Snakepit.Pool.{Gate, Manager}
 
@@ -166,6 +166,14 @@ defmodule Snakepit do
   """
   @spec cancel(Call.t()) :: :ok
   defdelegate cancel(call), to: Client
+
+  @doc """
+  Marks a binary to arrive in Python as `bytes` also if it is UTF-8 text.
+
+      Snakepit.execute("store", %{name: "photo.png", content: Snakepit.bytes(content)})
+  """
+  @spec bytes(binary) :: Bytes.t()
+  def bytes(data) when is_binary(data), do: %Bytes{data: data}
 
   defp open(command, args, options, bounded) do
     with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options),

@@ -11,7 +11,18 @@ class Greeter(Adapter):
 from snakepit_bridge._adapter import Adapter, command
 from snakepit_bridge._builtin import BuiltinAdapter
 from snakepit_bridge._context import Context
+from snakepit_bridge._encoders import register_encoder
 from snakepit_bridge._sessions import Session
+from snakepit_bridge._tensor import Tensor
 from snakepit_bridge._version import __version__
 
-__all__ = ["Adapter", "BuiltinAdapter", "Context", "Session", "__version__", "command"]
+__all__ = [
+    "Adapter",
+    "BuiltinAdapter",
+    "Context",
+    "Session",
+    "Tensor",
+    "__version__",
+    "command",
+    "register_encoder",
+]

@@ -18,7 +18,7 @@ arrival = itertools.count().__next__
 class UnaryWire(Protocol):
     """How a unary call's result becomes a message; `result` may raise a `CallError`."""
 
-    def result(self, fields: Mapping[str, bytes]) -> bytes: ...
+    def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes: ...
 
     def failure(self, failure: CallError) -> bytes: ...
 
@@ -26,7 +26,9 @@ class UnaryWire(Protocol):
 class StreamWire(Protocol):
     """How a stream's chunks become messages; `chunk` may raise a `CallError`."""
 
-    def chunk(self, fields: Mapping[str, bytes], index: int, *, final: bool) -> bytes: ...
+    def chunk(
+        self, fields: Mapping[str, bytes], kinds: Optional[bytes], index: int, *, final: bool
+    ) -> bytes: ...
 
     def failure(self, failure: CallError, index: int = 0) -> bytes: ...
 
@@ -43,6 +45,7 @@ class Call:
         "ended",
         "gate",
         "interrupt",
+        "kinds",
         "order",
         "started",
     )
@@ -55,6 +58,7 @@ class Call:
         *,
         call_id: int = 0,
         order: Optional[int] = None,
+        kinds: bool = False,
     ) -> None:
         self.command = command
         #: Decodes the arguments, in the thread that runs the command.
@@ -62,6 +66,8 @@ class Call:
         self.context = context
         self.call_id = call_id
         self.order = arrival() if order is None else order
+        #: Whether the caller reads how values were encoded.
+        self.kinds = kinds
         self.started = False
         self.ended = False
         #: Whether it was ended from outside: its generator closed, its task cancelled.

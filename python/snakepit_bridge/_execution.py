@@ -20,7 +20,7 @@ def run(runner: Runner, call: Call, wire: UnaryWire) -> bytes:
     failure: Optional[CallError] = None
     try:
         runner.enter(call)
-        message = wire.result(_fields(_value(call), "result"))
+        message = wire.result(*_fields(call, _value(call), "result"))
     except BaseException as error:
         failure = _failure(call, error)
         message = wire.failure(failure)
@@ -93,13 +93,17 @@ class _Steps:
         except StopIteration as stop:
             self.ended = True
             return None if stop.value is None else self._final(stop.value)
-        message = self._wire.chunk(_fields(value, "chunk"), self._index, final=False)
+        message = self._chunk(value, "chunk", final=False)
         self._index += 1
         return message
 
     def _final(self, value: object) -> bytes:
         self.ended = True
-        return self._wire.chunk(_fields(value, "result"), self._index, final=True)
+        return self._chunk(value, "result", final=True)
+
+    def _chunk(self, value: object, root: str, *, final: bool) -> bytes:
+        fields, kinds = _fields(self._call, value, root)
+        return self._wire.chunk(fields, kinds, self._index, final=final)
 
 
 def _value(call: Call) -> object:
@@ -128,9 +132,9 @@ def _keywords(call: Call) -> dict[str, Any]:
         raise CallError("invalid_args", str(error)) from None
 
 
-def _fields(value: object, root: str) -> dict[str, bytes]:
+def _fields(call: Call, value: object, root: str) -> tuple[dict[str, bytes], Optional[bytes]]:
     try:
-        return encode_fields(value, root)
+        return encode_fields(value, root, kinds=call.kinds)
     except InvalidValueError as error:
         raise CallError("invalid_result", str(error)) from None
 

@@ -6,7 +6,7 @@ import traceback
 from types import TracebackType
 from typing import Optional
 
-from snakepit_bridge._values import qualified_name
+from snakepit_bridge._invalid import qualified_name
 
 # An error must fit in a message, whatever went wrong.
 _LONGEST = 16_000

@@ -206,8 +206,16 @@ class _Service(grpc.GenericRpcHandler):
             deadline=deadline,
             metadata=functools.partial(_metadata, rpc),
         )
-        args = functools.partial(decode_fields, request.args)
-        call = Call(command, args, context, call_id=request.call_id, order=order)
+        kinds = request.arg_kinds if request.HasField("arg_kinds") else None
+        args = functools.partial(decode_fields, request.args, kinds)
+        call = Call(
+            command,
+            args,
+            context,
+            call_id=request.call_id,
+            order=order,
+            kinds=kinds is not None,
+        )
         cancel = functools.partial(self._worker.runner.cancel, call)
         if not rpc.add_callback(cancel):
             cancel()

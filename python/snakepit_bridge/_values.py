@@ -1,179 +1,133 @@
-"""How values travel: the plain rules that every peer understands.
+"""How values travel: `guides/values.md` in code.
 
-Received bytes are JSON if they parse, else UTF-8 text, else `bytes`. Sent values are JSON, except
-that `bytes` go as they are.
+A field's value is its bytes, and a kind says how it was encoded. A peer that knows no kinds is read
+and answered by the plain rules: received bytes are JSON if they parse, else UTF-8 text, else
+`bytes`; sent values are JSON, except that `bytes` go as they are.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Optional
 
-MAX_DEPTH = 128
+from snakepit_bridge import _json
+from snakepit_bridge._encoders import substitute
+from snakepit_bridge._extended import (
+    check_text,
+    decode_extended,
+    encode_extended,
+    encode_with_care,
+)
+from snakepit_bridge._invalid import MAX_DEPTH, InvalidValueError, key_text, path_to, too_deep
+from snakepit_bridge._tensor import Tensor
 
-_LONGEST_PATH = 60
+__all__ = [
+    "MAX_DEPTH",
+    "InvalidValueError",
+    "decode",
+    "decode_extended",
+    "decode_fields",
+    "encode",
+    "encode_extended",
+    "encode_fields",
+]
 
-_JSON_KEYS = {True: "true", False: "false", None: "null"}
-
-
-class InvalidValueError(ValueError):
-    """A value that cannot travel; the message says where it is and what it is."""
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _exact_int(digits: str) -> int:
-    # int() refuses texts of more than 4300 digits by default; Decimal does not.
-    from decimal import Decimal
-
-    return int(Decimal(digits))
-
-
-_loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
-_exact_loads = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_exact_int).decode
-_dumps = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
-).encode
+PLAIN, TEXT, BYTES, JSON, EXTENDED = range(5)
 
 
-def decode(data: bytes, name: str = "value") -> Any:
+def decode_fields(fields: Mapping[str, bytes], kinds: Optional[bytes] = None) -> dict[str, Any]:
+    """The values of an argument map."""
+    if kinds is None:
+        return {name: decode(data, name) for name, data in fields.items()}
+    if len(kinds) != len(fields):
+        raise InvalidValueError(f"{len(fields)} arguments came with the kinds of {len(kinds)}")
+    return {name: decode(fields[name], name, kind) for name, kind in zip(sorted(fields), kinds)}
+
+
+def decode(data: bytes, name: str = "value", kind: int = PLAIN) -> Any:
     """The value that `data` stands for."""
+    if kind == BYTES:
+        return data
+    if kind == EXTENDED:
+        return decode_extended(data, name)
+    if kind > EXTENDED:
+        raise InvalidValueError(f"{name} is of the kind {kind}, which is not known")
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return data
+        if kind == PLAIN:
+            return data
+        raise InvalidValueError(f"{name} is said to be text and is no UTF-8") from None
+    return text if kind == TEXT else _read(text, data, name, kind)
+
+
+def _read(text: str, data: bytes, name: str, kind: int) -> Any:
     try:
-        value = _loads(text)
-    except json.JSONDecodeError:
-        return text
-    except ValueError:
-        try:
-            value = _exact_loads(text)
-        except ValueError:
+        value = _json.read(text, name)
+    except InvalidValueError:
+        raise
+    except ValueError as error:
+        if kind == PLAIN:
             return text
-    except RecursionError:
-        raise _too_deep(name) from None
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-        _check_depth(value, name, MAX_DEPTH)
+        raise InvalidValueError(f"{name} is no JSON: {error}") from None
+    if _json.is_too_deep(data):
+        raise too_deep(name)
     return value
 
 
-def decode_fields(fields: Mapping[str, bytes]) -> dict[str, Any]:
-    """The values of an argument map."""
-    return {name: decode(data, name) for name, data in fields.items()}
-
-
-def encode_fields(result: object, root: str = "result") -> dict[str, bytes]:
-    """The fields of a result: those of a dict, or the one field "result".
+def encode_fields(
+    result: object, root: str = "result", *, kinds: bool = False
+) -> tuple[dict[str, bytes], Optional[bytes]]:
+    """The fields of a result, those of a dict or the one field "result", and if wanted their kinds.
 
     Raises `InvalidValueError`, which calls the whole value `root`.
     """
-    if isinstance(result, dict):
-        return {_field_name(key): encode(value, root, key) for key, value in result.items()}
-    return {"result": encode(result, root)}
+    if not isinstance(result, dict):
+        kind, data = encode(result, root, kinds=kinds)
+        return {"result": data}, bytes((kind,)) if kinds else None
+    encoded = {
+        _field_name(key): encode(value, root, key, kinds=kinds) for key, value in result.items()
+    }
+    if len(encoded) < len(result):
+        raise InvalidValueError(f"{root} has two keys with the same text")
+    fields = {name: data for name, (_, data) in encoded.items()}
+    return fields, bytes(encoded[name][0] for name in sorted(encoded)) if kinds else None
 
 
-def encode(value: object, root: str = "result", *key: object) -> bytes:
+def encode(
+    value: object, root: str = "result", *key: object, kinds: bool = False
+) -> tuple[int, bytes]:
+    """A value's kind and bytes."""
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
+        return BYTES, bytes(value)
+    if kinds and type(value) is str:
+        try:
+            return TEXT, value.encode()
+        except UnicodeEncodeError:
+            check_text(value, path_to(root, *key))
     try:
         data = _dumps(value).encode()
     except (TypeError, ValueError, RecursionError):
-        return _encode_with_care(value, _path(root, *key), MAX_DEPTH).encode()
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-        _check_depth(value, _path(root, *key), MAX_DEPTH)
-    return data
+        data = None
+    if data is not None and not _json.is_too_deep(data):
+        return JSON, data
+    path = path_to(root, *key)
+    if kinds:
+        return EXTENDED, encode_extended(value, path)
+    return JSON, encode_with_care(value, path)
 
 
-def _encode_with_care(value: Any, path: str, depth: int) -> str:
-    """Encodes what the fast encoder cannot, or says exactly why it cannot be encoded."""
-    if isinstance(value, (dict, list, tuple)) and depth == 0:
-        raise _too_deep(path)
-    if isinstance(value, dict):
-        items = (
-            f"{_encode_with_care(_key(key), path, depth)}:"
-            f"{_encode_with_care(item, _path(path, key), depth - 1)}"
-            for key, item in value.items()
-        )
-        return f"{{{','.join(items)}}}"
-    if isinstance(value, (list, tuple)):
-        items = (
-            _encode_with_care(item, f"{path}[{index}]", depth - 1)
-            for index, item in enumerate(value)
-        )
-        return f"[{','.join(items)}]"
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidValueError(f"{path} is {value!r}, which JSON cannot carry")
-    if isinstance(value, int) and not isinstance(value, bool):
-        from decimal import Decimal
-
-        return str(Decimal(int(value)))
-    if isinstance(value, str):
-        _check_text(value, path)
-    try:
-        return _dumps(value)
-    except TypeError:
-        raise InvalidValueError(_unencodable(value, path)) from None
+def _substitute(value: object) -> object:
+    if isinstance(value, (bytes, bytearray, memoryview, Tensor)):
+        raise TypeError("no JSON")
+    return substitute(value)
 
 
-def _check_text(text: str, path: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidValueError(f"{path} has a lone surrogate, which UTF-8 cannot carry") from None
-
-
-def _unencodable(value: object, path: str) -> str:
-    kind = qualified_name(type(value))
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return f"{path} is {kind}, which JSON cannot carry; only a top-level field can be bytes"
-    return f"{path} is of type {kind}, which JSON cannot carry"
-
-
-def qualified_name(cls: type) -> str:
-    """A class's name as Python prints it: without a module if that is `builtins`."""
-    if cls.__module__ in ("builtins", "__main__"):
-        return cls.__qualname__
-    return f"{cls.__module__}.{cls.__qualname__}"
+_dumps = _json.encoder(_substitute, allow_nan=False)
 
 
 def _field_name(key: object) -> str:
-    name = _key(key)
+    name = key_text(key)
     if not name.isascii():
-        _check_text(name, f"the key {name!r}")
+        check_text(name, f"the key {name!r}")
     return name
-
-
-def _key(key: object) -> str:
-    if isinstance(key, str):
-        return key
-    return _JSON_KEYS[key] if key is None or isinstance(key, bool) else str(key)
-
-
-def _path(path: str, *keys: object) -> str:
-    for key in keys:
-        name = _key(key)
-        path += f".{name}" if name.isidentifier() else f"[{name!r}]"
-    return path
-
-
-def _check_depth(value: object, path: str, depth: int) -> None:
-    if isinstance(value, dict):
-        items = list(value.values())
-    elif isinstance(value, (list, tuple)):
-        items = list(value)
-    else:
-        return
-    if depth == 0:
-        raise _too_deep(path)
-    for item in items:
-        _check_depth(item, path, depth - 1)
-
-
-def _too_deep(path: str) -> InvalidValueError:
-    path = path if len(path) < _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
-    return InvalidValueError(f"{path} is nested deeper than {MAX_DEPTH} levels")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Optional
 
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._proto.snakepit_pb2 import ErrorDetail, ExecuteResponse, StreamResponse
@@ -18,9 +19,13 @@ class UnaryWire:
         self._request_id = request_id
         self._limit = limit
 
-    def result(self, fields: Mapping[str, bytes]) -> bytes:
+    def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes:
         message = ExecuteResponse(
-            success=True, result=fields, timestamp=time.time_ns(), request_id=self._request_id
+            success=True,
+            result=fields,
+            timestamp=time.time_ns(),
+            request_id=self._request_id,
+            result_kinds=kinds,
         )
         return _checked(message.SerializeToString(), self._limit)
 
@@ -42,13 +47,16 @@ class StreamWire:
         self._request_id = request_id
         self._limit = limit
 
-    def chunk(self, fields: Mapping[str, bytes], index: int, *, final: bool) -> bytes:
+    def chunk(
+        self, fields: Mapping[str, bytes], kinds: Optional[bytes], index: int, *, final: bool
+    ) -> bytes:
         message = StreamResponse(
             is_final=final,
             chunk=fields,
             timestamp=time.time_ns(),
             request_id=self._request_id,
             chunk_index=index,
+            chunk_kinds=kinds,
         )
         return _checked(message.SerializeToString(), self._limit)
 

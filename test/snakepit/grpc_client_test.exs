@@ -93,7 +93,8 @@ defmodule Snakepit.GRPC.ClientTest do
             {%{x: [1, make_ref()]}, "args.v.x[1]"},
             {%{x: <<1::3>>}, "args.v.x"},
             {[<<255>>], "args.v[0]"},
-            {%{x: ~D[2026-01-01]}, "args.v.x"},
+            {%{x: %Snakepit.Call{ref: nil, handle: nil}}, "args.v.x"},
+            {%{x: Snakepit.bytes("text")}, "args.v.x"},
             {[1 | 2], "args.v"}
           ] do
         error = assert_raise Error, fn -> Client.encode_args(%{v: value}) end

@@ -15,7 +15,8 @@ defmodule Mix.Tasks.Snakepit.Setup do
   use Mix.Task
 
   @worker ~w(grpcio>=1.60 protobuf>=4.25)
-  @dev ~w(grpcio-tools hypothesis mypy pytest ruff types-grpcio types-protobuf)
+  @dev ~w(grpcio-tools hypothesis mypy numpy orjson pandas pyarrow pydantic pytest ruff types-grpcio) ++
+         ~w(types-protobuf)
 
   @impl true
   def run(args) do

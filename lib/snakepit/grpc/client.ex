@@ -9,7 +9,7 @@ defmodule Snakepit.GRPC.Client do
   Every function returns `{:error, %Snakepit.Error{}}` on failure.
   """
 
-  alias Snakepit.{Call, Config, Error}
+  alias Snakepit.{Call, Config, Error, Structs}
   alias Snakepit.GRPC.Native
 
   @typedoc "A connection to a server, or the native side of a pool. It ends when nobody holds it."
@@ -197,7 +197,7 @@ defmodule Snakepit.GRPC.Client do
   Raises `Snakepit.Error` for what cannot be sent.
   """
   @spec encode_args(map | keyword) :: %{String.t() => binary}
-  def encode_args(args), do: bang(loaded(fn -> Native.encode_args(args) end))
+  def encode_args(args), do: bang(encoded(args, &Native.encode_args/1))
 
   @doc """
   Decodes what such a peer sent: JSON if it parses, else a binary.
@@ -207,6 +207,16 @@ defmodule Snakepit.GRPC.Client do
   """
   @spec decode_result(%{String.t() => binary}) :: map
   def decode_result(result), do: bang(loaded(fn -> Native.decode_result(result) end))
+
+  @doc false
+  # A value as extended JSON, which for most values is JSON: the messages of workers over
+  # stdin/stdout.
+  @spec encode_extended(term) :: {:ok, binary} | {:error, Error.t()}
+  def encode_extended(value), do: started(encoded(value, &Native.encode_extended/1), nil)
+
+  @doc false
+  @spec decode_extended(binary) :: {:ok, term} | {:error, Error.t()}
+  def decode_extended(bytes), do: started(loaded(fn -> Native.decode_extended(bytes) end), nil)
 
   @doc false
   # The error that every call gives while the native library is not loaded, or nil.
@@ -255,18 +265,30 @@ defmodule Snakepit.GRPC.Client do
   defp millis(:infinity), do: nil
   defp millis(timeout), do: timeout
 
-  # Arguments that take longer than a NIF may are encoded on a dirty scheduler.
   defp start_call(target, spec, command) do
-    case loaded(fn -> Native.call(target, spec) end) do
-      :large -> started(Native.call_large(target, spec), command)
-      other -> started(other, command)
-    end
+    quick = &Native.call(target, put_elem(spec, 2, &1))
+    large = &Native.call_large(target, put_elem(spec, 2, &1))
+    started(encoded(elem(spec, 2), quick, large), command)
   end
 
   defp open(target, spec, stream_spec, command) do
-    case loaded(fn -> Native.stream(target, spec, stream_spec) end) do
-      :large -> started(Native.stream_large(target, spec, stream_spec), command)
-      other -> started(other, command)
+    quick = &Native.stream(target, put_elem(spec, 2, &1), stream_spec)
+    large = &Native.stream_large(target, put_elem(spec, 2, &1), stream_spec)
+    started(encoded(elem(spec, 2), quick, large), command)
+  end
+
+  # Arguments that take longer than a NIF may are encoded on a dirty scheduler, and only those that
+  # have structs in them go through the protocol.
+  defp encoded(args, quick, large \\ nil) do
+    case loaded(fn -> quick.(args) end) do
+      :large ->
+        encoded(args, large)
+
+      {:struct, _path, _name} ->
+        with {:ok, args} <- Structs.replace(args), do: encoded(args, quick, large)
+
+      other ->
+        other
     end
   end
 

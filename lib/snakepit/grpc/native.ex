@@ -44,6 +44,8 @@ defmodule Snakepit.GRPC.Native do
 
   def encode_args(_args), do: missing()
   def decode_result(_result), do: missing()
+  def encode_extended(_value), do: missing()
+  def decode_extended(_bytes), do: missing()
 
   def response_id(_message), do: missing()
   def output_open(_ref, _path), do: missing()

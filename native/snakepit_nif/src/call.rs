@@ -225,11 +225,11 @@ impl Call {
     fn execute_request(&self) -> ExecuteRequest {
         ExecuteRequest {
             command: self.command.clone(),
-            args: self.args.clone(),
+            args: self.args.values.clone(),
             timeout_ms: self.timeout_ms(),
             request_id: self.request_id.clone(),
             call_id: self.id,
-            arg_kinds: None,
+            arg_kinds: self.args.kinds.clone(),
         }
     }
 
@@ -238,11 +238,11 @@ impl Call {
             session_id: session.id.as_ref().into(),
             session_generation,
             command: self.command.clone(),
-            args: self.args.clone(),
+            args: self.args.values.clone(),
             timeout_ms: self.timeout_ms(),
             request_id: self.request_id.clone(),
             call_id: self.id,
-            arg_kinds: None,
+            arg_kinds: self.args.kinds.clone(),
         }
     }
 
@@ -254,7 +254,7 @@ impl Call {
 
     /// Refuses what the server would, before it is on its way.
     fn check_size(&self, channel: &Channel) -> Result<(), Failure> {
-        let (size, limit) = (fields_size(&self.args), channel.max_message_size);
+        let (size, limit) = (self.args.size(), channel.max_message_size);
         if size <= limit {
             return Ok(());
         }
@@ -289,10 +289,14 @@ impl Call {
                     result,
                     error,
                     error_detail,
+                    result_kinds,
                     ..
                 } = response.into_inner();
                 if success {
-                    Ok(result)
+                    Ok(Fields {
+                        values: result,
+                        kinds: result_kinds,
+                    })
                 } else {
                     Err(Failure::from_reply(error, error_detail))
                 }
@@ -366,7 +370,7 @@ pub(crate) async fn run_unary(call: Call, route: Route, reply: Reply) {
         &call,
         result.as_ref().err().map_or(Ended::Answered, Ended::by),
     );
-    let size = result.as_ref().map_or(0, fields_size);
+    let size = result.as_ref().map_or(0, Fields::size);
     decode_aside(size, move || {
         reply.send(|env| {
             let decoded = result.and_then(|fields| codec::decode_fields(env, &fields, None));
@@ -393,13 +397,6 @@ async fn decode_aside<T: Send + 'static>(
     } else {
         tokio::task::spawn_blocking(work).await.ok()
     }
-}
-
-fn fields_size(fields: &Fields) -> usize {
-    fields
-        .iter()
-        .map(|(key, value)| key.len() + value.len())
-        .sum()
 }
 
 fn failed_term<'a>(env: Env<'a>, failure: &Failure, meta: &Meta) -> Term<'a> {

@@ -4,7 +4,7 @@ use crate::{
     atoms,
     call::{Call, Patience, Route, Waiting, run_stream, run_unary},
     channel::{Address, Channel},
-    codec::{self, EncodeError, Fields},
+    codec::{self, EncodeError, Fields, Rules},
     credit::Credit,
     dispatcher::{Dispatcher, Lease, Limits, Session, WorkerKey},
     events::{Events, Gate},
@@ -392,7 +392,8 @@ impl Spec<'_> {
     }
 }
 
-/// `:ok`; `:large` when the arguments want `call_large`; or a refusal.
+/// `:ok`; `:large` when the arguments want `call_large`, `{:struct, path, name}` when they have a
+/// struct that only Elixir can encode; or a refusal.
 #[rustler::nif]
 fn call<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<Term<'a>> {
     start_unary(env, target, spec, QUICK_BUDGET)
@@ -414,7 +415,7 @@ struct StreamSpec<'a> {
     idle_timeout: Option<u64>,
 }
 
-/// `{:ok, handle}`; `:large` when the arguments want `stream_large`; or a refusal.
+/// `{:ok, handle}`; or what `call` returns, and `:large` wants `stream_large`.
 #[rustler::nif]
 fn stream<'a>(
     env: Env<'a>,
@@ -454,7 +455,7 @@ fn cancel(handle: ResourceArc<CallResource>) -> Atom {
 #[rustler::nif]
 fn acquire<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>, spec: Spec<'a>) -> Term<'a> {
     let reference = spec.reference;
-    let call = spec.call(Fields::new());
+    let call = spec.call(Fields::default());
     let mut waiting = match Waiting::begin(&pool.0, &call) {
         Ok(waiting) => waiting,
         Err(failure) => return env.error_tuple(failure),
@@ -552,15 +553,27 @@ fn watch_owner(env: Env<'_>, call: &Call, credit: Credit) -> ResourceArc<CallRes
 
 /// Why a NIF did not start a call.
 enum NotStarted {
-    Large,
+    NotEncoded(EncodeError),
     Failed(Failure),
 }
 
 impl Encoder for NotStarted {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
-            Self::Large => atoms::large().encode(env),
+            Self::NotEncoded(error) => error.encode(env),
             Self::Failed(failure) => env.error_tuple(failure),
+        }
+    }
+}
+
+impl Encoder for EncodeError {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
+            Self::OverBudget => atoms::large().encode(env),
+            Self::Struct { path, name } => (atoms::r#struct(), path, name).encode(env),
+            Self::Invalid { path, message } => {
+                env.error_tuple(Failure::InvalidArgs(format!("{path} {message}")))
+            }
         }
     }
 }
@@ -569,13 +582,9 @@ type Prepared = Result<(Call, Route), NotStarted>;
 
 /// Encodes the arguments, then takes a place on a worker or in the queue.
 fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize) -> NifResult<Prepared> {
-    let args = match codec::encode_args(spec.args, budget) {
+    let args = match codec::encode_args(spec.args, Rules::Kinds, budget) {
         Ok(args) => args,
-        Err(EncodeError::OverBudget) => return Ok(Err(NotStarted::Large)),
-        Err(EncodeError::Invalid { path, message }) => {
-            let problem = Failure::InvalidArgs(format!("{path} {message}"));
-            return Ok(Err(NotStarted::Failed(problem)));
-        }
+        Err(error) => return Ok(Err(NotStarted::NotEncoded(error))),
     };
     let call = spec.call(args);
     if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
@@ -601,27 +610,28 @@ fn make_request_id(id: u64) -> String {
 /// The plain rules as functions, for `Snakepit.GRPC.Client`.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn encode_args<'a>(env: Env<'a>, args: Term<'a>) -> NifResult<Term<'a>> {
-    match codec::encode_args(args, usize::MAX) {
+    match codec::encode_args(args, Rules::Plain, usize::MAX) {
         Ok(fields) => {
             let pairs: Vec<_> = fields
+                .values
                 .iter()
                 .map(|(key, value)| (key.as_str(), codec::binary(env, value)))
                 .collect();
             Ok((atoms::ok(), Term::map_from_pairs(env, &pairs)?).encode(env))
         }
-        Err(EncodeError::Invalid { path, message }) => {
-            Ok(env.error_tuple(Failure::InvalidArgs(format!("{path} {message}"))))
-        }
-        Err(EncodeError::OverBudget) => Err(rustler::Error::BadArg),
+        Err(error) => Ok(error.encode(env)),
     }
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn decode_result<'a>(env: Env<'a>, result: HashMap<String, rustler::Binary<'a>>) -> Term<'a> {
-    let fields: Fields = result
-        .into_iter()
-        .map(|(key, value)| (key, bytes::Bytes::copy_from_slice(&value)))
-        .collect();
+    let fields = Fields {
+        values: result
+            .into_iter()
+            .map(|(key, value)| (key, bytes::Bytes::copy_from_slice(&value)))
+            .collect(),
+        kinds: None,
+    };
     match codec::decode_fields(env, &fields, None) {
         Ok(map) => (atoms::ok(), map).encode(env),
         Err(failure) => env.error_tuple(failure),
@@ -669,6 +679,23 @@ fn output_close(output: ResourceArc<OutputResource>) -> Atom {
 #[rustler::nif]
 fn response_id(message: rustler::Binary<'_>) -> Option<u64> {
     wire::response_id(&message)
+}
+
+/// A message of a worker over stdin/stdout.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn encode_extended<'a>(env: Env<'a>, value: Term<'a>) -> Term<'a> {
+    match codec::encode_extended(value) {
+        Ok(bytes) => (atoms::ok(), codec::binary(env, &bytes.into())).encode(env),
+        Err(error) => error.encode(env),
+    }
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn decode_extended<'a>(env: Env<'a>, bytes: rustler::Binary<'a>) -> Term<'a> {
+    match codec::decode_extended(env, &bytes::Bytes::copy_from_slice(&bytes)) {
+        Ok(term) => (atoms::ok(), term).encode(env),
+        Err(problem) => env.error_tuple(Failure::InvalidResult(format!("the message {problem}"))),
+    }
 }
 
 /// Signals a worker's process group, and with it what its handlers have started.

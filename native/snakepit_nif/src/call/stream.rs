@@ -1,7 +1,13 @@
 //! A stream: the same call with many replies, at the consumer's pace.
 
-use super::{Call, Clock, Ended, Route, decode_aside, fields_size, refused_meta, sleep_until};
-use crate::{channel::Channel, codec, credit::Credit, events::Events, failure::Failure};
+use super::{Call, Clock, Ended, Route, decode_aside, refused_meta, sleep_until};
+use crate::{
+    channel::Channel,
+    codec::{self, Fields},
+    credit::Credit,
+    events::Events,
+    failure::Failure,
+};
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};
 use snakepit_proto::StreamResponse;
@@ -110,6 +116,23 @@ pub(crate) async fn run_stream(
     }
 }
 
+struct Chunk {
+    fields: Fields,
+    is_final: bool,
+}
+
+impl From<StreamResponse> for Chunk {
+    fn from(message: StreamResponse) -> Self {
+        Self {
+            fields: Fields {
+                values: message.chunk,
+                kinds: message.chunk_kinds,
+            },
+            is_final: message.is_final,
+        }
+    }
+}
+
 type Message = Result<Option<StreamResponse>, tonic::Status>;
 
 fn failed(chunk: &StreamResponse) -> bool {
@@ -178,7 +201,7 @@ impl Consumer<'_> {
         &self,
         stream: &mut Streaming<StreamResponse>,
         first: bool,
-    ) -> (Vec<StreamResponse>, Status) {
+    ) -> (Vec<Chunk>, Status) {
         let mut chunks = Vec::new();
         let mut size = 0;
         let awaited = self.call.within(self.next_message(stream, first));
@@ -189,7 +212,8 @@ impl Consumer<'_> {
         loop {
             match next {
                 Ok(Some(chunk)) if !failed(&chunk) => {
-                    let bytes = fields_size(&chunk.chunk);
+                    let chunk = Chunk::from(chunk);
+                    let bytes = chunk.fields.size();
                     self.credit.sent(bytes);
                     size += bytes;
                     chunks.push(chunk);
@@ -218,11 +242,8 @@ impl Consumer<'_> {
     }
 }
 
-async fn send(
-    events: Events,
-    chunks: Vec<StreamResponse>,
-) -> Option<(Events, Result<(), Failure>)> {
-    let size = chunks.iter().map(|chunk| fields_size(&chunk.chunk)).sum();
+async fn send(events: Events, chunks: Vec<Chunk>) -> Option<(Events, Result<(), Failure>)> {
+    let size = chunks.iter().map(|chunk| chunk.fields.size()).sum();
     let work = move || {
         let sent = events.chunks(|env| decode_chunks(env, &chunks));
         (events, sent)
@@ -230,10 +251,10 @@ async fn send(
     decode_aside(size, work).await
 }
 
-fn decode_chunks<'a>(env: Env<'a>, chunks: &[StreamResponse]) -> Result<Term<'a>, Failure> {
+fn decode_chunks<'a>(env: Env<'a>, chunks: &[Chunk]) -> Result<Term<'a>, Failure> {
     chunks
         .iter()
-        .map(|chunk| codec::decode_fields(env, &chunk.chunk, Some(chunk.is_final)))
+        .map(|chunk| codec::decode_fields(env, &chunk.fields, Some(chunk.is_final)))
         .collect::<Result<Vec<_>, _>>()
         .map(|terms| terms.encode(env))
 }

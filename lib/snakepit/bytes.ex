@@ -1,0 +1,8 @@
+defmodule Snakepit.Bytes do
+  @moduledoc "A binary that arrives in Python as `bytes` whatever is in it: see `Snakepit.bytes/1`."
+
+  @enforce_keys [:data]
+  defstruct [:data]
+
+  @type t :: %__MODULE__{data: binary}
+end

@@ -1,0 +1,67 @@
+defprotocol Snakepit.Encoder do
+  @moduledoc """
+  Makes of a struct what Python is to be sent in its place.
+
+      defimpl Snakepit.Encoder, for: MyApp.Point do
+        def encode(point), do: %{x: point.x, y: point.y}
+      end
+
+  For a map of some or all of the fields deriving does:
+
+      defmodule MyApp.User do
+        @derive {Snakepit.Encoder, only: [:name, :email]}
+        defstruct [:name, :email, :password]
+      end
+
+  `only:` and `except:` are optional. What `encode/1` returns may have structs in it.
+
+  These have an implementation: `Date`, `Time`, `DateTime` and `NaiveDateTime` (ISO 8601), `URI` and
+  `Decimal` (text), `MapSet` and `Range` (lists), and the tensors of `Nx` (`Snakepit.Tensor`). A
+  struct without one is refused, with its place.
+  """
+
+  @doc "A term for Python: anything but a pid, a port, a reference or a function."
+  @spec encode(t) :: term
+  def encode(struct)
+end
+
+defimpl Snakepit.Encoder, for: Any do
+  defmacro __deriving__(module, struct, options) do
+    fields =
+      (struct |> Map.keys() |> List.delete(:__struct__)) -- Keyword.get(options, :except, [])
+
+    fields = Keyword.get(options, :only, fields)
+
+    quote do
+      defimpl Snakepit.Encoder, for: unquote(module) do
+        def encode(struct), do: Map.take(struct, unquote(fields))
+      end
+    end
+  end
+
+  def encode(struct), do: raise(Protocol.UndefinedError, protocol: @protocol, value: struct)
+end
+
+for module <- [Date, Time, DateTime, NaiveDateTime] do
+  defimpl Snakepit.Encoder, for: module do
+    def encode(value), do: unquote(module).to_iso8601(value)
+  end
+end
+
+defimpl Snakepit.Encoder, for: [MapSet, Range] do
+  def encode(values), do: Enum.to_list(values)
+end
+
+defimpl Snakepit.Encoder, for: URI do
+  def encode(uri), do: URI.to_string(uri)
+end
+
+# Only an application that has these libraries can have their structs.
+defimpl Snakepit.Encoder, for: Decimal do
+  @compile {:no_warn_undefined, Decimal}
+  def encode(decimal), do: Decimal.to_string(decimal)
+end
+
+defimpl Snakepit.Encoder, for: Nx.Tensor do
+  def encode(tensor), do: Snakepit.Tensor.from_nx(tensor)
+end

@@ -1,0 +1,66 @@
+defmodule Snakepit.Structs do
+  @moduledoc false
+  # Puts what `Snakepit.Encoder` makes of structs in their places. A NIF cannot call a protocol.
+
+  alias Snakepit.{Bytes, Encoder, Error, Tensor}
+
+  @max_depth 128
+
+  @spec replace(term) :: {:ok, term} | {:error, Error.t()}
+  def replace(value) do
+    {:ok, replace(value, [], 0)}
+  catch
+    {:refused, path, problem} ->
+      message = "args#{path |> Enum.reverse() |> Enum.map_join(&step/1)} #{problem}"
+      {:error, %Error{reason: :invalid_args, message: message}}
+  end
+
+  defp replace(_value, path, @max_depth) do
+    throw({:refused, path, "is nested deeper than #{@max_depth} levels"})
+  end
+
+  defp replace(%module{} = struct, _path, _depth) when module in [Bytes, Tensor], do: struct
+
+  defp replace(%module{} = struct, path, depth) do
+    if Encoder.impl_for(struct) in [nil, Encoder.Any] do
+      throw(
+        {:refused, path,
+         "is a %#{inspect(module)}{}; implement Snakepit.Encoder for it, or send a map or a string"}
+      )
+    end
+
+    replace(Encoder.encode(struct), path, depth + 1)
+  end
+
+  defp replace(map, path, depth) when is_map(map) do
+    Map.new(map, fn {key, value} -> {key, replace(value, [key | path], depth + 1)} end)
+  end
+
+  defp replace([{key, _value} | _] = list, path, depth) when is_atom(key) do
+    list(list, path, depth, 0, fn
+      {key, value}, _index -> {key, replace(value, [key | path], depth + 1)}
+      item, index -> replace(item, [{:index, index} | path], depth + 1)
+    end)
+  end
+
+  defp replace(list, path, depth) when is_list(list) do
+    list(list, path, depth, 0, &replace(&1, [{:index, &2} | path], depth + 1))
+  end
+
+  defp replace(tuple, path, depth) when is_tuple(tuple) do
+    tuple |> Tuple.to_list() |> replace(path, depth) |> List.to_tuple()
+  end
+
+  defp replace(value, _path, _depth), do: value
+
+  # An improper list stays one: the NIF refuses it.
+  defp list([item | rest], path, depth, index, replace) do
+    [replace.(item, index) | list(rest, path, depth, index + 1, replace)]
+  end
+
+  defp list(rest, _path, _depth, _index, _replace), do: rest
+
+  defp step({:index, index}), do: "[#{index}]"
+  defp step(key) when is_atom(key) or is_binary(key) or is_integer(key), do: ".#{key}"
+  defp step(key), do: "[#{inspect(key)}]"
+end

@@ -1,0 +1,204 @@
+//! From the wire to BEAM terms. Nothing that comes from there becomes an atom.
+
+use super::{Fields, dtype_atom};
+use crate::{atoms, failure::Failure};
+use bytes::Bytes;
+use rustler::{BigInt, Encoder, Env, NewBinary, Resource, ResourceArc, Term};
+use snakepit_values::{Builder, Dtype, Form, Kind, ReadError, read, split_tail};
+use std::{ops::Range, str};
+
+/// From here on a received binary is shared with the message it came in, not copied.
+const SHARED_FROM: usize = 4096;
+
+/// Decodes a result, or with `is_final` a chunk, into a map with string keys.
+pub(crate) fn decode_fields<'a>(
+    env: Env<'a>,
+    fields: &Fields,
+    is_final: Option<bool>,
+) -> Result<Term<'a>, Failure> {
+    if let Some(kinds) = &fields.kinds
+        && kinds.len() != fields.values.len()
+    {
+        return Err(Failure::InvalidResult(format!(
+            "the server sent {} values and the kinds of {}",
+            fields.values.len(),
+            kinds.len()
+        )));
+    }
+    let mut keys = Vec::with_capacity(fields.values.len() + 1);
+    let mut values = Vec::with_capacity(fields.values.len() + 1);
+    for (index, (name, bytes)) in fields.values.iter().enumerate() {
+        if is_final.is_some() && name == "is_final" {
+            continue;
+        }
+        let kind = fields.kinds.as_ref().map_or(0, |kinds| kinds[index]);
+        keys.push(name.encode(env));
+        values.push(
+            decode_value(env, bytes, kind)
+                .map_err(|problem| Failure::InvalidResult(format!("result.{name} {problem}")))?,
+        );
+    }
+    if let Some(is_final) = is_final {
+        keys.push("is_final".encode(env));
+        values.push(is_final.encode(env));
+    }
+    Term::map_from_term_arrays(env, &keys, &values)
+        .map_err(|_| Failure::InvalidResult("the result cannot be built".into()))
+}
+
+fn decode_value<'a>(env: Env<'a>, bytes: &Bytes, kind: u8) -> Result<Term<'a>, String> {
+    match Kind::of(kind) {
+        Some(Kind::Plain) => decode_plain(env, bytes),
+        Some(Kind::Text) => match str::from_utf8(bytes) {
+            Ok(_) => Ok(binary(env, bytes)),
+            Err(_) => Err("is said to be text and is no UTF-8".into()),
+        },
+        Some(Kind::Bytes) => Ok(binary(env, bytes)),
+        Some(Kind::Json) => read_text(env, bytes, Form::Json, &Bytes::new()),
+        Some(Kind::Extended) => decode_extended(env, bytes),
+        None => Err(format!("is of the kind {kind}, which is not known")),
+    }
+}
+
+/// By the plain rules: JSON if it parses, else a binary.
+fn decode_plain<'a>(env: Env<'a>, bytes: &Bytes) -> Result<Term<'a>, String> {
+    let mut builder = Terms {
+        env,
+        tail: &Bytes::new(),
+        last_counts: true,
+    };
+    let read = str::from_utf8(bytes).map(|text| read(text, Form::Json, &mut builder));
+    match read {
+        Ok(Ok(term)) => Ok(term),
+        Ok(Err(ReadError::TooDeep)) => Err(ReadError::TooDeep.to_string()),
+        _ => Ok(binary(env, bytes)),
+    }
+}
+
+pub(crate) fn decode_extended<'a>(env: Env<'a>, bytes: &Bytes) -> Result<Term<'a>, String> {
+    let (text, tail) = split_tail(bytes);
+    let form = Form::Extended { tail: tail.len() };
+    read_text(env, text, form, &bytes.slice(tail))
+}
+
+fn read_text<'a>(env: Env<'a>, text: &[u8], form: Form, tail: &Bytes) -> Result<Term<'a>, String> {
+    let text = str::from_utf8(text).map_err(|_| "is said to be JSON and is no UTF-8")?;
+    let mut builder = Terms {
+        env,
+        tail,
+        last_counts: false,
+    };
+    read(text, form, &mut builder).map_err(|error| error.to_string())
+}
+
+/// The memory behind a binary that the BEAM was given without a copy.
+pub(crate) struct SharedBytes(Bytes);
+
+#[rustler::resource_impl]
+impl Resource for SharedBytes {}
+
+pub(crate) fn binary<'a>(env: Env<'a>, bytes: &Bytes) -> Term<'a> {
+    if bytes.len() < SHARED_FROM {
+        return copied(env, bytes);
+    }
+    ResourceArc::new(SharedBytes(bytes.clone()))
+        .make_binary(env, |shared| &shared.0)
+        .to_term(env)
+}
+
+pub(crate) fn copied<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+    NewBinary::from_slice(env, bytes).into()
+}
+
+struct Terms<'a, 'b> {
+    env: Env<'a>,
+    tail: &'b Bytes,
+    /// Of values with the same key, rather than that being an error.
+    last_counts: bool,
+}
+
+impl<'a> Builder for Terms<'a, '_> {
+    type Value = Term<'a>;
+
+    fn null(&mut self) -> Term<'a> {
+        atoms::nil().to_term(self.env)
+    }
+
+    fn bool(&mut self, value: bool) -> Term<'a> {
+        value.encode(self.env)
+    }
+
+    fn int(&mut self, value: i64) -> Term<'a> {
+        value.encode(self.env)
+    }
+
+    fn big(&mut self, digits: &str) -> Result<Term<'a>, ReadError> {
+        digits
+            .parse::<BigInt>()
+            .map(|big| big.encode(self.env))
+            .map_err(|error| ReadError::Unbuildable(error.to_string()))
+    }
+
+    fn float(&mut self, value: f64) -> Term<'a> {
+        if value.is_finite() {
+            return value.encode(self.env);
+        }
+        let name = if value.is_nan() {
+            atoms::nan()
+        } else if value > 0.0 {
+            atoms::infinity()
+        } else {
+            atoms::neg_infinity()
+        };
+        name.to_term(self.env)
+    }
+
+    fn text(&mut self, text: &str) -> Term<'a> {
+        copied(self.env, text.as_bytes())
+    }
+
+    fn list(&mut self, items: &[Term<'a>]) -> Result<Term<'a>, ReadError> {
+        Ok(items.encode(self.env))
+    }
+
+    fn map(&mut self, keys: &[Term<'a>], values: &[Term<'a>]) -> Result<Term<'a>, ReadError> {
+        if let Ok(map) = Term::map_from_term_arrays(self.env, keys, values) {
+            return Ok(map);
+        }
+        let mut map = Term::map_new(self.env);
+        for (key, value) in keys.iter().zip(values) {
+            if !self.last_counts && map.map_get(key).is_ok() {
+                let key = key.decode().unwrap_or_default();
+                return Err(ReadError::DuplicateKey(key));
+            }
+            map = map
+                .map_put(key, value)
+                .map_err(|_| ReadError::Unbuildable("no map".into()))?;
+        }
+        Ok(map)
+    }
+
+    fn bytes(&mut self, range: Range<usize>) -> Result<Term<'a>, ReadError> {
+        Ok(binary(self.env, &self.tail.slice(range)))
+    }
+
+    fn tensor(
+        &mut self,
+        dtype: Dtype,
+        shape: &[usize],
+        range: Range<usize>,
+    ) -> Result<Term<'a>, ReadError> {
+        let env = self.env;
+        let shape: Vec<Term<'a>> = shape.iter().map(|side| side.encode(env)).collect();
+        let pairs = [
+            (atoms::__struct__(), atoms::snakepit_tensor().to_term(env)),
+            (atoms::dtype(), dtype_atom(dtype).to_term(env)),
+            (
+                atoms::shape(),
+                rustler::types::tuple::make_tuple(env, &shape),
+            ),
+            (atoms::data(), self.bytes(range)?),
+        ];
+        Term::map_from_pairs(env, &pairs).map_err(|_| ReadError::Unbuildable("no tensor".into()))
+    }
+}

@@ -1,0 +1,410 @@
+//! From BEAM terms to the wire.
+
+use super::{Fields, dtype_atom};
+use crate::atoms;
+use bytes::Bytes;
+use rustler::{BigInt, Binary, ListIterator, MapIterator, Term, TermType, types::tuple};
+use snakepit_values::{Dtype, Kind, MAX_DEPTH, MAX_DIGITS, Writer};
+use std::{borrow::Cow, cell::Cell, collections::HashSet, fmt, str};
+
+/// What an element costs beside its bytes, in bytes copied.
+const ELEMENT_COST: usize = 32;
+/// log2(10), times 1000, rounded down: so many bits have no more digits than that.
+const MILLIBITS_PER_DIGIT: u64 = 3321;
+
+/// What the reader of a value is told about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rules {
+    /// Nothing: what the plain rules do not carry is refused.
+    Plain,
+    Kinds,
+}
+
+#[derive(Debug)]
+pub(crate) enum EncodeError {
+    /// More work than the caller's budget allows; nothing is wrong.
+    OverBudget,
+    /// A struct, which only Elixir can turn into something else.
+    Struct {
+        path: String,
+        name: String,
+    },
+    Invalid {
+        path: String,
+        message: String,
+    },
+}
+
+impl EncodeError {
+    fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid {
+            path: String::new(),
+            message: message.into(),
+        }
+    }
+
+    /// Puts the step that led here in front of the path.
+    fn under(mut self, step: impl fmt::Display) -> Self {
+        if let Self::Invalid { path, .. } | Self::Struct { path, .. } = &mut self {
+            path.insert_str(0, &step.to_string());
+        }
+        self
+    }
+}
+
+/// Encodes a map or keyword list of arguments, doing at most about `budget` bytes' worth of work.
+pub(crate) fn encode_args(
+    args: Term<'_>,
+    rules: Rules,
+    budget: usize,
+) -> Result<Fields, EncodeError> {
+    let pairs = pairs(args)
+        .ok_or_else(|| EncodeError::invalid("args must be a map with atom or string keys"))?;
+    let mut fields = std::collections::BTreeMap::new();
+    let mut spent = 0;
+    for (key, value) in pairs {
+        let name = key_text(key).map_err(|e| e.under("args"))?.into_owned();
+        let (kind, bytes) = encode_value(value, rules, budget.saturating_sub(spent))
+            .map_err(|e| e.under(format_args!("args.{name}")))?;
+        spent += bytes.len() + name.len() + ELEMENT_COST;
+        if let Some(_twin) = fields.insert(name, (kind, bytes)) {
+            return Err(EncodeError::invalid("has two keys with the same text").under("args"));
+        }
+    }
+    let kinds = fields.values().map(|(kind, _)| *kind as u8).collect();
+    Ok(Fields {
+        values: fields
+            .into_iter()
+            .map(|(name, (_, bytes))| (name, bytes))
+            .collect(),
+        kinds: (rules == Rules::Kinds).then_some(kinds),
+    })
+}
+
+/// Encodes one value as extended JSON whatever it is.
+pub(crate) fn encode_extended(value: Term<'_>) -> Result<Vec<u8>, EncodeError> {
+    Ok(write(value, Rules::Kinds, usize::MAX)?.1)
+}
+
+fn encode_value(
+    value: Term<'_>,
+    rules: Rules,
+    budget: usize,
+) -> Result<(Kind, Bytes), EncodeError> {
+    if let Ok(binary) = value.decode::<Binary<'_>>() {
+        let kind = |bytes: &[u8]| match str::from_utf8(bytes) {
+            Ok(_) => Kind::Text,
+            Err(_) => Kind::Bytes,
+        };
+        return copied(&binary, budget).map(|bytes| (kind(&bytes), bytes));
+    }
+    if let Some(binary) = forced_bytes(value) {
+        return copied(&binary, budget).map(|bytes| (Kind::Bytes, bytes));
+    }
+    let (kind, bytes) = write(value, rules, budget)?;
+    Ok((kind, bytes.into()))
+}
+
+fn copied(binary: &Binary<'_>, budget: usize) -> Result<Bytes, EncodeError> {
+    if binary.len() > budget {
+        return Err(EncodeError::OverBudget);
+    }
+    Ok(Bytes::copy_from_slice(binary))
+}
+
+fn write(value: Term<'_>, rules: Rules, budget: usize) -> Result<(Kind, Vec<u8>), EncodeError> {
+    let mut encoder = TermWriter {
+        rules,
+        budget,
+        spent: 0,
+    };
+    let mut writer = Writer::default();
+    encoder.value(&mut writer, value, 0)?;
+    Ok(writer.finish())
+}
+
+/// The binary of a `%Snakepit.Bytes{}`.
+fn forced_bytes(term: Term<'_>) -> Option<Binary<'_>> {
+    if term.get_type() != TermType::Map || atoms::snakepit_bytes() != struct_name(term)? {
+        return None;
+    }
+    term.map_get(atoms::data()).ok()?.decode().ok()
+}
+
+fn struct_name(term: Term<'_>) -> Option<Term<'_>> {
+    let name = term.map_get(atoms::__struct__()).ok()?;
+    name.is_atom().then_some(name)
+}
+
+struct TermWriter {
+    rules: Rules,
+    budget: usize,
+    spent: usize,
+}
+
+type Done = Result<(), EncodeError>;
+
+impl TermWriter {
+    fn spend(&mut self, size: usize) -> Done {
+        self.spent = self.spent.saturating_add(size + ELEMENT_COST);
+        if self.spent > self.budget {
+            return Err(EncodeError::OverBudget);
+        }
+        Ok(())
+    }
+
+    fn value<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>, depth: usize) -> Done {
+        self.spend(0)?;
+        match term.get_type() {
+            TermType::Atom => self.atom(out, term),
+            TermType::Binary => self.binary(out, term),
+            TermType::Integer => integer(out, term),
+            TermType::Float => {
+                out.float(term.decode().unwrap_or_default());
+                Ok(())
+            }
+            _ if depth == MAX_DEPTH => Err(EncodeError::invalid(format!(
+                "is nested deeper than {MAX_DEPTH} levels"
+            ))),
+            TermType::List => self.list(out, term, depth),
+            TermType::Tuple => {
+                let items = tuple::get_tuple(term).unwrap_or_default();
+                self.array(out, items.into_iter(), depth)
+            }
+            TermType::Map => match struct_name(term) {
+                Some(name) => self.structure(out, term, name),
+                None => self.map(out, term, depth),
+            },
+            other => Err(EncodeError::invalid(format!(
+                "is a {}, which Python cannot be sent",
+                format!("{other:?}").to_lowercase()
+            ))),
+        }
+    }
+
+    fn atom<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
+        if atoms::nil() == term {
+            out.null();
+        } else if let Ok(value) = term.decode() {
+            out.bool(value);
+        } else if let Some(float) = self.special_float(term) {
+            out.float(float);
+        } else {
+            out.text(&term.atom_to_string().unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Erlang has no such floats: atoms stand for them, as in Nx.
+    fn special_float(&self, atom: Term<'_>) -> Option<f64> {
+        if self.rules == Rules::Plain {
+            return None;
+        }
+        [
+            (atoms::nan(), f64::NAN),
+            (atoms::infinity(), f64::INFINITY),
+            (atoms::neg_infinity(), f64::NEG_INFINITY),
+        ]
+        .into_iter()
+        .find_map(|(name, float)| (name == atom).then_some(float))
+    }
+
+    fn binary<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
+        let binary: Binary<'a> = term
+            .decode()
+            .map_err(|_| EncodeError::invalid("is a bitstring, which Python cannot be sent"))?;
+        self.spend(binary.len())?;
+        match str::from_utf8(binary.as_slice()) {
+            Ok(text) => out.text(text),
+            Err(_) => {
+                self.extended("a binary that is not UTF-8")?;
+                out.bytes(binary.as_slice());
+            }
+        }
+        Ok(())
+    }
+
+    fn extended(&self, what: &str) -> Done {
+        if self.rules == Rules::Plain {
+            return Err(EncodeError::invalid(format!(
+                "is {what}, which the plain rules carry only as an argument of its own"
+            )));
+        }
+        Ok(())
+    }
+
+    fn list<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>, depth: usize) -> Done {
+        if term.list_length().is_err() {
+            return Err(EncodeError::invalid("is an improper list"));
+        }
+        if let Some(pairs) = keyword_pairs(term) {
+            self.object(out, || pairs.iter().copied(), depth, true)
+        } else {
+            match term.decode::<ListIterator<'a>>() {
+                Ok(items) => self.array(out, items, depth),
+                Err(_) => Err(EncodeError::invalid("is no list")),
+            }
+        }
+    }
+
+    fn array<'a>(
+        &mut self,
+        out: &mut Writer<'a>,
+        items: impl Iterator<Item = Term<'a>>,
+        depth: usize,
+    ) -> Done {
+        out.array(items, |out, index, item| {
+            self.value(out, item, depth + 1)
+                .map_err(|e| e.under(format_args!("[{index}]")))
+        })
+    }
+
+    fn map<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>, depth: usize) -> Done {
+        let entries = || MapIterator::new(term).into_iter().flatten();
+        self.object(out, entries, depth, false)
+    }
+
+    /// The entries of a map, or of a keyword list, which may have a key twice.
+    fn object<'a, I: Iterator<Item = (Term<'a>, Term<'a>)>>(
+        &mut self,
+        out: &mut Writer<'a>,
+        entries: impl Fn() -> I,
+        depth: usize,
+        is_keyword: bool,
+    ) -> Done {
+        // A map of which all keys are of one type has no two with the same text.
+        let (first_type, mixed) = (Cell::new(None), Cell::new(is_keyword));
+        let name = |key: Term<'a>| {
+            let this = key.get_type();
+            mixed.set(mixed.get() || *first_type.get().get_or_insert(this) != this);
+            first_type.set(Some(this));
+            key_text(key)
+        };
+        out.object(&entries, name, |out, name, value| {
+            self.value(out, value, depth + 1)
+                .map_err(|e| e.under(format_args!(".{name}")))
+        })?;
+        if mixed.get() {
+            refuse_twins(entries())?;
+        }
+        Ok(())
+    }
+
+    fn structure<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>, name: Term<'a>) -> Done {
+        if let Some(binary) = forced_bytes(term) {
+            self.spend(binary.len())?;
+            self.extended("a binary to be sent as bytes")?;
+            out.bytes(binary.as_slice());
+            return Ok(());
+        }
+        if atoms::snakepit_tensor() == name {
+            return self.tensor(out, term);
+        }
+        if atoms::snakepit_bytes() == name {
+            return Err(EncodeError::invalid("is a %Snakepit.Bytes{} of no binary"));
+        }
+        let name = name.atom_to_string().unwrap_or_default();
+        Err(EncodeError::Struct {
+            path: String::new(),
+            name: name.trim_start_matches("Elixir.").into(),
+        })
+    }
+
+    fn tensor<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
+        self.extended("a tensor")?;
+        let Some((dtype, shape, data)) = tensor_parts(term) else {
+            return Err(EncodeError::invalid(
+                "is no valid tensor: make it with Snakepit.Tensor.new/3",
+            ));
+        };
+        self.spend(data.len())?;
+        out.tensor(dtype, &shape, data.as_slice());
+        Ok(())
+    }
+}
+
+fn tensor_parts(term: Term<'_>) -> Option<(Dtype, Vec<usize>, Binary<'_>)> {
+    let field = |name: rustler::Atom| term.map_get(name).ok();
+    let dtype = field(atoms::dtype())?;
+    let dtype = Dtype::ALL
+        .into_iter()
+        .find(|known| dtype_atom(*known) == dtype)?;
+    let sides = tuple::get_tuple(field(atoms::shape())?).ok()?;
+    let shape: Vec<usize> = sides
+        .into_iter()
+        .map(|side| side.decode().ok())
+        .collect::<Option<_>>()?;
+    let data: Binary<'_> = field(atoms::data())?.decode().ok()?;
+    (dtype.bytes(&shape) == Some(data.len())).then_some((dtype, shape, data))
+}
+
+fn integer(out: &mut Writer<'_>, term: Term<'_>) -> Done {
+    if let Ok(small) = term.decode::<i64>() {
+        out.int(small);
+        return Ok(());
+    }
+    let big: BigInt = term
+        .decode()
+        .map_err(|_| EncodeError::invalid("is an integer too large to be sent"))?;
+    if big.bits() * 1000 > MAX_DIGITS as u64 * MILLIBITS_PER_DIGIT {
+        return Err(EncodeError::invalid(format!(
+            "is an integer of more than {MAX_DIGITS} digits"
+        )));
+    }
+    out.int(big);
+    Ok(())
+}
+
+fn pairs(term: Term<'_>) -> Option<Vec<(Term<'_>, Term<'_>)>> {
+    match term.get_type() {
+        TermType::Map if struct_name(term).is_none() => {
+            MapIterator::new(term).map(Iterator::collect)
+        }
+        TermType::List if term.is_empty_list() => Some(Vec::new()),
+        TermType::List => keyword_pairs(term),
+        _ => None,
+    }
+}
+
+/// The pairs of a keyword list; of anything else, the empty list too, nothing.
+fn keyword_pairs(term: Term<'_>) -> Option<Vec<(Term<'_>, Term<'_>)>> {
+    let mut pairs = Vec::new();
+    for item in term.decode::<ListIterator<'_>>().ok()? {
+        match item.decode::<(Term<'_>, Term<'_>)>() {
+            Ok((key, value)) if key.is_atom() => pairs.push((key, value)),
+            _ => return None,
+        }
+    }
+    (!pairs.is_empty()).then_some(pairs)
+}
+
+fn key_text(key: Term<'_>) -> Result<Cow<'_, str>, EncodeError> {
+    match key.get_type() {
+        TermType::Atom => key.atom_to_string().ok().map(Cow::Owned),
+        TermType::Binary => key.decode().ok().map(Cow::Borrowed),
+        TermType::Integer => key
+            .decode::<BigInt>()
+            .ok()
+            .map(|number| Cow::Owned(number.to_string())),
+        _ => None,
+    }
+    .ok_or_else(|| {
+        EncodeError::invalid(format!(
+            " has the key {key:?}; keys are atoms, UTF-8 strings or integers"
+        ))
+    })
+}
+
+fn refuse_twins<'a>(entries: impl Iterator<Item = (Term<'a>, Term<'a>)>) -> Done {
+    let mut names = HashSet::new();
+    for (key, _) in entries {
+        let name = key_text(key)?;
+        if names.contains(&name) {
+            return Err(EncodeError::invalid(format!(
+                "has two keys with the text {name:?}"
+            )));
+        }
+        names.insert(name);
+    }
+    Ok(())
+}

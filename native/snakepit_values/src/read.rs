@@ -1,0 +1,440 @@
+use crate::{ALIGNMENT, Dtype, MARK, MAX_DEPTH, MAX_DIGITS, ReadError, text::plain_run};
+use std::{borrow::Cow, ops::Range};
+
+/// Makes values of what is read.
+pub trait Builder {
+    type Value;
+
+    fn null(&mut self) -> Self::Value;
+    fn bool(&mut self, value: bool) -> Self::Value;
+    fn int(&mut self, value: i64) -> Self::Value;
+    /// An integer that 64 bits do not hold, as its digits with a sign.
+    fn big(&mut self, digits: &str) -> Result<Self::Value, ReadError>;
+    fn float(&mut self, value: f64) -> Self::Value;
+    fn text(&mut self, text: &str) -> Self::Value;
+    fn list(&mut self, items: &[Self::Value]) -> Result<Self::Value, ReadError>;
+    /// The keys are what `text` has made of them.
+    fn map(
+        &mut self,
+        keys: &[Self::Value],
+        values: &[Self::Value],
+    ) -> Result<Self::Value, ReadError>;
+    /// Bytes of the tail.
+    fn bytes(&mut self, range: Range<usize>) -> Result<Self::Value, ReadError>;
+    fn tensor(
+        &mut self,
+        dtype: Dtype,
+        shape: &[usize],
+        range: Range<usize>,
+    ) -> Result<Self::Value, ReadError>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Json,
+    /// Extended JSON, its tail being of that size.
+    Extended {
+        tail: usize,
+    },
+}
+
+/// Splits extended JSON into its text and its tail.
+pub fn split_tail(bytes: &[u8]) -> (&[u8], Range<usize>) {
+    match bytes.iter().position(|byte| *byte == 0) {
+        None => (bytes, bytes.len()..bytes.len()),
+        Some(end) => {
+            let start = (end + 1).next_multiple_of(ALIGNMENT).min(bytes.len());
+            (&bytes[..end], start..bytes.len())
+        }
+    }
+}
+
+/// Reads one value, which is the whole text.
+pub fn read<B: Builder>(text: &str, form: Form, builder: &mut B) -> Result<B::Value, ReadError> {
+    let mut reader = Reader {
+        text,
+        at: 0,
+        tail: match form {
+            Form::Json => None,
+            Form::Extended { tail } => Some(0..tail),
+        },
+        keys: Vec::new(),
+        values: Vec::new(),
+        builder,
+    };
+    let value = reader.value(0)?;
+    reader.skip_space();
+    match reader.peek() {
+        None => Ok(value),
+        Some(_) => Err(reader.wrong("something comes after the value")),
+    }
+}
+
+struct Reader<'a, B: Builder> {
+    text: &'a str,
+    at: usize,
+    /// What of the tail is left, if the text is extended JSON.
+    tail: Option<Range<usize>>,
+    keys: Vec<B::Value>,
+    values: Vec<B::Value>,
+    builder: &'a mut B,
+}
+
+impl<'a, B: Builder> Reader<'a, B> {
+    fn wrong(&self, what: &'static str) -> ReadError {
+        ReadError::Syntax { what, at: self.at }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// The next byte that is no space.
+    fn next(&mut self) -> Option<u8> {
+        self.skip_space();
+        self.peek()
+    }
+
+    fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), ReadError> {
+        if self.next() != Some(byte) {
+            return Err(self.wrong(what));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn word(&mut self, word: &str, value: B::Value) -> Result<B::Value, ReadError> {
+        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            return Err(self.wrong("a value is expected"));
+        }
+        self.at += word.len();
+        Ok(value)
+    }
+
+    fn value(&mut self, depth: usize) -> Result<B::Value, ReadError> {
+        match self.next() {
+            Some(b'"') => {
+                let text = self.string()?;
+                Ok(self.builder.text(&text))
+            }
+            Some(b'[') => self.array(depth),
+            Some(b'{') => self.object(depth),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b'n') => {
+                let null = self.builder.null();
+                self.word("null", null)
+            }
+            Some(b't') => {
+                let value = self.builder.bool(true);
+                self.word("true", value)
+            }
+            Some(b'f') => {
+                let value = self.builder.bool(false);
+                self.word("false", value)
+            }
+            Some(b'N') if self.tail.is_some() => {
+                let nan = self.builder.float(f64::NAN);
+                self.word("NaN", nan)
+            }
+            Some(b'I') if self.tail.is_some() => {
+                let infinity = self.builder.float(f64::INFINITY);
+                self.word("Infinity", infinity)
+            }
+            _ => Err(self.wrong("a value is expected")),
+        }
+    }
+
+    /// Whether another item follows; takes the comma before it, or the closing `end`.
+    fn another(&mut self, first: bool, end: u8) -> Result<bool, ReadError> {
+        match self.next() {
+            Some(byte) if byte == end => {
+                self.at += 1;
+                Ok(false)
+            }
+            Some(b',') if !first => {
+                self.at += 1;
+                if self.next() == Some(end) {
+                    return Err(self.wrong("a value is expected"));
+                }
+                Ok(true)
+            }
+            Some(_) if first => Ok(true),
+            _ => Err(self.wrong("a comma or the end is expected")),
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Result<B::Value, ReadError> {
+        if depth == MAX_DEPTH {
+            return Err(ReadError::TooDeep);
+        }
+        self.at += 1;
+        let start = self.values.len();
+        let mut first = true;
+        while self.another(first, b']')? {
+            first = false;
+            let item = self.value(depth + 1)?;
+            self.values.push(item);
+        }
+        let list = self.builder.list(&self.values[start..]);
+        self.values.truncate(start);
+        list
+    }
+
+    fn object(&mut self, depth: usize) -> Result<B::Value, ReadError> {
+        if depth == MAX_DEPTH {
+            return Err(ReadError::TooDeep);
+        }
+        self.at += 1;
+        let (keys, values) = (self.keys.len(), self.values.len());
+        while self.another(self.keys.len() == keys, b'}')? {
+            if self.peek() != Some(b'"') {
+                return Err(self.wrong("a key is expected"));
+            }
+            let key = self.string()?;
+            self.expect(b':', "a colon is expected")?;
+            if self.tail.is_some() && key == MARK {
+                if self.keys.len() > keys {
+                    return Err(self.wrong("the mark is not alone"));
+                }
+                let marked = self.marked(depth)?;
+                self.expect(b'}', "the mark is not alone")?;
+                return Ok(marked);
+            }
+            let key = self.builder.text(&key);
+            self.keys.push(key);
+            let value = self.value(depth + 1)?;
+            self.values.push(value);
+        }
+        self.map(keys, values)
+    }
+
+    /// A map of the keys and values that were read from there on.
+    fn map(&mut self, keys: usize, values: usize) -> Result<B::Value, ReadError> {
+        let map = self.builder.map(&self.keys[keys..], &self.values[values..]);
+        self.keys.truncate(keys);
+        self.values.truncate(values);
+        map
+    }
+
+    /// What stands under the mark.
+    fn marked(&mut self, depth: usize) -> Result<B::Value, ReadError> {
+        self.expect(b'[', "the mark's value is no array")?;
+        if self.next() != Some(b'"') {
+            return Err(self.wrong("the mark has no name"));
+        }
+        let name = self.string()?;
+        self.expect(b',', "a comma is expected")?;
+        let value = match &*name {
+            "map" => self.pairs(depth)?,
+            "bytes" => {
+                let range = self.range(1)?;
+                self.builder.bytes(range)?
+            }
+            "tensor" => self.tensor()?,
+            _ => return Err(self.wrong("the mark has an unknown name")),
+        };
+        self.expect(b']', "the mark has something else")?;
+        Ok(value)
+    }
+
+    fn pairs(&mut self, depth: usize) -> Result<B::Value, ReadError> {
+        self.expect(b'[', "an array of pairs is expected")?;
+        let (keys, values) = (self.keys.len(), self.values.len());
+        while self.another(self.keys.len() == keys, b']')? {
+            self.expect(b'[', "a pair is expected")?;
+            if self.next() != Some(b'"') {
+                return Err(self.wrong("a key is expected"));
+            }
+            let key = self.string()?;
+            let key = self.builder.text(&key);
+            self.keys.push(key);
+            self.expect(b',', "a comma is expected")?;
+            let value = self.value(depth + 1)?;
+            self.values.push(value);
+            self.expect(b']', "a pair is expected")?;
+        }
+        self.map(keys, values)
+    }
+
+    fn tensor(&mut self) -> Result<B::Value, ReadError> {
+        if self.next() != Some(b'"') {
+            return Err(self.wrong("a dtype is expected"));
+        }
+        let name = self.string()?;
+        let dtype = Dtype::of(&name).ok_or_else(|| self.wrong("the dtype is unknown"))?;
+        self.expect(b',', "a comma is expected")?;
+        self.expect(b'[', "a shape is expected")?;
+        let mut shape = Vec::new();
+        while self.another(shape.is_empty(), b']')? {
+            shape.push(self.count()?);
+        }
+        self.expect(b',', "a comma is expected")?;
+        let range = self.range(ALIGNMENT)?;
+        if dtype.bytes(&shape) != Some(range.len()) {
+            return Err(self.wrong("the tensor's length is not that of its shape"));
+        }
+        self.builder.tensor(dtype, &shape, range)
+    }
+
+    /// An offset and a length: they stand in the tail in the order of the text, none over another.
+    fn range(&mut self, alignment: usize) -> Result<Range<usize>, ReadError> {
+        let offset = self.count()?;
+        self.expect(b',', "a comma is expected")?;
+        let size = self.count()?;
+        let left = self.tail.clone().unwrap_or_default();
+        match offset.checked_add(size) {
+            Some(end)
+                if offset >= left.start && end <= left.end && offset.is_multiple_of(alignment) =>
+            {
+                self.tail = Some(end..left.end);
+                Ok(offset..end)
+            }
+            _ => Err(self.wrong("the tail has no such place")),
+        }
+    }
+
+    fn count(&mut self) -> Result<usize, ReadError> {
+        self.skip_space();
+        let digits = self.digits();
+        digits
+            .parse()
+            .map_err(|_| self.wrong("a count is expected"))
+    }
+
+    fn digits(&mut self) -> &'a str {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        &self.text[start..self.at]
+    }
+
+    fn number(&mut self) -> Result<B::Value, ReadError> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+            if self.tail.is_some() && self.peek() == Some(b'I') {
+                let infinity = self.builder.float(f64::NEG_INFINITY);
+                return self.word("Infinity", infinity);
+            }
+        }
+        let whole = self.digits();
+        if whole.is_empty() || (whole.len() > 1 && whole.starts_with('0')) {
+            return Err(self.wrong("a number is expected"));
+        }
+        let mut is_float = false;
+        if self.peek() == Some(b'.') {
+            is_float = true;
+            self.at += 1;
+            self.some_digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            is_float = true;
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.some_digits()?;
+        }
+        let number = &self.text[start..self.at];
+        if is_float {
+            return match number.parse::<f64>() {
+                Ok(float) if float.is_finite() => Ok(self.builder.float(float)),
+                _ => Err(self.wrong("a number is beyond the range of floats")),
+            };
+        }
+        if let Ok(int) = number.parse() {
+            return Ok(self.builder.int(int));
+        }
+        if whole.len() > MAX_DIGITS {
+            return Err(ReadError::TooManyDigits);
+        }
+        self.builder.big(number)
+    }
+
+    fn some_digits(&mut self) -> Result<(), ReadError> {
+        if self.digits().is_empty() {
+            return Err(self.wrong("a digit is expected"));
+        }
+        Ok(())
+    }
+
+    /// The string that starts here.
+    fn string(&mut self) -> Result<Cow<'a, str>, ReadError> {
+        self.at += 1;
+        let start = self.at;
+        self.at += plain_run(&self.text.as_bytes()[start..]);
+        if self.peek() == Some(b'"') {
+            self.at += 1;
+            return Ok(Cow::Borrowed(&self.text[start..self.at - 1]));
+        }
+        let mut unescaped = String::from(&self.text[start..self.at]);
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(Cow::Owned(unescaped));
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    unescaped.push(self.escaped()?);
+                }
+                Some(_) => return Err(self.wrong("a control character is in a string")),
+                None => return Err(self.wrong("a string does not end")),
+            }
+            let run = self.at;
+            self.at += plain_run(&self.text.as_bytes()[run..]);
+            unescaped.push_str(&self.text[run..self.at]);
+        }
+    }
+
+    fn escaped(&mut self) -> Result<char, ReadError> {
+        let escape = self.peek();
+        self.at += 1;
+        Ok(match escape {
+            Some(plain @ (b'"' | b'\\' | b'/')) => char::from(plain),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => return self.unicode(),
+            _ => {
+                self.at -= 1;
+                return Err(self.wrong("an escape is unknown"));
+            }
+        })
+    }
+
+    fn unicode(&mut self) -> Result<char, ReadError> {
+        let mut code = self.hex()?;
+        if (0xD800..0xDC00).contains(&code) && self.text.as_bytes()[self.at..].starts_with(br"\u") {
+            self.at += 2;
+            let low = self.hex()?;
+            if (0xDC00..0xE000).contains(&low) {
+                code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+            }
+        }
+        char::from_u32(code).ok_or_else(|| self.wrong("a surrogate is alone"))
+    }
+
+    fn hex(&mut self) -> Result<u32, ReadError> {
+        let digits = self.text.as_bytes().get(self.at..self.at + 4);
+        let code = digits.and_then(|digits| {
+            digits.iter().try_fold(0, |code, digit| {
+                Some(code * 16 + char::from(*digit).to_digit(16)?)
+            })
+        });
+        self.at += 4;
+        code.ok_or(ReadError::Syntax {
+            what: "four hexadecimal digits are expected",
+            at: self.at - 4,
+        })
+    }
+}

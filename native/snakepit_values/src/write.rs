@@ -1,0 +1,184 @@
+use crate::{ALIGNMENT, Dtype, Kind, MARK, text::plain_run};
+use std::{borrow::Cow, fmt::Display, io::Write as _};
+
+/// Writes one value as JSON, which becomes extended JSON as soon as that is needed.
+#[derive(Default)]
+pub struct Writer<'a> {
+    out: Vec<u8>,
+    tail: Vec<(usize, Cow<'a, [u8]>)>,
+    tail_size: usize,
+    extended: bool,
+}
+
+impl<'a> Writer<'a> {
+    /// How many bytes are written so far.
+    pub fn size(&self) -> usize {
+        self.out.len() + self.tail_size
+    }
+
+    pub fn finish(mut self) -> (Kind, Vec<u8>) {
+        if !self.tail.is_empty() {
+            let start = (self.out.len() + 1).next_multiple_of(ALIGNMENT);
+            self.out
+                .reserve_exact(start + self.tail_size - self.out.len());
+            for (offset, binary) in self.tail {
+                self.out.resize(start + offset, 0);
+                self.out.extend_from_slice(&binary);
+            }
+        }
+        let kind = if self.extended {
+            Kind::Extended
+        } else {
+            Kind::Json
+        };
+        (kind, self.out)
+    }
+
+    pub fn null(&mut self) {
+        self.out.extend_from_slice(b"null");
+    }
+
+    pub fn bool(&mut self, value: bool) {
+        self.out
+            .extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    /// An integer of any type, the only thing to be displayed as JSON has it.
+    pub fn int(&mut self, value: impl Display) {
+        // Writing to a vector does not fail.
+        let _ = write!(self.out, "{value}");
+    }
+
+    pub fn float(&mut self, value: f64) {
+        if value.is_finite() {
+            let mut buffer = zmij::Buffer::new();
+            let text = buffer.format_finite(value);
+            self.out.extend_from_slice(text.as_bytes());
+            return;
+        }
+        self.extended = true;
+        let name: &[u8] = if value.is_nan() {
+            b"NaN"
+        } else if value > 0.0 {
+            b"Infinity"
+        } else {
+            b"-Infinity"
+        };
+        self.out.extend_from_slice(name);
+    }
+
+    pub fn text(&mut self, text: &str) {
+        let mut rest = text.as_bytes();
+        self.out.push(b'"');
+        loop {
+            let (run, special) = rest.split_at(plain_run(rest));
+            self.out.extend_from_slice(run);
+            let Some((byte, after)) = special.split_first() else {
+                break;
+            };
+            self.escape(*byte);
+            rest = after;
+        }
+        self.out.push(b'"');
+    }
+
+    fn escape(&mut self, byte: u8) {
+        let short = match byte {
+            b'"' | b'\\' => byte,
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            _ => {
+                let _ = write!(self.out, "\\u{byte:04x}");
+                return;
+            }
+        };
+        self.out.extend_from_slice(&[b'\\', short]);
+    }
+
+    pub fn bytes(&mut self, bytes: impl Into<Cow<'a, [u8]>>) {
+        let bytes = bytes.into();
+        let (offset, size) = self.put(bytes, 1);
+        let _ = write!(self.out, r#"{{"{MARK}":["bytes",{offset},{size}]}}"#);
+    }
+
+    /// `bytes` are little-endian and row-major, and as many as the shape says.
+    pub fn tensor(&mut self, dtype: Dtype, shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) {
+        let (offset, size) = self.put(bytes.into(), ALIGNMENT);
+        let name = dtype.name();
+        let _ = write!(self.out, r#"{{"{MARK}":["tensor","{name}",["#);
+        for (index, side) in shape.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            let _ = write!(self.out, "{comma}{side}");
+        }
+        let _ = write!(self.out, "],{offset},{size}]}}");
+    }
+
+    fn put(&mut self, bytes: Cow<'a, [u8]>, alignment: usize) -> (usize, usize) {
+        self.extended = true;
+        let offset = self.tail_size.next_multiple_of(alignment);
+        let size = bytes.len();
+        self.tail_size = offset + size;
+        self.tail.push((offset, bytes));
+        (offset, size)
+    }
+
+    /// An array, each of its items written by `write`, which is told the index.
+    pub fn array<T, E>(
+        &mut self,
+        items: impl Iterator<Item = T>,
+        mut write: impl FnMut(&mut Self, usize, T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.out.push(b'[');
+        for (index, item) in items.enumerate() {
+            if index > 0 {
+                self.out.push(b',');
+            }
+            write(self, index, item)?;
+        }
+        self.out.push(b']');
+        Ok(())
+    }
+
+    /// An object. `entries` is asked a second time if one of the keys is the mark.
+    pub fn object<K, V, N: AsRef<str>, E, I: Iterator<Item = (K, V)>>(
+        &mut self,
+        entries: impl Fn() -> I,
+        name: impl Fn(K) -> Result<N, E>,
+        mut write: impl FnMut(&mut Self, &str, V) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let start = (self.out.len(), self.tail.len(), self.tail_size);
+        self.out.push(b'{');
+        for (index, (key, value)) in entries().enumerate() {
+            let name = name(key)?;
+            if name.as_ref() == MARK {
+                (self.tail_size, self.extended) = (start.2, true);
+                self.out.truncate(start.0);
+                self.tail.truncate(start.1);
+                break;
+            }
+            if index > 0 {
+                self.out.push(b',');
+            }
+            self.text(name.as_ref());
+            self.out.push(b':');
+            write(self, name.as_ref(), value)?;
+        }
+        if self.out.len() > start.0 {
+            self.out.push(b'}');
+            return Ok(());
+        }
+        let _ = write!(self.out, r#"{{"{MARK}":["map","#);
+        self.array(entries(), |writer, _, (key, value)| {
+            let name = name(key)?;
+            writer.out.push(b'[');
+            writer.text(name.as_ref());
+            writer.out.push(b',');
+            write(writer, name.as_ref(), value)?;
+            writer.out.push(b']');
+            Ok(())
+        })?;
+        self.out.extend_from_slice(b"]}");
+        Ok(())
+    }
+}

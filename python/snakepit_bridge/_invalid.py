@@ -1,0 +1,43 @@
+"""How a value that cannot travel is named."""
+
+from __future__ import annotations
+
+import json
+
+MAX_DEPTH = 128
+
+_LONGEST_PATH = 60
+
+_JSON_KEYS = {True: "true", False: "false", None: "null"}
+
+
+class InvalidValueError(ValueError):
+    """A value that cannot travel; the message says where it is and what it is."""
+
+
+def too_deep(path: str) -> InvalidValueError:
+    path = path if len(path) < _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
+    return InvalidValueError(f"{path} is nested deeper than {MAX_DEPTH} levels")
+
+
+def qualified_name(cls: type) -> str:
+    """A class's name as Python prints it: without a module if that is `builtins`."""
+    if cls.__module__ in ("builtins", "__main__"):
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def key_text(key: object) -> str:
+    """A key as JSON names it; of a type that JSON does not know, its `str`."""
+    if isinstance(key, str):
+        return str.__str__(key)
+    if key is None or isinstance(key, bool):
+        return _JSON_KEYS[key]
+    return json.dumps(key) if isinstance(key, float) else str(key)
+
+
+def path_to(path: str, *keys: object) -> str:
+    for key in keys:
+        name = key_text(key)
+        path += f".{name}" if name.isidentifier() else f"[{name!r}]"
+    return path

@@ -1,0 +1,285 @@
+"""How values travel between our own ends: nothing is guessed, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from client import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snakepit_bridge import Tensor, register_encoder
+from snakepit_bridge._encoders import mark_unencodable
+from snakepit_bridge._extended import ALIGNMENT, MARK
+from snakepit_bridge._values import (
+    BYTES,
+    EXTENDED,
+    JSON,
+    MAX_DEPTH,
+    TEXT,
+    InvalidValueError,
+    decode,
+    decode_extended,
+    decode_fields,
+    encode,
+    encode_extended,
+    encode_fields,
+)
+
+texts = st.text(st.characters(exclude_categories=["Cs"])) | st.just(MARK)
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.binary()
+)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=20
+)
+
+
+def carried(value: object) -> Any:
+    kind, data = encode(value, kinds=True)
+    return decode(data, "value", kind)
+
+
+@given(values)
+def test_what_is_sent_arrives_as_it_was(value: Any) -> None:
+    arrived = carried(value)
+    assert repr(arrived) == repr(value)
+    assert repr(decode_extended(encode_extended(value))) == repr(value)
+
+
+@given(st.dictionaries(texts, values))
+def test_kinds_are_in_the_order_of_the_names(fields: dict[str, Any]) -> None:
+    encoded, kinds = encode_fields(fields, kinds=True)
+    assert kinds is not None
+    assert decode_fields(encoded, kinds) == fields
+    by_bytes = sorted(encoded, key=str.encode)
+    assert [encode(fields[name], kinds=True)[0] for name in by_bytes] == list(kinds)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "data"),
+    [
+        ("grün", TEXT, "grün".encode()),
+        ("", TEXT, b""),
+        (b"text", BYTES, b"text"),
+        (bytearray(b"a"), BYTES, b"a"),
+        (None, JSON, b"null"),
+        ([1, "a"], JSON, b'[1,"a"]'),
+        ({MARK: 1}, JSON, b'{"$snakepit":1}'),
+        (math.nan, EXTENDED, b"NaN"),
+        ([math.inf, -math.inf], EXTENDED, b"[Infinity,-Infinity]"),
+        ({1}, JSON, b"[1]"),
+        (
+            [b"\xff", {MARK: 1}],
+            EXTENDED,
+            b'[{"$snakepit":["bytes",0,1]},{"$snakepit":["map",[["$snakepit",1]]]}]'.ljust(
+                128, b"\0"
+            )
+            + b"\xff",
+        ),
+    ],
+)
+def test_the_bytes_are_those_of_the_guide(value: object, kind: int, data: bytes) -> None:
+    assert encode(value, kinds=True) == (kind, data)
+
+
+@given(st.lists(st.binary(max_size=100) | st.just(Tensor("int8", (3,), b"abc"))))
+def test_tensors_are_aligned_in_the_tail(pieces: list[Any]) -> None:
+    data = encode_extended(pieces)
+    for mark in json.loads(data.partition(b"\0")[0]):
+        if mark[MARK][0] == "tensor":
+            assert mark[MARK][3] % ALIGNMENT == 0
+
+
+def test_an_array_is_not_copied_and_cannot_be_written() -> None:
+    array = np.arange(1000, dtype="float64").reshape(10, 100)
+    data = encode_extended({"x": [array]})
+    arrived = decode_extended(data)["x"][0]
+    assert np.array_equal(arrived, array)
+    assert np.shares_memory(arrived, np.frombuffer(data, "uint8"))
+    assert arrived.flags.aligned
+    assert not arrived.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24, dtype=">i4").reshape(2, 3, 4),
+        np.arange(24, dtype="int16").reshape(4, 6).T,
+        np.arange(24, dtype="uint64")[::-2],
+        np.asfortranarray(np.ones((3, 4), "float16")),
+        np.array(5, "uint8"),
+        np.zeros((0, 3), "float32"),
+        np.array([True, False]),
+    ],
+)
+def test_any_layout_arrives_as_the_same_array(array: Any) -> None:
+    arrived = carried([array])[0]
+    assert arrived.dtype.name == array.dtype.name
+    assert np.array_equal(arrived, array)
+
+
+@pytest.mark.parametrize("dtype", ["object", "complex64", "longdouble", "i4,f8"])
+def test_arrays_of_anything_but_numbers_are_refused_by_dtype(dtype: str) -> None:
+    with pytest.raises(InvalidValueError, match=r"result\.x is a numpy array of dtype"):
+        encode_fields({"x": np.zeros(2, dtype)}, kinds=True)
+
+
+def test_a_tensor_gives_its_elements() -> None:
+    data = struct.pack("<6f", *range(6))
+    assert Tensor("float32", (2, 3), data).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert Tensor("float32", (), data[:4]).tolist() == 0
+    assert Tensor("bool", (2, 0, 3), b"").tolist() == np.zeros((2, 0, 3)).tolist()
+    with pytest.raises(ValueError, match="has 8 bytes, not 4"):
+        Tensor("float32", (2,), data[:4])
+    with pytest.raises(ValueError, match="none of bool, int8"):
+        Tensor("int4", (2,), b"")
+
+
+def test_without_numpy_an_argument_is_a_tensor() -> None:
+    code = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "from snakepit_bridge import _values, Tensor\n"
+        "tensor = Tensor('int16', (2,), b'abcd')\n"
+        "assert _values.decode_extended(_values.encode_extended(tensor)) == tensor\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_no_package_is_imported_for_its_types() -> None:
+    code = (
+        "import sys\n"
+        "from snakepit_bridge import _values\n"
+        "_values.encode_fields({'a': [1, {2}, b'', object.__doc__]}, kinds=True)\n"
+        "sys.exit(str({'numpy', 'pandas', 'pyarrow', 'pydantic'} & set(sys.modules)) != 'set()')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+class Money:
+    def __init__(self, amount: object) -> None:
+        self.amount = amount
+
+
+class Price(Money):
+    pass
+
+
+class Broken:
+    pass
+
+
+class Endless:
+    pass
+
+
+@pytest.fixture
+def _marked() -> Iterator[None]:
+    mark_unencodable(mark=True)
+    yield
+    mark_unencodable(mark=False)
+
+
+def test_a_registered_encoder_serves_subclasses_too() -> None:
+    @register_encoder(Money)
+    def encode_money(money: Money) -> dict[str, object]:
+        return {"amount": money.amount}
+
+    assert carried([Price(b"\xff")]) == [{"amount": b"\xff"}]
+    register_encoder(Price, lambda price: price.amount)
+    assert carried([Price(5), Money(6)]) == [5, {"amount": 6}]
+
+
+def test_an_encoder_that_fails_is_named() -> None:
+    register_encoder(Broken, lambda _: 1 / 0)
+    with pytest.raises(InvalidValueError, match=r"result\[0\] is of type .*Broken, whose encoder"):
+        encode([Broken()], kinds=True)
+    register_encoder(Endless, lambda value: value)
+    with pytest.raises(InvalidValueError, match=r"result\[0\] is of a type whose encoder"):
+        encode([Endless()], kinds=True)
+    register_encoder(Endless, lambda value: [value])
+    with pytest.raises(InvalidValueError, match="nested deeper"):
+        encode([Endless()], kinds=True)
+
+
+@pytest.mark.usefixtures("_marked")
+def test_a_marker_stands_for_what_cannot_be_sent() -> None:
+    value = {"a": [1, object()], "b": np.array([None]), "c": "\ud800"}
+    with pytest.raises(InvalidValueError, match="lone surrogate"):
+        encode_fields(value, kinds=True)
+    del value["c"]
+    fields, kinds = encode_fields(value, kinds=True)
+    assert decode_fields(fields, kinds) == {
+        "a": [1, {"$unencodable": "object"}],
+        "b": {"$unencodable": "numpy.ndarray"},
+    }
+    assert encode({"x": b"\xff"}) == (JSON, b'{"x":{"$unencodable":"bytes"}}')
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "problem"),
+    [
+        (TEXT, b"\xff", "is said to be text"),
+        (JSON, b"\xff", "is said to be text"),
+        (JSON, b"{", "is no JSON"),
+        (JSON, b"NaN", "is no JSON"),
+        (JSON, b"1" * 200_000, "more than 100000 digits"),
+        (5, b"", "of the kind 5"),
+        (EXTENDED, b"[", "is no extended JSON"),
+        (EXTENDED, b"\xff", "is no extended JSON"),
+        (EXTENDED, b"[" * 100_000, "nested deeper"),
+        (EXTENDED, b'{"$snakepit":1}', "invalid mark"),
+        (EXTENDED, b'{"$snakepit":[]}', "invalid mark"),
+        (EXTENDED, b'{"$snakepit":["x"]}', "its name is 'x'"),
+        (EXTENDED, b'{"$snakepit":["bytes",0,1]}', "the tail has no 1 bytes at 0"),
+        (EXTENDED, b'{"$snakepit":["bytes",-1,0]}', "the tail has no 0 bytes at -1"),
+        (EXTENDED, b'{"$snakepit":["map",[[[],1]]]}', "invalid mark"),
+        (EXTENDED, b'{"$snakepit":["map",[]],"a":1}', "invalid mark"),
+        (EXTENDED, b'{"$snakepit":["tensor","x",[],0,0]}', "dtype 'x' is none of"),
+        (EXTENDED, b'{"$snakepit":["tensor","int8",[1],0,0]}', "has 1 bytes, not 0"),
+        (
+            EXTENDED,
+            b'[{"$snakepit":["bytes",0,2]},{"$snakepit":["bytes",1,1]}]'.ljust(64, b"\0") + b"ab",
+            "the tail has no 1 bytes at 1",
+        ),
+    ],
+)
+def test_what_is_not_what_its_kind_says_is_refused(kind: int, data: bytes, problem: str) -> None:
+    with pytest.raises(InvalidValueError, match=problem):
+        decode(data, "value", kind)
+
+
+def test_as_many_kinds_as_fields_are_wanted() -> None:
+    with pytest.raises(InvalidValueError, match="1 arguments came with the kinds of 2"):
+        decode_fields({"a": b"1"}, bytes((JSON, JSON)))
+
+
+@given(st.binary(), st.integers(0, 5))
+def test_any_bytes_give_a_value_or_a_clear_error(data: bytes, kind: int) -> None:
+    try:
+        decode(data, "value", kind)
+    except InvalidValueError as error:
+        assert str(error).startswith("value ")  # noqa: PT017
+
+
+def test_integers_and_nesting_have_limits() -> None:
+    assert carried(10**99_000) == 10**99_000
+    with pytest.raises(InvalidValueError, match="more than 100000 digits"):
+        encode([10**100_001], kinds=True)
+    value: list[Any] = []
+    for _ in range(MAX_DEPTH - 1):
+        value = [value]
+    assert carried(value) == value
+    assert carried([[b"\xff"], {"]" * 200: "[" * 500}]) == [[b"\xff"], {"]" * 200: "[" * 500}]
+    with pytest.raises(InvalidValueError, match="nested deeper"):
+        encode([value], kinds=True)
+    with pytest.raises(InvalidValueError, match="nested deeper"):
+        encode([value, b"\xff"], kinds=True)
