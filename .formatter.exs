@@ -3,6 +3,7 @@
     "{mix,.formatter}.exs",
     "{bench,config,lib,test}/**/*.{ex,exs}",
     "examples/*.exs",
+    "examples/streaming/*.exs",
     "examples/*/{mix,.formatter}.exs",
     "examples/*/{config,lib,test}/**/*.{ex,exs}"
   ]

@@ -7,6 +7,7 @@ export LANG ?= C.UTF-8
 export ELIXIR_ERL_OPTIONS ?= +fnu
 
 PYTHON := .venv/bin/python
+EXAMPLES := examples/streaming
 
 .PHONY: help demo test check setup setup-dev
 .NOTPARALLEL:
@@ -43,3 +44,4 @@ setup:
 setup-dev:
 	@bin/setup --dev
 	@mix snakepit.setup --dev
+	@mix snakepit.setup --venv $(EXAMPLES)/.venv --requirements $(EXAMPLES)/requirements.txt

@@ -4,10 +4,11 @@ defmodule Mix.Tasks.Snakepit.Setup do
   @moduledoc """
   Makes a virtual environment with the Python packages that workers need.
 
-      mix snakepit.setup [--python EXECUTABLE] [--venv FOLDER] [--dev]
+      mix snakepit.setup [--python EXECUTABLE] [--venv FOLDER] [--requirements FILE] [--dev]
 
     * `--python` - the Python to make it with, default `python3` (3.9 or newer)
     * `--venv` - where, default `.venv`, which is where pools look
+    * `--requirements` - a file of further packages, as pip reads it: those of your own commands
     * `--dev` - also what Snakepit's own tests and checks use
 
   What is there already is left alone, so that it can run before every start.
@@ -17,30 +18,33 @@ defmodule Mix.Tasks.Snakepit.Setup do
   @worker ~w(grpcio>=1.60 protobuf>=4.25)
   @dev ~w(grpcio-tools hypothesis mypy numpy orjson pandas pyarrow pydantic pytest ruff types-grpcio) ++
          ~w(types-protobuf)
+  @options [python: :string, venv: :string, requirements: :string, dev: :boolean]
 
   @impl true
   def run(args) do
-    {options, _rest} =
-      OptionParser.parse!(args, strict: [python: :string, venv: :string, dev: :boolean])
-
+    {options, _rest} = OptionParser.parse!(args, strict: @options)
     venv = Path.expand(Keyword.get(options, :venv, ".venv"))
     packages = if options[:dev], do: @worker ++ @dev, else: @worker
+    {lines, pip_args} = requirements(options[:requirements])
     stamp = Path.join(venv, ".snakepit")
-    wanted = Enum.join(packages, "\n")
+    wanted = packages ++ lines
 
-    unless up_to_date?(stamp, packages) do
+    unless up_to_date?(stamp, wanted) do
       python = Path.join(venv, "bin/python")
       # Without ensurepip a first try leaves an environment that has no pip.
       pip? = File.exists?(Path.join(venv, "bin/pip"))
       unless pip?, do: run!(python!(options[:python]), ["-m", "venv", venv])
-      run!(python, ["-m", "pip", "install", "--quiet" | packages])
-      File.write!(stamp, wanted)
+      run!(python, ["-m", "pip", "install", "--quiet"] ++ packages ++ pip_args)
+      File.write!(stamp, Enum.join(wanted, "\n"))
     end
   end
 
-  defp up_to_date?(stamp, packages) do
+  defp requirements(nil), do: {[], []}
+  defp requirements(file), do: {file |> File.read!() |> String.split("\n"), ["-r", file]}
+
+  defp up_to_date?(stamp, wanted) do
     case File.read(stamp) do
-      {:ok, installed} -> packages -- String.split(installed, "\n") == []
+      {:ok, installed} -> wanted -- String.split(installed, "\n") == []
       {:error, _} -> false
     end
   end
