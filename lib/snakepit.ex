@@ -28,7 +28,10 @@ defmodule Snakepit do
     * `:queue_timeout` - ms or `:infinity` for the wait for a worker alone
     * `:session_id` - the session that the call belongs to, as `execute_in_session/4` tells
     * `:affinity` - `:strict` (default) or `:prefer`, of a session
-    * `:request_id` - a string that goes with the call; one is made otherwise
+    * `:request_id` - names the call in errors, telemetry, Python's `context.request_id` and its log
+      lines: 1 to 256 printable ASCII characters; one is made otherwise
+    * `:traceparent` - a W3C trace context, and `:metadata` - a map or list of names and values: what
+      Python finds in `context.metadata`
 
   The pool's options are the defaults. Errors are listed in `Snakepit.Error`.
   """

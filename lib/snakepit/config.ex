@@ -38,6 +38,10 @@ defmodule Snakepit.Config do
   ]
 
   @session_id_bytes 1024
+  # gRPC servers refuse 8 KiB, in which what HTTP and gRPC add counts too.
+  @metadata_bytes 4096
+  @reserved ~w(connection content-length content-type host keep-alive proxy-connection te
+               transfer-encoding upgrade user-agent x-request-id x-snakepit-secret)
 
   @wanted %{
     name: "an atom",
@@ -48,6 +52,11 @@ defmodule Snakepit.Config do
     string: "a string",
     session_id: "a string of 1 to #{@session_id_bytes} bytes without NUL",
     affinity: ":strict or :prefer",
+    request_id: "a string of 1 to 256 printable ASCII characters",
+    traceparent: "a W3C trace context, \"00-<32 hex digits>-<16 hex digits>-<2 hex digits>\"",
+    metadata:
+      "a map or list of names (a-z, 0-9, \"_\", \"-\", \".\"; none of gRPC's or HTTP's own) and values of " <>
+        "printable ASCII, at most #{@metadata_bytes} bytes in all",
     env: "a map or list of names and values, all strings",
     timeout: "a number of milliseconds above 0, or :infinity",
     transport: ":unix or :tcp",
@@ -77,7 +86,9 @@ defmodule Snakepit.Config do
       queue_timeout: :timeout,
       session_id: :session_id,
       affinity: :affinity,
-      request_id: :string
+      request_id: :request_id,
+      traceparent: :traceparent,
+      metadata: :metadata
     }
   end
 
@@ -135,6 +146,20 @@ defmodule Snakepit.Config do
       not String.contains?(value, <<0>>)
   end
 
+  defp valid?(:request_id, value),
+    do: is_binary(value) and byte_size(value) in 1..256 and printable?(value)
+
+  defp valid?(:traceparent, value) do
+    is_binary(value) and value =~ ~r/\A[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\z/
+  end
+
+  defp valid?(:metadata, value) do
+    ((is_map(value) and not is_struct(value)) or is_list(value)) and
+      Enum.all?(value, &(match?({_, _}, &1) and name?(elem(&1, 0)) and text?(elem(&1, 1)))) and
+      value |> Enum.map(fn {k, v} -> byte_size(to_string(k)) + byte_size(v) end) |> Enum.sum() <=
+        @metadata_bytes
+  end
+
   defp valid?(:timeout, value), do: value == :infinity or valid?(:positive, value)
   defp valid?(:transport, value), do: value in [:unix, :tcp]
 
@@ -146,6 +171,18 @@ defmodule Snakepit.Config do
   defp valid?(:range, value) do
     match?({first, longest} when is_integer(first) and first in 1..longest//1, value)
   end
+
+  defp name?(name) when is_atom(name) and name not in [nil, true, false],
+    do: name?(Atom.to_string(name))
+
+  defp name?(name) do
+    is_binary(name) and name =~ ~r/\A[a-z0-9_.-]+\z/ and name not in @reserved and
+      not String.starts_with?(name, "grpc-") and not String.ends_with?(name, "-bin")
+  end
+
+  defp text?(value), do: is_binary(value) and printable?(value)
+
+  defp printable?(value), do: for(<<c <- value>>, c not in 0x20..0x7E, do: c) == []
 
   # An id of a megabyte must not make a message of one.
   defp shown(value) when is_binary(value) and byte_size(value) > 200,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -10,6 +11,9 @@ from types import MappingProxyType
 from typing import Optional
 
 from snakepit_bridge._sessions import Session, Sessions
+
+#: The call that the code at hand belongs to.
+running: contextvars.ContextVar[Optional[Context]] = contextvars.ContextVar("running", default=None)
 
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 

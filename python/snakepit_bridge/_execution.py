@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import Any, Optional
 
 from snakepit_bridge._call import Call, StreamWire, UnaryWire
+from snakepit_bridge._context import running
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._runner import Runner, cancelled
 from snakepit_bridge._values import InvalidValueError, encode_fields
@@ -18,12 +19,14 @@ _log = logging.getLogger("snakepit_bridge")
 def run(runner: Runner, call: Call, wire: UnaryWire) -> bytes:
     """The one message that answers a unary call."""
     failure: Optional[CallError] = None
+    before = running.set(call.context)
     try:
         runner.enter(call)
         message = wire.result(*_fields(call, _value(call), "result"))
     except BaseException as error:
         failure = _failure(call, error)
         message = wire.failure(failure)
+    running.reset(before)
     runner.leave(call, failed=failure is not None)
     return message
 
@@ -62,21 +65,27 @@ class _Steps:
 
     def next(self) -> Optional[bytes]:
         """The next message. With the last one it has `ended`; None is an end without one."""
+        before = running.set(self._call.context)
         try:
             return self._next()
         except BaseException as error:
             self.ended = self.failed = True
             return self._wire.failure(_failure(self._call, error), self._index)
+        finally:
+            running.reset(before)
 
     def close(self) -> None:
         """Ends the command, by an exception where it stands if it has not ended yet."""
         if self._generator is None:
             return
         self._call.closed = not self.ended
+        before = running.set(self._call.context)
         try:
             self._generator.close()
         except BaseException as error:
             _log.warning("%s raised %r when it was closed", self._call.command.name, error)
+        finally:
+            running.reset(before)
         if not self.ended:
             self.failed = True
 

@@ -39,6 +39,7 @@ HEALTH_MARGIN = 0.05
 
 _SERVICE = "/snakepit.SnakepitBridge/"
 _SECRET = "x-snakepit-secret"
+_REQUEST_ID = "x-request-id"
 # What grpcio gives as the time that remains when there is no deadline is some centuries.
 _ENDLESS = 1e9
 
@@ -160,6 +161,7 @@ class _Service(grpc.GenericRpcHandler):
         )
 
     def _execute(self, order: int, request: _Request, rpc: grpc.ServicerContext) -> bytes:
+        request.request_id = request.request_id or _metadata(rpc).get(_REQUEST_ID, "")
         wire = UnaryWire(request.request_id, self._limit)
         try:
             command = self._worker.registry.find(request.command, stream=False)
@@ -175,6 +177,7 @@ class _Service(grpc.GenericRpcHandler):
     def _execute_stream(
         self, order: int, request: _Request, rpc: grpc.ServicerContext
     ) -> Iterator[bytes]:
+        request.request_id = request.request_id or _metadata(rpc).get(_REQUEST_ID, "")
         wire = StreamWire(request.request_id, self._limit)
         try:
             command = self._worker.registry.find(request.command, stream=True)

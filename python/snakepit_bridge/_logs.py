@@ -6,11 +6,33 @@ import io
 import logging
 import sys
 
+from snakepit_bridge._context import running
+
 # The level prefixes of sd-daemon(3).
 _PREFIXES = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
 
 
-class _PrefixFormatter(logging.Formatter):
+class RequestIdFilter(logging.Filter):
+    """Gives records the `request_id` of the call that they come from, "" outside of calls.
+
+    The bridge's own handler has it. Add it to yours to use `%(request_id)s` in a format. What a
+    command's own threads log belongs to no call, unless they run in `contextvars.copy_context()`.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        context = running.get()
+        record.request_id = "" if context is None else context.request_id
+        return True
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        request_id = getattr(record, "request_id", "")
+        record.request = f"[{request_id}] " if request_id else ""
+        return super().format(record)
+
+
+class _PrefixFormatter(_Formatter):
     """Marks every line with its level, so that the parent can log it at the same level."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -30,10 +52,11 @@ def set_up(*, prefixed: bool) -> None:
     if logging.root.handlers:
         return
     handler = _Handler(sys.stderr)
+    handler.addFilter(RequestIdFilter())
     if prefixed:
-        handler.setFormatter(_PrefixFormatter("%(name)s: %(message)s"))
+        handler.setFormatter(_PrefixFormatter("%(name)s: %(request)s%(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(request)s%(message)s"))
     logging.root.addHandler(handler)
     logging.root.setLevel(logging.INFO)
 

@@ -41,6 +41,14 @@ def test_the_context_tells_about_the_call(client: Client) -> None:
     assert "blob-bin" not in about["metadata"]
 
 
+def test_the_request_id_may_come_as_metadata(client: Client) -> None:
+    response = client.begin("about", {}, metadata=(("x-request-id", "r2"),)).result()
+    assert response.request_id == "r2"
+    assert json.loads(response.result["request_id"]) == "r2"
+    (chunk,) = client.stream("about", {}, metadata=(("x-request-id", "r3"),))
+    assert chunk.request_id == "r3"
+
+
 def test_without_a_deadline_and_a_session_the_context_has_none(client: Client) -> None:
     about = client.begin("about", {}, timeout=None).result().result
     assert about["remaining"] == about["session_id"] == b"null"

@@ -96,6 +96,15 @@ def test_user_code_has_neither_the_lifeline_nor_the_secrets(start: Start) -> Non
         assert client.result("environment") == {"result": []}
 
 
+def test_what_a_call_logs_names_its_request(start: Start) -> None:
+    worker = start()
+    lines = worker.lines()
+    with connected(worker.address()) as client:
+        client.begin("log", {}, request_id="r1").result()
+        assert next(lines) == "<7>probe: [r1] a detail"
+        assert [next(lines), next(lines)] == ["<6>probe: [r1] two", "<6>lines"]
+
+
 def test_what_is_printed_and_logged_arrives_line_by_line(start: Start) -> None:
     worker = start()
     with connected(worker.address()) as client:

@@ -65,7 +65,7 @@ defmodule Snakepit.LeasesTest do
   end
 
   defp acquire(pool, ref \\ make_ref(), timeout \\ nil) do
-    Native.acquire(pool, {ref, "command", nil, nil, nil, timeout, nil})
+    Native.acquire(pool, {ref, "command", nil, nil, nil, timeout, nil, []})
   end
 
   defp in_flight(pool) do

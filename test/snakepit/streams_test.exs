@@ -148,9 +148,12 @@ defmodule Snakepit.StreamsTest do
     end
 
     test "carries the session", %{pool: pool} do
-      {:ok, %{ref: ref}} = Snakepit.start_stream("request", %{}, pool: pool, session_id: "s1")
+      {:ok, call} = Snakepit.start_stream("request", %{}, pool: pool, session_id: "s1")
+      ref = call.ref
       assert_receive {:snakepit, ^ref, {:chunks, [%{"session" => "s1", "is_final" => true}]}}
       assert_receive {:snakepit, ^ref, {:done, _info}}
+      # Held until here: a call that nobody holds is cancelled.
+      Snakepit.cancel(call)
     end
   end
 

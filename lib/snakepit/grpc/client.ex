@@ -59,8 +59,8 @@ defmodule Snakepit.GRPC.Client do
   @doc """
   Executes a command and waits for its result, a map with string keys.
 
-  Options: `:timeout` (ms or `:infinity`, default #{@timeout}), `:session_id`, `:request_id`, and of a
-  pool `:queue_timeout` and `:affinity`.
+  Options: `:timeout` (ms or `:infinity`, default #{@timeout}), `:session_id`, `:request_id`,
+  `:traceparent`, `:metadata`, and of a pool `:queue_timeout` and `:affinity`.
   """
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(target, command, args \\ %{}, options \\ []) do
@@ -68,7 +68,7 @@ defmodule Snakepit.GRPC.Client do
 
     with :ok <- Config.check(options, @call_options),
          {:ok, spec} <- spec(ref, command, args, options),
-         :ok <- start_call(target, spec, command) do
+         :ok <- start_call(target, spec) do
       receive do
         {^ref, {:ok, result, _meta}} -> {:ok, result}
         {^ref, {:error, failure, meta}} -> {:error, error(failure, command, meta)}
@@ -133,7 +133,7 @@ defmodule Snakepit.GRPC.Client do
 
     with :ok <- Config.check(options, @stream_options),
          {:ok, spec} <- spec(ref, command, args, options),
-         {:ok, handle} <- open(target, spec, stream_spec(options, pool, bounded), command) do
+         {:ok, handle} <- open(target, spec, stream_spec(options, pool, bounded)) do
       {:ok, %Call{ref: ref, handle: handle}}
     end
   end
@@ -212,11 +212,11 @@ defmodule Snakepit.GRPC.Client do
   # A value as extended JSON, which for most values is JSON: the messages of workers over
   # stdin/stdout.
   @spec encode_extended(term) :: {:ok, binary} | {:error, Error.t()}
-  def encode_extended(value), do: started(encoded(value, &Native.encode_extended/1), nil)
+  def encode_extended(value), do: started(encoded(value, &Native.encode_extended/1))
 
   @doc false
   @spec decode_extended(binary) :: {:ok, term} | {:error, Error.t()}
-  def decode_extended(bytes), do: started(loaded(fn -> Native.decode_extended(bytes) end), nil)
+  def decode_extended(bytes), do: started(loaded(fn -> Native.decode_extended(bytes) end))
 
   @doc false
   # The error that every call gives while the native library is not loaded, or nil.
@@ -251,7 +251,8 @@ defmodule Snakepit.GRPC.Client do
     timeout = millis(Keyword.get(options, :timeout, @timeout))
     queue_timeout = millis(Keyword.get(options, :queue_timeout, :infinity))
     session = session(options[:session_id], options)
-    {:ok, {ref, command, args, session, options[:request_id], timeout, queue_timeout}}
+    metadata = metadata(options)
+    {:ok, {ref, command, args, session, options[:request_id], timeout, queue_timeout, metadata}}
   end
 
   defp spec(_ref, command, _args, _options) do
@@ -262,19 +263,24 @@ defmodule Snakepit.GRPC.Client do
   defp session(nil, _options), do: nil
   defp session(id, options), do: {id, Keyword.get(options, :affinity, :strict) == :strict}
 
+  defp metadata(options) do
+    given = for {name, value} <- Keyword.get(options, :metadata, []), do: {to_string(name), value}
+    if parent = options[:traceparent], do: [{"traceparent", parent} | given], else: given
+  end
+
   defp millis(:infinity), do: nil
   defp millis(timeout), do: timeout
 
-  defp start_call(target, spec, command) do
+  defp start_call(target, spec) do
     quick = &Native.call(target, put_elem(spec, 2, &1))
     large = &Native.call_large(target, put_elem(spec, 2, &1))
-    started(encoded(elem(spec, 2), quick, large), command)
+    started(encoded(elem(spec, 2), quick, large), elem(spec, 1), elem(spec, 4))
   end
 
-  defp open(target, spec, stream_spec, command) do
+  defp open(target, spec, stream_spec) do
     quick = &Native.stream(target, put_elem(spec, 2, &1), stream_spec)
     large = &Native.stream_large(target, put_elem(spec, 2, &1), stream_spec)
-    started(encoded(elem(spec, 2), quick, large), command)
+    started(encoded(elem(spec, 2), quick, large), elem(spec, 1), elem(spec, 4))
   end
 
   # Arguments that take longer than a NIF may are encoded on a dirty scheduler, and only those that
@@ -299,9 +305,18 @@ defmodule Snakepit.GRPC.Client do
     {pool, demand, bounded, first_chunk_timeout, idle_timeout}
   end
 
-  defp started({:error, %Error{}} = error, _command), do: error
-  defp started({:error, failure}, command), do: {:error, error(failure, command)}
-  defp started(started, _command), do: started
+  defp started(started, command \\ nil, request_id \\ nil)
+
+  defp started({:error, failure, request_id}, command, _given),
+    do: {:error, error(failure, command, {request_id, nil, 0, 0})}
+
+  defp started({:error, %Error{} = error}, command, request_id),
+    do: {:error, %{error | command: command, request_id: request_id}}
+
+  defp started({:error, failure}, command, request_id),
+    do: {:error, error(failure, command, {request_id, nil, 0, 0})}
+
+  defp started(started, _command, _request_id), do: started
 
   @doc false
   def each_chunk(%Call{ref: ref} = call, callback) do
@@ -357,7 +372,7 @@ defmodule Snakepit.GRPC.Client do
 
     case loaded(fn -> start.(ref) end) do
       :ok -> {:ok, ref}
-      other -> started(other, nil)
+      other -> started(other)
     end
   end
 

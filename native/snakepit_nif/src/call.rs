@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, metadata::AsciiMetadataKey};
 
 /// From here on a result is decoded on a thread that no connection waits for.
 const DECODED_ASIDE_FROM: usize = 256 * 1024;
@@ -27,6 +27,8 @@ pub(crate) struct Call {
     pub(crate) args: Fields,
     pub(crate) session: Option<Session>,
     pub(crate) request_id: String,
+    /// What the caller wants to go with the call; keys and values are checked where it comes in.
+    pub(crate) metadata: Vec<(String, String)>,
     pub(crate) started: Instant,
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
@@ -222,6 +224,23 @@ impl Call {
         }
     }
 
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = Channel::request(message, self.remaining());
+        let request_id = ("x-request-id", self.request_id.as_str());
+        let given = self
+            .metadata
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
+        for (key, value) in std::iter::once(request_id).chain(given) {
+            if let (Ok(key), Ok(value)) =
+                (AsciiMetadataKey::from_bytes(key.as_bytes()), value.parse())
+            {
+                request.metadata_mut().insert(key, value);
+            }
+        }
+        request
+    }
+
     fn execute_request(&self) -> ExecuteRequest {
         ExecuteRequest {
             command: self.command.clone(),
@@ -271,14 +290,12 @@ impl Call {
         let mut client = channel.client.clone();
         let sent = match &self.session {
             None => {
-                let request = Channel::request(self.execute_request(), self.remaining());
+                let request = self.request(self.execute_request());
                 client.execute(request).await
             }
             Some(session) => {
-                let request = Channel::request(
-                    self.session_request(session, place.session_generation()),
-                    self.remaining(),
-                );
+                let request =
+                    self.request(self.session_request(session, place.session_generation()));
                 client.execute_in_session(request).await
             }
         };
@@ -311,14 +328,12 @@ impl Call {
         let mut client = channel.client.clone();
         match &self.session {
             None => {
-                let request = Channel::request(self.execute_request(), self.remaining());
+                let request = self.request(self.execute_request());
                 client.execute_stream(request).await
             }
             Some(session) => {
-                let request = Channel::request(
-                    self.session_request(session, place.session_generation()),
-                    self.remaining(),
-                );
+                let request =
+                    self.request(self.session_request(session, place.session_generation()));
                 client.execute_in_session_stream(request).await
             }
         }

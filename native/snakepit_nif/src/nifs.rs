@@ -370,6 +370,7 @@ struct Spec<'a> {
     request_id: Option<String>,
     timeout: Option<u64>,
     queue_timeout: Option<u64>,
+    metadata: Vec<(String, String)>,
 }
 
 impl Spec<'_> {
@@ -384,6 +385,7 @@ impl Spec<'_> {
                 strict,
             }),
             request_id: self.request_id.unwrap_or_else(|| make_request_id(id)),
+            metadata: self.metadata,
             started: Instant::now(),
             timeout: millis(self.timeout),
             queue_timeout: millis(self.queue_timeout),
@@ -554,14 +556,15 @@ fn watch_owner(env: Env<'_>, call: &Call, credit: Credit) -> ResourceArc<CallRes
 /// Why a NIF did not start a call.
 enum NotStarted {
     NotEncoded(EncodeError),
-    Failed(Failure),
+    /// With the request's id.
+    Failed(Failure, String),
 }
 
 impl Encoder for NotStarted {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
             Self::NotEncoded(error) => error.encode(env),
-            Self::Failed(failure) => env.error_tuple(failure),
+            Self::Failed(failure, request_id) => (atoms::error(), failure, request_id).encode(env),
         }
     }
 }
@@ -588,9 +591,10 @@ fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize) -> NifResult<Prepare
     };
     let call = spec.call(args);
     if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
-        return Ok(Waiting::begin(&pool.0, &call)
-            .map(|waiting| (call, Route::Pool(waiting)))
-            .map_err(NotStarted::Failed));
+        return Ok(match Waiting::begin(&pool.0, &call) {
+            Ok(waiting) => Ok((call, Route::Pool(waiting))),
+            Err(failure) => Err(NotStarted::Failed(failure, call.request_id)),
+        });
     }
     let channel: ResourceArc<ChannelResource> = target.decode()?;
     Ok(Ok((call, Route::Channel(channel.0.clone()))))

@@ -144,7 +144,32 @@ class Trouble(BuiltinAdapter):
 
     @command
     def request(self, context: Context) -> dict[str, Any]:
-        return {"id": context.request_id, "session": context.session_id}
+        return {
+            "id": context.request_id,
+            "session": context.session_id,
+            "metadata": dict(context.metadata),
+        }
+
+    @command
+    def request_stream(self, context: Context) -> Generator[dict[str, Any], None, None]:
+        yield self.request(context)
+
+    @command
+    def say(self, text: str) -> None:
+        logging.getLogger("trouble").warning(text)
+
+    @command
+    async def say_async(self, text: str) -> None:
+        self.say(text)
+
+    @command
+    def say_stream(self, text: str) -> Generator[int, None, None]:
+        try:
+            yield 1
+            self.say(text)
+            yield 2
+        finally:
+            self.say(f"{text} at the end")
 
 
 def _touch(path: Optional[str]) -> None:
