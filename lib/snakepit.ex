@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, Config, Error}
+  alias Snakepit.{Bytes, Call, Config, Error, Pool}
   alias Snakepit.GRPC.Client
   alias Snakepit.Pool.{Gate, Manager}
 
@@ -38,7 +38,7 @@ defmodule Snakepit do
   @spec execute(String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(command, args \\ %{}, options \\ []) do
     with {:ok, pool, name, options} <- prepare(command, args, options, @options),
-         {:error, error} <- Client.execute(pool.native, command, args, options) do
+         {:error, error} <- run(pool, command, args, options) do
       {:error, %{error | pool: name}}
     end
   end
@@ -181,10 +181,25 @@ defmodule Snakepit do
   defp open(command, args, options, bounded) do
     with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options),
          options = Keyword.put_new(options, :demand, pool.demand),
-         {:error, error} <-
-           Client.start_stream(pool.native, command, args, options, name, bounded) do
+         {:error, error} <- start(pool, command, args, options, name, bounded) do
       {:error, %{error | pool: name}}
     end
+  end
+
+  defp run(%{grpc?: true} = pool, command, args, options),
+    do: Client.execute(pool.native, command, args, options)
+
+  defp run(pool, command, args, options), do: Pool.Client.execute(pool, command, args, options)
+
+  defp start(%{grpc?: true} = pool, command, args, options, name, bounded),
+    do: Client.start_stream(pool.native, command, args, options, name, bounded)
+
+  defp start(_pool, command, _args, _options, name, _bounded) do
+    message =
+      "the workers of #{inspect(name)} have no streams: they are spoken to over stdin and stdout; " <>
+        "take an adapter that uses gRPC, as Snakepit.Adapters.GRPCPython"
+
+    {:error, %Error{reason: :streaming_not_supported, command: command, message: message}}
   end
 
   defp prepare(command, args, options, schema) do

@@ -18,10 +18,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(argv)
     token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
     secret = os.environ.pop("SNAKEPIT_SECRET", "")
-    if token:
+    if token or options.stdio:
         _process.bind_to_parent()
-    _logs.set_up(prefixed=bool(token))
+    pipes = _process.take_stdio() if options.stdio else None
+    if token and not options.stdio:
+        _process.watch_stdin()
+    _logs.set_up(prefixed=bool(token) or options.stdio)
     try:
+        if pipes is not None:
+            return _serve_stdio(options, pipes)
         return _serve(options, token, secret)
     except StartError as error:
         print(f"snakepit_bridge: {error}", file=sys.stderr)
@@ -48,10 +53,18 @@ def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
     return _grpc_server.run(registry, options, secret=secret, ready=ready)
 
 
+def _serve_stdio(options: argparse.Namespace, pipes: tuple[int, int]) -> int:
+    from snakepit_bridge import _stdio_server
+
+    registry = load_commands(options.adapter, options.import_path)
+    _logs.yield_to_user()
+    return _stdio_server.run(registry, options, pipes)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m snakepit_bridge",
-        description="Serves an adapter's commands over gRPC.",
+        description="Serves an adapter's commands, over gRPC or stdin and stdout.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(
@@ -75,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         default="tcp:127.0.0.1:0",
         metavar="ADDRESS",
         help="unix:/path or tcp:127.0.0.1:port; port 0 is any free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stdio",
+        action="store_true",
+        help="serve over stdin and stdout, without gRPC, in place of --listen",
     )
     parser.add_argument(
         "--max-concurrency",

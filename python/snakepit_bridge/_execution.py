@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Optional
 
 from snakepit_bridge._call import Call, StreamWire, UnaryWire
@@ -18,14 +18,26 @@ _log = logging.getLogger("snakepit_bridge")
 
 def run(runner: Runner, call: Call, wire: UnaryWire) -> bytes:
     """The one message that answers a unary call."""
+    return answer(
+        runner, call, lambda value: wire.result(*_fields(call, value, "result")), wire.failure
+    )
+
+
+def answer(
+    runner: Runner,
+    call: Call,
+    result: Callable[[object], bytes],
+    refusal: Callable[[CallError], bytes],
+) -> bytes:
+    """As `run`, for a transport that makes messages of values."""
     failure: Optional[CallError] = None
     before = running.set(call.context)
     try:
         runner.enter(call)
-        message = wire.result(*_fields(call, _value(call), "result"))
+        message = result(_value(call))
     except BaseException as error:
         failure = _failure(call, error)
-        message = wire.failure(failure)
+        message = refusal(failure)
     running.reset(before)
     runner.leave(call, failed=failure is not None)
     return message

@@ -35,6 +35,14 @@ class CallError(Exception):
         )
 
     @classmethod
+    def too_large(cls, size: int, limit: int) -> CallError:
+        return cls(
+            "message_too_large",
+            f"the result has {size} bytes, over the limit of {limit}: send less at a time, or "
+            "raise max_message_size",
+        )
+
+    @classmethod
     def of(cls, error: BaseException) -> CallError:
         """The failure that a command's exception is, with the traceback from its own code on."""
         try:

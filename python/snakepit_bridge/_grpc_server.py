@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import logging
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent import futures
@@ -26,6 +22,7 @@ from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._relay import TimedOutError, relay
+from snakepit_bridge._serving import leave_running, signals
 from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._values import decode_fields
 from snakepit_bridge._version import __version__
@@ -46,15 +43,13 @@ _ENDLESS = 1e9
 _Wire = Union[UnaryWire, StreamWire]
 _Request = Union[pb.ExecuteRequest, pb.SessionRequest]
 
-_log = logging.getLogger("snakepit_bridge")
-
 
 def run(
     registry: Registry, options: argparse.Namespace, *, secret: str, ready: Callable[[str], None]
 ) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
-    wait_for_signal = _signals()
+    wait_for_signal = signals()
     worker = Worker(
         registry,
         worker_id=options.worker_id,
@@ -82,17 +77,6 @@ def run(
     return 0
 
 
-def _signals() -> Callable[[], object]:
-    # The interpreter's C handler writes to the pipe itself, on whichever thread the signal comes. A
-    # Python handler would run only once the waiting thread wakes up, which nothing promises.
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    return functools.partial(os.read, reader, 1)
-
-
 def _bind(server: grpc.Server, address: str) -> str:
     kind, _, rest = address.partition(":")
     try:
@@ -105,12 +89,7 @@ def _bind(server: grpc.Server, address: str) -> str:
 def _shut_down(server: grpc.Server, worker: Worker, timeout: float, kill_grace: float) -> None:
     server.stop(timeout).wait()
     if not worker.runner.wait_gone(None, kill_grace):
-        # A command that never returns would hold up the interpreter's own shutdown.
-        _log.warning("stopping: a command is still running %s s after its cancellation", kill_grace)
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        leave_running(kill_grace)
 
 
 class _Service(grpc.GenericRpcHandler):

@@ -11,22 +11,27 @@ _PR_SET_PDEATHSIG = 1
 
 
 def bind_to_parent() -> None:
-    """Leads a process group of its own, and has all of it killed when the parent is gone.
-
-    The parent holds the other end of this process's stdin and never writes to it.
-    """
+    """Leads a process group of its own, and is killed when the parent is."""
     parent = os.getppid()
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     if sys.platform == "linux":
         _ask_for_death_signal()
     if os.getppid() != parent:
-        _kill_group()
-    lifeline = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+        kill_group()
+
+
+def watch_stdin() -> None:
+    """Has the whole group killed at the end of stdin, to which the parent never writes."""
+    lifeline = _take_stdin()
     threading.Thread(target=_watch, args=(lifeline,), name="snakepit-lifeline", daemon=True).start()
+
+
+def take_stdio() -> tuple[int, int]:
+    """Stdin and stdout for the protocol alone: what else is printed goes to stderr."""
+    outlet = os.dup(1)
+    os.dup2(2, 1)
+    return _take_stdin(), outlet
 
 
 def announce(token: str, address: str) -> None:
@@ -34,15 +39,24 @@ def announce(token: str, address: str) -> None:
     os.write(1, f"\n{token} {address}\n".encode())
 
 
+def _take_stdin() -> int:
+    taken = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return taken
+
+
 def _watch(lifeline: int) -> None:
     try:
         while os.read(lifeline, 4096):
             pass
     finally:
-        _kill_group()
+        kill_group()
 
 
-def _kill_group() -> None:
+def kill_group() -> None:
+    """Ends this process and what it has started."""
     os.killpg(0, signal.SIGKILL)
 
 

@@ -82,9 +82,5 @@ def _detail(failure: CallError) -> ErrorDetail:
 
 def _checked(message: bytes, limit: int) -> bytes:
     if len(message) > limit:
-        raise CallError(
-            "message_too_large",
-            f"the result has {len(message)} bytes, over the limit of {limit}: send less at a time, "
-            "or raise max_message_size",
-        )
+        raise CallError.too_large(len(message), limit)
     return message

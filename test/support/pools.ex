@@ -27,6 +27,20 @@ defmodule Snakepit.Test.Pools do
     pid
   end
 
+  @doc "The OS processes of a pool's workers, from the kernel's own table."
+  def os_pids(pool) do
+    for path <- Path.wildcard("/proc/[0-9]*/cmdline"),
+        {:ok, line} <- [File.read(path)],
+        String.contains?(line, "--worker-id\0#{inspect(pool)}/"),
+        do: path |> Path.dirname() |> Path.basename() |> String.to_integer()
+  end
+
+  @doc "The native side of a pool."
+  def native(pool) do
+    {:ok, %{native: native}} = Snakepit.Pool.Manager.fetch(pool)
+    native
+  end
+
   def alive?(os_pid) do
     # A process that has ended and waits to be reaped is no longer alive.
     case File.read("/proc/#{os_pid}/stat") do

@@ -247,7 +247,9 @@ defmodule Snakepit.GRPC.Client do
     }
   end
 
-  defp spec(ref, command, args, options) when is_binary(command) do
+  @doc false
+  # What the native side has to know of a call.
+  def spec(ref, command, args, options) when is_binary(command) do
     timeout = millis(Keyword.get(options, :timeout, @timeout))
     queue_timeout = millis(Keyword.get(options, :queue_timeout, :infinity))
     session = session(options[:session_id], options)
@@ -255,7 +257,7 @@ defmodule Snakepit.GRPC.Client do
     {:ok, {ref, command, args, session, options[:request_id], timeout, queue_timeout, metadata}}
   end
 
-  defp spec(_ref, command, _args, _options) do
+  def spec(_ref, command, _args, _options) do
     message = "a command is a string, got: #{inspect(command)}"
     {:error, %Error{reason: :unknown_command, message: message}}
   end
@@ -263,7 +265,8 @@ defmodule Snakepit.GRPC.Client do
   defp session(nil, _options), do: nil
   defp session(id, options), do: {id, Keyword.get(options, :affinity, :strict) == :strict}
 
-  defp metadata(options) do
+  @doc false
+  def metadata(options) do
     given = for {name, value} <- Keyword.get(options, :metadata, []), do: {to_string(name), value}
     if parent = options[:traceparent], do: [{"traceparent", parent} | given], else: given
   end

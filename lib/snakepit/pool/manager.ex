@@ -6,7 +6,7 @@ defmodule Snakepit.Pool.Manager do
 
   require Logger
 
-  alias Snakepit.Error
+  alias Snakepit.{Adapter, Error}
   alias Snakepit.GRPC.{Client, Native}
   alias Snakepit.Pool.{Gate, WorkerSupervisor}
 
@@ -49,9 +49,9 @@ defmodule Snakepit.Pool.Manager do
 
     pool =
       options
-      |> Map.take([:timeout, :queue_timeout, :demand])
+      |> Map.take([:timeout, :queue_timeout, :demand, :max_message_size])
       |> Map.merge(%{native: native, error: error, manager: self()})
-      |> Map.put(:gate, Gate.new(options.adapter))
+      |> Map.merge(%{grpc?: Adapter.grpc?(options.adapter), gate: Gate.new(options.adapter)})
 
     :persistent_term.put({Snakepit.Pool, options.name}, pool)
     state = %__MODULE__{options: options, native: native, supervisor: supervisor}

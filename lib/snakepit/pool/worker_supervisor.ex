@@ -3,7 +3,8 @@ defmodule Snakepit.Pool.WorkerSupervisor do
   # Holds a pool's workers, and stops them together when the pool stops.
   use DynamicSupervisor
 
-  alias Snakepit.GRPCWorker
+  alias Snakepit.{Adapter, GRPCWorker}
+  alias Snakepit.Pool.Worker
 
   def start_link(_options), do: DynamicSupervisor.start_link(__MODULE__, [])
 
@@ -12,12 +13,12 @@ defmodule Snakepit.Pool.WorkerSupervisor do
 
   @doc "Starts a worker. It is not restarted here: the manager knows when to try again."
   def start_worker(supervisor, worker) do
-    child = GRPCWorker.child_spec(worker)
-    shutdown = GRPCWorker.shutdown(worker.options)
+    module = if Adapter.grpc?(worker.options.adapter), do: GRPCWorker, else: Worker
+    shutdown = module.shutdown(worker.options)
 
     DynamicSupervisor.start_child(
       supervisor,
-      %{child | id: worker.id} |> Map.put(:shutdown, shutdown)
+      worker |> module.child_spec() |> Map.merge(%{id: worker.id, shutdown: shutdown})
     )
   end
 end

@@ -45,6 +45,14 @@ class Trouble(BuiltinAdapter):
         return {}
 
     @command
+    def hold(self, started: str, until: str) -> dict[str, int]:
+        """Waits until there is a file."""
+        _touch(started)
+        while not Path(until).exists():
+            time.sleep(0.002)
+        return {"pid": os.getpid()}
+
+    @command
     def sleep_holding_the_gil(self, started: str) -> dict[str, Any]:
         _touch(started)
         ctypes.PyDLL(None).sleep(600)
@@ -143,6 +151,10 @@ class Trouble(BuiltinAdapter):
         return len(self.sessions)
 
     @command
+    def text(self, size: int) -> str:
+        return "x" * size
+
+    @command
     def request(self, context: Context) -> dict[str, Any]:
         return {
             "id": context.request_id,
@@ -173,5 +185,7 @@ class Trouble(BuiltinAdapter):
 
 
 def _touch(path: Optional[str]) -> None:
+    """Makes a file with this process's id in it."""
     if path is not None:
-        Path(path).touch()
+        Path(f"{path}.new").write_text(str(os.getpid()))
+        Path(f"{path}.new").rename(path)

@@ -1,0 +1,115 @@
+defmodule Snakepit.Pool.Client do
+  @moduledoc false
+  # One call by a worker over stdin and stdout. It takes its place from the native pool, as all calls
+  # do, and hands the lease on to the worker's process, which answers it.
+
+  alias Snakepit.Error
+  alias Snakepit.GRPC.{Client, Native}
+  alias Snakepit.Pool.Message
+
+  @spec execute(map, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
+  def execute(pool, command, args, options) do
+    {id, made} = Native.new_call()
+    options = Keyword.put_new(options, :request_id, made)
+    call = %{id: id, command: command, request_id: options[:request_id], caller: self()}
+    deadline = deadline(options[:timeout])
+
+    with {:ok, {lease, worker, worker_id, generation}} <- acquire(pool.native, call, options) do
+      left = left(deadline)
+
+      case message(call, args, generation, left, pool.max_message_size, options) do
+        {:ok, message} ->
+          worker
+          |> ask(Map.merge(call, %{lease: lease, left: left, message: message}))
+          |> finish(call, worker_id, options)
+
+        {:error, error} ->
+          Native.release(lease)
+          {:error, %{error | command: command, request_id: call.request_id}}
+      end
+    end
+  end
+
+  defp acquire(native, call, options) do
+    ref = make_ref()
+
+    with {:ok, spec} <- Client.spec(ref, call.command, nil, options),
+         {:error, failure} <- taken(Native.acquire(native, spec), ref) do
+      {:error, Client.error(failure, call.command, {call.request_id, nil, 0, 0})}
+    end
+  end
+
+  defp taken(:wait, ref) do
+    receive do: ({^ref, taken} -> taken)
+  end
+
+  defp taken(taken, _ref), do: taken
+
+  defp message(call, args, generation, left, limit, options) do
+    fields =
+      [
+        request_id: call.request_id,
+        timeout_ms: left,
+        session_id: options[:session_id],
+        session_generation: options[:session_id] && generation,
+        metadata: Map.new(Client.metadata(options))
+      ]
+      |> Enum.reject(fn {_name, value} -> value in [nil, %{}] end)
+
+    with {:ok, message} <- Message.request(call.id, call.command, args, Map.new(fields)) do
+      check_size(message, limit)
+    end
+  end
+
+  defp check_size(message, limit) when byte_size(message) <= limit, do: {:ok, message}
+
+  defp check_size(message, limit) do
+    size = byte_size(message)
+
+    text =
+      "the request has #{size} bytes, and the limit is #{limit}; raise :max_message_size to send it"
+
+    {:error,
+     %Error{reason: :message_too_large, message: text, details: %{size: size, limit: limit}}}
+  end
+
+  defp ask(worker, call) do
+    # The answer takes the monitor down with it.
+    ref = :erlang.monitor(:process, worker, alias: :reply_demonitor)
+    send(worker, {:call, ref, call})
+
+    receive do
+      {^ref, answer} -> answer
+      {:DOWN, ^ref, :process, _pid, reason} -> {:crashed, Exception.format_exit(reason)}
+    end
+  end
+
+  defp finish({:ok, message}, call, worker_id, _options) do
+    with {:error, failure} <- Message.result(message), do: failed(failure, call, worker_id)
+  end
+
+  defp finish(:timeout, call, worker_id, options) do
+    text =
+      "the deadline of #{options[:timeout]} ms passed while the call was running; " <>
+        "raise :timeout if it may take longer"
+
+    failed({:timeout, text, %{queued: false}}, call, worker_id)
+  end
+
+  defp finish({:crashed, why}, call, worker_id, _options) do
+    text = "the worker died while it ran the call; it is replaced (#{why})"
+    failed({:worker_crashed, text, %{}}, call, worker_id)
+  end
+
+  defp failed(failure, call, worker_id) do
+    {:error, Client.error(failure, call.command, {call.request_id, worker_id, 0, 0})}
+  end
+
+  defp deadline(timeout) when timeout in [nil, :infinity], do: nil
+  defp deadline(timeout), do: now() + timeout
+
+  defp left(nil), do: nil
+  defp left(deadline), do: max(deadline - now(), 1)
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

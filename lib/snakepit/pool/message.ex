@@ -1,0 +1,73 @@
+defmodule Snakepit.Pool.Message do
+  @moduledoc false
+  # The messages of workers that are spoken to over stdin and stdout, which `guides/adapters.md`
+  # specifies. The port writes their length.
+
+  alias Snakepit.Error
+  alias Snakepit.GRPC.Client
+
+  # What a worker may say of its own; anything else is the command's.
+  @reasons ~w(cancelled invalid_args invalid_result message_too_large session_lost
+              streaming_not_supported timeout unknown_command)a
+
+  @details ~w(type message traceback)a
+
+  @doc "A request; `fields` go beside those that every request has."
+  @spec request(pos_integer, String.t(), map | keyword, map) ::
+          {:ok, binary} | {:error, Error.t()}
+  def request(id, command, args, fields \\ %{}) do
+    with {:ok, args} <- args(args) do
+      request = %{id: id, command: command, args: args, timestamp: System.os_time(:nanosecond)}
+
+      with {:error, error} <- Client.encode_extended(Map.merge(request, fields)),
+           do: {:error, %{error | message: String.trim_leading(error.message, ".")}}
+    end
+  end
+
+  @doc "The result that a response carries, or the failure."
+  @spec result(binary) :: {:ok, map} | {:error, {atom, String.t(), map}}
+  def result(message) do
+    case Client.decode_extended(message) do
+      {:ok, %{"success" => true} = response} -> {:ok, fields(response["result"])}
+      {:ok, %{} = response} -> {:error, failure(response)}
+      {:error, error} -> {:error, {error.reason, error.message, error.details}}
+    end
+  end
+
+  @doc "How the work of a cancelled call ended, as its response tells."
+  def ended(message) do
+    case Client.decode_extended(message) do
+      {:ok, %{"ended" => "closed"}} -> :closed
+      _ -> :stopped
+    end
+  end
+
+  defp args(%{__struct__: _}), do: no_args()
+  defp args(args) when is_map(args), do: {:ok, args}
+  defp args(args), do: if(Keyword.keyword?(args), do: {:ok, Map.new(args)}, else: no_args())
+
+  defp no_args do
+    {:error,
+     %Error{reason: :invalid_args, message: "args must be a map with atom or string keys"}}
+  end
+
+  defp fields(nil), do: %{}
+  defp fields(%{} = result) when not is_struct(result), do: result
+  defp fields(result), do: %{"result" => result}
+
+  defp failure(%{"error_detail" => %{} = detail} = response) do
+    reason = Enum.find(@reasons, :python_error, &(Atom.to_string(&1) == detail["reason"]))
+
+    details =
+      for key <- @details, value = detail[Atom.to_string(key)], into: %{}, do: {key, value}
+
+    details = if details[:type] in [nil, ""], do: %{}, else: details
+    {reason, text(response["error"]), details}
+  end
+
+  defp failure(response), do: {:python_error, text(response["error"]), %{}}
+
+  defp text(error) when is_binary(error), do: error
+  defp text(nil), do: "the worker gave no error"
+  defp text(error), do: inspect(error)
+end

@@ -1,0 +1,174 @@
+"""The worker's server over stdin and stdout: a 4-byte length, big-endian, then extended JSON."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Optional
+
+from snakepit_bridge import _execution, _process
+from snakepit_bridge._call import Call
+from snakepit_bridge._commands import Registry
+from snakepit_bridge._context import Context
+from snakepit_bridge._extended import decode_extended, encode_extended
+from snakepit_bridge._failure import CallError
+from snakepit_bridge._serving import leave_running, signals
+from snakepit_bridge._sessions import Sessions
+from snakepit_bridge._stdio_wire import StdioWire, refusal, response
+from snakepit_bridge._version import __version__
+from snakepit_bridge._worker import Worker, system_info
+
+_READ_AHEAD = 65536
+
+_log = logging.getLogger("snakepit_bridge")
+
+
+def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int]) -> int:
+    """Serves until SIGTERM or SIGINT, or the end of stdin; returns the exit code."""
+    wait_for_signal = signals()
+    worker = Worker(
+        registry,
+        worker_id=options.worker_id,
+        max_concurrency=options.max_concurrency,
+        sessions=Sessions(options.max_sessions, options.session_ttl),
+    )
+    server = _Server(worker, options.max_message_size, pipes)
+    # One more than calls that run: it takes what is said meanwhile.
+    for number in range(options.max_concurrency + 1):
+        name = f"snakepit-call-{number}"
+        threading.Thread(target=server.serve, name=name, daemon=True).start()
+    wait_for_signal()
+    if not worker.runner.wait_gone(None, options.shutdown_timeout):
+        server.cancel_all()
+        if not worker.runner.wait_gone(None, options.kill_grace):
+            leave_running(options.kill_grace)
+    registry.adapter.close()
+    return 0
+
+
+class _Server:
+    """Its threads take turns at reading; who has read a message answers it, too."""
+
+    def __init__(self, worker: Worker, limit: int, pipes: tuple[int, int]) -> None:
+        self._worker = worker
+        self._limit = limit
+        self._inlet = _Inlet(pipes[0])
+        self._outlet = pipes[1]
+        self._writing = threading.Lock()
+        self._calls: dict[int, Call] = {}
+        self._controls: dict[str, Callable[[dict[str, Any]], object]] = {
+            "$health": self._health,
+            "$info": self._info,
+            "$cancel": self._cancel,
+            "$end_session": self._end_session,
+        }
+
+    def serve(self) -> None:
+        try:
+            while True:
+                self._write(self._answer(decode_extended(self._inlet.next())))
+        except (EOFError, BrokenPipeError):
+            pass
+        finally:
+            # The parent is gone, or what it says cannot be understood.
+            _process.kill_group()
+
+    def cancel_all(self) -> None:
+        for call in list(self._calls.values()):
+            self._worker.runner.cancel(call)
+
+    def _answer(self, request: dict[str, Any]) -> bytes:
+        control = self._controls.get(request["command"])
+        if control is not None:
+            return response(request["id"], control(request["args"]))
+        try:
+            call = self._call(request)
+        except CallError as failure:
+            self._worker.runner.refuse()
+            return encode_extended(refusal(request["id"], failure))
+        self._calls[call.call_id] = call
+        try:
+            wire = StdioWire(call, self._limit)
+            return _execution.answer(self._worker.runner, call, wire.result, wire.failure)
+        finally:
+            del self._calls[call.call_id]
+
+    def _call(self, request: dict[str, Any]) -> Call:
+        command = self._worker.registry.find(request["command"], stream=False)
+        remaining = request.get("timeout_ms")
+        context = Context(
+            request_id=request.get("request_id", ""),
+            session_id=request.get("session_id"),
+            session_generation=request.get("session_generation", 0),
+            sessions=self._worker.sessions,
+            worker_id=self._worker.worker_id,
+            deadline=None if remaining is None else time.monotonic() + remaining / 1000,
+            metadata=lambda: request.get("metadata", {}),
+        )
+        return Call(command, lambda: request["args"], context, call_id=request["id"])
+
+    def _write(self, message: bytes) -> None:
+        data = memoryview(len(message).to_bytes(4, "big") + message)
+        with self._writing:
+            while data:
+                data = data[os.write(self._outlet, data) :]
+
+    def _health(self, _args: dict[str, Any]) -> dict[str, Any]:
+        runner = self._worker.runner
+        return {
+            "healthy": True,
+            "worker_id": self._worker.worker_id,
+            "uptime_ms": self._worker.uptime_ms(),
+            "total_requests": runner.handled,
+            "total_errors": runner.failed,
+            "version": __version__,
+            "running": len(runner.running_call_ids()),
+        }
+
+    def _info(self, _args: dict[str, Any]) -> dict[str, Any]:
+        commands = self._worker.registry
+        return {
+            "worker_type": "python",
+            "version": __version__,
+            "supported_commands": list(commands),
+            "capabilities": {name: command.help for name, command in commands.items()},
+            "stats": self._worker.stats(),
+            "system_info": system_info(),
+        }
+
+    def _cancel(self, args: dict[str, Any]) -> dict[str, Any]:
+        call: Optional[Call] = self._calls.get(args["id"])
+        if call is not None:
+            self._worker.runner.cancel(call)
+        return {}
+
+    def _end_session(self, args: dict[str, Any]) -> dict[str, Any]:
+        ended = self._worker.sessions.end(args["session_id"], args.get("session_generation", 0))
+        return {"ended": ended}
+
+
+class _Inlet:
+    """Messages from a pipe. A buffered file would hold up the interpreter's end."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._turn = threading.Lock()
+        self._read = bytearray()
+
+    def next(self) -> bytes:
+        with self._turn:
+            return self._take(int.from_bytes(self._take(4), "big"))
+
+    def _take(self, size: int) -> bytes:
+        while len(self._read) < size:
+            part = os.read(self._fd, max(size - len(self._read), _READ_AHEAD))
+            if not part:
+                raise EOFError
+            self._read += part
+        taken = bytes(self._read[:size])
+        del self._read[:size]
+        return taken

@@ -1,0 +1,56 @@
+"""A call's answer as a message of the protocol over stdin and stdout."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from snakepit_bridge._call import Call
+from snakepit_bridge._extended import encode_extended
+from snakepit_bridge._failure import CallError
+from snakepit_bridge._invalid import InvalidValueError
+
+
+class StdioWire:
+    __slots__ = ("_call", "_limit")
+
+    def __init__(self, call: Call, limit: int) -> None:
+        self._call = call
+        self._limit = limit
+
+    def result(self, value: object) -> bytes:
+        is_dict = isinstance(value, dict)
+        try:
+            message = response(self._call.call_id, value if is_dict else {"result": value})
+        except InvalidValueError as error:
+            text = str(error).removeprefix("message." if is_dict else "message.result.")
+            raise CallError("invalid_result", text) from None
+        if len(message) > self._limit:
+            raise CallError.too_large(len(message), self._limit)
+        return message
+
+    def failure(self, failure: CallError) -> bytes:
+        message = refusal(self._call.call_id, failure)
+        if self._call.context.cancelled:
+            message["ended"] = "closed" if self._call.closed else "stopped"
+        return encode_extended(message)
+
+
+def response(call_id: int, result: object) -> bytes:
+    message = {"id": call_id, "success": True, "result": result, "timestamp": time.time_ns()}
+    return encode_extended(message)
+
+
+def refusal(call_id: int, failure: CallError) -> dict[str, Any]:
+    return {
+        "id": call_id,
+        "success": False,
+        "error": str(failure),
+        "timestamp": time.time_ns(),
+        "error_detail": {
+            "reason": failure.reason,
+            "type": failure.type,
+            "message": failure.message,
+            "traceback": failure.traceback,
+        },
+    }

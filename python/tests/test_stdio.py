@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client import PATIENCE, ROOT, SUPPORT, Pipe
+
+MakePipe = Callable[[str], Pipe]
+
+
+class Stdio:
+    """A worker over stdin and stdout, and its other end."""
+
+    def __init__(self, *options: str, errors: Path) -> None:
+        with errors.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                # Without site-packages: it needs no more than Python.
+                [
+                    sys.executable,
+                    "-S",
+                    "-W",
+                    "error",
+                    "-m",
+                    "snakepit_bridge",
+                    "--stdio",
+                    "--adapter",
+                    "probe:Probe",
+                    "--import-path",
+                    str(SUPPORT),
+                    *options,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        self._id = 0
+
+    def send(self, command: str, /, args: dict[str, Any], **fields: Any) -> int:
+        self._id += 1
+        request = {"id": self._id, "command": command, "args": args, "timestamp": 0, **fields}
+        data = json.dumps(request).encode()
+        assert self.process.stdin is not None
+        self.process.stdin.write(len(data).to_bytes(4, "big") + data)
+        self.process.stdin.flush()
+        return self._id
+
+    def receive(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        size = int.from_bytes(self.process.stdout.read(4), "big")
+        response: dict[str, Any] = json.loads(self.process.stdout.read(size))
+        return response
+
+    def ask(self, command: str, /, **args: Any) -> Any:
+        sent = self.send(command, args)
+        response = self.receive()
+        assert response["id"] == sent
+        assert response["success"], response
+        return response["result"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Stdio]]:
+    started: list[Stdio] = []
+
+    def start(*options: str) -> Stdio:
+        started.append(Stdio(*options, errors=tmp_path / "stderr"))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+def test_requests_are_answered(start: Callable[..., Stdio]) -> None:
+    worker = start("--worker-id", "w1")
+    assert worker.ask("ping")["status"] == "ok"
+    assert worker.ask("echo", a=[1, {"b": None}]) == {"a": [1, {"b": None}]}
+    sent = worker.send("about", {}, request_id="r", session_id="s", timeout_ms=60_000)
+    about = worker.receive()
+    assert about["id"] == sent
+    assert about["result"]["request_id"] == "r"
+    assert about["result"]["session_id"] == "s"
+    assert about["result"]["worker_id"] == "w1"
+    assert about["timestamp"] > 0
+
+
+def test_failures_have_their_reason(start: Callable[..., Stdio]) -> None:
+    worker = start()
+    for command, args, reason in (
+        ("no_such", {}, "unknown_command"),
+        ("ping_stream", {}, "invalid_args"),
+        ("compute", {"operation": "divide", "a": 1, "b": 0}, "python_error"),
+    ):
+        worker.send(command, args)
+        response = worker.receive()
+        assert not response["success"]
+        assert response["error"]
+        assert response["error_detail"]["reason"] == reason
+
+
+def test_what_is_printed_goes_to_stderr(start: Callable[..., Stdio], tmp_path: Path) -> None:
+    worker = start()
+    worker.send("log", {})
+    assert worker.receive()["success"]
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(PATIENCE) == 0
+    lines = (tmp_path / "stderr").read_text().splitlines()
+    assert lines[0] == "<7>probe: a detail"
+    assert "printed, not flushed" in lines
+
+
+def test_it_tells_of_itself_while_a_command_runs(
+    start: Callable[..., Stdio], pipe: MakePipe
+) -> None:
+    worker = start()
+    started, until = pipe("started"), pipe("until")
+    held = worker.send("hold", {"started": started.path, "until": until.path})
+    assert started.line() == "started"
+    health = worker.ask("$health")
+    assert health["healthy"]
+    assert health["running"] == 1
+    assert "echo" in worker.ask("$info")["supported_commands"]
+    until.send("go")
+    assert worker.receive()["id"] == held
+
+
+def test_a_cancelled_call_says_how_it_ended(start: Callable[..., Stdio], pipe: MakePipe) -> None:
+    worker = start("--max-concurrency", "2")
+    ended = {}
+    for command in ("wait", "wait_async"):
+        started = pipe(command)
+        call = worker.send(command, {"pipe": started.path})
+        assert started.line() == "started"
+        worker.send("$cancel", {"id": call})
+        responses = [worker.receive(), worker.receive()]
+        ended[command] = next(response for response in responses if response["id"] == call)
+    assert ended["wait"]["success"]
+    assert ended["wait_async"]["error_detail"]["reason"] == "cancelled"
+    assert ended["wait_async"]["ended"] == "closed"
+
+
+def test_the_end_of_stdin_kills_it_and_its_children(start: Callable[..., Stdio]) -> None:
+    worker = start()
+    worker.ask("child")
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+    assert worker.process.wait(PATIENCE) == -signal.SIGKILL
+    assert worker.process.stdout is not None
+    assert worker.process.stdout.read() == b""
+
+
+def test_sigterm_lets_running_calls_finish(start: Callable[..., Stdio], pipe: MakePipe) -> None:
+    worker = start()
+    started, until = pipe("started"), pipe("until")
+    held = worker.send("hold", {"started": started.path, "until": until.path})
+    assert started.line() == "started"
+    worker.process.send_signal(signal.SIGTERM)
+    until.send("go")
+    assert worker.receive()["id"] == held
+    assert worker.process.wait(PATIENCE) == 0
