@@ -25,6 +25,9 @@ defmodule Snakepit.Config do
     session_ttl: {:timeout, 3_600_000, "how long a session is kept that no call uses, in ms"},
     demand: {:positive, 256, "how many chunks of a stream may be on their way to the consumer"},
     max_message_size: {:positive, 67_108_864, "bytes of a request, a result or a chunk"},
+    unencodable:
+      {:unencodable, :error,
+       "what becomes of a value in a result that cannot be sent: `:error`, or `:marker` for a map with its type in its place"},
     transport: {:transport, :unix, "`:unix`, or `:tcp` on 127.0.0.1 with a secret per worker"},
     startup_timeout: {:positive, 30_000, "how long a worker may take to be ready, in ms"},
     shutdown_timeout:
@@ -60,6 +63,7 @@ defmodule Snakepit.Config do
     env: "a map or list of names and values, all strings",
     timeout: "a number of milliseconds above 0, or :infinity",
     transport: ":unix or :tcp",
+    unencodable: ":error or :marker",
     range: "a pair {first, longest} of milliseconds above 0"
   }
 
@@ -162,6 +166,7 @@ defmodule Snakepit.Config do
 
   defp valid?(:timeout, value), do: value == :infinity or valid?(:positive, value)
   defp valid?(:transport, value), do: value in [:unix, :tcp]
+  defp valid?(:unencodable, value), do: value in [:error, :marker]
 
   defp valid?(:env, value) do
     (is_map(value) or is_list(value)) and

@@ -20,6 +20,7 @@ defmodule Snakepit.Error do
   | reason | what it means | details |
   |---|---|---|
   | `:cancelled` | the call was cancelled | |
+  | `:command_error` | the command raised a `CommandError`, an error of its own | `:code`, `:data`, and those of `:python_error` |
   | `:grpc_unavailable` | the native library is not loaded, or no connection can be had | |
   | `:internal_error` | a bug in Snakepit | |
   | `:invalid_args` | arguments that the command does not take, or that cannot be sent | |
@@ -28,7 +29,7 @@ defmodule Snakepit.Error do
   | `:message_too_large` | a message above `:max_message_size` | `:limit`, `:size` in bytes |
   | `:pool_saturated` | every worker is busy and the queue is full | `:max_queue` |
   | `:pool_stopped` | there is no such pool, or it has stopped | |
-  | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback` |
+  | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback`, `:frames`, `:notes`, `:cause` |
   | `:queue_timeout` | no worker was free within `:queue_timeout` | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
   | `:session_lost` | the session's worker is gone; told once, then the session begins anew | |
@@ -45,10 +46,26 @@ defmodule Snakepit.Error do
   `:pool_saturated`, or to `:message_too_large` where a size is the reason, `UNAVAILABLE` to
   `:grpc_unavailable`, `UNIMPLEMENTED` of a stream to `:streaming_not_supported`, and the others
   to `:rpc_error`.
+
+  ## Python's exceptions
+
+  `:traceback` is what Python prints. `:frames` are its steps, the innermost last, each a map of `:file`,
+  `:line`, `:function` and `:source`; `:notes` is what `add_note` has added, and `:cause` the exception
+  that it was raised from (`raise ... from`), a map of the same kind, or `nil`.
+
+  A command that raises `snakepit_bridge.CommandError("out_of_stock", "only 3 are left", data={"left": 3})`
+  lets its callers match:
+
+      {:error, %Snakepit.Error{reason: :command_error, details: %{code: "out_of_stock", data: data}}}
+
+  `Exception.message/1` shows the steps in one's own code, without those in Python's libraries.
   """
+
+  alias Snakepit.Error.Trace
 
   @type reason ::
           :cancelled
+          | :command_error
           | :grpc_unavailable
           | :internal_error
           | :invalid_args
@@ -81,9 +98,8 @@ defmodule Snakepit.Error do
   defexception [:reason, :message, :command, :pool, :worker_id, :request_id, details: %{}]
 
   @impl true
-  def message(%__MODULE__{command: nil} = error), do: "#{error.reason}: #{error.message}"
-
   def message(%__MODULE__{} = error) do
-    "#{error.reason} in command #{inspect(error.command)}: #{error.message}"
+    place = if error.command, do: " in command #{inspect(error.command)}"
+    "#{error.reason}#{place}: #{error.message}#{Trace.show(error.details)}"
   end
 end

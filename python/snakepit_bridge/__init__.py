@@ -12,6 +12,7 @@ from snakepit_bridge._adapter import Adapter, command
 from snakepit_bridge._builtin import BuiltinAdapter
 from snakepit_bridge._context import Context
 from snakepit_bridge._encoders import register_encoder
+from snakepit_bridge._failure import CommandError
 from snakepit_bridge._logs import RequestIdFilter
 from snakepit_bridge._sessions import Session
 from snakepit_bridge._tensor import Tensor
@@ -20,6 +21,7 @@ from snakepit_bridge._version import __version__
 __all__ = [
     "Adapter",
     "BuiltinAdapter",
+    "CommandError",
     "Context",
     "RequestIdFilter",
     "Session",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from snakepit_bridge import _logs, _process
+from snakepit_bridge._encoders import mark_unencodable
 from snakepit_bridge._loading import StartError, load_commands
 from snakepit_bridge._version import __version__
 
@@ -42,6 +43,7 @@ def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
             "'protobuf>=4.25'"
         ) from None
     registry = load_commands(options.adapter, options.import_path)
+    mark_unencodable(mark=options.unencodable == "marker")
     _logs.yield_to_user()
 
     def ready(address: str) -> None:
@@ -121,6 +123,12 @@ def _parser() -> argparse.ArgumentParser:
         default=3600.0,
         metavar="SECONDS",
         help="how long a session is kept that no call uses, or inf (default: 3600)",
+    )
+    parser.add_argument(
+        "--unencodable",
+        choices=["error", "marker"],
+        default="error",
+        help="what is sent in place of a value that cannot be (default: %(default)s)",
     )
     parser.add_argument(
         "--shutdown-timeout",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
 from snakepit_bridge._adapter import MARK, Adapter
+from snakepit_bridge._annotations import Check, check_of
 from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
+from snakepit_bridge._invalid import qualified_name
 
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -36,6 +39,8 @@ class Command:
         self._any = any(p.kind is p.VAR_KEYWORD for p in arguments)
         self._accepted = frozenset(p.name for p in by_name)
         self._required = frozenset(p.name for p in by_name if p.default is p.empty)
+        self._annotations = {p.name: _annotation(p) for p in by_name}
+        self._checks = _checks(function, by_name)
         self.signature = f"{name}({', '.join(map(_shown, arguments))})"
 
     @property
@@ -44,11 +49,25 @@ class Command:
         line = f"{self.signature} -> stream" if self.streams else self.signature
         return f"{line}\n\n{self.doc}" if self.doc else line
 
-    def bind(self, args: dict[str, Any], context: Context) -> dict[str, Any]:
-        """The keywords to call the function with: `args` themselves, checked, and the context."""
+    def bind(
+        self, args: dict[str, Any], context: Context, *, checked: bool = True
+    ) -> dict[str, Any]:
+        """The keywords to call the function with: `args` themselves, checked, and the context.
+
+        Types are not `checked` where they were guessed.
+        """
         names = args.keys()
         if not (self._required <= names and (self._any or names <= self._accepted)):
             raise CallError("invalid_args", self._misfit(args))
+        if checked:
+            for name in self._checks.keys() & names:
+                check, value = self._checks[name], args[name]
+                if type(value) in check.types:
+                    continue
+                if not check.accepts(value):
+                    raise CallError("invalid_args", self._misfit(args))
+                if check.means_bytes(value):
+                    args[name] = value.encode()
         if self._context is not None:
             if self._context in names:
                 raise CallError("invalid_args", self._misfit(args))
@@ -59,12 +78,44 @@ class Command:
         missing = sorted(self._required - args.keys())
         allowed = args.keys() - {self._context} if self._any else self._accepted
         unknown = sorted(args.keys() - allowed)
+        wrong = sorted(
+            name
+            for name, check in self._checks.items()
+            if name in args and not check.accepts(args[name])
+        )
         faults = [
-            f"{what} {', '.join(names)}"
-            for what, names in (("missing", missing), ("unknown", unknown))
+            f"{what} {', '.join(map(show, names))}"
+            for what, names, show in (
+                ("missing", missing, str),
+                ("unknown", unknown, self._unknown),
+                ("of the wrong type", wrong, lambda name: self._wrong(name, args[name])),
+            )
             if names
         ]
         return f"{'; '.join(faults)}: the command is {self.signature}"
+
+    def _unknown(self, name: str) -> str:
+        import difflib
+
+        near = difflib.get_close_matches(name, self._accepted, 1)
+        return f"{name} (did you mean {near[0]}?)" if near else name
+
+    def _wrong(self, name: str, value: object) -> str:
+        shown = reprlib.repr(value)
+        return (
+            f"{name} (wants {self._annotations[name]}, got {qualified_name(type(value))} {shown})"
+        )
+
+
+def _checks(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Check]:
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    checks = {p.name: check_of(p.annotation, p.default, names) for p in parameters}
+    return {name: check for name, check in checks.items() if check is not None}
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    annotation = parameter.annotation
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def _shown(parameter: inspect.Parameter) -> str:

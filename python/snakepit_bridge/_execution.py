@@ -148,7 +148,7 @@ def _generator(call: Call) -> Generator[object, None, object]:
 
 def _keywords(call: Call) -> dict[str, Any]:
     try:
-        return call.command.bind(call.args(), call.context)
+        return call.command.bind(call.args(), call.context, checked=call.kinds)
     except InvalidValueError as error:
         raise CallError("invalid_args", str(error)) from None
 

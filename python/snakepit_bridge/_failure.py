@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-import traceback
-from types import TracebackType
 from typing import Optional
 
-from snakepit_bridge._invalid import qualified_name
+from snakepit_bridge._invalid import InvalidValueError, qualified_name
+from snakepit_bridge._traceback import Frame, Raised
 
 # An error must fit in a message, whatever went wrong.
 _LONGEST = 16_000
+_MOST_NOTES = 20
+_MOST_CAUSES = 8
 
-# The modules whose frames stand above a command's own.
-_CALLERS = ("snakepit_bridge._execution", "snakepit_bridge._async")
+
+class CommandError(Exception):
+    """An error that callers are to tell from others: by its code, and by data that goes with it.
+
+    raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
+
+    In Elixir its reason is `:command_error`, its details have `:code` and `:data`.
+    """
+
+    def __init__(self, code: str, message: str = "", *, data: object = None) -> None:
+        super().__init__(message or code)
+        self.code = code
+        self.data = data
 
 
 class CallError(Exception):
     """The error that a call is answered with."""
+
+    #: Where it was raised, the innermost last.
+    frames: list[Frame]
+    #: What `add_note` has added.
+    notes: list[str]
+    #: What it was raised from.
+    cause: Optional[CallError]
+    #: Of a `CommandError`; the data as extended JSON, empty if there is none.
+    code: str
+    data: bytes
 
     def __init__(
         self, reason: str, message: str, *, type_name: str = "", traceback: str = ""
@@ -26,6 +48,11 @@ class CallError(Exception):
         self.message = message
         self.type = type_name
         self.traceback = traceback
+        self.frames = []
+        self.notes = []
+        self.cause = None
+        self.code = ""
+        self.data = b""
 
     def __str__(self) -> str:
         return (
@@ -45,26 +72,40 @@ class CallError(Exception):
     @classmethod
     def of(cls, error: BaseException) -> CallError:
         """The failure that a command's exception is, with the traceback from its own code on."""
-        try:
-            message = str(error)
-        except Exception:
-            message = f"<{qualified_name(type(error))}.__str__ failed>"
-        return cls(
+        failure = cls._raised(Raised(error), _MOST_CAUSES)
+        if isinstance(error, CommandError):
+            failure.reason = "command_error"
+            failure.code = _sendable(str(error.code))
+            failure.data = b"" if error.data is None else _encoded(error.data)
+        return failure
+
+    @classmethod
+    def _raised(cls, raised: Raised, causes: int) -> CallError:
+        failure = cls(
             "python_error",
-            _sendable(message),
-            type_name=qualified_name(type(error)),
-            traceback=_sendable(_formatted(error)),
+            _sendable(raised.message()),
+            type_name=qualified_name(type(raised.error)),
+            traceback=_sendable(raised.text()),
         )
+        failure.frames = [
+            (_sendable(file), line, _sendable(function), _sendable(source))
+            for file, line, function, source in raised.frames()
+        ]
+        failure.notes = [_sendable(note) for note in raised.notes()[:_MOST_NOTES]]
+        cause = raised.error.__cause__
+        if cause is not None and causes:
+            failure.cause = cls._raised(Raised(cause), causes - 1)
+            failure.cause.traceback = ""
+        return failure
 
 
-def _formatted(error: BaseException) -> str:
-    frames: Optional[TracebackType] = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__") in _CALLERS:
-        frames = frames.tb_next
+def _encoded(data: object) -> bytes:
+    from snakepit_bridge._extended import encode_extended
+
     try:
-        return "".join(traceback.format_exception(type(error), error, frames))
-    except Exception:
-        return "".join(traceback.format_tb(frames))
+        return encode_extended(data, "data")
+    except InvalidValueError as error:
+        return encode_extended(f"the data of the error cannot be sent: {error}")
 
 
 def _sendable(text: str) -> str:

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from typing import Optional
 
 from snakepit_bridge._failure import CallError
-from snakepit_bridge._proto.snakepit_pb2 import ErrorDetail, ExecuteResponse, StreamResponse
+from snakepit_bridge._proto.snakepit_pb2 import (
+    ErrorDetail,
+    ErrorFrame,
+    ExecuteResponse,
+    StreamResponse,
+)
 
 
 class UnaryWire:
@@ -77,6 +82,14 @@ def _detail(failure: CallError) -> ErrorDetail:
         type=failure.type,
         message=failure.message,
         traceback=failure.traceback,
+        frames=[
+            ErrorFrame(file=file, line=line, function=function, source=source)
+            for file, line, function, source in failure.frames
+        ],
+        notes=failure.notes,
+        cause=None if failure.cause is None else _detail(failure.cause),
+        code=failure.code,
+        data=failure.data,
     )
 
 

@@ -162,6 +162,19 @@ defmodule Snakepit.ValuesTest do
     end
   end
 
+  test "with unencodable: :marker a map with its type stands in its place" do
+    pool = start_pool!(pool_options(unencodable: :marker))
+    code = "{'a': [1, Opaque(), b'\\xff'], 'b': numpy.array([None]), 'c': 1j}"
+
+    assert Snakepit.execute("evaluate", %{code: code}, pool: pool) ==
+             {:ok,
+              %{
+                "a" => [1, %{"$unencodable" => "value_commands.Opaque"}, <<255>>],
+                "b" => %{"$unencodable" => "numpy.ndarray"},
+                "c" => %{"$unencodable" => "complex"}
+              }}
+  end
+
   test "a registered encoder says what is sent", %{pool: pool} do
     assert {:ok, %{"result" => [%{"amount" => 5}]}} =
              Snakepit.execute("evaluate", %{code: "[Money(5)]"}, pool: pool)

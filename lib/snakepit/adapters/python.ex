@@ -24,6 +24,7 @@ defmodule Snakepit.Adapters.Python do
       ["--max-message-size", to_string(options.max_message_size)] ++
       ["--max-sessions", to_string(options.max_sessions)] ++
       ["--session-ttl", seconds(options.session_ttl)] ++
+      ["--unencodable", to_string(options.unencodable)] ++
       ["--shutdown-timeout", seconds(options.shutdown_timeout)] ++
       ["--kill-grace", seconds(options.kill_grace)]
   end

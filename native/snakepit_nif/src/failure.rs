@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     Cancelled,
+    CommandError,
     GrpcUnavailable,
     InternalError,
     InvalidArgs,
@@ -161,6 +162,7 @@ fn remote_text(detail: &ErrorDetail) -> String {
 fn remote_reason(reason: &str) -> Reason {
     match reason {
         "cancelled" => Reason::Cancelled,
+        "command_error" => Reason::CommandError,
         "invalid_args" => Reason::InvalidArgs,
         "invalid_result" => Reason::InvalidResult,
         "message_too_large" => Reason::MessageTooLarge,

@@ -1,11 +1,12 @@
 //! Messages to the process that waits for a call.
 
 use crate::{
-    atoms,
+    atoms, codec,
     failure::{Failure, Reason},
     runtime,
 };
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm};
+use snakepit_proto::{ErrorDetail, ErrorFrame};
 
 /// The one terminal reply that a call owes its caller, `{ref, term}`. Dropping it unsent, in a
 /// task that panicked for one, sends the failure `Dropped`, so that nobody waits for ever.
@@ -97,21 +98,53 @@ impl Failure {
             Self::Status { code, .. } => {
                 vec![(atoms::grpc_status(), i32::from(*code).encode(env))]
             }
-            Self::Remote(detail) if !detail.r#type.is_empty() => vec![
-                (atoms::r#type(), detail.r#type.as_str().encode(env)),
-                (atoms::message(), detail.message.as_str().encode(env)),
-                (atoms::traceback(), detail.traceback.as_str().encode(env)),
-            ],
+            Self::Remote(detail) if !detail.r#type.is_empty() => exception(env, detail),
             _ => Vec::new(),
         };
         Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
     }
 }
 
+/// What a Python exception is to Elixir.
+fn exception<'a>(env: Env<'a>, detail: &ErrorDetail) -> Vec<(Atom, Term<'a>)> {
+    let frames: Vec<Term<'a>> = detail.frames.iter().map(|at| frame(env, at)).collect();
+    let cause = detail.cause.as_ref().map(|cause| {
+        let pairs = exception(env, cause);
+        Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
+    });
+    let mut pairs = vec![
+        (atoms::r#type(), detail.r#type.as_str().encode(env)),
+        (atoms::message(), detail.message.as_str().encode(env)),
+        (atoms::frames(), frames.encode(env)),
+        (atoms::notes(), detail.notes.encode(env)),
+        (atoms::cause(), cause.encode(env)),
+    ];
+    if !detail.traceback.is_empty() {
+        pairs.push((atoms::traceback(), detail.traceback.as_str().encode(env)));
+    }
+    if !detail.code.is_empty() {
+        let data = codec::decode_extended(env, &detail.data).ok();
+        pairs.push((atoms::code(), detail.code.as_str().encode(env)));
+        pairs.push((atoms::data(), data.encode(env)));
+    }
+    pairs
+}
+
+fn frame<'a>(env: Env<'a>, frame: &ErrorFrame) -> Term<'a> {
+    let pairs = [
+        (atoms::file(), frame.file.as_str().encode(env)),
+        (atoms::line(), frame.line.encode(env)),
+        (atoms::function(), frame.function.as_str().encode(env)),
+        (atoms::source(), frame.source.as_str().encode(env)),
+    ];
+    Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
+}
+
 impl Reason {
     pub(crate) fn atom(self) -> Atom {
         match self {
             Self::Cancelled => atoms::cancelled(),
+            Self::CommandError => atoms::command_error(),
             Self::GrpcUnavailable => atoms::grpc_unavailable(),
             Self::InternalError => atoms::internal_error(),
             Self::InvalidArgs => atoms::invalid_args(),
