@@ -4,7 +4,7 @@ defmodule Snakepit do
 
   alias Snakepit.{Bytes, Call, Config, Error, Pool}
   alias Snakepit.GRPC.Client
-  alias Snakepit.Pool.{Gate, Manager}
+  alias Snakepit.Pool.{Diagnostics, Gate, Manager}
 
   @options Map.put(Config.call_options(), :pool, :name)
   @stream_options Map.put(Config.stream_options(), :pool, :name)
@@ -177,6 +177,43 @@ defmodule Snakepit do
   """
   @spec bytes(binary) :: Bytes.t()
   def bytes(data) when is_binary(data), do: %Bytes{data: data}
+
+  @doc """
+  How a pool's workers are: each is asked now, and none waits behind calls.
+
+      {:ok, %{healthy: true, ready: 4, size: 4, workers: [%{id: _, state: :ready} | _]}} =
+        Snakepit.health(MyApp.Python)
+  """
+  @spec health(atom) :: {:ok, map} | {:error, Error.t()}
+  defdelegate health(pool \\ Snakepit.Pool), to: Diagnostics
+
+  @doc """
+  What a pool is: its `:adapter`, `:size` and `:max_concurrency`, and of its workers `:worker_type`,
+  `:version`, `:commands` (names to signatures and what they do) and `:system`, which are nil while no
+  worker can tell.
+  """
+  @spec info(atom) :: {:ok, map} | {:error, Error.t()}
+  defdelegate info(pool \\ Snakepit.Pool), to: Diagnostics
+
+  @doc """
+  A pool's numbers: `:size`, `:ready`, `:queued` and `:in_flight` calls, `:sessions`, `:restarts`, and of
+  the workers that there are now the sums of `:requests`, `:errors` and `:memory_bytes`.
+  """
+  @spec stats(atom) :: {:ok, map} | {:error, Error.t()}
+  defdelegate stats(pool \\ Snakepit.Pool), to: Diagnostics
+
+  @doc """
+  A pool's workers, each a map with
+
+    * `:id`, and `:os_pid`, nil while there is no process
+    * `:state` - `:starting`, `:ready`, `:draining`, or `:waiting` to be tried again, with the `:error` of
+      the last start
+    * `:in_flight` - its calls
+    * `:requests`, `:errors`, `:sessions`, `:uptime_ms`, `:memory_bytes` and `:cpu_percent` (of one core,
+      since its start) - what it says itself, nil where it does not answer
+  """
+  @spec list_workers(atom) :: {:ok, [map]} | {:error, Error.t()}
+  defdelegate list_workers(pool \\ Snakepit.Pool), to: Diagnostics
 
   defp open(command, args, options, bounded) do
     with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options),

@@ -35,6 +35,12 @@ defmodule Snakepit.Config do
        "how long calls may go on when the pool stops, in ms; then they are cancelled, with `:kill_grace`"},
     kill_grace:
       {:positive, 2_000, "how long a cancelled call may go on before its worker is killed, in ms"},
+    health_interval:
+      {:timeout, 10_000,
+       "how often a worker is asked whether it is alive, in ms, or `:infinity` for never"},
+    health_misses:
+      {:positive, 6,
+       "after how many intervals in a row without an answer a worker is replaced; a command that holds Python's global lock in C code keeps the grpcio server from answering"},
     restart_backoff:
       {:range, {100, 10_000},
        "the first and the longest wait before a worker that does not start is tried again, in ms"}

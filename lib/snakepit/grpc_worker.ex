@@ -7,7 +7,7 @@ defmodule Snakepit.GRPCWorker do
   require Logger
 
   alias Snakepit.GRPC.{Client, Native}
-  alias Snakepit.Pool.OSProcess
+  alias Snakepit.Pool.{HealthCheck, OSProcess}
   alias Snakepit.Telemetry
 
   @line_bytes 8192
@@ -26,6 +26,8 @@ defmodule Snakepit.GRPCWorker do
     :channel,
     :key,
     :timer,
+    :check,
+    asked: %{},
     why: nil
   ]
 
@@ -61,6 +63,15 @@ defmodule Snakepit.GRPCWorker do
   end
 
   @impl true
+  def handle_call({:describe, _timeout}, _from, %{key: nil} = state),
+    do: {:reply, description(nil, state), state}
+
+  def handle_call({:describe, timeout}, from, state) do
+    {:ok, ref} = Client.start_info(state.channel, timeout)
+    {:noreply, %{state | asked: Map.put(state.asked, ref, from)}}
+  end
+
+  @impl true
   def handle_info({port, {:data, {_eol, line}}}, %{process: %{port: port}} = state) do
     {:noreply, output(line, state)}
   end
@@ -86,7 +97,9 @@ defmodule Snakepit.GRPCWorker do
     %{max_concurrency: capacity, kill_grace: grace} = state.options
     key = Native.pool_add(state.pool, state.channel, state.id, capacity, grace)
     send(state.manager, {:worker_ready, self()})
-    {:noreply, %{state | awaited: nil, timer: nil, key: key}}
+
+    {:noreply,
+     %{state | awaited: nil, timer: nil, key: key, check: HealthCheck.new(state.options)}}
   end
 
   def handle_info({ref, {:ok, health}}, %{awaited: {:health, ref}} = state) do
@@ -95,6 +108,37 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_info({ref, {:error, failure}}, %{awaited: {_step, ref}} = state) do
     {:noreply, kill(Client.error(failure).message, state)}
+  end
+
+  def handle_info(:check_health, %{key: nil} = state), do: {:noreply, state}
+
+  def handle_info(:check_health, state) do
+    ask = fn timeout ->
+      {:ok, ref} = Client.start_health(state.channel, state.id, timeout)
+      ref
+    end
+
+    {:noreply, checked(HealthCheck.tick(state.check, ask), "it did not answer", state)}
+  end
+
+  def handle_info({ref, {:ok, health}}, %{check: %{pending: ref}} = state) do
+    if health["healthy"] do
+      {:noreply, %{state | check: HealthCheck.answered(state.check)}}
+    else
+      said = "it says that it is not healthy"
+      {:noreply, checked(HealthCheck.failed(state.check), said, state)}
+    end
+  end
+
+  def handle_info({ref, {:error, failure}}, %{check: %{pending: ref}} = state) do
+    {:noreply, checked(HealthCheck.failed(state.check), Client.error(failure).message, state)}
+  end
+
+  def handle_info({ref, answer}, %{asked: asked} = state) when is_map_key(asked, ref) do
+    {from, asked} = Map.pop!(asked, ref)
+    info = with {:ok, info} <- answer, do: info
+    GenServer.reply(from, description(if(is_map(info), do: info), state))
+    {:noreply, %{state | asked: asked}}
   end
 
   def handle_info({ref, :closed}, %{closed: ref} = state) do
@@ -140,6 +184,23 @@ defmodule Snakepit.GRPCWorker do
 
   # Calls finish, then those that have not are cancelled and clean up.
   defp time_to_stop(options), do: options.shutdown_timeout + options.kill_grace
+
+  defp checked({:ok, check}, _why, state), do: %{state | check: check}
+
+  defp checked({:missed, check}, why, state) do
+    Logger.warning("worker #{state.id} missed a health check (#{check.missed}): #{why}")
+    %{state | check: check}
+  end
+
+  defp checked({:dead, check}, why, state) do
+    why = "it missed #{check.missed} health checks in a row (:health_misses): #{why}"
+    Logger.warning("worker #{state.id} is killed: #{why}")
+    kill(why, %{state | check: check})
+  end
+
+  defp description(info, state) do
+    %{os_pid: state.process && state.process.os_pid, key: state.key, info: info}
+  end
 
   defp listen(%{options: %{transport: :unix}} = state), do: "unix:#{state.path}.sock"
   defp listen(_state), do: "tcp:127.0.0.1:0"

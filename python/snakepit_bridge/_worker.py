@@ -11,6 +11,9 @@ from snakepit_bridge._commands import Registry
 from snakepit_bridge._runner import Runner
 from snakepit_bridge._sessions import Sessions
 
+# What was before, the interpreter's own start, counts in neither.
+_BEGAN, _CPU_BEFORE = time.monotonic(), time.process_time()
+
 
 class Worker:
     def __init__(
@@ -31,7 +34,7 @@ class Worker:
             "requests_failed": self.runner.failed,
             "uptime_ms": self.uptime_ms(),
             "memory_usage_bytes": _memory_bytes(),
-            "cpu_usage_percent": _cpu_percent(time.monotonic() - self._started),
+            "cpu_usage_percent": _cpu_percent(),
             "active_sessions": self.sessions.count,
         }
 
@@ -61,6 +64,7 @@ def _memory_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _cpu_percent(uptime: float) -> float:
-    """The average since the process began, of one core."""
-    return round(100.0 * time.process_time() / max(uptime, 0.001), 1)
+def _cpu_percent() -> float:
+    """The average since the worker began, of one core."""
+    used = time.process_time() - _CPU_BEFORE
+    return round(100.0 * used / max(time.monotonic() - _BEGAN, 0.001), 1)

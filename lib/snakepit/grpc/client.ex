@@ -181,11 +181,13 @@ defmodule Snakepit.GRPC.Client do
   @spec get_info(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def get_info(channel, options \\ []) do
     with :ok <- Config.check(options, %{timeout: :positive}),
-         {:ok, ref} <-
-           request(&Native.get_info(&1, channel, Keyword.get(options, :timeout, @timeout))) do
+         {:ok, ref} <- start_info(channel, Keyword.get(options, :timeout, @timeout)) do
       await(ref)
     end
   end
+
+  @doc false
+  def start_info(channel, timeout), do: request(&Native.get_info(&1, channel, timeout))
 
   @doc """
   Encodes arguments as a peer without our additions reads them: a binary as it is, anything else

@@ -25,6 +25,7 @@ defmodule Snakepit.GRPC.Native do
   def pool_drain(_pool, _key), do: missing()
   def pool_remove(_pool, _key), do: missing()
   def pool_end_session(_pool, _session_id), do: missing()
+  def pool_sessions(_pool), do: missing()
   def pool_expire_sessions(_pool), do: missing()
   def pool_snapshot(_pool), do: missing()
 

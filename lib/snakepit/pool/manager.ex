@@ -16,6 +16,7 @@ defmodule Snakepit.Pool.Manager do
     :supervisor,
     :folder,
     count: 0,
+    restarts: 0,
     workers: %{},
     failed: %{},
     waiting: []
@@ -76,6 +77,11 @@ defmodule Snakepit.Pool.Manager do
   def handle_call(:await_ready, from, state),
     do: {:noreply, tell_waiting(%{state | waiting: [from | state.waiting]})}
 
+  def handle_call(:overview, _from, state) do
+    overview = %{options: state.options, restarts: state.restarts, workers: overview(state)}
+    {:reply, overview, state}
+  end
+
   @impl true
   def handle_info({:worker_ready, pid}, state) do
     case state.workers do
@@ -96,7 +102,7 @@ defmodule Snakepit.Pool.Manager do
   end
 
   def handle_info({:start, slot, attempt}, state),
-    do: {:noreply, start_worker(slot, attempt, state)}
+    do: {:noreply, start_worker(slot, attempt, %{state | restarts: state.restarts + 1})}
 
   def handle_info(:expire_sessions, state) do
     Native.pool_expire_sessions(state.native)
@@ -117,7 +123,7 @@ defmodule Snakepit.Pool.Manager do
     count = state.count + 1
 
     worker = %{
-      id: "#{inspect(state.options.name)}/#{slot}",
+      id: id(slot, state),
       pool: state.native,
       manager: self(),
       path: Path.join(state.folder, to_string(count)),
@@ -153,8 +159,20 @@ defmodule Snakepit.Pool.Manager do
       end
 
     Logger.warning("worker #{inspect(state.options.name)}/#{slot} is replaced: #{why}")
-    start_worker(slot, attempt, state)
+    start_worker(slot, attempt, %{state | restarts: state.restarts + 1})
   end
+
+  defp overview(state) do
+    running =
+      Map.new(state.workers, fn {pid, {slot, _attempt, phase}} -> {slot, {pid, phase}} end)
+
+    for slot <- 1..state.options.size do
+      {pid, phase} = Map.get(running, slot, {nil, :waiting})
+      %{id: id(slot, state), pid: pid, state: phase, error: state.failed[slot]}
+    end
+  end
+
+  defp id(slot, state), do: "#{inspect(state.options.name)}/#{slot}"
 
   defp tell_waiting(state) do
     ready = Enum.count(state.workers, &match?({_pid, {_slot, _attempt, :ready}}, &1))

@@ -183,6 +183,11 @@ fn pool_end_session(pool: ResourceArc<PoolResource>, id: &str) -> bool {
 }
 
 #[rustler::nif]
+fn pool_sessions(pool: ResourceArc<PoolResource>) -> usize {
+    pool.0.snapshot().sessions
+}
+
+#[rustler::nif]
 fn pool_expire_sessions(pool: ResourceArc<PoolResource>) -> Atom {
     pool.0.expire_sessions();
     atoms::ok()

@@ -1,0 +1,126 @@
+defmodule Snakepit.Pool.Diagnostics do
+  @moduledoc false
+  # What a pool tells about itself. The workers are asked themselves, all at once, and never wait
+  # behind calls; one that does not answer in time has nil where it would have.
+
+  alias Snakepit.Error
+  alias Snakepit.GRPC.Native
+  alias Snakepit.Pool.Manager
+
+  @patience 2_000
+
+  def health(name) do
+    with {:ok, pool, overview} <- overview(name) do
+      workers = workers(pool, overview)
+      ready = Enum.count(workers, &(&1.state == :ready and &1.uptime_ms != nil))
+
+      {:ok,
+       %{
+         healthy: ready == overview.options.size,
+         ready: ready,
+         size: overview.options.size,
+         workers: Enum.map(workers, &Map.take(&1, [:id, :state, :error, :uptime_ms]))
+       }}
+    end
+  end
+
+  def info(name) do
+    with {:ok, _pool, %{options: options} = overview} <- overview(name) do
+      info =
+        Enum.find_value(ask(overview), fn
+          {_worker, %{info: %{} = info}} -> info
+          _ -> nil
+        end)
+
+      {:ok,
+       %{
+         pool: name,
+         adapter: options.adapter,
+         size: options.size,
+         max_concurrency: options.max_concurrency,
+         worker_type: info["worker_type"],
+         version: info["version"],
+         commands: info["capabilities"],
+         system: info["system_info"]
+       }}
+    end
+  end
+
+  def stats(name) do
+    with {:ok, pool, overview} <- overview(name) do
+      workers = workers(pool, overview)
+      {queued, _workers} = Native.pool_snapshot(pool.native)
+      sum = fn key -> workers |> Enum.map(&(Map.fetch!(&1, key) || 0)) |> Enum.sum() end
+
+      {:ok,
+       %{
+         adapter: overview.options.adapter,
+         size: overview.options.size,
+         ready: Enum.count(workers, &(&1.state == :ready)),
+         queued: queued,
+         in_flight: sum.(:in_flight),
+         sessions: Native.pool_sessions(pool.native),
+         requests: sum.(:requests),
+         errors: sum.(:errors),
+         memory_bytes: sum.(:memory_bytes),
+         restarts: overview.restarts
+       }}
+    end
+  end
+
+  def list_workers(name) do
+    with {:ok, pool, overview} <- overview(name), do: {:ok, workers(pool, overview)}
+  end
+
+  defp overview(name) do
+    with {:ok, pool} <- Manager.fetch(name),
+         do: {:ok, pool, GenServer.call(pool.manager, :overview)}
+  catch
+    :exit, _stopped ->
+      {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
+  end
+
+  defp workers(pool, overview) do
+    {_queued, places} = Native.pool_snapshot(pool.native)
+    places = Map.new(places, fn {key, in_flight, draining} -> {key, {in_flight, draining}} end)
+    Enum.map(ask(overview), fn {worker, answer} -> describe(worker, answer, places) end)
+  end
+
+  # Each worker with its answer: `%{os_pid:, key:, info:}`, or nil.
+  defp ask(overview) do
+    overview.workers
+    |> Task.async_stream(&{&1, answer(&1.pid)},
+      max_concurrency: max(length(overview.workers), 1),
+      timeout: :infinity
+    )
+    |> Enum.map(fn {:ok, answered} -> answered end)
+  end
+
+  defp answer(nil), do: nil
+
+  defp answer(pid) do
+    GenServer.call(pid, {:describe, @patience}, @patience + 1_000)
+  catch
+    :exit, _gone -> nil
+  end
+
+  defp describe(worker, answer, places) do
+    answer = answer || %{os_pid: nil, key: nil, info: nil}
+    {in_flight, draining} = Map.get(places, answer.key, {0, false})
+    stats = (answer.info || %{})["stats"] || %{}
+
+    %{
+      id: worker.id,
+      os_pid: answer.os_pid,
+      state: if(draining, do: :draining, else: worker.state),
+      error: worker.error,
+      in_flight: in_flight,
+      requests: stats["requests_handled"],
+      errors: stats["requests_failed"],
+      sessions: stats["active_sessions"],
+      uptime_ms: stats["uptime_ms"],
+      memory_bytes: stats["memory_usage_bytes"],
+      cpu_percent: stats["cpu_usage_percent"]
+    }
+  end
+end

@@ -1,0 +1,98 @@
+defmodule Snakepit.HealthTest do
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureLog
+  import Snakepit.Test.Pools
+
+  alias Snakepit.Error
+
+  @moduletag :tmp_dir
+
+  defp resident_bytes(os_pid) do
+    [_size, resident | _] = String.split(File.read!("/proc/#{os_pid}/statm"))
+    String.to_integer(resident) * 4096
+  end
+
+  test "workers tell what is true of them" do
+    pool = start_pool!()
+    for n <- 1..3, do: {:ok, _} = Snakepit.execute("add", %{a: n}, pool: pool)
+    {:error, _} = Snakepit.execute("fail", %{message: "no"}, pool: pool)
+    {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, pool: pool)
+
+    assert {:ok, [worker]} = Snakepit.list_workers(pool)
+    id = "#{inspect(pool)}/1"
+    assert %{id: ^id, state: :ready, error: nil, in_flight: 0} = worker
+    assert %{requests: 5, errors: 1, sessions: 1} = worker
+    assert worker.os_pid == os_pid(pool)
+    assert_in_delta worker.memory_bytes, resident_bytes(worker.os_pid), worker.memory_bytes / 2
+    assert worker.cpu_percent > 0
+
+    assert {:ok, %{requests: 6, errors: 1, sessions: 1, ready: 1, queued: 0, restarts: 0} = stats} =
+             Snakepit.stats(pool)
+
+    assert stats.adapter == Snakepit.Adapters.GRPCPython and stats.memory_bytes > 1_000_000
+    {:ok, [later]} = Snakepit.list_workers(pool)
+    assert later.uptime_ms >= worker.uptime_ms and worker.uptime_ms > 0
+  end
+
+  test "none of the questions waits behind calls", %{tmp_dir: dir} do
+    pool = start_pool!(size: 2)
+    args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+    options = [pool: pool, session_id: "s"]
+    held = Task.async(fn -> Snakepit.execute("hold_session", args, options) end)
+    eventually(fn -> File.exists?(args.started) end)
+    waiting = Task.async(fn -> Snakepit.execute("tally", %{}, options) end)
+    eventually(fn -> match?({:ok, %{queued: 1, in_flight: 1}}, Snakepit.stats(pool)) end)
+
+    assert {:ok, %{healthy: true, ready: 2, size: 2, workers: [%{state: :ready}, _]}} =
+             Snakepit.health(pool)
+
+    assert {:ok, [_, _] = workers} = Snakepit.list_workers(pool)
+    assert Enum.sort(Enum.map(workers, & &1.in_flight)) == [0, 1]
+    File.touch!(args.until)
+    assert [{:ok, _}, {:ok, _}] = Task.await_many([held, waiting])
+  end
+
+  test "a worker that does not answer is replaced, though no call waits for it" do
+    log =
+      capture_log(fn ->
+        pool = start_pool!(health_interval: 200, health_misses: 3)
+        before = os_pid(pool)
+        System.cmd("kill", ["-STOP", to_string(before)])
+        eventually(fn -> not alive?(before) end, 20_000)
+        assert os_pid(pool) != before
+        assert {:ok, %{restarts: restarts}} = Snakepit.stats(pool)
+        assert restarts > 0
+      end)
+
+    assert log =~ "missed a health check" and log =~ ":health_misses"
+  end
+
+  test "what a pool is" do
+    pool = start_pool!(max_concurrency: 3)
+    assert {:ok, %{pool: ^pool, size: 1, max_concurrency: 3} = info} = Snakepit.info(pool)
+    assert %{worker_type: "python", version: "0.1.0", system: %{"python" => _}} = info
+    assert info.commands["add"] =~ "add(a: int, b: int = 0)"
+  end
+
+  test "a worker that does not start says why" do
+    pool = start_pool_unready!(adapter_args: [class: "nowhere:Class"])
+    {:error, _} = Snakepit.Pool.await_ready(pool)
+
+    eventually(fn ->
+      {:ok, [worker]} = Snakepit.list_workers(pool)
+      match?(%{state: :waiting, os_pid: nil, requests: nil, in_flight: 0}, worker)
+    end)
+
+    assert {:ok, %{healthy: false, ready: 0, workers: [%{error: error}]}} = Snakepit.health(pool)
+    assert error =~ "nowhere"
+    assert {:ok, %{ready: 0, requests: 0}} = Snakepit.stats(pool)
+    assert {:ok, %{commands: nil}} = Snakepit.info(pool)
+  end
+
+  test "a pool that is not there has nothing to tell" do
+    for ask <- [:health, :info, :stats, :list_workers] do
+      assert {:error, %Error{reason: :pool_stopped}} = apply(Snakepit, ask, [:nowhere])
+    end
+  end
+end
