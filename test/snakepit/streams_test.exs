@@ -39,6 +39,15 @@ defmodule Snakepit.StreamsTest do
       assert no_messages?()
     end
 
+    @tag :tmp_dir
+    test "stops the generator when another stream that it is zipped with ends", context do
+      closed = Path.join(context.tmp_dir, "closed")
+      endless = Snakepit.stream("endless", %{closed: closed}, pool: context.pool)
+      assert [{_, :a}, {_, :b}] = Enum.zip(endless, [:a, :b])
+      eventually(fn -> File.exists?(closed) end)
+      assert no_messages?()
+    end
+
     test "raises the error after the chunks that came before it", %{pool: pool} do
       me = self()
 
@@ -66,13 +75,11 @@ defmodule Snakepit.StreamsTest do
     test "tells the end, and an error, without being asked for more", %{pool: pool} do
       {:ok, call} = Snakepit.start_stream("counted", %{count: 2}, pool: pool, demand: 2)
       assert indexes(call, 2) == [0, 1]
-      %{ref: ref} = call
-      assert_receive {:snakepit, ^ref, {:done, _info}}
+      assert {:done, _info} = end_of(call)
 
       {:ok, call} = Snakepit.start_stream("fail_after", %{count: 2}, pool: pool, demand: 2)
       assert indexes(call, 2) == [0, 1]
-      %{ref: ref} = call
-      assert_receive {:snakepit, ^ref, {:error, %Error{reason: :python_error}}}
+      assert {:error, %Error{reason: :python_error}} = end_of(call)
     end
 
     test "sends no more chunks than were asked for", %{pool: pool} do
@@ -85,11 +92,7 @@ defmodule Snakepit.StreamsTest do
       assert indexes(call, 2) == [3, 4]
       Snakepit.ask(call, 100)
       assert indexes(call, 5) == Enum.to_list(5..9)
-      %{ref: ref} = call
-
-      assert_receive {:snakepit, ^ref,
-                      {:done, %{request_id: <<_::binary>>, worker_id: worker_id}}}
-
+      assert {:done, %{request_id: <<_::binary>>, worker_id: worker_id}} = end_of(call)
       assert worker_id == "#{inspect(pool)}/1"
       assert Snakepit.cancel(call) == :ok
       assert no_messages?()
@@ -101,14 +104,14 @@ defmodule Snakepit.StreamsTest do
       assert {:snakepit, _ref, {:chunks, [%{"index" => 0, "is_final" => false}]}} = message
       refute Snakepit.is_event({:snakepit, make_ref(), message}, call)
       refute Snakepit.is_event(:other, call)
-      assert_receive {:snakepit, _ref, {:done, _info}}
+      assert {:done, _info} = end_of(call)
     end
 
     test "tells an error as a Snakepit.Error", %{pool: pool} do
-      {:ok, %{ref: ref}} =
+      {:ok, call} =
         Snakepit.start_stream("fail_after", %{count: 0}, pool: pool, request_id: "mine")
 
-      assert_receive {:snakepit, ^ref, {:error, %Error{reason: :python_error} = error}}
+      assert {:error, %Error{reason: :python_error} = error} = end_of(call)
       assert %{request_id: "mine", pool: ^pool, command: "fail_after"} = error
       assert Exception.message(error) =~ "ValueError: no more"
     end
@@ -147,13 +150,127 @@ defmodule Snakepit.StreamsTest do
       eventually(fn -> File.exists?(closed) end)
     end
 
-    test "carries the session", %{pool: pool} do
-      {:ok, call} = Snakepit.start_stream("request", %{}, pool: pool, session_id: "s1")
-      ref = call.ref
-      assert_receive {:snakepit, ^ref, {:chunks, [%{"session" => "s1", "is_final" => true}]}}
-      assert_receive {:snakepit, ^ref, {:done, _info}}
-      # Held until here: a call that nobody holds is cancelled.
+    @tag :tmp_dir
+    test "sends chunks that are ready together in one message", context do
+      path = Path.join(context.tmp_dir, "progress")
+      args = %{path: path, size: 1}
+      {:ok, call} = Snakepit.start_stream("progress", args, pool: context.pool, demand: 1)
+      assert indexes(call, 1) == [nil]
+      eventually(fn -> progress(path) > 500 end)
+      Snakepit.ask(call, 400)
+      assert messages(call, 400) < 40
       Snakepit.cancel(call)
+    end
+  end
+
+  # Each takes the chunks of a stream to its end, `each` being called with every one of them.
+  @faces %{
+    execute_stream: quote(do: &__MODULE__.call_back/4),
+    stream: quote(do: &__MODULE__.enumerate/4),
+    start_stream: quote(do: &__MODULE__.receive_all/4)
+  }
+
+  def call_back(command, args, each, options) do
+    Snakepit.execute_stream(command, args, each, options)
+  end
+
+  def enumerate(command, args, each, options) do
+    command |> Snakepit.stream(args, options) |> Enum.find(&(each.(&1) == :halt))
+    :ok
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  def receive_all(command, args, each, options) do
+    {:ok, call} = Snakepit.start_stream(command, args, options)
+
+    try do
+      take_events(call, each)
+    after
+      Snakepit.cancel(call)
+    end
+  end
+
+  defp take_events(%{ref: ref} = call, each) do
+    receive do
+      {:snakepit, ^ref, {:chunks, chunks}} ->
+        Snakepit.ask(call, length(chunks))
+        if Enum.any?(chunks, &(each.(&1) == :halt)), do: :ok, else: take_events(call, each)
+
+      {:snakepit, ^ref, {:done, _info}} ->
+        :ok
+
+      {:snakepit, ^ref, {:error, error}} ->
+        {:error, error}
+    end
+  end
+
+  for {face, take} <- @faces do
+    describe "with #{face}" do
+      @describetag :tmp_dir
+
+      test "the session is that of the call", %{pool: pool} do
+        me = self()
+        session = "session of #{unquote(face)}"
+        options = [pool: pool, session_id: session]
+        assert unquote(take).("request", %{}, &send(me, &1["session"]), options) == :ok
+        assert_received ^session
+        assert no_messages?()
+      end
+
+      test "halting, an error or a deadline leave nothing in the mailbox", context do
+        %{pool: pool, tmp_dir: dir} = context
+        args = %{closed: Path.join(dir, "closed")}
+        halt = &if(&1["index"] == 300, do: :halt)
+        assert unquote(take).("endless", args, halt, pool: pool) == :ok
+        eventually(fn -> File.exists?(args.closed) end)
+        assert no_messages?()
+
+        assert {:error, %Error{reason: :python_error}} =
+                 unquote(take).("fail_after", %{count: 1000}, & &1, pool: pool)
+
+        assert no_messages?()
+
+        assert {:error, %Error{reason: :timeout}} =
+                 unquote(take).("endless", args, & &1, pool: pool, timeout: 100)
+
+        assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+        assert no_messages?()
+      end
+
+      test "what the consumer raises, throws or exits with goes on", context do
+        %{pool: pool, tmp_dir: dir} = context
+
+        for {kind, fail} <- [
+              error: fn -> :erlang.error(:mine) end,
+              throw: fn -> throw(:mine) end,
+              exit: fn -> exit(:mine) end
+            ] do
+          args = %{closed: Path.join(dir, "closed_#{kind}")}
+          each = fn chunk -> if chunk["index"] == 3, do: fail.() end
+
+          caught =
+            try do
+              unquote(take).("endless", args, each, pool: pool)
+            catch
+              kind, reason -> {kind, reason}
+            end
+
+          assert caught == {kind, :mine}
+          eventually(fn -> File.exists?(args.closed) end)
+          assert no_messages?()
+        end
+      end
+
+      test "the consumer's death closes the generator", %{pool: pool, tmp_dir: dir} do
+        args = %{closed: Path.join(dir, "closed")}
+        me = self()
+        tell = &if(&1["index"] == 100, do: send(me, :going))
+        consumer = spawn(fn -> unquote(take).("endless", args, tell, pool: pool) end)
+        assert_receive :going
+        Process.exit(consumer, :kill)
+        eventually(fn -> File.exists?(args.closed) end)
+      end
     end
   end
 
@@ -192,6 +309,7 @@ defmodule Snakepit.StreamsTest do
     end
   end
 
+  @tag timeout: 300_000
   test "a worker outlives thousands of streams that ended early" do
     pool = start_pool!(max_concurrency: 4)
     pid = os_pid(pool)
@@ -207,6 +325,24 @@ defmodule Snakepit.StreamsTest do
   end
 
   describe "deadlines" do
+    test "Python sees what is left of the timeout, the wait for a worker taken off" do
+      pool = start_pool!()
+      options = [pool: pool, queue_timeout: 20_000]
+      {:ok, holding} = Snakepit.start_stream("halting", %{count: 1}, options)
+      assert_received_chunks(holding, 1)
+      {:ok, call} = Snakepit.start_stream("request", %{}, [timeout: 20_000] ++ options)
+      waited = 100
+      refute_receive {:snakepit, _ref, _event}, waited
+      Snakepit.cancel(holding)
+      %{ref: ref} = call
+      assert_receive {:snakepit, ^ref, {:chunks, [%{"remaining" => remaining}]}}
+      assert remaining > 0 and remaining <= 20 - waited / 1000
+      assert {:done, _info} = end_of(call)
+
+      {:ok, %{"remaining" => nil}} =
+        Snakepit.execute("request", %{}, [timeout: :infinity] ++ options)
+    end
+
     test "idle_timeout ends a stream whose next chunk does not come", %{pool: pool} do
       me = self()
       options = [pool: pool, idle_timeout: 100]
@@ -260,6 +396,20 @@ defmodule Snakepit.StreamsTest do
   defp indexes(%{ref: ref} = call, count, seen) do
     assert_receive {:snakepit, ^ref, {:chunks, chunks}}
     indexes(call, count - length(chunks), seen ++ Enum.map(chunks, & &1["index"]))
+  end
+
+  # The call is used after its last event: one that nobody holds is cancelled.
+  defp end_of(%{ref: ref} = call) do
+    assert_receive {:snakepit, ^ref, {kind, _} = event} when kind in [:done, :error]
+    Snakepit.cancel(call)
+    event
+  end
+
+  defp messages(_call, left) when left <= 0, do: 0
+
+  defp messages(%{ref: ref} = call, left) do
+    assert_receive {:snakepit, ^ref, {:chunks, chunks}}
+    1 + messages(call, left - length(chunks))
   end
 
   defp assert_received_chunks(call, count), do: assert(length(indexes(call, count)) == count)

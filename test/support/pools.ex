@@ -4,8 +4,6 @@ defmodule Snakepit.Test.Pools do
 
   import ExUnit.Callbacks
 
-  @python Path.expand("python", __DIR__)
-
   @doc "Starts a pool of the test commands, waits until it is ready, and returns its name."
   def start_pool!(options \\ []) do
     name = start_pool_unready!(options)
@@ -15,7 +13,7 @@ defmodule Snakepit.Test.Pools do
 
   def start_pool_unready!(options) do
     name = :"pool#{System.unique_integer([:positive])}"
-    args = [class: "trouble:Trouble", paths: [@python]]
+    args = [class: "trouble:Trouble", paths: ["test/support/python"]]
     options = Keyword.merge([name: name, size: 1, adapter_args: args], options)
     start_supervised!({Snakepit.Pool, options})
     name

@@ -159,6 +159,7 @@ class Trouble(BuiltinAdapter):
         return {
             "id": context.request_id,
             "session": context.session_id,
+            "remaining": context.remaining(),
             "metadata": dict(context.metadata),
         }
 
