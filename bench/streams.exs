@@ -3,6 +3,8 @@
 # What holds of streams: how far a generator runs ahead of its consumer, that memory stays flat, that
 # no stream starves, and that nothing is left of one that ends early.
 defmodule Snakepit.StreamBench do
+  alias Snakepit.GRPC.Native
+
   @mib 1024 * 1024
 
   def run(args) do
@@ -113,26 +115,37 @@ defmodule Snakepit.StreamBench do
 
   defp cancels(count) do
     pool = pool(max_concurrency: 4)
-    count_chunks(pool, 1_000, [])
+    ways = [:halt, :cancel, :kill, :deadline]
+    # Threads and tables grow to what so many calls at once need.
+    for how <- ways, _ <- 1..div(count, 10), do: end_early(how, pool)
     pid = state(pool)["pid"]
-    before = {state(pool), files(), length(Process.list())}
+    before = held(pool)
 
-    for how <- [:halt, :cancel, :kill, :deadline] do
+    for how <- ways do
       {time, _} = :timer.tc(fn -> for _ <- 1..count, do: end_early(how, pool) end)
       say("#{count} times #{how}", ["#{div(time, count)} us each"])
     end
 
     {:messages, []} = Process.info(self(), :messages)
-    count_chunks(pool, 1_000, [])
-    now = {state(pool), files(), length(Process.list())}
+    now = held(pool)
     ^pid = state(pool)["pid"]
+    1_000 = count_chunks(pool, 1_000, [])
+    for {what, number} <- before, do: say(what, ["#{number} before, #{now[what]} after"])
+  end
 
-    for {name, key} <- [{"Python threads", "threads"}, {"Python files", "files"}] do
-      say(name, ["#{elem(before, 0)[key]} before, #{elem(now, 0)[key]} after"])
-    end
+  # Once the last call has given its place back.
+  defp held(pool) do
+    eventually(fn -> match?({:ok, %{in_flight: 0}}, Snakepit.stats(pool)) end)
+    state = state(pool)
 
-    say("BEAM files", ["#{elem(before, 1)} before, #{elem(now, 1)} after"])
-    say("BEAM processes", ["#{elem(before, 2)} before, #{elem(now, 2)} after"])
+    [
+      "places on workers": elem(Snakepit.stats(pool), 1).in_flight,
+      "Python threads": state["threads"],
+      "Python files": state["files"],
+      "BEAM files": files(),
+      "BEAM processes": length(Process.list()),
+      "native tasks": Native.runtime_tasks()
+    ]
   end
 
   defp end_early(:halt, pool) do
@@ -213,7 +226,7 @@ defmodule Snakepit.StreamBench do
 
     say("#{count} chunks through one stream", [
       "from the first fifth to the end: BEAM #{grown(beam_end, beam)}, " <>
-        "Python #{grown(python_end, python)}"
+        "Python #{grown(python_end, python)}; then BEAM #{mib(beam_end)}, Python #{mib(python_end)}"
     ])
   end
 
@@ -273,7 +286,8 @@ defmodule Snakepit.StreamBench do
     String.to_integer(resident) * 4096
   end
 
-  defp grown(now, before), do: "#{Float.round((now - before) / @mib, 1)} MiB"
+  defp grown(now, before), do: "grown by " <> mib(now - before)
+  defp mib(bytes), do: "#{Float.round(bytes / @mib, 1)} MiB"
   defp say(what, said), do: IO.puts("#{what}: #{Enum.join(said, "; ")}")
 end
 

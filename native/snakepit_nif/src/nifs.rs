@@ -188,6 +188,11 @@ fn pool_sessions(pool: ResourceArc<PoolResource>) -> usize {
 }
 
 #[rustler::nif]
+fn runtime_tasks() -> usize {
+    runtime::tasks()
+}
+
+#[rustler::nif]
 fn pool_expire_sessions(pool: ResourceArc<PoolResource>) -> Atom {
     pool.0.expire_sessions();
     atoms::ok()

@@ -15,6 +15,13 @@ pub(crate) fn set_threads(threads: usize) {
     THREADS.store(threads.max(1), Ordering::Relaxed);
 }
 
+/// Tasks that have not ended.
+pub(crate) fn tasks() -> usize {
+    RUNTIME
+        .get()
+        .map_or(0, |runtime| runtime.metrics().num_alive_tasks())
+}
+
 pub(crate) fn get() -> io::Result<&'static Runtime> {
     RUNTIME.get_or_try_init(|| {
         Builder::new_multi_thread()
