@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, Config, Error, Pool}
+  alias Snakepit.{Bytes, Call, Config, Error, Pool, Telemetry}
   alias Snakepit.GRPC.Client
   alias Snakepit.Pool.{Diagnostics, Gate, Manager}
 
@@ -37,9 +37,19 @@ defmodule Snakepit do
   """
   @spec execute(String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(command, args \\ %{}, options \\ []) do
-    with {:ok, pool, name, options} <- prepare(command, args, options, @options),
-         {:error, error} <- run(pool, command, args, options) do
-      {:error, %{error | pool: name}}
+    with {:ok, pool, name, options} <- prepare(command, args, options, @options) do
+      span = Telemetry.start_call(pool, name, command, false, options)
+
+      case run(pool, command, args, options) do
+        {:ok, result, meta} ->
+          Telemetry.stop_call(span, meta)
+          {:ok, result}
+
+        {:error, error, meta} ->
+          error = %{error | pool: name}
+          Telemetry.fail_call(span, error, meta)
+          {:error, error}
+      end
     end
   end
 
@@ -115,8 +125,12 @@ defmodule Snakepit do
     options = [{:session_id, session_id} | options]
 
     with :ok <- Config.check(options, %{session_id: :session_id, pool: :name}),
-         {:ok, pool} <- Manager.fetch(Keyword.get(options, :pool, Snakepit.Pool)) do
-      Client.end_session(pool.native, session_id)
+         name = Keyword.get(options, :pool, Snakepit.Pool),
+         {:ok, pool} <- Manager.fetch(name) do
+      if Client.end_session(pool.native, session_id),
+        do: Telemetry.session(:ended, %{pool: name, session_id: session_id, worker_id: nil})
+
+      :ok
     end
   end
 
@@ -216,27 +230,46 @@ defmodule Snakepit do
   defdelegate list_workers(pool \\ Snakepit.Pool), to: Diagnostics
 
   defp open(command, args, options, bounded) do
-    with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options),
-         options = Keyword.put_new(options, :demand, pool.demand),
-         {:error, error} <- start(pool, command, args, options, name, bounded) do
-      {:error, %{error | pool: name}}
+    with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options) do
+      options = Keyword.put_new(options, :demand, pool.demand)
+      span = Telemetry.start_call(pool, name, command, true, options)
+
+      # Whoever takes messages takes them on its own: the pool tells how that has ended.
+      observer = if span && not bounded, do: {pool.manager, span}
+
+      case start(pool, command, args, options, name, bounded, observer) do
+        {:ok, call} ->
+          {:ok, if(bounded, do: %{call | span: span}, else: call)}
+
+        {:error, error} ->
+          error = %{error | pool: name}
+          Telemetry.fail_call(span, error, nil)
+          {:error, error}
+      end
     end
   end
 
   defp run(%{grpc?: true} = pool, command, args, options),
-    do: Client.execute(pool.native, command, args, options)
+    do: Client.run(pool.native, command, args, options)
 
-  defp run(pool, command, args, options), do: Pool.Client.execute(pool, command, args, options)
+  defp run(pool, command, args, options), do: Pool.Client.run(pool, command, args, options)
 
-  defp start(%{grpc?: true} = pool, command, args, options, name, bounded),
-    do: Client.start_stream(pool.native, command, args, options, name, bounded)
+  defp start(%{grpc?: true} = pool, command, args, options, name, bounded, observer),
+    do: Client.start_stream(pool.native, command, args, options, name, bounded, observer)
 
-  defp start(_pool, command, _args, _options, name, _bounded) do
+  defp start(_pool, command, _args, _options, name, _bounded, _observer) do
     message =
       "the workers of #{inspect(name)} have no streams: they are spoken to over stdin and stdout; " <>
         "take an adapter that uses gRPC, as Snakepit.Adapters.GRPCPython"
 
     {:error, %Error{reason: :streaming_not_supported, command: command, message: message}}
+  end
+
+  # The first event of a call names it already.
+  defp named(%{telemetry: false}, options), do: options
+
+  defp named(_pool, options) do
+    Keyword.put_new_lazy(options, :request_id, fn -> Client.new_request_id() end)
   end
 
   defp prepare(command, args, options, schema) do
@@ -246,7 +279,7 @@ defmodule Snakepit do
       case Gate.pass(pool.gate, command, args, options) do
         {:ok, options} ->
           defaults = [timeout: pool.timeout, queue_timeout: pool.queue_timeout]
-          {:ok, pool, name, Keyword.merge(defaults, options)}
+          {:ok, pool, name, named(pool, Keyword.merge(defaults, options))}
 
         {:error, error} ->
           {:error, %{error | pool: name}}

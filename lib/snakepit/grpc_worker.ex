@@ -96,10 +96,17 @@ defmodule Snakepit.GRPCWorker do
     Process.cancel_timer(state.timer)
     %{max_concurrency: capacity, kill_grace: grace} = state.options
     key = Native.pool_add(state.pool, state.channel, state.id, capacity, grace)
+    OSProcess.ready(state.process)
     send(state.manager, {:worker_ready, self()})
 
     {:noreply,
-     %{state | awaited: nil, timer: nil, key: key, check: HealthCheck.new(state.options)}}
+     %{
+       state
+       | awaited: nil,
+         timer: nil,
+         key: key,
+         check: HealthCheck.new(state.id, state.options)
+     }}
   end
 
   def handle_info({ref, {:ok, health}}, %{awaited: {:health, ref}} = state) do
@@ -118,20 +125,15 @@ defmodule Snakepit.GRPCWorker do
       ref
     end
 
-    {:noreply, checked(HealthCheck.tick(state.check, ask), "it did not answer", state)}
+    {:noreply, checked(HealthCheck.tick(state.check, ask), state)}
   end
 
   def handle_info({ref, {:ok, health}}, %{check: %{pending: ref}} = state) do
-    if health["healthy"] do
-      {:noreply, %{state | check: HealthCheck.answered(state.check)}}
-    else
-      said = "it says that it is not healthy"
-      {:noreply, checked(HealthCheck.failed(state.check), said, state)}
-    end
+    {:noreply, checked(HealthCheck.answered(state.check, health["healthy"]), state)}
   end
 
   def handle_info({ref, {:error, failure}}, %{check: %{pending: ref}} = state) do
-    {:noreply, checked(HealthCheck.failed(state.check), Client.error(failure).message, state)}
+    {:noreply, checked(HealthCheck.failed(state.check, Client.error(failure).message), state)}
   end
 
   def handle_info({ref, answer}, %{asked: asked} = state) when is_map_key(asked, ref) do
@@ -179,23 +181,18 @@ defmodule Snakepit.GRPCWorker do
     OSProcess.terminate(state.process)
     await_exit(state, System.monotonic_time(:millisecond) + time_to_stop(state.options))
     OSProcess.kill(state.process)
+    OSProcess.stopped(state.process, :shutdown)
     leave(state)
   end
 
   # Calls finish, then those that have not are cancelled and clean up.
   defp time_to_stop(options), do: options.shutdown_timeout + options.kill_grace
 
-  defp checked({:ok, check}, _why, state), do: %{state | check: check}
+  defp checked({:ok, check}, state), do: %{state | check: check}
 
-  defp checked({:missed, check}, why, state) do
-    Logger.warning("worker #{state.id} missed a health check (#{check.missed}): #{why}")
-    %{state | check: check}
-  end
-
-  defp checked({:dead, check}, why, state) do
-    why = "it missed #{check.missed} health checks in a row (:health_misses): #{why}"
+  defp checked({:dead, why}, state) do
     Logger.warning("worker #{state.id} is killed: #{why}")
-    kill(why, %{state | check: check})
+    kill(why, state)
   end
 
   defp description(info, state) do
@@ -228,6 +225,7 @@ defmodule Snakepit.GRPCWorker do
   # Its exit, which the port tells, ends this process.
   defp kill(why, state) do
     OSProcess.kill(state.process)
+    unless state.why, do: OSProcess.killed(state.process, why)
     %{leave(state) | why: state.why || why}
   end
 
@@ -242,7 +240,10 @@ defmodule Snakepit.GRPCWorker do
     stop({:start_failed, OSProcess.start_error(state.process || state, message)}, state)
   end
 
-  defp stop(why, state), do: {:stop, {:shutdown, why}, %{state | process: nil}}
+  defp stop({_how, text} = why, state) do
+    if state.process, do: OSProcess.stopped(state.process, text)
+    {:stop, {:shutdown, why}, %{state | process: nil}}
+  end
 
   defp await_exit(%{process: %{port: port}} = state, deadline) do
     receive do

@@ -1,36 +1,227 @@
 defmodule Snakepit.Telemetry do
   @moduledoc """
-  The events that Snakepit emits through `:telemetry`, where the application has it.
+  The events that Snakepit emits through `:telemetry`, where the application has it. Where it has not,
+  they cost nothing; whether it has is looked up when a pool starts.
 
-      :telemetry.attach("log", [:snakepit, :call, :cancelled], &MyApp.handle_event/4, nil)
+      :telemetry.attach("log", [:snakepit, :call, :stop], &MyApp.handle_event/4, nil)
 
-  ## `[:snakepit, :call, :cancelled]`
+  Times are in native units (`System.convert_time_unit/3`). Each event's metadata has `:pool`; those of
+  calls have `:command`, `:streaming`, `:request_id`, `:session_id` (nil without one) and
+  `:telemetry_span_context`, those of workers `:worker_id`.
 
-  The work of a call in Python has ended after the call itself had: halted, cancelled, past its
-  deadline, or its caller dead. Until then the call held its place on the worker.
+  ## Calls
 
-    * measurements: `:duration` from the call's end to its work's, in native time units
-    * metadata: `:how`, `:command`, `:request_id`, `:pool`, `:worker_id`
+  A call is a span from when it has passed its checks to when its caller has the result. Its events are
+  emitted by the process that calls; for `Snakepit.start_stream/3` the last one is by the pool.
 
-  `:how` is `:stopped` (the handler returned or raised by itself), `:closed` (its generator was
-  closed, its task cancelled), `:killed` (it went on past `:kill_grace`, or the worker was lost) or
-  `:unknown` (the server has stopped it, but does not tell how).
+  | event | measurements | further metadata |
+  |---|---|---|
+  | `[:snakepit, :call, :start]` | `:monotonic_time`, `:system_time` | |
+  | `[:snakepit, :call, :stop]` | `:duration`, `:queue_time`, `:execution_time`; of a stream `:chunks` and `:first_chunk_time` too | `:worker_id`, `:halted` |
+  | `[:snakepit, :call, :exception]` | the same | `:worker_id`, `:kind`, `:reason`, `:stacktrace` |
+  | `[:snakepit, :grpc, :request]` | `:duration` | `:command` and `:streaming` alone |
+  | `[:snakepit, :call, :cancelled]` | `:duration` | `:worker_id`, `:how` |
+
+  A call that returns an error is an `:exception` of the kind `:error` with the `Snakepit.Error` as its
+  `:reason`; what the callback of a stream raises is one too. A stream that its consumer ended early is a
+  `:stop` with `halted: true`. `:queue_time` is the wait for a worker and `:execution_time` all that came
+  after it; a stream that failed or was halted does not have them. `:first_chunk_time` is from the call to
+  its first chunk, nil if there was none.
+
+  `[:snakepit, :grpc, :request]` is emitted at the end of each call over gRPC, however it ended.
+
+  `[:snakepit, :call, :cancelled]` tells that the work of a call in Python has ended after the call itself
+  had: halted, cancelled, past its deadline, or its caller dead. Until then it held its place on the
+  worker; `:duration` is from the call's end to its work's. `:how` is `:stopped` (the handler returned or
+  raised by itself), `:closed` (its generator was closed, its task cancelled), `:killed` (it went on past
+  `:kill_grace`, or the worker was lost) or `:unknown` (the server has stopped it, but does not tell how).
+
+  ## Pools and workers
+
+  | event | measurements | further metadata |
+  |---|---|---|
+  | `[:snakepit, :queue, :full]` | `:max_queue` | `:command` |
+  | `[:snakepit, :worker, :started]` | `:system_time` | `:os_pid` |
+  | `[:snakepit, :worker, :ready]` | `:duration` since its start | `:os_pid` |
+  | `[:snakepit, :worker, :killed]` | `:system_time` | `:os_pid`, `:why`, a text |
+  | `[:snakepit, :worker, :stopped]` | `:duration` since its start | `:os_pid`, `:why` |
+  | `[:snakepit, :worker, :restarted]` | `:attempt`, from 1 on | `:why` |
+  | `[:snakepit, :health, :failed]` | `:missed` in a row | `:why` |
+
+  A worker that ends has `:stopped` as its last event, after `:killed` if Snakepit killed it; its `:why` is
+  `:shutdown` when the pool stops. `:restarted` comes when its successor is started.
+
+  ## Sessions
+
+  `[:snakepit, :session, event]`, with the measurement `:system_time` and the metadata `:session_id` and
+  `:worker_id` (of `:ended` none), `event` being
+
+    * `:created` - it has begun, or begun anew, on that worker
+    * `:moved` - to that worker, its own being busy (`affinity: :prefer`)
+    * `:lost` - with that worker
+    * `:expired` - no call has used it for `:session_ttl`
+    * `:evicted` - the least recently used beyond `:max_sessions`
+    * `:ended` - by `Snakepit.end_session/2`
   """
 
   @compile {:no_warn_undefined, :telemetry}
 
-  @cancelled [:snakepit, :call, :cancelled]
+  alias Snakepit.Error
+
+  @calls for(name <- [:start, :stop, :exception, :cancelled], do: [:snakepit, :call, name])
+  @workers for name <- [:started, :ready, :killed, :stopped, :restarted],
+               do: [:snakepit, :worker, name]
+  @sessions for name <- [:created, :moved, :lost, :expired, :evicted, :ended],
+                do: [:snakepit, :session, name]
+  @others [
+    [:snakepit, :grpc, :request],
+    [:snakepit, :queue, :full],
+    [:snakepit, :health, :failed]
+  ]
+  @events @calls ++ @workers ++ @sessions ++ @others
+
+  defmodule Span do
+    @moduledoc false
+    defstruct [:started, :metadata, :grpc?, :first_chunk, chunks: 0]
+  end
 
   @doc "Every event, for `:telemetry.attach_many/4`."
   @spec events() :: [[atom]]
-  def events, do: [@cancelled]
+  def events, do: @events
 
   @doc false
-  def call_cancelled(duration, metadata), do: emit(@cancelled, %{duration: duration}, metadata)
+  def available? do
+    Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :execute, 3)
+  end
+
+  @doc false
+  # nil where the pool has no telemetry, and then what takes a span does nothing.
+  def start_call(%{telemetry: false}, _name, _command, _streaming, _options), do: nil
+
+  def start_call(pool, name, command, streaming, options) do
+    metadata = %{
+      pool: name,
+      command: command,
+      streaming: streaming,
+      request_id: options[:request_id],
+      session_id: options[:session_id],
+      telemetry_span_context: make_ref()
+    }
+
+    started = System.monotonic_time()
+    measurements = %{monotonic_time: started, system_time: System.system_time()}
+    :telemetry.execute([:snakepit, :call, :start], measurements, metadata)
+    %Span{started: started, metadata: metadata, grpc?: pool.grpc?}
+  end
+
+  @doc false
+  def chunks(nil, _count), do: nil
+  def chunks(%{first_chunk: nil} = span, count), do: chunks(%{span | first_chunk: now()}, count)
+  def chunks(span, count), do: %{span | chunks: span.chunks + count}
+
+  @doc false
+  # `meta` is what the native side says of a call, nil where it does not.
+  def stop_call(span, meta, halted \\ false)
+  def stop_call(nil, _meta, _halted), do: :ok
+
+  def stop_call(span, meta, halted) do
+    metadata = Map.merge(span.metadata, %{halted: halted, worker_id: worker_id(meta)})
+    end_call(:stop, span, meta, metadata)
+  end
+
+  @doc false
+  def fail_call(nil, _error, _meta), do: :ok
+
+  def fail_call(span, %Error{} = error, meta) do
+    raise_call(span, :error, error, [], error.worker_id, meta)
+    with :pool_saturated <- error.reason, do: queue_full(span, error)
+    :ok
+  end
+
+  @doc false
+  def raise_call(span, kind, reason, stacktrace, worker_id \\ nil, meta \\ nil)
+  def raise_call(nil, _kind, _reason, _stacktrace, _worker_id, _meta), do: :ok
+
+  def raise_call(span, kind, reason, stacktrace, worker_id, meta) do
+    failure = %{kind: kind, reason: reason, stacktrace: stacktrace, worker_id: worker_id}
+    end_call(:exception, span, meta, Map.merge(span.metadata, failure))
+  end
+
+  @doc false
+  # For a stream whose consumer is not ours.
+  def stream_ended(span, event, meta, chunks, first_chunk_us) do
+    first = first_chunk_us && span.started + native(first_chunk_us)
+    span = %{span | chunks: chunks, first_chunk: first}
+
+    case event do
+      {:done, _info} -> stop_call(span, meta)
+      {:error, %Error{reason: :cancelled}} -> stop_call(span, meta, true)
+      {:error, error} -> fail_call(span, error, meta)
+    end
+  end
+
+  @doc false
+  def call_cancelled(duration, metadata),
+    do: emit([:snakepit, :call, :cancelled], %{duration: duration}, metadata)
+
+  @doc false
+  def worker(event, measurements, metadata),
+    do: emit([:snakepit, :worker, event], measurements, metadata)
+
+  @doc false
+  def health_failed(missed, metadata),
+    do: emit([:snakepit, :health, :failed], %{missed: missed}, metadata)
+
+  @doc false
+  def session(event, metadata),
+    do: emit([:snakepit, :session, event], %{system_time: System.system_time()}, metadata)
+
+  defp end_call(event, span, meta, metadata) do
+    duration = now() - span.started
+    measurements = %{duration: duration} |> times(meta) |> stream(span)
+    :telemetry.execute([:snakepit, :call, event], measurements, metadata)
+
+    if span.grpc? do
+      of_request = Map.take(metadata, [:command, :streaming])
+      :telemetry.execute([:snakepit, :grpc, :request], %{duration: duration}, of_request)
+    end
+
+    :ok
+  end
+
+  defp times(measurements, {_request_id, _worker_id, queue_us, execution_us}) do
+    measurements
+    |> Map.put(:queue_time, native(queue_us))
+    |> Map.put(:execution_time, native(execution_us))
+  end
+
+  defp times(measurements, nil), do: measurements
+
+  defp stream(measurements, %{metadata: %{streaming: false}}), do: measurements
+
+  defp stream(measurements, span) do
+    first = span.first_chunk && span.first_chunk - span.started
+    Map.merge(measurements, %{chunks: span.chunks, first_chunk_time: first})
+  end
+
+  defp queue_full(span, error) do
+    metadata = Map.take(span.metadata, [:pool, :command])
+
+    :telemetry.execute(
+      [:snakepit, :queue, :full],
+      Map.take(error.details, [:max_queue]),
+      metadata
+    )
+  end
+
+  defp worker_id({_request_id, worker_id, _queue_us, _execution_us}), do: worker_id
+  defp worker_id(nil), do: nil
+
+  defp native(micros), do: System.convert_time_unit(micros, :microsecond, :native)
+
+  defp now, do: System.monotonic_time()
 
   defp emit(event, measurements, metadata) do
-    if function_exported?(:telemetry, :execute, 3),
-      do: :telemetry.execute(event, measurements, metadata),
-      else: :ok
+    if available?(), do: :telemetry.execute(event, measurements, metadata), else: :ok
   end
 end

@@ -14,7 +14,7 @@ defmodule Snakepit.TelemetryTest do
       :ok = :telemetry.attach({me, event}, event, &__MODULE__.tell/4, me)
     end
 
-    :ok
+    on_exit(fn -> for event <- Telemetry.events(), do: :telemetry.detach({me, event}) end)
   end
 
   def tell(event, measurements, metadata, pid), do: send(pid, {event, measurements, metadata})
@@ -67,5 +67,253 @@ defmodule Snakepit.TelemetryTest do
     :ok = Snakepit.execute_stream("counted", %{count: 3}, fn _ -> nil end, pool: pool)
     {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
     refute_received {[:snakepit, :call, :cancelled], _measurements, %{pool: ^pool}}
+  end
+
+  # The next event of the pool with this name; others' are not ours.
+  defp event(pool, name) do
+    event = [:snakepit | name]
+    assert_receive {^event, measurements, %{pool: ^pool} = metadata}, 20_000
+    {measurements, metadata}
+  end
+
+  defp files(dir), do: %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+
+  describe "a call" do
+    test "is a span, with what it waited for and what it took" do
+      pool = start_pool!()
+      options = [pool: pool, request_id: "mine", session_id: "s"]
+      {:ok, _} = Snakepit.execute("add", %{a: 1}, options)
+
+      assert {%{monotonic_time: _, system_time: _}, start} = event(pool, [:call, :start])
+      assert %{command: "add", streaming: false, request_id: "mine", session_id: "s"} = start
+      assert {times, stop} = event(pool, [:call, :stop])
+      assert Map.take(stop, Map.keys(start)) == start
+      assert %{halted: false, worker_id: <<_, _::binary>>} = stop
+      assert times.duration > 0 and times.execution_time > 0 and times.queue_time >= 0
+      assert times.queue_time + times.execution_time <= times.duration
+      refute is_map_key(times, :chunks)
+    end
+
+    test "that waits has waited in its queue time", %{tmp_dir: dir} do
+      pool = start_pool!()
+      args = files(dir)
+
+      held =
+        Task.async(fn -> Snakepit.execute("hold_session", args, pool: pool, session_id: "s") end)
+
+      eventually(fn -> File.exists?(args.started) end)
+      waiting = Task.async(fn -> Snakepit.execute("add", %{a: 1}, pool: pool) end)
+      eventually(fn -> match?({:ok, %{queued: 1}}, Snakepit.stats(pool)) end)
+      waits = System.monotonic_time()
+      {:ok, _} = Snakepit.list_workers(pool)
+      waited = System.monotonic_time() - waits
+      File.touch!(args.until)
+      assert [{:ok, _}, {:ok, _}] = Task.await_many([held, waiting])
+
+      assert_receive {[_, :call, :stop], %{queue_time: queue_time},
+                      %{pool: ^pool, command: "add"}}
+
+      assert queue_time >= waited
+    end
+
+    test "that fails is an exception, with the error and a request id of its own" do
+      pool = start_pool!()
+      {:error, error} = Snakepit.execute("fail", %{message: "no"}, pool: pool)
+      assert {_, %{request_id: id}} = event(pool, [:call, :start])
+      assert {%{execution_time: _}, failed} = event(pool, [:call, :exception])
+      assert %{kind: :error, reason: ^error, stacktrace: [], request_id: ^id} = failed
+      assert error.request_id == id
+      assert failed.worker_id == error.worker_id
+    end
+
+    test "over gRPC is a request too, with exactly what that has" do
+      pool = start_pool!()
+      command = "no such command of #{pool}"
+      {:error, _} = Snakepit.execute(command, %{}, pool: pool)
+
+      assert_receive {[:snakepit, :grpc, :request], %{duration: duration} = measurements,
+                      %{command: ^command} = metadata}
+
+      assert duration > 0 and map_size(measurements) == 1
+      assert metadata == %{command: command, streaming: false}
+    end
+
+    test "over stdin and stdout is none, and has the same span" do
+      pool = start_pool!(adapter: Snakepit.Adapters.GenericPythonV2)
+      {:ok, _} = Snakepit.execute("add", %{a: 1}, pool: pool)
+      assert {_, %{request_id: id}} = event(pool, [:call, :start])
+
+      assert {times, %{request_id: ^id, worker_id: <<_, _::binary>>}} =
+               event(pool, [:call, :stop])
+
+      assert times.execution_time > 0 and times.queue_time >= 0
+    end
+
+    test "that a full queue refuses says so", %{tmp_dir: dir} do
+      pool = start_pool!(max_queue: 0)
+      args = files(dir)
+
+      held =
+        Task.async(fn -> Snakepit.execute("hold_session", args, pool: pool, session_id: "s") end)
+
+      eventually(fn -> File.exists?(args.started) end)
+      {:error, _} = Snakepit.execute("add", %{a: 1}, pool: pool)
+      assert {%{max_queue: 0}, %{command: "add"}} = event(pool, [:queue, :full])
+      File.touch!(args.until)
+      Task.await(held)
+    end
+  end
+
+  describe "a stream" do
+    setup do: %{pool: start_pool!()}
+
+    test "has its chunks and the time to the first of them, by each of its faces", %{pool: pool} do
+      args = %{count: 1_000}
+      :ok = Snakepit.execute_stream("counted", args, fn _ -> nil end, pool: pool)
+      assert [_ | _] = "counted" |> Snakepit.stream(args, pool: pool) |> Enum.to_list()
+      {:ok, call} = Snakepit.start_stream("counted", args, pool: pool, demand: 2_000)
+      ref = call.ref
+      assert_receive {:snakepit, ^ref, {:done, _info}}
+      Snakepit.cancel(call)
+
+      for _face <- 1..3 do
+        assert {_, %{streaming: true, telemetry_span_context: context}} =
+                 event(pool, [:call, :start])
+
+        assert {times, stop} = event(pool, [:call, :stop])
+
+        assert %{telemetry_span_context: ^context, halted: false, worker_id: <<_, _::binary>>} =
+                 stop
+
+        assert %{chunks: 1_000, queue_time: _, execution_time: _} = times
+        assert times.first_chunk_time > 0 and times.first_chunk_time <= times.duration
+      end
+    end
+
+    test "that ends early was halted, by each of its faces", %{pool: pool, tmp_dir: dir} do
+      args = %{closed: Path.join(dir, "closed")}
+      :ok = Snakepit.execute_stream("endless", args, fn _ -> :halt end, pool: pool)
+      [_] = "endless" |> Snakepit.stream(args, pool: pool) |> Enum.take(1)
+      {:ok, call} = Snakepit.start_stream("endless", args, pool: pool, demand: 1)
+      ref = call.ref
+      assert_receive {:snakepit, ^ref, {:chunks, [_]}}
+      Snakepit.cancel(call)
+
+      for _face <- 1..3 do
+        assert {%{chunks: chunks}, %{halted: true}} = event(pool, [:call, :stop])
+        assert chunks > 0
+      end
+
+      refute_received {[:snakepit, :call, :stop], _, %{pool: ^pool}}
+    end
+
+    test "that fails is an exception, by each of its faces", %{pool: pool} do
+      args = %{count: 2}
+      {:error, _} = Snakepit.execute_stream("fail_after", args, fn _ -> nil end, pool: pool)
+      assert_raise Error, fn -> Enum.to_list(Snakepit.stream("fail_after", args, pool: pool)) end
+      {:ok, call} = Snakepit.start_stream("fail_after", args, pool: pool, demand: 9)
+      ref = call.ref
+      assert_receive {:snakepit, ^ref, {:error, _}}
+      Snakepit.cancel(call)
+
+      for _face <- 1..3 do
+        assert {%{chunks: 2}, failed} = event(pool, [:call, :exception])
+        assert %{kind: :error, reason: %Error{reason: :python_error}} = failed
+      end
+
+      refute_received {[:snakepit, :call, :stop], _, %{pool: ^pool}}
+    end
+
+    test "whose callback raises is an exception with that", %{pool: pool} do
+      assert catch_throw(
+               Snakepit.execute_stream("counted", %{count: 3}, fn _ -> throw(:ball) end,
+                 pool: pool
+               )
+             ) == :ball
+
+      assert {_, %{kind: :throw, reason: :ball, stacktrace: [_ | _]}} =
+               event(pool, [:call, :exception])
+    end
+  end
+
+  describe "a worker" do
+    for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do
+      test "tells of its life, with #{inspect(adapter)}" do
+        pool = start_pool!(adapter: unquote(adapter), health_interval: 200, health_misses: 3)
+        id = "#{inspect(pool)}/1"
+
+        assert {%{system_time: _}, %{worker_id: ^id, os_pid: os_pid}} =
+                 event(pool, [:worker, :started])
+
+        assert {%{duration: starting}, %{os_pid: ^os_pid}} = event(pool, [:worker, :ready])
+        assert starting > 0
+
+        System.cmd("kill", ["-STOP", to_string(os_pid)])
+
+        for missed <- 1..3 do
+          assert {%{missed: ^missed}, %{worker_id: ^id, why: <<_, _::binary>>}} =
+                   event(pool, [:health, :failed])
+        end
+
+        assert {_, %{os_pid: ^os_pid, why: why}} = event(pool, [:worker, :killed])
+        assert why =~ ":health_misses"
+        assert {%{duration: _}, %{os_pid: ^os_pid, why: ^why}} = event(pool, [:worker, :stopped])
+        assert {%{attempt: 1}, %{worker_id: ^id, why: ^why}} = event(pool, [:worker, :restarted])
+        assert {_, %{worker_id: ^id, os_pid: next}} = event(pool, [:worker, :started])
+        assert next != os_pid
+        assert {_, %{os_pid: ^next}} = event(pool, [:worker, :ready])
+        stop_supervised!({Snakepit.Pool, pool})
+        assert_receive {[_, :worker, :stopped], _, %{pool: ^pool, why: :shutdown}}
+      end
+    end
+
+    test "that does not start is tried again, each attempt counted" do
+      options = [adapter_args: [class: "nowhere:Class"], restart_backoff: {1, 1}]
+      pool = start_pool_unready!(options)
+      assert {%{attempt: 1}, %{why: why}} = event(pool, [:worker, :restarted])
+      assert why =~ "nowhere"
+      assert {%{attempt: 2}, _} = event(pool, [:worker, :restarted])
+    end
+  end
+
+  describe "a session" do
+    test "tells where it begins, moves, and how it ends", %{tmp_dir: dir} do
+      pool = start_pool!(size: 2, max_sessions: 2)
+      options = [pool: pool, affinity: :prefer]
+      args = files(dir)
+      held = Task.async(fn -> Snakepit.execute_in_session("s", "hold_session", args, options) end)
+      assert {_, %{session_id: "s", worker_id: first}} = event(pool, [:session, :created])
+      eventually(fn -> File.exists?(args.started) end)
+      {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, options)
+      assert {_, %{session_id: "s", worker_id: second}} = event(pool, [:session, :moved])
+      assert second != first
+      File.touch!(args.until)
+      Task.await(held)
+
+      for id <- ["t", "u"], do: {:ok, _} = Snakepit.execute_in_session(id, "tally", %{}, options)
+      assert {_, %{session_id: "s", worker_id: ^second}} = event(pool, [:session, :evicted])
+      :ok = Snakepit.end_session("t", pool: pool)
+      assert {_, %{session_id: "t", worker_id: nil}} = event(pool, [:session, :ended])
+
+      {:error, _} = Snakepit.execute_in_session("u", "die", %{}, options)
+      assert {_, %{session_id: "u"}} = event(pool, [:session, :lost])
+    end
+
+    test "expires though nobody asks for it" do
+      pool = start_pool!(session_ttl: 1)
+      {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, pool: pool)
+
+      assert {%{system_time: _}, %{session_id: "s", worker_id: <<_, _::binary>>}} =
+               event(pool, [:session, :expired])
+    end
+  end
+
+  test "each of the events is one of those above, and documented" do
+    {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Telemetry)
+
+    for [:snakepit, group, name] <- Telemetry.events() do
+      assert doc =~ "[:snakepit, #{inspect(group)}, #{inspect(name)}]" or
+               (group == :session and doc =~ "* `#{inspect(name)}`")
+    end
   end
 end

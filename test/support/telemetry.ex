@@ -3,15 +3,23 @@ unless Code.ensure_loaded?(:telemetry) do
   defmodule :telemetry do
     @moduledoc false
 
+    @doc "Whoever starts it has to outlive the tests."
+    def start, do: :ets.new(:telemetry, [:named_table, :public, :bag, read_concurrency: true])
+
     def attach(id, event, function, config) do
-      :persistent_term.put({:telemetry, event, id}, {function, config})
+      :ets.insert(:telemetry, {event, id, function, config})
+      :ok
     end
 
-    def detach(id, event), do: :persistent_term.erase({:telemetry, event, id})
+    def detach(id) do
+      :ets.match_delete(:telemetry, {:_, id, :_, :_})
+      :ok
+    end
 
     def execute(event, measurements, metadata) do
-      for {{:telemetry, ^event, _id}, {function, config}} <- :persistent_term.get() do
-        function.(event, measurements, metadata, config)
+      if :ets.whereis(:telemetry) != :undefined do
+        for {_event, _id, function, config} <- :ets.lookup(:telemetry, event),
+            do: function.(event, measurements, metadata, config)
       end
 
       :ok

@@ -9,7 +9,7 @@ defmodule Snakepit.GRPC.Client do
   Every function returns `{:error, %Snakepit.Error{}}` on failure.
   """
 
-  alias Snakepit.{Call, Config, Error, Structs}
+  alias Snakepit.{Call, Config, Error, Structs, Telemetry}
   alias Snakepit.GRPC.Native
 
   @typedoc "A connection to a server, or the native side of a pool. It ends when nobody holds it."
@@ -64,16 +64,29 @@ defmodule Snakepit.GRPC.Client do
   """
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(target, command, args \\ %{}, options \\ []) do
+    with :ok <- Config.check(options, @call_options) do
+      case run(target, command, args, options) do
+        {:ok, result, _meta} -> {:ok, result}
+        {:error, error, _meta} -> {:error, error}
+      end
+    end
+  end
+
+  @doc false
+  # With options that are checked, and with what the native side says of the call, nil where it never
+  # came there: `{request_id, worker_id, queue_us, execution_us}`.
+  def run(target, command, args, options) do
     ref = make_ref()
 
-    with :ok <- Config.check(options, @call_options),
-         {:ok, spec} <- spec(ref, command, args, options),
+    with {:ok, spec} <- spec(ref, command, args, options),
          :ok <- start_call(target, spec) do
       receive do
-        {^ref, {:ok, result, _meta}} -> {:ok, result}
-        {^ref, {:error, failure, meta}} -> {:error, error(failure, command, meta)}
-        {^ref, {:error, failure}} -> {:error, error(failure, command)}
+        {^ref, {:ok, _result, _meta} = reply} -> reply
+        {^ref, {:error, failure, meta}} -> {:error, error(failure, command, meta), meta}
+        {^ref, {:error, failure}} -> {:error, error(failure, command), nil}
       end
+    else
+      {:error, error} -> {:error, error, nil}
     end
   end
 
@@ -110,7 +123,11 @@ defmodule Snakepit.GRPC.Client do
     Stream.resource(
       fn -> {bang(start.()), 0} end,
       fn {call, used} -> next_chunks(call, used) end,
-      fn {call, _used} -> cancel(call) end
+      fn
+        {:failed, error} -> raise error
+        {:done, _call} -> :ok
+        {call, _used} -> halt(call)
+      end
     )
   end
 
@@ -128,12 +145,13 @@ defmodule Snakepit.GRPC.Client do
 
   @doc false
   # `bounded`: credit comes back for each chunk, so that bytes can be counted beside chunks.
-  def start_stream(target, command, args, options, pool, bounded) do
+  # An observer is a process and a term, for `{:snakepit_stream_ended, term, event, meta, chunks, us}`.
+  def start_stream(target, command, args, options, pool, bounded, observer \\ nil) do
     ref = make_ref()
 
     with :ok <- Config.check(options, @stream_options),
          {:ok, spec} <- spec(ref, command, args, options),
-         {:ok, handle} <- open(target, spec, stream_spec(options, pool, bounded)) do
+         {:ok, handle} <- open(target, spec, stream_spec(options, pool, bounded, observer)) do
       {:ok, %Call{ref: ref, handle: handle}}
     end
   end
@@ -156,10 +174,14 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc false
-  def end_session(pool, session_id) do
-    _known = Native.pool_end_session(pool, session_id)
-    :ok
+  def new_request_id do
+    {_call_id, request_id} = Native.new_call()
+    request_id
   end
+
+  @doc false
+  # Whether there was one.
+  def end_session(pool, session_id), do: Native.pool_end_session(pool, session_id)
 
   @doc "Asks a server how it is: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."
   @spec health(target, keyword) :: {:ok, map} | {:error, Error.t()}
@@ -303,11 +325,11 @@ defmodule Snakepit.GRPC.Client do
     end
   end
 
-  defp stream_spec(options, pool, bounded) do
+  defp stream_spec(options, pool, bounded, observer) do
     first_chunk_timeout = millis(Keyword.get(options, :first_chunk_timeout, :infinity))
     idle_timeout = millis(Keyword.get(options, :idle_timeout, :infinity))
     demand = Keyword.get(options, :demand, @demand)
-    {pool, demand, bounded, first_chunk_timeout, idle_timeout}
+    {pool, demand, bounded, first_chunk_timeout, idle_timeout, observer}
   end
 
   defp started(started, command \\ nil, request_id \\ nil)
@@ -327,22 +349,33 @@ defmodule Snakepit.GRPC.Client do
   def each_chunk(%Call{ref: ref} = call, callback) do
     receive do
       {:snakepit, ^ref, {:chunks, chunks}} ->
+        count = length(chunks)
+        call = %{call | span: Telemetry.chunks(call.span, count)}
+
         case each(chunks, callback, call) do
           :halt ->
-            cancel(call)
+            halt(call)
 
           :cont ->
-            ask(call, length(chunks))
+            ask(call, count)
             each_chunk(call, callback)
         end
 
-      {:snakepit, ^ref, {:done, _info}} ->
-        :ok
+      {:snakepit, ^ref, {:done, info}} ->
+        Telemetry.stop_call(call.span, meta(info))
 
       {:snakepit, ^ref, {:error, error}} ->
+        Telemetry.fail_call(call.span, error, nil)
         {:error, error}
     end
   end
+
+  defp halt(call) do
+    cancel(call)
+    Telemetry.stop_call(call.span, nil, true)
+  end
+
+  defp meta(info), do: {info.request_id, info.worker_id, info.queue_us, info.execution_us}
 
   defp each(chunks, callback, call) do
     Enum.reduce_while(chunks, :cont, fn chunk, :cont ->
@@ -351,6 +384,7 @@ defmodule Snakepit.GRPC.Client do
   catch
     kind, reason ->
       cancel(call)
+      Telemetry.raise_call(call.span, kind, reason, __STACKTRACE__)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
@@ -358,9 +392,17 @@ defmodule Snakepit.GRPC.Client do
     if used > 0, do: ask(call, used)
 
     receive do
-      {:snakepit, ^ref, {:chunks, chunks}} -> {chunks, {call, length(chunks)}}
-      {:snakepit, ^ref, {:done, _info}} -> {:halt, {call, 0}}
-      {:snakepit, ^ref, {:error, error}} -> raise error
+      {:snakepit, ^ref, {:chunks, chunks}} ->
+        count = length(chunks)
+        {chunks, {%{call | span: Telemetry.chunks(call.span, count)}, count}}
+
+      {:snakepit, ^ref, {:done, info}} ->
+        Telemetry.stop_call(call.span, meta(info))
+        {:halt, {:done, call}}
+
+      {:snakepit, ^ref, {:error, error}} ->
+        Telemetry.fail_call(call.span, error, nil)
+        {:halt, {:failed, error}}
     end
   end
 

@@ -7,14 +7,16 @@ defmodule Snakepit.Pool.Client do
   alias Snakepit.GRPC.{Client, Native}
   alias Snakepit.Pool.Message
 
-  @spec execute(map, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
-  def execute(pool, command, args, options) do
+  @doc "As `Snakepit.GRPC.Client.run/4`."
+  def run(pool, command, args, options) do
+    started = System.monotonic_time(:microsecond)
     {id, made} = Native.new_call()
     options = Keyword.put_new(options, :request_id, made)
     call = %{id: id, command: command, request_id: options[:request_id], caller: self()}
     deadline = deadline(options[:timeout])
 
     with {:ok, {lease, worker, worker_id, generation}} <- acquire(pool.native, call, options) do
+      placed = System.monotonic_time(:microsecond)
       left = left(deadline)
 
       case message(call, args, generation, left, pool.max_message_size, options) do
@@ -22,12 +24,20 @@ defmodule Snakepit.Pool.Client do
           worker
           |> ask(Map.merge(call, %{lease: lease, left: left, message: message}))
           |> finish(call, worker_id, options)
+          |> with_meta(call, worker_id, placed - started, placed)
 
         {:error, error} ->
           Native.release(lease)
-          {:error, %{error | command: command, request_id: call.request_id}}
+          {:error, %{error | command: command, request_id: call.request_id}, nil}
       end
+    else
+      {:error, error} -> {:error, error, nil}
     end
+  end
+
+  defp with_meta({outcome, value}, call, worker_id, queue_us, placed) do
+    execution_us = System.monotonic_time(:microsecond) - placed
+    {outcome, value, {call.request_id, worker_id, queue_us, execution_us}}
   end
 
   defp acquire(native, call, options) do

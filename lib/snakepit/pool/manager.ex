@@ -6,7 +6,7 @@ defmodule Snakepit.Pool.Manager do
 
   require Logger
 
-  alias Snakepit.{Adapter, Error}
+  alias Snakepit.{Adapter, Error, Telemetry}
   alias Snakepit.GRPC.{Client, Native}
   alias Snakepit.Pool.{Gate, WorkerSupervisor}
 
@@ -52,6 +52,7 @@ defmodule Snakepit.Pool.Manager do
       options
       |> Map.take([:timeout, :queue_timeout, :demand, :max_message_size])
       |> Map.merge(%{native: native, error: error, manager: self()})
+      |> Map.put(:telemetry, Telemetry.available?())
       |> Map.merge(%{grpc?: Adapter.grpc?(options.adapter), gate: Gate.new(options.adapter)})
 
     :persistent_term.put({Snakepit.Pool, options.name}, pool)
@@ -102,7 +103,18 @@ defmodule Snakepit.Pool.Manager do
   end
 
   def handle_info({:start, slot, attempt}, state),
-    do: {:noreply, start_worker(slot, attempt, %{state | restarts: state.restarts + 1})}
+    do: {:noreply, restart_worker(slot, attempt, state.failed[slot], state)}
+
+  def handle_info({:snakepit_session, event, ids, worker_id}, state) do
+    metadata = %{pool: state.options.name, worker_id: worker_id}
+    for id <- ids, do: Telemetry.session(event, Map.put(metadata, :session_id, id))
+    {:noreply, state}
+  end
+
+  def handle_info({:snakepit_stream_ended, span, event, meta, chunks, first_chunk_us}, state) do
+    Telemetry.stream_ended(span, event, meta, chunks, first_chunk_us)
+    {:noreply, state}
+  end
 
   def handle_info(:expire_sessions, state) do
     Native.pool_expire_sessions(state.native)
@@ -136,6 +148,12 @@ defmodule Snakepit.Pool.Manager do
     %{state | count: count, workers: workers}
   end
 
+  defp restart_worker(slot, attempt, why, state) do
+    metadata = %{pool: state.options.name, worker_id: id(slot, state), why: why}
+    Telemetry.worker(:restarted, %{attempt: max(attempt, 1)}, metadata)
+    start_worker(slot, attempt, %{state | restarts: state.restarts + 1})
+  end
+
   defp replace({:shutdown, {:start_failed, message}}, slot, attempt, state) do
     Logger.error(message)
     {first, longest} = state.options.restart_backoff
@@ -159,7 +177,7 @@ defmodule Snakepit.Pool.Manager do
       end
 
     Logger.warning("worker #{inspect(state.options.name)}/#{slot} is replaced: #{why}")
-    start_worker(slot, attempt, %{state | restarts: state.restarts + 1})
+    restart_worker(slot, attempt, why, state)
   end
 
   defp overview(state) do
@@ -202,7 +220,7 @@ defmodule Snakepit.Pool.Manager do
 
   defp new_pool(options) do
     ttl = if options.session_ttl != :infinity, do: options.session_ttl
-    Native.pool_new(options.max_queue, options.max_sessions, ttl, false)
+    Native.pool_new(options.max_queue, options.max_sessions, ttl, Telemetry.available?())
   end
 
   # A socket's path has at most 107 bytes.

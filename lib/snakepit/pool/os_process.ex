@@ -7,11 +7,12 @@ defmodule Snakepit.Pool.OSProcess do
 
   alias Snakepit.Adapter
   alias Snakepit.GRPC.Native
+  alias Snakepit.Telemetry
 
   # The end of its output that an error shows.
   @tail_lines 30
 
-  defstruct [:id, :port, :os_pid, tail: []]
+  defstruct [:id, :pool, :port, :os_pid, :started, tail: []]
 
   @doc "Starts it. `wrap` may change the command line, and `env` comes before all other variables."
   def start(worker, env, port_options, wrap \\ & &1) do
@@ -22,9 +23,27 @@ defmodule Snakepit.Pool.OSProcess do
       port_options = [:binary, :exit_status, :hide, args: args, env: env] ++ port_options
       port = Port.open({:spawn_executable, executable}, port_options)
       {:os_pid, os_pid} = Port.info(port, :os_pid)
-      {:ok, %__MODULE__{id: worker.id, port: port, os_pid: os_pid}}
+
+      process = %__MODULE__{
+        id: worker.id,
+        pool: worker.options.name,
+        port: port,
+        os_pid: os_pid,
+        started: System.monotonic_time()
+      }
+
+      tell(process, :started, %{system_time: System.system_time()})
+      {:ok, process}
     end
   end
+
+  @doc "Tells that it serves, that it was killed, that it has ended."
+  def ready(process), do: tell(process, :ready, %{duration: age(process)})
+
+  def killed(process, why),
+    do: tell(process, :killed, %{system_time: System.system_time()}, %{why: why})
+
+  def stopped(process, why), do: tell(process, :stopped, %{duration: age(process)}, %{why: why})
 
   @doc "Asks it to end."
   def terminate(process), do: Native.signal_group(process.os_pid, false)
@@ -52,6 +71,13 @@ defmodule Snakepit.Pool.OSProcess do
   @doc "How it ended."
   def exit_text(status) when status > 128, do: "it was killed by signal #{status - 128}"
   def exit_text(status), do: "it exited with status #{status}"
+
+  defp age(process), do: System.monotonic_time() - process.started
+
+  defp tell(process, event, measurements, metadata \\ %{}) do
+    named = %{pool: process.pool, worker_id: process.id, os_pid: process.os_pid}
+    Telemetry.worker(event, measurements, Map.merge(named, metadata))
+  end
 
   # The level prefixes of sd-daemon(3), as Python's logging sends them.
   defp level("<3>" <> text), do: {:error, text}

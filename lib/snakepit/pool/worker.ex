@@ -8,7 +8,7 @@ defmodule Snakepit.Pool.Worker do
   require Logger
 
   alias Snakepit.GRPC.Native
-  alias Snakepit.Pool.{Message, OSProcess}
+  alias Snakepit.Pool.{HealthCheck, Message, OSProcess}
   alias Snakepit.Telemetry
 
   # How long the end of the output may be on its way once the process is gone, in ms.
@@ -27,6 +27,7 @@ defmodule Snakepit.Pool.Worker do
     :timer,
     :why,
     :ended,
+    :check,
     calls: %{},
     asked: %{}
   ]
@@ -69,6 +70,14 @@ defmodule Snakepit.Pool.Worker do
   @impl true
   def handle_call({:control, command, args}, from, state) do
     {:noreply, request(from, command, args, state)}
+  end
+
+  def handle_call({:describe, _timeout}, _from, %{key: nil} = state),
+    do: {:reply, description(nil, state), state}
+
+  def handle_call({:describe, timeout}, from, state) do
+    timer = Process.send_after(self(), {:describe_timeout, from}, timeout)
+    {:noreply, request({:describe, from, timer}, "$info", %{}, state)}
   end
 
   @impl true
@@ -143,6 +152,30 @@ defmodule Snakepit.Pool.Worker do
     {:noreply, kill(message, state)}
   end
 
+  def handle_info(:check_health, %{key: nil} = state), do: {:noreply, state}
+
+  def handle_info(:check_health, state) do
+    {id, _request_id} = Native.new_call()
+    result = HealthCheck.tick(state.check, fn _timeout -> id end)
+    state = checked(result, state)
+
+    # The question is on its way only if no other is.
+    if state.check.pending == id,
+      do: {:noreply, request(id, :check, "$health", %{}, state)},
+      else: {:noreply, state}
+  end
+
+  def handle_info({:describe_timeout, from}, state) do
+    case Enum.find(state.asked, &match?({_id, {:describe, ^from, _timer}}, &1)) do
+      nil ->
+        {:noreply, state}
+
+      {id, _asked} ->
+        GenServer.reply(from, description(nil, state))
+        {:noreply, %{state | asked: Map.put(state.asked, id, nil)}}
+    end
+  end
+
   def handle_info({:snakepit_end_session, id, generation}, state) do
     args = %{session_id: id, session_generation: generation}
     {:noreply, request(nil, "$end_session", args, state)}
@@ -158,6 +191,7 @@ defmodule Snakepit.Pool.Worker do
   @impl true
   def terminate(_reason, state) do
     if state.process && !state.ended, do: drain(state)
+    if state.process, do: OSProcess.stopped(state.process, state.ended || :shutdown)
     if state.output, do: Native.output_close(state.output)
     File.rm(state.path)
   end
@@ -218,6 +252,10 @@ defmodule Snakepit.Pool.Worker do
   # Asks the worker itself; `asked` is who is to be told.
   defp request(asked, command, args, state) do
     {id, _request_id} = Native.new_call()
+    request(id, asked, command, args, state)
+  end
+
+  defp request(id, asked, command, args, state) do
     {:ok, message} = Message.request(id, command, args)
     write(message, state)
     put_in(state.asked[id], asked)
@@ -240,12 +278,26 @@ defmodule Snakepit.Pool.Worker do
         Process.cancel_timer(state.timer)
         %{max_concurrency: capacity, kill_grace: grace} = state.options
         key = Native.pool_add(state.pool, nil, state.id, capacity, grace)
+        OSProcess.ready(state.process)
         send(state.manager, {:worker_ready, self()})
-        %{state | timer: nil, key: key}
+        %{state | timer: nil, key: key, check: HealthCheck.new(state.id, state.options)}
     end
   end
 
   defp told(nil, _message, state), do: state
+
+  defp told(:check, message, state) do
+    # A worker that does not know the command has answered as well.
+    healthy = not match?({:ok, %{"healthy" => false}}, Message.result(message))
+    checked(HealthCheck.answered(state.check, healthy), state)
+  end
+
+  defp told({:describe, from, timer}, message, state) do
+    Process.cancel_timer(timer)
+    info = with {:error, _failure} <- Message.result(message), do: {:ok, nil}
+    GenServer.reply(from, description(elem(info, 1), state))
+    state
+  end
 
   defp told(from, message, state) do
     GenServer.reply(from, Message.result(message))
@@ -287,9 +339,21 @@ defmodule Snakepit.Pool.Worker do
     })
   end
 
+  defp checked({:ok, check}, state), do: %{state | check: check}
+
+  defp checked({:dead, why}, state) do
+    Logger.warning("worker #{state.id} is killed: #{why}")
+    kill(why, state)
+  end
+
+  defp description(info, state) do
+    %{os_pid: state.process && state.process.os_pid, key: state.key, info: info}
+  end
+
   # Its exit, which the port tells, ends this process.
   defp kill(why, state) do
     OSProcess.kill(state.process)
+    unless state.why, do: OSProcess.killed(state.process, why)
     %{leave(state) | why: state.why || why}
   end
 
@@ -314,6 +378,9 @@ defmodule Snakepit.Pool.Worker do
 
       Native.release(call.lease)
     end
+
+    for {_id, {:describe, from, _timer}} <- state.asked,
+        do: GenServer.reply(from, description(nil, state))
 
     for {_id, {_pid, _tag} = from} <- state.asked,
         do: GenServer.reply(from, {:error, {:worker_crashed, why, %{}}})

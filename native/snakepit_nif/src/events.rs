@@ -2,7 +2,13 @@
 
 use crate::{atoms, call::Meta, failure::Failure, reply::off_scheduler};
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm, types::atom};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 /// Closed by a cancel: once that has returned, nothing of the stream reaches its owner.
 #[derive(Clone, Default)]
@@ -30,6 +36,16 @@ pub(crate) struct Events {
     pool: SavedTerm,
     command: String,
     gate: Gate,
+    observer: Option<Observer>,
+}
+
+/// Who is told of the end beside the owner, whatever that has become, and with which term.
+struct Observer {
+    pid: LocalPid,
+    term: SavedTerm,
+    started: Instant,
+    chunks: AtomicUsize,
+    first_chunk: OnceLock<Duration>,
 }
 
 impl Events {
@@ -39,10 +55,19 @@ impl Events {
         pool: Term<'_>,
         command: &str,
         gate: Gate,
+        observer: Option<(LocalPid, Term<'_>)>,
     ) -> Self {
         let kept = OwnedEnv::new();
+        let observer = observer.map(|(pid, term)| Observer {
+            pid,
+            term: kept.save(term),
+            started: Instant::now(),
+            chunks: AtomicUsize::new(0),
+            first_chunk: OnceLock::new(),
+        });
         Self {
             pid,
+            observer,
             reference: kept.save(reference),
             pool: kept.save(pool),
             kept: Some(kept),
@@ -54,8 +79,15 @@ impl Events {
     /// Must not be called on a scheduler's thread, as all sending here.
     pub(crate) fn chunks(
         &self,
+        count: usize,
         decode: impl for<'a> FnOnce(Env<'a>) -> Result<Term<'a>, Failure>,
     ) -> Result<(), Failure> {
+        if let Some(observer) = &self.observer {
+            observer.chunks.fetch_add(count, Ordering::Relaxed);
+            observer
+                .first_chunk
+                .get_or_init(|| observer.started.elapsed());
+        }
         match &self.kept {
             Some(kept) => self.send(kept, |env| Ok((atoms::chunks(), decode(env)?).encode(env))),
             None => Ok(()),
@@ -72,13 +104,17 @@ impl Events {
     fn end(&self, kept: &OwnedEnv, result: Result<(), Failure>, meta: &Meta) {
         // Nothing here can fail but the sending, and an owner that is gone needs no event.
         let _ = self.send(kept, |env| {
-            Ok(match result {
+            let event = match result {
                 Ok(()) => (atoms::done(), info(env, meta)).encode(env),
                 Err(failure) => {
                     let pool = kept.run(|kept| self.pool.load(kept).in_env(env));
                     (atom::error(), self.error(env, &failure, pool, meta)).encode(env)
                 }
-            })
+            };
+            if let Some(observer) = &self.observer {
+                observer.tell(env, kept, event, meta);
+            }
+            Ok(event)
         });
     }
 
@@ -124,6 +160,20 @@ impl Events {
     }
 }
 
+impl Observer {
+    /// `{:snakepit_stream_ended, term, event, meta, chunks, first_chunk_us}`
+    fn tell(&self, env: Env<'_>, kept: &OwnedEnv, event: Term<'_>, meta: &Meta) {
+        let term = kept.run(|kept| self.term.load(kept).in_env(env));
+        let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let first_chunk = self.first_chunk.get().map(micros);
+        let chunks = self.chunks.load(Ordering::Relaxed);
+        let kind = atoms::snakepit_stream_ended();
+        let message = (kind, term, event, meta, chunks, first_chunk).encode(env);
+        // A pool that has stopped needs not to know.
+        let _ = env.send(&self.pid, message);
+    }
+}
+
 impl Drop for Events {
     fn drop(&mut self) {
         let Some(kept) = self.kept.take() else {
@@ -135,6 +185,7 @@ impl Drop for Events {
             reference: self.reference.clone(),
             pool: self.pool.clone(),
             command: std::mem::take(&mut self.command),
+            observer: self.observer.take(),
             gate: self.gate.clone(),
         };
         off_scheduler(move || lost.end(&kept, Err(Failure::Dropped), &Meta::default()));

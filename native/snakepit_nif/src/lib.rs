@@ -86,6 +86,7 @@ mod atoms {
         snakepit_error = "Elixir.Snakepit.Error",
         snakepit_kill,
         snakepit_session,
+        snakepit_stream_ended,
         snakepit_tensor = "Elixir.Snakepit.Tensor",
         snakepit_work_ended,
         source,

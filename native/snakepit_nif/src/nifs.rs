@@ -425,6 +425,8 @@ struct StreamSpec<'a> {
     bounded: bool,
     first_chunk_timeout: Option<u64>,
     idle_timeout: Option<u64>,
+    /// Who is told of the end as well, and with which term.
+    observer: Option<(LocalPid, Term<'a>)>,
 }
 
 /// `{:ok, handle}`; or what `call` returns, and `:large` wants `stream_large`.
@@ -544,7 +546,14 @@ fn start_stream<'a>(
         idle: millis(how.idle_timeout),
     };
     let gate = handle.gate.clone();
-    let events = Events::new(env.pid(), reference, how.pool, &call.command, gate);
+    let events = Events::new(
+        env.pid(),
+        reference,
+        how.pool,
+        &call.command,
+        gate,
+        how.observer,
+    );
     Ok(
         match spawn(run_stream(call, route, credit, patience, events)) {
             Ok(()) => (atoms::ok(), handle).encode(env),

@@ -245,7 +245,7 @@ impl Consumer<'_> {
 async fn send(events: Events, chunks: Vec<Chunk>) -> Option<(Events, Result<(), Failure>)> {
     let size = chunks.iter().map(|chunk| chunk.fields.size()).sum();
     let work = move || {
-        let sent = events.chunks(|env| decode_chunks(env, &chunks));
+        let sent = events.chunks(chunks.len(), |env| decode_chunks(env, &chunks));
         (events, sent)
     };
     decode_aside(size, work).await
