@@ -324,6 +324,37 @@ defmodule Snakepit.StreamsTest do
     assert os_pid(pool) == pid
   end
 
+  @tag :tmp_dir
+  test "early ends anywhere in a stream leave nothing behind in the pool", %{tmp_dir: dir} do
+    pool = start_pool!(max_concurrency: 4)
+    pid = os_pid(pool)
+    args = %{closed: Path.join(dir, "closed")}
+    files = open_files(pid)
+
+    for place <- 1..25 do
+      halt = &if(&1["index"] == place, do: :halt)
+      assert :ok = Snakepit.execute_stream("endless", args, halt, pool: pool)
+
+      {:ok, call} = Snakepit.start_stream("endless", args, pool: pool, demand: place)
+      assert_received_chunks(call, place)
+      Snakepit.cancel(call)
+
+      me = self()
+      tell = &if(&1["index"] == place, do: send(me, {:at, place}))
+      consumer = spawn(fn -> Snakepit.execute_stream("endless", args, tell, pool: pool) end)
+      assert_receive {:at, ^place}
+      Process.exit(consumer, :kill)
+
+      assert {:error, %Error{reason: :timeout}} =
+               Snakepit.execute_stream("endless", args, & &1, pool: pool, timeout: place)
+    end
+
+    eventually(fn -> match?({:ok, %{in_flight: 0, queued: 0}}, Snakepit.stats(pool)) end)
+    assert os_pid(pool) == pid
+    eventually(fn -> open_files(pid) == files end)
+    assert no_messages?()
+  end
+
   describe "deadlines" do
     test "Python sees what is left of the timeout, the wait for a worker taken off" do
       pool = start_pool!()
@@ -413,6 +444,8 @@ defmodule Snakepit.StreamsTest do
   end
 
   defp assert_received_chunks(call, count), do: assert(length(indexes(call, count)) == count)
+
+  defp open_files(os_pid), do: length(File.ls!("/proc/#{os_pid}/fd"))
 
   defp progress(path) do
     case File.read(path) do
