@@ -4,12 +4,12 @@ defmodule Snakepit.Application do
 
   @impl true
   def start(_type, _args) do
-    children =
-      case Snakepit.Config.default_pool() do
-        nil -> []
-        options -> [{Snakepit.Pool, options}]
-      end
-
-    Supervisor.start_link(children, strategy: :one_for_one)
+    case Snakepit.Config.default_pool() do
+      {:ok, nil} -> start([])
+      {:ok, options} -> start([{Snakepit.Pool, options}])
+      {:error, error} -> raise error
+    end
   end
+
+  defp start(children), do: Supervisor.start_link(children, strategy: :one_for_one)
 end

@@ -2,6 +2,7 @@ defmodule Snakepit.Config do
   @moduledoc false
   # The one schema of a pool's options, and the one reader of the application's environment.
 
+  alias Snakepit.Config.Environment
   alias Snakepit.Error
 
   @pool [
@@ -16,6 +17,11 @@ defmodule Snakepit.Config do
       {:string, nil,
        "the Python executable; by default `.venv/bin/python` where there is one, else `python3`"},
     env: {:env, [], "environment variables for the workers, names to strings"},
+    fallback_adapter:
+      {:adapter, nil, "the adapter of the workers where those of `:adapter` cannot have gRPC"},
+    thread_limit:
+      {:positive, nil,
+       "how many threads a worker's numerical libraries may use: `OMP_NUM_THREADS` and its kin, unless `:env` has them"},
     max_concurrency: {:positive, 1, "how many commands a worker runs at once"},
     max_queue: {:count, 1000, "how many calls may wait for a worker"},
     queue_timeout: {:timeout, 5_000, "how long a call may wait for a worker, in ms"},
@@ -29,6 +35,8 @@ defmodule Snakepit.Config do
       {:unencodable, :error,
        "what becomes of a value in a result that cannot be sent: `:error`, or `:marker` for a map with its type in its place"},
     transport: {:transport, :unix, "`:unix`, or `:tcp` on 127.0.0.1 with a secret per worker"},
+    base_port: {:port, 0, "with `:tcp`, the first port to try; 0 is any free one"},
+    port_range: {:positive, 100, "with `:tcp`, how many ports to try from there on"},
     startup_timeout: {:positive, 30_000, "how long a worker may take to be ready, in ms"},
     shutdown_timeout:
       {:positive, 5_000,
@@ -56,8 +64,10 @@ defmodule Snakepit.Config do
     name: "an atom",
     adapter: "a module that implements Snakepit.Adapter",
     positive: "an integer above 0",
+    port: "a port, 0 to 65535",
     count: "an integer of 0 or more",
     keyword: "a keyword list",
+    section: "a map or keyword list",
     string: "a string",
     session_id: "a string of 1 to #{@session_id_bytes} bytes without NUL",
     affinity: ":strict or :prefer",
@@ -79,15 +89,24 @@ defmodule Snakepit.Config do
   end
 
   @doc "The options of the pool that the application starts, or nil."
-  def default_pool, do: Application.get_env(:snakepit, :pool)
+  @spec default_pool() :: {:ok, keyword | nil} | {:error, Error.t()}
+  def default_pool do
+    :snakepit
+    |> Application.get_all_env()
+    |> Keyword.drop([:runtime_threads, :included_applications])
+    |> Environment.pool()
+  end
 
   @doc "A pool's options, complete and checked."
   @spec pool(keyword) :: {:ok, map} | {:error, Error.t()}
   def pool(options) do
-    with :ok <- check(options, for({key, {type, _, _}} <- @pool, into: %{}, do: {key, type})) do
+    with :ok <- check(options, types()) do
       {:ok, Map.merge(defaults(), Map.new(options))}
     end
   end
+
+  @doc "The type of each of a pool's options."
+  def types, do: for({key, {type, _default, _doc}} <- @pool, into: %{}, do: {key, type})
 
   @doc "What every call takes, and what a stream takes beside it."
   def call_options do
@@ -146,8 +165,13 @@ defmodule Snakepit.Config do
   defp valid?(:name, value), do: is_atom(value) and value not in [nil, true, false]
   defp valid?(:adapter, value), do: Snakepit.Adapter.adapter?(value)
   defp valid?(:positive, value), do: is_integer(value) and value > 0
+  defp valid?(:port, value), do: is_integer(value) and value in 0..65_535
   defp valid?(:count, value), do: is_integer(value) and value >= 0
   defp valid?(:keyword, value), do: Keyword.keyword?(value)
+
+  defp valid?(:section, value),
+    do: Keyword.keyword?(value) or (is_map(value) and not is_struct(value))
+
   defp valid?(:string, value), do: is_binary(value) and String.valid?(value)
   defp valid?(:affinity, value), do: value in [:strict, :prefer]
 

@@ -11,8 +11,8 @@ defmodule Snakepit.Pool do
 
       Snakepit.execute("summarize", %{text: text}, pool: MyApp.Python)
 
-  Any number of pools can run. `config :snakepit, pool: [size: 4]` describes the one that the
-  application starts by itself, with the default name `Snakepit.Pool`.
+  Any number of pools can run. The application's environment describes the one that it starts by
+  itself, with the default name `Snakepit.Pool`, as the end of this page tells.
 
   Workers start concurrently. Calls that come before one is ready wait in the queue; while none can
   be started they fail with `:worker_start_failed` and the reason, and the pool keeps trying.
@@ -20,6 +20,21 @@ defmodule Snakepit.Pool do
   ## Options
 
   #{Snakepit.Config.table()}
+
+  ## Configuration
+
+      config :snakepit,
+        adapter_module: Snakepit.Adapters.GRPCPython,
+        adapter_args: [class: "my_app.commands:Commands", paths: ["python"]],
+        fallback_adapter: Snakepit.Adapters.GenericPythonV2,
+        pool_config: %{pool_size: 4, max_concurrency: 1, max_queue: 1_000},
+        grpc_config: %{transport: :tcp, base_port: 50_051, port_range: 100}
+
+  Each key is an option of the pool. They are checked when the application starts, as options are when
+  a pool does. `runtime_threads`, beside them, is how many threads the native library has for all pools
+  together.
+
+  #{Snakepit.Config.Environment.tables()}
   """
   use Supervisor
 

@@ -36,7 +36,8 @@ defmodule Snakepit.OrphansTest do
     script = """
     args = [class: "trouble:Trouble", paths: [#{inspect(Path.expand("test/support/python"))}]]
     times = [shutdown_timeout: 200, kill_grace: 10_000]
-    Application.put_env(:snakepit, :pool, [size: 2, adapter_args: args] ++ times)
+    Application.put_env(:snakepit, :adapter_args, args)
+    Application.put_env(:snakepit, :pool_config, [pool_size: 2] ++ times)
     {:ok, _} = Application.ensure_all_started(:snakepit)
     :ok = Snakepit.Pool.await_ready()
     {:ok, %{"pid" => one}} = Snakepit.execute("pid")

@@ -1,7 +1,5 @@
 import Config
 
 config :snakepit,
-  pool: [
-    size: 2,
-    adapter_args: [class: "word_count:WordCount", paths: ["python"]]
-  ]
+  adapter_args: [class: "word_count:WordCount", paths: ["python"]],
+  pool_config: %{pool_size: 2}

@@ -30,7 +30,7 @@ defmodule Snakepit.Pool.Manager do
       nil ->
         message =
           "there is no pool #{inspect(name)}; start one with {Snakepit.Pool, name: #{inspect(name)}} " <>
-            "under a supervisor, or with `config :snakepit, pool: []`"
+            "under a supervisor, or with `config :snakepit, pool_config: %{}`"
 
         {:error, %Error{reason: :pool_stopped, pool: name, message: message}}
 

@@ -1,0 +1,63 @@
+defmodule Snakepit.ConfigTest do
+  use ExUnit.Case, async: true
+
+  alias Snakepit.Adapters.{GenericPythonV2, GRPCPython}
+  alias Snakepit.Config
+  alias Snakepit.Config.Environment
+  alias Snakepit.Error
+
+  test "no environment is no pool" do
+    assert Environment.pool([]) == {:ok, nil}
+  end
+
+  test "each key is an option of the pool" do
+    environment = [
+      adapter_module: GRPCPython,
+      adapter_args: [class: "a:B"],
+      fallback_adapter: GenericPythonV2,
+      python: "python3",
+      env: %{"A" => "b"},
+      thread_limit: 2,
+      pool_config: %{pool_size: 3, max_concurrency: 2, max_queue: 7, timeout: :infinity},
+      grpc_config: [transport: :tcp, base_port: 50_051, port_range: 10, server_startup_timeout: 9]
+    ]
+
+    assert {:ok, options} = Environment.pool(environment)
+
+    assert {:ok, %{adapter: GRPCPython, fallback_adapter: GenericPythonV2} = pool} =
+             Config.pool(options)
+
+    assert %{adapter_args: [class: "a:B"], python: "python3", env: %{"A" => "b"}} = pool
+    assert %{size: 3, max_concurrency: 2, max_queue: 7, timeout: :infinity} = pool
+    assert %{transport: :tcp, base_port: 50_051, port_range: 10, startup_timeout: 9} = pool
+    assert %{thread_limit: 2, queue_timeout: 5_000} = pool
+  end
+
+  test "every option but the name has its key" do
+    options = Map.keys(Config.types()) -- [:name]
+    tables = Environment.tables()
+    for option <- options, do: assert(tables =~ "| `#{inspect(option)}` |")
+  end
+
+  test "what is wrong is named with its place, its value and what is wanted" do
+    for {environment, parts} <- [
+          {[pool_config: %{pool_size: 0}], ["pool_config", ":pool_size", "above 0", "0"]},
+          {[pool_config: %{size: 1}], ["pool_config", "no option :size", ":pool_size"]},
+          {[pool_config: 4], ["pool_config", "a map or keyword list", "4"]},
+          {[grpc_config: %{transport: :udp}],
+           ["grpc_config", ":transport", ":unix or :tcp", "udp"]},
+          {[grpc_config: %{base_port: 70_000}], [":base_port", "0 to 65535", "70000"]},
+          {[adapter_module: Nowhere],
+           [":adapter_module", "implements Snakepit.Adapter", "Nowhere"]},
+          {[adapter_module: Enum], [":adapter_module", "implements Snakepit.Adapter", "Enum"]},
+          {[pool: [size: 4]], ["no option :pool", ":pool_config"]},
+          {[env: %{A: 1}], [":env", "all strings"]}
+        ] do
+      assert {:error, %Error{reason: :invalid_options, message: message}} =
+               Environment.pool(environment)
+
+      assert message =~ "config :snakepit"
+      for part <- parts, do: assert(message =~ part)
+    end
+  end
+end
