@@ -40,7 +40,7 @@ defmodule Snakepit do
     with {:ok, pool, name, options} <- prepare(command, args, options, @options) do
       span = Telemetry.start_call(pool, name, command, false, options)
 
-      case run(pool, command, args, options) do
+      case run(pool, name, command, args, options) do
         {:ok, result, meta} ->
           Telemetry.stop_call(span, meta)
           {:ok, result}
@@ -249,10 +249,22 @@ defmodule Snakepit do
     end
   end
 
-  defp run(%{grpc?: true} = pool, command, args, options),
-    do: Client.run(pool.native, command, args, options)
+  defp run(%{grpc?: false} = pool, _name, command, args, options),
+    do: Pool.Client.run(pool, command, args, options)
 
-  defp run(pool, command, args, options), do: Pool.Client.run(pool, command, args, options)
+  defp run(pool, name, command, args, options) do
+    with {:error, %Error{reason: :grpc_unavailable}, _meta} = failed <-
+           Client.run(pool.native, command, args, options) do
+      # It may have waited while the pool fell back to other workers.
+      case Manager.fetch(name) do
+        {:ok, %{fallback: fallback} = now} when fallback != pool.fallback ->
+          run(now, name, command, args, options)
+
+        _ ->
+          failed
+      end
+    end
+  end
 
   defp start(%{grpc?: true} = pool, command, args, options, name, bounded, observer),
     do: Client.start_stream(pool.native, command, args, options, name, bounded, observer)

@@ -6,11 +6,14 @@ defmodule Snakepit.GRPCWorker do
 
   require Logger
 
+  alias Snakepit.Adapter
   alias Snakepit.GRPC.{Client, Native}
   alias Snakepit.Pool.{HealthCheck, OSProcess}
   alias Snakepit.Telemetry
 
   @line_bytes 8192
+  # EX_UNAVAILABLE of sysexits.h, with which a worker says that it can have no server.
+  @no_server 69
 
   defstruct [
     :id,
@@ -28,7 +31,8 @@ defmodule Snakepit.GRPCWorker do
     :timer,
     :check,
     asked: %{},
-    why: nil
+    why: nil,
+    no_grpc: false
   ]
 
   @doc "Options: `:id`, `:pool` (native), `:manager`, `:path` (of its socket), `:options` (the pool's)."
@@ -81,9 +85,9 @@ defmodule Snakepit.GRPCWorker do
     OSProcess.kill(state.process)
     state = leave(state)
 
-    if state.timer,
-      do: stop_failed(state.why || OSProcess.exit_text(status), state),
-      else: stop({:exited, state.why || OSProcess.exit_text(status)}, state)
+    why = state.why || OSProcess.exit_text(status)
+    state = %{state | no_grpc: state.no_grpc or status == @no_server}
+    if state.timer, do: stop_failed(why, state), else: stop({:exited, why}, state)
   end
 
   def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state) do
@@ -114,7 +118,9 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({ref, {:error, failure}}, %{awaited: {_step, ref}} = state) do
-    {:noreply, kill(Client.error(failure).message, state)}
+    error = Client.error(failure)
+    no_grpc = error.reason == :grpc_unavailable
+    {:noreply, kill(error.message, %{state | no_grpc: no_grpc})}
   end
 
   def handle_info(:check_health, %{key: nil} = state), do: {:noreply, state}
@@ -200,7 +206,12 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp listen(%{options: %{transport: :unix}} = state), do: "unix:#{state.path}.sock"
-  defp listen(_state), do: "tcp:127.0.0.1:0"
+
+  defp listen(%{options: options}) do
+    first = Adapter.optional(options.adapter, :get_port, [], options.base_port)
+    last = min(first + options.port_range - 1, 65_535)
+    "tcp:127.0.0.1:" <> if(first == 0, do: "0", else: "#{first}-#{last}")
+  end
 
   defp output(line, %{token: token, timer: starting} = state) do
     case line do
@@ -237,7 +248,8 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp stop_failed(message, state) do
-    stop({:start_failed, OSProcess.start_error(state.process || state, message)}, state)
+    failed = if state.no_grpc, do: :no_grpc, else: :start_failed
+    stop({failed, OSProcess.start_error(state.process || state, message)}, state)
   end
 
   defp stop({_how, text} = why, state) do

@@ -47,9 +47,11 @@ defmodule Snakepit.Telemetry do
   | `[:snakepit, :worker, :stopped]` | `:duration` since its start | `:os_pid`, `:why` |
   | `[:snakepit, :worker, :restarted]` | `:attempt`, from 1 on | `:why` |
   | `[:snakepit, :health, :failed]` | `:missed` in a row | `:why` |
+  | `[:snakepit, :pool, :fallback]` | `:system_time` | `:adapter`, `:fallback_adapter`, `:why` |
 
   A worker that ends has `:stopped` as its last event, after `:killed` if Snakepit killed it; its `:why` is
-  `:shutdown` when the pool stops. `:restarted` comes when its successor is started.
+  `:shutdown` when the pool stops. `:restarted` comes when its successor is started. `:fallback` is when no
+  worker can have gRPC, and the pool goes on with those of its `:fallback_adapter`.
 
   ## Sessions
 
@@ -76,7 +78,8 @@ defmodule Snakepit.Telemetry do
   @others [
     [:snakepit, :grpc, :request],
     [:snakepit, :queue, :full],
-    [:snakepit, :health, :failed]
+    [:snakepit, :health, :failed],
+    [:snakepit, :pool, :fallback]
   ]
   @events @calls ++ @workers ++ @sessions ++ @others
 
@@ -220,6 +223,10 @@ defmodule Snakepit.Telemetry do
   defp native(micros), do: System.convert_time_unit(micros, :microsecond, :native)
 
   defp now, do: System.monotonic_time()
+
+  @doc false
+  def pool_fell_back(metadata),
+    do: emit([:snakepit, :pool, :fallback], %{system_time: System.system_time()}, metadata)
 
   defp emit(event, measurements, metadata) do
     if available?(), do: :telemetry.execute(event, measurements, metadata), else: :ok

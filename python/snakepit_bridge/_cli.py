@@ -10,7 +10,7 @@ from typing import Optional
 
 from snakepit_bridge import _logs, _process
 from snakepit_bridge._encoders import mark_unencodable
-from snakepit_bridge._loading import StartError, load_commands
+from snakepit_bridge._loading import NoServerError, StartError, load_commands
 from snakepit_bridge._version import __version__
 
 
@@ -31,14 +31,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _serve(options, token, secret)
     except StartError as error:
         print(f"snakepit_bridge: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
 
 
 def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
     try:
         from snakepit_bridge import _grpc_server
     except ImportError as error:
-        raise StartError(
+        raise NoServerError(
             f"{error}; the gRPC server needs it: python -m pip install 'grpcio>=1.60' "
             "'protobuf>=4.25'"
         ) from None
@@ -89,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         "--listen",
         default="tcp:127.0.0.1:0",
         metavar="ADDRESS",
-        help="unix:/path or tcp:127.0.0.1:port; port 0 is any free one (default: %(default)s)",
+        help="unix:/path or tcp:127.0.0.1:port; port 0 is any free one, 50051-50150 the first free "
+        "one of these (default: %(default)s)",
     )
     parser.add_argument(
         "--stdio",

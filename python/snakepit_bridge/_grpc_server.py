@@ -68,7 +68,7 @@ def run(
         ],
         maximum_concurrent_rpcs=most_rpcs,
     )
-    address = _bind(server, options.listen)
+    address = _address.bind_first(options.listen, functools.partial(_bind, server))
     server.start()
     ready(address)
     wait_for_signal()
@@ -79,10 +79,7 @@ def run(
 
 def _bind(server: grpc.Server, address: str) -> str:
     kind, _, rest = address.partition(":")
-    try:
-        port = server.add_insecure_port(address if kind == "unix" else rest)
-    except RuntimeError as error:
-        raise _address.in_use(address, error) from None
+    port = server.add_insecure_port(address if kind == "unix" else rest)
     return address if kind == "unix" else f"tcp:{rest.rpartition(':')[0]}:{port}"
 
 

@@ -14,6 +14,14 @@ from snakepit_bridge._commands import Registry
 class StartError(Exception):
     """Why the worker cannot start and what to do about it: the whole message for the user."""
 
+    exit_code = 1
+
+
+class NoServerError(StartError):
+    """There is no gRPC to be had here: the parent may have another way."""
+
+    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
+
 
 def load_commands(path: str, import_paths: Sequence[str]) -> Registry:
     """The commands of an instance of the class at `path`, which is `module:Class`."""

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from snakepit_bridge._call import Call
-from snakepit_bridge._extended import encode_extended
+from snakepit_bridge._extended import decode_extended, encode_extended
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._invalid import InvalidValueError
 
@@ -47,10 +47,24 @@ def refusal(call_id: int, failure: CallError) -> dict[str, Any]:
         "success": False,
         "error": str(failure),
         "timestamp": time.time_ns(),
-        "error_detail": {
-            "reason": failure.reason,
-            "type": failure.type,
-            "message": failure.message,
-            "traceback": failure.traceback,
-        },
+        "error_detail": {"reason": failure.reason, **(_exception(failure) if failure.type else {})},
     }
+
+
+def _exception(failure: CallError) -> dict[str, Any]:
+    detail = {
+        "type": failure.type,
+        "message": failure.message,
+        "frames": [
+            {"file": file, "line": line, "function": function, "source": source}
+            for file, line, function, source in failure.frames
+        ],
+        "notes": failure.notes,
+        "cause": None if failure.cause is None else _exception(failure.cause),
+    }
+    if failure.traceback:
+        detail["traceback"] = failure.traceback
+    if failure.code:
+        detail["code"] = failure.code
+        detail["data"] = decode_extended(failure.data) if failure.data else None
+    return detail

@@ -246,7 +246,7 @@ def test_without_grpcio_it_says_what_to_install(tmp_path: Path) -> None:
         timeout=PATIENCE,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 69
     assert "no grpc here" in done.stderr
     assert "pip install" in done.stderr
     assert "Traceback" not in done.stderr
@@ -271,3 +271,29 @@ def test_over_tcp_every_rpc_needs_the_secret(start: Start) -> None:
         assert client.result("ping")["status"] == "ok"
         assert len(client.chunks("ping_stream")) == 3
         assert "x-snakepit-secret" not in client.result("about")["metadata"]
+
+
+def test_a_range_of_ports_is_tried_in_order(start: Start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        first = taken.getsockname()[1]
+        worker = start("--listen", f"tcp:127.0.0.1:{first}-{min(first + 20, 65535)}")
+        port = int(worker.address().rpartition(":")[2])
+        assert first < port <= first + 20
+        full = start("--listen", f"tcp:127.0.0.1:{first}-{first}")
+        assert full.ended() == 1
+        assert any("is another server there" in line for line in full.lines())
+
+
+def test_without_sockets_it_says_so(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket\n"
+        "class Refused(socket.socket):\n"
+        "    def __init__(self, *args, **rest):\n"
+        "        raise PermissionError(1, 'Operation not permitted')\n"
+        "socket.socket = Refused\n"
+    )
+    worker = start(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert worker.ended() == 69
+    assert "no socket can be had here" in next(worker.lines())

@@ -197,6 +197,24 @@ defmodule Snakepit.PoolTest do
              Snakepit.GRPC.Client.execute(channel, "ping")
   end
 
+  test "over TCP workers take the ports of a range that are free" do
+    {:ok, taken} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+    {:ok, first} = :inet.port(taken)
+    pool = start_pool!(transport: :tcp, base_port: first, port_range: 40, size: 2)
+    ports = for os_pid <- os_pids(pool), do: listening_port(os_pid)
+    assert [_, _] = Enum.uniq(ports)
+    for port <- ports, do: assert(port in (first + 1)..(first + 39))
+  end
+
+  test "a limit of threads is for workers alone, and an option of its own goes before" do
+    variables = ~w(OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS)
+    host = Enum.map(variables, &System.get_env/1)
+    pool = start_pool!(thread_limit: 3, env: %{"MKL_NUM_THREADS" => "7"})
+    args = %{names: variables}
+    assert {:ok, %{"result" => ~w(3 7 3)}} = Snakepit.execute("environment", args, pool: pool)
+    assert Enum.map(variables, &System.get_env/1) == host
+  end
+
   test "two pools are two pools" do
     one = start_pool!()
     two = start_pool!()

@@ -20,7 +20,7 @@ defmodule Snakepit.GRPC.Native do
 
   def pool_new(_max_queue, _max_sessions, _session_ttl, _told), do: missing()
   def pool_close(_pool), do: missing()
-  def pool_set_unavailable(_pool, _why), do: missing()
+  def pool_set_unavailable(_pool, _why, _no_grpc), do: missing()
   def pool_add(_pool, _channel, _id, _capacity, _kill_grace), do: missing()
   def pool_drain(_pool, _key), do: missing()
   def pool_remove(_pool, _key), do: missing()

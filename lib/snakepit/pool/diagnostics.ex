@@ -55,6 +55,7 @@ defmodule Snakepit.Pool.Diagnostics do
       {:ok,
        %{
          adapter: overview.options.adapter,
+         fallback: pool.fallback,
          size: overview.options.size,
          ready: Enum.count(workers, &(&1.state == :ready)),
          queued: queued,

@@ -19,6 +19,7 @@ defmodule Snakepit.Pool.Manager do
     restarts: 0,
     workers: %{},
     failed: %{},
+    no_grpc: false,
     waiting: []
   ]
 
@@ -48,14 +49,7 @@ defmodule Snakepit.Pool.Manager do
     error = Client.unavailable()
     native = unless error, do: new_pool(options)
 
-    pool =
-      options
-      |> Map.take([:timeout, :queue_timeout, :demand, :max_message_size])
-      |> Map.merge(%{native: native, error: error, manager: self()})
-      |> Map.put(:telemetry, Telemetry.available?())
-      |> Map.merge(%{grpc?: Adapter.grpc?(options.adapter), gate: Gate.new(options.adapter)})
-
-    :persistent_term.put({Snakepit.Pool, options.name}, pool)
+    publish(options, native, error, nil)
     state = %__MODULE__{options: options, native: native, supervisor: supervisor}
     if error, do: {:ok, state}, else: {:ok, %{state | folder: folder!()}, {:continue, :start}}
   end
@@ -71,7 +65,7 @@ defmodule Snakepit.Pool.Manager do
 
     state = %{state | supervisor: supervisor}
     expire_sessions_later(state.options.session_ttl)
-    {:noreply, Enum.reduce(1..state.options.size, state, &start_worker(&1, 0, &2))}
+    {:noreply, start_workers(state)}
   end
 
   @impl true
@@ -98,12 +92,20 @@ defmodule Snakepit.Pool.Manager do
   end
 
   def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
-    {{slot, attempt, _phase}, workers} = Map.pop!(state.workers, pid)
-    {:noreply, replace(reason, slot, attempt, %{state | workers: workers})}
+    case Map.pop(state.workers, pid) do
+      {{slot, attempt, _phase}, workers} ->
+        {:noreply, replace(reason, slot, attempt, %{state | workers: workers})}
+
+      # It was stopped for good.
+      {nil, _workers} ->
+        {:noreply, state}
+    end
   end
 
-  def handle_info({:start, slot, attempt}, state),
+  def handle_info({:start, native, slot, attempt}, %{native: native} = state),
     do: {:noreply, restart_worker(slot, attempt, state.failed[slot], state)}
+
+  def handle_info({:start, _native, _slot, _attempt}, state), do: {:noreply, state}
 
   def handle_info({:snakepit_session, event, ids, worker_id}, state) do
     metadata = %{pool: state.options.name, worker_id: worker_id}
@@ -131,6 +133,20 @@ defmodule Snakepit.Pool.Manager do
     if state.folder, do: File.rm_rf(state.folder)
   end
 
+  defp publish(options, native, error, fallback) do
+    pool =
+      options
+      |> Map.take([:timeout, :queue_timeout, :demand, :max_message_size])
+      |> Map.merge(%{native: native, error: error, manager: self(), fallback: fallback})
+      |> Map.put(:telemetry, Telemetry.available?())
+      |> Map.merge(%{grpc?: Adapter.grpc?(options.adapter), gate: Gate.new(options.adapter)})
+
+    :persistent_term.put({Snakepit.Pool, options.name}, pool)
+  end
+
+  defp start_workers(state),
+    do: Enum.reduce(1..state.options.size, state, &start_worker(&1, 0, &2))
+
   defp start_worker(slot, attempt, state) do
     count = state.count + 1
 
@@ -154,19 +170,23 @@ defmodule Snakepit.Pool.Manager do
     start_worker(slot, attempt, %{state | restarts: state.restarts + 1})
   end
 
-  defp replace({:shutdown, {:start_failed, message}}, slot, attempt, state) do
+  defp replace({:shutdown, {failed, message}}, slot, attempt, state)
+       when failed in [:start_failed, :no_grpc] do
     Logger.error(message)
-    {first, longest} = state.options.restart_backoff
-    wait = min(first * Integer.pow(2, min(attempt, 20)), longest)
-    # Workers that failed together must not try again together.
-    Process.send_after(
-      self(),
-      {:start, slot, attempt + 1},
-      wait - :rand.uniform(div(wait, 4) + 1) + 1
-    )
+    no_grpc = failed == :no_grpc
 
-    Native.pool_set_unavailable(state.native, message)
-    tell_waiting(%{state | failed: Map.put(state.failed, slot, message)})
+    if no_grpc and state.options.fallback_adapter != nil and count_ready(state) == 0 do
+      fall_back(message, state)
+    else
+      {first, longest} = state.options.restart_backoff
+      wait = min(first * Integer.pow(2, min(attempt, 20)), longest)
+      # Workers that failed together must not try again together.
+      wait = wait - :rand.uniform(div(wait, 4) + 1) + 1
+      Process.send_after(self(), {:start, state.native, slot, attempt + 1}, wait)
+      Native.pool_set_unavailable(state.native, message, no_grpc)
+      failed = Map.put(state.failed, slot, message)
+      tell_waiting(%{state | failed: failed, no_grpc: no_grpc})
+    end
   end
 
   defp replace(reason, slot, attempt, state) do
@@ -178,6 +198,22 @@ defmodule Snakepit.Pool.Manager do
 
     Logger.warning("worker #{inspect(state.options.name)}/#{slot} is replaced: #{why}")
     restart_worker(slot, attempt, why, state)
+  end
+
+  # The pool starts anew, with workers of the other adapter. Who waits for a worker is told that there
+  # is no gRPC, and finds them there.
+  defp fall_back(message, %{options: %{adapter: adapter, name: name}} = state) do
+    fallback = state.options.fallback_adapter
+    Logger.warning("the pool #{inspect(name)} falls back to #{inspect(fallback)}: #{message}")
+    options = %{state.options | adapter: fallback, fallback_adapter: nil}
+    native = new_pool(options)
+    publish(options, native, nil, %{adapter: adapter, reason: message})
+    Native.pool_set_unavailable(state.native, message, true)
+    Native.pool_close(state.native)
+    for {pid, _worker} <- state.workers, do: Process.exit(pid, :shutdown)
+    metadata = %{pool: name, adapter: adapter, fallback_adapter: fallback, why: message}
+    Telemetry.pool_fell_back(metadata)
+    start_workers(%{state | options: options, native: native, workers: %{}, failed: %{}})
   end
 
   defp overview(state) do
@@ -193,14 +229,15 @@ defmodule Snakepit.Pool.Manager do
   defp id(slot, state), do: "#{inspect(state.options.name)}/#{slot}"
 
   defp tell_waiting(state) do
-    ready = Enum.count(state.workers, &match?({_pid, {_slot, _attempt, :ready}}, &1))
-
     cond do
-      ready == state.options.size -> reply_all(:ok, state)
+      count_ready(state) == state.options.size -> reply_all(:ok, state)
       state.failed != %{} -> reply_all({:error, start_error(state)}, state)
       true -> state
     end
   end
+
+  defp count_ready(state),
+    do: Enum.count(state.workers, &match?({_pid, {_slot, _attempt, :ready}}, &1))
 
   defp expire_sessions_later(:infinity), do: nil
 
@@ -210,7 +247,8 @@ defmodule Snakepit.Pool.Manager do
 
   defp start_error(state) do
     {_slot, message} = Enum.min(state.failed)
-    %Error{reason: :worker_start_failed, pool: state.options.name, message: message}
+    reason = if state.no_grpc, do: :grpc_unavailable, else: :worker_start_failed
+    %Error{reason: reason, pool: state.options.name, message: message}
   end
 
   defp reply_all(reply, state) do

@@ -7,10 +7,11 @@ defmodule Snakepit.Pool.Message do
   alias Snakepit.GRPC.Client
 
   # What a worker may say of its own; anything else is the command's.
-  @reasons ~w(cancelled invalid_args invalid_result message_too_large session_lost
+  @reasons ~w(cancelled command_error invalid_args invalid_result message_too_large session_lost
               streaming_not_supported timeout unknown_command)a
 
-  @details ~w(type message traceback)a
+  @details ~w(type message traceback frames notes cause code data)a
+  @frame ~w(file line function source)a
 
   @doc "A request; `fields` go beside those that every request has."
   @spec request(pos_integer, String.t(), map | keyword, map) ::
@@ -57,15 +58,25 @@ defmodule Snakepit.Pool.Message do
 
   defp failure(%{"error_detail" => %{} = detail} = response) do
     reason = Enum.find(@reasons, :python_error, &(Atom.to_string(&1) == detail["reason"]))
-
-    details =
-      for key <- @details, value = detail[Atom.to_string(key)], into: %{}, do: {key, value}
-
-    details = if details[:type] in [nil, ""], do: %{}, else: details
-    {reason, text(response["error"]), details}
+    {reason, text(response["error"]), if(detail["type"], do: exception(detail), else: %{})}
   end
 
   defp failure(response), do: {:python_error, text(response["error"]), %{}}
+
+  # What Snakepit.Error lists for an exception.
+  defp exception(detail) do
+    for {key, value} <- known(detail, @details), into: %{} do
+      case {key, value} do
+        {:frames, [_ | _] = frames} -> {:frames, Enum.map(frames, &Map.new(known(&1, @frame)))}
+        {:cause, %{} = cause} -> {:cause, exception(cause)}
+        other -> other
+      end
+    end
+  end
+
+  defp known(map, keys) do
+    for key <- keys, {:ok, value} <- [Map.fetch(map, Atom.to_string(key))], do: {key, value}
+  end
 
   defp text(error) when is_binary(error), do: error
   defp text(nil), do: "the worker gave no error"

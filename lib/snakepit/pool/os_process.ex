@@ -12,13 +12,18 @@ defmodule Snakepit.Pool.OSProcess do
   # The end of its output that an error shows.
   @tail_lines 30
 
+  # How many threads numerical libraries start: OpenMP, the BLAS libraries, NumExpr, Rayon, Polars.
+  @thread_variables ~w(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS BLIS_NUM_THREADS
+                       VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS RAYON_NUM_THREADS
+                       POLARS_MAX_THREADS)
+
   defstruct [:id, :pool, :port, :os_pid, :started, tail: []]
 
-  @doc "Starts it. `wrap` may change the command line, and `env` comes before all other variables."
+  @doc "Starts it. `wrap` may change the command line; `env` goes before all other variables."
   def start(worker, env, port_options, wrap \\ & &1) do
     with {:ok, command_line} <- Adapter.command(worker.options.adapter, worker) do
       {executable, args, adapter_env} = wrap.(command_line)
-      env = Enum.to_list(worker.options.env) ++ adapter_env ++ env
+      env = env(worker.options) |> Map.merge(Map.new(adapter_env ++ env))
       env = for {name, value} <- env, do: {to_charlist(name), to_charlist(value)}
       port_options = [:binary, :exit_status, :hide, args: args, env: env] ++ port_options
       port = Port.open({:spawn_executable, executable}, port_options)
@@ -77,6 +82,12 @@ defmodule Snakepit.Pool.OSProcess do
   defp tell(process, event, measurements, metadata \\ %{}) do
     named = %{pool: process.pool, worker_id: process.id, os_pid: process.os_pid}
     Telemetry.worker(event, measurements, Map.merge(named, metadata))
+  end
+
+  defp env(%{thread_limit: nil, env: env}), do: Map.new(env)
+
+  defp env(%{thread_limit: limit, env: env}) do
+    @thread_variables |> Map.new(&{&1, to_string(limit)}) |> Map.merge(Map.new(env))
   end
 
   # The level prefixes of sd-daemon(3), as Python's logging sends them.

@@ -38,11 +38,6 @@ defmodule Snakepit.Pool.Worker do
   @doc "How long a supervisor has to wait for a worker to stop, in ms."
   def shutdown(options), do: options.shutdown_timeout + 2 * options.kill_grace + 1_000
 
-  @doc "Lets a worker answer a control command itself: `{:ok, map}` or an error."
-  def control(worker, command, args \\ %{}, timeout \\ 5_000) do
-    GenServer.call(worker, {:control, command, args}, timeout)
-  end
-
   @impl true
   def init(worker) do
     Process.flag(:trap_exit, true)
@@ -68,10 +63,6 @@ defmodule Snakepit.Pool.Worker do
   end
 
   @impl true
-  def handle_call({:control, command, args}, from, state) do
-    {:noreply, request(from, command, args, state)}
-  end
-
   def handle_call({:describe, _timeout}, _from, %{key: nil} = state),
     do: {:reply, description(nil, state), state}
 
@@ -299,11 +290,6 @@ defmodule Snakepit.Pool.Worker do
     state
   end
 
-  defp told(from, message, state) do
-    GenServer.reply(from, Message.result(message))
-    state
-  end
-
   defp answered(call, message, state) do
     Process.demonitor(call.monitor, [:flush])
     if call.timer, do: Process.cancel_timer(call.timer)
@@ -381,9 +367,6 @@ defmodule Snakepit.Pool.Worker do
 
     for {_id, {:describe, from, _timer}} <- state.asked,
         do: GenServer.reply(from, description(nil, state))
-
-    for {_id, {_pid, _tag} = from} <- state.asked,
-        do: GenServer.reply(from, {:error, {:worker_crashed, why, %{}}})
 
     Process.send_after(self(), :output_timeout, @output_grace)
     state = %{state | calls: %{}, asked: %{}, ended: why}

@@ -186,7 +186,10 @@ impl Call {
                 (_, queue) => Failure::QueueTimeout(queue.unwrap_or_default()),
             },
             Refusal::SessionLost => Failure::SessionLost,
-            Refusal::Unavailable(why) => Failure::NoWorker(why.to_string()),
+            Refusal::Unavailable(unavailable) if unavailable.no_grpc => {
+                Failure::NoGrpc(unavailable.why.clone())
+            }
+            Refusal::Unavailable(unavailable) => Failure::NoWorker(unavailable.why.clone()),
             Refusal::Closed => Failure::PoolStopped,
         }
     }

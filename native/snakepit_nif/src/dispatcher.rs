@@ -20,9 +20,17 @@ pub(crate) enum Refusal {
     /// The session's worker is gone. Told once; the session then begins anew.
     SessionLost,
     /// No worker can be had, and waiting would not help.
-    Unavailable(Arc<str>),
+    Unavailable(Arc<Unavailable>),
     /// The pool has stopped.
     Closed,
+}
+
+/// Why a pool has no worker.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unavailable {
+    pub(crate) why: String,
+    /// Whether the reason is that there is no gRPC to be had.
+    pub(crate) no_grpc: bool,
 }
 
 /// What stands behind a place: cheap to clone.
@@ -229,8 +237,8 @@ impl<W: Worker> Dispatcher<W> {
     }
 
     /// While there is no worker at all, every call is refused with `why`; the next worker ends that.
-    pub(crate) fn set_unavailable(&self, why: &str) {
-        let notices = self.lock().set_unavailable(why.into());
+    pub(crate) fn set_unavailable(&self, unavailable: Unavailable) {
+        let notices = self.lock().set_unavailable(unavailable.into());
         self.tell(notices);
     }
 

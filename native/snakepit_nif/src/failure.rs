@@ -51,6 +51,8 @@ pub(crate) enum Failure {
     PoolStopped,
     #[error("{0}")]
     NoWorker(String),
+    #[error("{0}")]
+    NoGrpc(String),
     #[error("the worker died while it ran the call; it is replaced ({0})")]
     WorkerCrashed(String),
     #[error(
@@ -102,7 +104,7 @@ impl Failure {
             Self::NoWorker(_) => Reason::WorkerStartFailed,
             Self::WorkerCrashed(_) => Reason::WorkerCrashed,
             Self::SessionLost => Reason::SessionLost,
-            Self::Unreachable { .. } => Reason::GrpcUnavailable,
+            Self::NoGrpc(_) | Self::Unreachable { .. } => Reason::GrpcUnavailable,
             Self::InvalidArgs(_) => Reason::InvalidArgs,
             Self::InvalidResult(_) => Reason::InvalidResult,
             Self::TooLarge { .. } | Self::RefusedAsTooLarge { .. } => Reason::MessageTooLarge,

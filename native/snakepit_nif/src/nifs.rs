@@ -6,7 +6,7 @@ use crate::{
     channel::{Address, Channel},
     codec::{self, EncodeError, Fields, Rules},
     credit::Credit,
-    dispatcher::{Dispatcher, Lease, Limits, Session, WorkerKey},
+    dispatcher::{Dispatcher, Lease, Limits, Session, Unavailable, WorkerKey},
     events::{Events, Gate},
     failure::Failure,
     output,
@@ -137,8 +137,8 @@ fn pool_close(pool: ResourceArc<PoolResource>) -> Atom {
 }
 
 #[rustler::nif]
-fn pool_set_unavailable(pool: ResourceArc<PoolResource>, why: &str) -> Atom {
-    pool.0.set_unavailable(why);
+fn pool_set_unavailable(pool: ResourceArc<PoolResource>, why: String, no_grpc: bool) -> Atom {
+    pool.0.set_unavailable(Unavailable { why, no_grpc });
     atoms::ok()
 }
 

@@ -151,6 +151,10 @@ class Trouble(BuiltinAdapter):
         return len(self.sessions)
 
     @command
+    def environment(self, names: list[str]) -> list[Optional[str]]:
+        return [os.environ.get(name) for name in names]
+
+    @command
     def text(self, size: int) -> str:
         return "x" * size
 

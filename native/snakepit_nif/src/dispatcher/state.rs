@@ -1,6 +1,8 @@
 //! The table behind the lock: workers, who waits for them, and whose sessions live on them.
 
-use super::{Grant, Limits, Notices, Refusal, SessionEvent, Snapshot, Waiter, Worker, WorkerKey};
+use super::{
+    Grant, Limits, Notices, Refusal, SessionEvent, Snapshot, Unavailable, Waiter, Worker, WorkerKey,
+};
 use crate::sessions::{Past, Sessions, Settled, Stay};
 use std::{
     collections::{BTreeMap, HashSet},
@@ -20,7 +22,7 @@ pub(super) struct State<W: Worker> {
     sessions: Sessions,
     /// Names workers, tickets and leases in the order in which they came.
     clock: u64,
-    unavailable: Option<Arc<str>>,
+    unavailable: Option<Arc<Unavailable>>,
     closed: bool,
 }
 
@@ -112,7 +114,7 @@ impl<W: Worker> State<W> {
         })
     }
 
-    pub(super) fn set_unavailable(&mut self, why: Arc<str>) -> Notices<W> {
+    pub(super) fn set_unavailable(&mut self, why: Arc<Unavailable>) -> Notices<W> {
         if !self.workers.is_empty() {
             return Notices::new();
         }

@@ -45,6 +45,13 @@ fn lease(dispatcher: &Arc<Dispatcher<Name>>) -> Lease<Name> {
     submit(dispatcher, None).1.try_recv().unwrap().unwrap()
 }
 
+fn unavailable(why: &str) -> Unavailable {
+    Unavailable {
+        why: why.into(),
+        no_grpc: false,
+    }
+}
+
 #[test]
 fn the_least_loaded_worker_is_leased_and_of_equals_the_one_idle_longest() {
     let pool = dispatcher(0);
@@ -149,12 +156,12 @@ fn a_condemned_worker_is_out_of_the_pool_at_once() {
 fn without_any_worker_the_reason_is_told_until_one_comes() {
     let pool = dispatcher(8);
     let (_ticket, rx) = submit(&pool, None);
-    pool.set_unavailable("no python");
-    let refusal = Refusal::Unavailable("no python".into());
+    pool.set_unavailable(unavailable("no python"));
+    let refusal = Refusal::Unavailable(unavailable("no python").into());
     assert_eq!(rx.try_recv().unwrap().err(), Some(refusal.clone()));
     assert_eq!(submit(&pool, None).0.err(), Some(refusal));
     let a = pool.add("a", 1);
-    pool.set_unavailable("ignored while a worker is there");
+    pool.set_unavailable(unavailable("ignored while a worker is there"));
     pool.remove(a);
     assert!(submit(&pool, None).0.is_ok());
 }

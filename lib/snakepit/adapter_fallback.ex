@@ -1,0 +1,62 @@
+defmodule Snakepit.AdapterFallback do
+  @moduledoc """
+  Calls that take another adapter's workers where gRPC cannot be had.
+
+      Snakepit.AdapterFallback.execute_with_fallback("summarize", %{text: text},
+        pool: MyApp.Python,
+        fallback_adapter: Snakepit.Adapters.GenericPythonV2
+      )
+
+  A pool with the option `:fallback_adapter` does so by itself: when none of its workers can have gRPC,
+  it takes workers of that adapter for all calls, logs it, emits `[:snakepit, :pool, :fallback]`, and
+  says so in `Snakepit.stats/1`. It stays there until it is started anew.
+  """
+
+  alias Snakepit.{Config, Error, Pool}
+  alias Snakepit.Pool.Manager
+
+  @doc """
+  As `Snakepit.execute/3`, and once more by the fallback's workers if that returned `:grpc_unavailable`.
+
+  Options as there, and `:fallback_adapter`, by default that of the pool. Its workers have the pool's
+  other options. They are started by the first call that needs them, and stop with the pool.
+  """
+  @spec execute_with_fallback(String.t(), map | keyword, keyword) ::
+          {:ok, map} | {:error, Error.t()}
+  def execute_with_fallback(command, args \\ %{}, options \\ []) do
+    {given, options} = Keyword.split(options, [:fallback_adapter])
+
+    with :ok <- Config.check(given, %{fallback_adapter: :adapter}),
+         {:error, %Error{reason: :grpc_unavailable} = error} <-
+           Snakepit.execute(command, args, options),
+         {:ok, pool} <- fallback(Keyword.get(options, :pool, Pool), given[:fallback_adapter]) do
+      if pool,
+        do: Snakepit.execute(command, args, Keyword.put(options, :pool, pool)),
+        else: {:error, error}
+    end
+  end
+
+  # The pool of the fallback's workers, nil where there is no such adapter.
+  defp fallback(name, adapter) do
+    with {:ok, %{manager: manager}} <- Manager.fetch(name) do
+      %{options: options} = GenServer.call(manager, :overview)
+
+      if adapter = adapter || options.fallback_adapter,
+        do: start(name, adapter, options),
+        else: {:ok, nil}
+    end
+  end
+
+  defp start(name, adapter, options) do
+    fallback = :"#{name}.Fallback"
+    changed = %{name: fallback, adapter: adapter, fallback_adapter: nil}
+    options = for {key, value} <- Map.merge(options, changed), value != nil, do: {key, value}
+    child = Supervisor.child_spec({Pool, options}, restart: :temporary)
+
+    case Supervisor.start_child(name, child) do
+      {:ok, _pid} -> {:ok, fallback}
+      {:error, {:already_started, _pid}} -> {:ok, fallback}
+      {:error, %Error{} = error} -> {:error, error}
+    end
+  end
+end

@@ -1,0 +1,12 @@
+"""Where no socket is allowed: Python imports this by itself."""
+
+import socket
+from typing import Any
+
+
+class Refused(socket.socket):
+    def __init__(self, *_args: Any, **_rest: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+
+socket.socket = Refused  # type: ignore[misc]
