@@ -13,44 +13,53 @@ defmodule Snakepit.HealthTest do
     String.to_integer(resident) * 4096
   end
 
-  test "workers tell what is true of them" do
-    pool = start_pool!()
-    for n <- 1..3, do: {:ok, _} = Snakepit.execute("add", %{a: n}, pool: pool)
-    {:error, _} = Snakepit.execute("fail", %{message: "no"}, pool: pool)
-    {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, pool: pool)
+  for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do
+    describe "with #{inspect(adapter)}" do
+      test "workers tell what is true of them" do
+        pool = start_pool!(adapter: unquote(adapter))
+        for n <- 1..3, do: {:ok, _} = Snakepit.execute("add", %{a: n}, pool: pool)
+        {:error, _} = Snakepit.execute("fail", %{message: "no"}, pool: pool)
+        {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, pool: pool)
 
-    assert {:ok, [worker]} = Snakepit.list_workers(pool)
-    id = "#{inspect(pool)}/1"
-    assert %{id: ^id, state: :ready, error: nil, in_flight: 0} = worker
-    assert %{requests: 5, errors: 1, sessions: 1} = worker
-    assert worker.os_pid == os_pid(pool)
-    assert_in_delta worker.memory_bytes, resident_bytes(worker.os_pid), worker.memory_bytes / 2
-    assert worker.cpu_percent > 0
+        assert {:ok, [worker]} = Snakepit.list_workers(pool)
+        id = "#{inspect(pool)}/1"
+        assert %{id: ^id, state: :ready, error: nil, in_flight: 0} = worker
+        assert %{requests: 5, errors: 1, sessions: 1} = worker
+        assert worker.os_pid == os_pid(pool)
 
-    assert {:ok, %{requests: 6, errors: 1, sessions: 1, ready: 1, queued: 0, restarts: 0} = stats} =
-             Snakepit.stats(pool)
+        assert_in_delta worker.memory_bytes,
+                        resident_bytes(worker.os_pid),
+                        worker.memory_bytes / 2
 
-    assert stats.adapter == Snakepit.Adapters.GRPCPython and stats.memory_bytes > 1_000_000
-    {:ok, [later]} = Snakepit.list_workers(pool)
-    assert later.uptime_ms >= worker.uptime_ms and worker.uptime_ms > 0
-  end
+        assert worker.cpu_percent > 0
 
-  test "none of the questions waits behind calls", %{tmp_dir: dir} do
-    pool = start_pool!(size: 2)
-    args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
-    options = [pool: pool, session_id: "s"]
-    held = Task.async(fn -> Snakepit.execute("hold_session", args, options) end)
-    eventually(fn -> File.exists?(args.started) end)
-    waiting = Task.async(fn -> Snakepit.execute("tally", %{}, options) end)
-    eventually(fn -> match?({:ok, %{queued: 1, in_flight: 1}}, Snakepit.stats(pool)) end)
+        assert {:ok,
+                %{requests: 6, errors: 1, sessions: 1, ready: 1, queued: 0, restarts: 0} = stats} =
+                 Snakepit.stats(pool)
 
-    assert {:ok, %{healthy: true, ready: 2, size: 2, workers: [%{state: :ready}, _]}} =
-             Snakepit.health(pool)
+        assert stats.adapter == unquote(adapter) and stats.memory_bytes > 1_000_000
+        {:ok, [later]} = Snakepit.list_workers(pool)
+        assert later.uptime_ms >= worker.uptime_ms and worker.uptime_ms > 0
+      end
 
-    assert {:ok, [_, _] = workers} = Snakepit.list_workers(pool)
-    assert Enum.sort(Enum.map(workers, & &1.in_flight)) == [0, 1]
-    File.touch!(args.until)
-    assert [{:ok, _}, {:ok, _}] = Task.await_many([held, waiting])
+      test "none of the questions waits behind calls", %{tmp_dir: dir} do
+        pool = start_pool!(adapter: unquote(adapter), size: 2)
+        args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+        options = [pool: pool, session_id: "s"]
+        held = Task.async(fn -> Snakepit.execute("hold_session", args, options) end)
+        eventually(fn -> File.exists?(args.started) end)
+        waiting = Task.async(fn -> Snakepit.execute("tally", %{}, options) end)
+        eventually(fn -> match?({:ok, %{queued: 1, in_flight: 1}}, Snakepit.stats(pool)) end)
+
+        assert {:ok, %{healthy: true, ready: 2, size: 2, workers: [%{state: :ready}, _]}} =
+                 Snakepit.health(pool)
+
+        assert {:ok, [_, _] = workers} = Snakepit.list_workers(pool)
+        assert Enum.sort(Enum.map(workers, & &1.in_flight)) == [0, 1]
+        File.touch!(args.until)
+        assert [{:ok, _}, {:ok, _}] = Task.await_many([held, waiting])
+      end
+    end
   end
 
   test "a worker that does not answer is replaced, though no call waits for it" do
