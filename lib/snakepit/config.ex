@@ -16,6 +16,9 @@ defmodule Snakepit.Config do
     python:
       {:string, nil,
        "the Python executable; by default `.venv/bin/python` where there is one, else `python3`"},
+    server:
+      {:server, nil,
+       "`:native`, the worker's server in Rust, or `:grpcio`; by default the native one, or grpcio's where that does not load"},
     env: {:env, [], "environment variables for the workers, names to strings"},
     fallback_adapter:
       {:adapter, nil, "the adapter of the workers where those of `:adapter` cannot have gRPC"},
@@ -24,6 +27,9 @@ defmodule Snakepit.Config do
        "how many threads a worker's numerical libraries may use: `OMP_NUM_THREADS` and its kin, unless `:env` has them"},
     max_concurrency: {:positive, 1, "how many commands a worker runs at once"},
     max_queue: {:count, 1000, "how many calls may wait for a worker"},
+    pipeline_budget:
+      {:count, 500,
+       "how much work, in µs, a worker may be sent ahead of what it does, so that short calls never leave it idle; 0 for none"},
     queue_timeout: {:timeout, 5_000, "how long a call may wait for a worker, in ms"},
     timeout: {:timeout, 30_000, "how long a call may take, its wait included, in ms"},
     max_sessions:
@@ -78,6 +84,7 @@ defmodule Snakepit.Config do
         "printable ASCII, at most #{@metadata_bytes} bytes in all",
     env: "a map or list of names and values, all strings",
     timeout: "a number of milliseconds above 0, or :infinity",
+    server: ":native or :grpcio",
     transport: ":unix or :tcp",
     unencodable: ":error or :marker",
     range: "a pair {first, longest} of milliseconds above 0"
@@ -195,6 +202,7 @@ defmodule Snakepit.Config do
   end
 
   defp valid?(:timeout, value), do: value == :infinity or valid?(:positive, value)
+  defp valid?(:server, value), do: value in [:native, :grpcio]
   defp valid?(:transport, value), do: value in [:unix, :tcp]
   defp valid?(:unencodable, value), do: value in [:error, :marker]
 

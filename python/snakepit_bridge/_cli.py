@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 from snakepit_bridge import _logs, _process
@@ -35,13 +36,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
-    try:
-        from snakepit_bridge import _grpc_server
-    except ImportError as error:
-        raise NoServerError(
-            f"{error}; the gRPC server needs it: python -m pip install 'grpcio>=1.60' "
-            "'protobuf>=4.25'"
-        ) from None
+    run = _server(options.server)
     registry = load_commands(options.adapter, options.import_path)
     mark_unencodable(mark=options.unencodable == "marker")
     _logs.yield_to_user()
@@ -52,7 +47,38 @@ def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
         else:
             print(f"listening on {address}", flush=True)
 
-    return _grpc_server.run(registry, options, secret=secret, ready=ready)
+    return run(registry, options, secret=secret, ready=ready)
+
+
+def _server(name: Optional[str]) -> Callable[..., int]:
+    """How to serve: by the extension, unless it is not there and grpcio is."""
+    try:
+        if name != "grpcio":
+            from snakepit_bridge import _native_server
+
+            return _native_server.run
+        native = None
+    except ImportError as error:
+        native = error
+        if name == "native":
+            raise NoServerError(f"{_native_missing(error)}; or use the server grpcio") from None
+    try:
+        from snakepit_bridge import _grpc_server
+    except ImportError as error:
+        ways = f"{_native_missing(native)}; or " if native else ""
+        raise NoServerError(
+            f"{ways}{error}: the gRPC server needs it: python -m pip install 'grpcio>=1.60' "
+            "'protobuf>=4.25'"
+        ) from None
+    if native is not None:
+        logging.getLogger("snakepit_bridge").warning(
+            "%s; serving with grpcio, which is slower", _native_missing(native)
+        )
+    return _grpc_server.run
+
+
+def _native_missing(error: ImportError) -> str:
+    return f"the native server does not load ({error}): run `mix compile` to build it"
 
 
 def _serve_stdio(options: argparse.Namespace, pipes: tuple[int, int]) -> int:
@@ -96,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
         "--stdio",
         action="store_true",
         help="serve over stdin and stdout, without gRPC, in place of --listen",
+    )
+    parser.add_argument(
+        "--server",
+        choices=["native", "grpcio"],
+        help="which server; by default the native one, or grpcio's where that does not load",
     )
     parser.add_argument(
         "--max-concurrency",

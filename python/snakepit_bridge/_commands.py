@@ -44,13 +44,20 @@ class Command:
         self.signature = f"{name}({', '.join(map(_shown, arguments))})"
 
     @property
+    def takes_context(self) -> bool:
+        return self._context is not None
+
+    @property
     def help(self) -> str:
         """The signature, marked if it is a stream's, and the docstring."""
         line = f"{self.signature} -> stream" if self.streams else self.signature
         return f"{line}\n\n{self.doc}" if self.doc else line
 
     def bind(
-        self, args: dict[str, Any], context: Context, *, checked: bool = True
+        self,
+        args: dict[str, Any],
+        context: Optional[Context],
+        checked: bool = True,  # noqa: FBT001, FBT002 (Rust passes it)
     ) -> dict[str, Any]:
         """The keywords to call the function with: `args` themselves, checked, and the context.
 

@@ -15,7 +15,16 @@ from snakepit_bridge._sessions import Session, Sessions
 #: The call that the code at hand belongs to.
 running: contextvars.ContextVar[Optional[Context]] = contextvars.ContextVar("running", default=None)
 
+#: The id of a thread's call where Rust runs it: it makes contexts only for commands that take one.
+request_id_in_rust: Callable[[], str] = str
+
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+def running_request_id() -> str:
+    """That of the call that the code at hand belongs to; "" outside of calls."""
+    context = running.get()
+    return request_id_in_rust() if context is None else context.request_id
 
 
 class Context:

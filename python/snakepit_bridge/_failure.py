@@ -39,6 +39,8 @@ class CallError(Exception):
     #: Of a `CommandError`; the data as extended JSON, empty if there is none.
     code: str
     data: bytes
+    #: Whether an `async` command's task ended by its cancellation.
+    closed: bool = False
 
     def __init__(
         self, reason: str, message: str, *, type_name: str = "", traceback: str = ""

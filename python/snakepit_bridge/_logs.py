@@ -6,7 +6,7 @@ import io
 import logging
 import sys
 
-from snakepit_bridge._context import running
+from snakepit_bridge._context import running_request_id
 
 # The level prefixes of sd-daemon(3).
 _PREFIXES = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
@@ -20,8 +20,7 @@ class RequestIdFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        context = running.get()
-        record.request_id = "" if context is None else context.request_id
+        record.request_id = running_request_id()
         return True
 
 

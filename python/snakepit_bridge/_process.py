@@ -23,6 +23,16 @@ def bind_to_parent() -> None:
 
 def watch_stdin() -> None:
     """Has the whole group killed at the end of stdin, to which the parent never writes."""
+    try:
+        from snakepit_bridge import _native
+    except ImportError:
+        _watch_in_python()
+    else:
+        # No command, whatever it does with Python's lock, holds this thread up.
+        _native.watch_stdin()
+
+
+def _watch_in_python() -> None:
     lifeline = _take_stdin()
     threading.Thread(target=_watch, args=(lifeline,), name="snakepit-lifeline", daemon=True).start()
 

@@ -17,7 +17,7 @@ _MOST_FRAMES = 40
 _LONGEST_SOURCE = 200
 
 # The modules whose frames stand above a command's own.
-_CALLERS = ("snakepit_bridge._execution", "snakepit_bridge._async")
+_CALLERS = ("snakepit_bridge._execution", "snakepit_bridge._async", "snakepit_bridge._event_loop")
 
 
 class Raised:

@@ -21,7 +21,14 @@ class Start(Protocol):
     def __call__(self, *options: str, token: str = ..., **environment: str) -> WorkerProcess: ...
 
 
-def _starter(stack: ExitStack) -> Start:
+@pytest.fixture(scope="module", params=["native", "grpcio"])
+def server(request: pytest.FixtureRequest) -> str:
+    """Each test that starts a worker runs on both servers."""
+    name: str = request.param
+    return name
+
+
+def _starter(stack: ExitStack, server: str) -> Start:
     # Not pytest's own directory: a socket's path is limited to a hundred bytes.
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sp-"))
     numbers = itertools.count()
@@ -32,6 +39,7 @@ def _starter(stack: ExitStack) -> Start:
             "--adapter": "probe:Probe",
             "--import-path": str(SUPPORT),
             "--worker-id": "w1",
+            "--server": server,
         }
         given = [part for pair in defaults.items() if pair[0] not in options for part in pair]
         worker = WorkerProcess(*options, *given, **rest)
@@ -42,9 +50,9 @@ def _starter(stack: ExitStack) -> Start:
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(server: str) -> Iterator[Start]:
     with ExitStack() as stack:
-        yield _starter(stack)
+        yield _starter(stack, server)
 
 
 @pytest.fixture
@@ -61,10 +69,10 @@ def connect(start: Start) -> Iterator[Callable[..., Client]]:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def client(server: str) -> Iterator[Client]:
     """A client of a worker that the tests of a module share."""
     with ExitStack() as stack:
-        client = Client(_starter(stack)("--max-concurrency", "4").address())
+        client = Client(_starter(stack, server)("--max-concurrency", "4").address())
         stack.callback(client.close)
         yield client
 

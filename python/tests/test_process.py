@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -235,11 +236,23 @@ def test_an_address_in_use_is_named(start: Start, kind: str) -> None:
     assert any(f"cannot listen on {address}" in line for line in other.lines())
 
 
-def test_without_grpcio_it_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "grpc.py").write_text("raise ImportError('no grpc here')")
+def without(tmp_path: Path, *modules: str) -> dict[str, str]:
+    """The environment of a worker that finds these modules broken."""
+    package = tmp_path / "snakepit_bridge"
+    shutil.copytree(ROOT / "snakepit_bridge", package)
+    if "native" in modules:
+        (package / "_native.abi3.so").unlink()
+        (package / "_native.py").write_text("raise ImportError('no extension here')")
+    if "grpc" in modules:
+        (tmp_path / "grpc.py").write_text("raise ImportError('no grpc here')")
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+def start_without(tmp_path: Path, *modules: str, server: str = "") -> str:
+    """What a worker prints that does not start."""
     done = subprocess.run(
-        [sys.executable, "-m", "snakepit_bridge"],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        [sys.executable, "-m", "snakepit_bridge", *(["--server", server] if server else [])],
+        env=without(tmp_path, *modules),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -247,9 +260,45 @@ def test_without_grpcio_it_says_what_to_install(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 69
-    assert "no grpc here" in done.stderr
-    assert "pip install" in done.stderr
     assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_without_grpcio_its_server_says_what_to_install(tmp_path: Path) -> None:
+    said = start_without(tmp_path, "grpc", server="grpcio")
+    assert "no grpc here" in said
+    assert "pip install" in said
+
+
+def test_without_the_extension_its_server_says_how_to_build_it(tmp_path: Path) -> None:
+    said = start_without(tmp_path, "native", server="native")
+    assert "no extension here" in said
+    assert "mix compile" in said
+
+
+def test_with_neither_it_tells_both_ways_out(tmp_path: Path) -> None:
+    said = start_without(tmp_path, "native", "grpc")
+    assert "mix compile" in said
+    assert "pip install" in said
+
+
+def test_without_the_extension_it_says_so_once_and_serves_with_grpcio(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snakepit_bridge"],
+        env=without(tmp_path, "native"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[-1]
+    with connected(address, None) as client:
+        assert client.begin("ping", {}).result().success
+    process.terminate()
+    _, said = process.communicate(timeout=PATIENCE)
+    assert said.count("no extension here") == 1
+    assert "serving with grpcio" in said
 
 
 def test_over_tcp_every_rpc_needs_the_secret(start: Start) -> None:

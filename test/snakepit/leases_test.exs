@@ -7,7 +7,7 @@ defmodule Snakepit.LeasesTest do
   alias Snakepit.GRPC.Native
 
   setup do
-    pool = Native.pool_new(1, 1, nil, false)
+    pool = Native.pool_new(1, 1, nil, 0, false)
     Native.pool_add(pool, nil, "pool/1", 1, 1_000)
     %{pool: pool}
   end

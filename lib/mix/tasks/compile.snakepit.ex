@@ -1,15 +1,20 @@
 defmodule Mix.Tasks.Compile.Snakepit do
   @moduledoc false
-  # Builds the NIF with cargo and puts it, with the Python package, under priv/, where a release
-  # looks for them. It runs after the Elixir compiler, which is what makes this module known.
+  # Builds the NIF and the extension for Python with cargo and puts them, with the Python package,
+  # under priv/, where a release looks for them. It runs after the Elixir compiler, which is what
+  # makes this module known.
   use Mix.Task.Compiler
 
-  @library "priv/native/snakepit_nif.so"
+  # The extension goes into the package, where Python finds it whatever folder that is taken from.
+  @libraries [
+    {"snakepit_nif", "priv/native/snakepit_nif.so"},
+    {"snakepit_python", "python/snakepit_bridge/_native.abi3.so"}
+  ]
   @package "priv/python/snakepit_bridge"
 
   @impl true
   def run(_args) do
-    done = [build_library(), copy_package()]
+    done = [build_libraries(), copy_package()]
     # priv/ may not have been there when the build folder was linked to it.
     Mix.Project.build_structure()
     {if(:ok in done, do: :ok, else: :noop), []}
@@ -17,26 +22,32 @@ defmodule Mix.Tasks.Compile.Snakepit do
 
   @impl true
   def clean do
-    File.rm_rf!("priv/native")
+    for {_crate, library} <- @libraries, do: File.rm_rf!(library)
     File.rm_rf!("priv/python")
   end
 
-  defp build_library do
-    sources = files("{native,proto}/**/*.{rs,toml,proto}") ++ ["Cargo.toml", "Cargo.lock"]
+  defp build_libraries do
+    sources =
+      files("{native,proto}/**/*.{rs,toml,proto}") ++
+        ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"]
 
-    if Mix.Utils.stale?(sources, [@library]) do
-      # What is edited while cargo runs is newer than the library.
+    if Mix.Utils.stale?(sources, Enum.map(@libraries, &elem(&1, 1))) do
+      # What is edited while cargo runs is newer than the libraries.
       started = System.os_time(:second)
       cargo!()
-      # A running system may have the old file mapped: it is replaced, never written into.
-      File.mkdir_p!(Path.dirname(@library))
-      File.cp!(built_library(), @library <> ".new")
-      File.touch!(@library <> ".new", started)
-      File.rename!(@library <> ".new", @library)
+      for {crate, library} <- @libraries, do: put(built(crate), library, started)
       :ok
     else
       :noop
     end
+  end
+
+  # A running system may have the old file mapped: it is replaced, never written into.
+  defp put(built, library, time) do
+    File.mkdir_p!(Path.dirname(library))
+    File.cp!(built, library <> ".new")
+    File.touch!(library <> ".new", time)
+    File.rename!(library <> ".new", library)
   end
 
   defp cargo! do
@@ -44,7 +55,8 @@ defmodule Mix.Tasks.Compile.Snakepit do
       System.find_executable("cargo") ||
         Mix.raise("cargo was not found: install Rust 1.91 or newer (https://rustup.rs)")
 
-    args = ~w(build --release --locked --package snakepit_nif)
+    packages = Enum.flat_map(@libraries, fn {crate, _library} -> ["--package", crate] end)
+    args = ~w(build --release --locked) ++ packages
 
     case System.cmd(cargo, args, into: IO.stream(:stdio, :line), stderr_to_stdout: true) do
       {_output, 0} -> :ok
@@ -52,14 +64,14 @@ defmodule Mix.Tasks.Compile.Snakepit do
     end
   end
 
-  defp built_library do
+  defp built(crate) do
     target = System.get_env("CARGO_TARGET_DIR", "target")
     extension = if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"
-    Path.join(target, "release/libsnakepit_nif.#{extension}")
+    Path.join(target, "release/lib#{crate}.#{extension}")
   end
 
   defp copy_package do
-    sources = files("python/snakepit_bridge/**/*.{py,pyi,typed}")
+    sources = files("python/snakepit_bridge/**/*.{py,pyi,typed,so}")
 
     if Mix.Utils.stale?(sources, [@package]) or stray?(sources) do
       File.rm_rf!(@package)
@@ -79,7 +91,7 @@ defmodule Mix.Tasks.Compile.Snakepit do
 
   # A module that was deleted must not live on in priv/.
   defp stray?(sources) do
-    files(@package <> "/**/*.{py,pyi}") -- Enum.map(sources, &Path.join("priv", &1)) != []
+    files(@package <> "/**/*.{py,pyi,so}") -- Enum.map(sources, &Path.join("priv", &1)) != []
   end
 
   defp files(pattern), do: Path.wildcard(pattern)

@@ -13,7 +13,8 @@ defmodule Snakepit.Adapters.GRPCPython do
     * `:paths` - folders to import from, relative to the current folder
 
   The pool's `:python` names the executable. By default it is `.venv/bin/python` of the current
-  folder where there is one, else `python3`. It needs the packages of `mix snakepit.setup`.
+  folder where there is one, else `python3`. The native server needs no package; for the portable
+  one (`server: :grpcio`) there is `mix snakepit.setup`.
   """
   @behaviour Snakepit.Adapter
 
@@ -26,5 +27,8 @@ defmodule Snakepit.Adapters.GRPCPython do
   def executable_path, do: Python.executable()
 
   @impl true
-  def command_line(worker), do: Python.command_line(worker, ["--listen", worker.listen])
+  def command_line(%{options: options} = worker) do
+    server = if options.server, do: ["--server", to_string(options.server)], else: []
+    Python.command_line(worker, ["--listen", worker.listen] ++ server)
+  end
 end

@@ -18,7 +18,7 @@ defmodule Snakepit.GRPC.Native do
   @doc "Why the library could not be loaded, or nil."
   def load_error, do: :persistent_term.get({__MODULE__, :load_error})
 
-  def pool_new(_max_queue, _max_sessions, _session_ttl, _told), do: missing()
+  def pool_new(_max_queue, _max_sessions, _session_ttl, _pipeline_budget, _told), do: missing()
   def pool_close(_pool), do: missing()
   def pool_set_unavailable(_pool, _why, _no_grpc), do: missing()
   def pool_add(_pool, _channel, _id, _capacity, _kill_grace), do: missing()

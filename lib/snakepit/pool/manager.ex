@@ -258,7 +258,8 @@ defmodule Snakepit.Pool.Manager do
 
   defp new_pool(options) do
     ttl = if options.session_ttl != :infinity, do: options.session_ttl
-    Native.pool_new(options.max_queue, options.max_sessions, ttl, Telemetry.available?())
+    %{max_queue: queue, max_sessions: sessions, pipeline_budget: budget} = options
+    Native.pool_new(queue, sessions, ttl, budget, Telemetry.available?())
   end
 
   # A socket's path has at most 107 bytes.

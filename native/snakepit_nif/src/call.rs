@@ -1,21 +1,22 @@
 //! The way of one call: a place on a worker, the RPC, the reply.
 
 use crate::{
-    channel::Channel,
-    codec::{self, Fields},
-    dispatcher::{Grant, Lease, Refusal, Session, Ticket},
+    calls::Calls,
+    channel::{CallsRpc, Channel, Target},
+    codec::Fields,
+    dispatcher::{Grant, Lease, Refusal, Session, Ticket, Wish},
     failure::Failure,
     pool::{Abandoned, Pool, Worker, await_idle},
-    reply::Reply,
 };
 use rustler::{Encoder, Env, Term, types::atom};
 use snakepit_proto::{ExecuteRequest, ExecuteResponse, SessionRequest, StreamResponse};
+use snakepit_wire::FRAME_OVERHEAD;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, Streaming, metadata::AsciiMetadataKey};
 
 /// From here on a result is decoded on a thread that no connection waits for.
@@ -35,23 +36,59 @@ pub(crate) struct Call {
     pub(crate) cancelled: CancellationToken,
 }
 
+/// A server's connections.
+pub(crate) struct Link {
+    pub(crate) channel: Channel,
+    /// For unary calls, where the server has it.
+    pub(crate) calls: Option<Arc<UnaryCalls>>,
+    /// Ends `calls` with the last that holds the link.
+    _end: DropGuard,
+}
+
+impl Link {
+    pub(crate) async fn connect(target: &Target) -> Result<Arc<Self>, Failure> {
+        let channel = Channel::connect(target).await?;
+        let end = CancellationToken::new();
+        let max_frame = target.max_message_size.saturating_add(FRAME_OVERHEAD);
+        let calls = CallsRpc::open(target).await?.map(|rpc| {
+            let calls = Calls::new(rpc.driven, rpc.outlet, channel.closed.clone());
+            let driving = calls.clone().drive(rpc.body, max_frame, end.clone());
+            tokio::spawn(driving);
+            calls
+        });
+        Ok(Arc::new(Self {
+            channel,
+            calls,
+            _end: end.drop_guard(),
+        }))
+    }
+}
+
 /// Where a call is on its way to a worker.
 pub(crate) enum Route {
     Pool(Waiting),
-    Channel(Channel),
+    Channel(Arc<Link>),
+    At(Place),
 }
 
 impl Route {
     async fn place(self, call: &Call) -> Result<Place, Failure> {
         match self {
-            Self::Channel(channel) => Ok(Place::Channel(channel)),
-            Self::Pool(waiting) => {
-                let lease = waiting.lease(call).await?;
-                match lease.worker.channel.clone() {
-                    Some(channel) => Ok(Place::Worker(lease, channel)),
-                    None => Err(Failure::Dropped),
-                }
-            }
+            Self::At(place) => Ok(place),
+            Self::Channel(link) => Ok(Place::Channel(link)),
+            Self::Pool(waiting) => Place::on(waiting.lease(call).await?),
+        }
+    }
+
+    /// The place that is there already, or the way to it.
+    pub(crate) fn at_once(self) -> Result<Place, Self> {
+        match self {
+            Self::At(place) => Ok(place),
+            Self::Channel(link) => Ok(Place::Channel(link)),
+            Self::Pool(mut waiting) => match waiting.at_once().map(Place::on) {
+                Some(Ok(place)) => Ok(place),
+                _ => Err(Self::Pool(waiting)),
+            },
         }
     }
 }
@@ -63,13 +100,32 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn begin(pool: &Arc<Pool>, call: &Call) -> Result<Self, Failure> {
+    /// `pipelines`: whether the call may be sent to a worker before that is free.
+    pub(crate) fn begin(pool: &Arc<Pool>, call: &Call, pipelines: bool) -> Result<Self, Failure> {
+        Self::submit(pool, call, pipelines, false)
+    }
+
+    /// For a call that was sent ahead and comes back.
+    fn again(pool: &Arc<Pool>, call: &Call) -> Result<Self, Failure> {
+        Self::submit(pool, call, true, true)
+    }
+
+    fn submit(
+        pool: &Arc<Pool>,
+        call: &Call,
+        pipelines: bool,
+        early: bool,
+    ) -> Result<Self, Failure> {
         let (tx, granted) = oneshot::channel();
-        pool.submit(call.queue_deadline(), call.session.clone(), move |grant| {
-            drop(tx.send(grant));
-        })
-        .map(|_ticket| Self { granted, _ticket })
-        .map_err(|refusal| call.refused(refusal))
+        let wish = Wish {
+            deadline: call.queue_deadline(),
+            session: call.session.clone(),
+            pipelines,
+            early,
+        };
+        pool.submit(wish, move |grant| drop(tx.send(grant)))
+            .map(|_ticket| Self { granted, _ticket })
+            .map_err(|refusal| call.refused(refusal))
     }
 
     /// The place that was free when the call came, if one was.
@@ -93,14 +149,21 @@ impl Waiting {
 
 /// What the RPC runs on.
 pub(crate) enum Place {
-    Worker(Lease<Arc<Worker>>, Channel),
-    Channel(Channel),
+    Worker(Lease<Arc<Worker>>, Arc<Link>),
+    Channel(Arc<Link>),
 }
 
 impl Place {
+    fn on(lease: Lease<Arc<Worker>>) -> Result<Self, Failure> {
+        match lease.worker.link.clone() {
+            Some(link) => Ok(Self::Worker(lease, link)),
+            None => Err(Failure::Dropped),
+        }
+    }
+
     pub(crate) fn channel(&self) -> &Channel {
         match self {
-            Self::Worker(_, channel) | Self::Channel(channel) => channel,
+            Self::Worker(_, link) | Self::Channel(link) => &link.channel,
         }
     }
 
@@ -121,7 +184,7 @@ impl Place {
     /// Gives the place back if the call's end says enough; the rest is to be awaited after the
     /// caller was told.
     fn give_back(self, call: &Call, ended: Ended) -> Option<impl Future<Output = ()> + use<>> {
-        let Self::Worker(lease, channel) = self else {
+        let Self::Worker(lease, link) = self else {
             return None;
         };
         match ended {
@@ -136,7 +199,7 @@ impl Place {
                     command: call.command.clone(),
                     request_id: call.request_id.clone(),
                 };
-                Some(await_idle(lease, channel, call))
+                Some(await_idle(lease, link, call))
             }
         }
     }
@@ -161,6 +224,11 @@ impl Ended {
 }
 
 impl Call {
+    /// Whether it may be a frame among others.
+    pub(crate) fn is_short(&self) -> bool {
+        self.args.size() <= unary::FRAMED_UP_TO
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.timeout.map(|timeout| self.started + timeout)
     }
@@ -275,7 +343,7 @@ impl Call {
     }
 
     /// Refuses what the server would, before it is on its way.
-    fn check_size(&self, channel: &Channel) -> Result<(), Failure> {
+    pub(crate) fn check_size(&self, channel: &Channel) -> Result<(), Failure> {
         let (size, limit) = (self.args.size(), channel.max_message_size);
         if size <= limit {
             return Ok(());
@@ -376,34 +444,6 @@ impl Clock {
     }
 }
 
-/// Runs a unary call; its reply is `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`.
-pub(crate) async fn run_unary(call: Call, route: Route, reply: Reply) {
-    let place = match route.place(&call).await {
-        Ok(place) => place,
-        Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
-    };
-    let clock = Clock::new(&call, &place);
-    let result = call.within(call.unary_rpc(&place)).await;
-    let rest = place.give_back(
-        &call,
-        result.as_ref().err().map_or(Ended::Answered, Ended::by),
-    );
-    let size = result.as_ref().map_or(0, Fields::size);
-    decode_aside(size, move || {
-        reply.send(|env| {
-            let decoded = result.and_then(|fields| codec::decode_fields(env, &fields, None));
-            match decoded {
-                Ok(map) => (atom::ok(), map, clock.meta()).encode(env),
-                Err(failure) => failed_term(env, &failure, &clock.meta()),
-            }
-        });
-    })
-    .await;
-    if let Some(rest) = rest {
-        rest.await;
-    }
-}
-
 /// Decodes and sends here if that is quick, else on a thread for blocking work. A panic there
 /// gives nothing; it has dropped the reply, which tells the caller.
 async fn decode_aside<T: Send + 'static>(
@@ -439,4 +479,6 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 mod stream;
+mod unary;
 pub(crate) use stream::{Patience, run_stream};
+pub(crate) use unary::{Owner, Unary, UnaryCalls, Watched, run_unary};

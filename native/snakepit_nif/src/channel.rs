@@ -2,11 +2,15 @@
 //! as the worker, so nothing reconnects, buffers or balances.
 
 use crate::failure::Failure;
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
+use snakepit_wire::{Connection as _, Driven, Io, Outlet};
 use std::{
+    future::poll_fn,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -24,6 +28,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// Wide enough that paused streams never hold up the others: a promise, not a buffer.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 const MAX_FRAME_SIZE: u32 = 256 * 1024;
+const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";
 static SECRET: HeaderName = HeaderName::from_static("x-snakepit-secret");
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +50,12 @@ impl Address {
     }
 }
 
+type Socket = Box<dyn Stream>;
+pub(crate) type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
+
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 #[derive(Clone)]
 pub(crate) struct Channel {
     pub(crate) client: SnakepitBridgeClient<Connection>,
@@ -52,38 +63,60 @@ pub(crate) struct Channel {
     pub(crate) closed: CancellationToken,
 }
 
-impl Channel {
-    pub(crate) async fn connect(
-        address: &Address,
-        secret: Option<&str>,
-        max_message_size: usize,
-        deadline: Instant,
-    ) -> Result<Self, Failure> {
-        let unreachable = |cause: String| Failure::Unreachable {
-            address: match address {
+/// How to reach a server.
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    pub(crate) secret: Option<String>,
+    pub(crate) max_message_size: usize,
+    pub(crate) deadline: Instant,
+}
+
+impl Target {
+    fn unreachable(&self, cause: impl Into<String>) -> Failure {
+        Failure::Unreachable {
+            address: match &self.address {
                 Address::Unix(path) => format!("unix:{path}"),
                 Address::Tcp(host) => format!("tcp:{host}"),
             },
-            cause,
-        };
-        let secret = secret
-            .map(HeaderValue::from_str)
+            cause: cause.into(),
+        }
+    }
+
+    fn secret(&self) -> Result<Option<HeaderValue>, Failure> {
+        let secret = self.secret.as_deref().map(HeaderValue::from_str);
+        secret
             .transpose()
-            .map_err(|_| Failure::InvalidArgs("the secret must be visible ASCII".into()))?;
-        let connecting = async {
-            match address {
-                Address::Unix(path) => handshake(UnixStream::connect(path).await?, secret).await,
-                Address::Tcp(host) => {
-                    let stream = TcpStream::connect(host).await?;
-                    stream.set_nodelay(true)?;
-                    handshake(stream, secret).await
-                }
-            }
-        };
-        let (connection, closed) = timeout_at(deadline.into(), connecting)
+            .map_err(|_| Failure::InvalidArgs("the secret must be visible ASCII".into()))
+    }
+
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = std::io::Result<T>>,
+    ) -> Result<T, Failure> {
+        timeout_at(self.deadline.into(), work)
             .await
-            .map_err(|_| unreachable("it did not answer in time".into()))?
-            .map_err(|error| unreachable(error.to_string()))?;
+            .map_err(|_| self.unreachable("it did not answer in time"))?
+            .map_err(|error| self.unreachable(error.to_string()))
+    }
+
+    async fn socket(&self) -> std::io::Result<Socket> {
+        Ok(match &self.address {
+            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Address::Tcp(host) => {
+                let stream = TcpStream::connect(host).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+        })
+    }
+}
+
+impl Channel {
+    pub(crate) async fn connect(target: &Target) -> Result<Self, Failure> {
+        let secret = target.secret()?;
+        let connecting = async { handshake(target.socket().await?, secret).await };
+        let (connection, closed) = target.in_time(connecting).await?;
+        let max_message_size = target.max_message_size;
         Ok(Self {
             client: SnakepitBridgeClient::with_origin(
                 connection,
@@ -106,13 +139,69 @@ impl Channel {
     }
 }
 
-async fn handshake<S>(
-    stream: S,
+/// An open `Calls` RPC, on a connection of its own.
+pub(crate) struct CallsRpc {
+    pub(crate) driven: Arc<Driven<ClientConnection>>,
+    pub(crate) outlet: Outlet<ClientConnection>,
+    pub(crate) body: h2::RecvStream,
+}
+
+impl CallsRpc {
+    /// Nothing if the server has no `Calls`.
+    pub(crate) async fn open(target: &Target) -> Result<Option<Self>, Failure> {
+        let secret = target.secret()?;
+        target.in_time(Self::begin(target, secret)).await
+    }
+
+    async fn begin(target: &Target, secret: Option<HeaderValue>) -> std::io::Result<Option<Self>> {
+        let (socket, io) = Io::new(target.socket().await?);
+        let (sender, connection) = h2::client::Builder::new()
+            // Replies are read as they come: what they take is bounded by the calls.
+            .initial_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME_SIZE)
+            .handshake(socket)
+            .await
+            .map_err(std::io::Error::other)?;
+        let driven = Driven::new(connection, io);
+        let mut request = Request::new(());
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = Uri::from_static(CALLS);
+        let headers = request.headers_mut();
+        headers.insert("te", HeaderValue::from_static("trailers"));
+        headers.insert(
+            http::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
+        if let Some(secret) = secret {
+            headers.insert(SECRET.clone(), secret);
+        }
+        let mut sender = sender.ready().await.map_err(std::io::Error::other)?;
+        let (response, stream) = sender
+            .send_request(request, false)
+            .map_err(std::io::Error::other)?;
+        let ended = poll_fn(|cx| driven.poll(cx.waker(), |connection, cx| connection.poll_io(cx)));
+        let response = tokio::select! {
+            biased;
+            _ = ended => return Err(std::io::Error::other("the connection was closed")),
+            response = response => response.map_err(std::io::Error::other)?,
+        };
+        // A status at once is a refusal.
+        if response.headers().contains_key("grpc-status") {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            outlet: Outlet::new(driven.clone(), stream),
+            driven,
+            body: response.into_body(),
+        }))
+    }
+}
+
+async fn handshake(
+    stream: Socket,
     secret: Option<HeaderValue>,
-) -> std::io::Result<(Connection, CancellationToken)>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> std::io::Result<(Connection, CancellationToken)> {
     let (sender, driver) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -90,6 +90,19 @@ pub(crate) struct Limits {
     pub(crate) max_queue: usize,
     pub(crate) max_sessions: usize,
     pub(crate) session_ttl: Option<Duration>,
+    /// How much work a worker may be sent ahead of what it does.
+    pub(crate) pipeline_budget: Duration,
+}
+
+/// What a call asks of a place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) session: Option<Session>,
+    /// Whether it may be sent to a worker before that is free.
+    pub(crate) pipelines: bool,
+    /// Whether it goes in front of the queue: it has waited before.
+    pub(crate) early: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -136,19 +149,28 @@ impl<W: Worker> Dispatcher<W> {
     /// of arrival. A waiter is called at most once.
     pub(crate) fn submit(
         self: &Arc<Self>,
-        deadline: Option<Instant>,
-        session: Option<Session>,
+        wish: Wish,
         waiter: impl FnOnce(Grant<W>) + Send + 'static,
     ) -> Result<Ticket<W>, Refusal> {
+        let Wish {
+            deadline,
+            session,
+            pipelines,
+            early,
+        } = wish;
         let mut events = Vec::new();
         let mut state = self.lock();
         if let Some(session) = &session {
             state.expire(Some(&session.id), &mut events);
         }
-        let submitted = match state.choose(session.as_ref().map(|s| (&s.id, s.strict))) {
+        let wanted = session
+            .as_ref()
+            .map(|session| (&session.id, session.strict));
+        let ahead = pipelines && (early || state.nobody_waits());
+        let submitted = match state.choose(wanted, ahead) {
             Choice::Take(index) => {
                 let stay = session.map(|session| state.enter(&session.id, &mut events));
-                let place = state.take(index, stay, &mut events);
+                let place = state.take(index, stay, pipelines, &mut events);
                 drop(state);
                 waiter(Ok(self.lease(place)));
                 Ok(Ticket {
@@ -156,7 +178,7 @@ impl<W: Worker> Dispatcher<W> {
                     number: 0,
                 })
             }
-            Choice::Wait(pinned) => match state.admit() {
+            Choice::Wait(pinned) => match if early { Ok(()) } else { state.admit() } {
                 Ok(()) => {
                     let visit = session.map(|session| Visit {
                         stay: state.enter(&session.id, &mut events),
@@ -166,8 +188,13 @@ impl<W: Worker> Dispatcher<W> {
                         deadline,
                         waiter: Box::new(waiter),
                         visit,
+                        pipelines,
                     };
-                    let number = state.tick();
+                    let number = if early {
+                        state.tick_early()
+                    } else {
+                        state.tick()
+                    };
                     state.enqueue(number, pinned, queued);
                     drop(state);
                     Ok(Ticket {
@@ -251,10 +278,10 @@ impl<W: Worker> Dispatcher<W> {
         self.lock().snapshot()
     }
 
-    fn release(self: &Arc<Self>, key: WorkerKey, stay: Option<&Stay>) {
+    fn release(self: &Arc<Self>, lease: &Lease<W>) {
         let notices = {
             let mut state = self.lock();
-            state.leave(key, stay);
+            state.leave(lease.key, lease.exclusive, lease.stay.as_ref(), lease.took);
             self.serve(&mut state, Notices::new())
         };
         self.tell(notices);
@@ -264,7 +291,7 @@ impl<W: Worker> Dispatcher<W> {
     fn serve(self: &Arc<Self>, state: &mut State<W>, mut notices: Notices<W>) -> Notices<W> {
         while let Some((queued, index)) = state.next(&mut notices) {
             let stay = queued.visit.map(|visit| visit.stay);
-            let place = state.take(index, stay, &mut notices.events);
+            let place = state.take(index, stay, queued.pipelines, &mut notices.events);
             notices.grants.push((queued.waiter, Ok(self.lease(place))));
         }
         notices
@@ -273,6 +300,8 @@ impl<W: Worker> Dispatcher<W> {
     fn lease(self: &Arc<Self>, place: Place<W>) -> Lease<W> {
         Lease {
             dispatcher: self.clone(),
+            exclusive: place.exclusive,
+            took: None,
             key: place.key,
             worker: place.worker,
             stay: place.stay,
@@ -294,6 +323,8 @@ impl<W: Worker> Dispatcher<W> {
 /// A place on a worker. Dropping it gives the place to whoever has waited longest.
 pub(crate) struct Lease<W: Worker> {
     dispatcher: Arc<Dispatcher<W>>,
+    exclusive: bool,
+    took: Option<Duration>,
     key: WorkerKey,
     pub(crate) worker: W,
     stay: Option<Stay>,
@@ -305,6 +336,20 @@ impl<W: Worker> Lease<W> {
         self.stay.as_ref().map_or(0, |stay| stay.generation)
     }
 
+    /// Gives the place back, and tells how long the command took.
+    pub(crate) fn done(mut self, took: Duration) {
+        self.took = Some(took);
+    }
+
+    pub(crate) fn dispatcher(&self) -> Arc<Dispatcher<W>> {
+        self.dispatcher.clone()
+    }
+
+    /// What the worker does takes unexpectedly long: nothing more is sent ahead until it has ended.
+    pub(crate) fn stall(&self) {
+        self.dispatcher.lock().stall(self.key);
+    }
+
     /// Takes the worker out of the pool: it is not fit for another call.
     pub(crate) fn condemn(self) -> W {
         self.dispatcher.remove(self.key);
@@ -314,7 +359,7 @@ impl<W: Worker> Lease<W> {
 
 impl<W: Worker> Drop for Lease<W> {
     fn drop(&mut self) {
-        self.dispatcher.release(self.key, self.stay.as_ref());
+        self.dispatcher.release(self);
     }
 }
 

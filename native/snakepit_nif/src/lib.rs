@@ -2,6 +2,7 @@
 //! a refusal is its return value, everything later a message from a tokio thread.
 
 mod call;
+mod calls;
 mod channel;
 mod codec;
 mod credit;

@@ -2,8 +2,8 @@
 
 use crate::{
     atoms,
-    call::{Call, Patience, Route, Waiting, run_stream, run_unary},
-    channel::{Address, Channel},
+    call::{Call, Link, Owner, Patience, Route, Unary, Waiting, Watched, run_stream, run_unary},
+    channel::{Address, Channel, Target},
     codec::{self, EncodeError, Fields, Rules},
     credit::Credit,
     dispatcher::{Dispatcher, Lease, Limits, Session, Unavailable, WorkerKey},
@@ -61,7 +61,7 @@ impl LeaseResource {
     }
 }
 
-struct ChannelResource(Channel);
+struct ChannelResource(Arc<Link>);
 
 #[rustler::resource_impl]
 impl Resource for ChannelResource {}
@@ -70,6 +70,8 @@ impl Resource for ChannelResource {}
 /// dropping it cancels the stream too.
 struct CallResource {
     cancelled: CancellationToken,
+    /// What else is to be done when the owner is gone.
+    cancel: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     credit: Credit,
     gate: Gate,
 }
@@ -80,6 +82,33 @@ impl Resource for CallResource {
 
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         self.cancelled.cancel();
+        if let Some(cancel) = self.take_cancel() {
+            cancel();
+        }
+    }
+}
+
+impl CallResource {
+    fn take_cancel(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        self.cancel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+struct Owned(ResourceArc<CallResource>);
+
+impl Owner for Owned {
+    fn watch(&self, cancel: Box<dyn FnOnce() + Send>) {
+        let kept = &self.0.cancel;
+        *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancel);
+        // Whoever found nothing to do before has left it to us.
+        if self.0.cancelled.is_cancelled()
+            && let Some(cancel) = self.0.take_cancel()
+        {
+            let _ = spawn(async move { cancel() });
+        }
     }
 }
 
@@ -117,6 +146,7 @@ fn pool_new(
     max_queue: usize,
     max_sessions: usize,
     session_ttl: Option<u64>,
+    pipeline_budget: u64,
     told: bool,
 ) -> ResourceArc<PoolResource> {
     let told = told.then(|| env.pid());
@@ -124,6 +154,7 @@ fn pool_new(
         max_queue,
         max_sessions,
         session_ttl: millis(session_ttl),
+        pipeline_budget: Duration::from_micros(pipeline_budget),
     };
     let pool = ResourceArc::new(PoolResource(Dispatcher::new(limits, listener(told))));
     env.monitor(&pool, &env.pid());
@@ -152,9 +183,15 @@ fn pool_add(
     capacity: usize,
     kill_grace: u64,
 ) -> u64 {
+    if let Some(calls) = channel
+        .as_ref()
+        .and_then(|channel| channel.0.calls.as_ref())
+    {
+        calls.set_capacity(capacity);
+    }
     let worker = Worker {
         id,
-        channel: channel.map(|channel| channel.0.clone()),
+        link: channel.map(|channel| channel.0.clone()),
         owner: env.pid(),
         kill_grace: Duration::from_millis(kill_grace),
     };
@@ -224,22 +261,26 @@ fn connect<'a>(
     watched: bool,
 ) -> Term<'a> {
     let deadline = Instant::now() + Duration::from_millis(timeout);
-    let address = match Address::parse(address) {
-        Ok(address) => address,
+    let target = match Address::parse(address) {
+        Ok(address) => Target {
+            address,
+            secret,
+            max_message_size,
+            deadline,
+        },
         Err(failure) => return env.error_tuple(failure),
     };
     let owner = env.pid();
     let reply = Reply::new(owner, reference);
     let closing = watched.then(|| Reply::new(owner, reference));
     let done = spawn(async move {
-        let connected =
-            Channel::connect(&address, secret.as_deref(), max_message_size, deadline).await;
+        let connected = Link::connect(&target).await;
         let closed = connected
             .as_ref()
             .ok()
-            .map(|channel| channel.closed.clone());
-        reply.send_result(connected, |env, channel| {
-            ResourceArc::new(ChannelResource(channel)).encode(env)
+            .map(|link| link.channel.closed.clone());
+        reply.send_result(connected, |env, link| {
+            ResourceArc::new(ChannelResource(link)).encode(env)
         });
         match (closing, closed) {
             (Some(closing), Some(closed)) => {
@@ -261,7 +302,7 @@ fn health<'a>(
     worker_id: String,
     timeout: u64,
 ) -> Term<'a> {
-    let channel = channel.0.clone();
+    let channel = channel.0.channel.clone();
     let request = HealthRequest {
         worker_id,
         await_call_id: 0,
@@ -295,7 +336,7 @@ fn get_info<'a>(
     channel: ResourceArc<ChannelResource>,
     timeout: u64,
 ) -> Term<'a> {
-    let channel = channel.0.clone();
+    let channel = channel.0.channel.clone();
     let request = InfoRequest {
         include_capabilities: true,
         include_stats: true,
@@ -470,7 +511,7 @@ fn cancel(handle: ResourceArc<CallResource>) -> Atom {
 fn acquire<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>, spec: Spec<'a>) -> Term<'a> {
     let reference = spec.reference;
     let call = spec.call(Fields::default());
-    let mut waiting = match Waiting::begin(&pool.0, &call) {
+    let mut waiting = match Waiting::begin(&pool.0, &call, false) {
         Ok(waiting) => waiting,
         Err(failure) => return env.error_tuple(failure),
     };
@@ -514,16 +555,27 @@ fn start_unary<'a>(
     budget: usize,
 ) -> NifResult<Term<'a>> {
     let reference = spec.reference;
-    let (call, route) = match prepare(target, spec, budget)? {
+    let (call, route) = match prepare(target, spec, budget, true)? {
         Ok(prepared) => prepared,
         Err(term) => return Ok(term.encode(env)),
     };
-    let owner = watch_owner(env, &call, Credit::new(0, false));
+    let owner: Watched = Arc::new(Owned(watch_owner(env, &call, Credit::new(0, false))));
     let reply = Reply::new(env.pid(), reference);
-    let done = spawn(async move {
-        let _owner = owner;
-        run_unary(call, route, reply).await;
-    });
+    let route = match route.at_once() {
+        Ok(place) => match place.calls(&call) {
+            Some(calls) => {
+                if let Err(failure) = call.check_size(place.channel()) {
+                    reply.forget();
+                    return Ok(env.error_tuple(failure));
+                }
+                Unary::start(&calls, call, place, reply, owner);
+                return Ok(atoms::ok().encode(env));
+            }
+            None => Route::At(place),
+        },
+        Err(route) => route,
+    };
+    let done = spawn(run_unary(call, route, reply, owner));
     Ok(started(env, done))
 }
 
@@ -535,7 +587,7 @@ fn start_stream<'a>(
     budget: usize,
 ) -> NifResult<Term<'a>> {
     let reference = spec.reference;
-    let (call, route) = match prepare(target, spec, budget)? {
+    let (call, route) = match prepare(target, spec, budget, false)? {
         Ok(prepared) => prepared,
         Err(term) => return Ok(term.encode(env)),
     };
@@ -565,6 +617,7 @@ fn start_stream<'a>(
 fn watch_owner(env: Env<'_>, call: &Call, credit: Credit) -> ResourceArc<CallResource> {
     let owner = ResourceArc::new(CallResource {
         cancelled: call.cancelled.clone(),
+        cancel: Mutex::default(),
         credit,
         gate: Gate::default(),
     });
@@ -603,17 +656,19 @@ impl Encoder for EncodeError {
 type Prepared = Result<(Call, Route), NotStarted>;
 
 /// Encodes the arguments, then takes a place on a worker or in the queue.
-fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize) -> NifResult<Prepared> {
+fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize, unary: bool) -> NifResult<Prepared> {
     let args = match codec::encode_args(spec.args, Rules::Kinds, budget) {
         Ok(args) => args,
         Err(error) => return Ok(Err(NotStarted::NotEncoded(error))),
     };
     let call = spec.call(args);
     if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
-        return Ok(match Waiting::begin(&pool.0, &call) {
-            Ok(waiting) => Ok((call, Route::Pool(waiting))),
-            Err(failure) => Err(NotStarted::Failed(failure, call.request_id)),
-        });
+        return Ok(
+            match Waiting::begin(&pool.0, &call, unary && call.is_short()) {
+                Ok(waiting) => Ok((call, Route::Pool(waiting))),
+                Err(failure) => Err(NotStarted::Failed(failure, call.request_id)),
+            },
+        );
     }
     let channel: ResourceArc<ChannelResource> = target.decode()?;
     Ok(Ok((call, Route::Channel(channel.0.clone()))))

@@ -2,6 +2,8 @@
 
 use crate::{
     atoms,
+    call::Link,
+    calls::WorkEnded,
     channel::Channel,
     dispatcher::{Dispatcher, Lease, SessionEvent},
     reply::{notify, off_scheduler},
@@ -22,7 +24,7 @@ const END_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Worker {
     pub(crate) id: String,
     /// None of a worker that is spoken to through its owner.
-    pub(crate) channel: Option<Channel>,
+    pub(crate) link: Option<Arc<Link>>,
     /// The process that owns the worker, and can kill it.
     pub(crate) owner: LocalPid,
     pub(crate) kill_grace: Duration,
@@ -71,8 +73,8 @@ fn session_term<'a>(env: Env<'a>, kind: Atom, ids: &[Arc<str>], worker: &Worker)
 pub(crate) fn drop_session(worker: Arc<Worker>, id: Arc<str>, generation: u64) {
     if let Ok(runtime) = runtime::get() {
         runtime.spawn(async move {
-            match &worker.channel {
-                Some(channel) => end_session(channel, &id, generation).await,
+            match &worker.link {
+                Some(link) => end_session(&link.channel, &id, generation).await,
                 None => notify(worker.owner, |env| {
                     (atoms::snakepit_end_session(), id.as_ref(), generation).encode(env)
                 }),
@@ -103,27 +105,46 @@ pub(crate) struct Abandoned {
 /// After a cancel or a timeout only the server can say when the handler has stopped: its Health
 /// answers once it has, and the place is given back then. A handler that goes on past the grace
 /// costs its worker. Either way the worker's owner hears how the work ended.
-pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, channel: Channel, call: Abandoned) {
+pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, link: Arc<Link>, call: Abandoned) {
     let since = Instant::now();
+    let how = how_ended(&lease.worker, &link.channel, call.id).await;
+    let ended = WorkEnded {
+        how,
+        after: since.elapsed(),
+    };
+    work_ended(lease, &ended, &call.command, &call.request_id);
+}
+
+/// Gives the place of an abandoned call back, or has its worker killed.
+pub(crate) fn work_ended(
+    lease: Lease<Arc<Worker>>,
+    ended: &WorkEnded,
+    command: &str,
+    request_id: &str,
+) {
     let worker = lease.worker.clone();
-    let ended = how_ended(&worker, &channel, call.id).await;
-    match ended {
+    match ended.how {
         Some(_) => drop(lease),
         None => drop(lease.condemn()),
     }
-    let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let how = match ended.how.as_deref() {
+        None => atoms::killed(),
+        Some("stopped") => atoms::stopped(),
+        Some("closed") => atoms::closed(),
+        Some(_) => atoms::unknown(),
+    };
+    let micros = u64::try_from(ended.after.as_micros()).unwrap_or(u64::MAX);
     notify(worker.owner, |env| {
-        let how = ended.unwrap_or_else(atoms::killed);
         (
             atoms::snakepit_work_ended(),
             how,
             micros,
-            call.command,
-            call.request_id,
+            command,
+            request_id,
         )
             .encode(env)
     });
-    if ended.is_none() {
+    if ended.how.is_none() {
         notify(worker.owner, |env| {
             let why = format!(
                 "a cancelled call went on for {} ms (:kill_grace)",
@@ -135,7 +156,7 @@ pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, channel: Channel, call
 }
 
 /// Nothing if it has not ended within the worker's grace.
-async fn how_ended(worker: &Worker, channel: &Channel, call_id: u64) -> Option<Atom> {
+async fn how_ended(worker: &Worker, channel: &Channel, call_id: u64) -> Option<String> {
     let request = HealthRequest {
         worker_id: worker.id.clone(),
         await_call_id: call_id,
@@ -144,15 +165,11 @@ async fn how_ended(worker: &Worker, channel: &Channel, call_id: u64) -> Option<A
     let health = client.health(Channel::request(request, Some(worker.kill_grace)));
     match tokio::time::timeout(worker.kill_grace, health).await {
         Ok(Ok(health)) if !health.get_ref().running_call_ids.contains(&call_id) => {
-            Some(match health.get_ref().await_ended.as_str() {
-                "stopped" => atoms::stopped(),
-                "closed" => atoms::closed(),
-                _ => atoms::unknown(),
-            })
+            Some(health.into_inner().await_ended)
         }
         Ok(Err(status)) => (!channel.closed.is_cancelled()
             && status.code() == tonic::Code::Unimplemented)
-            .then(atoms::unknown),
+            .then(String::new),
         _ => None,
     }
 }

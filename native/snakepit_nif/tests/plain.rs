@@ -2,6 +2,8 @@
 //! links only inside of one: the functions of the NIF interface come from it.
 #![allow(dead_code)]
 
+#[path = "../src/calls.rs"]
+mod calls;
 #[path = "../src/channel.rs"]
 mod channel;
 #[path = "../src/credit.rs"]

@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
@@ -121,6 +122,85 @@ class EndSessionResponse(_message.Message):
     ended: bool
     def __init__(self, ended: bool = ...) -> None: ...
 
+class CallFrame(_message.Message):
+    __slots__ = ("call_id", "act", "command", "args", "arg_kinds", "session_id", "request_id", "timeout_us", "metadata", "session_generation")
+    class Act(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        CALL: _ClassVar[CallFrame.Act]
+        CANCEL: _ClassVar[CallFrame.Act]
+        RECALL: _ClassVar[CallFrame.Act]
+        LEDGER: _ClassVar[CallFrame.Act]
+    CALL: CallFrame.Act
+    CANCEL: CallFrame.Act
+    RECALL: CallFrame.Act
+    LEDGER: CallFrame.Act
+    class ArgsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    ACT_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
+    ARG_KINDS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    SESSION_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    act: CallFrame.Act
+    command: str
+    args: _containers.ScalarMap[str, bytes]
+    arg_kinds: bytes
+    session_id: str
+    request_id: str
+    timeout_us: int
+    metadata: _containers.ScalarMap[str, str]
+    session_generation: int
+    def __init__(self, call_id: _Optional[int] = ..., act: _Optional[_Union[CallFrame.Act, str]] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., arg_kinds: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_us: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., session_generation: _Optional[int] = ...) -> None: ...
+
+class ReplyFrame(_message.Message):
+    __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "ledger")
+    class ResultEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    RESULT_KINDS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    HANDLER_NS_FIELD_NUMBER: _ClassVar[int]
+    NOT_STARTED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    success: bool
+    result: _containers.ScalarMap[str, bytes]
+    result_kinds: bytes
+    error: str
+    error_detail: ErrorDetail
+    handler_ns: int
+    not_started: bool
+    ended: str
+    ledger: str
+    def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., ledger: _Optional[str] = ...) -> None: ...
+
 class HealthRequest(_message.Message):
     __slots__ = ("worker_id", "await_call_id")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -130,7 +210,7 @@ class HealthRequest(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., await_call_id: _Optional[int] = ...) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight")
+    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight", "python_stuck_ms")
     HEALTHY_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +220,7 @@ class HealthResponse(_message.Message):
     RUNNING_CALL_IDS_FIELD_NUMBER: _ClassVar[int]
     AWAIT_ENDED_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_STUCK_MS_FIELD_NUMBER: _ClassVar[int]
     healthy: bool
     worker_id: str
     uptime_ms: int
@@ -149,7 +230,8 @@ class HealthResponse(_message.Message):
     running_call_ids: _containers.RepeatedScalarFieldContainer[int]
     await_ended: str
     in_flight: int
-    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ...) -> None: ...
+    python_stuck_ms: int
+    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ...) -> None: ...
 
 class InfoRequest(_message.Message):
     __slots__ = ("include_capabilities", "include_stats")

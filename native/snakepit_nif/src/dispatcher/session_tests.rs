@@ -38,6 +38,7 @@ impl Probe {
             max_queue: 8,
             max_sessions,
             session_ttl,
+            pipeline_budget: Duration::ZERO,
         };
         let (tx, heard) = mpsc::channel();
         let pool = Dispatcher::new(limits, move |event| drop(tx.send(text(event))));
@@ -47,9 +48,11 @@ impl Probe {
 
     fn submit(&self, session: Option<Session>) -> (Result<Ticket<Name>, Refusal>, Told) {
         let (tx, rx) = mpsc::channel();
-        let submitted = self
-            .pool
-            .submit(None, session, move |grant| drop(tx.send(grant)));
+        let wish = Wish {
+            session,
+            ..Wish::default()
+        };
+        let submitted = self.pool.submit(wish, move |grant| drop(tx.send(grant)));
         (submitted, rx)
     }
 
@@ -275,6 +278,7 @@ fn sessions_keep_to_their_worker_in_a_race() {
         max_queue: CALLERS,
         max_sessions: CALLERS,
         session_ttl: None,
+        pipeline_budget: Duration::ZERO,
     };
     let told = Arc::new(AtomicUsize::new(0));
     let lost = Arc::new(AtomicUsize::new(0));
@@ -293,7 +297,11 @@ fn sessions_keep_to_their_worker_in_a_race() {
                 for round in 0..ROUNDS {
                     let (tx, rx) = mpsc::channel::<Grant<usize>>();
                     let session = Some(strict(&format!("s{caller}")));
-                    let submitted = pool.submit(None, session, move |grant| drop(tx.send(grant)));
+                    let wish = Wish {
+                        session,
+                        ..Wish::default()
+                    };
+                    let submitted = pool.submit(wish, move |grant| drop(tx.send(grant)));
                     let ticket = match submitted {
                         Ok(ticket) => ticket,
                         Err(refusal) => {

@@ -7,9 +7,13 @@ use crate::sessions::{Past, Sessions, Settled, Stay};
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+/// How many calls wait on a worker at most.
+const MOST_AHEAD: usize = 128;
+/// Below it are the numbers of calls that go in front of the queue.
+const FIRST_NUMBER: u64 = 1 << 32;
 /// How many lives of sessions are ended under one lock: more than one call can begin.
 const ENDED_AT_ONCE: usize = 4;
 
@@ -22,6 +26,9 @@ pub(super) struct State<W: Worker> {
     sessions: Sessions,
     /// Names workers, tickets and leases in the order in which they came.
     clock: u64,
+    /// As `clock`, for calls that go in front of the queue.
+    early: u64,
+    pipeline_budget: Duration,
     unavailable: Option<Arc<Unavailable>>,
     closed: bool,
 }
@@ -31,6 +38,12 @@ struct Entry<W: Worker> {
     worker: W,
     capacity: usize,
     in_flight: usize,
+    /// Those in flight that nothing may be sent ahead behind.
+    exclusive: usize,
+    /// The mean time of its commands, moving; none is known before the first has ended.
+    mean: Option<Duration>,
+    /// It stands still: nothing is sent ahead until something has ended.
+    stalled: bool,
     last_lease: u64,
     draining: bool,
     /// Those who wait for this worker: calls of its sessions.
@@ -39,8 +52,29 @@ struct Entry<W: Worker> {
 }
 
 impl<W: Worker> Entry<W> {
-    fn is_free(&self) -> bool {
-        !self.draining && self.in_flight < self.capacity
+    /// Whether a call may be sent to it, ahead of the ones before it if it `pipelines`.
+    fn is_free(&self, pipelines: bool, budget: Duration) -> bool {
+        let room = self.capacity + if pipelines { self.ahead(budget) } else { 0 };
+        !self.draining && self.in_flight < room
+    }
+
+    /// How many calls may wait on the worker itself: so many that it is busy with them for about as
+    /// long as the budget says.
+    fn ahead(&self, budget: Duration) -> usize {
+        let places = self.capacity.saturating_sub(self.exclusive);
+        match self.mean {
+            Some(mean) if !self.stalled && mean <= budget => {
+                let calls = budget.as_nanos() / mean.as_nanos().max(1);
+                usize::try_from(calls).unwrap_or(MOST_AHEAD).min(MOST_AHEAD) * places.min(1)
+            }
+            _ => 0,
+        }
+    }
+
+    fn observe(&mut self, time: Duration) {
+        let mean = self.mean.unwrap_or(time);
+        self.mean = Some(mean - mean / 8 + time / 8);
+        self.stalled = false;
     }
 }
 
@@ -48,6 +82,7 @@ pub(super) struct Queued<W: Worker> {
     pub(super) deadline: Option<Instant>,
     pub(super) waiter: Waiter<W>,
     pub(super) visit: Option<Visit>,
+    pub(super) pipelines: bool,
 }
 
 impl<W: Worker> Queued<W> {
@@ -72,6 +107,7 @@ pub(super) enum Choice {
 }
 
 pub(super) struct Place<W> {
+    pub(super) exclusive: bool,
     pub(super) key: WorkerKey,
     pub(super) worker: W,
     pub(super) stay: Option<Stay>,
@@ -85,7 +121,9 @@ impl<W: Worker> State<W> {
             pinned: 0,
             max_queue: limits.max_queue,
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
-            clock: 0,
+            clock: FIRST_NUMBER,
+            early: 0,
+            pipeline_budget: limits.pipeline_budget,
             unavailable: None,
             closed: false,
         }
@@ -99,6 +137,9 @@ impl<W: Worker> State<W> {
             worker,
             capacity,
             in_flight: 0,
+            exclusive: 0,
+            mean: None,
+            stalled: false,
             last_lease: 0,
             draining: false,
             pinned: BTreeMap::new(),
@@ -148,16 +189,37 @@ impl<W: Worker> State<W> {
     }
 
     /// A call is over, and its place free.
-    pub(super) fn leave(&mut self, key: WorkerKey, stay: Option<&Stay>) {
+    pub(super) fn leave(
+        &mut self,
+        key: WorkerKey,
+        exclusive: bool,
+        stay: Option<&Stay>,
+        took: Option<Duration>,
+    ) {
         if let Some(entry) = self.entry(key) {
             entry.in_flight -= 1;
+            entry.exclusive -= usize::from(exclusive);
+            if let Some(took) = took {
+                entry.observe(took);
+            }
         }
         if let Some(stay) = stay {
             self.sessions.leave(stay, Instant::now());
         }
     }
 
-    pub(super) fn choose(&self, session: Option<(&Arc<str>, bool)>) -> Choice {
+    /// Whether a call that is sent ahead overtakes nobody who wants a place of its own.
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn stall(&mut self, key: WorkerKey) {
+        if let Some(entry) = self.entry(key) {
+            entry.stalled = true;
+        }
+    }
+
+    pub(super) fn choose(&self, session: Option<(&Arc<str>, bool)>, pipelines: bool) -> Choice {
         if self.closed {
             return Choice::Wait(None);
         }
@@ -166,21 +228,28 @@ impl<W: Worker> State<W> {
         {
             match self.index(key) {
                 None => return Choice::Lost,
-                Some(index) if self.workers[index].is_free() => return Choice::Take(index),
+                Some(index) if self.workers[index].is_free(pipelines, self.pipeline_budget) => {
+                    return Choice::Take(index);
+                }
                 Some(index) if strict => return Choice::Wait(Some(index)),
                 Some(_) => {}
             }
         }
-        self.least_loaded().map_or(Choice::Wait(None), Choice::Take)
+        self.least_loaded(pipelines)
+            .map_or(Choice::Wait(None), Choice::Take)
     }
 
-    /// The worker with the fewest calls; of equals, the one idle longest.
-    fn least_loaded(&self) -> Option<usize> {
+    /// The worker with the fewest calls; of equals, the one idle longest. One that runs it at once goes
+    /// before one where it would wait.
+    fn least_loaded(&self, pipelines: bool) -> Option<usize> {
         self.workers
             .iter()
             .enumerate()
-            .filter(|(_, entry)| entry.is_free())
-            .min_by_key(|(_, entry)| (entry.in_flight, entry.last_lease))
+            .filter(|(_, entry)| entry.is_free(pipelines, self.pipeline_budget))
+            .min_by_key(|(_, entry)| {
+                let waits = entry.in_flight >= entry.capacity;
+                (waits, entry.in_flight, entry.last_lease)
+            })
             .map(|(index, _)| index)
     }
 
@@ -189,15 +258,23 @@ impl<W: Worker> State<W> {
         &mut self,
         index: usize,
         stay: Option<Stay>,
+        pipelines: bool,
         events: &mut Vec<SessionEvent<W>>,
     ) -> Place<W> {
         let clock = self.tick();
         let entry = &mut self.workers[index];
+        let exclusive = !pipelines;
         entry.in_flight += 1;
+        entry.exclusive += usize::from(exclusive);
         entry.last_lease = clock;
         let (key, worker) = (entry.key, entry.worker.clone());
         let stay = stay.map(|stay| self.settle(stay, index, events));
-        Place { key, worker, stay }
+        Place {
+            exclusive,
+            key,
+            worker,
+            stay,
+        }
     }
 
     fn settle(&mut self, mut stay: Stay, index: usize, events: &mut Vec<SessionEvent<W>>) -> Stay {
@@ -312,7 +389,7 @@ impl<W: Worker> State<W> {
     /// Takes out whoever has waited longest of those for whom a worker is free, with that worker.
     pub(super) fn next(&mut self, notices: &mut Notices<W>) -> Option<(Queued<W>, usize)> {
         loop {
-            self.least_loaded()?;
+            self.least_loaded(true)?;
             let first = self.queue.first_key_value().map(|(number, _)| *number);
             let number = first.into_iter().chain(self.first_pinned()).min()?;
             let queued = self.dequeue(number)?;
@@ -321,8 +398,14 @@ impl<W: Worker> State<W> {
                 continue;
             }
             let visit = queued.visit.as_ref();
-            match self.choose(visit.map(|visit| (&visit.stay.id, visit.strict))) {
+            let session = visit.map(|visit| (&visit.stay.id, visit.strict));
+            match self.choose(session, queued.pipelines) {
                 Choice::Take(index) => return Some((queued, index)),
+                Choice::Wait(None) => {
+                    // It wants a place of its own. Nobody overtakes it meanwhile.
+                    self.enqueue(number, None, queued);
+                    return None;
+                }
                 Choice::Wait(pinned) => self.enqueue(number, pinned, queued),
                 Choice::Lost => notices.grants.push(self.lose(queued)),
             }
@@ -334,10 +417,13 @@ impl<W: Worker> State<W> {
         if self.pinned == 0 {
             return None;
         }
-        let free = self.workers.iter().filter(|entry| entry.is_free());
-        free.filter_map(|entry| entry.pinned.first_key_value())
-            .map(|(number, _)| *number)
-            .min()
+        let firsts = self.workers.iter().filter_map(|entry| {
+            let (number, queued) = entry.pinned.first_key_value()?;
+            entry
+                .is_free(queued.pipelines, self.pipeline_budget)
+                .then_some(*number)
+        });
+        firsts.min()
     }
 
     pub(super) fn refuse(&mut self, queued: Queued<W>, refusal: Refusal) -> (Waiter<W>, Grant<W>) {
@@ -403,5 +489,11 @@ impl<W: Worker> State<W> {
     pub(super) fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
+    }
+
+    /// The number of a call that goes in front of those that came before it, but for others that did.
+    pub(super) fn tick_early(&mut self) -> u64 {
+        self.early += 1;
+        self.early
     }
 }

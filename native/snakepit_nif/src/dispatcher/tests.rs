@@ -17,6 +17,7 @@ fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
         max_queue,
         max_sessions: 1_000,
         session_ttl: None,
+        pipeline_budget: Duration::from_micros(500),
     };
     Dispatcher::new(limits, |_| {})
 }
@@ -34,8 +35,20 @@ fn submit_in(
     deadline: Option<Instant>,
     session: Option<Session>,
 ) -> (Result<Ticket<Name>, Refusal>, Told) {
+    let wish = Wish {
+        deadline,
+        session,
+        ..Wish::default()
+    };
+    wish_for(dispatcher, wish)
+}
+
+fn wish_for(
+    dispatcher: &Arc<Dispatcher<Name>>,
+    wish: Wish,
+) -> (Result<Ticket<Name>, Refusal>, Told) {
     let (tx, rx) = mpsc::channel();
-    let submitted = dispatcher.submit(deadline, session, move |grant| {
+    let submitted = dispatcher.submit(wish, move |grant| {
         let _ = tx.send(grant);
     });
     (submitted, rx)
@@ -193,7 +206,7 @@ fn places_are_neither_lost_nor_doubled_in_a_race() {
                 for round in 0..ROUNDS {
                     let (tx, rx) = mpsc::channel::<Grant<Arc<AtomicUsize>>>();
                     let ticket = pool
-                        .submit(None, None, move |grant| drop(tx.send(grant)))
+                        .submit(Wish::default(), move |grant| drop(tx.send(grant)))
                         .unwrap();
                     if (round + caller) % 5 == 0 {
                         drop(ticket);
@@ -217,4 +230,129 @@ fn places_are_neither_lost_nor_doubled_in_a_race() {
     let end = pool.snapshot();
     assert_eq!(end.queued, 0);
     assert!(end.workers.iter().all(|(_, in_flight, _)| *in_flight == 0));
+}
+
+fn short_call(dispatcher: &Arc<Dispatcher<Name>>) -> (Result<Ticket<Name>, Refusal>, Told) {
+    let wish = Wish {
+        pipelines: true,
+        ..Wish::default()
+    };
+    wish_for(dispatcher, wish)
+}
+
+fn short_lease(dispatcher: &Arc<Dispatcher<Name>>) -> Lease<Name> {
+    short_call(dispatcher).1.try_recv().unwrap().unwrap()
+}
+
+/// Lets a worker be known for commands of this length.
+fn teach(pool: &Arc<Dispatcher<Name>>, time: Duration) {
+    for _ in 0..100 {
+        short_lease(pool).done(time);
+    }
+}
+
+#[test]
+fn nothing_is_sent_ahead_before_a_worker_is_known_for_short_commands() {
+    let pool = dispatcher(1);
+    pool.add("a", 1);
+    let first = short_lease(&pool);
+    let (_ticket, told) = short_call(&pool);
+    assert!(told.try_recv().is_err());
+    first.done(Duration::from_micros(10));
+    assert!(told.try_recv().is_ok());
+}
+
+#[test]
+fn short_calls_are_sent_ahead_up_to_the_budget() {
+    let pool = dispatcher(1);
+    pool.add("a", 1);
+    teach(&pool, Duration::from_micros(100));
+    let sent: Vec<_> = (0..6).map(|_| short_lease(&pool)).collect();
+    let (_ticket, told) = short_call(&pool);
+    assert!(told.try_recv().is_err());
+    drop(sent);
+    assert!(told.try_recv().is_ok());
+}
+
+#[test]
+fn a_call_is_sent_ahead_only_where_no_worker_is_free() {
+    let pool = dispatcher(1);
+    pool.add("a", 1);
+    teach(&pool, Duration::from_micros(10));
+    pool.add("b", 2);
+    let names: Vec<_> = (0..3).map(|_| short_lease(&pool)).collect();
+    let names: Vec<_> = names.iter().map(|lease| lease.worker).collect();
+    assert_eq!(names, ["b", "a", "b"]);
+}
+
+#[test]
+fn long_commands_have_nothing_behind_them() {
+    let pool = dispatcher(1);
+    pool.add("a", 1);
+    teach(&pool, Duration::from_micros(10));
+    short_lease(&pool).done(Duration::from_secs(1));
+    let running = short_lease(&pool);
+    let (_ticket, told) = short_call(&pool);
+    assert!(told.try_recv().is_err());
+    drop(running);
+}
+
+#[test]
+fn nothing_is_sent_ahead_behind_what_has_a_place_of_its_own() {
+    let pool = dispatcher(1);
+    pool.add("a", 1);
+    teach(&pool, Duration::from_micros(10));
+    let _stream = lease(&pool);
+    let (_ticket, told) = short_call(&pool);
+    assert!(told.try_recv().is_err());
+}
+
+#[test]
+fn what_wants_a_place_of_its_own_is_not_overtaken() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    teach(&pool, Duration::from_micros(10));
+    let running = short_lease(&pool);
+    let ahead = short_lease(&pool);
+    let (_stream, stream) = submit(&pool, None);
+    let (_short, short) = short_call(&pool);
+    running.done(Duration::from_micros(10));
+    assert!(stream.try_recv().is_err());
+    ahead.done(Duration::from_micros(10));
+    let stream = stream.try_recv().unwrap().unwrap();
+    assert!(short.try_recv().is_err());
+    drop(stream);
+    assert!(short.try_recv().is_ok());
+}
+
+#[test]
+fn a_worker_that_stands_still_gets_nothing_ahead_until_something_has_ended() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    teach(&pool, Duration::from_micros(10));
+    let running = short_lease(&pool);
+    running.stall();
+    let (_ticket, told) = short_call(&pool);
+    assert!(told.try_recv().is_err());
+    running.done(Duration::from_micros(10));
+    assert!(told.try_recv().is_ok());
+    let _ahead = short_lease(&pool);
+}
+
+#[test]
+fn what_comes_back_goes_in_front_of_the_queue() {
+    let pool = dispatcher(1);
+    pool.add("a", 1);
+    let running = lease(&pool);
+    let (_later, later) = submit(&pool, None);
+    let early = Wish {
+        early: true,
+        ..Wish::default()
+    };
+    let (_first, first) = wish_for(&pool, early.clone());
+    let (_second, second) = wish_for(&pool, early);
+    drop(running);
+    drop(first.try_recv().unwrap().unwrap());
+    drop(second.try_recv().unwrap().unwrap());
+    assert!(later.try_recv().is_ok());
 }

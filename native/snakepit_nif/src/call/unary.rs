@@ -1,0 +1,261 @@
+//! A unary call: one frame among others where the server has `Calls`, else an RPC of its own.
+
+use super::{
+    Call, Clock, DECODED_ASIDE_FROM, Ended, Place, Route, Waiting, decode_aside, failed_term,
+    refused_term,
+};
+use crate::{
+    calls::{Abandoned, Calls, Job, WorkEnded},
+    channel::ClientConnection,
+    codec::{self, Fields},
+    failure::Failure,
+    pool::{self, Worker},
+    reply::{Reply, off_scheduler},
+    runtime,
+};
+use rustler::{Encoder, types::atom};
+use snakepit_proto::{CallFrame, ReplyFrame};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// From here on a call is an RPC of its own, so that those behind it do not wait for its bytes.
+pub(crate) const FRAMED_UP_TO: usize = 256 * 1024;
+
+pub(crate) type UnaryCalls = Calls<ClientConnection, Unary>;
+
+/// Watches the owner of a call, and cancels it with that.
+pub(crate) trait Owner: Send + Sync {
+    fn watch(&self, cancel: Box<dyn FnOnce() + Send>);
+}
+
+pub(crate) type Watched = Arc<dyn Owner>;
+
+/// A call on a server's `Calls`.
+pub(crate) struct Unary {
+    call: Call,
+    place: Place,
+    clock: Clock,
+    /// None once the caller was told.
+    reply: Option<Reply>,
+    owner: Watched,
+}
+
+/// Runs a unary call; its reply is `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`.
+pub(crate) async fn run_unary(call: Call, route: Route, reply: Reply, owner: Watched) {
+    let place = match route.place(&call).await {
+        Ok(place) => place,
+        Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
+    };
+    if let Some(calls) = place.calls(&call) {
+        if let Err(failure) = call.check_size(place.channel()) {
+            return reply.send(|env| refused_term(env, &failure, &call));
+        }
+        return Unary::start(&calls, call, place, reply, owner);
+    }
+    let clock = Clock::new(&call, &place);
+    let result = call.within(call.unary_rpc(&place)).await;
+    let rest = place.give_back(
+        &call,
+        result.as_ref().err().map_or(Ended::Answered, Ended::by),
+    );
+    let size = result.as_ref().map_or(0, Fields::size);
+    decode_aside(size, move || {
+        reply.send(|env| {
+            let decoded = result.and_then(|fields| codec::decode_fields(env, &fields, None));
+            match decoded {
+                Ok(map) => (atom::ok(), map, clock.meta()).encode(env),
+                Err(failure) => failed_term(env, &failure, &clock.meta()),
+            }
+        });
+    })
+    .await;
+    drop(owner);
+    if let Some(rest) = rest {
+        rest.await;
+    }
+}
+
+impl Unary {
+    /// Sends a call that has its place; safe on a scheduler's thread.
+    pub(crate) fn start(
+        calls: &Arc<UnaryCalls>,
+        call: Call,
+        place: Place,
+        reply: Reply,
+        owner: Watched,
+    ) {
+        let clock = Clock::new(&call, &place);
+        let watched = owner.clone();
+        let job = Self {
+            call,
+            place,
+            clock,
+            reply: Some(reply),
+            owner,
+        };
+        let weak = Arc::downgrade(calls);
+        calls.start(job, |id| {
+            watched.watch(Box::new(move || {
+                if let Some(calls) = weak.upgrade() {
+                    calls.cancel(id);
+                }
+            }));
+        });
+    }
+
+    fn tell(&mut self, failure: Failure) {
+        if let Some(reply) = self.reply.take() {
+            let meta = self.clock.meta();
+            off_scheduler(move || reply.send(|env| failed_term(env, &failure, &meta)));
+        }
+    }
+}
+
+impl Job for Unary {
+    fn deadline(&self) -> Option<Instant> {
+        self.call.deadline()
+    }
+
+    fn grace(&self) -> Duration {
+        self.place
+            .worker()
+            .map_or(Duration::from_secs(5), |worker| worker.kill_grace)
+    }
+
+    fn frame(&mut self, call_id: u64) -> CallFrame {
+        let left = self.call.remaining();
+        CallFrame {
+            call_id,
+            command: std::mem::take(&mut self.call.command),
+            args: std::mem::take(&mut self.call.args.values),
+            arg_kinds: self.call.args.kinds.clone(),
+            session_id: self
+                .call
+                .session
+                .as_ref()
+                .map_or_else(String::new, |one| one.id.to_string()),
+            session_generation: self.place.session_generation(),
+            request_id: self.call.request_id.clone(),
+            metadata: self.call.metadata.iter().cloned().collect(),
+            timeout_us: left.map_or(0, |left| {
+                u64::try_from(left.as_micros()).unwrap_or(0).max(1)
+            }),
+            ..CallFrame::default()
+        }
+    }
+
+    fn framed(&mut self, frame: CallFrame) {
+        self.call.command = frame.command;
+        self.call.args.values = frame.args;
+    }
+
+    fn answered(mut self, frame: ReplyFrame) {
+        let Some(reply) = self.reply.take() else {
+            return;
+        };
+        let result = if frame.success {
+            Ok(Fields {
+                values: frame.result,
+                kinds: frame.result_kinds,
+            })
+        } else {
+            Err(Failure::from_reply(frame.error, frame.error_detail))
+        };
+        let clock = self.clock;
+        self.place.done(Duration::from_nanos(frame.handler_ns));
+        let size = result.as_ref().map_or(0, Fields::size);
+        let send = move || {
+            reply.send(|env| {
+                match result.and_then(|fields| codec::decode_fields(env, &fields, None)) {
+                    Ok(map) => (atom::ok(), map, clock.meta()).encode(env),
+                    Err(failure) => failed_term(env, &failure, &clock.meta()),
+                }
+            });
+        };
+        match runtime::get() {
+            Ok(runtime) if size >= DECODED_ASIDE_FROM => drop(runtime.spawn_blocking(send)),
+            _ => send(),
+        }
+    }
+
+    fn abandoned(&mut self, why: Abandoned) {
+        match why {
+            Abandoned::TimedOut => self.tell(self.call.timed_out()),
+            Abandoned::Cancelled => {
+                if let Some(reply) = self.reply.take() {
+                    reply.forget();
+                }
+            }
+        }
+    }
+
+    fn ended(self, ended: WorkEnded) {
+        if let Place::Worker(lease, _) = self.place {
+            pool::work_ended(lease, &ended, &self.call.command, &self.call.request_id);
+        }
+    }
+
+    fn lost(mut self, cause: &str) {
+        self.tell(Failure::WorkerCrashed(cause.into()));
+        if let Place::Worker(lease, _) = self.place {
+            lease.condemn();
+        }
+    }
+
+    fn not_started(self) {
+        let Self {
+            call,
+            place,
+            reply: Some(reply),
+            owner,
+            ..
+        } = self
+        else {
+            return;
+        };
+        let Place::Worker(lease, _) = place else {
+            let failure = Failure::WorkerCrashed("the connection was lost".into());
+            return reply.send(|env| refused_term(env, &failure, &call));
+        };
+        let again = Waiting::again(&lease.dispatcher(), &call);
+        drop(lease);
+        match (again, runtime::get()) {
+            (Ok(waiting), Ok(runtime)) => {
+                runtime.spawn(run_unary(call, Route::Pool(waiting), reply, owner));
+            }
+            (Err(failure), _) => reply.send(|env| refused_term(env, &failure, &call)),
+            (_, Err(_)) => drop(reply),
+        }
+    }
+
+    fn stalled(&self) {
+        if let Place::Worker(lease, _) = &self.place {
+            lease.stall();
+        }
+    }
+}
+
+impl Place {
+    fn worker(&self) -> Option<&Arc<Worker>> {
+        match self {
+            Self::Worker(lease, _) => Some(&lease.worker),
+            Self::Channel(_) => None,
+        }
+    }
+
+    /// The `Calls` to send a call on.
+    pub(crate) fn calls(&self, call: &Call) -> Option<Arc<UnaryCalls>> {
+        let link = match self {
+            Self::Worker(_, link) | Self::Channel(link) => link,
+        };
+        call.is_short().then(|| link.calls.clone()).flatten()
+    }
+
+    fn done(self, took: Duration) {
+        if let Self::Worker(lease, _) = self {
+            lease.done(took);
+        }
+    }
+}

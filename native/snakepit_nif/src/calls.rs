@@ -1,0 +1,437 @@
+//! Unary calls over one `Calls` RPC, which has a connection of its own: a call costs no stream, no
+//! task and no timer, only an entry here.
+//!
+//! A call that finds the connection idle is written by the thread that makes it. The others gather,
+//! and the task that drives the connection sends them together.
+
+use h2::RecvStream;
+use prost::Message;
+use snakepit_proto::{CallFrame, ReplyFrame, call_frame::Act};
+use snakepit_wire::{Connection, Deframer, Driven, Outlet, append, muted};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    future::poll_fn,
+    io::Read,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+/// How long a worker's commands may stand still before the calls behind them are taken back.
+const STALLED_AFTER: Duration = Duration::from_millis(1);
+
+/// Why a call ended for its caller while its command may still run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abandoned {
+    TimedOut,
+    /// Its caller is gone: nobody is to be told.
+    Cancelled,
+}
+
+/// How a command ended whose call was abandoned before.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct WorkEnded {
+    /// As the server says it; nothing if the grace passed or the worker is lost.
+    pub(crate) how: Option<String>,
+    pub(crate) after: Duration,
+}
+
+/// A call and whoever waits for it.
+pub(crate) trait Job: Send + 'static {
+    fn deadline(&self) -> Option<Instant>;
+    /// How long its command may go on once nobody waits for it.
+    fn grace(&self) -> Duration;
+    fn frame(&mut self, call_id: u64) -> CallFrame;
+    /// What `frame` was made of comes back.
+    fn framed(&mut self, frame: CallFrame);
+    fn answered(self, reply: ReplyFrame);
+    fn abandoned(&mut self, why: Abandoned);
+    fn ended(self, ended: WorkEnded);
+    /// The worker died while it may have run the call.
+    fn lost(self, cause: &str);
+    /// The call has not started: another worker may take it.
+    fn not_started(self);
+    /// The worker that has the call stands still.
+    fn stalled(&self);
+}
+
+pub(crate) struct Calls<C, J> {
+    outlet: Outlet<C>,
+    driven: Arc<Driven<C>>,
+    state: Mutex<State<J>>,
+    /// How many commands the worker runs at once.
+    capacity: AtomicUsize,
+    closed: CancellationToken,
+}
+
+struct State<J> {
+    /// In the order in which they were sent.
+    calls: BTreeMap<u64, Entry<J>>,
+    last_id: u64,
+    timers: BTreeSet<(Instant, u64)>,
+    /// When the driving task looks at the timers next.
+    armed: Option<Instant>,
+    /// When the worker was last known not to stand still.
+    progress: Instant,
+    recalled_to: u64,
+    /// Where the server notes which calls have started.
+    ledger: Option<File>,
+    lost: Option<String>,
+}
+
+struct Entry<J> {
+    job: J,
+    timer: Option<Instant>,
+    abandoned: Option<Instant>,
+}
+
+impl<J> State<J> {
+    fn take(&mut self, id: u64) -> Option<Entry<J>> {
+        let entry = self.calls.remove(&id)?;
+        if let Some(timer) = entry.timer {
+            self.timers.remove(&(timer, id));
+        }
+        Some(entry)
+    }
+
+    fn set_timer(&mut self, id: u64, at: Option<Instant>) {
+        if let Some(entry) = self.calls.get_mut(&id) {
+            let before = std::mem::replace(&mut entry.timer, at);
+            if let Some(before) = before {
+                self.timers.remove(&(before, id));
+            }
+            if let Some(at) = at {
+                self.timers.insert((at, id));
+            }
+        }
+    }
+
+    /// Whether the driving task would look at this too late.
+    fn is_early(&self, at: Option<Instant>) -> bool {
+        at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed))
+    }
+}
+
+impl<C: Connection + 'static, J: Job> Calls<C, J> {
+    pub(crate) fn new(
+        driven: Arc<Driven<C>>,
+        outlet: Outlet<C>,
+        closed: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            outlet,
+            driven,
+            state: Mutex::new(State {
+                calls: BTreeMap::new(),
+                last_id: 0,
+                timers: BTreeSet::new(),
+                armed: None,
+                progress: Instant::now(),
+                recalled_to: 0,
+                ledger: None,
+                lost: None,
+            }),
+            capacity: AtomicUsize::new(usize::MAX),
+            closed,
+        })
+    }
+
+    /// Calls beyond `capacity` are taken back when the ones before them stand still.
+    pub(crate) fn set_capacity(&self, capacity: usize) {
+        self.capacity.store(capacity, Ordering::Relaxed);
+    }
+
+    /// Sends a call. `keep` gets the call's id, by which it can be cancelled, before it is sent.
+    pub(crate) fn start(&self, mut job: J, keep: impl FnOnce(u64)) {
+        let deadline = job.deadline();
+        let mut state = self.lock();
+        if let Some(cause) = state.lost.clone() {
+            drop(state);
+            return job.lost(&cause);
+        }
+        state.last_id += 1;
+        let id = state.last_id;
+        let frame = job.frame(id);
+        self.outlet.queue(|out| append(out, &frame));
+        job.framed(frame);
+        keep(id);
+        let idle = state.calls.is_empty();
+        if idle {
+            state.progress = Instant::now();
+        }
+        let early = state.is_early(deadline);
+        let entry = Entry {
+            job,
+            timer: None,
+            abandoned: None,
+        };
+        state.calls.insert(id, entry);
+        state.set_timer(id, deadline);
+        drop(state);
+        if !idle || !self.outlet.write() || early {
+            self.outlet.wake();
+        }
+    }
+
+    /// Nobody waits for the call any more.
+    pub(crate) fn cancel(&self, id: u64) {
+        let mut state = self.lock();
+        self.abandon(&mut state, id, Abandoned::Cancelled);
+        drop(state);
+        self.outlet.wake();
+    }
+
+    fn abandon(&self, state: &mut State<J>, id: u64, why: Abandoned) {
+        let now = Instant::now();
+        let Some(entry) = state.calls.get_mut(&id) else {
+            return;
+        };
+        if entry.abandoned.is_some() {
+            return;
+        }
+        entry.abandoned = Some(now);
+        entry.job.abandoned(why);
+        let until = now + entry.job.grace();
+        state.set_timer(id, Some(until));
+        self.act(id, Act::Cancel);
+    }
+
+    fn act(&self, id: u64, act: Act) {
+        let frame = CallFrame {
+            call_id: id,
+            act: act.into(),
+            ..CallFrame::default()
+        };
+        self.outlet.queue(|out| append(out, &frame));
+    }
+
+    /// Drives the connection until it ends, or until `end`.
+    pub(crate) async fn drive(
+        self: Arc<Self>,
+        mut body: RecvStream,
+        max_frame: usize,
+        end: CancellationToken,
+    ) {
+        let mut deframer = Deframer::new(max_frame);
+        let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
+        let driving = poll_fn(|cx| self.poll(cx, &mut body, &mut deframer, sleep.as_mut()));
+        let cause = tokio::select! {
+            cause = driving => cause,
+            () = end.cancelled() => "nobody uses it any more".into(),
+        };
+        self.end(&cause);
+    }
+
+    fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        body: &mut RecvStream,
+        deframer: &mut Deframer,
+        mut sleep: Pin<&mut Sleep>,
+    ) -> Poll<String> {
+        loop {
+            self.outlet.drain_and_poll(cx.waker());
+            let ended = self.driven.poll(cx.waker(), |connection, cx| {
+                muted(|| connection.poll_io(cx))
+            });
+            let more = match self.poll_replies(body, deframer) {
+                Ok(more) => more,
+                Err(cause) => return Poll::Ready(cause),
+            };
+            if let Poll::Ready(ended) = ended {
+                let cause = ended
+                    .err()
+                    .map_or("the connection was closed".into(), |e| e.to_string());
+                return Poll::Ready(cause);
+            }
+            let fired = self.poll_timers(cx, sleep.as_mut());
+            if !more && !fired && self.outlet.is_empty() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Answers the calls whose replies are there. Whether there were any.
+    fn poll_replies(&self, body: &mut RecvStream, deframer: &mut Deframer) -> Result<bool, String> {
+        let mut any = false;
+        let mut cx = Context::from_waker(self.driven.waker());
+        loop {
+            let data = match body.poll_data(&mut cx) {
+                Poll::Pending => return Ok(any),
+                Poll::Ready(Some(Ok(data))) => data,
+                Poll::Ready(Some(Err(error))) => return Err(error.to_string()),
+                Poll::Ready(None) => return Err("the server ended the calls".into()),
+            };
+            any = true;
+            // A connection that is gone is told by the next poll.
+            let _ = muted(|| body.flow_control().release_capacity(data.len()));
+            deframer.push(data);
+            self.answer(deframer)?;
+        }
+    }
+
+    fn answer(&self, deframer: &mut Deframer) -> Result<(), String> {
+        let mut replies = Vec::new();
+        while let Some(message) = deframer.next().map_err(|error| error.to_string())? {
+            replies.push(ReplyFrame::decode(message).map_err(|error| error.to_string())?);
+        }
+        let mut answered = Vec::with_capacity(replies.len());
+        {
+            let mut state = self.lock();
+            state.progress = Instant::now();
+            for reply in replies {
+                if reply.call_id == 0 {
+                    self.read_ledger(&mut state, &reply.ledger);
+                } else if let Some(entry) = state.take(reply.call_id) {
+                    answered.push((entry, reply));
+                }
+            }
+        }
+        for (entry, reply) in answered {
+            match entry.abandoned {
+                Some(since) => entry.job.ended(WorkEnded {
+                    how: Some(reply.ended),
+                    after: since.elapsed(),
+                }),
+                None if reply.not_started => entry.job.not_started(),
+                None => entry.job.answered(reply),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_ledger(&self, state: &mut State<J>, path: &str) {
+        if let Ok(ledger) = File::open(path) {
+            state.ledger = Some(ledger);
+            self.act(0, Act::Ledger);
+        }
+    }
+
+    /// Does what is due and arms the timer for the rest. Whether anything was due.
+    fn poll_timers(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let mut killed = Vec::new();
+        let mut any = false;
+        while let Some((at, id)) = state.timers.first().copied()
+            && at <= now
+        {
+            any = true;
+            match state.calls.get(&id).and_then(|entry| entry.abandoned) {
+                None => self.abandon(&mut state, id, Abandoned::TimedOut),
+                Some(since) => killed.extend(state.take(id).map(|entry| (entry, since))),
+            }
+        }
+        let stalls = self.recall(&mut state, now);
+        let next = state
+            .timers
+            .first()
+            .map(|(at, _)| *at)
+            .into_iter()
+            .chain(stalls)
+            .min();
+        if state.armed.is_some_and(|armed| armed <= now) {
+            state.armed = None;
+        }
+        if state.is_early(next) {
+            state.armed = next;
+        }
+        let armed = state.armed;
+        drop(state);
+        for (entry, since) in killed {
+            entry.job.ended(WorkEnded {
+                how: None,
+                after: since.elapsed(),
+            });
+        }
+        if let Some(armed) = armed {
+            if sleep.deadline().into_std() != armed {
+                sleep.as_mut().reset(armed.into());
+            }
+            any |= sleep.poll(cx).is_ready();
+        }
+        any
+    }
+
+    /// Takes back what was sent ahead if the worker stands still. When it is to be asked again.
+    fn recall(&self, state: &mut State<J>, now: Instant) -> Option<Instant> {
+        let capacity = self.capacity.load(Ordering::Relaxed);
+        if state.calls.len() <= capacity {
+            return None;
+        }
+        let (&last, _) = state.calls.last_key_value()?;
+        if last <= state.recalled_to {
+            return None;
+        }
+        let due = state.progress + STALLED_AFTER;
+        if now < due {
+            return Some(due);
+        }
+        let first = state.recalled_to + 1;
+        let ahead: Vec<u64> = state
+            .calls
+            .keys()
+            .skip(capacity)
+            .copied()
+            .filter(|id| *id >= first)
+            .collect();
+        for id in ahead {
+            self.act(id, Act::Recall);
+        }
+        state.recalled_to = last;
+        if let Some(entry) = state.calls.values().next() {
+            entry.job.stalled();
+        }
+        None
+    }
+
+    /// The connection is gone, and with it the worker.
+    fn end(&self, cause: &str) {
+        let (calls, ledger) = {
+            let mut state = self.lock();
+            state.lost = Some(cause.into());
+            state.timers.clear();
+            (std::mem::take(&mut state.calls), state.ledger.take())
+        };
+        let capacity = self.capacity.load(Ordering::Relaxed);
+        let noted = ledger.map_or(0, |ledger| last_started(&ledger));
+        self.driven.closed();
+        for (index, (id, entry)) in calls.into_iter().enumerate() {
+            match entry.abandoned {
+                Some(since) => entry.job.ended(WorkEnded {
+                    how: None,
+                    after: since.elapsed(),
+                }),
+                None if index < capacity || id <= noted => entry.job.lost(cause),
+                None => entry.job.not_started(),
+            }
+        }
+        self.closed.cancel();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The largest number in the ledger.
+fn last_started(mut ledger: &File) -> u64 {
+    let mut bytes = Vec::new();
+    // A ledger that cannot be read is one in which everything has started.
+    if ledger.read_to_end(&mut bytes).is_err() {
+        return u64::MAX;
+    }
+    let numbers = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| u64::from_le_bytes(*bytes));
+    numbers.max().unwrap_or(0)
+}

@@ -1,0 +1,184 @@
+//! A stream's chunks on their way from the command to the network: a bounded buffer. Those that are
+//! there together are sent together, and the network's side is woken once for them.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
+use prost::Message;
+use snakepit_wire::append;
+use std::{
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+/// How many chunks, and how many bytes of them, a command may be ahead of the network. One chunk
+/// may be larger.
+pub(crate) const MAX_CHUNKS: usize = 256;
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Called once there is room, for the event loop, which cannot wait.
+type OnRoom = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+pub(crate) struct Chunks {
+    state: Mutex<State>,
+    room: Condvar,
+    network: AtomicWaker,
+}
+
+#[derive(Default)]
+struct State {
+    buffer: BytesMut,
+    count: usize,
+    ended: bool,
+    cancelled: bool,
+    on_room: Option<OnRoom>,
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        !self.cancelled && (self.count >= MAX_CHUNKS || self.buffer.len() >= MAX_BYTES)
+    }
+}
+
+impl Chunks {
+    /// Adds a chunk. True if another one would not find room now.
+    pub(crate) fn push(&self, chunk: &impl Message) -> bool {
+        let mut state = self.lock();
+        let first = state.count == 0;
+        append(&mut state.buffer, chunk);
+        state.count += 1;
+        let full = state.is_full();
+        drop(state);
+        if first {
+            self.network.wake();
+        }
+        full
+    }
+
+    /// Waits until there is room, or until the stream is cancelled.
+    pub(crate) fn wait_room(&self) {
+        let mut state = self.lock();
+        while state.is_full() {
+            state = self
+                .room
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Has `done` called once there is room, or when the stream is cancelled.
+    pub(crate) fn on_room(&self, done: OnRoom) {
+        let mut state = self.lock();
+        if state.is_full() {
+            state.on_room = Some(done);
+        } else {
+            drop(state);
+            done();
+        }
+    }
+
+    /// No more will come.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
+        self.network.wake();
+    }
+
+    /// Nobody takes them any more.
+    pub(crate) fn cancel(&self) {
+        let mut state = self.lock();
+        state.cancelled = true;
+        self.tell_room(state);
+    }
+
+    /// For the network: the chunks that are there, or nothing once all have been taken.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.network.register(cx.waker());
+        let mut state = self.lock();
+        if state.count == 0 {
+            return if state.ended {
+                Poll::Ready(None)
+            } else {
+                Poll::Pending
+            };
+        }
+        let bytes = state.buffer.split().freeze();
+        state.count = 0;
+        self.tell_room(state);
+        Poll::Ready(Some(bytes))
+    }
+
+    fn tell_room(&self, mut state: MutexGuard<'_, State>) {
+        let on_room = state.on_room.take();
+        drop(state);
+        self.room.notify_one();
+        if let Some(done) = on_room {
+            done();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snakepit_proto::StreamResponse;
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::Waker,
+    };
+
+    fn take(chunks: &Chunks) -> Poll<Option<Bytes>> {
+        chunks.poll_take(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn fill(chunks: &Chunks) -> usize {
+        let mut count = 1;
+        while !chunks.push(&StreamResponse::default()) {
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn those_that_are_there_are_taken_together() {
+        let chunks = Chunks::default();
+        assert!(take(&chunks).is_pending());
+        chunks.push(&StreamResponse::default());
+        chunks.push(&StreamResponse::default());
+        assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 10));
+        assert!(take(&chunks).is_pending());
+        chunks.end();
+        assert_eq!(take(&chunks), Poll::Ready(None));
+    }
+
+    #[test]
+    fn their_number_and_their_bytes_are_bounded() {
+        assert_eq!(fill(&Chunks::default()), MAX_CHUNKS);
+        let large = StreamResponse {
+            request_id: "x".repeat(MAX_BYTES),
+            ..StreamResponse::default()
+        };
+        assert!(Chunks::default().push(&large));
+    }
+
+    #[test]
+    fn room_is_told_when_chunks_are_taken_or_nobody_takes_them() {
+        for make_room in [|chunks: &Chunks| drop(take(chunks)), Chunks::cancel] {
+            let chunks = Chunks::default();
+            fill(&chunks);
+            let told = Arc::new(AtomicBool::new(false));
+            let tell = told.clone();
+            chunks.on_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
+            assert!(!told.load(Ordering::SeqCst));
+            make_room(&chunks);
+            assert!(told.load(Ordering::SeqCst));
+            chunks.wait_room();
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The commands of an adapter, and what Python does for the server.
+
+use crate::{
+    answer::Failure,
+    call::{Call, Request},
+    failure,
+};
+use pyo3::{prelude::*, types::PyDict};
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+pub(crate) struct Command {
+    pub(crate) name: String,
+    pub(crate) function: Py<PyAny>,
+    /// Checks the arguments and gives the keywords for `function`.
+    pub(crate) bind: Py<PyAny>,
+    pub(crate) streams: bool,
+    pub(crate) is_async: bool,
+    takes_context: bool,
+    pub(crate) help: String,
+}
+
+impl Command {
+    fn new(command: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Self {
+            name: command.getattr("name")?.extract()?,
+            function: command.getattr("function")?.unbind(),
+            bind: command.getattr("bind")?.unbind(),
+            streams: command.getattr("streams")?.extract()?,
+            is_async: command.getattr("is_async")?.extract()?,
+            takes_context: command.getattr("takes_context")?.extract()?,
+            help: command.getattr("help")?.extract()?,
+        })
+    }
+}
+
+pub(crate) struct Commands {
+    /// In the order of the registry.
+    pub(crate) names: Vec<String>,
+    by_name: HashMap<String, Arc<Command>>,
+    hooks: Py<PyAny>,
+}
+
+impl Commands {
+    pub(crate) fn new(registry: &Bound<'_, PyAny>, hooks: Py<PyAny>) -> PyResult<Self> {
+        let mut names = Vec::new();
+        let mut by_name = HashMap::new();
+        for command in registry.call_method0("values")?.try_iter()? {
+            let command = Command::new(&command?)?;
+            names.push(command.name.clone());
+            by_name.insert(command.name.clone(), Arc::new(command));
+        }
+        Ok(Self {
+            names,
+            by_name,
+            hooks,
+        })
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Command>> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn has_async(&self) -> bool {
+        self.by_name.values().any(|command| command.is_async)
+    }
+
+    /// Why a call cannot be served by a command of that name.
+    pub(crate) fn refusal(&self, py: Python<'_>, name: &str, stream: bool) -> Failure {
+        match self.hooks.call_method1(py, "refusal", (name, stream)) {
+            Ok(error) => failure::read(error.bind(py)),
+            Err(error) => Failure::new("unknown_command", error.to_string()),
+        }
+    }
+
+    /// The keywords to call the command's function with.
+    pub(crate) fn keywords<'py>(
+        &self,
+        py: Python<'py>,
+        call: &Call,
+        args: Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        // A session is in use for as long as a call's context lives.
+        let context = if call.command.takes_context || call.request.session_id.is_some() {
+            let context = self.context(py, &call.request)?;
+            call.python().context = Some(context.clone_ref(py));
+            // Whoever cancelled the call before found no context to tell.
+            if call.is_cancelled() {
+                context.call_method0(py, "_cancel")?;
+            }
+            call.command.takes_context.then_some(context)
+        } else {
+            None
+        };
+        // Types that were guessed are not checked.
+        let checked = call.request.args.kinds.is_some();
+        let keywords = call.command.bind.bind(py).call1((args, context, checked))?;
+        Ok(keywords.cast_into::<PyDict>()?)
+    }
+
+    fn context(&self, py: Python<'_>, request: &Request) -> PyResult<Py<PyAny>> {
+        let left = request.deadline.map(|deadline| {
+            deadline
+                .saturating_duration_since(Instant::now())
+                .as_secs_f64()
+        });
+        let metadata = PyDict::new(py);
+        for (name, value) in &request.metadata {
+            metadata.set_item(name, value)?;
+        }
+        let session = (request.session_id.as_deref(), request.session_generation);
+        self.hooks.call_method1(
+            py,
+            "context",
+            (&request.request_id, session, left, metadata),
+        )
+    }
+
+    /// The failure that an exception of a command is.
+    pub(crate) fn failure(&self, py: Python<'_>, call: &Call, error: PyErr) -> Failure {
+        let shown = error.to_string();
+        let args = (
+            error.into_value(py),
+            call.is_cancelled(),
+            &call.command.name,
+        );
+        match self.hooks.call_method1(py, "failure", args) {
+            Ok(described) => {
+                let described = described.bind(py);
+                if described
+                    .getattr("closed")
+                    .is_ok_and(|closed| closed.is_truthy().unwrap_or(false))
+                {
+                    call.set_closed();
+                }
+                failure::read(described)
+            }
+            Err(broken) => {
+                Failure::new("python_error", format!("{shown}; describing it: {broken}"))
+            }
+        }
+    }
+
+    pub(crate) fn hooks(&self) -> &Py<PyAny> {
+        &self.hooks
+    }
+}

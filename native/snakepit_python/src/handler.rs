@@ -1,0 +1,257 @@
+//! The threads that run commands. Python is entered to run one, and left to wait for the next.
+
+use crate::{
+    answer::{Answer, Failure, chunk, failed_chunk},
+    call::{Call, Values},
+    chunks::Chunks,
+    lane::Lane,
+    values,
+    worker::Worker,
+};
+use prost::Message;
+use pyo3::{exceptions::PyStopIteration, prelude::*};
+use snakepit_proto::StreamResponse;
+use std::{
+    cell::RefCell,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+thread_local! {
+    static RUNNING: RefCell<Option<Arc<Call>>> = const { RefCell::new(None) };
+}
+
+/// That of the call which this thread runs.
+pub(crate) fn request_id() -> String {
+    RUNNING.with_borrow(|call| {
+        call.as_ref()
+            .map(|call| call.request.request_id.clone())
+            .unwrap_or_default()
+    })
+}
+
+/// Runs commands in this thread until the worker stops.
+pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
+    let writer = worker.next_writer();
+    let mut done: Option<Arc<Call>> = None;
+    let mut unsent: Vec<Arc<Lane>> = Vec::new();
+    loop {
+        let mut next = worker.scheduler.next(done.as_ref());
+        if done.take().is_some() {
+            worker.has_left();
+        }
+        if !next
+            .as_ref()
+            .is_some_and(|call| may_start(worker, call, &unsent, writer))
+        {
+            py.detach(|| {
+                unsent.drain(..).for_each(|lane| lane.flush());
+                if next.is_none() {
+                    next = worker.scheduler.wait_next();
+                }
+            });
+        }
+        let Some(call) = next else { return };
+        if worker.scheduler.wants_thread() {
+            // Without it calls run one after another, which is no reason to fail this one.
+            let _ = worker.commands.hooks().call_method0(py, "start_thread");
+        }
+        RUNNING.set(Some(call.clone()));
+        run(py, worker, &call);
+        RUNNING.set(None);
+        if worker.forked.load(Ordering::Relaxed) {
+            // A child that a command has forked must not go on with its parent's connections.
+            let _ = worker.commands.hooks().call_method0(py, "leave_fork");
+        }
+        if let Answer::Frame(lane) = &call.answer
+            && !unsent.iter().any(|one| Arc::ptr_eq(one, lane))
+        {
+            unsent.push(lane.clone());
+        }
+        done = Some(call);
+    }
+}
+
+/// Whether the replies of the calls before it may go on waiting while a call runs.
+fn may_start(worker: &Worker, call: &Call, unsent: &[Arc<Lane>], writer: usize) -> bool {
+    match (&call.answer, unsent) {
+        (_, []) => true,
+        (Answer::Frame(lane), [before]) if Arc::ptr_eq(lane, before) => {
+            worker.commands_are_short() && lane.may_start(call.request.call_id, writer)
+        }
+        _ => false,
+    }
+}
+
+fn run(py: Python<'_>, worker: &Worker, call: &Call) {
+    let started = Instant::now();
+    if let Answer::Stream(chunks) = &call.answer {
+        let mut steps = Steps::new(worker, call, chunks);
+        let ended = steps.run(py);
+        if let Err(failure) = ended {
+            chunks.push(&failed_chunk(
+                &call.request.request_id,
+                steps.index,
+                failure,
+            ));
+            worker.count(true);
+        } else {
+            worker.count(false);
+        }
+        worker.remember_end(call);
+        chunks.end();
+        return;
+    }
+    let result = unary(py, worker, call);
+    let took = started.elapsed();
+    worker.took(took);
+    worker.finish(call, result, took);
+}
+
+fn unary(py: Python<'_>, worker: &Worker, call: &Call) -> Result<Values, Failure> {
+    let value = value(py, worker, call)?;
+    unary_result(py, worker, call, &value)
+}
+
+/// What a unary call is answered with.
+pub(crate) fn unary_result(
+    py: Python<'_>,
+    worker: &Worker,
+    call: &Call,
+    value: &Bound<'_, PyAny>,
+) -> Result<Values, Failure> {
+    let values = result(py, worker, call, value, "result")?;
+    let (size, limit) = (values.size(), worker.settings.max_message_size);
+    if size > limit {
+        return Err(Failure::too_large(size, limit));
+    }
+    Ok(values)
+}
+
+fn value<'py>(py: Python<'py>, worker: &Worker, call: &Call) -> Result<Bound<'py, PyAny>, Failure> {
+    keywords(py, worker, call)
+        .and_then(|keywords| call.command.function.bind(py).call((), Some(&keywords)))
+        .map_err(|error| worker.commands.failure(py, call, error))
+}
+
+pub(crate) fn keywords<'py>(
+    py: Python<'py>,
+    worker: &Worker,
+    call: &Call,
+) -> PyResult<Bound<'py, pyo3::types::PyDict>> {
+    let args = values::decode_fields(py, &call.request.args, worker.commands.hooks())?;
+    worker.commands.keywords(py, call, args)
+}
+
+pub(crate) fn result(
+    py: Python<'_>,
+    worker: &Worker,
+    call: &Call,
+    value: &Bound<'_, PyAny>,
+    root: &str,
+) -> Result<Values, Failure> {
+    let kinds = call.request.args.kinds.is_some();
+    values::encode_fields(value, root, kinds, worker.commands.hooks())
+        .map_err(|error| worker.commands.failure(py, call, error))
+}
+
+/// A streaming command in its thread.
+struct Steps<'a> {
+    worker: &'a Worker,
+    call: &'a Call,
+    chunks: &'a Chunks,
+    index: i32,
+}
+
+impl<'a> Steps<'a> {
+    fn new(worker: &'a Worker, call: &'a Call, chunks: &'a Chunks) -> Self {
+        Self {
+            worker,
+            call,
+            chunks,
+            index: 0,
+        }
+    }
+
+    fn run(&mut self, py: Python<'_>) -> Result<(), Failure> {
+        let first = value(py, self.worker, self.call)?;
+        if !self.call.command.streams {
+            return self.push(py, &first, true).map(drop);
+        }
+        let ended = self.drive(py, &first);
+        if ended.is_err() {
+            self.close(&first);
+        }
+        ended
+    }
+
+    fn drive(&mut self, py: Python<'_>, generator: &Bound<'_, PyAny>) -> Result<(), Failure> {
+        let next = generator
+            .getattr("__next__")
+            .map_err(|error| self.failure(py, error))?;
+        loop {
+            if self.call.is_cancelled() {
+                self.call.set_closed();
+                return Err(Failure::cancelled());
+            }
+            match next.call0() {
+                Ok(value) => {
+                    if self.push(py, &value, false)? {
+                        py.detach(|| self.chunks.wait_room());
+                    }
+                }
+                Err(stop) if stop.is_instance_of::<PyStopIteration>(py) => {
+                    let returned = stop.value(py).getattr("value");
+                    return match returned {
+                        Ok(value) if !value.is_none() => self.push(py, &value, true).map(drop),
+                        _ => Ok(()),
+                    };
+                }
+                Err(error) => return Err(self.failure(py, error)),
+            }
+        }
+    }
+
+    /// Ends the generator where it stands.
+    fn close(&self, generator: &Bound<'_, PyAny>) {
+        if let Err(error) = generator.call_method0("close") {
+            let name = &self.call.command.name;
+            let hooks = self.worker.commands.hooks().bind(generator.py());
+            let _ = hooks.call_method1("close_failed", (name, error.value(generator.py())));
+        }
+    }
+
+    fn push(
+        &mut self,
+        py: Python<'_>,
+        value: &Bound<'_, PyAny>,
+        is_final: bool,
+    ) -> Result<bool, Failure> {
+        let message = message(py, self.worker, self.call, value, self.index, is_final)?;
+        self.index = self.index.wrapping_add(1);
+        Ok(self.chunks.push(&message))
+    }
+
+    fn failure(&self, py: Python<'_>, error: PyErr) -> Failure {
+        self.worker.commands.failure(py, self.call, error)
+    }
+}
+
+/// A chunk as it is sent.
+pub(crate) fn message(
+    py: Python<'_>,
+    worker: &Worker,
+    call: &Call,
+    value: &Bound<'_, PyAny>,
+    index: i32,
+    is_final: bool,
+) -> Result<StreamResponse, Failure> {
+    let root = if is_final { "result" } else { "chunk" };
+    let values = result(py, worker, call, value, root)?;
+    let message = chunk(&call.request.request_id, index, is_final, values);
+    let (size, limit) = (message.encoded_len(), worker.settings.max_message_size);
+    if size > limit {
+        return Err(Failure::too_large(size, limit));
+    }
+    Ok(message)
+}

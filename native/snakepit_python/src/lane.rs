@@ -1,0 +1,88 @@
+//! One `Calls` RPC: the way back of its replies.
+
+use crate::ServerConnection;
+use rustix::fs::{MemfdFlags, memfd_create};
+use snakepit_proto::ReplyFrame;
+use snakepit_wire::{Outlet, append};
+use std::{
+    fs::File,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+/// How many replies are sent together at most, where commands are short.
+const BATCH: usize = 16;
+
+pub(crate) struct Lane {
+    pub(crate) outlet: Outlet<ServerConnection>,
+    unsent: AtomicUsize,
+    /// Which calls have started, for a client that outlives this process: it must know which ones
+    /// another worker may run.
+    ledger: Option<File>,
+    is_read: AtomicBool,
+}
+
+impl Lane {
+    pub(crate) fn new(outlet: Outlet<ServerConnection>) -> Self {
+        let ledger = memfd_create("snakepit-ledger", MemfdFlags::CLOEXEC)
+            .ok()
+            .map(File::from);
+        Self {
+            outlet,
+            unsent: AtomicUsize::new(0),
+            ledger,
+            is_read: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells the client where the ledger is.
+    pub(crate) fn offer_ledger(&self) {
+        if let Some(ledger) = &self.ledger {
+            let frame = ReplyFrame {
+                ledger: format!("/proc/{}/fd/{}", std::process::id(), ledger.as_raw_fd()),
+                ..ReplyFrame::default()
+            };
+            self.outlet.queue(|out| append(out, &frame));
+        }
+    }
+
+    pub(crate) fn ledger_is_read(&self) {
+        self.is_read.store(true, Ordering::Release);
+    }
+
+    /// Queues a reply; `flush` sends it.
+    pub(crate) fn reply(&self, frame: &ReplyFrame) {
+        self.outlet.queue(|out| append(out, frame));
+        self.unsent.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// To be asked before a call starts: whether the replies before it may go on waiting. `writer`
+    /// numbers the threads that ask.
+    pub(crate) fn may_start(&self, call_id: u64, writer: usize) -> bool {
+        match self.unsent.load(Ordering::Acquire) {
+            0 => true,
+            1..BATCH if self.is_read.load(Ordering::Acquire) => self.note(call_id, writer),
+            _ => false,
+        }
+    }
+
+    /// What the kernel has taken outlives this process.
+    fn note(&self, call_id: u64, writer: usize) -> bool {
+        let Some(ledger) = &self.ledger else {
+            return false;
+        };
+        ledger
+            .write_all_at(&call_id.to_le_bytes(), writer as u64 * 8)
+            .is_ok()
+    }
+
+    /// Hands all replies to the kernel, on this thread.
+    pub(crate) fn flush(&self) {
+        self.unsent.store(0, Ordering::Release);
+        self.outlet.write_all();
+    }
+
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.unsent.load(Ordering::Acquire) > 0
+    }
+}

@@ -1,0 +1,334 @@
+//! Which calls run: at most so many at once, the others in the order of their arrival. Plain data
+//! behind a mutex; threads that run commands wait here without Python's lock.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+/// What the scheduler needs to know of a call.
+pub(crate) trait Job: Send + Sync {
+    /// Whether it runs on the event loop, and takes no thread.
+    fn is_async(&self) -> bool;
+}
+
+pub(crate) struct Scheduler<J> {
+    state: Mutex<State<J>>,
+    ready: Condvar,
+    /// Tells the event loop that there is something to start.
+    wake_loop: Box<dyn Fn() + Send + Sync>,
+}
+
+struct State<J> {
+    slots: usize,
+    /// Calls that have not been let in.
+    waiting: VecDeque<Arc<J>>,
+    /// Calls that were let in and that no thread has taken yet.
+    admitted: VecDeque<Arc<J>>,
+    /// The same of those for the event loop.
+    for_loop: VecDeque<Arc<J>>,
+    running: Vec<Arc<J>>,
+    threads: usize,
+    idle_threads: usize,
+    closed: bool,
+}
+
+impl<J: Job> Scheduler<J> {
+    pub(crate) fn new(slots: usize, wake_loop: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            wake_loop: Box::new(wake_loop),
+            state: Mutex::new(State {
+                slots,
+                waiting: VecDeque::new(),
+                admitted: VecDeque::new(),
+                for_loop: VecDeque::new(),
+                running: Vec::new(),
+                threads: 0,
+                idle_threads: 0,
+                closed: false,
+            }),
+            ready: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn submit(&self, calls: impl IntoIterator<Item = Arc<J>>) {
+        let mut state = self.lock();
+        state.waiting.extend(calls);
+        state.admit();
+        self.tell(state);
+    }
+
+    /// For a thread that runs commands: `done` has ended; the next one to run, if there is one.
+    pub(crate) fn next(&self, done: Option<&Arc<J>>) -> Option<Arc<J>> {
+        let mut state = self.lock();
+        if let Some(done) = done {
+            state.leave(done);
+        }
+        let next = state.start_next();
+        self.tell(state);
+        next
+    }
+
+    /// As `next`, but waits for a call. Nothing once the scheduler is closed.
+    pub(crate) fn wait_next(&self) -> Option<Arc<J>> {
+        let mut state = self.lock();
+        loop {
+            if let Some(call) = state.start_next() {
+                return Some(call);
+            }
+            if state.closed {
+                return None;
+            }
+            state.idle_threads += 1;
+            state = self
+                .ready
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.idle_threads -= 1;
+        }
+    }
+
+    /// For the event loop: what it is to start.
+    pub(crate) fn take_for_loop(&self) -> Vec<Arc<J>> {
+        let mut state = self.lock();
+        let calls: Vec<_> = state.for_loop.drain(..).collect();
+        state.running.extend(calls.iter().cloned());
+        calls
+    }
+
+    /// A call of the event loop has ended.
+    pub(crate) fn leave(&self, done: &Arc<J>) {
+        let mut state = self.lock();
+        state.leave(done);
+        self.tell(state);
+    }
+
+    /// Takes back what has not started of the calls that `which` picks; hands those over, and beside
+    /// them the ones that run.
+    pub(crate) fn take_back(&self, which: impl Fn(&J) -> bool) -> (Vec<Arc<J>>, Vec<Arc<J>>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut taken = Vec::new();
+        for queue in [&mut state.admitted, &mut state.for_loop, &mut state.waiting] {
+            queue.retain(|call| {
+                let keep = !which(call);
+                if !keep {
+                    taken.push(call.clone());
+                }
+                keep
+            });
+        }
+        let running = state
+            .running
+            .iter()
+            .filter(|call| which(call))
+            .cloned()
+            .collect();
+        state.admit();
+        self.tell(guard);
+        (taken, running)
+    }
+
+    /// Whether any call that `which` picks is queued or runs.
+    pub(crate) fn has(&self, which: impl Fn(&J) -> bool) -> bool {
+        let state = self.lock();
+        let mut all = state.waiting.iter();
+        all.by_ref().any(|call| which(call))
+            || state.admitted.iter().any(|call| which(call))
+            || state.for_loop.iter().any(|call| which(call))
+            || state.running.iter().any(|call| which(call))
+    }
+
+    /// How many calls are queued or run.
+    pub(crate) fn count(&self) -> i64 {
+        let state = self.lock();
+        let queued = state.waiting.len() + state.admitted.len() + state.for_loop.len();
+        i64::try_from(queued + state.running.len()).unwrap_or(i64::MAX)
+    }
+
+    pub(crate) fn running<T>(&self, pick: impl Fn(&J) -> Option<T>) -> Vec<T> {
+        self.lock()
+            .running
+            .iter()
+            .filter_map(|call| pick(call))
+            .collect()
+    }
+
+    /// Whether another thread should be there, so that one is idle while calls may come.
+    pub(crate) fn wants_thread(&self) -> bool {
+        let mut state = self.lock();
+        let wanted = state.idle_threads == 0 && state.threads < state.slots && !state.closed;
+        if wanted {
+            state.threads += 1;
+        }
+        wanted
+    }
+
+    /// Lets the threads go that wait; what runs goes on.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_all();
+    }
+
+    fn tell(&self, state: MutexGuard<'_, State<J>>) {
+        let (sync, for_loop) = (state.admitted.len(), !state.for_loop.is_empty());
+        let idle = state.idle_threads;
+        drop(state);
+        match sync.min(idle) {
+            0 => {}
+            1 => self.ready.notify_one(),
+            _ => self.ready.notify_all(),
+        }
+        if for_loop {
+            (self.wake_loop)();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J: Job> State<J> {
+    fn admit(&mut self) {
+        while self.running.len() + self.admitted.len() + self.for_loop.len() < self.slots
+            && let Some(call) = self.waiting.pop_front()
+        {
+            if call.is_async() {
+                self.for_loop.push_back(call);
+            } else {
+                self.admitted.push_back(call);
+            }
+        }
+    }
+
+    fn start_next(&mut self) -> Option<Arc<J>> {
+        let call = self.admitted.pop_front()?;
+        self.running.push(call.clone());
+        Some(call)
+    }
+
+    fn leave(&mut self, done: &Arc<J>) {
+        if let Some(at) = self.running.iter().position(|call| Arc::ptr_eq(call, done)) {
+            self.running.swap_remove(at);
+        }
+        self.admit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+        time::Duration,
+    };
+
+    #[derive(Debug, PartialEq)]
+    struct Named(&'static str, bool);
+
+    impl Job for Named {
+        fn is_async(&self) -> bool {
+            self.1
+        }
+    }
+
+    fn scheduler(slots: usize) -> Scheduler<Named> {
+        Scheduler::new(slots, || {})
+    }
+
+    fn sync(name: &'static str) -> Arc<Named> {
+        Arc::new(Named(name, false))
+    }
+
+    fn names(calls: &[Arc<Named>]) -> Vec<&'static str> {
+        calls.iter().map(|call| call.0).collect()
+    }
+
+    #[test]
+    fn calls_run_in_the_order_of_their_arrival_and_no_more_than_there_are_slots() {
+        let scheduler = scheduler(2);
+        scheduler.submit([sync("a"), sync("b"), sync("c")]);
+        let first = scheduler.next(None).unwrap();
+        assert_eq!(first.0, "a");
+        assert_eq!(scheduler.next(None).unwrap().0, "b");
+        assert!(scheduler.next(None).is_none());
+        assert_eq!(scheduler.next(Some(&first)).unwrap().0, "c");
+    }
+
+    #[test]
+    fn async_calls_share_the_slots_and_take_no_thread() {
+        let scheduler = scheduler(1);
+        let call = Arc::new(Named("async", true));
+        scheduler.submit([call.clone(), sync("a")]);
+        assert!(scheduler.next(None).is_none());
+        assert_eq!(names(&scheduler.take_for_loop()), ["async"]);
+        scheduler.leave(&call);
+        assert_eq!(scheduler.next(None).unwrap().0, "a");
+    }
+
+    #[test]
+    fn the_event_loop_is_woken_however_its_turn_comes() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = woken.clone();
+        let scheduler = Scheduler::new(1, move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let call = Arc::new(Named("async", true));
+        scheduler.submit([sync("a"), call.clone(), Arc::new(Named("next", true))]);
+        let running = scheduler.next(None).unwrap();
+        assert_eq!(woken.load(Ordering::SeqCst), 0);
+        assert!(scheduler.next(Some(&running)).is_none());
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
+        scheduler.take_for_loop();
+        scheduler.leave(&call);
+        assert_eq!(woken.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn what_has_not_started_can_be_taken_back_and_makes_room() {
+        let scheduler = scheduler(1);
+        scheduler.submit([sync("a"), sync("b"), sync("c")]);
+        let running = scheduler.next(None).unwrap();
+        let (taken, runs) = scheduler.take_back(|call| call.0 != "c");
+        assert_eq!((names(&taken), names(&runs)), (vec!["b"], vec!["a"]));
+        assert_eq!(scheduler.next(Some(&running)).unwrap().0, "c");
+    }
+
+    #[test]
+    fn an_admitted_call_that_is_taken_back_leaves_its_slot_to_the_next() {
+        let scheduler = scheduler(1);
+        scheduler.submit([sync("a"), sync("b")]);
+        let (taken, runs) = scheduler.take_back(|call| call.0 == "a");
+        assert_eq!((names(&taken), runs.len()), (vec!["a"], 0));
+        assert_eq!(scheduler.next(None).unwrap().0, "b");
+    }
+
+    #[test]
+    fn a_thread_that_waits_gets_the_next_call_and_goes_when_closed() {
+        let scheduler = Arc::new(scheduler(1));
+        let waiting = scheduler.clone();
+        let thread = thread::spawn(move || {
+            let call = waiting.wait_next().unwrap();
+            assert!(waiting.next(Some(&call)).is_none());
+            waiting.wait_next()
+        });
+        thread::sleep(Duration::from_millis(5));
+        scheduler.submit([sync("a")]);
+        while scheduler.has(|_| true) {
+            thread::yield_now();
+        }
+        scheduler.close();
+        assert!(thread.join().unwrap().is_none());
+    }
+
+    #[test]
+    fn threads_are_wanted_up_to_the_slots_while_none_is_idle() {
+        let scheduler = scheduler(2);
+        assert!(scheduler.wants_thread());
+        assert!(scheduler.wants_thread());
+        assert!(!scheduler.wants_thread());
+    }
+}

@@ -1,0 +1,468 @@
+//! The RPCs of `proto/snakepit.proto`.
+
+use crate::{
+    SERVICE, ServerConnection,
+    answer::{Answer, Failure, Outcome, response},
+    call::{Call, Request, Values},
+    chunks::Chunks,
+    lane::Lane,
+    rpc::{self, Gone, Status},
+    worker::Worker,
+};
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{HeaderName, request::Parts};
+use prost::Message;
+use rustix::time::{ClockId, clock_gettime};
+use snakepit_proto::{
+    CallFrame, EndSessionRequest, EndSessionResponse, ExecuteRequest, HealthRequest,
+    HealthResponse, InfoRequest, InfoResponse, SessionRequest, WorkerStats, call_frame::Act,
+};
+use snakepit_wire::{Deframer, Driven, FRAME_OVERHEAD, Outlet};
+use std::{
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+static SECRET: HeaderName = HeaderName::from_static("x-snakepit-secret");
+const REQUEST_ID: &str = "x-request-id";
+/// How long before its own deadline a Health that awaits a call answers.
+const HEALTH_MARGIN: Duration = Duration::from_millis(50);
+
+pub(crate) struct Rpc {
+    pub(crate) head: Parts,
+    pub(crate) body: RecvStream,
+    pub(crate) respond: SendResponse<Bytes>,
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) driven: Arc<Driven<ServerConnection>>,
+    pub(crate) end: CancellationToken,
+}
+
+impl Rpc {
+    pub(crate) async fn serve(mut self) {
+        if let Err(status) = self.admit() {
+            return rpc::fail(&mut self.respond, &status);
+        }
+        let path = self.head.uri.path().to_owned();
+        let served = match path.strip_prefix(SERVICE).unwrap_or_default() {
+            "Calls" => self.calls().await,
+            "Execute" => self.execute::<ExecuteRequest>().await,
+            "ExecuteInSession" => self.execute::<SessionRequest>().await,
+            "ExecuteStream" => self.stream::<ExecuteRequest>().await,
+            "ExecuteInSessionStream" => self.stream::<SessionRequest>().await,
+            "Health" => self.health().await,
+            "GetInfo" => self.info().await,
+            "EndSession" => self.end_session().await,
+            _ => Err(Status::new(
+                rpc::UNIMPLEMENTED,
+                format!("there is no method {path}"),
+            )),
+        };
+        if let Err(status) = served {
+            rpc::fail(&mut self.respond, &status);
+        }
+    }
+
+    fn admit(&self) -> Result<(), Status> {
+        let secret = self.worker.settings.secret.as_bytes();
+        let given = self
+            .head
+            .headers
+            .get(&SECRET)
+            .map_or(&[][..], |given| given.as_bytes());
+        if secret.is_empty() || same(secret, given) {
+            return Ok(());
+        }
+        let message =
+            format!("the metadata {SECRET:?} must be the secret that the worker was started with");
+        Err(Status::new(rpc::UNAUTHENTICATED, message))
+    }
+
+    async fn request<M: Message + Default>(&mut self) -> Result<M, Status> {
+        rpc::message(&mut self.body, self.worker.settings.max_message_size).await
+    }
+
+    async fn call_request<M>(&mut self) -> Result<(Request, Deadline), Status>
+    where
+        M: Message + Default + IntoRequest,
+    {
+        let (mut request, timeout_ms) = self.request::<M>().await?.into_request();
+        let deadline = match (rpc::deadline(&self.head), u64::try_from(timeout_ms)) {
+            (Some(at), _) => Deadline::Grpc(at),
+            (None, Ok(timeout)) if timeout > 0 => {
+                Deadline::Field(Instant::now() + Duration::from_millis(timeout))
+            }
+            _ => Deadline::None,
+        };
+        request.deadline = deadline.at();
+        request.metadata = rpc::metadata(&self.head, &SECRET);
+        if request.request_id.is_empty() {
+            let given = request.metadata.iter().find(|(name, _)| name == REQUEST_ID);
+            request.request_id = given.map_or_else(String::new, |(_, id)| id.clone());
+        }
+        Ok((request, deadline))
+    }
+
+    async fn execute<M: Message + Default + IntoRequest>(&mut self) -> Result<(), Status> {
+        let (request, deadline) = self.call_request::<M>().await?;
+        let request_id = request.request_id.clone();
+        let (answer, outcome) = Answer::unary();
+        let call = self.worker.call(request, answer);
+        self.worker.scheduler.submit(call.clone());
+        let result = tokio::select! {
+            outcome = outcome => outcome.map_or_else(
+                |_| Err(Failure::new("internal_error", "the call was lost in its worker")),
+                |Outcome { result, .. }| result,
+            ),
+            () = rpc::reset(&mut self.respond) => {
+                self.cancel(call.as_ref());
+                return Ok(());
+            }
+            () = deadline.passed() => {
+                self.cancel(call.as_ref());
+                Err(deadline.failure()?)
+            }
+        };
+        rpc::answer(&mut self.respond, &response(request_id, result));
+        Ok(())
+    }
+
+    async fn stream<M: Message + Default + IntoRequest>(&mut self) -> Result<(), Status> {
+        let (request, deadline) = self.call_request::<M>().await?;
+        let request_id = request.request_id.clone();
+        let chunks = Arc::new(Chunks::default());
+        let call = self.worker.call(request, Answer::Stream(chunks.clone()));
+        self.worker.scheduler.submit(call.clone());
+        let Ok(mut stream) = rpc::begin(&mut self.respond) else {
+            self.cancel(call.as_ref());
+            return Ok(());
+        };
+        let sending = async {
+            while let Some(bytes) = poll_fn(|cx| match stream.poll_reset(cx) {
+                Poll::Ready(_) => Poll::Ready(Err(Gone)),
+                Poll::Pending => chunks.poll_take(cx).map(Ok),
+            })
+            .await?
+            {
+                rpc::send(&mut stream, bytes).await?;
+            }
+            Ok::<_, Gone>(())
+        };
+        let sent = tokio::select! {
+            sent = sending => Some(sent),
+            () = deadline.passed() => None,
+        };
+        match sent {
+            Some(Ok(())) => rpc::end(&mut stream, None),
+            Some(Err(Gone)) => self.cancel(call.as_ref()),
+            None => {
+                self.cancel(call.as_ref());
+                match deadline.failure() {
+                    Ok(failure) => {
+                        let mut out = bytes::BytesMut::new();
+                        let chunk = crate::answer::failed_chunk(&request_id, 0, failure);
+                        snakepit_wire::append(&mut out, &chunk);
+                        let _ = stream.send_data(out.freeze(), false);
+                        rpc::end(&mut stream, None);
+                    }
+                    Err(status) => rpc::end(&mut stream, Some(&status)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cancel(&self, call: Option<&Arc<Call>>) {
+        if let Some(call) = call {
+            self.worker
+                .cancel(|one| std::ptr::eq(one, Arc::as_ptr(call)));
+        }
+    }
+
+    async fn calls(&mut self) -> Result<(), Status> {
+        let Ok(stream) = rpc::begin(&mut self.respond) else {
+            return Ok(());
+        };
+        let lane = Arc::new(Lane::new(Outlet::new(self.driven.clone(), stream)));
+        lane.offer_ledger();
+        let of_lane =
+            |call: &Call| matches!(&call.answer, Answer::Frame(one) if Arc::ptr_eq(one, &lane));
+        let limit = self
+            .worker
+            .settings
+            .max_message_size
+            .saturating_add(FRAME_OVERHEAD);
+        let mut deframer = Deframer::new(limit);
+        // A client that breaks the protocol loses its calls, as one does that is gone.
+        loop {
+            let received = poll_fn(|cx| {
+                lane.outlet.drain(cx.waker());
+                self.body.poll_data(cx)
+            });
+            let data = tokio::select! {
+                biased;
+                data = received => data,
+                () = self.end.cancelled() => None,
+            };
+            let Some(Ok(data)) = data else {
+                break;
+            };
+            let _ = self.body.flow_control().release_capacity(data.len());
+            deframer.push(data);
+            let mut calls = Vec::new();
+            let read = self.read_frames(&mut deframer, &lane, &of_lane, &mut calls);
+            self.worker.scheduler.submit(calls);
+            if let Err(status) = read {
+                lane.outlet.end(&status);
+                break;
+            }
+        }
+        self.worker.cancel(of_lane);
+        Ok(())
+    }
+
+    fn read_frames(
+        &self,
+        deframer: &mut Deframer,
+        lane: &Arc<Lane>,
+        of_lane: &impl Fn(&Call) -> bool,
+        calls: &mut Vec<Arc<Call>>,
+    ) -> Result<(), http::HeaderMap> {
+        while let Some(message) = deframer
+            .next()
+            .map_err(|error| rpc::unreadable(&error).trailers())?
+        {
+            let frame = CallFrame::decode(message).map_err(|error| {
+                Status::new(rpc::INVALID_ARGUMENT, format!("no frame: {error}")).trailers()
+            })?;
+            if frame.act() == Act::Call {
+                calls.extend(self.framed(lane, frame));
+            } else {
+                self.worker.scheduler.submit(calls.drain(..));
+                self.act(&frame, lane, of_lane);
+            }
+        }
+        Ok(())
+    }
+
+    fn framed(&self, lane: &Arc<Lane>, frame: CallFrame) -> Option<Arc<Call>> {
+        let request = Request {
+            call_id: frame.call_id,
+            command: frame.command,
+            args: Values {
+                fields: frame.args,
+                kinds: frame.arg_kinds,
+            },
+            session_id: Some(frame.session_id).filter(|id| !id.is_empty()),
+            session_generation: frame.session_generation,
+            request_id: frame.request_id,
+            deadline: (frame.timeout_us > 0)
+                .then(|| Instant::now() + Duration::from_micros(frame.timeout_us)),
+            metadata: frame.metadata.into_iter().collect(),
+        };
+        self.worker.call(request, Answer::Frame(lane.clone()))
+    }
+
+    fn act(&self, frame: &CallFrame, lane: &Lane, of_lane: &impl Fn(&Call) -> bool) {
+        let which = |call: &Call| call.request.call_id == frame.call_id && of_lane(call);
+        match frame.act() {
+            Act::Cancel => self.worker.cancel(which),
+            Act::Recall => self.worker.give_back(which),
+            Act::Ledger => lane.ledger_is_read(),
+            Act::Call => {}
+        }
+    }
+
+    async fn health(&mut self) -> Result<(), Status> {
+        let request: HealthRequest = self.request().await?;
+        let worker = self.worker.clone();
+        let id = request.await_call_id;
+        if id != 0 {
+            let until =
+                rpc::deadline(&self.head).map(|at| at.checked_sub(HEALTH_MARGIN).unwrap_or(at));
+            tokio::select! {
+                () = worker.wait_gone(|call| call.request.call_id == id) => {}
+                () = sleep_until(until) => {}
+                () = rpc::reset(&mut self.respond) => return Ok(()),
+            }
+        }
+        let health = HealthResponse {
+            healthy: true,
+            worker_id: worker.settings.worker_id.clone(),
+            uptime_ms: millis(worker.started.elapsed()),
+            total_requests: worker.handled.load(Ordering::Relaxed),
+            total_errors: worker.failed.load(Ordering::Relaxed),
+            version: worker.settings.version.clone(),
+            running_call_ids: worker
+                .scheduler
+                .running(|call| Some(call.request.call_id).filter(|id| *id != 0)),
+            await_ended: worker.how_ended(id).into(),
+            in_flight: worker.scheduler.count(),
+            python_stuck_ms: millis(worker.control.unresponsive()),
+        };
+        rpc::answer(&mut self.respond, &health);
+        Ok(())
+    }
+
+    async fn end_session(&mut self) -> Result<(), Status> {
+        let request: EndSessionRequest = self.request().await?;
+        let ended = self
+            .worker
+            .control
+            .end_session(request.session_id, request.session_generation)
+            .await;
+        rpc::answer(&mut self.respond, &EndSessionResponse { ended });
+        Ok(())
+    }
+
+    async fn info(&mut self) -> Result<(), Status> {
+        let request: InfoRequest = self.request().await?;
+        let worker = &self.worker;
+        let helps = || {
+            let commands = worker
+                .commands
+                .names
+                .iter()
+                .filter_map(|name| worker.commands.get(name));
+            commands
+                .map(|command| (command.name.clone(), command.help.clone()))
+                .collect()
+        };
+        let info = InfoResponse {
+            worker_type: "python".into(),
+            version: worker.settings.version.clone(),
+            supported_commands: worker.commands.names.clone(),
+            capabilities: if request.include_capabilities {
+                helps()
+            } else {
+                Default::default()
+            },
+            stats: if request.include_stats {
+                Some(stats(worker).await)
+            } else {
+                None
+            },
+            system_info: worker.settings.system_info.iter().cloned().collect(),
+        };
+        rpc::answer(&mut self.respond, &info);
+        Ok(())
+    }
+}
+
+/// What makes a call of a request message; beside it `timeout_ms`.
+pub(crate) trait IntoRequest {
+    fn into_request(self) -> (Request, i32);
+}
+
+impl IntoRequest for ExecuteRequest {
+    fn into_request(self) -> (Request, i32) {
+        let request = Request {
+            call_id: self.call_id,
+            command: self.command,
+            args: Values {
+                fields: self.args,
+                kinds: self.arg_kinds,
+            },
+            request_id: self.request_id,
+            ..Request::default()
+        };
+        (request, self.timeout_ms)
+    }
+}
+
+impl IntoRequest for SessionRequest {
+    fn into_request(self) -> (Request, i32) {
+        let request = Request {
+            call_id: self.call_id,
+            command: self.command,
+            args: Values {
+                fields: self.args,
+                kinds: self.arg_kinds,
+            },
+            session_id: Some(self.session_id),
+            session_generation: self.session_generation,
+            request_id: self.request_id,
+            ..Request::default()
+        };
+        (request, self.timeout_ms)
+    }
+}
+
+/// When an RPC's time is up, and by what: that says how the client is told.
+enum Deadline {
+    None,
+    Grpc(Instant),
+    Field(Instant),
+}
+
+impl Deadline {
+    fn at(&self) -> Option<Instant> {
+        match self {
+            Self::None => None,
+            Self::Grpc(at) | Self::Field(at) => Some(*at),
+        }
+    }
+
+    async fn passed(&self) {
+        sleep_until(self.at()).await;
+    }
+
+    fn failure(&self) -> Result<Failure, Status> {
+        match self {
+            Self::Grpc(_) => Err(Status::new(
+                rpc::DEADLINE_EXCEEDED,
+                "the deadline has passed",
+            )),
+            _ => Ok(Failure::new(
+                "timeout",
+                "no result within the request's timeout_ms",
+            )),
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn stats(worker: &Worker) -> WorkerStats {
+    let uptime = worker.started.elapsed();
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
+    WorkerStats {
+        requests_handled: worker.handled.load(Ordering::Relaxed),
+        requests_failed: worker.failed.load(Ordering::Relaxed),
+        uptime_ms: millis(uptime),
+        memory_usage_bytes: memory(),
+        cpu_usage_percent: (1000.0 * cpu / uptime.as_secs_f64().max(0.001)).round() / 10.0,
+        active_sessions: worker.active_sessions().await,
+    }
+}
+
+/// The resident memory of this process.
+fn memory() -> i64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: Option<i64> = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    let page = i64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    pages.unwrap_or_default() * page
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Compares in a time that does not tell where they differ.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .fold(0, |found, (a, b)| found | (a ^ b))
+            == 0
+}

@@ -1,0 +1,164 @@
+//! Values between Python objects and the bytes of the wire (guides/values.md): the common types here,
+//! the others by `snakepit_bridge._values`.
+
+mod json;
+
+use crate::call::{Fields, Values};
+use bytes::Bytes;
+use pyo3::{
+    prelude::*,
+    pybacked::{PyBackedBytes, PyBackedStr},
+    types::{PyBytes, PyDict, PyString},
+};
+use std::collections::BTreeMap;
+
+const TEXT: u8 = 1;
+const BYTES: u8 = 2;
+const JSON: u8 = 3;
+
+/// From here on Python's memory is shared until it is sent, not copied.
+const SHARED_FROM: usize = 4096;
+
+pub(crate) fn decode_fields<'py>(
+    py: Python<'py>,
+    values: &Values,
+    hooks: &Py<PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let kinds = values.kinds.as_deref();
+    if let Some(kinds) = kinds
+        && kinds.len() != values.fields.len()
+    {
+        let fields = PyDict::new(py);
+        for (name, bytes) in &values.fields {
+            fields.set_item(name, PyBytes::new(py, bytes))?;
+        }
+        let refused = hooks
+            .bind(py)
+            .call_method1("decode_fields", (fields, kinds))?;
+        return Ok(refused.cast_into()?);
+    }
+    for (index, (name, bytes)) in values.fields.iter().enumerate() {
+        let kind = kinds.map_or(0, |kinds| kinds[index]);
+        dict.set_item(name, decode(py, kind, bytes, name, hooks)?)?;
+    }
+    Ok(dict)
+}
+
+fn decode<'py>(
+    py: Python<'py>,
+    kind: u8,
+    bytes: &Bytes,
+    name: &str,
+    hooks: &Py<PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let known = match kind {
+        TEXT => std::str::from_utf8(bytes)
+            .ok()
+            .map(|text| PyString::new(py, text).into_any()),
+        BYTES => Some(PyBytes::new(py, bytes).into_any()),
+        JSON => json::read(py, bytes),
+        _ => None,
+    };
+    match known {
+        Some(value) => Ok(value),
+        // It also says what is wrong.
+        None => hooks
+            .bind(py)
+            .call_method1("decode", (PyBytes::new(py, bytes), name, kind)),
+    }
+}
+
+/// The fields of a result: those of a dict, or the one field "result". `root` names the whole in
+/// errors.
+pub(crate) fn encode_fields(
+    value: &Bound<'_, PyAny>,
+    root: &str,
+    kinds: bool,
+    hooks: &Py<PyAny>,
+) -> PyResult<Values> {
+    let py = value.py();
+    let Ok(dict) = value.cast::<PyDict>() else {
+        let (kind, bytes) = encode(value, kinds, || {
+            hooks
+                .bind(py)
+                .call_method1("encode_whole", (value, root, kinds))
+        })?;
+        return Ok(Values {
+            fields: Fields::from([("result".into(), bytes)]),
+            kinds: kinds.then(|| Bytes::copy_from_slice(&[kind])),
+        });
+    };
+    let mut found = BTreeMap::new();
+    for (key, item) in dict.iter() {
+        let name = key
+            .cast_exact::<PyString>()
+            .ok()
+            .and_then(|name| name.extract().ok());
+        let Some(name) = name else {
+            return encode_all(value, root, kinds, hooks);
+        };
+        let encoded = encode(&item, kinds, || {
+            hooks
+                .bind(py)
+                .call_method1("encode", (&item, root, &key, kinds))
+        })?;
+        found.insert(name, encoded);
+    }
+    let found_kinds = kinds.then(|| found.values().map(|(kind, _)| *kind).collect());
+    let fields = found.into_iter().map(|(name, (_, bytes))| (name, bytes));
+    Ok(Values {
+        fields: fields.collect(),
+        kinds: found_kinds,
+    })
+}
+
+/// A dict with keys of which only Python knows the text.
+fn encode_all(
+    value: &Bound<'_, PyAny>,
+    root: &str,
+    kinds: bool,
+    hooks: &Py<PyAny>,
+) -> PyResult<Values> {
+    let encoded = hooks
+        .bind(value.py())
+        .call_method1("encode_fields", (value, root, kinds))?;
+    let (fields, kinds): (BTreeMap<String, PyBackedBytes>, Option<PyBackedBytes>) =
+        encoded.extract()?;
+    let fields = fields
+        .into_iter()
+        .map(|(name, bytes)| (name, shared(bytes)));
+    Ok(Values {
+        fields: fields.collect(),
+        kinds: kinds.map(shared),
+    })
+}
+
+fn encode<'py>(
+    value: &Bound<'py, PyAny>,
+    kinds: bool,
+    other: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
+) -> PyResult<(u8, Bytes)> {
+    if kinds
+        && value.is_exact_instance_of::<PyString>()
+        && let Ok(text) = value.extract::<PyBackedStr>()
+    {
+        return Ok((TEXT, shared(text)));
+    }
+    if value.is_exact_instance_of::<PyBytes>() {
+        return Ok((BYTES, shared(value.extract::<PyBackedBytes>()?)));
+    }
+    if let Some(json) = json::write(value) {
+        return Ok((JSON, json.into()));
+    }
+    let (kind, bytes): (u8, PyBackedBytes) = other()?.extract()?;
+    Ok((kind, shared(bytes)))
+}
+
+fn shared(memory: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+    if memory.as_ref().len() < SHARED_FROM {
+        Bytes::copy_from_slice(memory.as_ref())
+    } else {
+        Bytes::from_owner(memory)
+    }
+}

@@ -1,0 +1,10 @@
+//! What both ends of a worker's connection share: gRPC's framing, and a connection that any thread
+//! may write to.
+
+mod driven;
+mod framing;
+mod outlet;
+
+pub use driven::{Connection, Driven, Io, IoState, muted};
+pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, append, append_encoded};
+pub use outlet::Outlet;

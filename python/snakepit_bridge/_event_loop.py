@@ -1,0 +1,93 @@
+"""The event loop that runs `async` commands for the server in Rust, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from snakepit_bridge._context import Context, running
+from snakepit_bridge._native import AsyncCall, Server
+
+
+class EventLoop(threading.Thread):
+    """Started when it is made; ends when the server is closed."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(name="snakepit-asyncio", daemon=True)
+        self._server = server
+        self._loop = _new_loop()
+        #: The loop itself holds tasks weakly.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.start()
+
+    def run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.add_reader(self._server.loop_fd(), self._take)
+        self._loop.run_forever()
+        self._loop.close()
+
+    def join(self, timeout: Any = None) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        super().join(timeout)
+
+    def _take(self) -> None:
+        calls, resumes = self._server.take_for_loop()
+        for resume in resumes:
+            resume()
+        for call in calls:
+            task = self._loop.create_task(_run(call))
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._ended, call))
+            call.on_cancel(functools.partial(self._loop.call_soon_threadsafe, task.cancel))
+
+    def _ended(self, call: AsyncCall, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            # It was cancelled before its first step.
+            call.fail(asyncio.CancelledError())
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+async def _run(call: AsyncCall) -> None:
+    running.set(Context(request_id=call.request_id))
+    # Nothing may leave the task: SystemExit would end the loop for every other call.
+    try:
+        keywords = call.keywords()
+        if call.streams:
+            await _stream(call, call.function(**keywords))
+            call.finish(None)
+        else:
+            call.finish(await call.function(**keywords))
+    except BaseException as error:
+        call.fail(error)
+
+
+async def _stream(call: AsyncCall, generator: AsyncGenerator[object, None]) -> None:
+    try:
+        async for value in generator:
+            if call.chunk(value):
+                await _room(call)
+    finally:
+        await generator.aclose()
+
+
+async def _room(call: AsyncCall) -> None:
+    room = asyncio.get_running_loop().create_future()
+    call.on_room(functools.partial(_resume, room))
+    await room
+
+
+def _resume(room: asyncio.Future[None]) -> None:
+    if not room.done():
+        room.set_result(None)

@@ -1,0 +1,184 @@
+"""The worker's server in Rust, which comes as an extension module: Python runs the commands."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Optional
+
+from snakepit_bridge import _address, _context, _native, _values
+from snakepit_bridge._commands import Registry
+from snakepit_bridge._context import Context
+from snakepit_bridge._failure import CallError
+from snakepit_bridge._native import Server
+from snakepit_bridge._serving import leave_running, signals
+from snakepit_bridge._sessions import Sessions
+from snakepit_bridge._values import InvalidValueError
+from snakepit_bridge._version import __version__
+from snakepit_bridge._worker import system_info
+
+_log = logging.getLogger("snakepit_bridge")
+
+
+def run(
+    registry: Registry, options: argparse.Namespace, *, secret: str, ready: Callable[[str], None]
+) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code."""
+    _address.check(options.listen)
+    wait_for_signal = signals()
+    hooks = _Hooks(registry, options.worker_id, Sessions(options.max_sessions, options.session_ttl))
+    settings = {
+        "worker_id": options.worker_id,
+        "max_message_size": options.max_message_size,
+        "secret": secret if options.listen.startswith("tcp:") else "",
+        "version": __version__,
+        "system_info": list(system_info().items()),
+    }
+    _context.request_id_in_rust = _native.request_id
+    server = Server(registry, hooks, options.max_concurrency, settings)
+    hooks.server = server
+    os.register_at_fork(after_in_child=server.forked)
+    address = _address.bind_first(options.listen, server.listen)
+    hooks.start_thread()
+    if server.has_async:
+        from snakepit_bridge._event_loop import EventLoop
+
+        hooks.event_loop = EventLoop(server)
+    ready(address)
+    wait_for_signal()
+    _shut_down(server, hooks, options.shutdown_timeout, options.kill_grace)
+    registry.adapter.close()
+    return 0
+
+
+def _shut_down(server: Server, hooks: _Hooks, timeout: float, kill_grace: float) -> None:
+    server.stop()
+    if not server.wait_idle(timeout):
+        server.cancel_all()
+        if not server.wait_idle(kill_grace):
+            leave_running(kill_grace)
+    server.end_threads()
+    hooks.join()
+    server.close()
+
+
+class _Hooks:
+    """What the server asks of Python."""
+
+    def __init__(self, registry: Registry, worker_id: str, sessions: Sessions) -> None:
+        self.server: Server
+        self.event_loop: Optional[threading.Thread] = None
+        self._registry = registry
+        self._worker_id = worker_id
+        self._sessions = sessions
+        self._threads: list[threading.Thread] = []
+
+    def start_thread(self) -> None:
+        number = len(self._threads) + 1
+        thread = threading.Thread(
+            target=self.server.serve, name=f"snakepit-command-{number}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        if self.event_loop is not None:
+            self.event_loop.join()
+
+    def refusal(self, name: str, stream: bool) -> CallError:  # noqa: FBT001
+        try:
+            self._registry.find(name, stream=stream)
+        except CallError as refusal:
+            return refusal
+        return CallError("unknown_command", f"the command {name!r} came too early")
+
+    def context(
+        self,
+        request_id: str,
+        session: tuple[Optional[str], int],
+        left: Optional[float],
+        metadata: Mapping[str, str],
+    ) -> Context:
+        return Context(
+            request_id=request_id,
+            session_id=session[0],
+            session_generation=session[1],
+            sessions=self._sessions,
+            worker_id=self._worker_id,
+            deadline=None if left is None else time.monotonic() + left,
+            metadata=lambda: {"x-request-id": request_id, **metadata},
+        )
+
+    def end_session(self, session_id: str, generation: int) -> bool:
+        return self._sessions.end(session_id, generation)
+
+    def count_sessions(self) -> int:
+        return self._sessions.count
+
+    def failure(self, error: BaseException, cancelled: bool, command: str) -> CallError:  # noqa: FBT001
+        if isinstance(error, CallError):
+            return error
+        if not cancelled:
+            return CallError.of(error)
+        failure = CallError("cancelled", "the call was cancelled")
+        failure.closed = _is_task_cancelled(error)
+        if not failure.closed and not isinstance(error, GeneratorExit):
+            _log.info("%s raised %r after it was cancelled", command, error)
+        return failure
+
+    def close_failed(self, command: str, error: BaseException) -> None:
+        _log.warning("%s raised %r when it was closed", command, error)
+
+    def leave_fork(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    def encode(self, value: object, root: str, key: object, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
+        try:
+            return _values.encode(value, root, key, kinds=kinds)
+        except InvalidValueError as error:
+            raise CallError("invalid_result", str(error)) from None
+
+    def encode_whole(self, value: object, root: str, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
+        try:
+            return _values.encode(value, root, kinds=kinds)
+        except InvalidValueError as error:
+            raise CallError("invalid_result", str(error)) from None
+
+    def encode_fields(
+        self,
+        value: object,
+        root: str,
+        kinds: bool,  # noqa: FBT001
+    ) -> tuple[dict[str, bytes], Optional[bytes]]:
+        """All fields of a dict that has a key which is no plain `str`."""
+        try:
+            return _values.encode_fields(value, root, kinds=kinds)
+        except InvalidValueError as error:
+            raise CallError("invalid_result", str(error)) from None
+
+    def decode(self, data: bytes, name: str, kind: int) -> object:
+        try:
+            return _values.decode(data, name, kind)
+        except InvalidValueError as error:
+            raise CallError("invalid_args", str(error)) from None
+
+    def decode_fields(self, fields: Mapping[str, bytes], kinds: bytes) -> dict[str, object]:
+        try:
+            return _values.decode_fields(fields, kinds)
+        except InvalidValueError as error:
+            raise CallError("invalid_args", str(error)) from None
+
+
+def _is_task_cancelled(error: BaseException) -> bool:
+    # Where nothing has imported asyncio nothing raised its exception.
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
