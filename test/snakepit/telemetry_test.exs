@@ -76,6 +76,17 @@ defmodule Snakepit.TelemetryTest do
     {measurements, metadata}
   end
 
+  # What its workers have missed, the last first.
+  defp missed(pool, told) do
+    receive do
+      {[_, :health, :failed], %{missed: missed},
+       %{pool: ^pool, worker_id: id, why: <<_, _::binary>>}} ->
+        missed(pool, [{missed, id} | told])
+    after
+      0 -> told
+    end
+  end
+
   defp files(dir), do: %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
 
   describe "a call" do
@@ -250,12 +261,9 @@ defmodule Snakepit.TelemetryTest do
 
         System.cmd("kill", ["-STOP", to_string(os_pid)])
 
-        for missed <- 1..3 do
-          assert {%{missed: ^missed}, %{worker_id: ^id, why: <<_, _::binary>>}} =
-                   event(pool, [:health, :failed])
-        end
-
         assert {_, %{os_pid: ^os_pid, why: why}} = event(pool, [:worker, :killed])
+        # A busy machine may have made it late before.
+        assert [3, 2, 1 | _] = pool |> missed([]) |> Enum.map(fn {missed, ^id} -> missed end)
         assert why =~ ":health_misses"
         assert {%{duration: _}, %{os_pid: ^os_pid, why: ^why}} = event(pool, [:worker, :stopped])
         assert {%{attempt: 1}, %{worker_id: ^id, why: ^why}} = event(pool, [:worker, :restarted])
