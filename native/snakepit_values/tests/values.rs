@@ -39,8 +39,18 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
+/// `PROPTEST_CASES` makes a fuzzer of these tests: a million take some minutes.
+fn config() -> ProptestConfig {
+    let given = std::env::var("PROPTEST_CASES").is_ok();
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: if given { config.cases } else { 2_000 },
+        ..config
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn what_is_written_is_read_as_it_was(value in value()) {
