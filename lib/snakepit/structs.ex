@@ -4,7 +4,8 @@ defmodule Snakepit.Structs do
 
   alias Snakepit.{Bytes, Encoder, Error, Tensor}
 
-  @max_depth 128
+  # For encoders without an end; the NIF has the limit proper.
+  @max_depth 256
 
   @spec replace(term) :: {:ok, term} | {:error, Error.t()}
   def replace(value) do
@@ -16,7 +17,7 @@ defmodule Snakepit.Structs do
   end
 
   defp replace(_value, path, @max_depth) do
-    throw({:refused, path, "is nested deeper than #{@max_depth} levels"})
+    throw({:refused, path, "is nested deeper than 128 levels"})
   end
 
   defp replace(%module{} = struct, _path, _depth) when module in [Bytes, Tensor], do: struct

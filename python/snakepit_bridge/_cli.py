@@ -18,6 +18,7 @@ from snakepit_bridge._version import __version__
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Serves calls until SIGTERM; returns the exit code."""
     options = _parser().parse_args(argv)
+    mark_unencodable(mark=options.unencodable == "marker")
     token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
     secret = os.environ.pop("SNAKEPIT_SECRET", "")
     if token or options.stdio:
@@ -38,7 +39,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
     run = _server(options.server)
     registry = load_commands(options.adapter, options.import_path)
-    mark_unencodable(mark=options.unencodable == "marker")
     _logs.yield_to_user()
 
     def ready(address: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 from snakepit_bridge._invalid import InvalidValueError, qualified_name
 from snakepit_bridge._traceback import Frame, Raised
@@ -70,6 +70,21 @@ class CallError(Exception):
             f"the result has {size} bytes, over the limit of {limit}: send less at a time, or "
             "raise max_message_size",
         )
+
+    def detail(self) -> dict[str, Any]:
+        """Everything about it, as values; the data stays encoded."""
+        names = ("file", "line", "function", "source")
+        return {
+            "reason": self.reason,
+            "type": self.type,
+            "message": self.message,
+            "traceback": self.traceback,
+            "frames": [dict(zip(names, frame)) for frame in self.frames],
+            "notes": self.notes,
+            "cause": None if self.cause is None else self.cause.detail(),
+            "code": self.code,
+            "data": self.data,
+        }
 
     @classmethod
     def of(cls, error: BaseException) -> CallError:

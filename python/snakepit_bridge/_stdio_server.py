@@ -109,7 +109,7 @@ class _Server:
             deadline=None if remaining is None else time.monotonic() + remaining / 1000,
             metadata=lambda: request.get("metadata", {}),
         )
-        return Call(command, lambda: request["args"], context, call_id=request["id"])
+        return Call(command, lambda: request["args"], context, call_id=request["id"], kinds=True)
 
     def _write(self, message: bytes) -> None:
         data = memoryview(len(message).to_bytes(4, "big") + message)

@@ -7,12 +7,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 from snakepit_bridge._failure import CallError
-from snakepit_bridge._proto.snakepit_pb2 import (
-    ErrorDetail,
-    ErrorFrame,
-    ExecuteResponse,
-    StreamResponse,
-)
+from snakepit_bridge._proto.snakepit_pb2 import ExecuteResponse, StreamResponse
 
 
 class UnaryWire:
@@ -39,7 +34,7 @@ class UnaryWire:
             error=str(failure),
             timestamp=time.time_ns(),
             request_id=self._request_id,
-            error_detail=_detail(failure),
+            error_detail=failure.detail(),
         ).SerializeToString()
 
 
@@ -72,25 +67,8 @@ class StreamWire:
             timestamp=time.time_ns(),
             request_id=self._request_id,
             chunk_index=index,
-            error_detail=_detail(failure),
+            error_detail=failure.detail(),
         ).SerializeToString()
-
-
-def _detail(failure: CallError) -> ErrorDetail:
-    return ErrorDetail(
-        reason=failure.reason,
-        type=failure.type,
-        message=failure.message,
-        traceback=failure.traceback,
-        frames=[
-            ErrorFrame(file=file, line=line, function=function, source=source)
-            for file, line, function, source in failure.frames
-        ],
-        notes=failure.notes,
-        cause=None if failure.cause is None else _detail(failure.cause),
-        code=failure.code,
-        data=failure.data,
-    )
 
 
 def _checked(message: bytes, limit: int) -> bytes:

@@ -1,133 +1,158 @@
-defmodule Snakepit.ErrorTest do
-  use ExUnit.Case, async: true
+for {kind, adapter} <- [
+      GRPC: Snakepit.Adapters.GRPCPython,
+      Stdio: Snakepit.Adapters.GenericPythonV2
+    ] do
+  defmodule Module.concat(Snakepit, "ErrorOver#{kind}Test") do
+    use ExUnit.Case, async: true
 
-  import Snakepit.Test.Pools
+    import Snakepit.Test.Pools
 
-  alias Snakepit.Error
+    alias Snakepit.Error
 
-  @python Path.expand("../support/python", __DIR__)
+    @adapter adapter
+    @python Path.expand("../support/python", __DIR__)
 
-  setup_all do
-    args = [class: "error_commands:ErrorCommands", paths: [@python]]
-    %{pool: start_pool!(adapter_args: args)}
-  end
-
-  defp error(command, args, pool) do
-    assert {:error, %Error{} = error} = Snakepit.execute(command, args, pool: pool)
-    error
-  end
-
-  describe "a Python exception" do
-    test "arrives with its frames and its cause", %{pool: pool} do
-      error = error("chained", %{}, pool)
-
-      assert %{reason: :python_error, message: "ValueError: cannot go on", details: details} =
-               error
-
-      assert %{type: "ValueError", message: "cannot go on", notes: []} = details
-
-      assert [%{function: "chained", line: line, source: source, file: file}] = details.frames
-      assert source == ~S{raise ValueError("cannot go on") from error}
-      assert file |> File.read!() |> String.split("\n") |> Enum.at(line - 1) =~ source
-
-      assert %{type: "error_commands.MissingError", message: "no x", cause: nil} = details.cause
-      assert Enum.map(details.cause.frames, & &1.function) == ["chained", "_find"]
-      assert details.traceback =~ "The above exception was the direct cause"
+    setup_all do
+      args = [class: "error_commands:ErrorCommands", paths: [@python]]
+      %{pool: start_pool!(adapter_args: args, adapter: @adapter)}
     end
 
-    test "reads like a traceback, with the cause and without libraries", %{pool: pool} do
-      message = Exception.message(error("chained", %{}, pool))
-      assert "python_error in command \"chained\": ValueError: cannot go on\n" <> steps = message
-
-      assert steps =~
-               ~r/^    test\/support\/python\/error_commands.py:\d+: chained\n        raise Val/
-
-      assert steps =~ ~r/\n  caused by error_commands.MissingError: no x\n/
-      message = Exception.message(error("in_library", %{text: "{"}, pool))
-      assert message =~ "json.decoder.JSONDecodeError: Expecting property name"
-      assert message =~ "return json.loads(text)"
-      refute message =~ "json/decoder.py"
+    defp error(command, args, pool) do
+      assert {:error, %Error{} = error} = Snakepit.execute(command, args, pool: pool)
+      error
     end
 
-    test "of a thousand steps is told in few", %{pool: pool} do
-      error = error("recursive", %{}, pool)
-      assert error.details.type == "RecursionError"
-      assert length(error.details.frames) == 40
-      assert length(String.split(Exception.message(error), "\n")) < 20
-    end
-  end
+    describe "a Python exception" do
+      test "arrives with its frames and its cause", %{pool: pool} do
+        error = error("chained", %{}, pool)
 
-  describe "a CommandError" do
-    test "is matched by its code, with its data", %{pool: pool} do
-      assert %{reason: :command_error, details: %{code: "denied", data: nil}} =
-               error("bare_code", %{}, pool)
+        assert %{reason: :python_error, message: "ValueError: cannot go on", details: details} =
+                 error
 
-      assert_raise Error, ~r/command_error.*OutOfStockError: only 3 are left/s, fn ->
-        "buy" |> Snakepit.stream(%{count: 2}, pool: pool) |> Stream.run()
+        assert %{type: "ValueError", message: "cannot go on", notes: []} = details
+
+        assert [%{function: "chained", line: line, source: source, file: file}] = details.frames
+        assert source == ~S{raise ValueError("cannot go on") from error}
+        assert file |> File.read!() |> String.split("\n") |> Enum.at(line - 1) =~ source
+
+        assert %{type: "error_commands.MissingError", message: "no x", cause: nil} = details.cause
+        assert Enum.map(details.cause.frames, & &1.function) == ["chained", "_find"]
+        assert details.traceback =~ "The above exception was the direct cause"
       end
 
-      assert {:error, %Error{reason: :command_error, details: details}} =
-               Snakepit.execute_stream("buy", %{count: 2}, & &1, pool: pool)
+      test "reads like a traceback, with the cause and without libraries", %{pool: pool} do
+        message = Exception.message(error("chained", %{}, pool))
 
-      assert %{code: "out_of_stock", data: %{"left" => 3, "image" => [<<255>>]}} = details
-      assert details.type == "error_commands.OutOfStockError"
-    end
-  end
+        assert "python_error in command \"chained\": ValueError: cannot go on\n" <> steps =
+                 message
 
-  describe "arguments" do
-    test "of the annotated types are let through, and of any other kind", %{pool: pool} do
-      for args <- [
-            %{text: "x", count: 1, ratio: 0.5, flag: true, data: <<255>>, items: [], table: %{}},
-            %{ratio: 1, table: nil, either: nil, mode: "slow", other: 5},
-            %{either: 1, mode: 3, other: "x"},
-            %{either: "x"}
-          ] do
-        assert {:ok, %{"result" => _}} = Snakepit.execute("typed", args, pool: pool)
+        assert steps =~
+                 ~r/^    test\/support\/python\/error_commands.py:\d+: chained\n        raise Val/
+
+        assert steps =~ ~r/\n  caused by error_commands.MissingError: no x\n/
+        message = Exception.message(error("in_library", %{text: "{"}, pool))
+        assert message =~ "json.decoder.JSONDecodeError: Expecting property name"
+        assert message =~ "return json.loads(text)"
+        refute message =~ "json/decoder.py"
+      end
+
+      test "of a thousand steps is told in few", %{pool: pool} do
+        error = error("recursive", %{}, pool)
+        assert error.details.type == "RecursionError"
+        assert length(error.details.frames) == 40
+        assert length(String.split(Exception.message(error), "\n")) < 20
       end
     end
 
-    test "of a wrong type are named with what is wanted", %{pool: pool} do
-      for {args, problem} <- [
-            {%{text: 1}, "text (wants str, got int 1)"},
-            {%{text: <<255>>}, "text (wants str, got bytes b'\\xff')"},
-            {%{count: "1"}, "count (wants int, got str '1')"},
-            {%{count: true}, "count (wants int, got bool True)"},
-            {%{count: 1.0}, "count (wants int, got float 1.0)"},
-            {%{ratio: "1"}, "ratio (wants float, got str '1')"},
-            {%{flag: nil}, "flag (wants bool, got NoneType None)"},
-            {%{data: 1}, "data (wants bytes, got int 1)"},
-            {%{items: %{}}, "items (wants list[int], got dict {})"},
-            {%{table: []}, "table (wants Optional[dict[str, int]], got list [])"},
-            {%{either: 0.5}, "either (wants Union[int, str, None], got float 0.5)"},
-            {%{mode: "slaw"}, "mode (wants Literal['fast', 'slow', 3], got str 'slaw')"},
-            {%{mode: []}, "mode (wants Literal"}
-          ] do
-        error = error("typed", args, pool)
-        assert error.reason == :invalid_args
-        assert error.message =~ "of the wrong type " <> problem
+    describe "a CommandError" do
+      test "is matched by its code, with its data", %{pool: pool} do
+        assert %{reason: :command_error, details: %{code: "denied", data: nil}} =
+                 error("bare_code", %{}, pool)
 
-        assert error.message =~ "the command is typed(text: str = '', count: int = 0"
+        assert %{reason: :command_error, details: details} = error("sell", %{}, pool)
+        assert %{code: "out_of_stock", data: %{"left" => 3, "image" => [<<255>>]}} = details
+        assert details.type == "error_commands.OutOfStockError"
+      end
+
+      if adapter.uses_grpc?() do
+        test "ends a stream", %{pool: pool} do
+          assert_raise Error, ~r/command_error.*OutOfStockError: only 3 are left/s, fn ->
+            "buy" |> Snakepit.stream(%{count: 2}, pool: pool) |> Stream.run()
+          end
+
+          assert {:error, %Error{reason: :command_error, details: details}} =
+                   Snakepit.execute_stream("buy", %{count: 2}, & &1, pool: pool)
+
+          assert %{code: "out_of_stock", data: %{"left" => 3, "image" => [<<255>>]}} = details
+          assert details.type == "error_commands.OutOfStockError"
+        end
       end
     end
 
-    test "that are text where bytes are wanted are those bytes", %{pool: pool} do
-      assert {:ok, %{"result" => result}} = Snakepit.execute("typed", %{data: "grün"}, pool: pool)
+    describe "arguments" do
+      test "of the annotated types are let through, and of any other kind", %{pool: pool} do
+        for args <- [
+              %{
+                text: "x",
+                count: 1,
+                ratio: 0.5,
+                flag: true,
+                data: <<255>>,
+                items: [],
+                table: %{}
+              },
+              %{ratio: 1, table: nil, either: nil, mode: "slow", other: 5},
+              %{either: 1, mode: 3, other: "x"},
+              %{either: "x"}
+            ] do
+          assert {:ok, %{"result" => _}} = Snakepit.execute("typed", args, pool: pool)
+        end
+      end
 
-      assert result =~ ~S(b'gr\xc3\xbcn')
+      test "of a wrong type are named with what is wanted", %{pool: pool} do
+        for {args, problem} <- [
+              {%{text: 1}, "text (wants str, got int 1)"},
+              {%{text: <<255>>}, "text (wants str, got bytes b'\\xff')"},
+              {%{count: "1"}, "count (wants int, got str '1')"},
+              {%{count: true}, "count (wants int, got bool True)"},
+              {%{count: 1.0}, "count (wants int, got float 1.0)"},
+              {%{ratio: "1"}, "ratio (wants float, got str '1')"},
+              {%{flag: nil}, "flag (wants bool, got NoneType None)"},
+              {%{data: 1}, "data (wants bytes, got int 1)"},
+              {%{items: %{}}, "items (wants list[int], got dict {})"},
+              {%{table: []}, "table (wants Optional[dict[str, int]], got list [])"},
+              {%{either: 0.5}, "either (wants Union[int, str, None], got float 0.5)"},
+              {%{mode: "slaw"}, "mode (wants Literal['fast', 'slow', 3], got str 'slaw')"},
+              {%{mode: []}, "mode (wants Literal"}
+            ] do
+          error = error("typed", args, pool)
+          assert error.reason == :invalid_args
+          assert error.message =~ "of the wrong type " <> problem
+
+          assert error.message =~ "the command is typed(text: str = '', count: int = 0"
+        end
+      end
+
+      test "that are text where bytes are wanted are those bytes", %{pool: pool} do
+        assert {:ok, %{"result" => result}} =
+                 Snakepit.execute("typed", %{data: "grün"}, pool: pool)
+
+        assert result =~ ~S(b'gr\xc3\xbcn')
+      end
+
+      test "that are missing, unknown and wrong are named together", %{pool: pool} do
+        error = error("compute", %{operatoin: "add", a: "1"}, pool)
+
+        assert error.message ==
+                 "missing b, operation; unknown operatoin (did you mean operation?); " <>
+                   "of the wrong type a (wants float, got str '1'): " <>
+                   "the command is compute(operation: str, a: float, b: float)"
+      end
     end
 
-    test "that are missing, unknown and wrong are named together", %{pool: pool} do
-      error = error("compute", %{operatoin: "add", a: "1"}, pool)
-
-      assert error.message ==
-               "missing b, operation; unknown operatoin (did you mean operation?); " <>
-                 "of the wrong type a (wants float, got str '1'): " <>
-                 "the command is compute(operation: str, a: float, b: float)"
+    test "an unknown command is told with names that are near", %{pool: pool} do
+      assert %{reason: :unknown_command, message: message} = error("typd", %{}, pool)
+      assert message =~ "did you mean 'typed'?"
     end
-  end
-
-  test "an unknown command is told with names that are near", %{pool: pool} do
-    assert %{reason: :unknown_command, message: message} = error("typd", %{}, pool)
-    assert message =~ "did you mean 'typed'?"
   end
 end

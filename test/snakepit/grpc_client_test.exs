@@ -103,9 +103,23 @@ defmodule Snakepit.GRPC.ClientTest do
       end
     end
 
-    test "refuses nesting past its limit" do
-      deep = Enum.reduce(1..200, [], fn _, inner -> [inner] end)
-      assert_raise Error, ~r/128/, fn -> Client.encode_args(%{v: deep}) end
+    test "goes as deep as its limit, whatever is nested, and refuses what is deeper" do
+      nestings = [
+        &[&1],
+        &{&1},
+        &[a: &1],
+        &%{"a" => &1},
+        &%{"a" => 1, 2 => 3, b: &1},
+        &%{"$snakepit" => 1, "!" => &1}
+      ]
+
+      for nest <- nestings, scalar <- [1, "text", ~D[2026-01-01]] do
+        deep = Enum.reduce(1..128, scalar, fn _, inner -> nest.(inner) end)
+        assert {:ok, bytes} = Client.encode_extended(deep)
+        assert {:ok, _} = Client.decode_extended(bytes)
+        assert {:error, %Error{message: message}} = Client.encode_extended(nest.(deep))
+        assert message =~ "nested deeper than 128 levels"
+      end
     end
   end
 

@@ -1,214 +1,225 @@
-defmodule Snakepit.ValuesTest do
-  use ExUnit.Case, async: true
-  doctest Snakepit.Tensor
+for {kind, adapter} <- [
+      GRPC: Snakepit.Adapters.GRPCPython,
+      Stdio: Snakepit.Adapters.GenericPythonV2
+    ] do
+  defmodule Module.concat(Snakepit, "ValuesOver#{kind}Test") do
+    use ExUnit.Case, async: true
+    doctest Snakepit.Tensor
 
-  import Snakepit.Test.Pools
+    import Snakepit.Test.Pools
 
-  alias Snakepit.{Error, Tensor}
-  alias Snakepit.Test.Structs.{Account, Point, Unknown, User}
+    alias Snakepit.{Error, Tensor}
+    alias Snakepit.Test.Structs.{Account, Point, Unknown, User}
 
-  @python Path.expand("../support/python", __DIR__)
-  @guide "guides/values.md"
+    @adapter adapter
+    @python Path.expand("../support/python", __DIR__)
+    @guide "guides/values.md"
 
-  setup_all do
-    %{pool: start_pool!(pool_options())}
-  end
-
-  defp pool_options(more \\ []) do
-    [adapter_args: [class: "value_commands:ValueCommands", paths: [@python]]] ++ more
-  end
-
-  # The rows of the guide's table under a heading, each cell without its backticks.
-  defp rows(heading) do
-    [_, section] = @guide |> File.read!() |> String.split("\n## #{heading}\n")
-    [section | _] = String.split(section, "\n## ")
-
-    for "| `" <> row <- String.split(section, "\n") do
-      row |> String.trim_trailing("` |") |> String.split("` | `")
-    end
-  end
-
-  defp value(code), do: code |> Code.eval_string() |> elem(0)
-
-  test "Elixir to Python and back is as the guide has it", %{pool: pool} do
-    rows = rows("Elixir to Python, and back")
-    assert length(rows) > 30
-
-    for [elixir, python, back] <- rows do
-      args = %{value: value(elixir), code: python}
-      assert {:ok, answer} = Snakepit.execute("arrives_as", args, pool: pool)
-      assert answer["arrived"] == answer["wanted"], elixir
-      assert answer["value"] === value(back), elixir
-    end
-  end
-
-  test "Python to Elixir is as the guide has it", %{pool: pool} do
-    rows = rows("Python to Elixir")
-    assert length(rows) > 30
-
-    for [python, elixir] <- rows do
-      wanted = value(elixir)
-      assert {:ok, result} = Snakepit.execute("evaluate", %{code: python}, pool: pool)
-
-      assert result === %{"result" => wanted} or result === wanted,
-             "#{python}: #{inspect(result)}"
-
-      # As deep inside.
-      code = "{'x': [#{python}]}"
-      assert {:ok, result} = Snakepit.execute("evaluate", %{code: code}, pool: pool)
-      assert result === %{"x" => [wanted]}, "#{python}: #{inspect(result)}"
-    end
-  end
-
-  test "chunks are values like any other", %{pool: pool} do
-    code = "[b'\\xff', '123', float('nan'), numpy.zeros(2, 'uint8')]"
-    value = [<<255>>, "123", :nan, Tensor.new(<<0, 0>>, :uint8, {2})]
-
-    assert Enum.to_list(Snakepit.stream("stream_values", %{code: code}, pool: pool)) ==
-             for(is_final <- [false, true], do: %{"value" => value, "is_final" => is_final})
-  end
-
-  test "no text is taken for anything else", %{pool: pool} do
-    args = %{
-      "a" => "null",
-      "b" => "[1]",
-      "c" => "\"",
-      "d" => "NaN",
-      "e" => ~S({"$snakepit":["bytes",0,0]}),
-      "f" => %{"$snakepit" => ["bytes", 0, 0], "x" => [<<255>>]},
-      "g" => [%{"$snakepit" => "x"}]
-    }
-
-    assert Snakepit.execute("echo", args, pool: pool) == {:ok, args}
-  end
-
-  describe "structs" do
-    test "become what the protocol says, at any depth", %{pool: pool} do
-      args = %{
-        a: %Point{x: 1, y: 2},
-        b: [{:user, %User{name: "Ada", password: "secret"}}],
-        c: [user: %Account{id: 7, password: "secret"}],
-        d: MapSet.new([~D[2026-01-01]])
-      }
-
-      assert Snakepit.execute("echo", args, pool: pool) ==
-               {:ok,
-                %{
-                  "a" => %{"at" => [1, 2], "on" => "2026-01-01"},
-                  "b" => %{"user" => %{"name" => "Ada"}},
-                  "c" => %{"user" => %{"id" => 7}},
-                  "d" => ["2026-01-01"]
-                }}
+    setup_all do
+      %{pool: start_pool!(pool_options())}
     end
 
-    test "without an implementation are named by their place", %{pool: pool} do
-      for {args, path} <- [
-            {%{a: [%{b: %Unknown{}}]}, "args.a[0].b"},
-            {[x: {1, %Unknown{}}], "args.x[1]"},
-            {%{a: [x: %Unknown{}]}, "args.a.x"}
-          ] do
-        assert {:error, %Error{reason: :invalid_args, message: message, pool: ^pool}} =
-                 Snakepit.execute("echo", args, pool: pool)
+    defp pool_options(more \\ []) do
+      [adapter_args: [class: "value_commands:ValueCommands", paths: [@python]], adapter: @adapter] ++
+        more
+    end
 
-        assert message =~ "#{path} is a %Snakepit.Test.Structs.Unknown{}"
-        assert message =~ "Snakepit.Encoder"
+    # The rows of the guide's table under a heading, each cell without its backticks.
+    defp rows(heading) do
+      [_, section] = @guide |> File.read!() |> String.split("\n## #{heading}\n")
+      [section | _] = String.split(section, "\n## ")
 
-        assert_raise Error, ~r/#{Regex.escape(path)}/, fn ->
-          "ping_stream" |> Snakepit.stream(args, pool: pool) |> Stream.run()
+      for "| `" <> row <- String.split(section, "\n") do
+        row |> String.trim_trailing("` |") |> String.split("` | `")
+      end
+    end
+
+    defp value(code), do: code |> Code.eval_string() |> elem(0)
+
+    test "Elixir to Python and back is as the guide has it", %{pool: pool} do
+      rows = rows("Elixir to Python, and back")
+      assert length(rows) > 30
+
+      for [elixir, python, back] <- rows do
+        args = %{value: value(elixir), code: python}
+        assert {:ok, answer} = Snakepit.execute("arrives_as", args, pool: pool)
+        assert answer["arrived"] == answer["wanted"], elixir
+        assert answer["value"] === value(back), elixir
+      end
+    end
+
+    test "Python to Elixir is as the guide has it", %{pool: pool} do
+      rows = rows("Python to Elixir")
+      assert length(rows) > 30
+
+      for [python, elixir] <- rows do
+        wanted = value(elixir)
+        assert {:ok, result} = Snakepit.execute("evaluate", %{code: python}, pool: pool)
+
+        assert result === %{"result" => wanted} or result === wanted,
+               "#{python}: #{inspect(result)}"
+
+        # As deep inside.
+        code = "{'x': [#{python}]}"
+        assert {:ok, result} = Snakepit.execute("evaluate", %{code: code}, pool: pool)
+        assert result === %{"x" => [wanted]}, "#{python}: #{inspect(result)}"
+      end
+    end
+
+    if adapter.uses_grpc?() do
+      test "chunks are values like any other", %{pool: pool} do
+        code = "[b'\\xff', '123', float('nan'), numpy.zeros(2, 'uint8')]"
+        value = [<<255>>, "123", :nan, Tensor.new(<<0, 0>>, :uint8, {2})]
+
+        assert Enum.to_list(Snakepit.stream("stream_values", %{code: code}, pool: pool)) ==
+                 for(is_final <- [false, true], do: %{"value" => value, "is_final" => is_final})
+      end
+
+      test "arguments of a stream are refused by their place as well", %{pool: pool} do
+        assert_raise Error, ~r/args.x\[1\] is a %/, fn ->
+          "ping_stream" |> Snakepit.stream(%{x: [1, %Unknown{}]}, pool: pool) |> Stream.run()
         end
       end
     end
 
-    test "in large arguments", %{pool: pool} do
-      list = List.duplicate(~D[2026-01-01], 50_000)
-      dates = List.duplicate("2026-01-01", 50_000)
-      assert {:ok, %{"x" => ^dates}} = Snakepit.execute("echo", %{x: list}, pool: pool)
-    end
-  end
+    test "no text is taken for anything else", %{pool: pool} do
+      args = %{
+        "a" => "null",
+        "b" => "[1]",
+        "c" => "\"",
+        "d" => "NaN",
+        "e" => ~S({"$snakepit":["bytes",0,0]}),
+        "f" => %{"$snakepit" => ["bytes", 0, 0], "x" => [<<255>>]},
+        "g" => [%{"$snakepit" => "x"}]
+      }
 
-  test "two keys of one text are refused, wherever they are", %{pool: pool} do
-    for args <- [
-          %{"a" => 1, a: 2},
-          [a: 1, a: 2],
-          %{x: [%{"a" => 1, a: 2}]},
-          %{x: [a: 1, a: 2]},
-          %{x: %{1 => 1, "1" => 2}}
-        ] do
-      assert {:error, %Error{reason: :invalid_args, message: message}} =
-               Snakepit.execute("echo", args, pool: pool)
-
-      assert message =~ "two keys"
+      assert Snakepit.execute("echo", args, pool: pool) == {:ok, args}
     end
 
-    assert {:error, %Error{reason: :invalid_result, message: message}} =
-             Snakepit.execute("evaluate", %{code: "[{1: 2, '1': 3}]"}, pool: pool)
+    describe "structs" do
+      test "become what the protocol says, at any depth", %{pool: pool} do
+        args = %{
+          a: %Point{x: 1, y: 2},
+          b: [{:user, %User{name: "Ada", password: "secret"}}],
+          c: [user: %Account{id: 7, password: "secret"}],
+          d: MapSet.new([~D[2026-01-01]])
+        }
 
-    assert message =~ ~s("1" twice)
-  end
+        assert Snakepit.execute("echo", args, pool: pool) ==
+                 {:ok,
+                  %{
+                    "a" => %{"at" => [1, 2], "on" => "2026-01-01"},
+                    "b" => %{"user" => %{"name" => "Ada"}},
+                    "c" => %{"user" => %{"id" => 7}},
+                    "d" => ["2026-01-01"]
+                  }}
+      end
 
-  test "what cannot be sent from Python is named by place and type", %{pool: pool} do
-    for {code, problem} <- [
-          {"{'items': [1, {'model': Opaque()}]}",
-           "result.items[1].model is of type value_commands.Opaque"},
-          {"[1j]", "result[0] is of type complex"},
-          {"{'a b': object()}", "result['a b'] is of type object"},
-          {"numpy.array([None])", "result is a numpy array of dtype object"},
-          {"['\\ud800']", "result[0] has a lone surrogate"}
-        ] do
+      test "without an implementation are named by their place", %{pool: pool} do
+        for {args, path} <- [
+              {%{a: [%{b: %Unknown{}}]}, "args.a[0].b"},
+              {[x: {1, %Unknown{}}], "args.x[1]"},
+              {%{a: [x: %Unknown{}]}, "args.a.x"}
+            ] do
+          assert {:error, %Error{reason: :invalid_args, message: message, pool: ^pool}} =
+                   Snakepit.execute("echo", args, pool: pool)
+
+          assert message =~ "#{path} is a %Snakepit.Test.Structs.Unknown{}"
+          assert message =~ "Snakepit.Encoder"
+        end
+      end
+
+      test "in large arguments", %{pool: pool} do
+        list = List.duplicate(~D[2026-01-01], 50_000)
+        dates = List.duplicate("2026-01-01", 50_000)
+        assert {:ok, %{"x" => ^dates}} = Snakepit.execute("echo", %{x: list}, pool: pool)
+      end
+    end
+
+    test "two keys of one text are refused, wherever they are", %{pool: pool} do
+      for args <- [
+            %{"a" => 1, a: 2},
+            [a: 1, a: 2],
+            %{x: [%{"a" => 1, a: 2}]},
+            %{x: [a: 1, a: 2]},
+            %{x: %{1 => 1, "1" => 2}}
+          ] do
+        assert {:error, %Error{reason: :invalid_args, message: message}} =
+                 Snakepit.execute("echo", args, pool: pool)
+
+        assert message =~ "two keys"
+      end
+
       assert {:error, %Error{reason: :invalid_result, message: message}} =
-               Snakepit.execute("evaluate", %{code: code}, pool: pool)
+               Snakepit.execute("evaluate", %{code: "[{1: 2, '1': 3}]"}, pool: pool)
 
-      assert message =~ problem
+      assert message =~ ~s("1" twice)
     end
-  end
 
-  test "with unencodable: :marker a map with its type stands in its place" do
-    pool = start_pool!(pool_options(unencodable: :marker))
-    code = "{'a': [1, Opaque(), b'\\xff'], 'b': numpy.array([None]), 'c': 1j}"
+    test "what cannot be sent from Python is named by place and type", %{pool: pool} do
+      for {code, problem} <- [
+            {"{'items': [1, {'model': Opaque()}]}",
+             "result.items[1].model is of type value_commands.Opaque"},
+            {"[1j]", "result[0] is of type complex"},
+            {"{'a b': object()}", "result['a b'] is of type object"},
+            {"numpy.array([None])", "result is a numpy array of dtype object"},
+            {"['\\ud800']", "result[0] has a lone surrogate"}
+          ] do
+        assert {:error, %Error{reason: :invalid_result, message: message}} =
+                 Snakepit.execute("evaluate", %{code: code}, pool: pool)
 
-    assert Snakepit.execute("evaluate", %{code: code}, pool: pool) ==
-             {:ok,
-              %{
-                "a" => [1, %{"$unencodable" => "value_commands.Opaque"}, <<255>>],
-                "b" => %{"$unencodable" => "numpy.ndarray"},
-                "c" => %{"$unencodable" => "complex"}
-              }}
-  end
-
-  test "a registered encoder says what is sent", %{pool: pool} do
-    assert {:ok, %{"result" => [%{"amount" => 5}]}} =
-             Snakepit.execute("evaluate", %{code: "[Money(5)]"}, pool: pool)
-  end
-
-  describe "tensors" do
-    test "of every dtype and shape come back as they went", %{pool: pool} do
-      for {dtype, size} <- [bool: 1, int16: 2, uint32: 4, float16: 2, float32: 4, float64: 8],
-          shape <- [{}, {3}, {2, 3}, {1, 2, 3}, {0}, {2, 0}] do
-        count = shape |> Tuple.to_list() |> Enum.product()
-        tensor = Tensor.new(:binary.copy(<<1>>, count * size), dtype, shape)
-        args = %{"top" => tensor, "nested" => [%{"x" => [tensor, tensor]}]}
-        assert Snakepit.execute("echo", args, pool: pool) == {:ok, args}
+        assert message =~ problem
       end
     end
 
-    test "arrive as read-only arrays", %{pool: pool} do
-      tensor = Tensor.new(<<1.5::float-32-little>>, :float32, {1})
+    test "with unencodable: :marker a map with its type stands in its place" do
+      pool = start_pool!(pool_options(unencodable: :marker))
+      code = "{'a': [1, Opaque(), b'\\xff'], 'b': numpy.array([None]), 'c': 1j}"
 
-      assert {:ok, %{"result" => "ndarray array([1.5], dtype=float32)"}} =
-               Snakepit.execute("describe", %{value: tensor}, pool: pool)
+      assert Snakepit.execute("evaluate", %{code: code}, pool: pool) ==
+               {:ok,
+                %{
+                  "a" => [1, %{"$unencodable" => "value_commands.Opaque"}, <<255>>],
+                  "b" => %{"$unencodable" => "numpy.ndarray"},
+                  "c" => %{"$unencodable" => "complex"}
+                }}
     end
 
-    test "of the wrong size are refused where they are made" do
-      assert_raise Error, ~r/does not have 3 bytes/, fn ->
-        Tensor.new(<<1, 2, 3>>, :uint8, {2, 2})
+    test "a registered encoder says what is sent", %{pool: pool} do
+      assert {:ok, %{"result" => [%{"amount" => 5}]}} =
+               Snakepit.execute("evaluate", %{code: "[Money(5)]"}, pool: pool)
+    end
+
+    describe "tensors" do
+      test "of every dtype and shape come back as they went", %{pool: pool} do
+        for {dtype, size} <- [bool: 1, int16: 2, uint32: 4, float16: 2, float32: 4, float64: 8],
+            shape <- [{}, {3}, {2, 3}, {1, 2, 3}, {0}, {2, 0}] do
+          count = shape |> Tuple.to_list() |> Enum.product()
+          tensor = Tensor.new(:binary.copy(<<1>>, count * size), dtype, shape)
+          args = %{"top" => tensor, "nested" => [%{"x" => [tensor, tensor]}]}
+          assert Snakepit.execute("echo", args, pool: pool) == {:ok, args}
+        end
       end
-    end
 
-    test "made by hand and wrong are refused", %{pool: pool} do
-      tensor = %Tensor{data: <<1>>, dtype: :float32, shape: {2}}
+      test "arrive as read-only arrays", %{pool: pool} do
+        tensor = Tensor.new(<<1.5::float-32-little>>, :float32, {1})
 
-      assert {:error, %Error{reason: :invalid_args, message: "args.x is no valid tensor" <> _}} =
-               Snakepit.execute("echo", %{x: tensor}, pool: pool)
+        assert {:ok, %{"result" => "ndarray array([1.5], dtype=float32)"}} =
+                 Snakepit.execute("describe", %{value: tensor}, pool: pool)
+      end
+
+      test "of the wrong size are refused where they are made" do
+        assert_raise Error, ~r/does not have 3 bytes/, fn ->
+          Tensor.new(<<1, 2, 3>>, :uint8, {2, 2})
+        end
+      end
+
+      test "made by hand and wrong are refused", %{pool: pool} do
+        tensor = %Tensor{data: <<1>>, dtype: :float32, shape: {2}}
+
+        assert {:error, %Error{reason: :invalid_args, message: "args.x is no valid tensor" <> _}} =
+                 Snakepit.execute("echo", %{x: tensor}, pool: pool)
+      end
     end
   end
 end

@@ -45,7 +45,8 @@ defmodule Snakepit.Pool.Message do
 
   defp args(%{__struct__: _}), do: no_args()
   defp args(args) when is_map(args), do: {:ok, args}
-  defp args(args), do: if(Keyword.keyword?(args), do: {:ok, Map.new(args)}, else: no_args())
+  defp args([]), do: {:ok, %{}}
+  defp args(args), do: if(Keyword.keyword?(args), do: {:ok, args}, else: no_args())
 
   defp no_args do
     {:error,

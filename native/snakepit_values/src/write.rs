@@ -140,45 +140,47 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// An object. `entries` is asked a second time if one of the keys is the mark.
-    pub fn object<K, V, N: AsRef<str>, E, I: Iterator<Item = (K, V)>>(
+    /// An object, each of its values written by `write`, which is told the key.
+    pub fn object<K, V, N: AsRef<str>, E>(
         &mut self,
-        entries: impl Fn() -> I,
-        name: impl Fn(K) -> Result<N, E>,
-        mut write: impl FnMut(&mut Self, &str, V) -> Result<(), E>,
+        entries: &[(K, V)],
+        name: impl Fn(&K) -> Result<N, E>,
+        write: impl FnMut(&mut Self, &str, &V) -> Result<(), E>,
     ) -> Result<(), E> {
-        let start = (self.out.len(), self.tail.len(), self.tail_size);
-        self.out.push(b'{');
-        for (index, (key, value)) in entries().enumerate() {
-            let name = name(key)?;
-            if name.as_ref() == MARK {
-                (self.tail_size, self.extended) = (start.2, true);
-                self.out.truncate(start.0);
-                self.tail.truncate(start.1);
-                break;
-            }
+        let names: Vec<N> = entries
+            .iter()
+            .map(|(key, _)| name(key))
+            .collect::<Result<_, E>>()?;
+        if names.iter().any(|name| name.as_ref() == MARK) {
+            self.extended = true;
+            let _ = write!(self.out, r#"{{"{MARK}":["map",["#);
+            self.entries(&names, entries, ["[", ",", "]"], write)?;
+            self.out.extend_from_slice(b"]]}");
+        } else {
+            self.out.push(b'{');
+            self.entries(&names, entries, ["", ":", ""], write)?;
+            self.out.push(b'}');
+        }
+        Ok(())
+    }
+
+    fn entries<K, V, N: AsRef<str>, E>(
+        &mut self,
+        names: &[N],
+        entries: &[(K, V)],
+        [before, between, after]: [&str; 3],
+        mut write: impl FnMut(&mut Self, &str, &V) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (index, (name, (_, value))) in names.iter().zip(entries).enumerate() {
             if index > 0 {
                 self.out.push(b',');
             }
+            self.out.extend_from_slice(before.as_bytes());
             self.text(name.as_ref());
-            self.out.push(b':');
+            self.out.extend_from_slice(between.as_bytes());
             write(self, name.as_ref(), value)?;
+            self.out.extend_from_slice(after.as_bytes());
         }
-        if self.out.len() > start.0 {
-            self.out.push(b'}');
-            return Ok(());
-        }
-        let _ = write!(self.out, r#"{{"{MARK}":["map","#);
-        self.array(entries(), |writer, _, (key, value)| {
-            let name = name(key)?;
-            writer.out.push(b'[');
-            writer.text(name.as_ref());
-            writer.out.push(b',');
-            write(writer, name.as_ref(), value)?;
-            writer.out.push(b']');
-            Ok(())
-        })?;
-        self.out.extend_from_slice(b"]}");
         Ok(())
     }
 }

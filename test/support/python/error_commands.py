@@ -40,6 +40,10 @@ class ErrorCommands(BuiltinAdapter):
     @command
     def buy(self, count: int) -> Generator[dict[str, int], None, None]:
         yield {"bought": count}
+        self.sell()
+
+    @command
+    def sell(self) -> None:
         raise OutOfStockError(
             "out_of_stock", "only 3 are left", data={"left": 3, "image": [b"\xff"]}
         )

@@ -5,7 +5,7 @@ use crate::atoms;
 use bytes::Bytes;
 use rustler::{BigInt, Binary, ListIterator, MapIterator, Term, TermType, types::tuple};
 use snakepit_values::{Dtype, Kind, MAX_DEPTH, MAX_DIGITS, Writer};
-use std::{borrow::Cow, cell::Cell, collections::HashSet, fmt, str};
+use std::{borrow::Cow, collections::HashSet, fmt, str};
 
 /// What an element costs beside its bytes, in bytes copied.
 const ELEMENT_COST: usize = 32;
@@ -136,6 +136,8 @@ fn struct_name(term: Term<'_>) -> Option<Term<'_>> {
     name.is_atom().then_some(name)
 }
 
+/// It calls itself, on the small stack of a dirty scheduler: what is inlined into `value` would take
+/// room on every level.
 struct TermWriter {
     rules: Rules,
     budget: usize,
@@ -163,9 +165,10 @@ impl TermWriter {
                 out.float(term.decode().unwrap_or_default());
                 Ok(())
             }
-            _ if depth == MAX_DEPTH => Err(EncodeError::invalid(format!(
-                "is nested deeper than {MAX_DEPTH} levels"
-            ))),
+            // A struct may become something that is not nested.
+            _ if depth == MAX_DEPTH && struct_name(term).is_none() => Err(EncodeError::invalid(
+                format!("is nested deeper than {MAX_DEPTH} levels"),
+            )),
             TermType::List => self.list(out, term, depth),
             TermType::Tuple => {
                 let items = tuple::get_tuple(term).unwrap_or_default();
@@ -182,6 +185,7 @@ impl TermWriter {
         }
     }
 
+    #[inline(never)]
     fn atom<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
         if atoms::nil() == term {
             out.null();
@@ -209,6 +213,7 @@ impl TermWriter {
         .find_map(|(name, float)| (name == atom).then_some(float))
     }
 
+    #[inline(never)]
     fn binary<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
         let binary: Binary<'a> = term
             .decode()
@@ -233,12 +238,13 @@ impl TermWriter {
         Ok(())
     }
 
+    #[inline(never)]
     fn list<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>, depth: usize) -> Done {
         if term.list_length().is_err() {
             return Err(EncodeError::invalid("is an improper list"));
         }
         if let Some(pairs) = keyword_pairs(term) {
-            self.object(out, || pairs.iter().copied(), depth, true)
+            self.object(out, &pairs, depth, true)
         } else {
             match term.decode::<ListIterator<'a>>() {
                 Ok(items) => self.array(out, items, depth),
@@ -247,6 +253,7 @@ impl TermWriter {
         }
     }
 
+    #[inline(never)]
     fn array<'a>(
         &mut self,
         out: &mut Writer<'a>,
@@ -259,37 +266,38 @@ impl TermWriter {
         })
     }
 
+    #[inline(never)]
     fn map<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>, depth: usize) -> Done {
-        let entries = || MapIterator::new(term).into_iter().flatten();
-        self.object(out, entries, depth, false)
+        self.spend(term.map_size().unwrap_or_default() * ELEMENT_COST)?;
+        let entries = map_entries(term);
+        self.object(out, &entries, depth, false)
     }
 
     /// The entries of a map, or of a keyword list, which may have a key twice.
-    fn object<'a, I: Iterator<Item = (Term<'a>, Term<'a>)>>(
+    #[inline(never)]
+    fn object<'a>(
         &mut self,
         out: &mut Writer<'a>,
-        entries: impl Fn() -> I,
+        entries: &[(Term<'a>, Term<'a>)],
         depth: usize,
         is_keyword: bool,
     ) -> Done {
         // A map of which all keys are of one type has no two with the same text.
-        let (first_type, mixed) = (Cell::new(None), Cell::new(is_keyword));
-        let name = |key: Term<'a>| {
-            let this = key.get_type();
-            mixed.set(mixed.get() || *first_type.get().get_or_insert(this) != this);
-            first_type.set(Some(this));
-            key_text(key)
-        };
-        out.object(&entries, name, |out, name, value| {
-            self.value(out, value, depth + 1)
-                .map_err(|e| e.under(format_args!(".{name}")))
-        })?;
-        if mixed.get() {
-            refuse_twins(entries())?;
+        let mixed = is_keyword
+            || entries
+                .windows(2)
+                .any(|pair| pair[0].0.get_type() != pair[1].0.get_type());
+        if mixed {
+            refuse_twins(entries)?;
         }
-        Ok(())
+        let name = |key: &Term<'a>| key_text(*key);
+        out.object(entries, name, |out, name, value| {
+            self.value(out, *value, depth + 1)
+                .map_err(|e| e.under(format_args!(".{name}")))
+        })
     }
 
+    #[inline(never)]
     fn structure<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>, name: Term<'a>) -> Done {
         if let Some(binary) = forced_bytes(term) {
             self.spend(binary.len())?;
@@ -310,6 +318,7 @@ impl TermWriter {
         })
     }
 
+    #[inline(never)]
     fn tensor<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
         self.extended("a tensor")?;
         let Some((dtype, shape, data)) = tensor_parts(term) else {
@@ -355,6 +364,12 @@ fn integer(out: &mut Writer<'_>, term: Term<'_>) -> Done {
     Ok(())
 }
 
+/// All at once: the iterator is too large to stand on the stack once per level.
+#[inline(never)]
+fn map_entries(term: Term<'_>) -> Vec<(Term<'_>, Term<'_>)> {
+    MapIterator::new(term).into_iter().flatten().collect()
+}
+
 fn pairs(term: Term<'_>) -> Option<Vec<(Term<'_>, Term<'_>)>> {
     match term.get_type() {
         TermType::Map if struct_name(term).is_none() => {
@@ -395,16 +410,14 @@ fn key_text(key: Term<'_>) -> Result<Cow<'_, str>, EncodeError> {
     })
 }
 
-fn refuse_twins<'a>(entries: impl Iterator<Item = (Term<'a>, Term<'a>)>) -> Done {
+fn refuse_twins(entries: &[(Term<'_>, Term<'_>)]) -> Done {
     let mut names = HashSet::new();
     for (key, _) in entries {
-        let name = key_text(key)?;
-        if names.contains(&name) {
+        if let Some(name) = names.replace(key_text(*key)?) {
             return Err(EncodeError::invalid(format!(
                 "has two keys with the text {name:?}"
             )));
         }
-        names.insert(name);
     }
     Ok(())
 }

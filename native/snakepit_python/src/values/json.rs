@@ -126,14 +126,13 @@ fn write_value(value: &Bound<'_, PyAny>, out: &mut Writer<'_>, depth: usize) -> 
 
 fn write_dict(dict: &Bound<'_, PyDict>, out: &mut Writer<'_>, depth: usize) -> Result<(), Other> {
     // Keys of other types may have the same text as another, and the mark means something.
-    let name = |key: Bound<'_, PyAny>| {
+    let name = |key: &Bound<'_, PyAny>| {
         let name = key.cast_exact::<PyString>().map_err(|_| Other)?;
         let name: String = name.extract().map_err(|_| Other)?;
         if name == MARK { Err(Other) } else { Ok(name) }
     };
-    out.object(
-        || dict.iter(),
-        name,
-        |out, _, value| write_value(&value, out, depth + 1),
-    )
+    let entries: Vec<_> = dict.iter().collect();
+    out.object(&entries, name, |out, _, value| {
+        write_value(value, out, depth + 1)
+    })
 }

@@ -115,14 +115,17 @@ fn write<'a>(writer: &mut Writer<'a>, value: &'a Value) {
             write(writer, item);
             Ok(())
         })),
-        Value::Map(entries) => always(writer.object(
-            || entries.iter().map(|(key, value)| (key, value)),
-            Ok,
-            |writer, _, value| {
-                write(writer, value);
-                Ok(())
-            },
-        )),
+        Value::Map(entries) => {
+            let entries: Vec<_> = entries.iter().map(|(key, value)| (key, value)).collect();
+            always(writer.object(
+                &entries,
+                |key| Ok(*key),
+                |writer, _, value| {
+                    write(writer, value);
+                    Ok(())
+                },
+            ));
+        }
     }
 }
 

@@ -1,0 +1,166 @@
+defmodule Snakepit.HostileTest do
+  # A server that lies. Whatever it sends, a call ends with a value or a clear error.
+  use ExUnit.Case, async: true
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.Error
+  alias Snakepit.GRPC.Client
+
+  defmodule Adapter do
+    @behaviour Snakepit.Adapter
+    @script Path.expand("../support/python/lying_server.py", __DIR__)
+
+    @impl true
+    def uses_grpc?, do: true
+
+    @impl true
+    def executable_path, do: ".venv/bin/python"
+
+    @impl true
+    def script_path, do: @script
+  end
+
+  setup_all do
+    env = %{"PYTHONPATH" => Path.expand("../../python", __DIR__)}
+    %{pool: start_pool!(adapter: Adapter, adapter_args: [], env: env)}
+  end
+
+  defp execute(command, pool, args \\ %{}) do
+    Snakepit.execute(command, args, pool: pool, timeout: 60_000)
+  end
+
+  defp error(command, pool) do
+    assert {:error, %Error{} = error} = execute(command, pool)
+    error
+  end
+
+  test "a message that is none is an error of the call", %{pool: pool} do
+    for command <- ~w(truncated length_beyond name_no_utf8 deep_message) do
+      error = error(command, pool)
+
+      assert error.reason in [:rpc_error, :internal_error, :invalid_result, :python_error],
+             command
+
+      assert error.message =~ "decode" or error.message =~ "depth" or error.message =~ "length"
+    end
+
+    for _ <- 1..50, do: assert({kind, _} = execute("garbage", pool)) && kind in [:ok, :error]
+  end
+
+  test "a value that is not what its kind says is named", %{pool: pool} do
+    for {command, problem} <- [
+          text_no_utf8: "result.x is said to be text and is no UTF-8",
+          json_no_utf8: "result.x is said to be JSON and is no UTF-8",
+          json_broken: "result.x is no JSON: a value is expected at byte 5",
+          json_constant: "result.x is no JSON: a value is expected at byte 0",
+          json_twice: ~s(result.x has the key "a" twice),
+          json_surrogate: "result.x is no JSON: a surrogate is alone",
+          json_huge_float: "result.x is no JSON: a number is beyond the range of floats",
+          json_deep: "result.x is nested deeper than 128 levels",
+          json_deep_closed: "result.x is nested deeper than 128 levels",
+          plain_deep: "result.x is nested deeper than 128 levels",
+          digits: "result.x has an integer of more than 100000 digits",
+          kind_unknown: "result.x is of the kind 77, which is not known",
+          kinds_missing: "the server sent 1 values and the kinds of 0",
+          kinds_many: "the server sent 1 values and the kinds of 1000",
+          field_twice: "the server sent 1 values and the kinds of 2",
+          mark_alone: "result.x is no JSON: the mark's value is no array",
+          mark_unknown: "result.x is no JSON: the mark has an unknown name",
+          tail_beyond: "result.x is no JSON: the tail has no such place",
+          tail_overflow: "result.x is no JSON: the tail has no such place",
+          tail_over: "result.x is no JSON: the tail has no such place",
+          tensor_shape: "result.x is no JSON: the tensor's length is not that of its shape",
+          tensor_overflow: "result.x is no JSON: the tensor's length is not that of its shape",
+          tensor_dtype: "result.x is no JSON: the dtype is unknown"
+        ] do
+      error = error(to_string(command), pool)
+      assert error.reason == :invalid_result
+      assert error.message =~ problem, "#{command}: #{error.message}"
+    end
+  end
+
+  test "what is only large arrives", %{pool: pool} do
+    assert {:ok, %{"x" => map}} = execute("wide", pool)
+    assert map_size(map) == 1_000_000
+    assert {:ok, map} = execute("wide_message", pool)
+    assert map_size(map) == 200_000
+    assert {:ok, %{"x" => list}} = execute("bomb", pool)
+    assert length(List.flatten(list)) == 1_000_000
+    assert {:ok, %{"x" => empty}} = execute("many_marks", pool)
+    assert length(empty) == 100_000
+  end
+
+  test "what is said makes no atom", %{pool: pool} do
+    # What the calls themselves need is there after the first round.
+    round = fn ->
+      for command <- ~w(wide error_of_no_reason text_no_utf8), do: execute(command, pool)
+    end
+
+    round.()
+    before = :erlang.system_info(:atom_count)
+    round.()
+    assert_in_delta :erlang.system_info(:atom_count), before, 100
+  end
+
+  test "an error of no known kind is one from Python", %{pool: pool} do
+    assert %{reason: :python_error, message: "no detail"} = error("error_text_only", pool)
+
+    assert %{reason: :python_error, details: %{code: "c", data: nil}} =
+             error("error_of_no_reason", pool)
+
+    assert %{reason: :python_error} = error("empty", pool)
+    assert Exception.message(error("error_of_no_reason", pool)) =~ "TTT"
+  end
+
+  test "any status code, known or made up, is one of the reasons", %{pool: pool} do
+    for code <- Enum.concat(1..16, [17, 99, 1000, 2_147_483_647]) do
+      error = error("status #{code}", pool)
+      assert error.reason != :internal_error
+      if code > 16, do: assert(error.reason == :rpc_error)
+    end
+  end
+
+  test "chunks that lie end the stream after those that do not", %{pool: pool} do
+    me = self()
+
+    for {command, reason} <- [chunk_kinds: :invalid_result, garbage: :rpc_error] do
+      result = Snakepit.execute_stream(to_string(command), %{}, &send(me, &1), pool: pool)
+      assert {:error, %Error{reason: ^reason}} = result
+      flush()
+    end
+
+    assert :ok = Snakepit.execute_stream("after_final", %{}, &send(me, &1), pool: pool)
+  end
+
+  test "results of random bytes are values or errors", %{pool: pool} do
+    :rand.seed(:exsss, {1, 2, 3})
+
+    for _ <- 1..300 do
+      answer = :rand.bytes(:rand.uniform(40))
+      assert {kind, _} = execute("raw", pool, %{answer: Snakepit.bytes(answer)})
+      assert kind in [:ok, :error]
+    end
+  end
+
+  test "a deep and wide value of one's own is refused or sent in bounded time" do
+    deep = Enum.reduce(1..100_000, [], fn _, inner -> [inner] end)
+    assert_raise Error, ~r/nested deeper than 128/, fn -> Client.encode_args(%{x: deep}) end
+    deep = Enum.reduce(1..100_000, ~D[2026-01-01], fn _, inner -> %{a: inner} end)
+    assert_raise Error, ~r/nested deeper than 128/, fn -> Client.encode_args(%{x: deep}) end
+    wide = Map.new(1..1_000_000, &{&1, nil})
+    assert %{"x" => <<"{\"", _::binary>>} = Client.encode_args(%{x: wide})
+
+    assert_raise Error, ~r/more than 100000 digits/, fn ->
+      Client.encode_args(%{x: 10 ** 100_001})
+    end
+  end
+
+  defp flush do
+    receive do
+      _ -> flush()
+    after
+      0 -> :ok
+    end
+  end
+end
