@@ -27,6 +27,7 @@ defmodule Snakepit.Adapter do
   | `c:supported_commands/0` | optional: the commands there are |
   | `c:validate_command/2` | optional: a check of each call's arguments |
   | `c:command_timeout/2` | optional: how long a command may take |
+  | `c:init_grpc_connection/1`, `c:grpc_execute/4`, `c:grpc_execute_stream/5` | optional: one worker by its address, past any pool |
   """
 
   alias Snakepit.Error
@@ -77,6 +78,26 @@ defmodule Snakepit.Adapter do
   @doc "How long a command may take where the call does not say; `nil` is the pool's `:timeout`."
   @callback command_timeout(command :: String.t(), args :: map | keyword) :: timeout | nil
 
+  @doc """
+  Connects to one worker, past any pool: to a port of 127.0.0.1, or to an address. For tests and for
+  looking into a worker; the calls of a pool go another way.
+  """
+  @callback init_grpc_connection(:inet.port_number() | String.t()) ::
+              {:ok, connection :: term} | {:error, Error.t()}
+
+  @doc "Executes a command over such a connection."
+  @callback grpc_execute(connection :: term, String.t(), map | keyword, timeout) ::
+              {:ok, map} | {:error, Error.t()}
+
+  @doc "Executes a command that streams over such a connection."
+  @callback grpc_execute_stream(
+              connection :: term,
+              String.t(),
+              map | keyword,
+              (map -> any),
+              timeout
+            ) :: :ok | {:error, Error.t()}
+
   @optional_callbacks script_path: 0,
                       script_args: 0,
                       command_line: 1,
@@ -84,7 +105,10 @@ defmodule Snakepit.Adapter do
                       get_port: 0,
                       supported_commands: 0,
                       validate_command: 2,
-                      command_timeout: 2
+                      command_timeout: 2,
+                      init_grpc_connection: 1,
+                      grpc_execute: 4,
+                      grpc_execute_stream: 5
 
   @doc false
   def adapter?(module) do

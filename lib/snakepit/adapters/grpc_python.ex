@@ -19,6 +19,7 @@ defmodule Snakepit.Adapters.GRPCPython do
   @behaviour Snakepit.Adapter
 
   alias Snakepit.Adapters.Python
+  alias Snakepit.GRPC.Client
 
   @impl true
   def uses_grpc?, do: true
@@ -31,4 +32,18 @@ defmodule Snakepit.Adapters.GRPCPython do
     server = if options.server, do: ["--server", to_string(options.server)], else: []
     Python.command_line(worker, ["--listen", worker.listen] ++ server)
   end
+
+  @impl true
+  def init_grpc_connection(port) when is_integer(port),
+    do: Client.connect("tcp:127.0.0.1:#{port}")
+
+  def init_grpc_connection(address), do: Client.connect(address)
+
+  @impl true
+  def grpc_execute(connection, command, args, timeout \\ 30_000),
+    do: Client.execute(connection, command, args, timeout: timeout)
+
+  @impl true
+  def grpc_execute_stream(connection, command, args, callback, timeout \\ 30_000),
+    do: Client.execute_stream(connection, command, args, callback, timeout: timeout)
 end
