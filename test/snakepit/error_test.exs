@@ -1,6 +1,7 @@
-for {kind, adapter} <- [
-      GRPC: Snakepit.Adapters.GRPCPython,
-      Stdio: Snakepit.Adapters.GenericPythonV2
+for {kind, way} <- [
+      Native: [server: :native],
+      Grpcio: [server: :grpcio],
+      Stdio: [adapter: Snakepit.Adapters.GenericPythonV2]
     ] do
   defmodule Module.concat(Snakepit, "ErrorOver#{kind}Test") do
     use ExUnit.Case, async: true
@@ -9,12 +10,12 @@ for {kind, adapter} <- [
 
     alias Snakepit.Error
 
-    @adapter adapter
+    @way way
     @python Path.expand("../support/python", __DIR__)
 
     setup_all do
       args = [class: "error_commands:ErrorCommands", paths: [@python]]
-      %{pool: start_pool!(adapter_args: args, adapter: @adapter)}
+      %{pool: start_pool!([adapter_args: args] ++ @way)}
     end
 
     defp error(command, args, pool) do
@@ -74,7 +75,7 @@ for {kind, adapter} <- [
         assert details.type == "error_commands.OutOfStockError"
       end
 
-      if adapter.uses_grpc?() do
+      if way[:server] do
         test "ends a stream", %{pool: pool} do
           assert_raise Error, ~r/command_error.*OutOfStockError: only 3 are left/s, fn ->
             "buy" |> Snakepit.stream(%{count: 2}, pool: pool) |> Stream.run()

@@ -7,8 +7,12 @@ defmodule Snakepit.PropertyTest do
   alias Snakepit.{Bytes, Tensor}
   alias Snakepit.GRPC.Client
 
-  @ways [grpc: Snakepit.Adapters.GRPCPython, stdio: Snakepit.Adapters.GenericPythonV2]
-  @runs 100
+  @ways [
+    native: [server: :native],
+    grpcio: [server: :grpcio],
+    stdio: [adapter: Snakepit.Adapters.GenericPythonV2]
+  ]
+  @runs 40
   @values_per_call 100
 
   setup_all do
@@ -16,10 +20,10 @@ defmodule Snakepit.PropertyTest do
     :ok
   end
 
-  for {way, adapter} <- @ways do
+  for {way, options} <- @ways do
     @tag timeout: 300_000
     test "#{@runs * @values_per_call} values come back as they went, over #{way}" do
-      pool = start_pool!(adapter: unquote(adapter))
+      pool = start_pool!(unquote(options))
       values = types(:vector, [@values_per_call, value()])
 
       check!(values, @runs, fn values ->

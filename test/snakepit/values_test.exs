@@ -1,6 +1,7 @@
-for {kind, adapter} <- [
-      GRPC: Snakepit.Adapters.GRPCPython,
-      Stdio: Snakepit.Adapters.GenericPythonV2
+for {kind, way} <- [
+      Native: [server: :native],
+      Grpcio: [server: :grpcio],
+      Stdio: [adapter: Snakepit.Adapters.GenericPythonV2]
     ] do
   defmodule Module.concat(Snakepit, "ValuesOver#{kind}Test") do
     use ExUnit.Case, async: true
@@ -11,7 +12,7 @@ for {kind, adapter} <- [
     alias Snakepit.{Error, Tensor}
     alias Snakepit.Test.Structs.{Account, Point, Unknown, User}
 
-    @adapter adapter
+    @way way
     @python Path.expand("../support/python", __DIR__)
     @guide "guides/values.md"
 
@@ -20,8 +21,7 @@ for {kind, adapter} <- [
     end
 
     defp pool_options(more \\ []) do
-      [adapter_args: [class: "value_commands:ValueCommands", paths: [@python]], adapter: @adapter] ++
-        more
+      [adapter_args: [class: "value_commands:ValueCommands", paths: [@python]]] ++ @way ++ more
     end
 
     # The rows of the guide's table under a heading, each cell without its backticks.
@@ -66,7 +66,7 @@ for {kind, adapter} <- [
       end
     end
 
-    if adapter.uses_grpc?() do
+    if way[:server] do
       test "chunks are values like any other", %{pool: pool} do
         code = "[b'\\xff', '123', float('nan'), numpy.zeros(2, 'uint8')]"
         value = [<<255>>, "123", :nan, Tensor.new(<<0, 0>>, :uint8, {2})]
