@@ -92,7 +92,8 @@ defmodule Snakepit.Config do
 
   @doc "Threads of the native runtime; read when the library is loaded."
   def runtime_threads do
-    Application.get_env(:snakepit, :runtime_threads, System.schedulers_online())
+    # They share the cores with the schedulers, which do half of the work.
+    Application.get_env(:snakepit, :runtime_threads, max(div(System.schedulers_online(), 2), 1))
   end
 
   @doc "The options of the pool that the application starts, or nil."

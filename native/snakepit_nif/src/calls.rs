@@ -27,6 +27,9 @@ use tokio_util::sync::CancellationToken;
 /// How long a worker's commands may stand still before the calls behind them are taken back.
 const STALLED_AFTER: Duration = Duration::from_millis(1);
 
+/// With so many calls behind those that a worker runs, further ones gather until a reply comes.
+const GATHERED_BEHIND: usize = 4;
+
 /// Why a call ended for its caller while its command may still run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Abandoned {
@@ -162,7 +165,11 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         self.outlet.queue(|out| append(out, &frame));
         job.framed(frame);
         keep(id);
-        let idle = state.calls.is_empty();
+        let before = state.calls.len();
+        let capacity = self.capacity.load(Ordering::Relaxed);
+        // A reply is due at any moment, or the timer that looks for one: either wakes the task.
+        let gathered = before >= capacity.saturating_add(GATHERED_BEHIND);
+        let idle = before == 0;
         if idle {
             state.progress = Instant::now();
         }
@@ -175,7 +182,8 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         state.calls.insert(id, entry);
         state.set_timer(id, deadline);
         drop(state);
-        if !idle || !self.outlet.write() || early {
+        let written = idle && self.outlet.write();
+        if early || !(written || gathered) {
             self.outlet.wake();
         }
     }

@@ -47,7 +47,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
             py.detach(|| {
                 unsent.drain(..).for_each(|lane| lane.flush());
                 if next.is_none() {
-                    next = worker.scheduler.wait_next();
+                    next = worker.seat.wait_next(&worker.scheduler);
                 }
             });
         }
@@ -55,6 +55,9 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         if worker.scheduler.wants_thread() {
             // Without it calls run one after another, which is no reason to fail this one.
             let _ = worker.commands.hooks().call_method0(py, "start_thread");
+        }
+        if call.answer.is_stream() {
+            worker.seat.leave();
         }
         RUNNING.set(Some(call.clone()));
         run(py, worker, &call);

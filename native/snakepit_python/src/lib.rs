@@ -14,6 +14,7 @@ mod lane;
 mod poke;
 mod rpc;
 mod scheduler;
+mod seat;
 mod server;
 mod service;
 mod values;

@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 /// What the scheduler needs to know of a call.
@@ -30,6 +31,8 @@ struct State<J> {
     running: Vec<Arc<J>>,
     threads: usize,
     idle_threads: usize,
+    /// Of the thread that drives the network while it waits for a call.
+    driver: Option<Waker>,
     closed: bool,
 }
 
@@ -43,8 +46,10 @@ impl<J: Job> Scheduler<J> {
                 admitted: VecDeque::new(),
                 for_loop: VecDeque::new(),
                 running: Vec::new(),
-                threads: 0,
+                // The first one is started with the worker.
+                threads: 1,
                 idle_threads: 0,
+                driver: None,
                 closed: false,
             }),
             ready: Condvar::new(),
@@ -86,6 +91,19 @@ impl<J: Job> Scheduler<J> {
                 .unwrap_or_else(PoisonError::into_inner);
             state.idle_threads -= 1;
         }
+    }
+
+    /// As `wait_next`, for a thread that does something else meanwhile.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<J>>> {
+        let mut state = self.lock();
+        if let Some(call) = state.start_next() {
+            return Poll::Ready(Some(call));
+        }
+        if state.closed {
+            return Poll::Ready(None);
+        }
+        state.driver = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// For the event loop: what it is to start.
@@ -166,14 +184,25 @@ impl<J: Job> Scheduler<J> {
 
     /// Lets the threads go that wait; what runs goes on.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        let driver = {
+            let mut state = self.lock();
+            state.closed = true;
+            state.driver.take()
+        };
         self.ready.notify_all();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
     }
 
-    fn tell(&self, state: MutexGuard<'_, State<J>>) {
+    fn tell(&self, mut state: MutexGuard<'_, State<J>>) {
         let (sync, for_loop) = (state.admitted.len(), !state.for_loop.is_empty());
         let idle = state.idle_threads;
+        let driver = if sync > 0 { state.driver.take() } else { None };
         drop(state);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
         match sync.min(idle) {
             0 => {}
             1 => self.ready.notify_one(),
@@ -327,7 +356,6 @@ mod tests {
     #[test]
     fn threads_are_wanted_up_to_the_slots_while_none_is_idle() {
         let scheduler = scheduler(2);
-        assert!(scheduler.wants_thread());
         assert!(scheduler.wants_thread());
         assert!(!scheduler.wants_thread());
     }

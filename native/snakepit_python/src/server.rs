@@ -15,7 +15,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    runtime::{Builder, Runtime},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -60,6 +59,7 @@ impl Listener {
 
 /// The network's thread.
 pub(crate) struct Server {
+    worker: Arc<Worker>,
     stop: CancellationToken,
     end: CancellationToken,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -67,13 +67,15 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(listener: Listener, worker: Arc<Worker>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-        let serving = serve(listener, worker, stop.clone(), end.clone());
+        let serving = serve(listener, worker.clone(), stop.clone(), end.clone());
+        let serving = worker.seat.runtime.spawn(serving);
+        let standing_by = worker.clone();
         let thread = std::thread::Builder::new()
             .name("snakepit-io".into())
-            .spawn(move || run(&runtime, serving))?;
+            .spawn(move || standing_by.seat.stand_by(serving))?;
         Ok(Self {
+            worker,
             stop,
             end,
             thread: Mutex::new(Some(thread)),
@@ -89,6 +91,7 @@ impl Server {
     pub(crate) fn end(&self) {
         self.stop.cancel();
         self.end.cancel();
+        self.worker.seat.end();
         let thread = self
             .thread
             .lock()
@@ -98,10 +101,6 @@ impl Server {
             let _ = thread.join();
         }
     }
-}
-
-fn run(runtime: &Runtime, serving: impl Future<Output = ()>) {
-    runtime.block_on(serving);
 }
 
 async fn serve(

@@ -8,6 +8,7 @@ use crate::{
     control::Control,
     poke::Poke,
     scheduler::Scheduler,
+    seat::Seat,
 };
 use pyo3::{FromPyObject, Py, PyAny};
 use snakepit_proto::ReplyFrame;
@@ -45,6 +46,7 @@ pub(crate) struct Worker {
     pub(crate) commands: Commands,
     pub(crate) scheduler: Scheduler<Call>,
     pub(crate) control: Control,
+    pub(crate) seat: Seat,
     pub(crate) started: Instant,
     pub(crate) handled: AtomicI64,
     pub(crate) failed: AtomicI64,
@@ -76,6 +78,7 @@ impl Worker {
             commands,
             scheduler: Scheduler::new(slots, move || wake.wake()),
             control: Control::start(),
+            seat: Seat::new(slots == 1)?,
             started: Instant::now(),
             handled: AtomicI64::new(0),
             failed: AtomicI64::new(0),
