@@ -106,10 +106,14 @@ impl Unary {
     }
 
     fn tell(&mut self, failure: Failure) {
-        if let Some(reply) = self.reply.take() {
-            let meta = self.clock.meta();
-            off_scheduler(move || reply.send(|env| failed_term(env, &failure, &meta)));
-        }
+        tell(self.reply.take(), &self.clock, failure);
+    }
+}
+
+fn tell(reply: Option<Reply>, clock: &Clock, failure: Failure) {
+    if let Some(reply) = reply {
+        let meta = clock.meta();
+        off_scheduler(move || reply.send(|env| failed_term(env, &failure, &meta)));
     }
 }
 
@@ -197,11 +201,13 @@ impl Job for Unary {
         }
     }
 
-    fn lost(mut self, cause: &str) {
-        self.tell(Failure::WorkerCrashed(cause.into()));
+    fn lost(self, cause: &str) {
+        // The caller's next call must not find the worker again.
         if let Place::Worker(lease, _) = self.place {
             lease.condemn();
         }
+        let failure = Failure::WorkerCrashed(cause.into());
+        tell(self.reply, &self.clock, failure);
     }
 
     fn not_started(self) {
