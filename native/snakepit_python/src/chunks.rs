@@ -31,6 +31,8 @@ struct State {
     count: usize,
     ended: bool,
     cancelled: bool,
+    /// What the command still sends is dropped.
+    sealed: bool,
     on_room: Option<OnRoom>,
 }
 
@@ -44,6 +46,9 @@ impl Chunks {
     /// Adds a chunk. True if another one would not find room now.
     pub(crate) fn push(&self, chunk: &impl Message) -> bool {
         let mut state = self.lock();
+        if state.sealed {
+            return false;
+        }
         let first = state.count == 0;
         append(&mut state.buffer, chunk);
         state.count += 1;
@@ -80,6 +85,18 @@ impl Chunks {
     /// No more will come.
     pub(crate) fn end(&self) {
         self.lock().ended = true;
+        self.network.wake();
+    }
+
+    /// Ends the stream with this chunk in place of those that have not been taken.
+    pub(crate) fn end_with(&self, chunk: &impl Message) {
+        let mut state = self.lock();
+        state.buffer.clear();
+        append(&mut state.buffer, chunk);
+        state.count = 1;
+        state.ended = true;
+        state.sealed = true;
+        drop(state);
         self.network.wake();
     }
 
@@ -154,6 +171,19 @@ mod tests {
         assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 10));
         assert!(take(&chunks).is_pending());
         chunks.end();
+        assert_eq!(take(&chunks), Poll::Ready(None));
+    }
+
+    #[test]
+    fn what_a_stream_is_ended_with_comes_last() {
+        let chunks = Chunks::default();
+        chunks.push(&StreamResponse::default());
+        chunks.end_with(&StreamResponse {
+            is_final: true,
+            ..StreamResponse::default()
+        });
+        chunks.push(&StreamResponse::default());
+        assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 7));
         assert_eq!(take(&chunks), Poll::Ready(None));
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     SERVICE, ServerConnection,
-    answer::{Answer, Failure, Outcome, response},
+    answer::{Answer, Failure, Outcome, failed_chunk, response},
     call::{Call, Request, Values},
     chunks::Chunks,
     lane::Lane,
@@ -10,7 +10,7 @@ use crate::{
     worker::Worker,
 };
 use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
+use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderName, request::Parts};
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
@@ -140,37 +140,26 @@ impl Rpc {
             self.cancel(call.as_ref());
             return Ok(());
         };
-        let sending = async {
-            while let Some(bytes) = poll_fn(|cx| match stream.poll_reset(cx) {
-                Poll::Ready(_) => Poll::Ready(Err(Gone)),
-                Poll::Pending => chunks.poll_take(cx).map(Ok),
-            })
-            .await?
-            {
-                rpc::send(&mut stream, bytes).await?;
-            }
-            Ok::<_, Gone>(())
-        };
-        let sent = tokio::select! {
-            sent = sending => Some(sent),
-            () = deadline.passed() => None,
-        };
-        match sent {
-            Some(Ok(())) => rpc::end(&mut stream, None),
-            Some(Err(Gone)) => self.cancel(call.as_ref()),
-            None => {
-                self.cancel(call.as_ref());
-                match deadline.failure() {
-                    Ok(failure) => {
-                        let mut out = bytes::BytesMut::new();
-                        let chunk = crate::answer::failed_chunk(&request_id, 0, failure);
-                        snakepit_wire::append(&mut out, &chunk);
-                        let _ = stream.send_data(out.freeze(), false);
-                        rpc::end(&mut stream, None);
+        let sent = {
+            let mut sending = std::pin::pin!(pass_on(&mut stream, &chunks));
+            tokio::select! {
+                sent = &mut sending => sent.map(|()| None),
+                () = deadline.passed() => {
+                    self.cancel(call.as_ref());
+                    match deadline.failure() {
+                        // A message may be half sent: what there is to say comes after it.
+                        Ok(failure) => {
+                            chunks.end_with(&failed_chunk(&request_id, 0, failure));
+                            sending.await.map(|()| None)
+                        }
+                        Err(status) => Ok(Some(status)),
                     }
-                    Err(status) => rpc::end(&mut stream, Some(&status)),
                 }
             }
+        };
+        match sent {
+            Ok(status) => rpc::end(&mut stream, status.as_ref()),
+            Err(Gone) => self.cancel(call.as_ref()),
         }
         Ok(())
     }
@@ -350,6 +339,19 @@ impl Rpc {
         rpc::answer(&mut self.respond, &info);
         Ok(())
     }
+}
+
+/// Sends a stream's chunks as they come.
+async fn pass_on(stream: &mut SendStream<Bytes>, chunks: &Chunks) -> Result<(), Gone> {
+    while let Some(bytes) = poll_fn(|cx| match stream.poll_reset(cx) {
+        Poll::Ready(_) => Poll::Ready(Err(Gone)),
+        Poll::Pending => chunks.poll_take(cx).map(Ok),
+    })
+    .await?
+    {
+        rpc::send(stream, bytes).await?;
+    }
+    Ok(())
 }
 
 /// What makes a call of a request message; beside it `timeout_ms`.
