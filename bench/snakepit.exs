@@ -18,9 +18,12 @@ defmodule Snakepit.Bench do
         port_echo(div(5_000, scale)),
         ready(),
         unary(div(5_000, scale)),
-        throughput(div(20_000, scale)),
-        streams(div(100_000, scale)),
-        large(),
+        throughput(div(200_000, scale), []),
+        throughput(div(20_000, scale), server: :grpcio),
+        streams(div(500_000, scale), []),
+        streams(div(50_000, scale), server: :grpcio),
+        large(10_000_000),
+        large(100_000_000),
         bare(div(5_000, scale), div(20_000, scale))
       ])
 
@@ -65,8 +68,14 @@ defmodule Snakepit.Bench do
   defp ready do
     for size <- [1, 8] do
       {time, stop} = :timer.tc(fn -> start(size: size) end)
+      {:ok, [worker | _]} = Snakepit.list_workers()
       stop.()
-      {"time to a ready pool of #{size}", time / 1000, "ms"}
+
+      [
+        {"time to a ready pool of #{size}", time / 1000, "ms"},
+        {"resident memory of an idle worker, pool of #{size}", worker.memory_bytes / 1_000_000,
+         "MB"}
+      ]
     end
   end
 
@@ -81,44 +90,61 @@ defmodule Snakepit.Bench do
     end)
   end
 
-  defp throughput(calls) do
+  defp throughput(calls, options) do
     for size <- [1, 2] do
-      with_pool([size: size], fn ->
+      with_pool([size: size] ++ options, fn ->
+        :erlang.statistics(:runtime)
+        cpu = python_cpu()
         rate = concurrent(calls, fn -> {:ok, _} = Snakepit.execute("echo", %{text: @kib}) end)
-        {"unary, 1 KiB, #{@calls} callers, pool of #{size}", rate, "calls/s"}
+        {_, beam} = :erlang.statistics(:runtime)
+        spent = (beam / 1000 + python_cpu() - cpu) * 10_000 / calls
+        name = "1 KiB, #{@calls} callers, pool of #{size}#{server(options)}"
+
+        [
+          {"unary, #{name}", rate, "calls/s"},
+          {"CPU, both ends, #{name}", spent, "s/10,000 calls"}
+        ]
       end)
     end
   end
 
-  defp streams(chunks) do
+  defp streams(chunks, options) do
     first =
-      with_pool([size: 1], fn ->
+      with_pool([size: 1] ++ options, fn ->
         times =
           times(500, fn ->
             :ok = Snakepit.execute_stream("ping_stream", %{count: 2}, fn _ -> :halt end)
           end)
 
-        {"first chunk, p50", percentile(times, 50), "us"}
+        {"first chunk, p50#{server(options)}", percentile(times, 50), "us"}
       end)
 
-    one = with_pool([size: 1], fn -> {"one stream", stream_rate(1, chunks), "chunks/s"} end)
+    one =
+      with_pool([size: 1] ++ options, fn ->
+        {"one stream#{server(options)}", stream_rate(1, chunks), "chunks/s"}
+      end)
 
     eight =
-      with_pool([size: 2, max_concurrency: 4], fn ->
-        {"8 streams together, pool of 2", stream_rate(8, div(chunks, 4)), "chunks/s"}
+      with_pool([size: 2, max_concurrency: 4] ++ options, fn ->
+        rate = stream_rate(8, div(chunks, 4))
+        {"8 streams together, pool of 2#{server(options)}", rate, "chunks/s"}
       end)
 
     [first, one, eight]
   end
 
-  defp large do
-    blob = :binary.copy(<<255>>, 10_000_000)
+  defp server(server: name), do: ", #{name}"
+  defp server([]), do: ""
 
-    with_pool([size: 1], fn ->
+  defp large(size) do
+    blob = :binary.copy(<<255>>, size)
+
+    with_pool([size: 1, max_message_size: 2 * size], fn ->
       times =
         times(10, fn -> {:ok, %{"blob" => ^blob}} = Snakepit.execute("echo", %{blob: blob}) end)
 
-      [{"10 MB echo", 10 / (percentile(times, 50) / 1_000_000), "MB/s"}]
+      name = "#{div(size, 1_000_000)} MB echo"
+      [{name, size / percentile(times, 50), "MB/s"}]
     end)
   end
 
@@ -173,6 +199,24 @@ defmodule Snakepit.Bench do
     end
   end
 
+  # Of all workers, in seconds.
+  defp python_cpu do
+    {:ok, workers} = Snakepit.list_workers()
+
+    ticks =
+      for %{os_pid: pid} <- workers do
+        [_, fields] = "/proc/#{pid}/stat" |> File.read!() |> String.split(") ")
+
+        fields
+        |> String.split()
+        |> Enum.slice(11, 2)
+        |> Enum.map(&String.to_integer/1)
+        |> Enum.sum()
+      end
+
+    Enum.sum(ticks) / 100
+  end
+
   defp with_pool(options, fun) do
     stop = start(options)
     result = fun.()
@@ -202,7 +246,7 @@ defmodule Snakepit.Bench do
     {time, _} =
       :timer.tc(fn ->
         1..@calls
-        |> Enum.map(fn _ -> Task.async(fn -> for(_ <- 1..each, do: fun.()) && :ok end) end)
+        |> Enum.map(fn _ -> Task.async(fn -> Enum.each(1..each, fn _ -> fun.() end) end) end)
         |> Task.await_many(:infinity)
       end)
 

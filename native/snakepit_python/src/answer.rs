@@ -1,12 +1,22 @@
 //! How a call is answered, by the RPC that it came by.
 
 use crate::{call::Values, chunks::Chunks, lane::Lane};
+use bytes::{Bytes, BytesMut};
+use prost::{
+    Message,
+    encoding::{self, WireType},
+};
 use snakepit_proto::{ErrorDetail, ExecuteResponse, ReplyFrame, StreamResponse};
+use snakepit_wire::{append, append_encoded};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::oneshot;
+
+/// The maps of values of a `StreamResponse` and a `ReplyFrame`.
+const CHUNK: u32 = 2;
+const RESULT: u32 = 3;
 
 /// Why a call failed, in the terms of the wire.
 #[derive(Debug, Default)]
@@ -86,7 +96,34 @@ fn timestamp() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn reply_frame(call_id: u64, outcome: Outcome) -> ReplyFrame {
+fn entry_len((name, value): &(String, Bytes)) -> usize {
+    encoding::string::encoded_len(1, name) + encoding::bytes::encoded_len(2, value)
+}
+
+fn values_len(message: &impl Message, tag: u32, fields: &[(String, Bytes)]) -> usize {
+    let entries = fields.iter().map(|field| {
+        let size = entry_len(field);
+        encoding::key_len(tag) + encoding::encoded_len_varint(size as u64) + size
+    });
+    message.encoded_len() + entries.sum::<usize>()
+}
+
+/// Appends a message of which the map of values, field `tag`, is empty, and then that map: a map of
+/// the message's own would be made only to be written.
+fn append_values(out: &mut BytesMut, message: &impl Message, tag: u32, fields: &[(String, Bytes)]) {
+    append_encoded(out, values_len(message, tag, fields), |out| {
+        // Room for all of it was reserved: nothing can fail.
+        let _ = message.encode(out);
+        for field in fields {
+            encoding::encode_key(tag, WireType::LengthDelimited, out);
+            encoding::encode_varint(entry_len(field) as u64, out);
+            encoding::string::encode(1, &field.0, out);
+            encoding::bytes::encode(2, &field.1, out);
+        }
+    });
+}
+
+pub(crate) fn append_reply(out: &mut BytesMut, call_id: u64, outcome: Outcome) {
     let frame = ReplyFrame {
         call_id,
         handler_ns: u64::try_from(outcome.took.as_nanos()).unwrap_or(u64::MAX),
@@ -94,17 +131,22 @@ pub(crate) fn reply_frame(call_id: u64, outcome: Outcome) -> ReplyFrame {
         ..ReplyFrame::default()
     };
     match outcome.result {
-        Ok(values) => ReplyFrame {
-            success: true,
-            result: values.fields,
-            result_kinds: values.kinds,
-            ..frame
-        },
-        Err(failure) => ReplyFrame {
-            error: failure.text,
-            error_detail: Some(*failure.detail),
-            ..frame
-        },
+        Ok(values) => {
+            let frame = ReplyFrame {
+                success: true,
+                result_kinds: values.kinds,
+                ..frame
+            };
+            append_values(out, &frame, RESULT, &values.fields);
+        }
+        Err(failure) => {
+            let frame = ReplyFrame {
+                error: failure.text,
+                error_detail: Some(*failure.detail),
+                ..frame
+            };
+            append(out, &frame);
+        }
     }
 }
 
@@ -117,7 +159,7 @@ pub(crate) fn response(request_id: String, result: Result<Values, Failure>) -> E
     match result {
         Ok(values) => ExecuteResponse {
             success: true,
-            result: values.fields,
+            result: values.fields.into_iter().collect(),
             result_kinds: values.kinds,
             ..response
         },
@@ -129,20 +171,39 @@ pub(crate) fn response(request_id: String, result: Result<Values, Failure>) -> E
     }
 }
 
-pub(crate) fn chunk(
-    request_id: &str,
-    index: i32,
-    is_final: bool,
-    values: Values,
-) -> StreamResponse {
-    StreamResponse {
-        is_final,
-        chunk: values.fields,
-        chunk_kinds: values.kinds,
-        timestamp: timestamp(),
-        request_id: request_id.into(),
-        chunk_index: index,
-        ..StreamResponse::default()
+/// A chunk before it is sent.
+pub(crate) struct Chunk {
+    head: StreamResponse,
+    fields: Vec<(String, Bytes)>,
+}
+
+impl Chunk {
+    pub(crate) fn new(request_id: &str, index: i32, is_final: bool, values: Values) -> Self {
+        // A client with our additions knows which request its stream is.
+        let request_id = if values.kinds.is_some() && index > 0 {
+            ""
+        } else {
+            request_id
+        };
+        Self {
+            head: StreamResponse {
+                is_final,
+                chunk_kinds: values.kinds,
+                timestamp: timestamp(),
+                request_id: request_id.into(),
+                chunk_index: index,
+                ..StreamResponse::default()
+            },
+            fields: values.fields,
+        }
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        values_len(&self.head, CHUNK, &self.fields)
+    }
+
+    pub(crate) fn append(&self, out: &mut BytesMut) {
+        append_values(out, &self.head, CHUNK, &self.fields);
     }
 }
 

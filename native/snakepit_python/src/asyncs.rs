@@ -7,6 +7,7 @@ use crate::{
     worker::Worker,
 };
 use pyo3::{exceptions::PyRuntimeError, prelude::*, types::PyDict};
+use snakepit_wire::append;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
@@ -54,7 +55,7 @@ impl AsyncCall {
         match handler::message(value.py(), &self.worker, &self.call, value, index, is_final) {
             Ok(message) => {
                 self.progress().index = index.wrapping_add(1);
-                Ok(chunks.push(&message))
+                Ok(chunks.push(|out| message.append(out)))
             }
             Err(failure) => Err(self.give_up(failure)),
         }
@@ -73,7 +74,8 @@ impl AsyncCall {
                 self.worker.count(result.is_err());
                 if let Err(failure) = result {
                     let index = self.progress().index;
-                    chunks.push(&failed_chunk(&self.call.request.request_id, index, failure));
+                    let id = &self.call.request.request_id;
+                    chunks.push(|out| append(out, &failed_chunk(id, index, failure)));
                 }
                 self.worker.remember_end(&self.call);
                 chunks.end();

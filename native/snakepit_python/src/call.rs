@@ -12,12 +12,17 @@ use std::{
     time::Instant,
 };
 
-pub(crate) type Fields = BTreeMap<String, Bytes>;
+/// Arguments as they came; without kinds, by the plain rules.
+#[derive(Default)]
+pub(crate) struct Args {
+    pub(crate) fields: BTreeMap<String, Bytes>,
+    pub(crate) kinds: Option<Bytes>,
+}
 
-/// Values as they travel; without kinds, by the plain rules.
-#[derive(Clone, Default)]
+/// Values as they are sent, in the order of their names.
+#[derive(Default)]
 pub(crate) struct Values {
-    pub(crate) fields: Fields,
+    pub(crate) fields: Vec<(String, Bytes)>,
     pub(crate) kinds: Option<Bytes>,
 }
 
@@ -35,7 +40,7 @@ impl Values {
 pub(crate) struct Request {
     pub(crate) call_id: u64,
     pub(crate) command: String,
-    pub(crate) args: Values,
+    pub(crate) args: Args,
     pub(crate) session_id: Option<String>,
     pub(crate) session_generation: u64,
     pub(crate) request_id: String,

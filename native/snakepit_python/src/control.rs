@@ -2,11 +2,12 @@
 //! Python's lock.
 
 use crate::{
-    answer::{Answer, Outcome, failed_chunk, reply_frame, tell},
+    answer::{Answer, Outcome, append_reply, failed_chunk, tell},
     call::Call,
     worker::{Refused, Worker},
 };
 use pyo3::Python;
+use snakepit_wire::append;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -128,14 +129,15 @@ impl Job {
                 let failure = worker.commands.refusal(py, &request.command, stream);
                 match answer {
                     Answer::Stream(chunks) => {
-                        chunks.push(&failed_chunk(&request.request_id, 0, failure));
+                        chunks.push(|out| {
+                            append(out, &failed_chunk(&request.request_id, 0, failure))
+                        });
                         chunks.end();
                     }
                     Answer::Frame(lane) => {
                         let outcome = refused(failure);
-                        lane.outlet.queue(|out| {
-                            snakepit_wire::append(out, &reply_frame(request.call_id, outcome));
-                        });
+                        lane.outlet
+                            .queue(|out| append_reply(out, request.call_id, outcome));
                         lane.outlet.wake();
                     }
                     Answer::Unary(sender) => tell(&sender, refused(failure)),

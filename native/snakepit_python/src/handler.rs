@@ -1,16 +1,15 @@
 //! The threads that run commands. Python is entered to run one, and left to wait for the next.
 
 use crate::{
-    answer::{Answer, Failure, chunk, failed_chunk},
+    answer::{Answer, Chunk, Failure, failed_chunk},
     call::{Call, Values},
     chunks::Chunks,
     lane::Lane,
     values,
     worker::Worker,
 };
-use prost::Message;
 use pyo3::{exceptions::PyStopIteration, prelude::*};
-use snakepit_proto::StreamResponse;
+use snakepit_wire::append;
 use std::{
     cell::RefCell,
     sync::{Arc, atomic::Ordering},
@@ -92,11 +91,8 @@ fn run(py: Python<'_>, worker: &Worker, call: &Call) {
         let mut steps = Steps::new(worker, call, chunks);
         let ended = steps.run(py);
         if let Err(failure) = ended {
-            chunks.push(&failed_chunk(
-                &call.request.request_id,
-                steps.index,
-                failure,
-            ));
+            let (id, index) = (&call.request.request_id, steps.index);
+            chunks.push(|out| append(out, &failed_chunk(id, index, failure)));
             worker.count(true);
         } else {
             worker.count(false);
@@ -232,7 +228,7 @@ impl<'a> Steps<'a> {
     ) -> Result<bool, Failure> {
         let message = message(py, self.worker, self.call, value, self.index, is_final)?;
         self.index = self.index.wrapping_add(1);
-        Ok(self.chunks.push(&message))
+        Ok(self.chunks.push(|out| message.append(out)))
     }
 
     fn failure(&self, py: Python<'_>, error: PyErr) -> Failure {
@@ -240,7 +236,7 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// A chunk as it is sent.
+/// A chunk that may be sent.
 pub(crate) fn message(
     py: Python<'_>,
     worker: &Worker,
@@ -248,13 +244,13 @@ pub(crate) fn message(
     value: &Bound<'_, PyAny>,
     index: i32,
     is_final: bool,
-) -> Result<StreamResponse, Failure> {
+) -> Result<Chunk, Failure> {
     let root = if is_final { "result" } else { "chunk" };
     let values = result(py, worker, call, value, root)?;
-    let message = chunk(&call.request.request_id, index, is_final, values);
-    let (size, limit) = (message.encoded_len(), worker.settings.max_message_size);
+    let chunk = Chunk::new(&call.request.request_id, index, is_final, values);
+    let (size, limit) = (chunk.size(), worker.settings.max_message_size);
     if size > limit {
         return Err(Failure::too_large(size, limit));
     }
-    Ok(message)
+    Ok(chunk)
 }

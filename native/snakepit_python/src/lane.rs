@@ -1,6 +1,7 @@
 //! One `Calls` RPC: the way back of its replies.
 
 use crate::ServerConnection;
+use bytes::BytesMut;
 use rustix::fs::{MemfdFlags, memfd_create};
 use snakepit_proto::ReplyFrame;
 use snakepit_wire::{Outlet, append};
@@ -51,8 +52,8 @@ impl Lane {
     }
 
     /// Queues a reply; `flush` sends it.
-    pub(crate) fn reply(&self, frame: &ReplyFrame) {
-        self.outlet.queue(|out| append(out, frame));
+    pub(crate) fn reply(&self, append: impl FnOnce(&mut BytesMut)) {
+        self.outlet.queue(append);
         self.unsent.fetch_add(1, Ordering::AcqRel);
     }
 

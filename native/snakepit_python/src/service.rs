@@ -3,7 +3,7 @@
 use crate::{
     SERVICE, ServerConnection,
     answer::{Answer, Failure, Outcome, failed_chunk, response},
-    call::{Call, Request, Values},
+    call::{Args, Call, Request},
     chunks::Chunks,
     lane::Lane,
     rpc::{self, Gone, Status},
@@ -241,7 +241,7 @@ impl Rpc {
         let request = Request {
             call_id: frame.call_id,
             command: frame.command,
-            args: Values {
+            args: Args {
                 fields: frame.args,
                 kinds: frame.arg_kinds,
             },
@@ -364,7 +364,7 @@ impl IntoRequest for ExecuteRequest {
         let request = Request {
             call_id: self.call_id,
             command: self.command,
-            args: Values {
+            args: Args {
                 fields: self.args,
                 kinds: self.arg_kinds,
             },
@@ -380,7 +380,7 @@ impl IntoRequest for SessionRequest {
         let request = Request {
             call_id: self.call_id,
             command: self.command,
-            args: Values {
+            args: Args {
                 fields: self.args,
                 kinds: self.arg_kinds,
             },

@@ -3,7 +3,7 @@
 
 mod json;
 
-use crate::call::{Fields, Values};
+use crate::call::{Args, Values};
 use bytes::Bytes;
 use pyo3::{
     prelude::*,
@@ -21,7 +21,7 @@ const SHARED_FROM: usize = 4096;
 
 pub(crate) fn decode_fields<'py>(
     py: Python<'py>,
-    values: &Values,
+    values: &Args,
     hooks: &Py<PyAny>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
@@ -85,11 +85,11 @@ pub(crate) fn encode_fields(
                 .call_method1("encode_whole", (value, root, kinds))
         })?;
         return Ok(Values {
-            fields: Fields::from([("result".into(), bytes)]),
+            fields: vec![("result".into(), bytes)],
             kinds: kinds.then(|| Bytes::copy_from_slice(&[kind])),
         });
     };
-    let mut found = BTreeMap::new();
+    let mut found = Vec::with_capacity(dict.len());
     for (key, item) in dict.iter() {
         let name = key
             .cast_exact::<PyString>()
@@ -98,18 +98,20 @@ pub(crate) fn encode_fields(
         let Some(name) = name else {
             return encode_all(value, root, kinds, hooks);
         };
-        let encoded = encode(&item, kinds, || {
+        let (kind, bytes) = encode(&item, kinds, || {
             hooks
                 .bind(py)
                 .call_method1("encode", (&item, root, &key, kinds))
         })?;
-        found.insert(name, encoded);
+        found.push((name, kind, bytes));
     }
-    let found_kinds = kinds.then(|| found.values().map(|(kind, _)| *kind).collect());
-    let fields = found.into_iter().map(|(name, (_, bytes))| (name, bytes));
+    found.sort_unstable_by(|(one, ..), (other, ..): &(String, _, _)| one.cmp(other));
     Ok(Values {
-        fields: fields.collect(),
-        kinds: found_kinds,
+        kinds: kinds.then(|| found.iter().map(|(_, kind, _)| *kind).collect()),
+        fields: found
+            .into_iter()
+            .map(|(name, _, bytes)| (name, bytes))
+            .collect(),
     })
 }
 
