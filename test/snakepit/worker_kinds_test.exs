@@ -1,9 +1,14 @@
-for {kind, adapter} <- [
-      GRPC: Snakepit.Adapters.GRPCPython,
-      Stdio: Snakepit.Adapters.GenericPythonV2
-    ],
-    size <- [1, 4] do
-  defmodule Module.concat(Snakepit, "#{kind}PoolOf#{size}Test") do
-    use Snakepit.Test.WorkerSuite, adapter: adapter, size: size
+alias Snakepit.Adapters.{GenericPythonV2, GRPCPython}
+
+for {kind, options} <- [
+      GRPCPoolOf1: [adapter: GRPCPython, size: 1],
+      GRPCPoolOf4: [adapter: GRPCPython, size: 4],
+      # With the other server only the transport is another one.
+      GRPCIOPoolOf1: [adapter: GRPCPython, server: :grpcio, size: 1],
+      StdioPoolOf1: [adapter: GenericPythonV2, size: 1],
+      StdioPoolOf4: [adapter: GenericPythonV2, size: 4]
+    ] do
+  defmodule Module.concat(Snakepit, "#{kind}Test") do
+    use Snakepit.Test.WorkerSuite, options
   end
 end

@@ -1,7 +1,7 @@
 defmodule Snakepit.Test.WorkerSuite do
   @moduledoc false
-  # Every behaviour that workers have whatever they are spoken to over: `use` it with `:adapter` and
-  # `:size`.
+  # Every behaviour that workers have whatever they are spoken to over: `use` it with the options of
+  # its pools, `:size` among them.
 
   defmacro __using__(options) do
     quote location: :keep do
@@ -16,8 +16,8 @@ defmodule Snakepit.Test.WorkerSuite do
 
       @moduletag :tmp_dir
 
-      @kind Keyword.fetch!(unquote(options), :adapter)
-      @size Keyword.fetch!(unquote(options), :size)
+      @options unquote(options)
+      @size Keyword.fetch!(@options, :size)
       # Long enough for any machine; nothing waits for it in vain.
       @patience 60_000
 
@@ -26,7 +26,7 @@ defmodule Snakepit.Test.WorkerSuite do
       defp start_pool_unready!(options),
         do: Snakepit.Test.Pools.start_pool_unready!(options(options))
 
-      defp options(options), do: Keyword.merge([adapter: @kind, size: @size], options)
+      defp options(options), do: Keyword.merge(@options, options)
 
       # Keeps so many places busy until there is a file; returns once every one of them is taken.
       defp occupy(pool, dir, places \\ @size) do
