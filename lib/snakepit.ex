@@ -223,6 +223,9 @@ defmodule Snakepit do
     * `:state` - `:starting`, `:ready`, `:draining`, or `:waiting` to be tried again, with the `:error` of
       the last start
     * `:in_flight` - its calls
+    * `:python_stuck_ms` - for how long a command has held Python's lock in code that is not Python, so that
+      nothing else runs in the worker; 0 where it is merely busy, and from the grpcio server, which then
+      does not answer at all
     * `:requests`, `:errors`, `:sessions`, `:uptime_ms`, `:memory_bytes` and `:cpu_percent` (of one core,
       since its start) - what it says itself, nil where it does not answer
   """

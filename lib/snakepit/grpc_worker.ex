@@ -135,7 +135,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({ref, {:ok, health}}, %{check: %{pending: ref}} = state) do
-    {:noreply, checked(HealthCheck.answered(state.check, health["healthy"]), state)}
+    {:noreply, checked(HealthCheck.answered(state.check, health), state)}
   end
 
   def handle_info({ref, {:error, failure}}, %{check: %{pending: ref}} = state) do

@@ -47,10 +47,12 @@ defmodule Snakepit.Telemetry do
   | `[:snakepit, :worker, :stopped]` | `:duration` since its start | `:os_pid`, `:why` |
   | `[:snakepit, :worker, :restarted]` | `:attempt`, from 1 on | `:why` |
   | `[:snakepit, :health, :failed]` | `:missed` in a row | `:why` |
+  | `[:snakepit, :health, :stuck]` | `:python_stuck_ms` | |
   | `[:snakepit, :pool, :fallback]` | `:system_time` | `:adapter`, `:fallback_adapter`, `:why` |
 
   A worker that ends has `:stopped` as its last event, after `:killed` if Snakepit killed it; its `:why` is
-  `:shutdown` when the pool stops. `:restarted` comes when its successor is started. `:fallback` is when no
+  `:shutdown` when the pool stops. `:stuck` comes with each health check of a worker of which one command
+  has let no other Python thread run for a second or more; it stays in the pool. `:restarted` comes when its successor is started. `:fallback` is when no
   worker can have gRPC, and the pool goes on with those of its `:fallback_adapter`.
 
   ## Sessions
@@ -79,6 +81,7 @@ defmodule Snakepit.Telemetry do
     [:snakepit, :grpc, :request],
     [:snakepit, :queue, :full],
     [:snakepit, :health, :failed],
+    [:snakepit, :health, :stuck],
     [:snakepit, :pool, :fallback]
   ]
   @events @calls ++ @workers ++ @sessions ++ @others
@@ -174,6 +177,10 @@ defmodule Snakepit.Telemetry do
   @doc false
   def health_failed(missed, metadata),
     do: emit([:snakepit, :health, :failed], %{missed: missed}, metadata)
+
+  @doc false
+  def health_stuck(milliseconds, metadata),
+    do: emit([:snakepit, :health, :stuck], %{python_stuck_ms: milliseconds}, metadata)
 
   @doc false
   def session(event, metadata),

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 from snakepit_bridge._call import Call
+from snakepit_bridge._serving import leave_fork, run_on
 
 #: How many chunks an async generator may be ahead of the network.
 CHUNKS_AHEAD = 32
@@ -30,8 +31,13 @@ def _loop() -> asyncio.AbstractEventLoop:
 @functools.cache
 def _started_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="snakepit-asyncio", daemon=True).start()
+    threading.Thread(target=_run, args=(loop,), name="snakepit-asyncio", daemon=True).start()
     return loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        run_on(loop)
 
 
 def run_coroutine(call: Call, keywords: dict[str, Any]) -> object:
@@ -40,6 +46,7 @@ def run_coroutine(call: Call, keywords: dict[str, Any]) -> object:
 
     async def main() -> None:
         results.append(await call.command.function(**keywords))
+        leave_fork()
 
     done = threading.Event()
     errors = _start(call, main, done.set)
@@ -61,6 +68,7 @@ def run_generator(call: Call, keywords: dict[str, Any]) -> Generator[object, Non
         generator: AsyncGenerator[object, None] = call.command.function(**keywords)
         try:
             async for value in generator:
+                leave_fork()
                 values.put(value)
                 await room.acquire()
         finally:
@@ -100,6 +108,7 @@ def _start(
         try:
             await main()
         except BaseException as error:
+            leave_fork(error)
             errors.append(error)
 
     def start() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from snakepit_bridge._context import Context, running
 from snakepit_bridge._native import AsyncCall, Server
+from snakepit_bridge._serving import leave_fork, run_on
 
 
 class EventLoop(threading.Thread):
@@ -19,6 +20,7 @@ class EventLoop(threading.Thread):
         super().__init__(name="snakepit-asyncio", daemon=True)
         self._server = server
         self._loop = _new_loop()
+        self._stopped = False
         #: The loop itself holds tasks weakly.
         self._tasks: set[asyncio.Task[None]] = set()
         self.start()
@@ -26,10 +28,12 @@ class EventLoop(threading.Thread):
     def run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.add_reader(self._server.loop_fd(), self._take)
-        self._loop.run_forever()
+        while not self._stopped:
+            run_on(self._loop)
         self._loop.close()
 
     def join(self, timeout: Any = None) -> None:
+        self._stopped = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         super().join(timeout)
 
@@ -66,9 +70,12 @@ async def _run(call: AsyncCall) -> None:
         keywords = call.keywords()
         if call.streams:
             await _stream(call, call.function(**keywords))
+            leave_fork()
             call.finish(None)
         else:
-            call.finish(await call.function(**keywords))
+            value = await call.function(**keywords)
+            leave_fork()
+            call.finish(value)
     except BaseException as error:
         call.fail(error)
 
@@ -76,6 +83,7 @@ async def _run(call: AsyncCall) -> None:
 async def _stream(call: AsyncCall, generator: AsyncGenerator[object, None]) -> None:
     try:
         async for value in generator:
+            leave_fork()
             if call.chunk(value):
                 await _room(call)
     finally:

@@ -11,6 +11,7 @@ from snakepit_bridge._call import Call, StreamWire, UnaryWire
 from snakepit_bridge._context import running
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._runner import Runner, cancelled
+from snakepit_bridge._serving import leave_fork
 from snakepit_bridge._values import InvalidValueError, encode_fields
 
 _log = logging.getLogger("snakepit_bridge")
@@ -111,7 +112,9 @@ class _Steps:
             self._generator = _generator(self._call)
         try:
             value = next(self._generator)
+            leave_fork()
         except StopIteration as stop:
+            leave_fork()
             self.ended = True
             return None if stop.value is None else self._final(stop.value)
         message = self._chunk(value, "chunk", final=False)
@@ -133,7 +136,9 @@ def _value(call: Call) -> object:
         from snakepit_bridge._async import run_coroutine
 
         return run_coroutine(call, keywords)
-    return call.command.function(**keywords)
+    value = call.command.function(**keywords)
+    leave_fork()
+    return value
 
 
 def _generator(call: Call) -> Generator[object, None, object]:
@@ -161,6 +166,7 @@ def _fields(call: Call, value: object, root: str) -> tuple[dict[str, bytes], Opt
 
 
 def _failure(call: Call, error: BaseException) -> CallError:
+    leave_fork(error)
     if isinstance(error, CallError):
         return error
     if call.context.cancelled:

@@ -16,7 +16,7 @@ from snakepit_bridge._commands import Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._native import Server
-from snakepit_bridge._serving import leave_running, signals
+from snakepit_bridge._serving import leave_fork, leave_running, signals
 from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._values import InvalidValueError
 from snakepit_bridge._version import __version__
@@ -123,6 +123,7 @@ class _Hooks:
         return self._sessions.count
 
     def failure(self, error: BaseException, cancelled: bool, command: str) -> CallError:  # noqa: FBT001
+        leave_fork(error)
         if isinstance(error, CallError):
             return error
         if not cancelled:
@@ -137,9 +138,7 @@ class _Hooks:
         _log.warning("%s raised %r when it was closed", command, error)
 
     def leave_fork(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        leave_fork()
 
     def encode(self, value: object, root: str, key: object, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
         try:

@@ -7,10 +7,16 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, Optional
+
+if TYPE_CHECKING:
+    import asyncio
 
 _log = logging.getLogger("snakepit_bridge")
+_forks: list[None] = []
+os.register_at_fork(after_in_child=functools.partial(_forks.append, None))
 
 
 def signals() -> Callable[[], object]:
@@ -23,6 +29,33 @@ def signals() -> Callable[[], object]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     return functools.partial(os.read, reader, 1)
+
+
+def leave_fork(error: Optional[BaseException] = None) -> None:
+    """Ends a process that a command has forked, once the command is over in it.
+
+    The connections are its parent's: it must answer nothing.
+    """
+    if not _forks:
+        return
+    code: object = error.code or 0 if isinstance(error, SystemExit) else error is not None
+    if error is not None and not isinstance(error, SystemExit):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def run_on(loop: asyncio.AbstractEventLoop) -> None:
+    """Runs an event loop until it is stopped, or by what a callback or a task of its own raises.
+
+    asyncio lets SystemExit and KeyboardInterrupt through; they would end every other call, too.
+    """
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt) as error:
+        leave_fork(error)
+        _log.exception("%r was raised in the event loop, outside of any call", error)
 
 
 def leave_running(kill_grace: float) -> NoReturn:

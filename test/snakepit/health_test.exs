@@ -77,6 +77,40 @@ defmodule Snakepit.HealthTest do
     assert log =~ "missed a health check" and log =~ ":health_misses"
   end
 
+  test "a worker whose command holds Python's lock answers, and says so", %{tmp_dir: dir} do
+    log =
+      capture_log(fn ->
+        pool = start_pool!(health_interval: 200, max_concurrency: 2)
+        busy = start_call(pool, "hold", dir, until: Path.join(dir, "until"))
+        assert {:ok, %{workers: [%{python_stuck_ms: busy_ms}]}} = Snakepit.health(pool)
+        assert busy_ms < 1_000
+        stuck = start_call(pool, "sleep_holding_the_gil", dir)
+
+        eventually(
+          fn ->
+            {:ok, [worker]} = Snakepit.list_workers(pool)
+            worker.state == :ready and worker.in_flight == 2 and worker.python_stuck_ms > 1_000
+          end,
+          20_000
+        )
+
+        assert {:ok, %{healthy: true, workers: [%{python_stuck_ms: ms}]}} = Snakepit.health(pool)
+        assert ms > 1_000
+        eventually(fn -> stop_supervised({Snakepit.Pool, pool}) == :ok end)
+        for task <- [busy, stuck], do: assert({:error, %Error{}} = Task.await(task))
+      end)
+
+    assert log =~ "let no other Python thread run"
+  end
+
+  defp start_call(pool, command, dir, args \\ []) do
+    args = Map.new([started: Path.join(dir, command)] ++ args)
+    options = [pool: pool, timeout: 600_000]
+    task = Task.async(fn -> Snakepit.execute(command, args, options) end)
+    eventually(fn -> File.exists?(args.started) end)
+    task
+  end
+
   test "what a pool is" do
     pool = start_pool!(max_concurrency: 3)
     assert {:ok, %{pool: ^pool, size: 1, max_concurrency: 3} = info} = Snakepit.info(pool)

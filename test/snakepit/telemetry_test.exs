@@ -275,6 +275,17 @@ defmodule Snakepit.TelemetryTest do
       end
     end
 
+    test "of which one command lets nothing else run tells so", %{tmp_dir: dir} do
+      pool = start_pool!(health_interval: 200, shutdown_timeout: 1, kill_grace: 1)
+      id = "#{inspect(pool)}/1"
+      args = %{started: Path.join(dir, "started")}
+      call = Task.async(fn -> Snakepit.execute("sleep_holding_the_gil", args, pool: pool) end)
+      assert {%{python_stuck_ms: ms}, %{worker_id: ^id}} = event(pool, [:health, :stuck])
+      assert ms >= 1_000
+      stop_supervised!({Snakepit.Pool, pool})
+      assert {:error, %Error{}} = Task.await(call)
+    end
+
     test "that does not start is tried again, each attempt counted" do
       options = [adapter_args: [class: "nowhere:Class"], restart_backoff: {1, 1}]
       pool = start_pool_unready!(options)

@@ -19,7 +19,7 @@ defmodule Snakepit.Pool.Diagnostics do
          healthy: ready == overview.options.size,
          ready: ready,
          size: overview.options.size,
-         workers: Enum.map(workers, &Map.take(&1, [:id, :state, :error, :uptime_ms]))
+         workers: Enum.map(workers, &Map.take(&1, [:id, :state, :error, :uptime_ms, :python_stuck_ms]))
        }}
     end
   end
@@ -120,6 +120,7 @@ defmodule Snakepit.Pool.Diagnostics do
       errors: stats["requests_failed"],
       sessions: stats["active_sessions"],
       uptime_ms: stats["uptime_ms"],
+      python_stuck_ms: stats["python_stuck_ms"],
       memory_bytes: stats["memory_usage_bytes"],
       cpu_percent: stats["cpu_usage_percent"]
     }

@@ -7,6 +7,9 @@ defmodule Snakepit.Pool.HealthCheck do
 
   alias Snakepit.Telemetry
 
+  # A command that computes lets other threads run every few milliseconds.
+  @stuck_ms 1_000
+
   defstruct [:worker_id, :pool, :interval, :allowed, :pending, missed: 0]
 
   def new(worker_id, options) do
@@ -27,23 +30,39 @@ defmodule Snakepit.Pool.HealthCheck do
 
   def tick(check, _ask), do: miss(schedule(check), "it did not answer")
 
-  def answered(check, true), do: {:ok, %{check | pending: nil, missed: 0}}
-
-  def answered(check, _healthy),
+  def answered(check, %{"healthy" => false}),
     do: miss(%{check | pending: nil}, "it says that it is not healthy")
+
+  def answered(check, health) do
+    tell_stuck(check, health["python_stuck_ms"] || 0)
+    {:ok, %{check | pending: nil, missed: 0}}
+  end
 
   def failed(check, why), do: miss(%{check | pending: nil}, why)
 
+  # It is alive, and what it does may well be right: nothing but to be told.
+  defp tell_stuck(_check, ms) when ms < @stuck_ms, do: :ok
+
+  defp tell_stuck(check, ms) do
+    Telemetry.health_stuck(ms, metadata(check))
+
+    Logger.warning(
+      "worker #{check.worker_id} has let no other Python thread run for #{ms} ms: a command holds " <>
+        "Python's lock in code that is not Python"
+    )
+  end
+
   defp miss(check, why) do
     missed = check.missed + 1
-    metadata = %{pool: check.pool, worker_id: check.worker_id, why: why}
-    Telemetry.health_failed(missed, metadata)
+    Telemetry.health_failed(missed, Map.put(metadata(check), :why, why))
     Logger.warning("worker #{check.worker_id} missed a health check (#{missed}): #{why}")
 
     if missed < check.allowed,
       do: {:ok, %{check | missed: missed}},
       else: {:dead, "it missed #{missed} health checks in a row (:health_misses): #{why}"}
   end
+
+  defp metadata(check), do: %{pool: check.pool, worker_id: check.worker_id}
 
   defp schedule(%{interval: :infinity} = check), do: check
 

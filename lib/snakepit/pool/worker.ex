@@ -279,8 +279,8 @@ defmodule Snakepit.Pool.Worker do
 
   defp told(:check, message, state) do
     # A worker that does not know the command has answered as well.
-    healthy = not match?({:ok, %{"healthy" => false}}, Message.result(message))
-    checked(HealthCheck.answered(state.check, healthy), state)
+    health = with {:error, _failure} <- Message.result(message), do: {:ok, %{}}
+    checked(HealthCheck.answered(state.check, elem(health, 1)), state)
   end
 
   defp told({:describe, from, timer}, message, state) do

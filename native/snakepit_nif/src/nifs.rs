@@ -324,6 +324,7 @@ fn health<'a>(
                 ("total_errors", health.total_errors.encode(env)),
                 ("version", health.version.encode(env)),
                 ("running", health.running_call_ids.len().encode(env)),
+                ("python_stuck_ms", health.python_stuck_ms.encode(env)),
             ],
         )
     })
@@ -358,6 +359,7 @@ fn get_info<'a>(
                 ("memory_usage_bytes", stats.memory_usage_bytes.encode(env)),
                 ("cpu_usage_percent", stats.cpu_usage_percent.encode(env)),
                 ("active_sessions", stats.active_sessions.encode(env)),
+                ("python_stuck_ms", stats.python_stuck_ms.encode(env)),
             ],
         )?;
         Term::map_from_pairs(

@@ -61,10 +61,6 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         RUNNING.set(Some(call.clone()));
         run(py, worker, &call);
         RUNNING.set(None);
-        if worker.forked.load(Ordering::Relaxed) {
-            // A child that a command has forked must not go on with its parent's connections.
-            let _ = worker.commands.hooks().call_method0(py, "leave_fork");
-        }
         if let Answer::Frame(lane) = &call.answer
             && !unsent.iter().any(|one| Arc::ptr_eq(one, lane))
         {
@@ -130,7 +126,15 @@ pub(crate) fn unary_result(
 fn value<'py>(py: Python<'py>, worker: &Worker, call: &Call) -> Result<Bound<'py, PyAny>, Failure> {
     keywords(py, worker, call)
         .and_then(|keywords| call.command.function.bind(py).call((), Some(&keywords)))
+        .inspect(|_| leave_fork(py, worker))
         .map_err(|error| worker.commands.failure(py, call, error))
+}
+
+/// Ends a child that a command has forked: it must not go on with its parent's connections.
+fn leave_fork(py: Python<'_>, worker: &Worker) {
+    if worker.forked.load(Ordering::Relaxed) {
+        let _ = worker.commands.hooks().call_method0(py, "leave_fork");
+    }
 }
 
 pub(crate) fn keywords<'py>(
@@ -195,11 +199,13 @@ impl<'a> Steps<'a> {
             }
             match next.call0() {
                 Ok(value) => {
+                    leave_fork(py, self.worker);
                     if self.push(py, &value, false)? {
                         py.detach(|| self.chunks.wait_room());
                     }
                 }
                 Err(stop) if stop.is_instance_of::<PyStopIteration>(py) => {
+                    leave_fork(py, self.worker);
                     let returned = stop.value(py).getattr("value");
                     return match returned {
                         Ok(value) if !value.is_none() => self.push(py, &value, true).map(drop),

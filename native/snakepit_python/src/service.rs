@@ -444,6 +444,8 @@ async fn stats(worker: &Worker) -> WorkerStats {
         memory_usage_bytes: memory(),
         cpu_usage_percent: (1000.0 * cpu / uptime.as_secs_f64().max(0.001)).round() / 10.0,
         active_sessions: worker.active_sessions().await,
+        // To count the sessions was to ask Python.
+        python_stuck_ms: millis(worker.control.unresponsive()),
     }
 }
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any, Optional
@@ -26,6 +30,18 @@ def told(pipe: str) -> str:
     # Byte by byte: what comes after the line is for others.
     with open(pipe, "rb", buffering=0) as file:
         return b"".join(iter(lambda: file.read(1), b"\n")).decode()
+
+
+def fork() -> int:
+    """The exit code of a child, in the worker; 0 in the child."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    return pid and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+async def exits() -> None:
+    sys.exit(3)
 
 
 class Probe(BuiltinAdapter):
@@ -195,6 +211,61 @@ class Probe(BuiltinAdapter):
     @command
     def child(self) -> int:
         return subprocess.Popen(["sleep", "600"]).pid
+
+    @command
+    def fork(self, code: Optional[int] = None) -> int:
+        parent = os.getpid()
+        result = fork()
+        if os.getpid() != parent and code is not None:
+            sys.exit(code)
+        return result
+
+    @command
+    def fork_stream(self) -> Generator[int, None, int]:
+        yield 1
+        yield fork()
+        return fork()
+
+    @command
+    async def fork_async(self) -> int:
+        return fork()
+
+    @command
+    def run_another_python(self) -> str:
+        return subprocess.check_output([sys.executable, "-c", "print(42)"], text=True)
+
+    @command
+    def spawn(self) -> int:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            result: int = pool.apply(abs, (-42,))
+        return result
+
+    @command
+    def fail_in_a_thread(self) -> None:
+        thread = threading.Thread(target=self.fail, args=("value",))
+        thread.start()
+        thread.join()
+
+    @command
+    async def exit_in_a_task(self) -> None:
+        self.task = asyncio.create_task(exits())
+
+    @command
+    async def exit_in_a_callback(self) -> None:
+        asyncio.get_running_loop().call_soon(sys.exit, 3)
+
+    @command
+    def hold_the_gil(self, started: str) -> None:
+        tell(started, "started")
+        ctypes.PyDLL(None).sleep(600)
+
+    @command
+    def burn(self, started: str, context: Context) -> None:
+        """Runs Python without a pause until it is cancelled."""
+        tell(started, "started")
+        deadline = time.monotonic() + 60
+        while not context.cancelled and time.monotonic() < deadline:
+            pass
 
     @command
     def chatter(self, lines: int) -> None:

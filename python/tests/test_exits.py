@@ -1,0 +1,126 @@
+"""What ends a worker, and what must not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+from client import Client, Pipe
+from conftest import Start
+
+MakePipe = Callable[[str], Pipe]
+
+#: How many workers start and stop in a row.
+STARTS = int(os.environ.get("SNAKEPIT_STARTS", "20"))
+
+
+@pytest.mark.parametrize("name", ["fail", "fail_async"])
+@pytest.mark.parametrize(
+    ("how", "kind"), [("exit", "SystemExit"), ("interrupt", "KeyboardInterrupt")]
+)
+def test_a_command_that_exits_fails_alone(client: Client, name: str, how: str, kind: str) -> None:
+    assert client.error(name, how=how).type == kind
+    assert client.result("add_async", a=1) == client.result("add", a=1) == {"result": 1}
+
+
+def test_what_a_command_s_own_thread_raises_is_printed(start: Start) -> None:
+    worker = start()
+    with closing(Client(worker.address())) as client:
+        assert client.execute("fail_in_a_thread").success
+        assert "ValueError: no such value" in worker.expect("ValueError")
+        assert client.result("add", a=1) == {"result": 1}
+
+
+@pytest.mark.parametrize("name", ["exit_in_a_task", "exit_in_a_callback"])
+def test_an_exit_outside_of_a_call_is_logged_and_the_event_loop_goes_on(
+    start: Start, name: str
+) -> None:
+    worker = start()
+    with closing(Client(worker.address())) as client:
+        assert client.execute(name).success
+        assert "outside of any call" in worker.expect("SystemExit(3) was raised")
+        assert client.result("add_async", a=1) == {"result": 1}
+        assert len(client.chunks("count_async", to=3)) == 3
+    assert worker.stop() == 0
+
+
+# What grpcio itself does in a forked child crashes it.
+forks = pytest.mark.parametrize("server", ["native"], indirect=True)
+
+
+@forks
+@pytest.mark.parametrize("name", ["fork", "fork_async"])
+def test_a_child_that_a_command_has_forked_answers_nothing(client: Client, name: str) -> None:
+    assert client.result(name) == {"result": 0}
+    assert client.result("add", a=1) == {"result": 1}
+
+
+@forks
+def test_a_forked_child_may_exit_by_itself(client: Client) -> None:
+    assert client.result("fork", code=7) == {"result": 7}
+    assert client.result("add", a=1) == {"result": 1}
+
+
+@forks
+def test_a_child_that_is_forked_in_a_stream_sends_nothing(client: Client) -> None:
+    chunks = client.chunks("fork_stream")
+    assert [chunk.chunk["result"] for chunk in chunks] == [b"1", b"0", b"0"]
+    assert [chunk.is_final for chunk in chunks] == [False, False, True]
+    assert client.result("add", a=1) == {"result": 1}
+
+
+def test_commands_may_start_other_processes(client: Client) -> None:
+    running = [client.begin(name, {}) for name in ("run_another_python", "spawn")]
+    assert [call.result().result for call in running] == [{"result": b'"42\\n"'}, {"result": b"42"}]
+    assert client.result("add", a=1) == {"result": 1}
+
+
+def test_the_end_of_stdin_kills_a_worker_whose_command_holds_python_s_lock(
+    start: Start, pipe: MakePipe
+) -> None:
+    worker = start()
+    started = pipe("started")
+    with closing(Client(worker.address())) as client:
+        client.begin("hold_the_gil", {"started": started.path})
+        assert started.line() == "started"
+        assert worker.process.stdin is not None
+        worker.process.stdin.close()
+        assert worker.ended() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_it_starts_and_ends_many_times_in_a_row(start: Start, pipe: MakePipe) -> None:
+    finished = pipe("finally")
+    for _ in range(STARTS):
+        worker = start("--max-concurrency", "3")
+        with closing(Client(worker.address())) as client:
+            assert client.result("add", a=1) == client.result("add_async", a=1) == {"result": 1}
+            streams = [
+                client.stream(n, {"pipe": finished.path}) for n in ("endless", "endless_async")
+            ]
+            for stream in streams:
+                next(stream)
+                stream.cancel()
+            assert [finished.line(), finished.line()] == ["finally", "finally"]
+            assert worker.stop() == 0
+        assert list(worker.lines()) == ["closed the adapter"]
+
+
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_health_tells_a_stuck_worker_from_a_busy_one(start: Start, pipe: MakePipe) -> None:
+    started = pipe("started")
+    with closing(Client(start("--max-concurrency", "2").address())) as client:
+        busy = client.begin("burn", {"started": started.path})
+        assert started.line() == "started"
+        for _ in range(10):
+            assert client.health().python_stuck_ms < 1000
+        busy.cancel()
+        client.begin("hold_the_gil", {"started": started.path})
+        assert started.line() == "started"
+        while (health := client.health()).python_stuck_ms < 1000:
+            assert health.healthy
+        assert health.in_flight == 1
+        assert client.info(include_stats=True).stats.python_stuck_ms >= 1000
