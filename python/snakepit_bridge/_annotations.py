@@ -15,9 +15,11 @@ _PLAIN: dict[object, tuple[type, ...]] = {
     float: (float, int),
     bool: (bool,),
     bytes: (bytes,),
+    memoryview: (memoryview,),
     list: (list,),
     dict: (dict,),
 }
+_BINARY = {bytes, memoryview}
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 
 
@@ -34,16 +36,26 @@ class Check:
         return Check(self.types | other.types, self._values | other._values)
 
     def accepts(self, value: object) -> bool:
-        if type(value) in self.types or self.means_bytes(value):
+        if type(value) in self.types or self._means_bytes(value):
+            return True
+        if type(value) is bytes and memoryview in self.types:
             return True
         try:
             return (type(value), value) in self._values
         except TypeError:
             return False
 
-    def means_bytes(self, value: object) -> bool:
-        """Whether a text can only be meant as bytes: any binary that is UTF-8 arrives as text."""
-        return type(value) is str and bytes in self.types and str not in self.types
+    def convert(self, value: object) -> object:
+        """An accepted value as the parameter gets it: bytes as a view where it takes no bytes."""
+        if self._means_bytes(value):
+            value = str(value).encode()
+        if type(value) is bytes and memoryview in self.types and bytes not in self.types:
+            return memoryview(value)
+        return value
+
+    def _means_bytes(self, value: object) -> bool:
+        # Any binary that is UTF-8 arrives as text.
+        return type(value) is str and bool(self.types & _BINARY) and str not in self.types
 
 
 def check_of(annotation: object, default: object, names: Mapping[str, Any]) -> Optional[Check]:

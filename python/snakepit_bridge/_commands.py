@@ -73,8 +73,7 @@ class Command:
                     continue
                 if not check.accepts(value):
                     raise CallError("invalid_args", self._misfit(args))
-                if check.means_bytes(value):
-                    args[name] = value.encode()
+                args[name] = check.convert(value)
         if self._context is not None:
             if self._context in names:
                 raise CallError("invalid_args", self._misfit(args))

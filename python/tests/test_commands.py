@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import pytest
 
@@ -160,3 +160,23 @@ def test_two_commands_of_one_name_are_refused() -> None:
 def test_the_decorator_goes_directly_above_a_def() -> None:
     with pytest.raises(TypeError, match="directly above its def"):
         command(staticmethod(lambda: None))
+
+
+def test_bytes_arrive_as_a_view_where_the_command_wants_one() -> None:
+    class Views(Adapter):
+        @command
+        def view(self, data: memoryview, rest: Optional[memoryview] = None) -> None: ...
+
+        @command
+        def either(self, data: Union[bytes, memoryview]) -> None: ...
+
+    registry = Registry(Views())
+    data = b"\xff" * 10
+    bound = registry["view"].bind({"data": data, "rest": "text"}, None)
+    assert type(bound["data"]) is type(bound["rest"]) is memoryview
+    assert bound["data"].obj is data
+    assert bound["rest"] == b"text"
+    assert registry["view"].bind({"data": b"", "rest": None}, None)["rest"] is None
+    assert registry["either"].bind({"data": data}, None) == {"data": data}
+    with pytest.raises(CallError, match="wants memoryview, got int 1"):
+        registry["view"].bind({"data": 1}, None)

@@ -156,6 +156,15 @@ for {kind, way} <- [
       assert message =~ ~s("1" twice)
     end
 
+    test "bytes come as a view where the command wants one", %{pool: pool} do
+      for data <- [<<255, 254, 253, 252>>, "text", ""] do
+        half = binary_part(data, 0, div(byte_size(data), 2))
+
+        assert {:ok, %{"type" => "memoryview", "half" => ^half}} =
+                 Snakepit.execute("view", %{data: data}, pool: pool)
+      end
+    end
+
     test "what cannot be sent from Python is named by place and type", %{pool: pool} do
       for {code, problem} <- [
             {"{'items': [1, {'model': Opaque()}]}",

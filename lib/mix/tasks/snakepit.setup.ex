@@ -1,8 +1,9 @@
 defmodule Mix.Tasks.Snakepit.Setup do
-  @shortdoc "Makes .venv with the Python packages that workers need"
+  @shortdoc "Makes .venv with the packages of commands, and grpcio"
 
   @moduledoc """
-  Makes a virtual environment with the Python packages that workers need.
+  Makes a virtual environment with the packages that your commands need, and with grpcio for pools with
+  `server: :grpcio`. Workers with the native server need no package, and a bare `python3` serves them.
 
       mix snakepit.setup [--python EXECUTABLE] [--venv FOLDER] [--requirements FILE] [--dev]
 

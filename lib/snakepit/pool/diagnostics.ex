@@ -19,7 +19,8 @@ defmodule Snakepit.Pool.Diagnostics do
          healthy: ready == overview.options.size,
          ready: ready,
          size: overview.options.size,
-         workers: Enum.map(workers, &Map.take(&1, [:id, :state, :error, :uptime_ms, :python_stuck_ms]))
+         workers:
+           Enum.map(workers, &Map.take(&1, [:id, :state, :error, :uptime_ms, :python_stuck_ms]))
        }}
     end
   end

@@ -53,6 +53,21 @@ class Trouble(BuiltinAdapter):
         return {"pid": os.getpid()}
 
     @command
+    def hold_or_cancel(self, started: str, until: str, context: Context) -> bool:
+        """Waits until there is a file, or until it is cancelled; whether it was."""
+        _touch(started)
+        while not Path(until).exists() and not context.cancelled:
+            time.sleep(0.002)
+        return context.cancelled
+
+    @command
+    def note(self, path: str) -> dict[str, int]:
+        """Adds a line to a file."""
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}\n")
+        return {"pid": os.getpid()}
+
+    @command
     def sleep_holding_the_gil(self, started: str) -> dict[str, Any]:
         _touch(started)
         ctypes.PyDLL(None).sleep(600)

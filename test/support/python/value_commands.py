@@ -82,6 +82,10 @@ class ValueCommands(BuiltinAdapter):
         return shown(value)
 
     @command
+    def view(self, data: memoryview) -> dict[str, Any]:
+        return {"type": type(data).__name__, "half": data[: len(data) // 2]}
+
+    @command
     def stream_values(self, code: str) -> Any:
         yield {"value": evaluated(code)}
         return {"value": evaluated(code)}

@@ -1,0 +1,199 @@
+defmodule Snakepit.PipeliningTest do
+  # Short calls are sent to a worker ahead of what it does: never to the disadvantage of any of them.
+  use ExUnit.Case, async: true
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.Error
+
+  @moduletag :tmp_dir
+  @patience 60_000
+
+  # A pool whose workers have been seen to answer within the budget.
+  defp start_taught_pool!(options) do
+    pool = start_pool!([pipeline_budget: 100_000] ++ options)
+    for _ <- 1..50, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+    pool
+  end
+
+  defp call(pool, command, args, options \\ []) do
+    options = [pool: pool, timeout: @patience, queue_timeout: @patience] ++ options
+    Task.async(fn -> Snakepit.execute(command, args, options) end)
+  end
+
+  # A call that takes its worker until it is freed.
+  defp hold(pool, dir, name) do
+    args = %{started: Path.join(dir, name), until: Path.join(dir, name <> ".until")}
+    task = call(pool, "hold", args)
+    eventually(fn -> File.exists?(args.started) end, @patience)
+    %{task: task, until: args.until, os_pid: String.to_integer(File.read!(args.started))}
+  end
+
+  defp free(held) do
+    File.touch!(held.until)
+    assert {:ok, _} = Task.await(held.task, @patience)
+  end
+
+  # How many calls each worker has, the busiest first.
+  defp in_flight(pool) do
+    {_queued, workers} = pool |> native() |> Snakepit.GRPC.Native.pool_snapshot()
+    workers |> Enum.map(&elem(&1, 1)) |> Enum.sort(:desc)
+  end
+
+  defp queued(pool) do
+    {queued, _workers} = pool |> native() |> Snakepit.GRPC.Native.pool_snapshot()
+    queued
+  end
+
+  test "nothing waits behind a long call while the other worker is free", %{tmp_dir: dir} do
+    pool = start_taught_pool!(size: 2)
+    held = hold(pool, dir, "long")
+
+    1..8
+    |> Enum.map(fn _ ->
+      Task.async(fn ->
+        for _ <- 1..50 do
+          options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+          assert {:ok, %{"pid" => pid}} = Snakepit.execute("pid", %{}, options)
+          assert pid != held.os_pid
+        end
+      end)
+    end)
+    |> Task.await_many(@patience)
+
+    free(held)
+  end
+
+  for first <- [0, 1] do
+    test "calls behind long ones go to the worker that is free first, number #{first}", context do
+      %{tmp_dir: dir} = context
+      pool = start_taught_pool!(size: 2)
+      held = for name <- ~w(one other), do: hold(pool, dir, name)
+      waiting = for _ <- 1..4, do: call(pool, "pid", %{})
+      # They were sent ahead, and have been taken back.
+      eventually(fn -> queued(pool) == 4 and in_flight(pool) == [1, 1] end, @patience)
+      {freed, [still]} = List.pop_at(held, unquote(first))
+      free(freed)
+
+      for {:ok, %{"pid" => pid}} <- Task.await_many(waiting, @patience),
+          do: assert(pid == freed.os_pid)
+
+      free(still)
+    end
+  end
+
+  test "one that has not started when its worker dies runs once, on another", %{tmp_dir: dir} do
+    pool = start_taught_pool!(size: 1)
+    held = hold(pool, dir, "long")
+    # A worker that stands still gives nothing back.
+    signal("STOP", held.os_pid)
+    notes = Path.join(dir, "notes")
+    waiting = for _ <- 1..3, do: call(pool, "note", %{path: notes})
+    eventually(fn -> in_flight(pool) == [4] end, @patience)
+    signal("KILL", held.os_pid)
+    assert {:error, %Error{reason: :worker_crashed}} = Task.await(held.task, @patience)
+
+    pids =
+      for {:ok, %{"pid" => pid}} <- Task.await_many(waiting, @patience) do
+        assert pid != held.os_pid
+        "#{pid}\n"
+      end
+
+    assert File.read!(notes) == Enum.join(pids)
+  end
+
+  test "one that waits behind another ends at its deadline, and never runs", %{tmp_dir: dir} do
+    pool = start_taught_pool!(size: 1)
+    held = hold(pool, dir, "long")
+    notes = Path.join(dir, "notes")
+
+    late =
+      Task.async(fn -> Snakepit.execute("note", %{path: notes}, pool: pool, timeout: 100) end)
+
+    assert {:error, %Error{reason: :timeout}} = Task.await(late, @patience)
+    free(held)
+    assert {:ok, %{"pid" => pid}} = Snakepit.execute("pid", %{}, pool: pool)
+    assert pid == held.os_pid
+    refute File.exists?(notes)
+  end
+
+  test "one whose caller dies while it waits behind another never runs", %{tmp_dir: dir} do
+    pool = start_taught_pool!(size: 1)
+    held = hold(pool, dir, "long")
+    signal("STOP", held.os_pid)
+    notes = Path.join(dir, "notes")
+    caller = spawn(fn -> Snakepit.execute("note", %{path: notes}, pool: pool) end)
+    eventually(fn -> in_flight(pool) == [2] end, @patience)
+    Process.exit(caller, :kill)
+    signal("CONT", held.os_pid)
+    eventually(fn -> in_flight(pool) == [1] end, @patience)
+    free(held)
+    assert {:ok, %{"pid" => pid}} = Snakepit.execute("pid", %{}, pool: pool)
+    assert pid == held.os_pid
+    refute File.exists?(notes)
+  end
+
+  test "with a budget of 0 nothing is sent ahead", %{tmp_dir: dir} do
+    pool = start_taught_pool!(size: 1, pipeline_budget: 0)
+    held = hold(pool, dir, "long")
+    signal("STOP", held.os_pid)
+    waiting = call(pool, "pid", %{})
+    eventually(fn -> queued(pool) == 1 end)
+    assert in_flight(pool) == [1]
+    signal("CONT", held.os_pid)
+    free(held)
+    assert {:ok, _} = Task.await(waiting)
+  end
+
+  test "a call that is cancelled leaves its neighbours alone", %{tmp_dir: dir} do
+    pool = start_pool!(size: 1, max_concurrency: 3, kill_grace: @patience)
+
+    [one, cancelled, other] =
+      for n <- 1..3 do
+        args = %{started: Path.join(dir, "started#{n}"), until: Path.join(dir, "until")}
+        options = [pool: pool, timeout: @patience]
+        me = self()
+        run = fn -> send(me, {n, Snakepit.execute("hold_or_cancel", args, options)}) end
+        caller = spawn_link(run)
+        eventually(fn -> File.exists?(args.started) end, @patience)
+        caller
+      end
+
+    Process.unlink(cancelled)
+    Process.exit(cancelled, :kill)
+    eventually(fn -> in_flight(pool) == [2] end, @patience)
+    assert Process.alive?(one) and Process.alive?(other)
+    File.touch!(Path.join(dir, "until"))
+    for n <- [1, 3], do: assert_receive({^n, {:ok, %{"result" => false}}}, @patience)
+  end
+
+  test "values above what a frame holds arrive whole, while small ones pass them by" do
+    pool = start_pool!(size: 1, max_concurrency: 4)
+
+    large =
+      for size <- [256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1, 5_000_000],
+          kind <- [:args, :result] do
+        Task.async(fn ->
+          options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+          text = String.duplicate("x", size)
+
+          case kind do
+            :args ->
+              Snakepit.execute("echo", %{text: text}, options) == {:ok, %{"text" => text}}
+
+            :result ->
+              Snakepit.execute("text", %{size: size}, options) == {:ok, %{"result" => text}}
+          end
+        end)
+      end
+
+    for n <- 1..200 do
+      options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+      assert {:ok, %{"n" => ^n}} = Snakepit.execute("echo", %{n: n}, options)
+    end
+
+    assert Enum.all?(Task.await_many(large, @patience))
+  end
+
+  defp signal(name, os_pid), do: System.cmd("kill", ["-#{name}", to_string(os_pid)])
+end
