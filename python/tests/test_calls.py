@@ -202,6 +202,20 @@ def test_timeout_ms_ends_a_stream_that_has_no_deadline(client: Client, pipe: Mak
     assert watch.line() == "finally"
 
 
+# grpcio looks at nothing else while a client does not take a chunk.
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_timeout_ms_ends_a_stream_that_nobody_reads_between_two_chunks(
+    client: Client, pipe: MakePipe
+) -> None:
+    watch = pipe("watch")
+    args = {"pipe": watch.path, "size": 300_000}
+    call = client.stream("endless", args, timeout=None, timeout_ms=200)
+    assert watch.line() == "finally"
+    *chunks, last = call
+    assert all(len(chunk.chunk["blob"]) == 300_000 for chunk in chunks)
+    assert last.error_detail.reason == "timeout"
+
+
 def test_timeout_ms_does_not_touch_what_is_in_time(client: Client) -> None:
     call = client.stream("count", {"to": 100}, timeout=None, timeout_ms=60_000)
     assert len(list(call)) == 100

@@ -118,6 +118,7 @@ def test_health_tells_a_stuck_worker_from_a_busy_one(start: Start, pipe: MakePip
         for _ in range(10):
             assert client.health().python_stuck_ms < 1000
         busy.cancel()
+        client.wait_for_calls(0)
         client.begin("hold_the_gil", {"started": started.path})
         assert started.line() == "started"
         while (health := client.health()).python_stuck_ms < 1000:
