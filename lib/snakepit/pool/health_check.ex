@@ -44,12 +44,12 @@ defmodule Snakepit.Pool.HealthCheck do
   defp tell_stuck(_check, ms) when ms < @stuck_ms, do: :ok
 
   defp tell_stuck(check, ms) do
-    Telemetry.health_stuck(ms, metadata(check))
-
     Logger.warning(
       "worker #{check.worker_id} has let no other Python thread run for #{ms} ms: a command holds " <>
         "Python's lock in code that is not Python"
     )
+
+    Telemetry.health_stuck(ms, metadata(check))
   end
 
   defp miss(check, why) do
