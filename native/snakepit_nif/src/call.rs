@@ -224,9 +224,9 @@ impl Ended {
 }
 
 impl Call {
-    /// Whether it may be a frame among others.
+    /// Whether it may be sent ahead.
     pub(crate) fn is_short(&self) -> bool {
-        self.args.size() <= unary::FRAMED_UP_TO
+        self.args.size() <= unary::SHORT_UP_TO
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -20,8 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// From here on a call is an RPC of its own, so that those behind it do not wait for its bytes.
-pub(crate) const FRAMED_UP_TO: usize = 256 * 1024;
+/// From here on a call is not sent ahead of what its worker does.
+pub(crate) const SHORT_UP_TO: usize = 256 * 1024;
+/// From here on a call is an RPC of its own, so that its worker's other calls do not wait for its
+/// bytes. Below that they wait for some milliseconds: an RPC of its own takes twice as long.
+const FRAMED_UP_TO: usize = 32 * 1024 * 1024;
 
 pub(crate) type UnaryCalls = Calls<ClientConnection, Unary>;
 
@@ -256,7 +259,8 @@ impl Place {
         let link = match self {
             Self::Worker(_, link) | Self::Channel(link) => link,
         };
-        call.is_short().then(|| link.calls.clone()).flatten()
+        let framed = call.args.size() <= FRAMED_UP_TO;
+        framed.then(|| link.calls.clone()).flatten()
     }
 
     fn done(self, took: Duration) {
