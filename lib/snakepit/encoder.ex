@@ -55,13 +55,3 @@ end
 defimpl Snakepit.Encoder, for: URI do
   def encode(uri), do: URI.to_string(uri)
 end
-
-# Only an application that has these libraries can have their structs.
-defimpl Snakepit.Encoder, for: Decimal do
-  @compile {:no_warn_undefined, Decimal}
-  def encode(decimal), do: Decimal.to_string(decimal)
-end
-
-defimpl Snakepit.Encoder, for: Nx.Tensor do
-  def encode(tensor), do: Snakepit.Tensor.from_nx(tensor)
-end

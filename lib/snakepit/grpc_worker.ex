@@ -214,8 +214,8 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp output(line, %{token: token, timer: starting} = state) do
-    case line do
-      <<^token::binary-size(byte_size(token)), " ", address::binary>> when starting != nil ->
+    case :binary.split(line, " ") do
+      [^token, address] when starting != nil ->
         connect(address, state)
 
       _ ->

@@ -4,6 +4,8 @@ defmodule Snakepit.Structs do
 
   alias Snakepit.{Bytes, Encoder, Error, Tensor}
 
+  @compile {:no_warn_undefined, Decimal}
+
   # For encoders without an end; the NIF has the limit proper.
   @max_depth 256
 
@@ -23,14 +25,16 @@ defmodule Snakepit.Structs do
   defp replace(%module{} = struct, _path, _depth) when module in [Bytes, Tensor], do: struct
 
   defp replace(%module{} = struct, path, depth) do
-    if Encoder.impl_for(struct) in [nil, Encoder.Any] do
-      throw(
-        {:refused, path,
-         "is a %#{inspect(module)}{}; implement Snakepit.Encoder for it, or send a map or a string"}
-      )
-    end
+    case encode(struct) do
+      {:ok, encoded} ->
+        replace(encoded, path, depth + 1)
 
-    replace(Encoder.encode(struct), path, depth + 1)
+      :error ->
+        throw(
+          {:refused, path,
+           "is a %#{inspect(module)}{}; implement Snakepit.Encoder for it, or send a map or a string"}
+        )
+    end
   end
 
   defp replace(map, path, depth) when is_map(map) do
@@ -53,6 +57,17 @@ defmodule Snakepit.Structs do
   end
 
   defp replace(value, _path, _depth), do: value
+
+  defp encode(struct) do
+    if Encoder.impl_for(struct) in [nil, Encoder.Any],
+      do: encode_optional(struct),
+      else: {:ok, Encoder.encode(struct)}
+  end
+
+  # An application that has these libraries need not have had them when this was compiled.
+  defp encode_optional(%{__struct__: Decimal} = decimal), do: {:ok, Decimal.to_string(decimal)}
+  defp encode_optional(%{__struct__: Nx.Tensor} = tensor), do: {:ok, Tensor.from_nx(tensor)}
+  defp encode_optional(_struct), do: :error
 
   # An improper list stays one: the NIF refuses it.
   defp list([item | rest], path, depth, index, replace) do
