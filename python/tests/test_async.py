@@ -11,7 +11,7 @@ from snakepit_bridge import _async
 
 class Loop:
     def run_forever(self) -> None:
-        pass
+        threading.Event().wait()
 
 
 def test_calls_that_come_first_together_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
