@@ -3,13 +3,12 @@
 use crate::{
     calls::Calls,
     channel::{CallsRpc, Channel, Target},
-    codec::Fields,
     dispatcher::{Grant, Lease, Refusal, Session, Ticket, Wish},
     failure::Failure,
     pool::{Abandoned, Pool, Worker, await_idle},
 };
 use rustler::{Encoder, Env, Term, types::atom};
-use snakepit_proto::{ExecuteRequest, ExecuteResponse, SessionRequest, StreamResponse};
+use snakepit_proto::{ExecuteRequest, ExecuteResponse, Fields, SessionRequest, StreamResponse};
 use snakepit_wire::FRAME_OVERHEAD;
 use std::{
     sync::Arc,
@@ -381,10 +380,7 @@ impl Call {
                     ..
                 } = response.into_inner();
                 if success {
-                    Ok(Fields {
-                        values: result,
-                        kinds: result_kinds,
-                    })
+                    Ok(Fields::received(result, result_kinds))
                 } else {
                     Err(Failure::from_reply(error, error_detail))
                 }

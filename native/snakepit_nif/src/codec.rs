@@ -6,26 +6,7 @@ mod encode;
 pub(crate) use decode::{binary, copied, decode_extended, decode_fields};
 pub(crate) use encode::{EncodeError, Rules, encode_args, encode_extended};
 
-use bytes::Bytes;
 use snakepit_values::Dtype;
-use std::collections::BTreeMap;
-
-/// A map of values as it travels.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Fields {
-    pub(crate) values: BTreeMap<String, Bytes>,
-    /// How each was encoded; from a peer that does not say, nothing.
-    pub(crate) kinds: Option<Bytes>,
-}
-
-impl Fields {
-    pub(crate) fn size(&self) -> usize {
-        self.values
-            .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum()
-    }
-}
 
 fn dtype_atom(dtype: Dtype) -> rustler::Atom {
     use crate::atoms;

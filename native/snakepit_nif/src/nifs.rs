@@ -4,7 +4,7 @@ use crate::{
     atoms,
     call::{Call, Link, Owner, Patience, Route, Unary, Waiting, Watched, run_stream, run_unary},
     channel::{Address, Channel, Target},
-    codec::{self, EncodeError, Fields, Rules},
+    codec::{self, EncodeError, Rules},
     credit::Credit,
     dispatcher::{Dispatcher, Lease, Limits, Session, Unavailable, WorkerKey},
     events::{Events, Gate},
@@ -14,12 +14,13 @@ use crate::{
     reply::{Reply, notify},
     runtime, wire,
 };
+use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustler::{
     Atom, Encoder, Env, LocalPid, Monitor, NifResult, NifTuple, OwnedEnv, Resource, ResourceArc,
     Term,
 };
-use snakepit_proto::{HealthRequest, InfoRequest};
+use snakepit_proto::{Field, Fields, HealthRequest, InfoRequest};
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, RandomState},
@@ -695,7 +696,12 @@ fn encode_args<'a>(env: Env<'a>, args: Term<'a>) -> NifResult<Term<'a>> {
             let pairs: Vec<_> = fields
                 .values
                 .iter()
-                .map(|(key, value)| (key.as_str(), codec::binary(env, value)))
+                .map(|field| {
+                    (
+                        codec::copied(env, &field.key),
+                        codec::binary(env, &field.value),
+                    )
+                })
                 .collect();
             Ok((atoms::ok(), Term::map_from_pairs(env, &pairs)?).encode(env))
         }
@@ -705,13 +711,10 @@ fn encode_args<'a>(env: Env<'a>, args: Term<'a>) -> NifResult<Term<'a>> {
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn decode_result<'a>(env: Env<'a>, result: HashMap<String, rustler::Binary<'a>>) -> Term<'a> {
-    let fields = Fields {
-        values: result
-            .into_iter()
-            .map(|(key, value)| (key, bytes::Bytes::copy_from_slice(&value)))
-            .collect(),
-        kinds: None,
-    };
+    let values = result
+        .into_iter()
+        .map(|(key, value)| Field::new(key, Bytes::copy_from_slice(&value)));
+    let fields = Fields::received(values.collect(), None);
     match codec::decode_fields(env, &fields, None) {
         Ok(map) => (atoms::ok(), map).encode(env),
         Err(failure) => env.error_tuple(failure),
@@ -772,7 +775,7 @@ fn encode_extended<'a>(env: Env<'a>, value: Term<'a>) -> Term<'a> {
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn decode_extended<'a>(env: Env<'a>, bytes: rustler::Binary<'a>) -> Term<'a> {
-    match codec::decode_extended(env, &bytes::Bytes::copy_from_slice(&bytes)) {
+    match codec::decode_extended(env, &Bytes::copy_from_slice(&bytes)) {
         Ok(term) => (atoms::ok(), term).encode(env),
         Err(problem) => env.error_tuple(Failure::InvalidResult(format!("the message {problem}"))),
     }

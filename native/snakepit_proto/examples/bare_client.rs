@@ -6,7 +6,7 @@
 use http::{Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use snakepit_proto::{ExecuteRequest, snakepit_bridge_client::SnakepitBridgeClient};
+use snakepit_proto::{ExecuteRequest, Field, snakepit_bridge_client::SnakepitBridgeClient};
 use std::{
     error::Error,
     future::Future,
@@ -77,7 +77,7 @@ async fn times(client: &mut Client, calls: usize) -> Result<Vec<Duration>, Failu
     for _ in 0..calls {
         let request = ExecuteRequest {
             command: "echo".into(),
-            args: [("text".into(), vec![b'x'; 1024].into())].into(),
+            args: vec![Field::new("text", vec![b'x'; 1024])],
             ..ExecuteRequest::default()
         };
         let started = Instant::now();

@@ -1,3 +1,7 @@
 //! The wire contract of `proto/snakepit.proto`, as prost types and a tonic client.
 
+mod fields;
+
+pub use fields::Fields;
+
 tonic::include_proto!("snakepit");

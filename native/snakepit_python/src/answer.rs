@@ -1,22 +1,14 @@
 //! How a call is answered, by the RPC that it came by.
 
-use crate::{call::Values, chunks::Chunks, lane::Lane};
-use bytes::{Bytes, BytesMut};
-use prost::{
-    Message,
-    encoding::{self, WireType},
-};
-use snakepit_proto::{ErrorDetail, ExecuteResponse, ReplyFrame, StreamResponse};
-use snakepit_wire::{append, append_encoded};
+use crate::{chunks::Chunks, lane::Lane};
+use bytes::BytesMut;
+use snakepit_proto::{ErrorDetail, ExecuteResponse, Fields, ReplyFrame, StreamResponse};
+use snakepit_wire::append;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::oneshot;
-
-/// The maps of values of a `StreamResponse` and a `ReplyFrame`.
-const CHUNK: u32 = 2;
-const RESULT: u32 = 3;
 
 /// Why a call failed, in the terms of the wire.
 #[derive(Debug, Default)]
@@ -56,7 +48,7 @@ impl Failure {
 
 /// What a unary call came to.
 pub(crate) struct Outcome {
-    pub(crate) result: Result<Values, Failure>,
+    pub(crate) result: Result<Fields, Failure>,
     pub(crate) took: Duration,
     /// For a call that was cancelled.
     pub(crate) ended: &'static str,
@@ -96,33 +88,6 @@ fn timestamp() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-fn entry_len((name, value): &(String, Bytes)) -> usize {
-    encoding::string::encoded_len(1, name) + encoding::bytes::encoded_len(2, value)
-}
-
-fn values_len(message: &impl Message, tag: u32, fields: &[(String, Bytes)]) -> usize {
-    let entries = fields.iter().map(|field| {
-        let size = entry_len(field);
-        encoding::key_len(tag) + encoding::encoded_len_varint(size as u64) + size
-    });
-    message.encoded_len() + entries.sum::<usize>()
-}
-
-/// Appends a message of which the map of values, field `tag`, is empty, and then that map: a map of
-/// the message's own would be made only to be written.
-fn append_values(out: &mut BytesMut, message: &impl Message, tag: u32, fields: &[(String, Bytes)]) {
-    append_encoded(out, values_len(message, tag, fields), |out| {
-        // Room for all of it was reserved: nothing can fail.
-        let _ = message.encode(out);
-        for field in fields {
-            encoding::encode_key(tag, WireType::LengthDelimited, out);
-            encoding::encode_varint(entry_len(field) as u64, out);
-            encoding::string::encode(1, &field.0, out);
-            encoding::bytes::encode(2, &field.1, out);
-        }
-    });
-}
-
 pub(crate) fn append_reply(out: &mut BytesMut, call_id: u64, outcome: Outcome) {
     let frame = ReplyFrame {
         call_id,
@@ -134,10 +99,11 @@ pub(crate) fn append_reply(out: &mut BytesMut, call_id: u64, outcome: Outcome) {
         Ok(values) => {
             let frame = ReplyFrame {
                 success: true,
+                result: values.values,
                 result_kinds: values.kinds,
                 ..frame
             };
-            append_values(out, &frame, RESULT, &values.fields);
+            append(out, &frame);
         }
         Err(failure) => {
             let frame = ReplyFrame {
@@ -150,7 +116,7 @@ pub(crate) fn append_reply(out: &mut BytesMut, call_id: u64, outcome: Outcome) {
     }
 }
 
-pub(crate) fn response(request_id: String, result: Result<Values, Failure>) -> ExecuteResponse {
+pub(crate) fn response(request_id: String, result: Result<Fields, Failure>) -> ExecuteResponse {
     let response = ExecuteResponse {
         request_id,
         timestamp: timestamp(),
@@ -159,7 +125,7 @@ pub(crate) fn response(request_id: String, result: Result<Values, Failure>) -> E
     match result {
         Ok(values) => ExecuteResponse {
             success: true,
-            result: values.fields.into_iter().collect(),
+            result: values.values,
             result_kinds: values.kinds,
             ..response
         },
@@ -171,39 +137,26 @@ pub(crate) fn response(request_id: String, result: Result<Values, Failure>) -> E
     }
 }
 
-/// A chunk before it is sent.
-pub(crate) struct Chunk {
-    head: StreamResponse,
-    fields: Vec<(String, Bytes)>,
-}
-
-impl Chunk {
-    pub(crate) fn new(request_id: &str, index: i32, is_final: bool, values: Values) -> Self {
-        // A client with our additions knows which request its stream is.
-        let request_id = if values.kinds.is_some() && index > 0 {
-            ""
-        } else {
-            request_id
-        };
-        Self {
-            head: StreamResponse {
-                is_final,
-                chunk_kinds: values.kinds,
-                timestamp: timestamp(),
-                request_id: request_id.into(),
-                chunk_index: index,
-                ..StreamResponse::default()
-            },
-            fields: values.fields,
-        }
-    }
-
-    pub(crate) fn size(&self) -> usize {
-        values_len(&self.head, CHUNK, &self.fields)
-    }
-
-    pub(crate) fn append(&self, out: &mut BytesMut) {
-        append_values(out, &self.head, CHUNK, &self.fields);
+pub(crate) fn chunk(
+    request_id: &str,
+    index: i32,
+    is_final: bool,
+    values: Fields,
+) -> StreamResponse {
+    // A client with our additions knows which request its stream is.
+    let request_id = if values.kinds.is_some() && index > 0 {
+        ""
+    } else {
+        request_id
+    };
+    StreamResponse {
+        is_final,
+        chunk: values.values,
+        chunk_kinds: values.kinds,
+        timestamp: timestamp(),
+        request_id: request_id.into(),
+        chunk_index: index,
+        ..StreamResponse::default()
     }
 }
 

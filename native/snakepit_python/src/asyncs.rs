@@ -2,11 +2,12 @@
 
 use crate::{
     answer::{Answer, Failure, failed_chunk},
-    call::{Call, Values},
+    call::Call,
     handler,
     worker::Worker,
 };
 use pyo3::{exceptions::PyRuntimeError, prelude::*, types::PyDict};
+use snakepit_proto::Fields;
 use snakepit_wire::append;
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -55,7 +56,7 @@ impl AsyncCall {
         match handler::message(value.py(), &self.worker, &self.call, value, index, is_final) {
             Ok(message) => {
                 self.progress().index = index.wrapping_add(1);
-                Ok(chunks.push(|out| message.append(out)))
+                Ok(chunks.push(|out| append(out, &message)))
             }
             Err(failure) => Err(self.give_up(failure)),
         }
@@ -67,7 +68,7 @@ impl AsyncCall {
         PyRuntimeError::new_err(message)
     }
 
-    fn answer(&self, py: Python<'_>, result: Result<Values, Failure>) {
+    fn answer(&self, py: Python<'_>, result: Result<Fields, Failure>) {
         let took = self.started.elapsed();
         match &self.call.answer {
             Answer::Stream(chunks) => {
@@ -149,7 +150,7 @@ impl AsyncCall {
                 return Ok(());
             }
         }
-        self.answer(py, Ok(Values::default()));
+        self.answer(py, Ok(Fields::default()));
         Ok(())
     }
 

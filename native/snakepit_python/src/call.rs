@@ -1,10 +1,9 @@
 //! One call on its way through a worker, whatever RPC it came by.
 
 use crate::{answer::Answer, commands::Command, scheduler::Job};
-use bytes::Bytes;
 use pyo3::{Py, PyAny};
+use snakepit_proto::Fields;
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,35 +11,12 @@ use std::{
     time::Instant,
 };
 
-/// Arguments as they came; without kinds, by the plain rules.
-#[derive(Default)]
-pub(crate) struct Args {
-    pub(crate) fields: BTreeMap<String, Bytes>,
-    pub(crate) kinds: Option<Bytes>,
-}
-
-/// Values as they are sent, in the order of their names.
-#[derive(Default)]
-pub(crate) struct Values {
-    pub(crate) fields: Vec<(String, Bytes)>,
-    pub(crate) kinds: Option<Bytes>,
-}
-
-impl Values {
-    pub(crate) fn size(&self) -> usize {
-        self.fields
-            .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum()
-    }
-}
-
 /// What a call came with.
 #[derive(Default)]
 pub(crate) struct Request {
     pub(crate) call_id: u64,
     pub(crate) command: String,
-    pub(crate) args: Args,
+    pub(crate) args: Fields,
     pub(crate) session_id: Option<String>,
     pub(crate) session_generation: u64,
     pub(crate) request_id: String,

@@ -1,14 +1,16 @@
 //! The threads that run commands. Python is entered to run one, and left to wait for the next.
 
 use crate::{
-    answer::{Answer, Chunk, Failure, failed_chunk},
-    call::{Call, Values},
+    answer::{Answer, Failure, chunk, failed_chunk},
+    call::Call,
     chunks::Chunks,
     lane::Lane,
     values,
     worker::Worker,
 };
+use prost::Message;
 use pyo3::{exceptions::PyStopIteration, prelude::*};
+use snakepit_proto::{Fields, StreamResponse};
 use snakepit_wire::append;
 use std::{
     cell::RefCell,
@@ -103,7 +105,7 @@ fn run(py: Python<'_>, worker: &Worker, call: &Call) {
     worker.finish(call, result, took);
 }
 
-fn unary(py: Python<'_>, worker: &Worker, call: &Call) -> Result<Values, Failure> {
+fn unary(py: Python<'_>, worker: &Worker, call: &Call) -> Result<Fields, Failure> {
     let value = value(py, worker, call)?;
     unary_result(py, worker, call, &value)
 }
@@ -114,7 +116,7 @@ pub(crate) fn unary_result(
     worker: &Worker,
     call: &Call,
     value: &Bound<'_, PyAny>,
-) -> Result<Values, Failure> {
+) -> Result<Fields, Failure> {
     let values = result(py, worker, call, value, "result")?;
     let (size, limit) = (values.size(), worker.settings.max_message_size);
     if size > limit {
@@ -152,7 +154,7 @@ pub(crate) fn result(
     call: &Call,
     value: &Bound<'_, PyAny>,
     root: &str,
-) -> Result<Values, Failure> {
+) -> Result<Fields, Failure> {
     let kinds = call.request.args.kinds.is_some();
     values::encode_fields(value, root, kinds, worker.commands.hooks())
         .map_err(|error| worker.commands.failure(py, call, error))
@@ -234,7 +236,7 @@ impl<'a> Steps<'a> {
     ) -> Result<bool, Failure> {
         let message = message(py, self.worker, self.call, value, self.index, is_final)?;
         self.index = self.index.wrapping_add(1);
-        Ok(self.chunks.push(|out| message.append(out)))
+        Ok(self.chunks.push(|out| append(out, &message)))
     }
 
     fn failure(&self, py: Python<'_>, error: PyErr) -> Failure {
@@ -250,11 +252,11 @@ pub(crate) fn message(
     value: &Bound<'_, PyAny>,
     index: i32,
     is_final: bool,
-) -> Result<Chunk, Failure> {
+) -> Result<StreamResponse, Failure> {
     let root = if is_final { "result" } else { "chunk" };
     let values = result(py, worker, call, value, root)?;
-    let chunk = Chunk::new(&call.request.request_id, index, is_final, values);
-    let (size, limit) = (chunk.size(), worker.settings.max_message_size);
+    let chunk = chunk(&call.request.request_id, index, is_final, values);
+    let (size, limit) = (chunk.encoded_len(), worker.settings.max_message_size);
     if size > limit {
         return Err(Failure::too_large(size, limit));
     }

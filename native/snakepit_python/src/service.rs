@@ -3,7 +3,7 @@
 use crate::{
     SERVICE, ServerConnection,
     answer::{Answer, Failure, Outcome, failed_chunk, response},
-    call::{Args, Call, Request},
+    call::{Call, Request},
     chunks::Chunks,
     lane::Lane,
     rpc::{self, Gone, Status},
@@ -15,7 +15,7 @@ use http::{HeaderName, request::Parts};
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
 use snakepit_proto::{
-    CallFrame, EndSessionRequest, EndSessionResponse, ExecuteRequest, HealthRequest,
+    CallFrame, EndSessionRequest, EndSessionResponse, ExecuteRequest, Fields, HealthRequest,
     HealthResponse, InfoRequest, InfoResponse, SessionRequest, WorkerStats, call_frame::Act,
 };
 use snakepit_wire::{Deframer, Driven, FRAME_OVERHEAD, Outlet};
@@ -241,10 +241,7 @@ impl Rpc {
         let request = Request {
             call_id: frame.call_id,
             command: frame.command,
-            args: Args {
-                fields: frame.args,
-                kinds: frame.arg_kinds,
-            },
+            args: Fields::received(frame.args, frame.arg_kinds),
             session_id: Some(frame.session_id).filter(|id| !id.is_empty()),
             session_generation: frame.session_generation,
             request_id: frame.request_id,
@@ -364,10 +361,7 @@ impl IntoRequest for ExecuteRequest {
         let request = Request {
             call_id: self.call_id,
             command: self.command,
-            args: Args {
-                fields: self.args,
-                kinds: self.arg_kinds,
-            },
+            args: Fields::received(self.args, self.arg_kinds),
             request_id: self.request_id,
             ..Request::default()
         };
@@ -380,10 +374,7 @@ impl IntoRequest for SessionRequest {
         let request = Request {
             call_id: self.call_id,
             command: self.command,
-            args: Args {
-                fields: self.args,
-                kinds: self.arg_kinds,
-            },
+            args: Fields::received(self.args, self.arg_kinds),
             session_id: Some(self.session_id),
             session_generation: self.session_generation,
             request_id: self.request_id,

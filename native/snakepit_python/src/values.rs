@@ -3,13 +3,14 @@
 
 mod json;
 
-use crate::call::{Args, Values};
 use bytes::Bytes;
 use pyo3::{
+    exceptions::PyValueError,
     prelude::*,
     pybacked::{PyBackedBytes, PyBackedStr},
     types::{PyBytes, PyDict, PyString},
 };
+use snakepit_proto::{Field, Fields};
 use std::collections::BTreeMap;
 
 const TEXT: u8 = 1;
@@ -21,28 +22,36 @@ const SHARED_FROM: usize = 4096;
 
 pub(crate) fn decode_fields<'py>(
     py: Python<'py>,
-    values: &Args,
+    values: &Fields,
     hooks: &Py<PyAny>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     let kinds = values.kinds.as_deref();
     if let Some(kinds) = kinds
-        && kinds.len() != values.fields.len()
+        && kinds.len() != values.values.len()
     {
         let fields = PyDict::new(py);
-        for (name, bytes) in &values.fields {
-            fields.set_item(name, PyBytes::new(py, bytes))?;
+        for field in &values.values {
+            fields.set_item(name(field)?, PyBytes::new(py, &field.value))?;
         }
         let refused = hooks
             .bind(py)
             .call_method1("decode_fields", (fields, kinds))?;
         return Ok(refused.cast_into()?);
     }
-    for (index, (name, bytes)) in values.fields.iter().enumerate() {
+    for (index, field) in values.values.iter().enumerate() {
         let kind = kinds.map_or(0, |kinds| kinds[index]);
-        dict.set_item(name, decode(py, kind, bytes, name, hooks)?)?;
+        let name = name(field)?;
+        dict.set_item(name, decode(py, kind, &field.value, name, hooks)?)?;
     }
     Ok(dict)
+}
+
+fn name(field: &Field) -> PyResult<&str> {
+    field.name().ok_or_else(|| {
+        let name = String::from_utf8_lossy(&field.key);
+        PyValueError::new_err(format!("the name {name:?} is no UTF-8"))
+    })
 }
 
 fn decode<'py>(
@@ -76,7 +85,7 @@ pub(crate) fn encode_fields(
     root: &str,
     kinds: bool,
     hooks: &Py<PyAny>,
-) -> PyResult<Values> {
+) -> PyResult<Fields> {
     let py = value.py();
     let Ok(dict) = value.cast::<PyDict>() else {
         let (kind, bytes) = encode(value, kinds, || {
@@ -84,8 +93,8 @@ pub(crate) fn encode_fields(
                 .bind(py)
                 .call_method1("encode_whole", (value, root, kinds))
         })?;
-        return Ok(Values {
-            fields: vec![("result".into(), bytes)],
+        return Ok(Fields {
+            values: vec![Field::new("result", bytes)],
             kinds: kinds.then(|| Bytes::copy_from_slice(&[kind])),
         });
     };
@@ -94,7 +103,7 @@ pub(crate) fn encode_fields(
         let name = key
             .cast_exact::<PyString>()
             .ok()
-            .and_then(|name| name.extract().ok());
+            .and_then(|name| name.extract::<String>().ok());
         let Some(name) = name else {
             return encode_all(value, root, kinds, hooks);
         };
@@ -103,15 +112,12 @@ pub(crate) fn encode_fields(
                 .bind(py)
                 .call_method1("encode", (&item, root, &key, kinds))
         })?;
-        found.push((name, kind, bytes));
+        found.push((Field::new(name, bytes), kind));
     }
-    found.sort_unstable_by(|(one, ..), (other, ..): &(String, _, _)| one.cmp(other));
-    Ok(Values {
-        kinds: kinds.then(|| found.iter().map(|(_, kind, _)| *kind).collect()),
-        fields: found
-            .into_iter()
-            .map(|(name, _, bytes)| (name, bytes))
-            .collect(),
+    found.sort_unstable_by(|(one, _), (other, _)| one.key.cmp(&other.key));
+    Ok(Fields {
+        kinds: kinds.then(|| found.iter().map(|(_, kind)| *kind).collect()),
+        values: found.into_iter().map(|(field, _)| field).collect(),
     })
 }
 
@@ -121,7 +127,7 @@ fn encode_all(
     root: &str,
     kinds: bool,
     hooks: &Py<PyAny>,
-) -> PyResult<Values> {
+) -> PyResult<Fields> {
     let encoded = hooks
         .bind(value.py())
         .call_method1("encode_fields", (value, root, kinds))?;
@@ -129,9 +135,9 @@ fn encode_all(
         encoded.extract()?;
     let fields = fields
         .into_iter()
-        .map(|(name, bytes)| (name, shared(bytes)));
-    Ok(Values {
-        fields: fields.collect(),
+        .map(|(name, bytes)| Field::new(name, shared(bytes)));
+    Ok(Fields {
+        values: fields.collect(),
         kinds: kinds.map(shared),
     })
 }

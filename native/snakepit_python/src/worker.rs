@@ -11,7 +11,7 @@ use crate::{
     seat::Seat,
 };
 use pyo3::{FromPyObject, Py, PyAny};
-use snakepit_proto::ReplyFrame;
+use snakepit_proto::{Fields, ReplyFrame};
 use snakepit_wire::append;
 use std::{
     collections::VecDeque,
@@ -127,12 +127,7 @@ impl Worker {
     }
 
     /// Answers a unary call, or ends a stream with its failure.
-    pub(crate) fn finish(
-        &self,
-        call: &Call,
-        result: Result<crate::call::Values, Failure>,
-        took: Duration,
-    ) {
+    pub(crate) fn finish(&self, call: &Call, result: Result<Fields, Failure>, took: Duration) {
         self.count(result.is_err());
         let ended = if call.is_cancelled() {
             call.how_ended()

@@ -1,16 +1,10 @@
 //! A stream: the same call with many replies, at the consumer's pace.
 
 use super::{Call, Clock, Ended, Route, decode_aside, refused_meta, sleep_until};
-use crate::{
-    channel::Channel,
-    codec::{self, Fields},
-    credit::Credit,
-    events::Events,
-    failure::Failure,
-};
+use crate::{channel::Channel, codec, credit::Credit, events::Events, failure::Failure};
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};
-use snakepit_proto::StreamResponse;
+use snakepit_proto::{Fields, StreamResponse};
 use std::time::{Duration, Instant};
 use tonic::Streaming;
 
@@ -124,10 +118,7 @@ struct Chunk {
 impl From<StreamResponse> for Chunk {
     fn from(message: StreamResponse) -> Self {
         Self {
-            fields: Fields {
-                values: message.chunk,
-                kinds: message.chunk_kinds,
-            },
+            fields: Fields::received(message.chunk, message.chunk_kinds),
             is_final: message.is_final,
         }
     }

@@ -7,14 +7,14 @@ use super::{
 use crate::{
     calls::{Abandoned, Calls, Job, WorkEnded},
     channel::ClientConnection,
-    codec::{self, Fields},
+    codec,
     failure::Failure,
     pool::{self, Worker},
     reply::{Reply, off_scheduler},
     runtime,
 };
 use rustler::{Encoder, types::atom};
-use snakepit_proto::{CallFrame, ReplyFrame};
+use snakepit_proto::{CallFrame, Fields, ReplyFrame};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -163,10 +163,7 @@ impl Job for Unary {
             return;
         };
         let result = if frame.success {
-            Ok(Fields {
-                values: frame.result,
-                kinds: frame.result_kinds,
-            })
+            Ok(Fields::received(frame.result, frame.result_kinds))
         } else {
             Err(Failure::from_reply(frame.error, frame.error_detail))
         };

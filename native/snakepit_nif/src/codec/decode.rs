@@ -1,9 +1,10 @@
 //! From the wire to BEAM terms. Nothing that comes from there becomes an atom.
 
-use super::{Fields, dtype_atom};
+use super::dtype_atom;
 use crate::{atoms, failure::Failure};
 use bytes::Bytes;
 use rustler::{BigInt, Encoder, Env, NewBinary, Resource, ResourceArc, Term};
+use snakepit_proto::Fields;
 use snakepit_values::{Builder, Dtype, Form, Kind, ReadError, read, split_tail};
 use std::{ops::Range, str};
 
@@ -27,14 +28,18 @@ pub(crate) fn decode_fields<'a>(
     }
     let mut keys = Vec::with_capacity(fields.values.len() + 1);
     let mut values = Vec::with_capacity(fields.values.len() + 1);
-    for (index, (name, bytes)) in fields.values.iter().enumerate() {
+    for (index, field) in fields.values.iter().enumerate() {
+        let name = field.name().ok_or_else(|| {
+            let name = String::from_utf8_lossy(&field.key);
+            Failure::InvalidResult(format!("the name {name:?} is no UTF-8"))
+        })?;
         if is_final.is_some() && name == "is_final" {
             continue;
         }
         let kind = fields.kinds.as_ref().map_or(0, |kinds| kinds[index]);
         keys.push(name.encode(env));
         values.push(
-            decode_value(env, bytes, kind)
+            decode_value(env, &field.value, kind)
                 .map_err(|problem| Failure::InvalidResult(format!("result.{name} {problem}")))?,
         );
     }

@@ -1,9 +1,10 @@
 //! From BEAM terms to the wire.
 
-use super::{Fields, dtype_atom};
+use super::dtype_atom;
 use crate::atoms;
 use bytes::Bytes;
 use rustler::{BigInt, Binary, ListIterator, MapIterator, Term, TermType, types::tuple};
+use snakepit_proto::{Field, Fields};
 use snakepit_values::{Dtype, Kind, MAX_DEPTH, MAX_DIGITS, Writer};
 use std::{borrow::Cow, collections::HashSet, fmt, str};
 
@@ -60,23 +61,22 @@ pub(crate) fn encode_args(
 ) -> Result<Fields, EncodeError> {
     let pairs = pairs(args)
         .ok_or_else(|| EncodeError::invalid("args must be a map with atom or string keys"))?;
-    let mut fields = std::collections::BTreeMap::new();
+    let mut found = Vec::with_capacity(pairs.len());
     let mut spent = 0;
     for (key, value) in pairs {
         let name = key_text(key).map_err(|e| e.under("args"))?.into_owned();
         let (kind, bytes) = encode_value(value, rules, budget.saturating_sub(spent))
             .map_err(|e| e.under(format_args!("args.{name}")))?;
         spent += bytes.len() + name.len() + ELEMENT_COST;
-        if let Some(_twin) = fields.insert(name, (kind, bytes)) {
-            return Err(EncodeError::invalid("has two keys with the same text").under("args"));
-        }
+        found.push((Field::new(name, bytes), kind));
     }
-    let kinds = fields.values().map(|(kind, _)| *kind as u8).collect();
+    found.sort_unstable_by(|(one, _), (other, _)| one.key.cmp(&other.key));
+    if found.windows(2).any(|pair| pair[0].0.key == pair[1].0.key) {
+        return Err(EncodeError::invalid("has two keys with the same text").under("args"));
+    }
+    let kinds = found.iter().map(|(_, kind)| *kind as u8).collect();
     Ok(Fields {
-        values: fields
-            .into_iter()
-            .map(|(name, (_, bytes))| (name, bytes))
-            .collect(),
+        values: found.into_iter().map(|(field, _)| field).collect(),
         kinds: (rules == Rules::Kinds).then_some(kinds),
     })
 }
