@@ -1,5 +1,6 @@
 //! A stream's chunks on their way from the command to the network: a bounded buffer. Those that are
-//! there together are sent together, and the network's side is woken once for them.
+//! there together are sent together, and the network's side is woken once for them: by the first, or,
+//! where they come quickly, when half the buffer is full.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
@@ -8,12 +9,17 @@ use snakepit_wire::append;
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 /// How many chunks, and how many bytes of them, a command may be ahead of the network. One chunk
 /// may be larger.
 pub(crate) const MAX_CHUNKS: usize = 256;
 const MAX_BYTES: usize = 64 * 1024;
+/// Chunks that come at such intervals, or shorter ones, are quick.
+const QUICK: Duration = Duration::from_micros(10);
+/// How long quick chunks gather at most, by a clock that counts milliseconds.
+pub(crate) const GATHERED_FOR: Duration = Duration::from_millis(1);
 
 /// Called once there is room, for the event loop, which cannot wait.
 type OnRoom = Box<dyn FnOnce() + Send>;
@@ -29,6 +35,8 @@ pub(crate) struct Chunks {
 struct State {
     buffer: BytesMut,
     count: usize,
+    taken_at: Option<Instant>,
+    quick: bool,
     ended: bool,
     cancelled: bool,
     /// What the command still sends is dropped.
@@ -40,6 +48,21 @@ impl State {
     fn is_full(&self) -> bool {
         !self.cancelled && (self.count >= MAX_CHUNKS || self.buffer.len() >= MAX_BYTES)
     }
+
+    /// Whether the network is to take them.
+    fn are_due(&self) -> bool {
+        let enough = if self.quick { MAX_CHUNKS / 2 } else { 1 };
+        self.ended || self.count >= enough || self.buffer.len() >= MAX_BYTES / 2
+    }
+
+    fn take(&mut self) -> Bytes {
+        let now = Instant::now();
+        let interval = self.taken_at.map(|before| now.duration_since(before));
+        self.quick = interval.is_some_and(|interval| interval <= QUICK * self.count as u32);
+        self.taken_at = Some(now);
+        self.count = 0;
+        self.buffer.split().freeze()
+    }
 }
 
 impl Chunks {
@@ -49,12 +72,13 @@ impl Chunks {
         if state.sealed {
             return false;
         }
-        let first = state.count == 0;
+        let were_due = state.are_due();
         append(&mut state.buffer);
         state.count += 1;
         let full = state.is_full();
+        let wake = !were_due && state.are_due();
         drop(state);
-        if first {
+        if wake {
             self.network.wake();
         }
         full
@@ -107,19 +131,25 @@ impl Chunks {
         self.tell_room(state);
     }
 
-    /// For the network: the chunks that are there, or nothing once all have been taken.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// For the network: the chunks that are there, or nothing once all have been taken. Quick ones
+    /// gather until `gathered` is ready.
+    pub(crate) fn poll_take(
+        &self,
+        cx: &mut Context<'_>,
+        gathered: impl FnOnce(&mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Option<Bytes>> {
         self.network.register(cx.waker());
         let mut state = self.lock();
-        if state.count == 0 {
-            return if state.ended {
-                Poll::Ready(None)
-            } else {
-                Poll::Pending
-            };
+        if state.quick && !state.are_due() && gathered(cx).is_ready() {
+            state.quick = false;
         }
-        let bytes = state.buffer.split().freeze();
-        state.count = 0;
+        if !state.are_due() {
+            return Poll::Pending;
+        }
+        if state.count == 0 {
+            return Poll::Ready(None);
+        }
+        let bytes = state.take();
         self.tell_room(state);
         Poll::Ready(Some(bytes))
     }
@@ -151,7 +181,7 @@ mod tests {
     };
 
     fn take(chunks: &Chunks) -> Poll<Option<Bytes>> {
-        chunks.poll_take(&mut Context::from_waker(Waker::noop()))
+        chunks.poll_take(&mut Context::from_waker(Waker::noop()), |_| Poll::Pending)
     }
 
     fn fill(chunks: &Chunks) -> usize {

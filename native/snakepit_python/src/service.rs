@@ -4,7 +4,7 @@ use crate::{
     SERVICE, ServerConnection,
     answer::{Answer, Failure, Outcome, failed_chunk, response},
     call::{Call, Request},
-    chunks::Chunks,
+    chunks::{Chunks, GATHERED_FOR},
     lane::Lane,
     rpc::{self, Gone, Status},
     worker::Worker,
@@ -21,6 +21,7 @@ use snakepit_proto::{
 use snakepit_wire::{Deframer, Driven, FRAME_OVERHEAD, Outlet};
 use std::{
     future::poll_fn,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     task::Poll,
     time::{Duration, Instant},
@@ -340,13 +341,19 @@ impl Rpc {
 
 /// Sends a stream's chunks as they come.
 async fn pass_on(stream: &mut SendStream<Bytes>, chunks: &Chunks) -> Result<(), Gone> {
+    let mut gathered = pin!(tokio::time::sleep(GATHERED_FOR));
     while let Some(bytes) = poll_fn(|cx| match stream.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(Err(Gone)),
-        Poll::Pending => chunks.poll_take(cx).map(Ok),
+        Poll::Pending => chunks
+            .poll_take(cx, |cx| gathered.as_mut().poll(cx))
+            .map(Ok),
     })
     .await?
     {
         rpc::send(stream, bytes).await?;
+        gathered
+            .as_mut()
+            .reset((Instant::now() + GATHERED_FOR).into());
     }
     Ok(())
 }
