@@ -10,6 +10,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")
+        // Large, and hardly ever there.
+        .boxed(".snakepit.ExecuteResponse.error_detail")
+        .boxed(".snakepit.StreamResponse.error_detail")
+        .boxed(".snakepit.ReplyFrame.error_detail")
         .build_server(false)
         .build_transport(false)
         .compile_fds(files)?;

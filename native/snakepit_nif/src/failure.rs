@@ -115,11 +115,13 @@ impl Failure {
     }
 
     /// A `success: false` or an error chunk; a peer without our additions sends only the text.
-    pub(crate) fn from_reply(error: String, detail: Option<ErrorDetail>) -> Self {
-        Self::Remote(Box::new(detail.unwrap_or(ErrorDetail {
-            message: error,
-            ..ErrorDetail::default()
-        })))
+    pub(crate) fn from_reply(error: String, detail: Option<Box<ErrorDetail>>) -> Self {
+        Self::Remote(detail.unwrap_or_else(|| {
+            Box::new(ErrorDetail {
+                message: error,
+                ..ErrorDetail::default()
+            })
+        }))
     }
 
     /// What a failed RPC means. A status that the peer sent has no source; one that this end made

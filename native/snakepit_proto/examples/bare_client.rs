@@ -77,7 +77,7 @@ async fn times(client: &mut Client, calls: usize) -> Result<Vec<Duration>, Failu
     for _ in 0..calls {
         let request = ExecuteRequest {
             command: "echo".into(),
-            args: vec![Field::new("text", vec![b'x'; 1024])],
+            args: vec![Field::new("text", vec![b'x'; 1024].into())],
             ..ExecuteRequest::default()
         };
         let started = Instant::now();

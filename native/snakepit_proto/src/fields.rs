@@ -1,7 +1,8 @@
 //! Maps of values as they travel.
 
 use crate::Field;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use std::cell::RefCell;
 
 /// In the order of their names.
 #[derive(Clone, Debug, Default)]
@@ -31,11 +32,43 @@ impl Fields {
     }
 }
 
+/// Up to here bytes are packed.
+const PACKED_UP_TO: usize = 2048;
+const ROOM: usize = 16 * 1024;
+
+thread_local! {
+    static PACKED: RefCell<BytesMut> = RefCell::default();
+}
+
+/// A copy. Small ones of a thread lie in memory that they share: to take memory for each, and to count
+/// who holds it, would cost more than to copy them.
+pub fn copied(bytes: &[u8]) -> Bytes {
+    if bytes.len() > PACKED_UP_TO {
+        return Bytes::copy_from_slice(bytes);
+    }
+    PACKED.with_borrow_mut(|room| {
+        if room.capacity() < bytes.len() {
+            room.reserve(ROOM);
+        }
+        room.extend_from_slice(bytes);
+        room.split().freeze()
+    })
+}
+
+/// The bytes themselves, or a copy of them if they are few.
+pub fn packed(bytes: Vec<u8>) -> Bytes {
+    if bytes.len() > PACKED_UP_TO {
+        bytes.into()
+    } else {
+        copied(&bytes)
+    }
+}
+
 impl Field {
-    pub fn new(name: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+    pub fn new(name: impl AsRef<[u8]>, value: Bytes) -> Self {
         Self {
-            key: name.into(),
-            value: value.into(),
+            key: copied(name.as_ref()),
+            value,
         }
     }
 
@@ -51,10 +84,21 @@ mod tests {
 
     #[test]
     fn of_values_with_the_same_name_the_last_counts() {
-        let field = |name: &'static str, value: &'static str| Field::new(name, value);
+        let field = |name: &'static str, value: &'static str| Field::new(name, Bytes::from(value));
         let came = vec![field("b", "1"), field("a", "2"), field("b", "3")];
         let fields = Fields::received(came, None);
         assert_eq!(fields.values, [field("a", "2"), field("b", "3")]);
         assert_eq!(fields.size(), 4);
+    }
+
+    #[test]
+    fn what_is_copied_stays_as_it_was() {
+        let sizes = [0, 1, 1000, PACKED_UP_TO, PACKED_UP_TO + 1, ROOM];
+        let texts: Vec<Vec<u8>> = (0..100u8)
+            .zip(sizes.into_iter().cycle())
+            .map(|(byte, size)| vec![byte; size])
+            .collect();
+        let copies: Vec<Bytes> = texts.iter().map(|text| copied(text)).collect();
+        assert_eq!(copies, texts);
     }
 }

@@ -2,6 +2,6 @@
 
 mod fields;
 
-pub use fields::Fields;
+pub use fields::{Fields, copied, packed};
 
 tonic::include_proto!("snakepit");

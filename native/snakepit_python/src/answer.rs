@@ -108,7 +108,7 @@ pub(crate) fn append_reply(out: &mut BytesMut, call_id: u64, outcome: Outcome) {
         Err(failure) => {
             let frame = ReplyFrame {
                 error: failure.text,
-                error_detail: Some(*failure.detail),
+                error_detail: Some(failure.detail),
                 ..frame
             };
             append(out, &frame);
@@ -131,7 +131,7 @@ pub(crate) fn response(request_id: String, result: Result<Fields, Failure>) -> E
         },
         Err(failure) => ExecuteResponse {
             error: failure.text,
-            error_detail: Some(*failure.detail),
+            error_detail: Some(failure.detail),
             ..response
         },
     }
@@ -164,7 +164,7 @@ pub(crate) fn failed_chunk(request_id: &str, index: i32, failure: Failure) -> St
     StreamResponse {
         is_final: true,
         error: failure.text,
-        error_detail: Some(*failure.detail),
+        error_detail: Some(failure.detail),
         timestamp: timestamp(),
         request_id: request_id.into(),
         chunk_index: index,

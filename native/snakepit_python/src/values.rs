@@ -10,7 +10,7 @@ use pyo3::{
     pybacked::{PyBackedBytes, PyBackedStr},
     types::{PyBytes, PyDict, PyString},
 };
-use snakepit_proto::{Field, Fields};
+use snakepit_proto::{Field, Fields, copied, packed};
 use std::collections::BTreeMap;
 
 const TEXT: u8 = 1;
@@ -95,7 +95,7 @@ pub(crate) fn encode_fields(
         })?;
         return Ok(Fields {
             values: vec![Field::new("result", bytes)],
-            kinds: kinds.then(|| Bytes::copy_from_slice(&[kind])),
+            kinds: kinds.then(|| copied(&[kind])),
         });
     };
     let mut found = Vec::with_capacity(dict.len());
@@ -116,7 +116,7 @@ pub(crate) fn encode_fields(
     }
     found.sort_unstable_by(|(one, _), (other, _)| one.key.cmp(&other.key));
     Ok(Fields {
-        kinds: kinds.then(|| found.iter().map(|(_, kind)| *kind).collect()),
+        kinds: kinds.then(|| packed(found.iter().map(|(_, kind)| *kind).collect())),
         values: found.into_iter().map(|(field, _)| field).collect(),
     })
 }
@@ -157,7 +157,7 @@ fn encode<'py>(
         return Ok((BYTES, shared(value.extract::<PyBackedBytes>()?)));
     }
     if let Some(json) = json::write(value) {
-        return Ok((JSON, json.into()));
+        return Ok((JSON, packed(json)));
     }
     let (kind, bytes): (u8, PyBackedBytes) = other()?.extract()?;
     Ok((kind, shared(bytes)))
@@ -165,7 +165,7 @@ fn encode<'py>(
 
 fn shared(memory: impl AsRef<[u8]> + Send + 'static) -> Bytes {
     if memory.as_ref().len() < SHARED_FROM {
-        Bytes::copy_from_slice(memory.as_ref())
+        copied(memory.as_ref())
     } else {
         Bytes::from_owner(memory)
     }

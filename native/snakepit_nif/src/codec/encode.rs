@@ -4,7 +4,7 @@ use super::dtype_atom;
 use crate::atoms;
 use bytes::Bytes;
 use rustler::{BigInt, Binary, ListIterator, MapIterator, Term, TermType, types::tuple};
-use snakepit_proto::{Field, Fields};
+use snakepit_proto::{Field, Fields, packed};
 use snakepit_values::{Dtype, Kind, MAX_DEPTH, MAX_DIGITS, Writer};
 use std::{borrow::Cow, collections::HashSet, fmt, str};
 
@@ -74,7 +74,7 @@ pub(crate) fn encode_args(
     if found.windows(2).any(|pair| pair[0].0.key == pair[1].0.key) {
         return Err(EncodeError::invalid("has two keys with the same text").under("args"));
     }
-    let kinds = found.iter().map(|(_, kind)| *kind as u8).collect();
+    let kinds = packed(found.iter().map(|(_, kind)| *kind as u8).collect());
     Ok(Fields {
         values: found.into_iter().map(|(field, _)| field).collect(),
         kinds: (rules == Rules::Kinds).then_some(kinds),
@@ -102,14 +102,14 @@ fn encode_value(
         return copied(&binary, budget).map(|bytes| (Kind::Bytes, bytes));
     }
     let (kind, bytes) = write(value, rules, budget)?;
-    Ok((kind, bytes.into()))
+    Ok((kind, packed(bytes)))
 }
 
 fn copied(binary: &Binary<'_>, budget: usize) -> Result<Bytes, EncodeError> {
     if binary.len() > budget {
         return Err(EncodeError::OverBudget);
     }
-    Ok(Bytes::copy_from_slice(binary))
+    Ok(snakepit_proto::copied(binary))
 }
 
 fn write(value: Term<'_>, rules: Rules, budget: usize) -> Result<(Kind, Vec<u8>), EncodeError> {
