@@ -114,7 +114,7 @@ impl PyServer {
     /// Waits for at most so many seconds until no call is left; tells whether none is.
     fn wait_idle(&self, py: Python<'_>, seconds: f64) -> bool {
         let after = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        py.detach(|| self.worker.wait_idle(after))
+        py.detach(|| self.worker.scheduler.wait_empty(after))
     }
 
     /// Lets the threads go that serve, once they have sent what they have answered.

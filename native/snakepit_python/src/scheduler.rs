@@ -5,6 +5,7 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 /// What the scheduler needs to know of a call.
@@ -16,6 +17,7 @@ pub(crate) trait Job: Send + Sync {
 pub(crate) struct Scheduler<J> {
     state: Mutex<State<J>>,
     ready: Condvar,
+    emptied: Condvar,
     /// Tells the event loop that there is something to start.
     wake_loop: Box<dyn Fn() + Send + Sync>,
 }
@@ -33,6 +35,8 @@ struct State<J> {
     idle_threads: usize,
     /// Of the thread that drives the network while it waits for a call.
     driver: Option<Waker>,
+    /// Whether anybody waits for the last call's end: to tell nobody is a system call, too.
+    watched: bool,
     closed: bool,
 }
 
@@ -50,9 +54,11 @@ impl<J: Job> Scheduler<J> {
                 threads: 1,
                 idle_threads: 0,
                 driver: None,
+                watched: false,
                 closed: false,
             }),
             ready: Condvar::new(),
+            emptied: Condvar::new(),
         }
     }
 
@@ -159,9 +165,18 @@ impl<J: Job> Scheduler<J> {
 
     /// How many calls are queued or run.
     pub(crate) fn count(&self) -> i64 {
-        let state = self.lock();
-        let queued = state.waiting.len() + state.admitted.len() + state.for_loop.len();
-        i64::try_from(queued + state.running.len()).unwrap_or(i64::MAX)
+        i64::try_from(self.lock().count()).unwrap_or(i64::MAX)
+    }
+
+    /// Waits until there is no call any more; tells whether there is none.
+    pub(crate) fn wait_empty(&self, after: Duration) -> bool {
+        let mut state = self.lock();
+        state.watched = true;
+        let waited = self
+            .emptied
+            .wait_timeout_while(state, after, |state| state.count() > 0);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.count() == 0
     }
 
     pub(crate) fn running<T>(&self, pick: impl Fn(&J) -> Option<T>) -> Vec<T> {
@@ -198,6 +213,7 @@ impl<J: Job> Scheduler<J> {
     fn tell(&self, mut state: MutexGuard<'_, State<J>>) {
         let (sync, for_loop) = (state.admitted.len(), !state.for_loop.is_empty());
         let idle = state.idle_threads;
+        let emptied = state.watched && state.count() == 0;
         let driver = if sync > 0 { state.driver.take() } else { None };
         drop(state);
         if let Some(driver) = driver {
@@ -211,6 +227,9 @@ impl<J: Job> Scheduler<J> {
         if for_loop {
             (self.wake_loop)();
         }
+        if emptied {
+            self.emptied.notify_all();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
@@ -219,6 +238,10 @@ impl<J: Job> Scheduler<J> {
 }
 
 impl<J: Job> State<J> {
+    fn count(&self) -> usize {
+        self.waiting.len() + self.admitted.len() + self.for_loop.len() + self.running.len()
+    }
+
     fn admit(&mut self) {
         while self.running.len() + self.admitted.len() + self.for_loop.len() < self.slots
             && let Some(call) = self.waiting.pop_front()
@@ -252,7 +275,6 @@ mod tests {
     use std::{
         sync::atomic::{AtomicUsize, Ordering},
         thread,
-        time::Duration,
     };
 
     #[derive(Debug, PartialEq)]

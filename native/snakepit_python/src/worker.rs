@@ -17,7 +17,7 @@ use std::{
     collections::VecDeque,
     io,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -56,8 +56,6 @@ pub(crate) struct Worker {
     writers: AtomicUsize,
     /// Wakes whoever waits for a call to be gone.
     left: Notify,
-    idle: Condvar,
-    idle_lock: Mutex<()>,
     ends: Mutex<VecDeque<(u64, &'static str)>>,
     pub(crate) poke: Arc<Poke>,
     /// What the event loop is to call.
@@ -89,8 +87,6 @@ impl Worker {
             ends: Mutex::new(VecDeque::new()),
             poke,
             resumes: Mutex::default(),
-            idle: Condvar::new(),
-            idle_lock: Mutex::default(),
             forked: AtomicBool::new(false),
         }))
     }
@@ -212,30 +208,6 @@ impl Worker {
     /// To be called once a call that had started is out of the scheduler.
     pub(crate) fn has_left(&self) {
         self.left.notify_waiters();
-        self.idle.notify_all();
-    }
-
-    /// Waits until there is no call any more; tells whether there is none.
-    pub(crate) fn wait_idle(&self, after: Duration) -> bool {
-        let deadline = Instant::now() + after;
-        let mut guard = self
-            .idle_lock
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        while self.scheduler.has(|_| true) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            // A call may leave between the look and the wait.
-            let short = left.min(Duration::from_millis(20));
-            guard = self
-                .idle
-                .wait_timeout(guard, short)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        true
     }
 
     /// A call of the event loop has ended.
