@@ -294,7 +294,7 @@ mod tests {
             ..ErrorDetail::default()
         };
         assert_eq!(
-            Failure::from_reply(String::new(), Some(detail)).reason(),
+            Failure::from_reply(String::new(), Some(Box::new(detail))).reason(),
             Reason::PythonError
         );
     }

@@ -205,6 +205,35 @@ mod tests {
     }
 
     #[test]
+    fn quick_ones_gather_until_half_the_buffer_is_full_or_their_time_is_up() {
+        let chunks = Chunks::default();
+        let push = || chunks.push(|out| append(out, &StreamResponse::default()));
+        let second = Duration::from_secs(1);
+        for taken_at in [None, Instant::now().checked_sub(second)] {
+            chunks.lock().taken_at = taken_at;
+            push();
+            assert!(take(&chunks).is_ready());
+        }
+        let last_taken_now = || chunks.lock().taken_at = Some(Instant::now() + second);
+        last_taken_now();
+        push();
+        assert!(take(&chunks).is_ready());
+        for _ in 1..MAX_CHUNKS / 2 {
+            push();
+            assert!(take(&chunks).is_pending());
+        }
+        push();
+        last_taken_now();
+        assert!(take(&chunks).is_ready());
+        push();
+        assert!(take(&chunks).is_pending());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(chunks.poll_take(&mut cx, |_| Poll::Ready(())).is_ready());
+        chunks.end();
+        assert_eq!(take(&chunks), Poll::Ready(None));
+    }
+
+    #[test]
     fn what_a_stream_is_ended_with_comes_last() {
         let chunks = Chunks::default();
         chunks.push(|out| append(out, &StreamResponse::default()));
