@@ -132,3 +132,15 @@ fn write<'a>(writer: &mut Writer<'a>, value: &'a Value) {
 fn always(done: Result<(), Infallible>) {
     done.unwrap_or_else(|never| match never {});
 }
+
+/// What is read of any bytes is read again as it is written.
+pub(crate) fn check(bytes: &[u8]) {
+    if let Some(Ok(value)) = read_extended(bytes) {
+        assert_eq!(read_extended(&written(&value).1), Some(Ok(value)));
+    }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(value) = read_json(text)
+    {
+        assert_eq!(read_extended(&written(&value).1), Some(Ok(value)));
+    }
+}
