@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from typing import Optional
 
@@ -54,6 +56,7 @@ def _server(name: Optional[str]) -> Callable[..., int]:
     """How to serve: by the extension, unless it is not there and grpcio is."""
     try:
         if name != "grpcio":
+            _check_native()
             from snakepit_bridge import _native_server
 
             return _native_server.run
@@ -77,8 +80,19 @@ def _server(name: Optional[str]) -> Callable[..., int]:
     return _grpc_server.run
 
 
+_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def _check_native() -> None:
+    """A free-threaded Python finds the library of all the others, and cannot load it."""
+    found = importlib.util.find_spec("snakepit_bridge._native") if _FREE_THREADED else None
+    if found and (found.origin or "").endswith(".abi3.so"):
+        raise ImportError("it is not built for a free-threaded Python")
+
+
 def _native_missing(error: ImportError) -> str:
-    return f"the native server does not load ({error}): run `mix compile` to build it"
+    task = f"mix snakepit.setup --python {sys.executable}" if _FREE_THREADED else "mix compile"
+    return f"the native server does not load ({error}): run `{task}` to build it"
 
 
 def _serve_stdio(options: argparse.Namespace, pipes: tuple[int, int]) -> int:

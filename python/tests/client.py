@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[1]
 SUPPORT = Path(__file__).parent / "support"
 TOKEN = "ready-42"
 PATIENCE = 20.0
+# What runs the workers: another Python than that of the tests, whose packages a client needs.
+WORKER_PYTHON = os.environ.get("SNAKEPIT_TEST_PYTHON", sys.executable)
+_CODE = "import sysconfig; print(sysconfig.get_config_var('Py_GIL_DISABLED') == 1)"
+FREE_THREADED = subprocess.check_output([WORKER_PYTHON, "-c", _CODE], text=True) == "True\n"
 
 
 class Pipe:
@@ -182,7 +186,7 @@ class WorkerProcess:
             **environment,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-W", "error", "-m", "snakepit_bridge", *options],
+            [WORKER_PYTHON, "-u", "-W", "error", "-m", "snakepit_bridge", *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from client import Client, Pipe
+from client import FREE_THREADED, Client, Pipe
 from conftest import Start
 
 MakePipe = Callable[[str], Pipe]
@@ -109,6 +109,12 @@ def test_it_starts_and_ends_many_times_in_a_row(start: Start, pipe: MakePipe) ->
         assert list(worker.lines()) == ["closed the adapter"]
 
 
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_a_free_threaded_python_stays_that(client: Client) -> None:
+    assert client.result("the_gil_is_on") == {"result": not FREE_THREADED}
+
+
+@pytest.mark.skipif(FREE_THREADED, reason="there is no lock to hold")
 @pytest.mark.parametrize("server", ["native"], indirect=True)
 def test_health_tells_a_stuck_worker_from_a_busy_one(start: Start, pipe: MakePipe) -> None:
     started = pipe("started")

@@ -4,13 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from client import PATIENCE, ROOT, SUPPORT, Pipe
+from client import PATIENCE, ROOT, SUPPORT, WORKER_PYTHON, Pipe
 
 MakePipe = Callable[[str], Pipe]
 
@@ -23,7 +22,7 @@ class Stdio:
             self.process = subprocess.Popen(
                 # Without site-packages: it needs no more than Python.
                 [
-                    sys.executable,
+                    WORKER_PYTHON,
                     "-S",
                     "-W",
                     "error",

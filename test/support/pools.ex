@@ -14,7 +14,11 @@ defmodule Snakepit.Test.Pools do
   def start_pool_unready!(options) do
     name = :"pool#{System.unique_integer([:positive])}"
     args = [class: "trouble:Trouble", paths: ["test/support/python"]]
-    options = Keyword.merge([name: name, size: 1, adapter_args: args], options)
+    # As in the tests of the Python package: another Python than the one of `.venv`.
+    python =
+      for python <- List.wrap(System.get_env("SNAKEPIT_TEST_PYTHON")), do: {:python, python}
+
+    options = Keyword.merge([name: name, size: 1, adapter_args: args] ++ python, options)
     start_supervised!({Snakepit.Pool, options})
     name
   end

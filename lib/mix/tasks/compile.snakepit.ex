@@ -22,24 +22,54 @@ defmodule Mix.Tasks.Compile.Snakepit do
 
   @impl true
   def clean do
-    for {_crate, library} <- @libraries, do: File.rm_rf!(library)
-    File.rm_rf!("priv/python")
+    for library <- ["priv/native", "priv/python" | files("python/snakepit_bridge/_native*.so")] do
+      File.rm_rf!(library)
+    end
+  end
+
+  @free_threaded "import sysconfig; name = sysconfig.get_config_var; " <>
+                   "print(name('EXT_SUFFIX') if name('Py_GIL_DISABLED') else '')"
+
+  # Whether `python` is a free-threaded one, which cannot load what serves all the others. If so,
+  # the extension is built for it as well, beside the one for them.
+  def free_threaded?(python) do
+    {output, 0} = System.cmd(python, ["-c", @free_threaded])
+    suffix = String.trim(output)
+    source = Map.get(Mix.Project.deps_paths(), :snakepit, File.cwd!())
+    if suffix != "", do: File.cd!(source, fn -> build_free_threaded(python, suffix) end)
+    suffix != ""
+  end
+
+  defp build_free_threaded(python, suffix) do
+    library = "python/snakepit_bridge/_native" <> suffix
+
+    if Mix.Utils.stale?(sources(), [library]) do
+      started = System.os_time(:second)
+      # In a folder of its own: in one, each of the two builds would undo the other.
+      target = Path.join(target(), "free-threaded")
+      args = ~w(--package snakepit_python --no-default-features --target-dir) ++ [target]
+      cargo!(args, [{"PYO3_PYTHON", python}])
+      put(built("snakepit_python", target), library, started)
+    end
+
+    copy_package()
   end
 
   defp build_libraries do
-    sources =
-      files("{native,proto}/**/*.{rs,toml,proto}") ++
-        ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"]
-
-    if Mix.Utils.stale?(sources, Enum.map(@libraries, &elem(&1, 1))) do
+    if Mix.Utils.stale?(sources(), Enum.map(@libraries, &elem(&1, 1))) do
       # What is edited while cargo runs is newer than the libraries.
       started = System.os_time(:second)
-      cargo!()
-      for {crate, library} <- @libraries, do: put(built(crate), library, started)
+      cargo!(Enum.flat_map(@libraries, fn {crate, _library} -> ["--package", crate] end))
+      for {crate, library} <- @libraries, do: put(built(crate, target()), library, started)
       :ok
     else
       :noop
     end
+  end
+
+  defp sources do
+    files("{native,proto}/**/*.{rs,toml,proto}") ++
+      ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"]
   end
 
   # A running system may have the old file mapped: it is replaced, never written into.
@@ -50,22 +80,23 @@ defmodule Mix.Tasks.Compile.Snakepit do
     File.rename!(library <> ".new", library)
   end
 
-  defp cargo! do
+  defp cargo!(args, env \\ []) do
     cargo =
       System.find_executable("cargo") ||
         Mix.raise("cargo was not found: install Rust 1.91 or newer (https://rustup.rs)")
 
-    packages = Enum.flat_map(@libraries, fn {crate, _library} -> ["--package", crate] end)
-    args = ~w(build --release --locked) ++ packages
+    args = ~w(build --release --locked) ++ args
+    options = [into: IO.stream(:stdio, :line), stderr_to_stdout: true, env: env]
 
-    case System.cmd(cargo, args, into: IO.stream(:stdio, :line), stderr_to_stdout: true) do
+    case System.cmd(cargo, args, options) do
       {_output, 0} -> :ok
       {_output, status} -> Mix.raise("cargo #{Enum.join(args, " ")} ended with status #{status}")
     end
   end
 
-  defp built(crate) do
-    target = System.get_env("CARGO_TARGET_DIR", "target")
+  defp target, do: System.get_env("CARGO_TARGET_DIR", "target")
+
+  defp built(crate, target) do
     extension = if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"
     Path.join(target, "release/lib#{crate}.#{extension}")
   end

@@ -13,6 +13,9 @@ defmodule Mix.Tasks.Snakepit.Setup do
     * `--dev` - also what Snakepit's own tests and checks use
 
   What is there already is left alone, so that it can run before every start.
+
+  For a free-threaded CPython, 3.14 or newer, it also builds the extension that the native server is:
+  the one that `mix compile` makes serves all others. It installs no grpcio there.
   """
   use Mix.Task
 
@@ -25,17 +28,22 @@ defmodule Mix.Tasks.Snakepit.Setup do
   def run(args) do
     {options, _rest} = OptionParser.parse!(args, strict: @options)
     venv = Path.expand(Keyword.get(options, :venv, ".venv"))
-    packages = if options[:dev], do: @worker ++ @dev, else: @worker
+    python = Path.join(venv, "bin/python")
+    # Without ensurepip a first try leaves an environment that has no pip.
+    pip? = File.exists?(Path.join(venv, "bin/pip"))
+    unless pip?, do: run!(python!(options[:python]), ["-m", "venv", venv])
+    # grpcio would turn the global lock of a free-threaded Python on.
+    worker = if Mix.Tasks.Compile.Snakepit.free_threaded?(python), do: [], else: @worker
+    packages = if options[:dev], do: worker ++ @dev, else: worker
     {lines, pip_args} = requirements(options[:requirements])
     stamp = Path.join(venv, ".snakepit")
     wanted = packages ++ lines
 
     unless up_to_date?(stamp, wanted) do
-      python = Path.join(venv, "bin/python")
-      # Without ensurepip a first try leaves an environment that has no pip.
-      pip? = File.exists?(Path.join(venv, "bin/pip"))
-      unless pip?, do: run!(python!(options[:python]), ["-m", "venv", venv])
-      run!(python, ["-m", "pip", "install", "--quiet"] ++ packages ++ pip_args)
+      if packages ++ pip_args != [] do
+        run!(python, ["-m", "pip", "install", "--quiet"] ++ packages ++ pip_args)
+      end
+
       File.write!(stamp, Enum.join(wanted, "\n"))
     end
   end

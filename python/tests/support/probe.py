@@ -255,6 +255,10 @@ class Probe(BuiltinAdapter):
         asyncio.get_running_loop().call_soon(sys.exit, 3)
 
     @command
+    def the_gil_is_on(self) -> bool:
+        return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+    @command
     def hold_the_gil(self, started: str) -> None:
         tell(started, "started")
         ctypes.PyDLL(None).sleep(600)
