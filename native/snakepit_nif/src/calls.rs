@@ -16,7 +16,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -71,6 +71,8 @@ pub(crate) struct Calls<C, J> {
     state: Mutex<State<J>>,
     /// How many commands the worker runs at once.
     capacity: AtomicUsize,
+    /// Whether the driving task hands out replies: it sends what has gathered right after.
+    answering: AtomicBool,
     closed: CancellationToken,
 }
 
@@ -142,6 +144,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
                 lost: None,
             }),
             capacity: AtomicUsize::new(usize::MAX),
+            answering: AtomicBool::new(false),
             closed,
         })
     }
@@ -182,6 +185,9 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         state.calls.insert(id, entry);
         state.set_timer(id, deadline);
         drop(state);
+        if self.answering.load(Ordering::SeqCst) {
+            return;
+        }
         let written = idle && self.outlet.write();
         if early || !(written || gathered) {
             self.outlet.wake();
@@ -281,7 +287,10 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
             // A connection that is gone is told by the next poll.
             let _ = muted(|| body.flow_control().release_capacity(data.len()));
             deframer.push(data);
-            self.answer(deframer)?;
+            self.answering.store(true, Ordering::SeqCst);
+            let answered = self.answer(deframer);
+            self.answering.store(false, Ordering::SeqCst);
+            answered?;
         }
     }
 
