@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
-use snakepit_wire::{Connection as _, Driven, Io, Outlet};
+use snakepit_wire::{Connection as _, Driven, Io, Outlet, Socket};
 use std::{
     future::poll_fn,
     sync::Arc,
@@ -15,7 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout_at,
 };
@@ -50,11 +49,7 @@ impl Address {
     }
 }
 
-type Socket = Box<dyn Stream>;
 pub(crate) type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
-
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 #[derive(Clone)]
 pub(crate) struct Channel {
@@ -100,14 +95,10 @@ impl Target {
     }
 
     async fn socket(&self) -> std::io::Result<Socket> {
-        Ok(match &self.address {
-            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            Address::Tcp(host) => {
-                let stream = TcpStream::connect(host).await?;
-                stream.set_nodelay(true)?;
-                Box::new(stream)
-            }
-        })
+        match &self.address {
+            Address::Unix(path) => Socket::unix(UnixStream::connect(path).await?),
+            Address::Tcp(host) => Socket::tcp(TcpStream::connect(host).await?),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use rustix::{
     process::{Pid, Signal, getpid, kill_process_group},
     stdio::{dup2_stdin, stdin},
 };
-use snakepit_wire::Io;
+use snakepit_wire::{Io, Socket};
 use std::{
     fs::File,
     io::{self, Read},
@@ -37,7 +37,7 @@ use std::{
 };
 
 pub(crate) const SERVICE: &str = "/snakepit.SnakepitBridge/";
-pub(crate) type ServerConnection = h2::server::Connection<Io<server::Stream>, Bytes>;
+pub(crate) type ServerConnection = h2::server::Connection<Io<Socket>, Bytes>;
 
 /// A worker's server. Made, `listen`, threads that `serve`, then `stop`, `wait_idle`, `end_threads` and
 /// `close`.

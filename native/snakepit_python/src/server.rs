@@ -1,7 +1,7 @@
 //! Listening, connections, and the end of both.
 
 use crate::{ServerConnection, service::Rpc, worker::Worker};
-use snakepit_wire::{Driven, Io};
+use snakepit_wire::{Driven, Io, Socket};
 use std::{
     future::poll_fn,
     io,
@@ -12,10 +12,7 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
-};
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What a client may send before it is read: requests are held whole anyway.
@@ -26,11 +23,6 @@ const MAX_FRAME_SIZE: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// How many RPCs a connection may have open; commands wait for their turn in the scheduler.
 const MAX_RPCS: u32 = 10_000;
-
-pub(crate) type Stream = Box<dyn Socket>;
-
-pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
 pub(crate) enum Listener {
     Unix(StdUnixListener),
@@ -143,7 +135,7 @@ async fn accept(
     end: &CancellationToken,
     connections: &TaskTracker,
 ) -> io::Result<()> {
-    let spawn = |stream: Stream| {
+    let spawn = |stream: Socket| {
         let serving = connection(stream, worker.clone(), stop.clone(), end.clone());
         connections.spawn(async move {
             // How a connection ends concerns its calls alone, and they are told.
@@ -160,22 +152,21 @@ async fn accept(
             let listener = UnixListener::from_std(listener)?;
             loop {
                 let (stream, _) = listener.accept().await?;
-                spawn(Box::new(stream));
+                spawn(Socket::unix(stream)?);
             }
         }
         Listener::Tcp(listener) => {
             let listener = TcpListener::from_std(listener)?;
             loop {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                spawn(Box::new(stream));
+                spawn(Socket::tcp(stream)?);
             }
         }
     }
 }
 
 async fn connection(
-    stream: Stream,
+    stream: Socket,
     worker: Arc<Worker>,
     stop: CancellationToken,
     end: CancellationToken,

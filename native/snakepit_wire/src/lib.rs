@@ -4,7 +4,9 @@
 mod driven;
 mod framing;
 mod outlet;
+mod socket;
 
 pub use driven::{Connection, Driven, Io, IoState, muted};
 pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, append, append_encoded};
 pub use outlet::Outlet;
+pub use socket::Socket;
