@@ -4,7 +4,7 @@ defmodule Snakepit.GRPCWorker do
   # passes through here. It lives as long as its process; the pool starts the next one.
   use GenServer, restart: :temporary
 
-  require Logger
+  import Snakepit.Pool.Membership
 
   alias Snakepit.Adapter
   alias Snakepit.GRPC.{Client, Native}
@@ -97,20 +97,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({ref, {:ok, %{"healthy" => true}}}, %{awaited: {:health, ref}} = state) do
-    Process.cancel_timer(state.timer)
-    %{max_concurrency: capacity, kill_grace: grace} = state.options
-    key = Native.pool_add(state.pool, state.channel, state.id, capacity, grace)
-    OSProcess.ready(state.process)
-    send(state.manager, {:worker_ready, self()})
-
-    {:noreply,
-     %{
-       state
-       | awaited: nil,
-         timer: nil,
-         key: key,
-         check: HealthCheck.new(state.id, state.options)
-     }}
+    {:noreply, join(%{state | awaited: nil}, state.channel)}
   end
 
   def handle_info({ref, {:ok, health}}, %{awaited: {:health, ref}} = state) do
@@ -158,10 +145,7 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, kill(message, state)}
   end
 
-  def handle_info({:snakepit_kill, why}, state) do
-    Logger.warning("worker #{state.id} is killed: #{why}")
-    {:noreply, kill(why, state)}
-  end
+  def handle_info({:snakepit_kill, why}, state), do: {:noreply, kill_ready(why, state)}
 
   def handle_info({:snakepit_work_ended, how, micros, command, request_id}, state) do
     Telemetry.call_cancelled(System.convert_time_unit(micros, :microsecond, :native), %{
@@ -194,17 +178,6 @@ defmodule Snakepit.GRPCWorker do
   # Calls finish, then those that have not are cancelled and clean up.
   defp time_to_stop(options), do: options.shutdown_timeout + options.kill_grace
 
-  defp checked({:ok, check}, state), do: %{state | check: check}
-
-  defp checked({:dead, why}, state) do
-    Logger.warning("worker #{state.id} is killed: #{why}")
-    kill(why, state)
-  end
-
-  defp description(info, state) do
-    %{os_pid: state.process && state.process.os_pid, key: state.key, info: info}
-  end
-
   defp listen(%{options: %{transport: :unix}} = state), do: "unix:#{state.path}.sock"
 
   defp listen(%{options: options}) do
@@ -231,20 +204,6 @@ defmodule Snakepit.GRPCWorker do
       {:ok, ref} -> %{state | awaited: {:connect, ref}}
       {:error, error} -> kill(error.message, state)
     end
-  end
-
-  # Its exit, which the port tells, ends this process.
-  defp kill(why, state) do
-    OSProcess.kill(state.process)
-    unless state.why, do: OSProcess.killed(state.process, why)
-    %{leave(state) | why: state.why || why}
-  end
-
-  defp leave(%{key: nil} = state), do: state
-
-  defp leave(state) do
-    Native.pool_remove(state.pool, state.key)
-    %{state | key: nil}
   end
 
   defp stop_failed(message, state) do

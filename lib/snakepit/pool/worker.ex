@@ -5,7 +5,7 @@ defmodule Snakepit.Pool.Worker do
   # waits for that.
   use GenServer, restart: :temporary
 
-  require Logger
+  import Snakepit.Pool.Membership
 
   alias Snakepit.GRPC.Native
   alias Snakepit.Pool.{HealthCheck, Message, OSProcess}
@@ -134,8 +134,7 @@ defmodule Snakepit.Pool.Worker do
 
   def handle_info({:grace, id}, state) when is_map_key(state.calls, id) do
     why = "a cancelled call went on for #{state.options.kill_grace} ms (:kill_grace)"
-    Logger.warning("worker #{state.id} is killed: #{why}")
-    {:noreply, kill(why, state)}
+    {:noreply, kill_ready(why, state)}
   end
 
   def handle_info(:startup_timeout, %{timer: timer} = state) when timer != nil do
@@ -172,10 +171,7 @@ defmodule Snakepit.Pool.Worker do
     {:noreply, request(nil, "$end_session", args, state)}
   end
 
-  def handle_info({:snakepit_kill, why}, state) do
-    Logger.warning("worker #{state.id} is killed: #{why}")
-    {:noreply, kill(why, state)}
-  end
+  def handle_info({:snakepit_kill, why}, state), do: {:noreply, kill_ready(why, state)}
 
   def handle_info(_late, state), do: {:noreply, state}
 
@@ -266,12 +262,7 @@ defmodule Snakepit.Pool.Worker do
 
       # A worker that does not know the command has answered as well.
       _ ->
-        Process.cancel_timer(state.timer)
-        %{max_concurrency: capacity, kill_grace: grace} = state.options
-        key = Native.pool_add(state.pool, nil, state.id, capacity, grace)
-        OSProcess.ready(state.process)
-        send(state.manager, {:worker_ready, self()})
-        %{state | timer: nil, key: key, check: HealthCheck.new(state.id, state.options)}
+        join(state, nil)
     end
   end
 
@@ -323,31 +314,6 @@ defmodule Snakepit.Pool.Worker do
       pool: state.options.name,
       worker_id: state.id
     })
-  end
-
-  defp checked({:ok, check}, state), do: %{state | check: check}
-
-  defp checked({:dead, why}, state) do
-    Logger.warning("worker #{state.id} is killed: #{why}")
-    kill(why, state)
-  end
-
-  defp description(info, state) do
-    %{os_pid: state.process && state.process.os_pid, key: state.key, info: info}
-  end
-
-  # Its exit, which the port tells, ends this process.
-  defp kill(why, state) do
-    OSProcess.kill(state.process)
-    unless state.why, do: OSProcess.killed(state.process, why)
-    %{leave(state) | why: state.why || why}
-  end
-
-  defp leave(%{key: nil} = state), do: state
-
-  defp leave(state) do
-    Native.pool_remove(state.pool, state.key)
-    %{state | key: nil}
   end
 
   # The process is gone: what its handlers have started leaves with it.

@@ -64,7 +64,6 @@ impl Socket {
             match retry_on_intr(|| write(self.stream.get_ref())) {
                 Err(rustix::io::Errno::AGAIN) => {}
                 written => {
-                    drop(room);
                     self.full = None;
                     return Poll::Ready(written.map_err(Into::into));
                 }
