@@ -378,16 +378,21 @@ impl IntoRequest for ExecuteRequest {
 
 impl IntoRequest for SessionRequest {
     fn into_request(self) -> (Request, i32) {
-        let request = Request {
-            call_id: self.call_id,
+        let plain = ExecuteRequest {
             command: self.command,
-            args: Fields::received(self.args, self.arg_kinds),
+            args: self.args,
+            timeout_ms: self.timeout_ms,
+            request_id: self.request_id,
+            call_id: self.call_id,
+            arg_kinds: self.arg_kinds,
+        };
+        let (request, timeout_ms) = plain.into_request();
+        let request = Request {
             session_id: Some(self.session_id),
             session_generation: self.session_generation,
-            request_id: self.request_id,
-            ..Request::default()
+            ..request
         };
-        (request, self.timeout_ms)
+        (request, timeout_ms)
     }
 }
 

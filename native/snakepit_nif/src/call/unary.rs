@@ -1,8 +1,7 @@
 //! A unary call: one frame among others where the server has `Calls`, else an RPC of its own.
 
 use super::{
-    Call, Clock, DECODED_ASIDE_FROM, Ended, Place, Route, Waiting, decode_aside, failed_term,
-    refused_term,
+    Call, Clock, DECODED_ASIDE_FROM, Ended, Place, Route, Waiting, failed_term, refused_term,
 };
 use crate::{
     calls::{Abandoned, Calls, Job, WorkEnded},
@@ -63,20 +62,28 @@ pub(crate) async fn run_unary(call: Call, route: Route, reply: Reply, owner: Wat
         &call,
         result.as_ref().err().map_or(Ended::Answered, Ended::by),
     );
+    answer(reply, result, clock);
+    drop(owner);
+    if let Some(rest) = rest {
+        rest.await;
+    }
+}
+
+/// Decodes and sends here if that is quick, else on a thread for blocking work. A panic there drops the
+/// reply, which tells the caller.
+fn answer(reply: Reply, result: Result<Fields, Failure>, clock: Clock) {
     let size = result.as_ref().map_or(0, Fields::size);
-    decode_aside(size, move || {
+    let send = move || {
         reply.send(|env| {
-            let decoded = result.and_then(|fields| codec::decode_fields(env, &fields, None));
-            match decoded {
+            match result.and_then(|fields| codec::decode_fields(env, &fields, None)) {
                 Ok(map) => (atom::ok(), map, clock.meta()).encode(env),
                 Err(failure) => failed_term(env, &failure, &clock.meta()),
             }
         });
-    })
-    .await;
-    drop(owner);
-    if let Some(rest) = rest {
-        rest.await;
+    };
+    match runtime::get() {
+        Ok(runtime) if size >= DECODED_ASIDE_FROM => drop(runtime.spawn_blocking(send)),
+        _ => send(),
     }
 }
 
@@ -169,19 +176,7 @@ impl Job for Unary {
         };
         let clock = self.clock;
         self.place.done(Duration::from_nanos(frame.handler_ns));
-        let size = result.as_ref().map_or(0, Fields::size);
-        let send = move || {
-            reply.send(|env| {
-                match result.and_then(|fields| codec::decode_fields(env, &fields, None)) {
-                    Ok(map) => (atom::ok(), map, clock.meta()).encode(env),
-                    Err(failure) => failed_term(env, &failure, &clock.meta()),
-                }
-            });
-        };
-        match runtime::get() {
-            Ok(runtime) if size >= DECODED_ASIDE_FROM => drop(runtime.spawn_blocking(send)),
-            _ => send(),
-        }
+        answer(reply, result, clock);
     }
 
     fn abandoned(&mut self, why: Abandoned) {

@@ -1,0 +1,319 @@
+//! Calls and streams.
+
+use super::{channel::ChannelResource, millis, pool::PoolResource, spawn, started};
+use crate::{
+    atoms,
+    call::{Call, Owner, Patience, Route, Unary, Waiting, Watched, run_stream, run_unary},
+    codec::{self, EncodeError, Rules},
+    credit::Credit,
+    dispatcher::Session,
+    events::{Events, Gate},
+    failure::Failure,
+    reply::Reply,
+};
+use rustler::{
+    Atom, Encoder, Env, LocalPid, Monitor, NifResult, NifTuple, Resource, ResourceArc, Term,
+};
+use snakepit_proto::Fields;
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+/// What a quick NIF may encode, in bytes' worth of work: some ten microseconds.
+const QUICK_BUDGET: usize = 64 * 1024;
+
+/// Watches a call's owner. A unary call's task holds it; a stream's belongs to Elixir, so that
+/// dropping it cancels the stream too.
+pub(super) struct CallResource {
+    cancelled: CancellationToken,
+    /// What else is to be done when the owner is gone.
+    cancel: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    credit: Credit,
+    gate: Gate,
+}
+
+#[rustler::resource_impl]
+impl Resource for CallResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.cancelled.cancel();
+        if let Some(cancel) = self.take_cancel() {
+            cancel();
+        }
+    }
+}
+
+impl CallResource {
+    fn take_cancel(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        self.cancel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+struct Owned(ResourceArc<CallResource>);
+
+impl Owner for Owned {
+    fn watch(&self, cancel: Box<dyn FnOnce() + Send>) {
+        let kept = &self.0.cancel;
+        *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancel);
+        // Whoever found nothing to do before has left it to us.
+        if self.0.cancelled.is_cancelled()
+            && let Some(cancel) = self.0.take_cancel()
+        {
+            let _ = spawn(async move { cancel() });
+        }
+    }
+}
+
+impl Drop for CallResource {
+    fn drop(&mut self) {
+        self.cancelled.cancel();
+    }
+}
+
+#[derive(NifTuple)]
+pub(super) struct Spec<'a> {
+    pub(super) reference: Term<'a>,
+    command: String,
+    args: Term<'a>,
+    /// Its id, and whether its calls wait for its worker.
+    session: Option<(String, bool)>,
+    request_id: Option<String>,
+    timeout: Option<u64>,
+    queue_timeout: Option<u64>,
+    metadata: Vec<(String, String)>,
+}
+
+impl Spec<'_> {
+    pub(super) fn call(self, args: Fields) -> Call {
+        let id = next_call_id();
+        Call {
+            id,
+            command: self.command,
+            args,
+            session: self.session.map(|(id, strict)| Session {
+                id: id.into(),
+                strict,
+            }),
+            request_id: self.request_id.unwrap_or_else(|| make_request_id(id)),
+            metadata: self.metadata,
+            started: Instant::now(),
+            timeout: millis(self.timeout),
+            queue_timeout: millis(self.queue_timeout),
+            cancelled: CancellationToken::new(),
+        }
+    }
+}
+
+/// `:ok`; `:large` when the arguments want `call_large`, `{:struct, path, name}` when they have a
+/// struct that only Elixir can encode; or a refusal.
+#[rustler::nif]
+fn call<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<Term<'a>> {
+    start_unary(env, target, spec, QUICK_BUDGET)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn call_large<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<Term<'a>> {
+    start_unary(env, target, spec, usize::MAX)
+}
+
+/// What a stream is beside a call.
+#[derive(NifTuple)]
+struct StreamSpec<'a> {
+    pool: Term<'a>,
+    demand: usize,
+    /// Whether credit comes back for each chunk.
+    bounded: bool,
+    first_chunk_timeout: Option<u64>,
+    idle_timeout: Option<u64>,
+    /// Who is told of the end as well, and with which term.
+    observer: Option<(LocalPid, Term<'a>)>,
+}
+
+/// `{:ok, handle}`; or what `call` returns, and `:large` wants `stream_large`.
+#[rustler::nif]
+fn stream<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    spec: Spec<'a>,
+    how: StreamSpec<'a>,
+) -> NifResult<Term<'a>> {
+    start_stream(env, target, spec, how, QUICK_BUDGET)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn stream_large<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    spec: Spec<'a>,
+    how: StreamSpec<'a>,
+) -> NifResult<Term<'a>> {
+    start_stream(env, target, spec, how, usize::MAX)
+}
+
+#[rustler::nif]
+fn ask_more(handle: ResourceArc<CallResource>, chunks: usize) -> Atom {
+    handle.credit.add(chunks);
+    atoms::ok()
+}
+
+/// Once it has returned, no event of the stream is sent any more.
+#[rustler::nif]
+fn cancel(handle: ResourceArc<CallResource>) -> Atom {
+    handle.gate.close();
+    handle.cancelled.cancel();
+    atoms::ok()
+}
+
+/// `{id, request_id}` for a call that does not go through `call`.
+#[rustler::nif]
+fn new_call() -> (u64, String) {
+    let id = next_call_id();
+    (id, make_request_id(id))
+}
+
+fn start_unary<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    spec: Spec<'a>,
+    budget: usize,
+) -> NifResult<Term<'a>> {
+    let reference = spec.reference;
+    let (call, route) = match prepare(target, spec, budget, true)? {
+        Ok(prepared) => prepared,
+        Err(term) => return Ok(term.encode(env)),
+    };
+    let owner: Watched = Arc::new(Owned(watch_owner(env, &call, Credit::new(0, false))));
+    let reply = Reply::new(env.pid(), reference);
+    let route = match route.at_once() {
+        Ok(place) => match place.calls(&call) {
+            Some(calls) => {
+                if let Err(failure) = call.check_size(place.channel()) {
+                    reply.forget();
+                    return Ok(env.error_tuple(failure));
+                }
+                Unary::start(&calls, call, place, reply, owner);
+                return Ok(atoms::ok().encode(env));
+            }
+            None => Route::At(place),
+        },
+        Err(route) => route,
+    };
+    let done = spawn(run_unary(call, route, reply, owner));
+    Ok(started(env, done))
+}
+
+fn start_stream<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    spec: Spec<'a>,
+    how: StreamSpec<'a>,
+    budget: usize,
+) -> NifResult<Term<'a>> {
+    let reference = spec.reference;
+    let (call, route) = match prepare(target, spec, budget, false)? {
+        Ok(prepared) => prepared,
+        Err(term) => return Ok(term.encode(env)),
+    };
+    let credit = Credit::new(how.demand, how.bounded);
+    let handle = watch_owner(env, &call, credit.clone());
+    let patience = Patience {
+        first_chunk: millis(how.first_chunk_timeout),
+        idle: millis(how.idle_timeout),
+    };
+    let gate = handle.gate.clone();
+    let events = Events::new(
+        env.pid(),
+        reference,
+        how.pool,
+        &call.command,
+        gate,
+        how.observer,
+    );
+    Ok(
+        match spawn(run_stream(call, route, credit, patience, events)) {
+            Ok(()) => (atoms::ok(), handle).encode(env),
+            Err(failure) => env.error_tuple(failure),
+        },
+    )
+}
+
+pub(super) fn watch_owner(env: Env<'_>, call: &Call, credit: Credit) -> ResourceArc<CallResource> {
+    let owner = ResourceArc::new(CallResource {
+        cancelled: call.cancelled.clone(),
+        cancel: Mutex::default(),
+        credit,
+        gate: Gate::default(),
+    });
+    env.monitor(&owner, &env.pid());
+    owner
+}
+
+/// Why a NIF did not start a call.
+enum NotStarted {
+    NotEncoded(EncodeError),
+    /// With the request's id.
+    Failed(Failure, String),
+}
+
+impl Encoder for NotStarted {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
+            Self::NotEncoded(error) => error.encode(env),
+            Self::Failed(failure, request_id) => (atoms::error(), failure, request_id).encode(env),
+        }
+    }
+}
+
+impl Encoder for EncodeError {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
+            Self::OverBudget => atoms::large().encode(env),
+            Self::Struct { path, name } => (atoms::r#struct(), path, name).encode(env),
+            Self::Invalid { path, message } => {
+                env.error_tuple(Failure::InvalidArgs(format!("{path} {message}")))
+            }
+        }
+    }
+}
+
+type Prepared = Result<(Call, Route), NotStarted>;
+
+/// Encodes the arguments, then takes a place on a worker or in the queue.
+fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize, unary: bool) -> NifResult<Prepared> {
+    let args = match codec::encode_args(spec.args, Rules::Kinds, budget) {
+        Ok(args) => args,
+        Err(error) => return Ok(Err(NotStarted::NotEncoded(error))),
+    };
+    let call = spec.call(args);
+    if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
+        return Ok(
+            match Waiting::begin(&pool.0, &call, unary && call.is_short()) {
+                Ok(waiting) => Ok((call, Route::Pool(waiting))),
+                Err(failure) => Err(NotStarted::Failed(failure, call.request_id)),
+            },
+        );
+    }
+    let channel: ResourceArc<ChannelResource> = target.decode()?;
+    Ok(Ok((call, Route::Channel(channel.0.clone()))))
+}
+
+fn next_call_id() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Unique within a cluster for all purposes: a random part for the node, a number for the call.
+fn make_request_id(id: u64) -> String {
+    static NODE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
+    format!("{:016x}-{id}", *NODE)
+}

@@ -1,0 +1,187 @@
+//! Connections, and what a server says of itself.
+
+use super::{spawn, started};
+use crate::{
+    atoms,
+    call::Link,
+    channel::{Address, Channel, Target},
+    failure::Failure,
+    reply::Reply,
+};
+use rustler::{Encoder, Env, NifResult, Resource, ResourceArc, Term};
+use snakepit_proto::{HealthRequest, InfoRequest};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub(super) struct ChannelResource(pub(super) Arc<Link>);
+
+#[rustler::resource_impl]
+impl Resource for ChannelResource {}
+
+/// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if it is to be watched, `{ref, :closed}`
+/// once the connection is lost.
+#[rustler::nif]
+fn connect<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    address: &str,
+    secret: Option<String>,
+    max_message_size: usize,
+    timeout: u64,
+    watched: bool,
+) -> Term<'a> {
+    let deadline = Instant::now() + Duration::from_millis(timeout);
+    let target = match Address::parse(address) {
+        Ok(address) => Target {
+            address,
+            secret,
+            max_message_size,
+            deadline,
+        },
+        Err(failure) => return env.error_tuple(failure),
+    };
+    let owner = env.pid();
+    let reply = Reply::new(owner, reference);
+    let closing = watched.then(|| Reply::new(owner, reference));
+    let done = spawn(async move {
+        let connected = Link::connect(&target).await;
+        let closed = connected
+            .as_ref()
+            .ok()
+            .map(|link| link.channel.closed.clone());
+        reply.send_result(connected, |env, link| {
+            ResourceArc::new(ChannelResource(link)).encode(env)
+        });
+        match (closing, closed) {
+            (Some(closing), Some(closed)) => {
+                closed.cancelled().await;
+                closing.send(|env| atoms::closed().encode(env));
+            }
+            (Some(closing), None) => closing.forget(),
+            (None, _) => {}
+        }
+    });
+    started(env, done)
+}
+
+#[rustler::nif]
+fn health<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    channel: ResourceArc<ChannelResource>,
+    worker_id: String,
+    timeout: u64,
+) -> Term<'a> {
+    let channel = channel.0.channel.clone();
+    let request = HealthRequest {
+        worker_id,
+        await_call_id: 0,
+    };
+    let work = async move |channel: Channel, timeout| {
+        let mut client = channel.client.clone();
+        client
+            .health(Channel::request(request, Some(timeout)))
+            .await
+    };
+    ask(env, reference, channel, timeout, work, |env, health| {
+        Term::map_from_pairs(
+            env,
+            &[
+                ("healthy", health.healthy.encode(env)),
+                ("worker_id", health.worker_id.encode(env)),
+                ("uptime_ms", health.uptime_ms.encode(env)),
+                ("total_requests", health.total_requests.encode(env)),
+                ("total_errors", health.total_errors.encode(env)),
+                ("version", health.version.encode(env)),
+                ("running", health.running_call_ids.len().encode(env)),
+                ("python_stuck_ms", health.python_stuck_ms.encode(env)),
+            ],
+        )
+    })
+}
+
+#[rustler::nif]
+fn get_info<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    channel: ResourceArc<ChannelResource>,
+    timeout: u64,
+) -> Term<'a> {
+    let channel = channel.0.channel.clone();
+    let request = InfoRequest {
+        include_capabilities: true,
+        include_stats: true,
+    };
+    let work = async move |channel: Channel, timeout| {
+        let mut client = channel.client.clone();
+        client
+            .get_info(Channel::request(request, Some(timeout)))
+            .await
+    };
+    ask(env, reference, channel, timeout, work, |env, info| {
+        let stats = info.stats.unwrap_or_default();
+        let stats = Term::map_from_pairs(
+            env,
+            &[
+                ("requests_handled", stats.requests_handled.encode(env)),
+                ("requests_failed", stats.requests_failed.encode(env)),
+                ("uptime_ms", stats.uptime_ms.encode(env)),
+                ("memory_usage_bytes", stats.memory_usage_bytes.encode(env)),
+                ("cpu_usage_percent", stats.cpu_usage_percent.encode(env)),
+                ("active_sessions", stats.active_sessions.encode(env)),
+                ("python_stuck_ms", stats.python_stuck_ms.encode(env)),
+            ],
+        )?;
+        Term::map_from_pairs(
+            env,
+            &[
+                ("worker_type", info.worker_type.encode(env)),
+                ("version", info.version.encode(env)),
+                ("supported_commands", info.supported_commands.encode(env)),
+                ("capabilities", string_map(info.capabilities).encode(env)),
+                ("stats", stats),
+                ("system_info", string_map(info.system_info).encode(env)),
+            ],
+        )
+    })
+}
+
+fn string_map(map: BTreeMap<String, String>) -> HashMap<String, String> {
+    map.into_iter().collect()
+}
+
+/// Runs one of a server's own RPCs and replies `{ref, {:ok, term} | {:error, failure}}`.
+fn ask<'a, T, W, F>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    channel: Channel,
+    timeout: u64,
+    rpc: W,
+    encode: impl for<'b> FnOnce(Env<'b>, T) -> NifResult<Term<'b>> + Send + 'static,
+) -> Term<'a>
+where
+    T: Send + 'static,
+    W: FnOnce(Channel, Duration) -> F + Send + 'static,
+    F: Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send + 'static,
+{
+    let reply = Reply::new(env.pid(), reference);
+    let after = Duration::from_millis(timeout);
+    let done = spawn(async move {
+        let limit = channel.max_message_size;
+        let answer = match tokio::time::timeout(after, rpc(channel, after)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(Failure::from_status(&status, limit, false)),
+            Err(_) => Err(Failure::Timeout {
+                after,
+                queued: false,
+            }),
+        };
+        reply.send_result(answer, |env, value| {
+            encode(env, value).unwrap_or_else(|_| atoms::nil().encode(env))
+        });
+    });
+    started(env, done)
+}
