@@ -8,7 +8,7 @@ defmodule Snakepit.Pool.Manager do
 
   alias Snakepit.{Adapter, Error, Telemetry}
   alias Snakepit.GRPC.{Client, Native}
-  alias Snakepit.Pool.{Gate, WorkerSupervisor}
+  alias Snakepit.Pool.{Folder, Gate, WorkerSupervisor}
 
   defstruct [
     :options,
@@ -51,7 +51,10 @@ defmodule Snakepit.Pool.Manager do
 
     publish(options, native, error, nil)
     state = %__MODULE__{options: options, native: native, supervisor: supervisor}
-    if error, do: {:ok, state}, else: {:ok, %{state | folder: folder!()}, {:continue, :start}}
+
+    if error,
+      do: {:ok, state},
+      else: {:ok, %{state | folder: Folder.make!()}, {:continue, :start}}
   end
 
   @impl true
@@ -260,15 +263,5 @@ defmodule Snakepit.Pool.Manager do
     ttl = if options.session_ttl != :infinity, do: options.session_ttl
     %{max_queue: queue, max_sessions: sessions, pipeline_budget: budget} = options
     Native.pool_new(queue, sessions, ttl, budget, Telemetry.available?())
-  end
-
-  # A socket's path has at most 107 bytes.
-  defp folder! do
-    name = "snakepit-" <> Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
-    temporary = System.tmp_dir!()
-    folder = Path.join(if(byte_size(temporary) < 70, do: temporary, else: "/tmp"), name)
-    File.mkdir!(folder)
-    File.chmod!(folder, 0o700)
-    folder
   end
 end
