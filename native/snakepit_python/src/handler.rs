@@ -43,7 +43,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         }
         if !next
             .as_ref()
-            .is_some_and(|call| may_start(worker, call, &unsent, writer))
+            .is_some_and(|call| may_start(py, worker, call, &unsent, writer))
         {
             py.detach(|| {
                 unsent.drain(..).for_each(|lane| lane.flush());
@@ -73,11 +73,17 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
 }
 
 /// Whether the replies of the calls before it may go on waiting while a call runs.
-fn may_start(worker: &Worker, call: &Call, unsent: &[Arc<Lane>], writer: usize) -> bool {
+fn may_start(
+    py: Python<'_>,
+    worker: &Worker,
+    call: &Call,
+    unsent: &[Arc<Lane>],
+    writer: usize,
+) -> bool {
     match (&call.answer, unsent) {
         (_, []) => true,
         (Answer::Frame(lane), [before]) if Arc::ptr_eq(lane, before) => {
-            worker.commands_are_short() && lane.may_start(call.request.call_id, writer)
+            worker.commands_are_short() && lane.may_start(py, call.request.call_id, writer)
         }
         _ => false,
     }

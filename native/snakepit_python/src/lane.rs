@@ -2,17 +2,20 @@
 
 use crate::ServerConnection;
 use bytes::BytesMut;
-use rustix::fs::{MemfdFlags, memfd_create};
+use pyo3::{prelude::*, sync::PyOnceLock, types::PyMemoryView};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use snakepit_proto::ReplyFrame;
 use snakepit_wire::{Outlet, append};
 use std::{
     fs::File,
-    os::{fd::AsRawFd, unix::fs::FileExt},
+    os::fd::AsRawFd,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 /// How many replies are sent together at most, where commands are short.
 const BATCH: usize = 16;
+/// A page: as many numbers as there may be threads that run commands, or the last ones note nothing.
+const LEDGER_BYTES: u64 = 4096;
 
 pub(crate) struct Lane {
     pub(crate) outlet: Outlet<ServerConnection>,
@@ -20,6 +23,8 @@ pub(crate) struct Lane {
     /// Which calls have started, for a client that outlives this process: it must know which ones
     /// another worker may run.
     ledger: Option<File>,
+    /// The same as memory, by Python: 64-bit numbers.
+    notes: PyOnceLock<Option<Py<PyAny>>>,
     is_read: AtomicBool,
 }
 
@@ -27,11 +32,13 @@ impl Lane {
     pub(crate) fn new(outlet: Outlet<ServerConnection>) -> Self {
         let ledger = memfd_create("snakepit-ledger", MemfdFlags::CLOEXEC)
             .ok()
+            .filter(|ledger| ftruncate(ledger, LEDGER_BYTES).is_ok())
             .map(File::from);
         Self {
             outlet,
             unsent: AtomicUsize::new(0),
             ledger,
+            notes: PyOnceLock::new(),
             is_read: AtomicBool::new(false),
         }
     }
@@ -59,22 +66,29 @@ impl Lane {
 
     /// To be asked before a call starts: whether the replies before it may go on waiting. `writer`
     /// numbers the threads that ask.
-    pub(crate) fn may_start(&self, call_id: u64, writer: usize) -> bool {
+    pub(crate) fn may_start(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
         match self.unsent.load(Ordering::Acquire) {
             0 => true,
-            1..BATCH if self.is_read.load(Ordering::Acquire) => self.note(call_id, writer),
+            1..BATCH if self.is_read.load(Ordering::Acquire) => self.note(py, call_id, writer),
             _ => false,
         }
     }
 
-    /// What the kernel has taken outlives this process.
-    fn note(&self, call_id: u64, writer: usize) -> bool {
-        let Some(ledger) = &self.ledger else {
-            return false;
-        };
-        ledger
-            .write_all_at(&call_id.to_le_bytes(), writer as u64 * 8)
-            .is_ok()
+    /// The memory of a file outlives this process.
+    fn note(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
+        let notes = self.notes.get_or_init(py, || self.map(py).ok());
+        notes
+            .as_ref()
+            .is_some_and(|notes| notes.bind(py).set_item(writer, call_id.to_le()).is_ok())
+    }
+
+    fn map(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let fd = self.ledger.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let memory = py
+            .import("mmap")?
+            .call_method1("mmap", (fd, LEDGER_BYTES))?;
+        let bytes = PyMemoryView::from(&memory)?;
+        Ok(bytes.call_method1("cast", ("Q",))?.unbind())
     }
 
     /// Hands all replies to the kernel, on this thread.
