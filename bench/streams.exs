@@ -71,7 +71,7 @@ defmodule Snakepit.StreamBench do
 
   defp many_streams do
     pool = pool(max_concurrency: 100)
-    count = 200
+    count = 2_000
 
     times =
       1..200

@@ -136,3 +136,18 @@ def test_a_slow_consumer_holds_the_generator(connect: Connect, pipe: MakePipe, n
         assert produced < 500
     stream.cancel()
     assert watch.line() == "finally"
+
+
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_streams_of_the_event_loop_take_turns(connect: Connect, pipe: MakePipe) -> None:
+    client = connect("--max-concurrency", "3")
+    started, until = pipe("started"), pipe("until")
+    client.begin("hold_the_loop", {"started": started.path, "until": until.path})
+    assert started.line() == "started"
+    streams = [client.stream("note_turns", {"name": name}) for name in "ab"]
+    client.wait_for_calls(3)
+    until.send("go")
+    assert [len(list(stream)) for stream in streams] == [200, 200]
+    *notes, _ = client.result("note", note="end")["result"]
+    turns = [name for name, _ in itertools.groupby(notes)]
+    assert len(turns) == 4

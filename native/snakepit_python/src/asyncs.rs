@@ -14,6 +14,10 @@ use std::{
     time::Instant,
 };
 
+/// So many chunks of a stream, and others have their turn: a generator that awaits nothing would have
+/// the event loop to itself for as long as the network takes what it yields.
+const TURN: i32 = 128;
+
 #[pyclass(frozen, module = "snakepit_bridge._native")]
 pub(crate) struct AsyncCall {
     worker: Arc<Worker>,
@@ -55,8 +59,9 @@ impl AsyncCall {
         let index = self.progress().index;
         match handler::message(value.py(), &self.worker, &self.call, value, index, is_final) {
             Ok(message) => {
-                self.progress().index = index.wrapping_add(1);
-                Ok(chunks.push(|out| append(out, &message)))
+                let next = index.wrapping_add(1);
+                self.progress().index = next;
+                Ok(chunks.push(|out| append(out, &message)) || next % TURN == 0)
             }
             Err(failure) => Err(self.give_up(failure)),
         }
@@ -124,12 +129,12 @@ impl AsyncCall {
         Ok(())
     }
 
-    /// Sends a chunk. True if the next one has to wait for room.
+    /// Sends a chunk. True if the next one has to wait, for room or for its turn.
     fn chunk(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.push(value, false)
     }
 
-    /// Has the event loop call `resume` once there is room.
+    /// Has the event loop call `resume` once there is room, and the calls before it had their turn.
     fn on_room(&self, resume: Py<PyAny>) {
         if let Answer::Stream(chunks) = &self.call.answer {
             let worker = self.worker.clone();

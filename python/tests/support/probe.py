@@ -164,6 +164,18 @@ class Probe(BuiltinAdapter):
         return returned
 
     @command
+    async def hold_the_loop(self, started: str, until: str) -> None:
+        tell(started, "started")
+        told(until)
+
+    @command
+    async def note_turns(self, name: str) -> AsyncGenerator[int, None]:
+        """Awaits nothing, and has no more chunks than the buffer of a stream takes."""
+        for number in range(200):
+            self.notes.append(name)
+            yield number
+
+    @command
     async def count_async(
         self, to: int, fail_at: Optional[int] = None
     ) -> AsyncGenerator[int, None]:
