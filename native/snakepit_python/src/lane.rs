@@ -3,7 +3,6 @@
 use crate::ServerConnection;
 use bytes::BytesMut;
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyMemoryView};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use snakepit_proto::ReplyFrame;
 use snakepit_wire::{Outlet, append};
 use std::{
@@ -30,14 +29,10 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) fn new(outlet: Outlet<ServerConnection>) -> Self {
-        let ledger = memfd_create("snakepit-ledger", MemfdFlags::CLOEXEC)
-            .ok()
-            .filter(|ledger| ftruncate(ledger, LEDGER_BYTES).is_ok())
-            .map(File::from);
         Self {
             outlet,
             unsent: AtomicUsize::new(0),
-            ledger,
+            ledger: ledger(),
             notes: PyOnceLock::new(),
             is_read: AtomicBool::new(false),
         }
@@ -100,4 +95,18 @@ impl Lane {
     pub(crate) fn has_unsent(&self) -> bool {
         self.unsent.load(Ordering::Acquire) > 0
     }
+}
+
+#[cfg(target_os = "linux")]
+fn ledger() -> Option<File> {
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    let ledger = memfd_create("snakepit-ledger", MemfdFlags::CLOEXEC).ok()?;
+    ftruncate(&ledger, LEDGER_BYTES).ok()?;
+    Some(ledger.into())
+}
+
+/// Elsewhere there is no path to a file without a name.
+#[cfg(not(target_os = "linux"))]
+fn ledger() -> Option<File> {
+    None
 }
