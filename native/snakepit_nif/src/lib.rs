@@ -1,6 +1,11 @@
 //! Snakepit's data plane in the BEAM. A NIF here decodes to owned values, hands over and returns:
 //! a refusal is its return value, everything later a message from a tokio thread.
 
+// What one thread allocates another frees, and large messages come and go: with the C library's every
+// large one is paid for in page faults, and the small ones with locks.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod call;
 mod calls;
 mod channel;
