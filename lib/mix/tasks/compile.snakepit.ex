@@ -30,14 +30,14 @@ defmodule Mix.Tasks.Compile.Snakepit do
   @free_threaded "import sysconfig; name = sysconfig.get_config_var; " <>
                    "print(name('EXT_SUFFIX') if name('Py_GIL_DISABLED') else '')"
 
-  # Whether `python` is a free-threaded one, which cannot load what serves all the others. If so,
-  # the extension is built for it as well, beside the one for them.
-  def free_threaded?(python) do
+  # A free-threaded `python` cannot load what serves all the others: the extension is built for it as
+  # well, beside the one for them.
+  def build_for(python) do
     {output, 0} = System.cmd(python, ["-c", @free_threaded])
     suffix = String.trim(output)
     source = Map.get(Mix.Project.deps_paths(), :snakepit, File.cwd!())
     if suffix != "", do: File.cd!(source, fn -> build_free_threaded(python, suffix) end)
-    suffix != ""
+    if suffix == "", do: :any, else: :free_threaded
   end
 
   defp build_free_threaded(python, suffix) do

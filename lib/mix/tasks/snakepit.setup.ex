@@ -19,6 +19,8 @@ defmodule Mix.Tasks.Snakepit.Setup do
   """
   use Mix.Task
 
+  alias Mix.Tasks.Compile
+
   @worker ~w(grpcio>=1.60 protobuf>=4.25)
   @dev ~w(grpcio-tools hypothesis mypy numpy orjson pandas pyarrow pydantic pytest ruff types-grpcio) ++
          ~w(types-protobuf)
@@ -33,17 +35,15 @@ defmodule Mix.Tasks.Snakepit.Setup do
     pip? = File.exists?(Path.join(venv, "bin/pip"))
     unless pip?, do: run!(python!(options[:python]), ["-m", "venv", venv])
     # grpcio would turn the global lock of a free-threaded Python on.
-    worker = if Mix.Tasks.Compile.Snakepit.free_threaded?(python), do: [], else: @worker
+    worker = if Compile.Snakepit.build_for(python) == :free_threaded, do: [], else: @worker
     packages = if options[:dev], do: worker ++ @dev, else: worker
     {lines, pip_args} = requirements(options[:requirements])
     stamp = Path.join(venv, ".snakepit")
     wanted = packages ++ lines
 
     unless up_to_date?(stamp, wanted) do
-      if packages ++ pip_args != [] do
-        run!(python, ["-m", "pip", "install", "--quiet"] ++ packages ++ pip_args)
-      end
-
+      pip_args = packages ++ pip_args
+      if pip_args != [], do: run!(python, ["-m", "pip", "install", "--quiet"] ++ pip_args)
       File.write!(stamp, Enum.join(wanted, "\n"))
     end
   end

@@ -13,8 +13,8 @@ defmodule Snakepit.Pool.Folder do
   def make!(parent \\ System.tmp_dir!()) do
     parent = if byte_size(parent) < @longest_parent, do: parent, else: "/tmp"
     sweep(parent)
-    name = "snakepit-" <> Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
-    folder = Path.join(parent, name)
+    random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+    folder = Path.join(parent, "snakepit-" <> random)
     File.mkdir!(folder)
     File.chmod!(folder, 0o700)
     own(folder)
@@ -36,13 +36,8 @@ defmodule Snakepit.Pool.Folder do
   end
 
   defp left?(owner) do
-    case :gen_tcp.connect({:local, owner}, 0, [:local, active: false], 1_000) do
-      {:ok, socket} ->
-        :gen_tcp.close(socket)
-        false
-
-      {:error, reason} ->
-        reason == :econnrefused
-    end
+    connected = :gen_tcp.connect({:local, owner}, 0, [:local, active: false], 1_000)
+    with {:ok, socket} <- connected, do: :gen_tcp.close(socket)
+    connected == {:error, :econnrefused}
   end
 end
