@@ -13,6 +13,15 @@ pub struct Fields {
 }
 
 impl Fields {
+    /// As they are sent, each with how it was encoded, for a peer that is told.
+    pub fn sent(mut found: Vec<(Field, u8)>, told: bool) -> Self {
+        found.sort_unstable_by(|(one, _), (other, _)| one.key.cmp(&other.key));
+        Self {
+            kinds: told.then(|| packed(found.iter().map(|(_, kind)| *kind).collect())),
+            values: found.into_iter().map(|(field, _)| field).collect(),
+        }
+    }
+
     /// As they came: in any order, and of values with the same name the last counts.
     pub fn received(mut values: Vec<Field>, kinds: Option<Bytes>) -> Self {
         if !values.is_sorted_by(|one, next| one.key < next.key) {
@@ -72,9 +81,12 @@ impl Field {
         }
     }
 
-    /// Its name, if that is the UTF-8 that it must be.
-    pub fn name(&self) -> Option<&str> {
-        std::str::from_utf8(&self.key).ok()
+    /// Its name, or what is wrong with it.
+    pub fn name(&self) -> Result<&str, String> {
+        std::str::from_utf8(&self.key).map_err(|_| {
+            let name = String::from_utf8_lossy(&self.key);
+            format!("the name {name:?} is no UTF-8")
+        })
     }
 }
 

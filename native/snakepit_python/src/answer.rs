@@ -1,9 +1,7 @@
 //! How a call is answered, by the RPC that it came by.
 
 use crate::{chunks::Chunks, lane::Lane};
-use bytes::BytesMut;
 use snakepit_proto::{ErrorDetail, ExecuteResponse, Fields, ReplyFrame, StreamResponse};
-use snakepit_wire::append;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -88,7 +86,7 @@ fn timestamp() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn append_reply(out: &mut BytesMut, call_id: u64, outcome: Outcome) {
+pub(crate) fn reply_frame(call_id: u64, outcome: Outcome) -> ReplyFrame {
     let frame = ReplyFrame {
         call_id,
         handler_ns: u64::try_from(outcome.took.as_nanos()).unwrap_or(u64::MAX),
@@ -96,23 +94,17 @@ pub(crate) fn append_reply(out: &mut BytesMut, call_id: u64, outcome: Outcome) {
         ..ReplyFrame::default()
     };
     match outcome.result {
-        Ok(values) => {
-            let frame = ReplyFrame {
-                success: true,
-                result: values.values,
-                result_kinds: values.kinds,
-                ..frame
-            };
-            append(out, &frame);
-        }
-        Err(failure) => {
-            let frame = ReplyFrame {
-                error: failure.text,
-                error_detail: Some(failure.detail),
-                ..frame
-            };
-            append(out, &frame);
-        }
+        Ok(values) => ReplyFrame {
+            success: true,
+            result: values.values,
+            result_kinds: values.kinds,
+            ..frame
+        },
+        Err(failure) => ReplyFrame {
+            error: failure.text,
+            error_detail: Some(failure.detail),
+            ..frame
+        },
     }
 }
 

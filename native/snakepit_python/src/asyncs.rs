@@ -8,7 +8,6 @@ use crate::{
 };
 use pyo3::{exceptions::PyRuntimeError, prelude::*, types::PyDict};
 use snakepit_proto::Fields;
-use snakepit_wire::append;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
@@ -61,7 +60,7 @@ impl AsyncCall {
             Ok(message) => {
                 let next = index.wrapping_add(1);
                 self.progress().index = next;
-                Ok(chunks.push(|out| append(out, &message)) || next % TURN == 0)
+                Ok(chunks.push(&message) || next % TURN == 0)
             }
             Err(failure) => Err(self.give_up(failure)),
         }
@@ -81,7 +80,7 @@ impl AsyncCall {
                 if let Err(failure) = result {
                     let index = self.progress().index;
                     let id = &self.call.request.request_id;
-                    chunks.push(|out| append(out, &failed_chunk(id, index, failure)));
+                    chunks.push(&failed_chunk(id, index, failure));
                 }
                 self.worker.remember_end(&self.call);
                 chunks.end();

@@ -66,14 +66,14 @@ impl State {
 }
 
 impl Chunks {
-    /// Adds the chunk that `append` appends. True if another one would not find room now.
-    pub(crate) fn push(&self, append: impl FnOnce(&mut BytesMut)) -> bool {
+    /// Adds a chunk. True if another one would not find room now.
+    pub(crate) fn push(&self, chunk: &impl Message) -> bool {
         let mut state = self.lock();
         if state.sealed {
             return false;
         }
         let were_due = state.are_due();
-        append(&mut state.buffer);
+        append(&mut state.buffer, chunk);
         state.count += 1;
         let full = state.is_full();
         let wake = !were_due && state.are_due();
@@ -186,7 +186,7 @@ mod tests {
 
     fn fill(chunks: &Chunks) -> usize {
         let mut count = 1;
-        while !chunks.push(|out| append(out, &StreamResponse::default())) {
+        while !chunks.push(&StreamResponse::default()) {
             count += 1;
         }
         count
@@ -196,8 +196,8 @@ mod tests {
     fn those_that_are_there_are_taken_together() {
         let chunks = Chunks::default();
         assert!(take(&chunks).is_pending());
-        chunks.push(|out| append(out, &StreamResponse::default()));
-        chunks.push(|out| append(out, &StreamResponse::default()));
+        chunks.push(&StreamResponse::default());
+        chunks.push(&StreamResponse::default());
         assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 10));
         assert!(take(&chunks).is_pending());
         chunks.end();
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn quick_ones_gather_until_half_the_buffer_is_full_or_their_time_is_up() {
         let chunks = Chunks::default();
-        let push = || chunks.push(|out| append(out, &StreamResponse::default()));
+        let push = || chunks.push(&StreamResponse::default());
         let second = Duration::from_secs(1);
         for taken_at in [None, Instant::now().checked_sub(second)] {
             chunks.lock().taken_at = taken_at;
@@ -236,12 +236,12 @@ mod tests {
     #[test]
     fn what_a_stream_is_ended_with_comes_last() {
         let chunks = Chunks::default();
-        chunks.push(|out| append(out, &StreamResponse::default()));
+        chunks.push(&StreamResponse::default());
         chunks.end_with(&StreamResponse {
             is_final: true,
             ..StreamResponse::default()
         });
-        chunks.push(|out| append(out, &StreamResponse::default()));
+        chunks.push(&StreamResponse::default());
         assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 7));
         assert_eq!(take(&chunks), Poll::Ready(None));
     }
@@ -253,7 +253,7 @@ mod tests {
             request_id: "x".repeat(MAX_BYTES),
             ..StreamResponse::default()
         };
-        assert!(Chunks::default().push(|out| append(out, &large)));
+        assert!(Chunks::default().push(&large));
     }
 
     #[test]

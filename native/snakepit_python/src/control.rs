@@ -2,7 +2,7 @@
 //! Python's lock.
 
 use crate::{
-    answer::{Answer, Outcome, append_reply, failed_chunk, tell},
+    answer::{Answer, Outcome, failed_chunk, reply_frame, tell},
     call::Call,
     worker::{Refused, Worker},
 };
@@ -129,15 +129,13 @@ impl Job {
                 let failure = worker.commands.refusal(py, &request.command, stream);
                 match answer {
                     Answer::Stream(chunks) => {
-                        chunks.push(|out| {
-                            append(out, &failed_chunk(&request.request_id, 0, failure))
-                        });
+                        chunks.push(&failed_chunk(&request.request_id, 0, failure));
                         chunks.end();
                     }
                     Answer::Frame(lane) => {
                         let outcome = refused(failure);
                         lane.outlet
-                            .queue(|out| append_reply(out, request.call_id, outcome));
+                            .queue(|out| append(out, &reply_frame(request.call_id, outcome)));
                         lane.outlet.wake();
                     }
                     Answer::Unary(sender) => tell(&sender, refused(failure)),

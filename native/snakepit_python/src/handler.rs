@@ -11,7 +11,6 @@ use crate::{
 use prost::Message;
 use pyo3::{exceptions::PyStopIteration, prelude::*};
 use snakepit_proto::{Fields, StreamResponse};
-use snakepit_wire::append;
 use std::{
     cell::RefCell,
     sync::{Arc, atomic::Ordering},
@@ -96,7 +95,7 @@ fn run(py: Python<'_>, worker: &Worker, call: &Call) {
         let ended = steps.run(py);
         if let Err(failure) = ended {
             let (id, index) = (&call.request.request_id, steps.index);
-            chunks.push(|out| append(out, &failed_chunk(id, index, failure)));
+            chunks.push(&failed_chunk(id, index, failure));
             worker.count(true);
         } else {
             worker.count(false);
@@ -242,7 +241,7 @@ impl<'a> Steps<'a> {
     ) -> Result<bool, Failure> {
         let message = message(py, self.worker, self.call, value, self.index, is_final)?;
         self.index = self.index.wrapping_add(1);
-        Ok(self.chunks.push(|out| append(out, &message)))
+        Ok(self.chunks.push(&message))
     }
 
     fn failure(&self, py: Python<'_>, error: PyErr) -> Failure {

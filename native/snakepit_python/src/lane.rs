@@ -1,7 +1,6 @@
 //! One `Calls` RPC: the way back of its replies.
 
 use crate::ServerConnection;
-use bytes::BytesMut;
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyMemoryView};
 use snakepit_proto::ReplyFrame;
 use snakepit_wire::{Outlet, append};
@@ -54,8 +53,8 @@ impl Lane {
     }
 
     /// Queues a reply; `flush` sends it.
-    pub(crate) fn reply(&self, append: impl FnOnce(&mut BytesMut)) {
-        self.outlet.queue(append);
+    pub(crate) fn reply(&self, frame: &ReplyFrame) {
+        self.outlet.queue(|out| append(out, frame));
         self.unsent.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -48,10 +48,7 @@ pub(crate) fn decode_fields<'py>(
 }
 
 fn name(field: &Field) -> PyResult<&str> {
-    field.name().ok_or_else(|| {
-        let name = String::from_utf8_lossy(&field.key);
-        PyValueError::new_err(format!("the name {name:?} is no UTF-8"))
-    })
+    field.name().map_err(PyValueError::new_err)
 }
 
 fn decode<'py>(
@@ -93,10 +90,10 @@ pub(crate) fn encode_fields(
                 .bind(py)
                 .call_method1("encode_whole", (value, root, kinds))
         })?;
-        return Ok(Fields {
-            values: vec![Field::new("result", bytes)],
-            kinds: kinds.then(|| copied(&[kind])),
-        });
+        return Ok(Fields::sent(
+            vec![(Field::new("result", bytes), kind)],
+            kinds,
+        ));
     };
     let mut found = Vec::with_capacity(dict.len());
     for (key, item) in dict.iter() {
@@ -114,11 +111,7 @@ pub(crate) fn encode_fields(
         })?;
         found.push((Field::new(name, bytes), kind));
     }
-    found.sort_unstable_by(|(one, _), (other, _)| one.key.cmp(&other.key));
-    Ok(Fields {
-        kinds: kinds.then(|| packed(found.iter().map(|(_, kind)| *kind).collect())),
-        values: found.into_iter().map(|(field, _)| field).collect(),
-    })
+    Ok(Fields::sent(found, kinds))
 }
 
 /// A dict with keys of which only Python knows the text.

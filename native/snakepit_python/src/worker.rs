@@ -2,7 +2,7 @@
 //! asked here is answered without Python's lock.
 
 use crate::{
-    answer::{Answer, Failure, Outcome, append_reply, failed_chunk, tell},
+    answer::{Answer, Failure, Outcome, failed_chunk, reply_frame, tell},
     call::{Call, Request},
     commands::Commands,
     control::Control,
@@ -136,15 +136,11 @@ impl Worker {
             ended,
         };
         match &call.answer {
-            Answer::Frame(lane) => {
-                lane.reply(|out| append_reply(out, call.request.call_id, outcome));
-            }
+            Answer::Frame(lane) => lane.reply(&reply_frame(call.request.call_id, outcome)),
             Answer::Unary(sender) => tell(sender, outcome),
             Answer::Stream(chunks) => {
                 if let Err(failure) = outcome.result {
-                    chunks.push(|out| {
-                        append(out, &failed_chunk(&call.request.request_id, 0, failure))
-                    });
+                    chunks.push(&failed_chunk(&call.request.request_id, 0, failure));
                 }
                 chunks.end();
             }

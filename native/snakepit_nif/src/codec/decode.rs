@@ -29,10 +29,7 @@ pub(crate) fn decode_fields<'a>(
     let mut keys = Vec::with_capacity(fields.values.len() + 1);
     let mut values = Vec::with_capacity(fields.values.len() + 1);
     for (index, field) in fields.values.iter().enumerate() {
-        let name = field.name().ok_or_else(|| {
-            let name = String::from_utf8_lossy(&field.key);
-            Failure::InvalidResult(format!("the name {name:?} is no UTF-8"))
-        })?;
+        let name = field.name().map_err(Failure::InvalidResult)?;
         if is_final.is_some() && name == "is_final" {
             continue;
         }

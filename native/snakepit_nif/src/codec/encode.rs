@@ -68,17 +68,17 @@ pub(crate) fn encode_args(
         let (kind, bytes) = encode_value(value, rules, budget.saturating_sub(spent))
             .map_err(|e| e.under(format_args!("args.{name}")))?;
         spent += bytes.len() + name.len() + ELEMENT_COST;
-        found.push((Field::new(name, bytes), kind));
+        found.push((Field::new(name, bytes), kind as u8));
     }
-    found.sort_unstable_by(|(one, _), (other, _)| one.key.cmp(&other.key));
-    if found.windows(2).any(|pair| pair[0].0.key == pair[1].0.key) {
+    let fields = Fields::sent(found, rules == Rules::Kinds);
+    if fields
+        .values
+        .windows(2)
+        .any(|pair| pair[0].key == pair[1].key)
+    {
         return Err(EncodeError::invalid("has two keys with the same text").under("args"));
     }
-    let kinds = packed(found.iter().map(|(_, kind)| *kind as u8).collect());
-    Ok(Fields {
-        values: found.into_iter().map(|(field, _)| field).collect(),
-        kinds: (rules == Rules::Kinds).then_some(kinds),
-    })
+    Ok(fields)
 }
 
 /// Encodes one value as extended JSON whatever it is.
