@@ -14,7 +14,7 @@ defmodule Mix.Tasks.Compile.Snakepit do
 
   @impl true
   def run(_args) do
-    done = [build_libraries(), copy_package()]
+    done = [build(@libraries, target(), [], []), copy_package()]
     # priv/ may not have been there when the build folder was linked to it.
     Mix.Project.build_structure()
     {if(:ok in done, do: :ok, else: :noop), []}
@@ -41,35 +41,30 @@ defmodule Mix.Tasks.Compile.Snakepit do
   end
 
   defp build_free_threaded(python, suffix) do
-    library = "python/snakepit_bridge/_native" <> suffix
-
-    if Mix.Utils.stale?(sources(), [library]) do
-      started = System.os_time(:second)
-      # In a folder of its own: in one, each of the two builds would undo the other.
-      target = Path.join(target(), "free-threaded")
-      args = ~w(--package snakepit_python --no-default-features --target-dir) ++ [target]
-      cargo!(args, [{"PYO3_PYTHON", python}])
-      put(built("snakepit_python", target), library, started)
-    end
-
+    # In a folder of its own: in one, each of the two builds would undo the other.
+    target = Path.join(target(), "free-threaded")
+    libraries = [{"snakepit_python", "python/snakepit_bridge/_native" <> suffix}]
+    build(libraries, target, ["--no-default-features"], [{"PYO3_PYTHON", python}])
     copy_package()
   end
 
-  defp build_libraries do
-    if Mix.Utils.stale?(sources(), Enum.map(@libraries, &elem(&1, 1))) do
+  defp target, do: System.get_env("CARGO_TARGET_DIR", "target")
+
+  defp build(libraries, target, args, env) do
+    sources =
+      files("{native,proto}/**/*.{rs,toml,proto}") ++
+        ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"]
+
+    if Mix.Utils.stale?(sources, Enum.map(libraries, &elem(&1, 1))) do
       # What is edited while cargo runs is newer than the libraries.
       started = System.os_time(:second)
-      cargo!(Enum.flat_map(@libraries, fn {crate, _library} -> ["--package", crate] end))
-      for {crate, library} <- @libraries, do: put(built(crate, target()), library, started)
+      packages = Enum.flat_map(libraries, fn {crate, _library} -> ["--package", crate] end)
+      cargo!(["--target-dir", target] ++ packages ++ args, env)
+      for {crate, library} <- libraries, do: put(built(crate, target), library, started)
       :ok
     else
       :noop
     end
-  end
-
-  defp sources do
-    files("{native,proto}/**/*.{rs,toml,proto}") ++
-      ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"]
   end
 
   # A running system may have the old file mapped: it is replaced, never written into.
@@ -80,7 +75,7 @@ defmodule Mix.Tasks.Compile.Snakepit do
     File.rename!(library <> ".new", library)
   end
 
-  defp cargo!(args, env \\ []) do
+  defp cargo!(args, env) do
     cargo =
       System.find_executable("cargo") ||
         Mix.raise("cargo was not found: install Rust 1.91 or newer (https://rustup.rs)")
@@ -93,8 +88,6 @@ defmodule Mix.Tasks.Compile.Snakepit do
       {_output, status} -> Mix.raise("cargo #{Enum.join(args, " ")} ended with status #{status}")
     end
   end
-
-  defp target, do: System.get_env("CARGO_TARGET_DIR", "target")
 
   defp built(crate, target) do
     extension = if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"

@@ -270,15 +270,20 @@ defmodule Snakepit.Pool.Worker do
 
   defp told(:check, message, state) do
     # A worker that does not know the command has answered as well.
-    health = with {:error, _failure} <- Message.result(message), do: {:ok, %{}}
-    checked(HealthCheck.answered(state.check, elem(health, 1)), state)
+    checked(HealthCheck.answered(state.check, said(message, %{})), state)
   end
 
   defp told({:describe, from, timer}, message, state) do
     Process.cancel_timer(timer)
-    info = with {:error, _failure} <- Message.result(message), do: {:ok, nil}
-    GenServer.reply(from, description(elem(info, 1), state))
+    GenServer.reply(from, description(said(message, nil), state))
     state
+  end
+
+  defp said(message, otherwise) do
+    case Message.result(message) do
+      {:ok, said} -> said
+      {:error, _failure} -> otherwise
+    end
   end
 
   defp answered(call, message, state) do
