@@ -1,8 +1,4 @@
-for {kind, way} <- [
-      Native: [server: :native],
-      Grpcio: [server: :grpcio],
-      Stdio: [adapter: Snakepit.Adapters.GenericPythonV2]
-    ] do
+for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "ErrorOver#{kind}Test") do
     use ExUnit.Case, async: true
 

@@ -8,22 +8,11 @@ defmodule Snakepit.HostileTest do
   alias Snakepit.GRPC.Client
 
   defmodule Adapter do
-    @behaviour Snakepit.Adapter
-    @script Path.expand("../support/python/lying_server.py", __DIR__)
-
-    @impl true
-    def uses_grpc?, do: true
-
-    @impl true
-    def executable_path, do: ".venv/bin/python"
-
-    @impl true
-    def script_path, do: @script
+    use Snakepit.Test.ServerAdapter, script: "lying_server.py"
   end
 
   setup_all do
-    env = %{"PYTHONPATH" => Path.expand("../../python", __DIR__)}
-    %{pool: start_pool!(adapter: Adapter, adapter_args: [], env: env)}
+    %{pool: start_server_pool!(Adapter)}
   end
 
   defp execute(command, pool, args \\ %{}) do

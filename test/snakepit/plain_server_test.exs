@@ -7,22 +7,11 @@ defmodule Snakepit.PlainServerTest do
   alias Snakepit.Error
 
   defmodule Adapter do
-    @behaviour Snakepit.Adapter
-    @script Path.expand("../support/python/plain_server.py", __DIR__)
-
-    @impl true
-    def uses_grpc?, do: true
-
-    @impl true
-    def executable_path, do: ".venv/bin/python"
-
-    @impl true
-    def script_path, do: @script
+    use Snakepit.Test.ServerAdapter, script: "plain_server.py"
   end
 
   setup_all do
-    env = %{"PYTHONPATH" => Path.expand("../../python", __DIR__)}
-    %{pool: start_pool!(adapter: Adapter, adapter_args: [], env: env, max_concurrency: 8)}
+    %{pool: start_server_pool!(Adapter, max_concurrency: 8)}
   end
 
   test "unary calls, in a session too", %{pool: pool} do

@@ -23,6 +23,21 @@ defmodule Snakepit.Test.Pools do
     name
   end
 
+  @doc "Starts a pool of a server of the tests' own."
+  def start_server_pool!(adapter, options \\ []) do
+    env = %{"PYTHONPATH" => Path.expand("python")}
+    start_pool!([adapter: adapter, adapter_args: [], env: env] ++ options)
+  end
+
+  @doc "The options of a pool of each way to a worker, with the way's name."
+  def ways do
+    [
+      Native: [server: :native],
+      Grpcio: [server: :grpcio],
+      Stdio: [adapter: Snakepit.Adapters.GenericPythonV2]
+    ]
+  end
+
   @doc "The OS process of a worker of the pool."
   def os_pid(pool) do
     {:ok, %{"pid" => pid}} = Snakepit.execute("pid", %{}, pool: pool)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-from concurrent import futures
 from typing import Any
 
 import grpc
+from own_server import serve
 
 from snakepit_bridge._proto import snakepit_pb2 as pb
 
@@ -149,7 +148,7 @@ def rpc(make: Any, behaviour: Any, request: Any) -> Any:
     return make(behaviour, request.FromString, None)
 
 
-def main(listen: str) -> None:
+def main() -> None:
     unary, streaming = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
     handlers = {
         "Execute": rpc(unary, execute, pb.ExecuteRequest),
@@ -157,15 +156,7 @@ def main(listen: str) -> None:
         "Health": rpc(unary, health, pb.HealthRequest),
     }
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    server = grpc.server(futures.ThreadPoolExecutor(4), options=options)
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("snakepit.SnakepitBridge", handlers),)
-    )
-    server.add_insecure_port(listen)
-    server.start()
-    print(os.environ["SNAKEPIT_READY_TOKEN"], listen, flush=True)
-    sys.stdin.read()
-    os._exit(0)
+    serve(handlers, 4, options)
 
 
-main(os.environ["SNAKEPIT_LISTEN"])
+main()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from concurrent import futures
 from pathlib import Path
 
 import grpc
+from own_server import serve
 
 from snakepit_bridge._proto import snakepit_pb2 as pb
 
@@ -47,7 +45,7 @@ def rpc(make, behaviour, request):
     return make(behaviour, request.FromString, lambda message: message.SerializeToString())
 
 
-def main(listen: str) -> None:
+def main() -> None:
     unary, streaming = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
     handlers = {
         "Execute": rpc(unary, execute, pb.ExecuteRequest),
@@ -56,15 +54,7 @@ def main(listen: str) -> None:
         "ExecuteInSessionStream": rpc(streaming, stream, pb.SessionRequest),
         "Health": rpc(unary, health, pb.HealthRequest),
     }
-    server = grpc.server(futures.ThreadPoolExecutor(16))
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("snakepit.SnakepitBridge", handlers),)
-    )
-    server.add_insecure_port(listen)
-    server.start()
-    print(os.environ["SNAKEPIT_READY_TOKEN"], listen, flush=True)
-    sys.stdin.read()
-    os._exit(0)
+    serve(handlers, 16)
 
 
-main(os.environ["SNAKEPIT_LISTEN"])
+main()
