@@ -12,7 +12,8 @@ defmodule Snakepit.Test.Pools do
   end
 
   def start_pool_unready!(options) do
-    name = :"pool#{System.unique_integer([:positive])}"
+    # No other run of the tests on this machine has one of that name.
+    name = :"pool#{System.pid()}_#{System.unique_integer([:positive])}"
     args = [class: "trouble:Trouble", paths: ["test/support/python"]]
     # As in the tests of the Python package: another Python than the one of `.venv`.
     python =
