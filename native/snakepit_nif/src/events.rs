@@ -1,6 +1,6 @@
 //! A stream's messages to its owner: `{:snakepit, ref, event}`.
 
-use crate::{atoms, call::Meta, failure::Failure, reply::off_scheduler};
+use crate::{atoms, call::Meta, failure::Failure, map, reply::off_scheduler};
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm, types::atom};
 use std::{
     sync::{
@@ -156,7 +156,7 @@ impl Events {
             ),
             (atoms::details(), failure.details(env)),
         ];
-        Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
+        map::from_pairs(env, pairs)
     }
 }
 
@@ -199,5 +199,5 @@ fn info<'a>(env: Env<'a>, (request_id, worker_id, queue_us, execution_us): &Meta
         (atoms::queue_us(), queue_us.encode(env)),
         (atoms::execution_us(), execution_us.encode(env)),
     ];
-    Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
+    map::from_pairs(env, pairs)
 }

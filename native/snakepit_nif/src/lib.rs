@@ -14,6 +14,7 @@ mod credit;
 mod dispatcher;
 mod events;
 mod failure;
+mod map;
 mod nifs;
 mod output;
 mod pool;

@@ -9,12 +9,12 @@ use crate::{
     atoms,
     codec::{self, Rules},
     failure::Failure,
-    runtime,
+    map, runtime,
 };
 use bytes::Bytes;
-use rustler::{Encoder, Env, NifResult, Term};
+use rustler::{Binary, Encoder, Env, Error, MapIterator, NifResult, Term};
 use snakepit_proto::{Field, Fields};
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 fn millis(timeout: Option<u64>) -> Option<Duration> {
     timeout.map(Duration::from_millis)
@@ -44,33 +44,35 @@ fn runtime_tasks() -> usize {
 
 /// The plain rules as functions, for `Snakepit.GRPC.Client`.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn encode_args<'a>(env: Env<'a>, args: Term<'a>) -> NifResult<Term<'a>> {
+fn encode_args<'a>(env: Env<'a>, args: Term<'a>) -> Term<'a> {
     match codec::encode_args(args, Rules::Plain, usize::MAX) {
         Ok(fields) => {
-            let pairs: Vec<_> = fields
-                .values
-                .iter()
-                .map(|field| {
-                    (
-                        codec::copied(env, &field.key),
-                        codec::binary(env, &field.value),
-                    )
-                })
-                .collect();
-            Ok((atoms::ok(), Term::map_from_pairs(env, &pairs)?).encode(env))
+            let pairs = fields.values.iter().map(|field| {
+                (
+                    codec::copied(env, &field.key),
+                    codec::binary(env, &field.value),
+                )
+            });
+            (atoms::ok(), map::from_pairs(env, pairs)).encode(env)
         }
-        Err(error) => Ok(error.encode(env)),
+        Err(error) => error.encode(env),
     }
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn decode_result<'a>(env: Env<'a>, result: HashMap<String, rustler::Binary<'a>>) -> Term<'a> {
-    let values = result
-        .into_iter()
-        .map(|(key, value)| Field::new(key, Bytes::copy_from_slice(&value)));
-    let fields = Fields::received(values.collect(), None);
-    match codec::decode_fields(env, &fields, None) {
+fn decode_result<'a>(env: Env<'a>, result: Term<'a>) -> NifResult<Term<'a>> {
+    let values = MapIterator::new(result)
+        .ok_or(Error::BadArg)?
+        .map(|(key, value)| {
+            let value: Binary<'_> = value.decode()?;
+            Ok(Field::new(
+                key.decode::<String>()?,
+                Bytes::copy_from_slice(&value),
+            ))
+        });
+    let fields = Fields::received(values.collect::<NifResult<_>>()?, None);
+    Ok(match codec::decode_fields(env, &fields, None) {
         Ok(map) => (atoms::ok(), map).encode(env),
         Err(failure) => env.error_tuple(failure),
-    }
+    })
 }

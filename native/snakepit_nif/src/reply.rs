@@ -3,7 +3,7 @@
 use crate::{
     atoms, codec,
     failure::{Failure, Reason},
-    runtime,
+    map, runtime,
 };
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm};
 use snakepit_proto::{ErrorDetail, ErrorFrame};
@@ -101,17 +101,17 @@ impl Failure {
             Self::Remote(detail) if !detail.r#type.is_empty() => exception(env, detail),
             _ => Vec::new(),
         };
-        Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
+        map::from_pairs(env, pairs)
     }
 }
 
 /// What a Python exception is to Elixir.
 fn exception<'a>(env: Env<'a>, detail: &ErrorDetail) -> Vec<(Atom, Term<'a>)> {
     let frames: Vec<Term<'a>> = detail.frames.iter().map(|at| frame(env, at)).collect();
-    let cause = detail.cause.as_ref().map(|cause| {
-        let pairs = exception(env, cause);
-        Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
-    });
+    let cause = detail
+        .cause
+        .as_ref()
+        .map(|cause| map::from_pairs(env, exception(env, cause)));
     let mut pairs = vec![
         (atoms::r#type(), detail.r#type.as_str().encode(env)),
         (atoms::message(), detail.message.as_str().encode(env)),
@@ -137,7 +137,7 @@ fn frame<'a>(env: Env<'a>, frame: &ErrorFrame) -> Term<'a> {
         (atoms::function(), frame.function.as_str().encode(env)),
         (atoms::source(), frame.source.as_str().encode(env)),
     ];
-    Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
+    map::from_pairs(env, pairs)
 }
 
 impl Reason {

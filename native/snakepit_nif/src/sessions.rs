@@ -5,13 +5,16 @@
 
 use crate::dispatcher::WorkerKey;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+#[expect(clippy::disallowed_types, reason = "it is never encoded")]
+type Lives = std::collections::HashMap<Arc<str>, Life>;
+
 pub(crate) struct Sessions {
-    lives: HashMap<Arc<str>, Life>,
+    lives: Lives,
     /// The lives that no call is in, the least recently used first.
     idle: BTreeMap<u64, (Arc<str>, Instant)>,
     max: usize,
@@ -47,7 +50,7 @@ impl Sessions {
     /// `max` bounds the idle lives and those in use together, but never ends one in use.
     pub(crate) fn new(max: usize, ttl: Option<Duration>) -> Self {
         Self {
-            lives: HashMap::new(),
+            lives: Lives::new(),
             idle: BTreeMap::new(),
             max,
             ttl,

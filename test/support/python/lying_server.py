@@ -144,6 +144,13 @@ def health(request: pb.HealthRequest, _rpc: grpc.ServicerContext) -> bytes:
     return pb.HealthResponse(healthy=True, worker_id=request.worker_id).SerializeToString()
 
 
+def info(_request: pb.InfoRequest, _rpc: grpc.ServicerContext) -> bytes:
+    names = {f"name{number}": "x" for number in range(1000)}
+    return pb.InfoResponse(
+        capabilities=names, system_info=names, stats=pb.WorkerStats(uptime_ms=1)
+    ).SerializeToString()
+
+
 def rpc(make: Any, behaviour: Any, request: Any) -> Any:
     return make(behaviour, request.FromString, None)
 
@@ -154,6 +161,7 @@ def main() -> None:
         "Execute": rpc(unary, execute, pb.ExecuteRequest),
         "ExecuteStream": rpc(streaming, stream, pb.ExecuteRequest),
         "Health": rpc(unary, health, pb.HealthRequest),
+        "GetInfo": rpc(unary, info, pb.InfoRequest),
     }
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     serve(handlers, 4, options)

@@ -1,7 +1,7 @@
 //! From the wire to BEAM terms. Nothing that comes from there becomes an atom.
 
 use super::dtype_atom;
-use crate::{atoms, failure::Failure};
+use crate::{atoms, failure::Failure, map};
 use bytes::Bytes;
 use rustler::{BigInt, Encoder, Env, NewBinary, Resource, ResourceArc, Term};
 use snakepit_proto::Fields;
@@ -44,37 +44,7 @@ pub(crate) fn decode_fields<'a>(
         keys.push("is_final".encode(env));
         values.push(is_final.encode(env));
     }
-    build_map(env, &keys, &values, true)
-        .map_err(|_| Failure::InvalidResult("the result cannot be built".into()))
-}
-
-/// What the BEAM sorts a large map's keys with finds its pivots through the scheduler: on any other
-/// thread that is a crash.
-const SORTED_ANYWHERE: usize = 32;
-
-/// With `last_counts`, of values with the same key, rather than that being an error.
-fn build_map<'a>(
-    env: Env<'a>,
-    keys: &[Term<'a>],
-    values: &[Term<'a>],
-    last_counts: bool,
-) -> Result<Term<'a>, ReadError> {
-    if (keys.len() <= SORTED_ANYWHERE || rustler::thread::is_scheduler_thread())
-        && let Ok(map) = Term::map_from_term_arrays(env, keys, values)
-    {
-        return Ok(map);
-    }
-    let mut map = Term::map_new(env);
-    for (key, value) in keys.iter().zip(values) {
-        if !last_counts && map.map_get(key).is_ok() {
-            let key = key.decode().unwrap_or_default();
-            return Err(ReadError::DuplicateKey(key));
-        }
-        map = map
-            .map_put(key, value)
-            .map_err(|_| ReadError::Unbuildable("no map".into()))?;
-    }
-    Ok(map)
+    Ok(map::from_terms(env, &keys, &values))
 }
 
 fn decode_value<'a>(env: Env<'a>, bytes: &Bytes, kind: u8) -> Result<Term<'a>, String> {
@@ -193,7 +163,11 @@ impl<'a> Builder for Terms<'a, '_> {
     }
 
     fn map(&mut self, keys: &[Term<'a>], values: &[Term<'a>]) -> Result<Term<'a>, ReadError> {
-        build_map(self.env, keys, values, self.last_counts)
+        if self.last_counts {
+            return Ok(map::from_terms(self.env, keys, values));
+        }
+        map::from_unique_terms(self.env, keys, values)
+            .map_err(|twice| ReadError::DuplicateKey(twice.decode().unwrap_or_default()))
     }
 
     fn bytes(&mut self, range: Range<usize>) -> Result<Term<'a>, ReadError> {
@@ -217,6 +191,6 @@ impl<'a> Builder for Terms<'a, '_> {
             ),
             (atoms::data(), self.bytes(range)?),
         ];
-        Term::map_from_pairs(env, &pairs).map_err(|_| ReadError::Unbuildable("no tensor".into()))
+        Ok(map::from_pairs(env, pairs))
     }
 }

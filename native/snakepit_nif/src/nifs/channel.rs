@@ -6,12 +6,12 @@ use crate::{
     call::Link,
     channel::{Address, Channel, Target},
     failure::Failure,
+    map,
     reply::Reply,
 };
-use rustler::{Encoder, Env, NifResult, Resource, ResourceArc, Term};
+use rustler::{Encoder, Env, Resource, ResourceArc, Term};
 use snakepit_proto::{HealthRequest, InfoRequest};
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -87,9 +87,9 @@ fn health<'a>(
             .await
     };
     ask(env, reference, channel, timeout, work, |env, health| {
-        Term::map_from_pairs(
+        map::from_pairs(
             env,
-            &[
+            [
                 ("healthy", health.healthy.encode(env)),
                 ("worker_id", health.worker_id.encode(env)),
                 ("uptime_ms", health.uptime_ms.encode(env)),
@@ -123,9 +123,9 @@ fn get_info<'a>(
     };
     ask(env, reference, channel, timeout, work, |env, info| {
         let stats = info.stats.unwrap_or_default();
-        let stats = Term::map_from_pairs(
+        let stats = map::from_pairs(
             env,
-            &[
+            [
                 ("requests_handled", stats.requests_handled.encode(env)),
                 ("requests_failed", stats.requests_failed.encode(env)),
                 ("uptime_ms", stats.uptime_ms.encode(env)),
@@ -134,23 +134,19 @@ fn get_info<'a>(
                 ("active_sessions", stats.active_sessions.encode(env)),
                 ("python_stuck_ms", stats.python_stuck_ms.encode(env)),
             ],
-        )?;
-        Term::map_from_pairs(
+        );
+        map::from_pairs(
             env,
-            &[
+            [
                 ("worker_type", info.worker_type.encode(env)),
                 ("version", info.version.encode(env)),
                 ("supported_commands", info.supported_commands.encode(env)),
-                ("capabilities", string_map(info.capabilities).encode(env)),
+                ("capabilities", map::from_pairs(env, info.capabilities)),
                 ("stats", stats),
-                ("system_info", string_map(info.system_info).encode(env)),
+                ("system_info", map::from_pairs(env, info.system_info)),
             ],
         )
     })
-}
-
-fn string_map(map: BTreeMap<String, String>) -> HashMap<String, String> {
-    map.into_iter().collect()
 }
 
 /// Runs one of a server's own RPCs and replies `{ref, {:ok, term} | {:error, failure}}`.
@@ -160,7 +156,7 @@ fn ask<'a, T, W, F>(
     channel: Channel,
     timeout: u64,
     rpc: W,
-    encode: impl for<'b> FnOnce(Env<'b>, T) -> NifResult<Term<'b>> + Send + 'static,
+    encode: impl for<'b> FnOnce(Env<'b>, T) -> Term<'b> + Send + 'static,
 ) -> Term<'a>
 where
     T: Send + 'static,
@@ -179,9 +175,7 @@ where
                 queued: false,
             }),
         };
-        reply.send_result(answer, |env, value| {
-            encode(env, value).unwrap_or_else(|_| atoms::nil().encode(env))
-        });
+        reply.send_result(answer, encode);
     });
     started(env, done)
 }

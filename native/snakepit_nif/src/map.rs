@@ -1,0 +1,69 @@
+//! Maps, built on any thread.
+//!
+//! rustler's own ways to make one are not allowed elsewhere (`clippy.toml`): from some number of keys
+//! on they end the BEAM when they are used on a thread that is not a scheduler's.
+
+use rustler::{Encoder, Env, Term};
+
+/// Up to here the BEAM keeps a map's keys sorted. To hash more of them at once it sorts them by a
+/// function that takes its random numbers from the scheduler: on any other thread that is a crash.
+const SORTED_ANYWHERE: usize = 32;
+
+/// Of values with the same key the last counts.
+pub(crate) fn from_pairs<'a, K: Encoder, V: Encoder>(
+    env: Env<'a>,
+    pairs: impl IntoIterator<Item = (K, V)>,
+) -> Term<'a> {
+    let (keys, values): (Vec<_>, Vec<_>) = pairs
+        .into_iter()
+        .map(|(key, value)| (key.encode(env), value.encode(env)))
+        .unzip();
+    from_terms(env, &keys, &values)
+}
+
+/// As `from_pairs`.
+pub(crate) fn from_terms<'a>(env: Env<'a>, keys: &[Term<'a>], values: &[Term<'a>]) -> Term<'a> {
+    at_once(env, keys, values).unwrap_or_else(|| {
+        keys.iter()
+            .zip(values)
+            .fold(Term::map_new(env), |map, (key, value)| {
+                put(map, *key, *value)
+            })
+    })
+}
+
+/// The first key that is there twice is the error.
+pub(crate) fn from_unique_terms<'a>(
+    env: Env<'a>,
+    keys: &[Term<'a>],
+    values: &[Term<'a>],
+) -> Result<Term<'a>, Term<'a>> {
+    if let Some(map) = at_once(env, keys, values) {
+        return Ok(map);
+    }
+    let pairs = &mut keys.iter().zip(values);
+    pairs.try_fold(Term::map_new(env), |map, (key, value)| {
+        match map.map_get(key) {
+            Ok(_) => Err(*key),
+            Err(_) => Ok(put(map, *key, *value)),
+        }
+    })
+}
+
+/// Nothing if a key is there twice, or if only a scheduler could do it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is not used where it must not be"
+)]
+fn at_once<'a>(env: Env<'a>, keys: &[Term<'a>], values: &[Term<'a>]) -> Option<Term<'a>> {
+    let allowed = keys.len() <= SORTED_ANYWHERE || rustler::thread::is_scheduler_thread();
+    allowed
+        .then(|| Term::map_from_term_arrays(env, keys, values).ok())
+        .flatten()
+}
+
+/// One key after the other is nothing to sort, whatever the thread.
+#[expect(clippy::disallowed_methods, reason = "of what is a map it cannot fail")]
+fn put<'a>(map: Term<'a>, key: Term<'a>, value: Term<'a>) -> Term<'a> {
+    map.map_put(key, value).unwrap_or(map)
+}
