@@ -23,19 +23,18 @@ demo: setup
 
 test: export MIX_ENV = test
 test: setup-dev
-	mix test
-	cargo test --release --locked
-	$(PYTHON) -m pytest
+	@bin/each Elixir "mix test" Rust "cargo test --release --locked --no-fail-fast" Python "$(PYTHON) -m pytest"
 
 check: export MIX_ENV = test
 check: setup-dev
-	mix format --check-formatted
-	mix compile --all-warnings --warnings-as-errors
-	cargo fmt --all --check
-	cargo clippy --release --locked --all-targets -- -D warnings
-	$(PYTHON) -m ruff check
-	$(PYTHON) -m ruff format --check
-	$(PYTHON) -m mypy
+	@bin/each \
+	  "mix format" "mix format --check-formatted" \
+	  "mix compile" "mix compile --all-warnings --warnings-as-errors" \
+	  "cargo fmt" "cargo fmt --all --check" \
+	  clippy "cargo clippy --release --locked --all-targets -- -D warnings" \
+	  ruff "$(PYTHON) -m ruff check" \
+	  "ruff format" "$(PYTHON) -m ruff format --check" \
+	  mypy "$(PYTHON) -m mypy"
 
 setup:
 	@bin/setup

@@ -15,7 +15,6 @@ defmodule Snakepit.ExampleProjectTest do
     {:ok, build_path: build_path}
   end
 
-  @tag timeout: 300_000
   test "a project that depends on this one builds and passes its tests", %{build_path: build_path} do
     {output, status} =
       System.cmd("mix", ["test"],

@@ -22,11 +22,20 @@ from snakepit_bridge._proto import snakepit_pb2 as pb
 ROOT = Path(__file__).parents[1]
 SUPPORT = Path(__file__).parent / "support"
 TOKEN = "ready-42"
-PATIENCE = 20.0
+#: Longer than any step takes on any machine, in seconds; nothing waits for it in vain.
+PATIENCE = 60.0
 # What runs the workers: another Python than that of the tests, whose packages a client needs.
 WORKER_PYTHON = os.environ.get("SNAKEPIT_TEST_PYTHON", sys.executable)
 _CODE = "import sysconfig; print(sysconfig.get_config_var('Py_GIL_DISABLED') == 1)"
 FREE_THREADED = subprocess.check_output([WORKER_PYTHON, "-c", _CODE], text=True) == "True\n"
+
+
+def times() -> Iterator[float]:
+    """A short time in seconds, then longer ones, for what has to happen within it."""
+    seconds = 0.1
+    while seconds < PATIENCE:
+        yield seconds
+        seconds *= 4
 
 
 class Pipe:
@@ -50,6 +59,10 @@ class Pipe:
             self._seen += os.read(self._fd, 4096).decode()
         line, _, self._seen = self._seen.partition("\n")
         return line
+
+    def told(self) -> bool:
+        """Whether there is something that `line` has not returned yet."""
+        return bool(self._seen or select.select([self._fd], [], [], 0)[0])
 
     def close(self) -> None:
         os.close(self._fd)

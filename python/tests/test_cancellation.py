@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import grpc
 import pytest
-from client import Client, Pipe
+from client import Client, Pipe, times
 
 MakePipe = Callable[[str], Pipe]
 
@@ -22,10 +23,15 @@ def test_a_cancelled_call_s_context_says_so_at_once(client: Client, pipe: MakePi
 
 def test_a_deadline_cancels(client: Client, pipe: MakePipe) -> None:
     watch = pipe("watch")
-    call = client.begin("wait", {"pipe": watch.path}, timeout=0.3)
-    with pytest.raises(grpc.RpcError) as caught:
-        call.result()
-    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    for call_id, seconds in enumerate(times(), 21):
+        call = client.begin("wait", {"pipe": watch.path}, timeout=seconds, call_id=call_id)
+        with pytest.raises(grpc.RpcError) as caught:
+            call.result()
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        client.wait_for_calls(0)
+        # A call that had not started in that time never does.
+        if watch.told():
+            break
     assert [watch.line(), watch.line()] == ["started", "cancelled True"]
 
 
@@ -80,7 +86,12 @@ def test_health_that_awaits_a_call_answers_before_its_own_deadline(
     args = {"started": started.path, "until": until.path}
     call = client.begin("hold", args, call_id=15)
     assert started.line() == "started"
-    assert client.health(await_call_id=15, timeout=0.5).running_call_ids == [15]
+    for seconds in times():
+        with contextlib.suppress(grpc.RpcError):
+            assert client.health(await_call_id=15, timeout=seconds).running_call_ids == [15]
+            break
+    else:
+        pytest.fail("it never answered before its deadline")
     abandoned = client.begin_health(await_call_id=15, timeout=None)
     abandoned.cancel()
     until.send("go")

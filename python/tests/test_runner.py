@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from client import PATIENCE
 
 from snakepit_bridge import BuiltinAdapter, Context
 from snakepit_bridge._call import Call
@@ -44,7 +45,7 @@ def test_waiting_for_all_ends_when_the_last_has_left() -> None:
     assert runner.wait_gone(4, 0)
     thread = threading.Thread(target=runner.leave, args=(call,), kwargs={"failed": False})
     thread.start()
-    assert runner.wait_gone(None, 10)
+    assert runner.wait_gone(None, PATIENCE)
     thread.join()
 
 

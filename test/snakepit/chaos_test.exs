@@ -12,10 +12,9 @@ defmodule Snakepit.ChaosTest do
   @kill_every 200
   @kills 5
   @replies_together 16
-  @patience 120_000
+  @patience 2 * patience()
 
   for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do
-    @tag timeout: 300_000
     test "#{@calls} calls and more, a worker killed every #{@kill_every} ms: #{inspect(adapter)}" do
       :rand.seed(:exsss, {1, 2, 3})
       options = [adapter: unquote(adapter), size: @size, max_queue: @callers]
@@ -39,7 +38,7 @@ defmodule Snakepit.ChaosTest do
       assert Map.keys(tally) -- [:right, :worker_crashed] == []
       # With a worker fail the call that it runs and those whose replies were to travel together.
       assert Map.get(tally, :worker_crashed, 0) <= kills * @replies_together
-      eventually(fn -> Snakepit.Pool.await_ready(pool, @patience) == :ok end, @patience)
+      eventually(fn -> await_ready(pool) == :ok end)
       eventually(fn -> {0, List.duplicate(0, @size)} == in_flight(pool) end)
     end
   end

@@ -21,7 +21,7 @@ defmodule Snakepit.FallbackTest do
         pool = start_pool_unready!(@no_sockets ++ @fallback ++ [size: 2])
         # It waits from the start on, and is served by the fallback.
         assert {:ok, %{"status" => "ok"}} = Snakepit.execute("ping", %{}, pool: pool)
-        assert :ok = Snakepit.Pool.await_ready(pool)
+        assert :ok = await_ready(pool)
 
         assert_receive {^event, %{system_time: _}, %{pool: ^pool, adapter: GRPCPython} = metadata}
         assert %{fallback_adapter: GenericPythonV2, why: reason} = metadata
@@ -47,7 +47,7 @@ defmodule Snakepit.FallbackTest do
 
   test "without a fallback every call says that there is no gRPC" do
     pool = start_pool_unready!(@no_sockets)
-    assert {:error, %Error{reason: :grpc_unavailable}} = Snakepit.Pool.await_ready(pool)
+    assert {:error, %Error{reason: :grpc_unavailable}} = await_ready(pool)
 
     assert {:error, %Error{reason: :grpc_unavailable, message: message}} =
              Snakepit.execute("ping", %{}, pool: pool)
@@ -58,7 +58,7 @@ defmodule Snakepit.FallbackTest do
   test "a pool that fails for another reason does not fall back" do
     args = [class: "nowhere:Class"]
     pool = start_pool_unready!(@fallback ++ [adapter_args: args])
-    assert {:error, %Error{reason: :worker_start_failed}} = Snakepit.Pool.await_ready(pool)
+    assert {:error, %Error{reason: :worker_start_failed}} = await_ready(pool)
     assert {:ok, %{adapter: GRPCPython, fallback: nil}} = Snakepit.stats(pool)
   end
 

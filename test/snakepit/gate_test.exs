@@ -18,7 +18,7 @@ defmodule Snakepit.GateTest do
     defdelegate command_line(worker), to: GRPCPython
 
     @impl true
-    def supported_commands, do: ~w(add pid sleep)
+    def supported_commands, do: ~w(add pid sleep wait_cancelled)
 
     @impl true
     def validate_command("add", %{a: a}) when not is_integer(a), do: {:error, "a is no integer"}
@@ -29,7 +29,7 @@ defmodule Snakepit.GateTest do
     def validate_command(_command, _args), do: :ok
 
     @impl true
-    def command_timeout("sleep", _args), do: 50
+    def command_timeout("wait_cancelled", _args), do: 50
     def command_timeout(_command, _args), do: nil
   end
 
@@ -41,7 +41,7 @@ defmodule Snakepit.GateTest do
     assert {:error, %Error{reason: :unknown_command, pool: ^pool, message: message}} =
              Snakepit.execute("ping", %{}, pool: pool)
 
-    assert message =~ "add, pid, sleep"
+    assert message =~ "add, pid, sleep, wait_cancelled"
 
     assert {:error, %Error{reason: :unknown_command}} =
              Snakepit.execute_stream("ping_stream", %{}, & &1, pool: pool)
@@ -57,11 +57,18 @@ defmodule Snakepit.GateTest do
              Snakepit.execute("add", %{a: 0}, pool: pool)
   end
 
-  test "a command's timeout holds unless the call has its own", %{pool: pool} do
+  @tag :tmp_dir
+  test "a command's timeout holds unless the call has its own", %{pool: pool, tmp_dir: dir} do
+    args = %{seen: Path.join(dir, "seen")}
+
     assert {:error, %Error{reason: :timeout, message: message}} =
-             Snakepit.execute("sleep", %{seconds: 0.2}, pool: pool)
+             Snakepit.execute("wait_cancelled", args, pool: pool)
 
     assert message =~ "50 ms"
-    assert {:ok, _} = Snakepit.execute("sleep", %{seconds: 0.2}, pool: pool, timeout: 20_000)
+
+    assert {:error, %Error{reason: :timeout, message: message}} =
+             Snakepit.execute("wait_cancelled", args, pool: pool, timeout: 100)
+
+    assert message =~ "100 ms"
   end
 end

@@ -27,7 +27,7 @@ defmodule Snakepit.GRPC.ClientTest do
         ])
 
       ready = "ready unix:" <> socket
-      assert_receive {^port, {:data, {:eol, ^ready}}}, 10_000
+      assert_receive {^port, {:data, {:eol, ^ready}}}
       {:ok, channel} = Client.connect("unix:" <> socket)
       %{channel: channel}
     end

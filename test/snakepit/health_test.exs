@@ -21,7 +21,7 @@ defmodule Snakepit.HealthTest do
         {:error, _} = Snakepit.execute("fail", %{message: "no"}, pool: pool)
         {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, pool: pool)
 
-        assert {:ok, [worker]} = Snakepit.list_workers(pool)
+        [worker] = workers_that_answered(pool)
         id = "#{inspect(pool)}/1"
         assert %{id: ^id, state: :ready, error: nil, in_flight: 0} = worker
         assert %{requests: 5, errors: 1, sessions: 1} = worker
@@ -35,10 +35,10 @@ defmodule Snakepit.HealthTest do
 
         assert {:ok,
                 %{requests: 6, errors: 1, sessions: 1, ready: 1, queued: 0, restarts: 0} = stats} =
-                 Snakepit.stats(pool)
+                 eventually_told(fn -> Snakepit.stats(pool) end, &(&1.memory_bytes > 0))
 
         assert stats.adapter == unquote(adapter) and stats.memory_bytes > 1_000_000
-        {:ok, [later]} = Snakepit.list_workers(pool)
+        [later] = workers_that_answered(pool)
         assert later.uptime_ms >= worker.uptime_ms and worker.uptime_ms > 0
       end
 
@@ -52,12 +52,12 @@ defmodule Snakepit.HealthTest do
         eventually(fn -> match?({:ok, %{queued: 1, in_flight: 1}}, Snakepit.stats(pool)) end)
 
         assert {:ok, %{healthy: true, ready: 2, size: 2, workers: [%{state: :ready}, _]}} =
-                 Snakepit.health(pool)
+                 eventually_told(fn -> Snakepit.health(pool) end, & &1.healthy)
 
-        assert {:ok, [_, _] = workers} = Snakepit.list_workers(pool)
+        assert [_, _] = workers = workers_that_answered(pool)
         assert Enum.sort(Enum.map(workers, & &1.in_flight)) == [0, 1]
         File.touch!(args.until)
-        assert [{:ok, _}, {:ok, _}] = Task.await_many([held, waiting])
+        assert [{:ok, _}, {:ok, _}] = await_many([held, waiting])
       end
     end
   end
@@ -68,8 +68,15 @@ defmodule Snakepit.HealthTest do
         pool = start_pool!(health_interval: 200, health_misses: 3)
         before = os_pid(pool)
         System.cmd("kill", ["-STOP", to_string(before)])
-        eventually(fn -> not alive?(before) end, 20_000)
-        assert os_pid(pool) != before
+        eventually(fn -> not alive?(before) end)
+        # A worker that is only slow may be replaced as well, within what it is allowed here.
+        eventually(fn ->
+          match?(
+            {:ok, %{"pid" => pid}} when pid != before,
+            Snakepit.execute("pid", %{}, pool: pool)
+          )
+        end)
+
         assert {:ok, %{restarts: restarts}} = Snakepit.stats(pool)
         assert restarts > 0
       end)
@@ -78,24 +85,40 @@ defmodule Snakepit.HealthTest do
   end
 
   test "a worker whose command holds Python's lock answers, and says so", %{tmp_dir: dir} do
-    pool = start_pool!(max_concurrency: 2)
+    pool = start_pool!(max_concurrency: 2, shutdown_timeout: 1, kill_grace: 1)
     busy = start_call(pool, "hold", dir, until: Path.join(dir, "until"))
-    assert {:ok, %{workers: [%{python_stuck_ms: busy_ms}]}} = Snakepit.health(pool)
-    assert busy_ms < 1_000
+    # On a slow machine no thread may have run for a while.
+    eventually(fn ->
+      match?([%{python_stuck_ms: ms}] when ms < 1_000, workers_that_answered(pool))
+    end)
+
     stuck = start_call(pool, "sleep_holding_the_gil", dir)
 
-    eventually(
-      fn ->
-        {:ok, [worker]} = Snakepit.list_workers(pool)
-        worker.state == :ready and worker.in_flight == 2 and worker.python_stuck_ms > 1_000
-      end,
-      20_000
-    )
+    eventually(fn ->
+      [worker] = workers_that_answered(pool)
+      worker.state == :ready and worker.in_flight == 2 and worker.python_stuck_ms > 1_000
+    end)
 
-    assert {:ok, %{healthy: true, workers: [%{python_stuck_ms: ms}]}} = Snakepit.health(pool)
+    assert {:ok, %{healthy: true, workers: [%{python_stuck_ms: ms}]}} =
+             eventually_told(fn -> Snakepit.health(pool) end, & &1.healthy)
+
     assert ms > 1_000
     stop_supervised!({Snakepit.Pool, pool})
-    for task <- [busy, stuck], do: assert({:error, %Error{}} = Task.await(task))
+    for task <- [busy, stuck], do: assert({:error, %Error{}} = await(task))
+  end
+
+  # What a pool tells, once that holds of it: a worker that is slow to answer has nil for an answer.
+  defp eventually_told(ask, condition) do
+    eventually(fn ->
+      {:ok, told} = ask.()
+      condition.(told) && {:ok, told}
+    end)
+  end
+
+  defp workers_that_answered(pool) do
+    ask = fn -> Snakepit.list_workers(pool) end
+    {:ok, workers} = eventually_told(ask, fn workers -> Enum.all?(workers, & &1.uptime_ms) end)
+    workers
   end
 
   defp start_call(pool, command, dir, args \\ []) do
@@ -108,14 +131,17 @@ defmodule Snakepit.HealthTest do
 
   test "what a pool is" do
     pool = start_pool!(max_concurrency: 3)
-    assert {:ok, %{pool: ^pool, size: 1, max_concurrency: 3} = info} = Snakepit.info(pool)
+
+    assert {:ok, %{pool: ^pool, size: 1, max_concurrency: 3} = info} =
+             eventually_told(fn -> Snakepit.info(pool) end, & &1.commands)
+
     assert %{worker_type: "python", version: "0.1.0", system: %{"python" => _}} = info
     assert info.commands["add"] =~ "add(a: int, b: int = 0)"
   end
 
   test "a worker that does not start says why" do
     pool = start_pool_unready!(adapter_args: [class: "nowhere:Class"])
-    {:error, _} = Snakepit.Pool.await_ready(pool)
+    {:error, _} = await_ready(pool)
 
     eventually(fn ->
       {:ok, [worker]} = Snakepit.list_workers(pool)

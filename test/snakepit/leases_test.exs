@@ -26,11 +26,17 @@ defmodule Snakepit.LeasesTest do
     assert {0, 0} = in_flight(pool)
   end
 
-  test "a full queue refuses, and a wait ends at its deadline", %{pool: pool} do
+  test "a full queue refuses", %{pool: pool} do
+    {:ok, _lease} = acquire(pool)
+    assert :wait = acquire(pool)
+    assert {:error, {:pool_saturated, _message, %{max_queue: 1}}} = acquire(pool)
+    assert {1, 1} = in_flight(pool)
+  end
+
+  test "a wait ends at its deadline", %{pool: pool} do
     {:ok, _lease} = acquire(pool)
     ref = make_ref()
     assert :wait = acquire(pool, ref, 50)
-    assert {:error, {:pool_saturated, _message, %{max_queue: 1}}} = acquire(pool)
     assert_receive {^ref, {:error, {:timeout, _message, %{queued: true}}}}
     assert {1, 0} = in_flight(pool)
   end

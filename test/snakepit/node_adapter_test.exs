@@ -46,7 +46,7 @@ defmodule Snakepit.NodeAdapterTest do
     tasks =
       for n <- 1..50, do: Task.async(fn -> Snakepit.execute("echo", %{n: n}, pool: pool) end)
 
-    assert Task.await_many(tasks) == for(n <- 1..50, do: {:ok, %{"n" => n}})
+    assert await_many(tasks) == for(n <- 1..50, do: {:ok, %{"n" => n}})
   end
 
   test "a deadline cancels, and the worker stays", %{adapter: adapter} do

@@ -13,8 +13,9 @@ defmodule Snakepit.OrphansTest do
       script = """
       {:ok, _} = Application.ensure_all_started(:snakepit)
       args = [class: "trouble:Trouble", paths: [#{inspect(Path.expand("test/support/python"))}]]
-      {:ok, _} = Snakepit.Pool.start_link(size: 2, adapter_args: args)
-      :ok = Snakepit.Pool.await_ready()
+      options = [size: 2, startup_timeout: 120_000, queue_timeout: 60_000, timeout: :infinity]
+      {:ok, _} = Snakepit.Pool.start_link([adapter_args: args] ++ options)
+      :ok = Snakepit.Pool.await_ready(Snakepit.Pool, 120_000)
       {:ok, %{"pid" => one}} = Snakepit.execute("pid")
       {:ok, %{"pid" => two}} = Snakepit.execute("pid")
       IO.puts("workers #{"\#{one} \#{two}"} beam #{"\#{System.pid()}"} end")
@@ -23,10 +24,10 @@ defmodule Snakepit.OrphansTest do
 
       port = start_beam(script)
       [one, two, beam] = pids(port, "")
-      eventually(fn -> File.exists?(started) end, 10_000)
+      eventually(fn -> File.exists?(started) end)
       assert alive?(one) and alive?(two)
       System.cmd("kill", ["-KILL", to_string(beam)])
-      eventually(fn -> not alive?(one) and not alive?(two) end, 2_000)
+      eventually(fn -> not alive?(one) and not alive?(two) end)
     end
   end
 
@@ -35,11 +36,12 @@ defmodule Snakepit.OrphansTest do
 
     script = """
     args = [class: "trouble:Trouble", paths: [#{inspect(Path.expand("test/support/python"))}]]
-    times = [shutdown_timeout: 200, kill_grace: 10_000]
+    times = [shutdown_timeout: 200, kill_grace: 60_000, queue_timeout: 60_000, timeout: :infinity]
     Application.put_env(:snakepit, :adapter_args, args)
     Application.put_env(:snakepit, :pool_config, [pool_size: 2] ++ times)
+    Application.put_env(:snakepit, :grpc_config, server_startup_timeout: 120_000)
     {:ok, _} = Application.ensure_all_started(:snakepit)
-    :ok = Snakepit.Pool.await_ready()
+    :ok = Snakepit.Pool.await_ready(Snakepit.Pool, 120_000)
     {:ok, %{"pid" => one}} = Snakepit.execute("pid")
     {:ok, %{"pid" => two}} = Snakepit.execute("pid")
 
@@ -55,7 +57,7 @@ defmodule Snakepit.OrphansTest do
     port = start_beam(script)
     [one, two, beam] = pids(port, "")
     System.cmd("kill", ["-TERM", to_string(beam)])
-    assert_receive {^port, {:exit_status, _status}}, 20_000
+    assert_receive {^port, {:exit_status, _status}}
     assert File.exists?(closed)
     eventually(fn -> not alive?(one) and not alive?(two) end)
   end
@@ -76,7 +78,7 @@ defmodule Snakepit.OrphansTest do
         Enum.map(pids, &String.to_integer/1)
 
       nil ->
-        assert_receive {^port, {:data, data}}, 20_000
+        assert_receive {^port, {:data, data}}
         pids(port, seen <> data)
     end
   end

@@ -7,9 +7,8 @@ defmodule Snakepit.PipeliningTest do
   alias Snakepit.Error
 
   @moduletag :tmp_dir
-  @patience 60_000
+  @patience patience()
 
-  # A pool whose workers have been seen to answer within a budget that any machine keeps to.
   # The worker goes on, and has not noted anything.
   defp never_ran!(notes, held, pool) do
     free(held)
@@ -18,6 +17,7 @@ defmodule Snakepit.PipeliningTest do
     refute File.exists?(notes)
   end
 
+  # A pool whose workers have been seen to answer within a budget that any machine keeps to.
   defp start_taught_pool!(options) do
     pool = start_pool!(Keyword.merge([pipeline_budget: 60_000_000], options))
     for _ <- 1..50, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
@@ -33,13 +33,13 @@ defmodule Snakepit.PipeliningTest do
   defp hold(pool, dir, name) do
     args = %{started: Path.join(dir, name), until: Path.join(dir, name <> ".until")}
     task = call(pool, "hold", args)
-    eventually(fn -> File.exists?(args.started) end, @patience)
+    eventually(fn -> File.exists?(args.started) end)
     %{task: task, until: args.until, os_pid: String.to_integer(File.read!(args.started))}
   end
 
   defp free(held) do
     File.touch!(held.until)
-    assert {:ok, _} = Task.await(held.task, @patience)
+    assert {:ok, _} = await(held.task)
   end
 
   # How many calls each worker has, the busiest first.
@@ -67,7 +67,7 @@ defmodule Snakepit.PipeliningTest do
         end
       end)
     end)
-    |> Task.await_many(@patience)
+    |> await_many()
 
     free(held)
   end
@@ -79,11 +79,11 @@ defmodule Snakepit.PipeliningTest do
       held = for name <- ~w(one other), do: hold(pool, dir, name)
       waiting = for _ <- 1..4, do: call(pool, "pid", %{})
       # They were sent ahead, and have been taken back.
-      eventually(fn -> queued(pool) == 4 and in_flight(pool) == [1, 1] end, @patience)
+      eventually(fn -> queued(pool) == 4 and in_flight(pool) == [1, 1] end)
       {freed, [still]} = List.pop_at(held, unquote(first))
       free(freed)
 
-      for {:ok, %{"pid" => pid}} <- Task.await_many(waiting, @patience),
+      for {:ok, %{"pid" => pid}} <- await_many(waiting),
           do: assert(pid == freed.os_pid)
 
       free(still)
@@ -98,16 +98,13 @@ defmodule Snakepit.PipeliningTest do
     notes = Path.join(dir, "notes")
     waiting = for _ <- 1..3, do: call(pool, "note", %{path: notes})
     # Those that come after the worker was seen to stand still are not sent ahead any more.
-    eventually(
-      fn -> hd(in_flight(pool)) > 1 and queued(pool) + hd(in_flight(pool)) == 4 end,
-      @patience
-    )
+    eventually(fn -> hd(in_flight(pool)) > 1 and queued(pool) + hd(in_flight(pool)) == 4 end)
 
     signal("KILL", held.os_pid)
-    assert {:error, %Error{reason: :worker_crashed}} = Task.await(held.task, @patience)
+    assert {:error, %Error{reason: :worker_crashed}} = await(held.task)
 
     pids =
-      for {:ok, %{"pid" => pid}} <- Task.await_many(waiting, @patience) do
+      for {:ok, %{"pid" => pid}} <- await_many(waiting) do
         assert pid != held.os_pid
         "#{pid}\n"
       end
@@ -123,7 +120,7 @@ defmodule Snakepit.PipeliningTest do
     late =
       Task.async(fn -> Snakepit.execute("note", %{path: notes}, pool: pool, timeout: 100) end)
 
-    assert {:error, %Error{reason: :timeout}} = Task.await(late, @patience)
+    assert {:error, %Error{reason: :timeout}} = await(late)
     never_ran!(notes, held, pool)
   end
 
@@ -133,10 +130,10 @@ defmodule Snakepit.PipeliningTest do
     signal("STOP", held.os_pid)
     notes = Path.join(dir, "notes")
     caller = spawn(fn -> Snakepit.execute("note", %{path: notes}, pool: pool) end)
-    eventually(fn -> in_flight(pool) == [2] end, @patience)
+    eventually(fn -> in_flight(pool) == [2] end)
     Process.exit(caller, :kill)
     signal("CONT", held.os_pid)
-    eventually(fn -> in_flight(pool) == [1] end, @patience)
+    eventually(fn -> in_flight(pool) == [1] end)
     never_ran!(notes, held, pool)
   end
 
@@ -149,7 +146,7 @@ defmodule Snakepit.PipeliningTest do
     assert in_flight(pool) == [1]
     signal("CONT", held.os_pid)
     free(held)
-    assert {:ok, _} = Task.await(waiting)
+    assert {:ok, _} = await(waiting)
   end
 
   test "a call that is cancelled leaves its neighbours alone", %{tmp_dir: dir} do
@@ -162,13 +159,13 @@ defmodule Snakepit.PipeliningTest do
         me = self()
         run = fn -> send(me, {n, Snakepit.execute("hold_or_cancel", args, options)}) end
         caller = spawn_link(run)
-        eventually(fn -> File.exists?(args.started) end, @patience)
+        eventually(fn -> File.exists?(args.started) end)
         caller
       end
 
     Process.unlink(cancelled)
     Process.exit(cancelled, :kill)
-    eventually(fn -> in_flight(pool) == [2] end, @patience)
+    eventually(fn -> in_flight(pool) == [2] end)
     assert Process.alive?(one) and Process.alive?(other)
     File.touch!(Path.join(dir, "until"))
     for n <- [1, 3], do: assert_receive({^n, {:ok, %{"result" => false}}}, @patience)
@@ -199,7 +196,7 @@ defmodule Snakepit.PipeliningTest do
       assert {:ok, %{"n" => ^n}} = Snakepit.execute("echo", %{n: n}, options)
     end
 
-    assert Enum.all?(Task.await_many(large, @patience))
+    assert Enum.all?(await_many(large))
   end
 
   defp signal(name, os_pid), do: System.cmd("kill", ["-#{name}", to_string(os_pid)])

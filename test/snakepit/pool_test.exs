@@ -8,22 +8,22 @@ defmodule Snakepit.PoolTest do
 
   @moduletag :tmp_dir
 
-  # Keeps a worker busy until the test's end, and returns once the command runs.
+  # Keeps a worker busy until `free/1`, and returns once the command runs.
   defp occupy(pool, dir) do
-    started = Path.join(dir, "started")
+    args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+    task = Task.async(fn -> Snakepit.execute("hold", args, pool: pool) end)
+    eventually(fn -> File.exists?(args.started) end)
+    {task, args.until}
+  end
 
-    task =
-      Task.async(fn ->
-        Snakepit.execute("sleep", %{seconds: 1, started: started}, pool: pool, timeout: 5_000)
-      end)
-
-    eventually(fn -> File.exists?(started) end)
-    task
+  defp free({task, until}) do
+    File.touch!(until)
+    await(task)
   end
 
   test "a full queue refuses at once", %{tmp_dir: dir} do
     pool = start_pool!(max_queue: 0)
-    task = occupy(pool, dir)
+    held = occupy(pool, dir)
 
     assert {:error, %Error{reason: :pool_saturated, details: %{max_queue: 0}}} =
              Snakepit.execute("ping", %{}, pool: pool)
@@ -31,31 +31,29 @@ defmodule Snakepit.PoolTest do
     assert {:error, %Error{reason: :pool_saturated}} =
              Snakepit.execute_stream("ping_stream", %{}, fn _ -> nil end, pool: pool)
 
-    assert {:ok, _} = Task.await(task)
+    assert {:ok, _} = free(held)
   end
 
   test "whoever waits too long is told so, and the next is served", %{tmp_dir: dir} do
     pool = start_pool!(queue_timeout: 100)
-    task = occupy(pool, dir)
+    held = occupy(pool, dir)
     assert {:error, %Error{reason: :queue_timeout}} = Snakepit.execute("ping", %{}, pool: pool)
 
     assert {:error, %Error{reason: :queue_timeout}} =
              Snakepit.execute_stream("ping_stream", %{}, fn _ -> nil end, pool: pool)
 
     assert {:error, %Error{reason: :timeout, details: %{queued: true}}} =
-             Snakepit.execute("ping", %{}, pool: pool, timeout: 50)
+             Snakepit.execute("ping", %{}, pool: pool, timeout: 50, queue_timeout: :infinity)
 
-    assert {:ok, _} = Task.await(task)
-    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+    assert {:ok, _} = free(held)
+    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool, queue_timeout: patience())
   end
 
-  test "a call that takes too long ends at its deadline, and its worker is replaced" do
+  test "a call that takes too long ends at its deadline, and its worker is replaced", context do
     pool = start_pool!(kill_grace: 100)
     before = os_pid(pool)
-
-    assert {:error, %Error{reason: :timeout, details: %{queued: false}}} =
-             Snakepit.execute("sleep", %{seconds: 600}, pool: pool, timeout: 200)
-
+    args = %{seconds: 600, started: Path.join(context.tmp_dir, "started")}
+    run_out!("sleep", args, pool: pool)
     eventually(fn -> not alive?(before) end)
     assert os_pid(pool) != before
   end
@@ -63,11 +61,8 @@ defmodule Snakepit.PoolTest do
   test "a call that stops when it is cancelled keeps its worker", %{tmp_dir: dir} do
     pool = start_pool!()
     before = os_pid(pool)
-    seen = Path.join(dir, "seen")
-
-    assert {:error, %Error{reason: :timeout}} =
-             Snakepit.execute("wait_cancelled", %{seen: seen}, pool: pool, timeout: 100)
-
+    [seen, started] = for name <- ~w(seen started), do: Path.join(dir, name)
+    run_out!("wait_cancelled", %{seen: seen, started: started}, pool: pool)
     assert os_pid(pool) == before
     assert File.exists?(seen)
   end
@@ -83,7 +78,7 @@ defmodule Snakepit.PoolTest do
         Snakepit.execute_stream("endless", %{closed: closed}, &send(me, &1), pool: pool)
       end)
 
-    assert_receive %{"index" => 100}, 5_000
+    assert_receive %{"index" => 100}
     Process.exit(caller, :kill)
     eventually(fn -> File.exists?(closed <> ".cancelled") and File.exists?(closed) end)
     assert os_pid(pool) == before
@@ -91,7 +86,7 @@ defmodule Snakepit.PoolTest do
 
   test "the death of a caller that waits frees its place in the queue", %{tmp_dir: dir} do
     pool = start_pool!(max_queue: 1)
-    task = occupy(pool, dir)
+    held = occupy(pool, dir)
 
     # The probe below may hold the one place for a moment.
     insist = fn insist ->
@@ -113,7 +108,7 @@ defmodule Snakepit.PoolTest do
     eventually(saturated?)
     Process.exit(waiting, :kill)
     eventually(fn -> not saturated?.() end)
-    Task.await(task)
+    free(held)
   end
 
   test "a worker that is killed costs its calls, which hear at once, and is replaced", %{
@@ -126,14 +121,14 @@ defmodule Snakepit.PoolTest do
       for n <- 1..4 do
         started = Path.join(dir, "started#{n}")
         args = %{seconds: 600, started: started}
-        task = Task.async(fn -> Snakepit.execute("sleep", args, pool: pool, timeout: 60_000) end)
+        task = Task.async(fn -> Snakepit.execute("sleep", args, pool: pool, timeout: 600_000) end)
         eventually(fn -> File.exists?(started) end)
         task
       end
 
     System.cmd("kill", ["-KILL", to_string(before)])
 
-    for result <- Task.await_many(tasks),
+    for result <- await_many(tasks),
         do: assert({:error, %Error{reason: :worker_crashed}} = result)
 
     assert os_pid(pool) != before
@@ -247,21 +242,20 @@ defmodule Snakepit.PoolTest do
           restart_backoff: {50, 100}
         )
 
-      assert {:error, %Error{reason: :worker_start_failed}} = Snakepit.Pool.await_ready(pool)
+      assert {:error, %Error{reason: :worker_start_failed}} = await_ready(pool)
 
       assert {:error, %Error{reason: :worker_start_failed}} =
                Snakepit.execute("ping", %{}, pool: pool)
 
       File.write!(file, "from snakepit_bridge import BuiltinAdapter as Late\n")
-      eventually(fn -> match?({:ok, _}, Snakepit.execute("ping", %{}, pool: pool)) end, 10_000)
-      assert :ok = Snakepit.Pool.await_ready(pool)
+      eventually(fn -> match?({:ok, _}, Snakepit.execute("ping", %{}, pool: pool)) end)
+      assert :ok = await_ready(pool)
     end
 
     defp start_error(options) do
       pool = start_pool_unready!(options)
 
-      assert {:error, %Error{reason: :worker_start_failed} = error} =
-               Snakepit.Pool.await_ready(pool)
+      assert {:error, %Error{reason: :worker_start_failed} = error} = await_ready(pool)
 
       assert {:error, %Error{reason: :worker_start_failed}} =
                Snakepit.execute("ping", %{}, pool: pool)

@@ -21,7 +21,6 @@ defmodule Snakepit.PropertyTest do
   end
 
   for {way, options} <- @ways do
-    @tag timeout: 300_000
     test "#{@runs * @values_per_call} values come back as they went, over #{way}" do
       pool = start_pool!(unquote(options))
       values = types(:vector, [@values_per_call, value()])
@@ -34,7 +33,6 @@ defmodule Snakepit.PropertyTest do
     end
   end
 
-  @tag timeout: 300_000
   test "a message with a byte changed or its end cut off is read or refused" do
     changes = types(:tuple, [[value(), types(:non_neg_integer, []), types(:byte, [])]])
 

@@ -33,7 +33,7 @@ defmodule Snakepit.RequestsTest do
     assert [<<_, _::binary>>, <<_, _::binary>>] = Enum.uniq(ids)
     options = [restart_backoff: {60_000, 60_000}, adapter_args: [class: "nowhere:Class"]]
     broken = start_pool_unready!(options)
-    {:error, _} = Snakepit.Pool.await_ready(broken)
+    {:error, _} = await_ready(broken)
 
     assert {:error, %Error{reason: :worker_start_failed, request_id: <<_, _::binary>>}} =
              Snakepit.execute("ping", %{}, pool: broken)

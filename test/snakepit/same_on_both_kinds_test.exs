@@ -35,9 +35,19 @@ defmodule Snakepit.SameOnBothKindsTest do
     [one, other] =
       for pool <- pools do
         {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
-        {:ok, [worker]} = Snakepit.list_workers(pool)
-        {:ok, info} = Snakepit.info(pool)
-        assert {:ok, %{healthy: true, ready: 1}} = Snakepit.health(pool)
+        # Until they answer in time, on a slow machine.
+        assert eventually(fn ->
+                 match?({:ok, %{healthy: true, ready: 1}}, Snakepit.health(pool))
+               end)
+
+        {:ok, info} =
+          eventually(fn -> with({:ok, %{commands: nil}} <- Snakepit.info(pool), do: nil) end)
+
+        {:ok, [worker]} =
+          eventually(fn ->
+            with({:ok, [%{requests: nil}]} <- Snakepit.list_workers(pool), do: nil)
+          end)
+
         assert worker.os_pid in os_pids(pool)
         assert worker.requests > 0 and worker.memory_bytes > 0 and worker.uptime_ms >= 0
         {Map.keys(worker), info.commands, info.worker_type}
@@ -60,7 +70,7 @@ defmodule Snakepit.SameOnBothKindsTest do
              Snakepit.start_stream("ping_stream", %{}, pool: pool)
 
     File.touch!(args.until)
-    assert {:ok, _} = Task.await(held)
+    assert {:ok, _} = await(held)
   end
 
   defp error(command, pool) do

@@ -22,10 +22,10 @@ defmodule Snakepit.TelemetryTest do
 
   defp assert_ended(pool, command, how) do
     assert_receive {[:snakepit, :call, :cancelled], %{duration: duration},
-                    %{pool: ^pool, command: ^command} = metadata}
+                    %{pool: ^pool, command: ^command, how: ^how} = metadata}
 
     assert duration > 0
-    assert %{how: ^how, request_id: request_id, worker_id: worker_id} = metadata
+    assert %{request_id: request_id, worker_id: worker_id} = metadata
     assert byte_size(request_id) > 0 and byte_size(worker_id) > 0
   end
 
@@ -46,20 +46,14 @@ defmodule Snakepit.TelemetryTest do
 
   test "a handler that notices its cancellation stops by itself", %{tmp_dir: dir} do
     pool = start_pool!()
-    options = [pool: pool, timeout: 100, request_id: "mine"]
-
-    assert {:error, %Error{reason: :timeout}} =
-             Snakepit.execute("wait_cancelled", %{seen: Path.join(dir, "seen")}, options)
-
+    args = %{seen: Path.join(dir, "seen"), started: Path.join(dir, "started")}
+    run_out!("wait_cancelled", args, pool: pool, request_id: "mine")
     assert_ended(pool, "wait_cancelled", :stopped)
   end
 
-  test "a handler that goes on past the grace is killed" do
+  test "a handler that goes on past the grace is killed", %{tmp_dir: dir} do
     pool = start_pool!(kill_grace: 100)
-
-    assert {:error, %Error{reason: :timeout}} =
-             Snakepit.execute("sleep", %{seconds: 600}, pool: pool, timeout: 100)
-
+    run_out!("sleep", %{seconds: 600, started: Path.join(dir, "started")}, pool: pool)
     assert_ended(pool, "sleep", :killed)
   end
 
@@ -73,7 +67,7 @@ defmodule Snakepit.TelemetryTest do
   # The next event of the pool with this name; others' are not ours.
   defp event(pool, name) do
     event = [:snakepit | name]
-    assert_receive {^event, measurements, %{pool: ^pool} = metadata}, 20_000
+    assert_receive {^event, measurements, %{pool: ^pool} = metadata}
     {measurements, metadata}
   end
 
@@ -120,7 +114,7 @@ defmodule Snakepit.TelemetryTest do
       {:ok, _} = Snakepit.list_workers(pool)
       waited = System.monotonic_time() - waits
       File.touch!(args.until)
-      assert [{:ok, _}, {:ok, _}] = Task.await_many([held, waiting])
+      assert [{:ok, _}, {:ok, _}] = await_many([held, waiting])
 
       assert_receive {[_, :call, :stop], %{queue_time: queue_time},
                       %{pool: ^pool, command: "add"}}
@@ -172,7 +166,7 @@ defmodule Snakepit.TelemetryTest do
       {:error, _} = Snakepit.execute("add", %{a: 1}, pool: pool)
       assert {%{max_queue: 0}, %{command: "add"}} = event(pool, [:queue, :full])
       File.touch!(args.until)
-      Task.await(held)
+      await(held)
     end
   end
 
@@ -251,7 +245,8 @@ defmodule Snakepit.TelemetryTest do
   describe "a worker" do
     for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do
       test "tells of its life, with #{inspect(adapter)}" do
-        pool = start_pool!(adapter: unquote(adapter), health_interval: 200, health_misses: 3)
+        # Its intervals are messages of this test.
+        pool = start_pool!(adapter: unquote(adapter), health_interval: 600_000, health_misses: 3)
         id = "#{inspect(pool)}/1"
 
         assert {%{system_time: _}, %{worker_id: ^id, os_pid: os_pid}} =
@@ -261,26 +256,33 @@ defmodule Snakepit.TelemetryTest do
         assert starting > 0
 
         System.cmd("kill", ["-STOP", to_string(os_pid)])
+        [worker] = worker_pids(pool)
+        # The question, and three intervals without an answer.
+        for _ <- 0..3, do: send(worker, :check_health)
 
         assert {_, %{os_pid: ^os_pid, why: why}} = event(pool, [:worker, :killed])
-        # A busy machine may have made it late before.
-        assert [3, 2, 1 | _] = pool |> missed([]) |> Enum.map(fn {missed, ^id} -> missed end)
         assert why =~ ":health_misses"
         assert {%{duration: _}, %{os_pid: ^os_pid, why: ^why}} = event(pool, [:worker, :stopped])
         assert {%{attempt: 1}, %{worker_id: ^id, why: ^why}} = event(pool, [:worker, :restarted])
         assert {_, %{worker_id: ^id, os_pid: next}} = event(pool, [:worker, :started])
         assert next != os_pid
         assert {_, %{os_pid: ^next}} = event(pool, [:worker, :ready])
+        # It has gone with all that it had been asked: no more misses, and one end.
+        assert [3, 2, 1] = pool |> missed([]) |> Enum.map(fn {missed, ^id} -> missed end)
+        refute_received {[_, :worker, :killed], _, %{pool: ^pool}}
+        refute_received {[_, :worker, :stopped], _, %{pool: ^pool}}
         stop_supervised!({Snakepit.Pool, pool})
         assert_receive {[_, :worker, :stopped], _, %{pool: ^pool, why: :shutdown}}
       end
     end
 
     test "of which one command lets nothing else run tells so", %{tmp_dir: dir} do
-      pool = start_pool!(health_interval: 200, shutdown_timeout: 1, kill_grace: 1)
+      options = [health_interval: 200, health_misses: 1_000_000]
+      pool = start_pool!(options ++ [shutdown_timeout: 1, kill_grace: 1])
       id = "#{inspect(pool)}/1"
       args = %{started: Path.join(dir, "started")}
-      call = Task.async(fn -> Snakepit.execute("sleep_holding_the_gil", args, pool: pool) end)
+      options = [pool: pool, timeout: :infinity]
+      call = Task.async(fn -> Snakepit.execute("sleep_holding_the_gil", args, options) end)
 
       log =
         capture_log(fn ->
@@ -290,7 +292,7 @@ defmodule Snakepit.TelemetryTest do
 
       assert log =~ "let no other Python thread run"
       stop_supervised!({Snakepit.Pool, pool})
-      assert {:error, %Error{}} = Task.await(call)
+      assert {:error, %Error{}} = await(call)
     end
 
     test "that does not start is tried again, each attempt counted" do
@@ -314,7 +316,7 @@ defmodule Snakepit.TelemetryTest do
       assert {_, %{session_id: "s", worker_id: second}} = event(pool, [:session, :moved])
       assert second != first
       File.touch!(args.until)
-      Task.await(held)
+      await(held)
 
       for id <- ["t", "u"], do: {:ok, _} = Snakepit.execute_in_session(id, "tally", %{}, options)
       assert {_, %{session_id: "s", worker_id: ^second}} = event(pool, [:session, :evicted])

@@ -4,10 +4,26 @@ defmodule Snakepit.Test.Pools do
 
   import ExUnit.Callbacks
 
+  alias Snakepit.Error
+
+  # Longer than any step takes on any machine, in ms; nothing waits for it in vain.
+  @patience 60_000
+
+  # As long as that for all that a slow machine would be blamed for; a test that wants the end of one of
+  # these says so itself.
+  @patient [
+    startup_timeout: 2 * @patience,
+    timeout: @patience,
+    queue_timeout: @patience,
+    kill_grace: @patience
+  ]
+
+  def patience, do: @patience
+
   @doc "Starts a pool of the test commands, waits until it is ready, and returns its name."
   def start_pool!(options \\ []) do
     name = start_pool_unready!(options)
-    :ok = Snakepit.Pool.await_ready(name, 20_000)
+    :ok = await_ready(name)
     name
   end
 
@@ -19,7 +35,8 @@ defmodule Snakepit.Test.Pools do
     python =
       for python <- List.wrap(System.get_env("SNAKEPIT_TEST_PYTHON")), do: {:python, python}
 
-    options = Keyword.merge([name: name, size: 1, adapter_args: args] ++ python, options)
+    defaults = [name: name, size: 1, adapter_args: args] ++ python ++ @patient
+    options = Keyword.merge(defaults, options)
     start_supervised!({Snakepit.Pool, options})
     name
   end
@@ -67,25 +84,64 @@ defmodule Snakepit.Test.Pools do
     end
   end
 
-  @doc "Polls until `condition` holds; fails when it does not within `timeout` ms."
-  def eventually(condition, timeout \\ 5_000) do
+  @doc "The worker processes of a pool."
+  def worker_pids(pool) do
+    {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
+
+    for %{pid: pid} when pid != nil <- GenServer.call(manager, :overview, @patience).workers,
+        do: pid
+  end
+
+  @doc """
+  Calls `fun` with a short time in ms, and with longer ones for as long as it returns `:too_short`: what
+  it wants to happen within that has not, on this machine.
+  """
+  def with_time(fun, time \\ 100) do
+    case fun.(time) do
+      :too_short when time < @patience -> with_time(fun, 4 * time)
+      :too_short -> ExUnit.Assertions.flunk("#{time} ms were too short as well")
+      result -> result
+    end
+  end
+
+  @doc """
+  The error of a call that is past its deadline once it runs, which the file `started` tells, and its
+  timeout.
+  """
+  def run_out!(command, args, options) do
+    with_time(fn timeout ->
+      {:error, %Error{reason: :timeout} = error} =
+        Snakepit.execute(command, args, Keyword.put(options, :timeout, timeout))
+
+      if File.exists?(args.started) and not error.details.queued,
+        do: {error, timeout},
+        else: :too_short
+    end)
+  end
+
+  @doc "As `Snakepit.Pool.await_ready/2`, with patience."
+  def await_ready(pool), do: Snakepit.Pool.await_ready(pool, 2 * @patience)
+
+  def await(task), do: Task.await(task, @patience)
+  def await_many(tasks), do: Task.await_many(tasks, @patience)
+
+  @doc "Polls until `condition` holds, and returns what it returned; fails after `timeout` ms."
+  def eventually(condition, timeout \\ @patience) do
     deadline = System.monotonic_time(:millisecond) + timeout
     poll(condition, deadline, timeout)
   end
 
   defp poll(condition, deadline, timeout) do
-    cond do
-      condition.() ->
-        :ok
+    if result = condition.() do
+      result
+    else
+      if System.monotonic_time(:millisecond) > deadline,
+        do: ExUnit.Assertions.flunk("did not come true within #{timeout} ms")
 
-      System.monotonic_time(:millisecond) > deadline ->
-        ExUnit.Assertions.flunk("did not come true within #{timeout} ms")
-
-      true ->
-        receive do
-        after
-          5 -> poll(condition, deadline, timeout)
-        end
+      receive do
+      after
+        5 -> poll(condition, deadline, timeout)
+      end
     end
   end
 end

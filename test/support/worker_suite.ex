@@ -9,8 +9,7 @@ defmodule Snakepit.Test.WorkerSuite do
 
       import ExUnit.CaptureLog
 
-      import Snakepit.Test.Pools,
-        only: [alive?: 1, eventually: 1, eventually: 2, native: 1, os_pid: 1]
+      import Snakepit.Test.Pools, except: [start_pool!: 0, start_pool!: 1, start_pool_unready!: 1]
 
       alias Snakepit.Error
 
@@ -18,8 +17,7 @@ defmodule Snakepit.Test.WorkerSuite do
 
       @options unquote(options)
       @size Keyword.fetch!(@options, :size)
-      # Long enough for any machine; nothing waits for it in vain.
-      @patience 60_000
+      @patience patience()
 
       defp start_pool!(options \\ []), do: Snakepit.Test.Pools.start_pool!(options(options))
 
@@ -46,12 +44,12 @@ defmodule Snakepit.Test.WorkerSuite do
 
       defp free({until, tasks}) do
         File.touch!(until)
-        Task.await_many(tasks, @patience)
+        await_many(tasks)
       end
 
       # The process that runs the command that has written this file.
       defp os_pid_in!(path) do
-        eventually(fn -> File.exists?(path) end, @patience)
+        eventually(fn -> File.exists?(path) end)
         path |> File.read!() |> String.to_integer()
       end
 
@@ -93,7 +91,7 @@ defmodule Snakepit.Test.WorkerSuite do
                 end
               end)
             end)
-            |> Task.await_many(@patience)
+            |> await_many()
             |> List.flatten()
 
           assert length(answers) == 640
@@ -184,10 +182,14 @@ defmodule Snakepit.Test.WorkerSuite do
                    Snakepit.execute("ping", %{}, pool: pool)
 
           assert {:error, %Error{reason: :timeout, details: %{queued: true}}} =
-                   Snakepit.execute("ping", %{}, pool: pool, timeout: 50)
+                   Snakepit.execute("ping", %{},
+                     pool: pool,
+                     timeout: 50,
+                     queue_timeout: :infinity
+                   )
 
           free(held)
-          assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+          assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool, queue_timeout: @patience)
         end
 
         test "forgets a caller that dies while it waits", %{tmp_dir: dir} do
@@ -206,25 +208,17 @@ defmodule Snakepit.Test.WorkerSuite do
         test "ends at its deadline, and its worker is replaced", %{tmp_dir: dir} do
           pool = start_pool!(kill_grace: 100)
           started = Path.join(dir, "started")
-          args = %{seconds: 600, started: started}
-
-          assert {:error, %Error{reason: :timeout, details: %{queued: false}} = error} =
-                   Snakepit.execute("sleep", args, pool: pool, timeout: 1_000)
-
-          assert error.message =~ "1000 ms"
+          {error, timeout} = run_out!("sleep", %{seconds: 600, started: started}, pool: pool)
+          assert error.message =~ "#{timeout} ms"
           worker = os_pid_in!(started)
           eventually(fn -> not alive?(worker) end)
-          assert :ok = Snakepit.Pool.await_ready(pool, @patience)
+          assert :ok = await_ready(pool)
         end
 
         test "that stops when it is cancelled keeps its worker", %{tmp_dir: dir} do
           pool = start_pool!(kill_grace: @patience)
           [seen, started] = for name <- ~w(seen started), do: Path.join(dir, name)
-          args = %{seen: seen, started: started}
-
-          assert {:error, %Error{reason: :timeout}} =
-                   Snakepit.execute("wait_cancelled", args, pool: pool, timeout: 1_000)
-
+          run_out!("wait_cancelled", %{seen: seen, started: started}, pool: pool)
           eventually(fn -> File.exists?(seen) end)
           assert alive?(os_pid_in!(started))
         end
@@ -256,11 +250,10 @@ defmodule Snakepit.Test.WorkerSuite do
               do: System.cmd("kill", ["-KILL", to_string(worker)])
 
           for {_worker, task} <- calls do
-            assert {:error, %Error{reason: :worker_crashed, worker_id: "" <> _}} =
-                     Task.await(task, @patience)
+            assert {:error, %Error{reason: :worker_crashed, worker_id: "" <> _}} = await(task)
           end
 
-          assert :ok = Snakepit.Pool.await_ready(pool, @patience)
+          assert :ok = await_ready(pool)
           assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
         end
 
@@ -357,7 +350,7 @@ defmodule Snakepit.Test.WorkerSuite do
           end)
 
           assert :ok = stop_supervised({Snakepit.Pool, pool})
-          assert Enum.all?(Task.await_many(tasks), &match?({:ok, %{"pid" => _}}, &1))
+          assert Enum.all?(await_many(tasks), &match?({:ok, %{"pid" => _}}, &1))
         end
 
         test "takes with it what handlers have started" do
@@ -381,7 +374,7 @@ defmodule Snakepit.Test.WorkerSuite do
           worker = os_pid_in!(started)
           :ok = stop_supervised({Snakepit.Pool, pool})
           eventually(fn -> not alive?(worker) end)
-          assert {:error, %Error{}} = Task.await(call)
+          assert {:error, %Error{}} = await(call)
         end
       end
 
@@ -403,26 +396,21 @@ defmodule Snakepit.Test.WorkerSuite do
         test "is tried again until the cause is gone", %{tmp_dir: dir} do
           args = [class: "late:Late", paths: [dir]]
           pool = start_pool_unready!(adapter_args: args, restart_backoff: {50, 100})
-          assert {:error, %Error{reason: :worker_start_failed}} = Snakepit.Pool.await_ready(pool)
+          assert {:error, %Error{reason: :worker_start_failed}} = await_ready(pool)
 
           File.write!(
             Path.join(dir, "late.py"),
             "from snakepit_bridge import BuiltinAdapter as Late\n"
           )
 
-          eventually(
-            fn -> match?({:ok, _}, Snakepit.execute("ping", %{}, pool: pool)) end,
-            @patience
-          )
-
-          eventually(fn -> Snakepit.Pool.await_ready(pool) == :ok end, @patience)
+          eventually(fn -> match?({:ok, _}, Snakepit.execute("ping", %{}, pool: pool)) end)
+          eventually(fn -> await_ready(pool) == :ok end)
         end
 
         defp start_error(options) do
           pool = start_pool_unready!(options)
 
-          assert {:error, %Error{reason: :worker_start_failed} = error} =
-                   Snakepit.Pool.await_ready(pool)
+          assert {:error, %Error{reason: :worker_start_failed} = error} = await_ready(pool)
 
           eventually(fn ->
             match?(

@@ -143,13 +143,13 @@ class Probe(BuiltinAdapter):
     def wait(self, pipe: str, context: Context) -> None:
         context.on_cancel(lambda: self.notes.append("on_cancel"))
         tell(pipe, "started")
-        tell(pipe, f"cancelled {context.wait_cancelled(30)}")
+        tell(pipe, f"cancelled {context.wait_cancelled(600)}")
 
     @command
     async def wait_async(self, pipe: str) -> None:
         tell(pipe, "started")
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(600)
         finally:
             tell(pipe, "finally")
 
@@ -279,7 +279,7 @@ class Probe(BuiltinAdapter):
     def burn(self, started: str, context: Context) -> None:
         """Runs Python without a pause until it is cancelled."""
         tell(started, "started")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not context.cancelled and time.monotonic() < deadline:
             pass
 

@@ -76,7 +76,7 @@ class Trouble(BuiltinAdapter):
     @command
     def wait_cancelled(self, seen: str, context: Context, started: Optional[str] = None) -> bool:
         _touch(started)
-        cancelled = context.wait_cancelled(30)
+        cancelled = context.wait_cancelled(600)
         _touch(seen)
         return cancelled
 
@@ -121,7 +121,7 @@ class Trouble(BuiltinAdapter):
     def halting(self, count: int, context: Context) -> Generator[dict[str, int], None, None]:
         """Yields so often, then nothing more until it is cancelled."""
         yield from self.counted(count)
-        context.wait_cancelled(30)
+        context.wait_cancelled(600)
 
     @command
     def fail_after(self, count: int) -> Generator[dict[str, int], None, None]:

@@ -1,0 +1,67 @@
+defmodule Snakepit.Test.Formatter do
+  @moduledoc false
+  # ExUnit's formatter for the command line, with a bound on what one failed test prints: the log that is
+  # captured in it is that of all tests that run at the same time, and a value may have megabytes.
+  use GenServer
+
+  alias ExUnit.CLIFormatter
+
+  @max_bytes 20_000
+  @max_line 500
+
+  @impl true
+  defdelegate init(options), to: CLIFormatter
+
+  @impl true
+  def handle_cast({:test_finished, test}, state),
+    do: CLIFormatter.handle_cast({:test_finished, bounded(test)}, state)
+
+  def handle_cast(event, state), do: CLIFormatter.handle_cast(event, state)
+
+  @doc "The test with no more than so much of its log and its values."
+  def bounded(%{state: {:failed, failures}} = test) do
+    failures = for {kind, reason, stack} <- failures, do: {kind, bounded_reason(reason), stack}
+    %{test | state: {:failed, failures}, logs: bounded_log(test.logs)}
+  end
+
+  def bounded(test), do: test
+
+  defp bounded_reason(%ExUnit.AssertionError{} = error) do
+    fields = for key <- [:left, :right, :args], do: {key, bounded_value(Map.fetch!(error, key))}
+    error = struct!(error, fields)
+    if is_binary(error.message), do: %{error | message: cut(error.message)}, else: error
+  end
+
+  defp bounded_reason(reason), do: bounded_value(reason)
+
+  defp bounded_value(value) do
+    if :erlang.external_size(value) > @max_bytes,
+      do: inspect(value, limit: 50, printable_limit: 1_000, structs: false),
+      else: value
+  end
+
+  # The last lines say what happened.
+  defp bounded_log(log) do
+    lines = log |> String.split("\n") |> Enum.map(&cut_line/1)
+    {kept, left_out} = last_lines(Enum.reverse(lines), 0, [])
+
+    if left_out == 0,
+      do: Enum.join(kept, "\n"),
+      else: Enum.join([left_out(left_out) | kept], "\n")
+  end
+
+  defp last_lines([], _bytes, kept), do: {kept, 0}
+
+  defp last_lines([line | rest] = lines, bytes, kept) do
+    bytes = bytes + byte_size(line) + 1
+    if bytes > @max_bytes, do: {kept, length(lines)}, else: last_lines(rest, bytes, [line | kept])
+  end
+
+  defp left_out(lines), do: "... #{lines} lines before these are left out"
+
+  defp cut_line(line) when byte_size(line) <= @max_line, do: line
+  defp cut_line(line), do: binary_part(line, 0, @max_line) <> " ..."
+
+  defp cut(text) when byte_size(text) <= @max_bytes, do: text
+  defp cut(text), do: binary_part(text, 0, @max_bytes) <> " ..."
+end

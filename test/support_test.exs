@@ -1,0 +1,28 @@
+defmodule Snakepit.SupportTest do
+  # What the tests themselves stand on.
+  use ExUnit.Case, async: true
+
+  alias Snakepit.Test.Formatter
+
+  test "of a failed test a bounded amount is printed" do
+    logs = String.duplicate("of another test\n", 100_000) <> "the last line"
+    large = String.duplicate("x", 1_000_000)
+    assertion = %ExUnit.AssertionError{left: large, right: {:ok, 1}, message: large}
+    failures = [{:error, assertion, []}, {:exit, {:timeout, large}, []}]
+
+    test = Formatter.bounded(%ExUnit.Test{state: {:failed, failures}, logs: logs})
+    assert {:failed, [{:error, error, []}, {:exit, reason, []}]} = test.state
+    assert %ExUnit.AssertionError{right: {:ok, 1}} = error
+
+    for text <- [test.logs, error.left, error.message, reason],
+        do: assert(byte_size(text) < 25_000)
+
+    assert test.logs =~ "lines before these are left out\n" and test.logs =~ "\nthe last line"
+  end
+
+  test "what is short is printed as it is" do
+    failures = [{:error, %ExUnit.AssertionError{left: 1, right: 2, message: "no"}, []}]
+    test = %ExUnit.Test{state: {:failed, failures}, logs: "one\ntwo\n"}
+    assert Formatter.bounded(test) == test
+  end
+end
