@@ -19,12 +19,12 @@ defmodule Snakepit.Pool.Membership do
     %{state | timer: nil, key: key, check: HealthCheck.new(state.id, state.options)}
   end
 
-  @doc "No call comes any more."
+  @doc "No call comes any more, and no answer to a health check counts."
   def leave(%{key: nil} = state), do: state
 
   def leave(state) do
     Native.pool_remove(state.pool, state.key)
-    %{state | key: nil}
+    %{state | key: nil, check: nil}
   end
 
   @doc "Kills the worker. Its exit, which the port tells, ends its process here."
@@ -34,11 +34,13 @@ defmodule Snakepit.Pool.Membership do
     %{leave(state) | why: state.why || why}
   end
 
-  @doc "As `kill/2`, for one that was ready."
-  def kill_ready(why, state) do
+  @doc "As `kill/2`, for one that was ready. One that is being killed already has its reason."
+  def kill_ready(why, %{why: nil} = state) do
     Logger.warning("worker #{state.id} is killed: #{why}")
     kill(why, state)
   end
+
+  def kill_ready(_why, state), do: state
 
   @doc "After a step of the health check."
   def checked({:ok, check}, state), do: %{state | check: check}

@@ -147,12 +147,14 @@ defmodule Snakepit.Pool.Worker do
   def handle_info(:check_health, state) do
     {id, _request_id} = Native.new_call()
     result = HealthCheck.tick(state.check, fn _timeout -> id end)
-    state = checked(result, state)
-
     # The question is on its way only if no other is.
-    if state.check.pending == id,
-      do: {:noreply, request(id, :check, "$health", %{}, state)},
-      else: {:noreply, state}
+    case checked(result, state) do
+      %{check: %{pending: ^id}} = state ->
+        {:noreply, request(id, :check, "$health", %{}, state)}
+
+      state ->
+        {:noreply, state}
+    end
   end
 
   def handle_info({:describe_timeout, from}, state) do
@@ -267,6 +269,9 @@ defmodule Snakepit.Pool.Worker do
   end
 
   defp told(nil, _message, state), do: state
+
+  # It has left the pool meanwhile.
+  defp told(:check, _message, %{check: nil} = state), do: state
 
   defp told(:check, message, state) do
     # A worker that does not know the command has answered as well.
