@@ -98,9 +98,7 @@ defmodule Snakepit do
           :ok | {:error, Error.t()}
   def execute_stream(command, args \\ %{}, callback, options \\ [])
       when is_function(callback, 1) do
-    with {:ok, call} <- open(command, args, options, true) do
-      Client.each_chunk(call, callback)
-    end
+    Client.each_chunk(&open(&1, command, args, options, true), callback)
   end
 
   @doc """
@@ -143,11 +141,12 @@ defmodule Snakepit do
       |> Enum.take(5)
 
   The command starts when the stream is enumerated, each time anew, and is cancelled as soon as that
-  halts. Errors are raised. Options as for `execute_stream/4`.
+  halts. Errors are raised. An enumeration that was suspended belongs to the process that began it:
+  another one that goes on with it raises. Options as for `execute_stream/4`.
   """
   @spec stream(String.t(), map | keyword, keyword) :: Enumerable.t()
   def stream(command, args \\ %{}, options \\ []) do
-    Client.stream(fn -> open(command, args, options, true) end)
+    Client.stream(&open(&1, command, args, options, true))
   end
 
   @doc """
@@ -170,7 +169,8 @@ defmodule Snakepit do
   counts.
   """
   @spec start_stream(String.t(), map | keyword, keyword) :: {:ok, Call.t()} | {:error, Error.t()}
-  def start_stream(command, args \\ %{}, options \\ []), do: open(command, args, options, false)
+  def start_stream(command, args \\ %{}, options \\ []),
+    do: open(make_ref(), command, args, options, false)
 
   @doc "Asks for `chunks` more chunks of a stream that `start_stream/3` started."
   @spec ask(Call.t(), pos_integer) :: :ok
@@ -232,7 +232,8 @@ defmodule Snakepit do
   @spec list_workers(atom) :: {:ok, [map]} | {:error, Error.t()}
   defdelegate list_workers(pool \\ Snakepit.Pool), to: Diagnostics
 
-  defp open(command, args, options, bounded) do
+  # `ref` is that of the stream's messages; they are for `Snakepit.GRPC.Client` if `bounded`.
+  defp open(ref, command, args, options, bounded) do
     with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options) do
       options = Keyword.put_new(options, :demand, pool.demand)
       span = Telemetry.start_call(pool, name, command, true, options)
@@ -240,7 +241,9 @@ defmodule Snakepit do
       # Whoever takes messages takes them on its own: the pool tells how that has ended.
       observer = if span && not bounded, do: {pool.manager, span}
 
-      case start(pool, command, args, options, name, bounded, observer) do
+      how = %{pool: name, bounded: bounded, observer: observer}
+
+      case start(pool, ref, command, args, options, how) do
         {:ok, call} ->
           {:ok, if(bounded, do: %{call | span: span}, else: call)}
 
@@ -269,12 +272,12 @@ defmodule Snakepit do
     end
   end
 
-  defp start(%{grpc?: true} = pool, command, args, options, name, bounded, observer),
-    do: Client.start_stream(pool.native, command, args, options, name, bounded, observer)
+  defp start(%{grpc?: true} = pool, ref, command, args, options, how),
+    do: Client.open_stream(pool.native, ref, command, args, options, how)
 
-  defp start(_pool, command, _args, _options, name, _bounded, _observer) do
+  defp start(_pool, _ref, command, _args, _options, how) do
     message =
-      "the workers of #{inspect(name)} have no streams: they are spoken to over stdin and stdout; " <>
+      "the workers of #{inspect(how.pool)} have no streams: they are spoken to over stdin and stdout; " <>
         "take an adapter that uses gRPC, as Snakepit.Adapters.GRPCPython"
 
     {:error, %Error{reason: :streaming_not_supported, command: command, message: message}}

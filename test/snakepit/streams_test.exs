@@ -68,6 +68,21 @@ for server <- [:native, :grpcio] do
         assert no_messages?()
       end
 
+      test "that is suspended goes on in its own process, and raises in another", %{pool: pool} do
+        stream = Snakepit.stream("counted", %{count: 3}, pool: pool, demand: 1)
+        step = fn chunk, _ -> {:suspend, chunk["index"]} end
+        {:suspended, 0, next} = Enumerable.reduce(stream, {:cont, nil}, step)
+        {:suspended, 1, next} = next.({:cont, nil})
+
+        error = Task.await(Task.async(fn -> catch_error(next.({:cont, nil})) end), patience())
+        assert Exception.message(error) =~ "belongs to the process that started it"
+
+        assert {:suspended, 2, next} = next.({:cont, nil})
+        assert {ended, nil} = next.({:cont, nil})
+        assert ended in [:done, :halted]
+        assert no_messages?()
+      end
+
       test "starts nothing before it is enumerated" do
         stream = Snakepit.stream("counted", %{count: 1}, pool: :nowhere)
         assert_raise Error, ~r/there is no pool :nowhere/, fn -> Enum.to_list(stream) end

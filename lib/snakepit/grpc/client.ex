@@ -19,6 +19,12 @@ defmodule Snakepit.GRPC.Client do
   @max_message_size 67_108_864
   @demand 256
 
+  # A stream whose events are taken in this module.
+  @taken_here %{pool: nil, bounded: true, observer: nil}
+
+  @not_owner "a stream belongs to the process that started it: its chunks are messages to that one; " <>
+               "go on with it there, or send the chunks on"
+
   @connect_options %{secret: :string, max_message_size: :positive, timeout: :positive}
   @call_options Config.call_options()
   @stream_options Config.stream_options()
@@ -32,28 +38,18 @@ defmodule Snakepit.GRPC.Client do
   @spec connect(String.t(), keyword) :: {:ok, target} | {:error, Error.t()}
   def connect(address, options \\ []) do
     with :ok <- Config.check(options, @connect_options),
-         {:ok, ref} <- start_connect(address, options, false) do
-      await(ref)
-    end
+         do: answer(connecting(address, options, false))
   end
 
   @doc false
   # As `connect/2`, but the caller gets `{ref, {:ok, channel} | {:error, failure}}` and, once the
   # connection is lost, `{ref, :closed}`.
-  def start_connect(address, options, watched \\ true) do
-    request(fn ref ->
-      secret = options[:secret]
-      size = Keyword.get(options, :max_message_size, @max_message_size)
+  def start_connect(address, options), do: request(connecting(address, options, true))
 
-      Native.connect(
-        ref,
-        address,
-        secret,
-        size,
-        Keyword.get(options, :timeout, @timeout),
-        watched
-      )
-    end)
+  defp connecting(address, options, watched) do
+    size = Keyword.get(options, :max_message_size, @max_message_size)
+    timeout = Keyword.get(options, :timeout, @timeout)
+    &Native.connect(&1, address, options[:secret], size, timeout, watched)
   end
 
   @doc """
@@ -78,8 +74,8 @@ defmodule Snakepit.GRPC.Client do
   def run(target, command, args, options) do
     ref = make_ref()
 
-    with {:ok, spec} <- spec(ref, command, args, options),
-         :ok <- start_call(target, spec) do
+    with {:ok, spec} <- spec(command, args, options),
+         :ok <- start_call(target, put_elem(spec, 0, ref)) do
       receive do
         {^ref, {:ok, _result, _meta} = reply} -> reply
         {^ref, {:error, failure, meta}} -> {:error, error(failure, command, meta), meta}
@@ -104,9 +100,7 @@ defmodule Snakepit.GRPC.Client do
           :ok | {:error, Error.t()}
   def execute_stream(target, command, args, callback, options \\ [])
       when is_function(callback, 1) do
-    with {:ok, call} <- start_stream(target, command, args, options, nil, true) do
-      each_chunk(call, callback)
-    end
+    each_chunk(&open_stream(target, &1, command, args, options), callback)
   end
 
   @doc """
@@ -115,18 +109,29 @@ defmodule Snakepit.GRPC.Client do
   """
   @spec stream(target, String.t(), map | keyword, keyword) :: Enumerable.t()
   def stream(target, command, args \\ %{}, options \\ []) do
-    stream(fn -> start_stream(target, command, args, options, nil, true) end)
+    stream(&open_stream(target, &1, command, args, options))
   end
 
   @doc false
+  # `start` gets the reference of the stream's messages, and returns the call.
   def stream(start) do
     Stream.resource(
-      fn -> {bang(start.()), 0} end,
-      fn {call, used} -> next_chunks(call, used) end,
+      fn ->
+        case first_event(start) do
+          {:error, error} -> raise error
+          event -> {self(), event}
+        end
+      end,
+      fn
+        {owner, next} when owner == self() -> next_chunks(owner, next)
+        {_owner, _next} -> raise ArgumentError, @not_owner
+      end,
       fn
         {:failed, error} -> raise error
-        {:done, _call} -> :ok
-        {call, _used} -> halt(call)
+        :done -> :ok
+        {owner, {_state, call, _rest}} when owner == self() -> halt(call.ref, call)
+        # It is its owner's, who may go on with it.
+        {_owner, _next} -> :ok
       end
     )
   end
@@ -140,18 +145,16 @@ defmodule Snakepit.GRPC.Client do
   @spec start_stream(target, String.t(), map | keyword, keyword) ::
           {:ok, Call.t()} | {:error, Error.t()}
   def start_stream(target, command, args \\ %{}, options \\ []) do
-    start_stream(target, command, args, options, nil, false)
+    open_stream(target, make_ref(), command, args, options, %{@taken_here | bounded: false})
   end
 
   @doc false
   # `bounded`: credit comes back for each chunk, so that bytes can be counted beside chunks.
   # An observer is a process and a term, for `{:snakepit_stream_ended, term, event, meta, chunks, us}`.
-  def start_stream(target, command, args, options, pool, bounded, observer \\ nil) do
-    ref = make_ref()
-
+  def open_stream(target, ref, command, args, options, how \\ @taken_here) do
     with :ok <- Config.check(options, @stream_options),
-         {:ok, spec} <- spec(ref, command, args, options),
-         {:ok, handle} <- open(target, spec, stream_spec(options, pool, bounded, observer)) do
+         {:ok, spec} <- spec(command, args, options),
+         {:ok, handle} <- open(target, put_elem(spec, 0, ref), stream_spec(options, how)) do
       {:ok, %Call{ref: ref, handle: handle}}
     end
   end
@@ -167,9 +170,11 @@ defmodule Snakepit.GRPC.Client do
   the one that started it. Does nothing to one that has ended.
   """
   @spec cancel(Call.t()) :: :ok
-  def cancel(%Call{ref: ref, handle: handle}) do
+  def cancel(%Call{ref: ref} = call), do: cancel(ref, call)
+
+  defp cancel(ref, call) do
     # Once the NIF has returned, nothing more is sent.
-    Native.cancel(handle)
+    Native.cancel(call.handle)
     flush(ref)
   end
 
@@ -189,23 +194,18 @@ defmodule Snakepit.GRPC.Client do
     timeout = Keyword.get(options, :timeout, @timeout)
 
     with :ok <- Config.check(options, %{timeout: :positive, worker_id: :string}),
-         {:ok, ref} <- start_health(channel, Keyword.get(options, :worker_id, ""), timeout) do
-      await(ref)
-    end
+         do: answer(&Native.health(&1, channel, Keyword.get(options, :worker_id, ""), timeout))
   end
 
   @doc false
-  def start_health(channel, worker_id, timeout) do
-    request(&Native.health(&1, channel, worker_id, timeout))
-  end
+  def start_health(channel, worker_id, timeout),
+    do: request(&Native.health(&1, channel, worker_id, timeout))
 
   @doc "Asks a server what it is: its type, version, commands, statistics and system."
   @spec get_info(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def get_info(channel, options \\ []) do
     with :ok <- Config.check(options, %{timeout: :positive}),
-         {:ok, ref} <- start_info(channel, Keyword.get(options, :timeout, @timeout)) do
-      await(ref)
-    end
+         do: answer(&Native.get_info(&1, channel, Keyword.get(options, :timeout, @timeout)))
   end
 
   @doc false
@@ -272,16 +272,16 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc false
-  # What the native side has to know of a call.
-  def spec(ref, command, args, options) when is_binary(command) do
+  # What the native side has to know of a call; the first of it is the reference of its messages.
+  def spec(command, args, options) when is_binary(command) do
     timeout = millis(Keyword.get(options, :timeout, @timeout))
     queue_timeout = millis(Keyword.get(options, :queue_timeout, :infinity))
     session = session(options[:session_id], options)
     metadata = metadata(options)
-    {:ok, {ref, command, args, session, options[:request_id], timeout, queue_timeout, metadata}}
+    {:ok, {nil, command, args, session, options[:request_id], timeout, queue_timeout, metadata}}
   end
 
-  def spec(_ref, command, _args, _options) do
+  def spec(command, _args, _options) do
     message = "a command is a string, got: #{inspect(command)}"
     {:error, %Error{reason: :unknown_command, message: message}}
   end
@@ -325,11 +325,11 @@ defmodule Snakepit.GRPC.Client do
     end
   end
 
-  defp stream_spec(options, pool, bounded, observer) do
+  defp stream_spec(options, how) do
     first_chunk_timeout = millis(Keyword.get(options, :first_chunk_timeout, :infinity))
     idle_timeout = millis(Keyword.get(options, :idle_timeout, :infinity))
     demand = Keyword.get(options, :demand, @demand)
-    {pool, demand, bounded, first_chunk_timeout, idle_timeout, observer}
+    {how.pool, demand, how.bounded, first_chunk_timeout, idle_timeout, how.observer}
   end
 
   defp started(started, command \\ nil, request_id \\ nil)
@@ -346,32 +346,59 @@ defmodule Snakepit.GRPC.Client do
   defp started(started, _command, _request_id), do: started
 
   @doc false
-  def each_chunk(%Call{ref: ref} = call, callback) do
-    receive do
-      {:snakepit, ^ref, {:chunks, chunks}} ->
+  # `start` as for `stream/1`.
+  # The reference is made here, and goes as an argument to where it is waited for: the compiler sees
+  # then that a receive may pass over the messages that were in the mailbox before.
+  def each_chunk(start, callback) do
+    ref = make_ref()
+    with {:ok, call} <- start.(ref), do: each_chunk(ref, call, callback)
+  end
+
+  defp each_chunk(ref, call, callback) do
+    {:event, call, event} = next_event(ref, call)
+
+    case event do
+      {:chunks, chunks} ->
         count = length(chunks)
         call = %{call | span: Telemetry.chunks(call.span, count)}
 
         case each(chunks, callback, call) do
           :halt ->
-            halt(call)
+            halt(ref, call)
 
           :cont ->
             ask(call, count)
-            each_chunk(call, callback)
+            each_chunk(ref, call, callback)
         end
 
-      {:snakepit, ^ref, {:done, info}} ->
+      {:done, info} ->
         Telemetry.stop_call(call.span, meta(info))
 
-      {:snakepit, ^ref, {:error, error}} ->
+      {:error, error} ->
         Telemetry.fail_call(call.span, error, nil)
         {:error, error}
     end
   end
 
-  defp halt(call) do
-    cancel(call)
+  # For a stream whose state the enumeration keeps. As the last call is the wait for the first event, the
+  # reference's place in the mailbox stays known for the waits to come.
+  defp first_event(start) do
+    ref = make_ref()
+
+    case start.(ref) do
+      {:ok, call} -> next_event(ref, call)
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  defp next_event(ref, call) do
+    receive do
+      {:snakepit, ^ref, event} -> {:event, call, event}
+    end
+  end
+
+  defp halt(ref, call) do
+    cancel(ref, call)
     Telemetry.stop_call(call.span, nil, true)
   end
 
@@ -388,22 +415,25 @@ defmodule Snakepit.GRPC.Client do
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  defp next_chunks(%Call{ref: ref} = call, used) do
-    if used > 0, do: ask(call, used)
+  defp next_chunks(owner, {:used, call, count}) do
+    ask(call, count)
+    next_chunks(owner, next_event(call.ref, call))
+  end
 
-    receive do
-      {:snakepit, ^ref, {:chunks, chunks}} ->
-        count = length(chunks)
-        {chunks, {%{call | span: Telemetry.chunks(call.span, count)}, count}}
+  defp next_chunks(owner, {:event, call, {:chunks, chunks}}) do
+    count = length(chunks)
+    call = %{call | span: Telemetry.chunks(call.span, count)}
+    {chunks, {owner, {:used, call, count}}}
+  end
 
-      {:snakepit, ^ref, {:done, info}} ->
-        Telemetry.stop_call(call.span, meta(info))
-        {:halt, {:done, call}}
+  defp next_chunks(_owner, {:event, call, {:done, info}}) do
+    Telemetry.stop_call(call.span, meta(info))
+    {:halt, :done}
+  end
 
-      {:snakepit, ^ref, {:error, error}} ->
-        Telemetry.fail_call(call.span, error, nil)
-        {:halt, {:failed, error}}
-    end
+  defp next_chunks(_owner, {:event, call, {:error, error}}) do
+    Telemetry.fail_call(call.span, error, nil)
+    {:halt, {:failed, error}}
   end
 
   defp flush(ref) do
@@ -414,19 +444,21 @@ defmodule Snakepit.GRPC.Client do
     end
   end
 
+  # Starts what answers with `{ref, {:ok, value} | {:error, failure}}`.
   defp request(start) do
     ref = make_ref()
-
-    case loaded(fn -> start.(ref) end) do
-      :ok -> {:ok, ref}
-      other -> started(other)
-    end
+    with :ok <- started(loaded(fn -> start.(ref) end)), do: {:ok, ref}
   end
 
-  defp await(ref) do
-    receive do
-      {^ref, {:ok, value}} -> {:ok, value}
-      {^ref, {:error, failure}} -> {:error, error(failure)}
+  # The same, and waits for it.
+  defp answer(start) do
+    ref = make_ref()
+
+    with :ok <- started(loaded(fn -> start.(ref) end)) do
+      receive do
+        {^ref, {:ok, value}} -> {:ok, value}
+        {^ref, {:error, failure}} -> {:error, error(failure)}
+      end
     end
   end
 

@@ -43,8 +43,8 @@ defmodule Snakepit.Pool.Client do
   defp acquire(native, call, options) do
     ref = make_ref()
 
-    with {:ok, spec} <- Client.spec(ref, call.command, nil, options),
-         {:error, failure} <- taken(Native.acquire(native, spec), ref) do
+    with {:ok, spec} <- Client.spec(call.command, nil, options),
+         {:error, failure} <- taken(Native.acquire(native, put_elem(spec, 0, ref)), ref) do
       {:error, Client.error(failure, call.command, {call.request_id, nil, 0, 0})}
     end
   end
