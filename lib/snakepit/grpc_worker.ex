@@ -11,9 +11,12 @@ defmodule Snakepit.GRPCWorker do
   alias Snakepit.Pool.{HealthCheck, OSProcess}
   alias Snakepit.Telemetry
 
-  @line_bytes 8192
   # EX_UNAVAILABLE of sysexits.h, with which a worker says that it can have no server.
   @no_server 69
+
+  # How long the status of a process may be on its way once its connection is gone, and the end of its
+  # output once it is gone itself, in ms.
+  @exit_grace 1_000
 
   defstruct [
     :id,
@@ -30,7 +33,9 @@ defmodule Snakepit.GRPCWorker do
     :key,
     :timer,
     :check,
+    :ended,
     asked: %{},
+    tail: [],
     why: nil,
     no_grpc: false
   ]
@@ -39,7 +44,7 @@ defmodule Snakepit.GRPCWorker do
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @doc "How long a supervisor has to wait for a worker to stop, in ms."
-  def shutdown(options), do: time_to_stop(options) + 1_000
+  def shutdown(options), do: time_to_stop(options) + 2_000
 
   @impl true
   def init(worker) do
@@ -56,7 +61,7 @@ defmodule Snakepit.GRPCWorker do
     secret = if state.secret, do: [{"SNAKEPIT_SECRET", state.secret}], else: []
     env = [{"SNAKEPIT_LISTEN", worker.listen}, {"SNAKEPIT_READY_TOKEN", state.token} | secret]
 
-    case OSProcess.start(worker, env, [:stderr_to_stdout, line: @line_bytes]) do
+    case OSProcess.start(worker, env, :both, state.token) do
       {:ok, process} ->
         timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
         {:noreply, %{state | process: process, timer: timer}}
@@ -76,19 +81,25 @@ defmodule Snakepit.GRPCWorker do
   end
 
   @impl true
-  def handle_info({port, {:data, {_eol, line}}}, %{process: %{port: port}} = state) do
-    {:noreply, output(line, state)}
+  def handle_info({ref, {:announced, address}}, %{process: %{output: %{ref: ref}}} = state) do
+    {:noreply, if(state.timer, do: connect(address, state), else: state)}
   end
 
   def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = state) do
-    # What its handlers have started leaves with it.
-    OSProcess.kill(state.process)
-    state = leave(state)
-
-    why = state.why || OSProcess.exit_text(status)
     state = %{state | no_grpc: state.no_grpc or status == @no_server}
-    if state.timer, do: stop_failed(why, state), else: stop({:exited, why}, state)
+    {:noreply, ended(OSProcess.status_text(status), state)}
   end
+
+  # Its standard input is closed: its status does not come any more.
+  def handle_info({:EXIT, port, reason}, %{process: %{port: port}, ended: nil} = state),
+    do: {:noreply, ended("its standard input is closed (#{inspect(reason)})", state)}
+
+  def handle_info({ref, {:ended, tail}}, %{process: %{output: %{ref: ref}}} = state) do
+    state = %{state | tail: tail}
+    if state.ended, do: stop_ended(state), else: {:noreply, state}
+  end
+
+  def handle_info(:output_timeout, state), do: stop_ended(state)
 
   def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state) do
     timeout = state.options.startup_timeout
@@ -136,9 +147,14 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, %{state | asked: asked}}
   end
 
+  # A process that has ended tells how in a moment.
   def handle_info({ref, :closed}, %{closed: ref} = state) do
-    {:noreply, kill("its connection was lost", state)}
+    Process.send_after(self(), :connection_lost, @exit_grace)
+    {:noreply, leave(state)}
   end
+
+  def handle_info(:connection_lost, %{ended: nil} = state),
+    do: {:noreply, kill("its connection was lost", state)}
 
   def handle_info(:startup_timeout, state) do
     message = "it was not ready within #{state.options.startup_timeout} ms (:startup_timeout)"
@@ -169,8 +185,11 @@ defmodule Snakepit.GRPCWorker do
   def terminate(_reason, state) do
     if state.key, do: Native.pool_drain(state.pool, state.key)
     OSProcess.terminate(state.process)
-    await_exit(state, System.monotonic_time(:millisecond) + time_to_stop(state.options))
-    OSProcess.kill(state.process)
+
+    unless state.ended,
+      do: await_exit(state, System.monotonic_time(:millisecond) + time_to_stop(state.options))
+
+    OSProcess.exited_and_logged(state.process)
     OSProcess.stopped(state.process, :shutdown)
     leave(state)
   end
@@ -186,16 +205,6 @@ defmodule Snakepit.GRPCWorker do
     "tcp:127.0.0.1:" <> if(first == 0, do: "0", else: "#{first}-#{last}")
   end
 
-  defp output(line, %{token: token, timer: starting} = state) do
-    case :binary.split(line, " ") do
-      [^token, address] when starting != nil ->
-        connect(address, state)
-
-      _ ->
-        %{state | process: OSProcess.printed(state.process, line)}
-    end
-  end
-
   defp connect(address, %{options: options} = state) do
     secret = if state.secret, do: [secret: state.secret], else: []
     connect_options = [max_message_size: options.max_message_size] ++ secret
@@ -206,9 +215,21 @@ defmodule Snakepit.GRPCWorker do
     end
   end
 
+  # Its process has ended: the end of its output is on its way.
+  defp ended(text, state) do
+    OSProcess.exited(state.process)
+    Process.send_after(self(), :output_timeout, @exit_grace)
+    %{leave(state) | ended: state.why || text}
+  end
+
+  defp stop_ended(state) do
+    why = OSProcess.exit_text(state.ended, state.tail)
+    if state.timer, do: stop_failed(why, state), else: stop({:exited, why}, state)
+  end
+
   defp stop_failed(message, state) do
     failed = if state.no_grpc, do: :no_grpc, else: :start_failed
-    stop({failed, OSProcess.start_error(state.process || state, message)}, state)
+    stop({failed, OSProcess.start_error(state, message)}, state)
   end
 
   defp stop({_how, text} = why, state) do
@@ -216,10 +237,10 @@ defmodule Snakepit.GRPCWorker do
     {:stop, {:shutdown, why}, %{state | process: nil}}
   end
 
-  defp await_exit(%{process: %{port: port}} = state, deadline) do
+  defp await_exit(%{process: %{port: port}}, deadline) do
     receive do
       {^port, {:exit_status, _status}} -> :ok
-      {^port, {:data, {_eol, line}}} -> await_exit(output(line, state), deadline)
+      {:EXIT, ^port, _reason} -> :ok
     after
       max(deadline - System.monotonic_time(:millisecond), 0) -> :timeout
     end

@@ -1,13 +1,14 @@
 defmodule Mix.Tasks.Compile.Snakepit do
   @moduledoc false
-  # Builds the NIF and the extension for Python with cargo and puts them, with the Python package,
-  # under priv/, where a release looks for them. It runs after the Elixir compiler, which is what
-  # makes this module known.
+  # Builds the NIF, the launcher of workers and the extension for Python with cargo and puts them, with
+  # the Python package, under priv/, where a release looks for them. It runs after the Elixir compiler,
+  # which is what makes this module known.
   use Mix.Task.Compiler
 
   # The extension goes into the package, where Python finds it whatever folder that is taken from.
   @libraries [
     {"snakepit_nif", "priv/native/snakepit_nif.so"},
+    {"snakepit_launcher", "priv/native/snakepit_launcher"},
     {"snakepit_python", "python/snakepit_bridge/_native.abi3.so"}
   ]
   @package "priv/python/snakepit_bridge"
@@ -88,6 +89,8 @@ defmodule Mix.Tasks.Compile.Snakepit do
       {_output, status} -> Mix.raise("cargo #{Enum.join(args, " ")} ended with status #{status}")
     end
   end
+
+  defp built("snakepit_launcher", target), do: Path.join(target, "release/snakepit_launcher")
 
   defp built(crate, target) do
     extension = if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"

@@ -50,9 +50,12 @@ defmodule Snakepit.GRPC.Native do
   def decode_extended(_bytes), do: missing()
 
   def response_id(_message), do: missing()
-  def output_open(_ref, _path), do: missing()
-  def output_close(_output), do: missing()
-  def signal_group(_os_pid, _kill), do: missing()
+
+  def output_open(_ref, _logger, _token, _path), do: missing()
+  def output_take(_output), do: missing()
+  def output_finish(_output), do: missing()
+  def process_started(_os_pid), do: missing()
+  def signal_group(_os_pid, _started, _kill), do: missing()
 
   defp missing, do: :erlang.nif_error(:not_loaded)
 end

@@ -1,49 +1,71 @@
 defmodule Snakepit.Pool.OSProcess do
   @moduledoc false
-  # A worker's process of the operating system: what both kinds of worker do with it. The BEAM makes
-  # it the leader of a process group, which what it starts belongs to.
-
-  require Logger
+  # A worker's process of the operating system: what both kinds of worker do with it. A port starts it
+  # as the leader of a process group, which what it starts belongs to. The port's program is the
+  # launcher of `native/snakepit_launcher`, which becomes the worker's.
 
   alias Snakepit.Adapter
   alias Snakepit.GRPC.Native
+  alias Snakepit.Pool.Output
   alias Snakepit.Telemetry
-
-  # The end of its output that an error shows.
-  @tail_lines 30
 
   # How many threads numerical libraries start: OpenMP, the BLAS libraries, NumExpr, Rayon, Polars.
   @thread_variables ~w(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS BLIS_NUM_THREADS
                        VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS RAYON_NUM_THREADS
                        POLARS_MAX_THREADS)
 
-  defstruct [:id, :pool, :port, :os_pid, :started, tail: []]
+  # How long a pool that stops waits for the last lines of a worker to be logged, in ms.
+  @logging_grace 1_000
 
-  @doc "Starts it. `wrap` may change the command line; `env` goes before all other variables."
-  def start(worker, env, port_options, wrap \\ & &1) do
-    with {:ok, command_line} <- Adapter.command(worker.options.adapter, worker) do
-      {executable, args, adapter_env} = wrap.(command_line)
-      env = env(worker.options) |> Map.merge(Map.new(adapter_env ++ env))
-      env = for {name, value} <- env, do: {to_charlist(name), to_charlist(value)}
-      port_options = [:binary, :exit_status, :hide, args: args, env: env] ++ port_options
-      port = Port.open({:spawn_executable, executable}, port_options)
-      {:os_pid, os_pid} = Port.info(port, :os_pid)
+  @signals %{
+    1 => "SIGHUP",
+    2 => "SIGINT",
+    3 => "SIGQUIT",
+    4 => "SIGILL",
+    6 => "SIGABRT",
+    7 => "SIGBUS",
+    8 => "SIGFPE",
+    9 => "SIGKILL; the kernel's out-of-memory killer?",
+    11 => "SIGSEGV",
+    13 => "SIGPIPE",
+    14 => "SIGALRM",
+    15 => "SIGTERM",
+    24 => "SIGXCPU"
+  }
 
+  defstruct [:id, :pool, :port, :os_pid, :born, :started, :output]
+
+  @doc """
+  Starts it. What it prints is logged: its standard error, and with `:both` its standard output too, which
+  else is the port's. The caller gets
+
+    * `{port, {:exit_status, status}}`
+    * what `Snakepit.Pool.Output.open/3` tells of its output
+
+  `env` goes before all other variables.
+  """
+  def start(worker, env, streams, token \\ nil) do
+    with {:ok, {executable, args, adapter_env}} <-
+           Adapter.command(worker.options.adapter, worker),
+         variables = worker.options |> env() |> Map.merge(Map.new(adapter_env ++ env)),
+         {:ok, request} <- request(executable, args, variables),
+         {:ok, output} <- Output.open(worker.options.name, worker.id, token) do
       process = %__MODULE__{
         id: worker.id,
         pool: worker.options.name,
-        port: port,
-        os_pid: os_pid,
-        started: System.monotonic_time()
+        started: System.monotonic_time(),
+        output: output
       }
 
-      tell(process, :started, %{system_time: System.system_time()})
-      {:ok, process}
+      launch(process, request, streams)
     end
   end
 
   @doc "Tells that it serves, that it was killed, that it has ended."
-  def ready(process), do: tell(process, :ready, %{duration: age(process)})
+  def ready(process) do
+    Output.opened(process.output)
+    tell(process, :ready, %{duration: age(process)})
+  end
 
   def killed(process, why),
     do: tell(process, :killed, %{system_time: System.system_time()}, %{why: why})
@@ -51,31 +73,92 @@ defmodule Snakepit.Pool.OSProcess do
   def stopped(process, why), do: tell(process, :stopped, %{duration: age(process)}, %{why: why})
 
   @doc "Asks it to end."
-  def terminate(process), do: Native.signal_group(process.os_pid, false)
+  def terminate(process), do: signal(process, false)
 
   @doc "Ends it and what it has started."
-  def kill(process), do: Native.signal_group(process.os_pid, true)
+  def kill(process), do: signal(process, true)
 
-  @doc "Logs a line that it has printed."
-  def printed(process, ""), do: process
+  @doc "It has ended: what it has started ends with it, and its output comes to its end."
+  def exited(process) do
+    kill(process)
+    Output.finish(process.output)
+  end
 
-  def printed(process, line) do
-    {level, text} = level(line)
-    Logger.log(level, "[#{process.id}] #{text}")
-    %{process | tail: Enum.take([text | process.tail], @tail_lines)}
+  @doc "As `exited/1`, and waits a moment for the end of its output to be logged."
+  def exited_and_logged(process) do
+    exited(process)
+    Output.await_logged(process.output, @logging_grace)
   end
 
   @doc "What is to be told of one that did not start."
-  def start_error(%__MODULE__{tail: [_ | _] = tail} = process, message) do
-    output = tail |> Enum.reverse() |> Enum.join("\n")
-    "worker #{process.id} did not start: #{message}; its last output:\n#{output}"
+  def start_error(worker, why), do: "worker #{worker.id} did not start: #{why}"
+
+  @doc "How it ended, and with which output."
+  def exit_text(text, []), do: text
+  def exit_text(text, tail), do: "#{text}; its last output:\n#{Enum.join(tail, "\n")}"
+
+  @doc "What an exit status says."
+  def status_text(status) when status > 128 do
+    signal = status - 128
+    "it was killed by #{Map.get(@signals, signal, "signal #{signal}")}"
   end
 
-  def start_error(worker, message), do: "worker #{worker.id} did not start: #{message}"
+  def status_text(status), do: "it exited with status #{status}"
 
-  @doc "How it ended."
-  def exit_text(status) when status > 128, do: "it was killed by signal #{status - 128}"
-  def exit_text(status), do: "it exited with status #{status}"
+  defp launch(process, request, streams) do
+    launcher = :filename.join(:code.priv_dir(:snakepit), ~c"native/snakepit_launcher")
+    # The calls in hand are a bound already; a port that is full would hold up its owner.
+    limits = [busy_limits_port: :disabled, busy_limits_msgq: :disabled]
+    args = [process.output.path, to_string(streams)]
+    options = [:binary, :exit_status, :hide, packet: 4, args: args] ++ limits
+    port = Port.open({:spawn_executable, launcher}, options)
+    # One that has ended at once has no number any more, and tells how it ended all the same.
+    os_pid = with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: os_pid
+    born = os_pid && Native.process_started(os_pid)
+    process = %{process | port: port, os_pid: os_pid, born: born}
+    write(process, request)
+    tell(process, :started, %{system_time: System.system_time()})
+    {:ok, process}
+  rescue
+    error in [ErlangError, ArgumentError] ->
+      exited(process)
+      {:error, "the system cannot start a process: #{reason(error)}"}
+  end
+
+  @doc "Writes a message to its standard input."
+  def write(process, message) do
+    Port.command(process.port, message)
+  rescue
+    # A port that is closed has told so, or is about to.
+    ArgumentError -> false
+  end
+
+  defp reason(%ErlangError{original: :enoent}),
+    do: "the launcher is missing; run `mix compile` to build it"
+
+  defp reason(%ErlangError{original: reason}) when is_atom(reason),
+    do: "#{:file.format_error(reason)} (#{reason})"
+
+  defp reason(error), do: Exception.message(error)
+
+  # As the launcher reads it.
+  defp request(executable, args, variables) do
+    entries =
+      [[?x, executable] | Enum.map(args, &[?a, &1])] ++
+        Enum.map(variables, fn
+          {name, nil} -> [?u, name]
+          {name, value} -> [?s, name, ?=, value]
+        end)
+
+    case Enum.find(entries, &(&1 |> IO.iodata_to_binary() |> String.contains?(<<0>>))) do
+      nil -> {:ok, Enum.map(entries, &[&1, 0])}
+      [?s, name | _] -> {:error, "the variable #{inspect(name)} has a NUL byte in its value"}
+      [_kind, text] -> {:error, "#{inspect(text)} has a NUL byte"}
+    end
+  end
+
+  defp signal(%{os_pid: nil}, _kill?), do: false
+  defp signal(process, kill?), do: Native.signal_group(process.os_pid, process.born, kill?)
 
   defp age(process), do: System.monotonic_time() - process.started
 
@@ -89,11 +172,4 @@ defmodule Snakepit.Pool.OSProcess do
   defp env(%{thread_limit: limit, env: env}) do
     @thread_variables |> Map.new(&{&1, to_string(limit)}) |> Map.merge(Map.new(env))
   end
-
-  # The level prefixes of sd-daemon(3), as Python's logging sends them.
-  defp level("<3>" <> text), do: {:error, text}
-  defp level("<4>" <> text), do: {:warning, text}
-  defp level("<7>" <> text), do: {:debug, text}
-  defp level(<<"<", digit, ">", text::binary>>) when digit in ?0..?7, do: {:info, text}
-  defp level(text), do: {:info, text}
 end

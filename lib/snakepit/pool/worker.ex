@@ -21,13 +21,12 @@ defmodule Snakepit.Pool.Worker do
     :options,
     :path,
     :process,
-    :output,
-    :output_ref,
     :key,
     :timer,
     :why,
     :ended,
     :check,
+    tail: [],
     calls: %{},
     asked: %{}
   ]
@@ -36,29 +35,25 @@ defmodule Snakepit.Pool.Worker do
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @doc "How long a supervisor has to wait for a worker to stop, in ms."
-  def shutdown(options), do: options.shutdown_timeout + 2 * options.kill_grace + 1_000
+  def shutdown(options), do: options.shutdown_timeout + 2 * options.kill_grace + 2_000
 
   @impl true
   def init(worker) do
     Process.flag(:trap_exit, true)
-    state = struct!(__MODULE__, worker)
-    {:ok, %{state | path: state.path <> ".stderr"}, {:continue, :start}}
+    {:ok, struct!(__MODULE__, worker), {:continue, :start}}
   end
 
   @impl true
   def handle_continue(:start, state) do
     worker = %{id: state.id, listen: nil, options: state.options}
 
-    # The calls in hand are a bound already; a port that is full would hold up this process.
-    port_options = [packet: 4, busy_limits_port: :disabled, busy_limits_msgq: :disabled]
+    case OSProcess.start(worker, [], :stderr) do
+      {:ok, process} ->
+        timer = Process.send_after(self(), :startup_timeout, state.options.startup_timeout)
+        {:noreply, request(:ready, "$health", %{}, %{state | process: process, timer: timer})}
 
-    with {:ok, state} <- open_output(state),
-         wrap = &redirected(&1, state.path),
-         {:ok, process} <- OSProcess.start(worker, [], port_options, wrap) do
-      timer = Process.send_after(self(), :startup_timeout, state.options.startup_timeout)
-      {:noreply, request(:ready, "$health", %{}, %{state | process: process, timer: timer})}
-    else
-      {:error, message} -> stop({:start_failed, OSProcess.start_error(state, message)}, state)
+      {:error, message} ->
+        stop({:start_failed, OSProcess.start_error(state, message)}, state)
     end
   end
 
@@ -75,7 +70,7 @@ defmodule Snakepit.Pool.Worker do
   def handle_info({:call, ref, %{left: left} = call}, state) do
     timer = left && Process.send_after(self(), {:deadline, call.id}, left)
     monitor = Process.monitor(call.caller)
-    write(call.message, state)
+    OSProcess.write(state.process, call.message)
     call = call |> Map.drop([:message]) |> Map.merge(%{ref: ref, timer: timer, monitor: monitor})
     {:noreply, put_in(state.calls[call.id], call)}
   end
@@ -97,7 +92,7 @@ defmodule Snakepit.Pool.Worker do
   end
 
   def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = state) do
-    ended(OSProcess.exit_text(status), state)
+    ended(OSProcess.status_text(status), state)
   end
 
   def handle_info({:EXIT, port, reason}, %{process: %{port: port}, ended: nil} = state) do
@@ -107,12 +102,8 @@ defmodule Snakepit.Pool.Worker do
   def handle_info({:EXIT, port, _reason}, state) when is_port(port), do: {:noreply, state}
   def handle_info({:EXIT, _from, reason}, state), do: {:stop, reason, state}
 
-  def handle_info({ref, {:data, line}}, %{output_ref: ref} = state) do
-    {:noreply, %{state | process: OSProcess.printed(state.process, line)}}
-  end
-
-  def handle_info({ref, :closed}, %{output_ref: ref} = state) do
-    state = %{state | output_ref: nil}
+  def handle_info({ref, {:ended, tail}}, %{process: %{output: %{ref: ref}}} = state) do
+    state = %{state | tail: tail}
     if state.ended, do: stop_ended(state), else: {:noreply, state}
   end
 
@@ -181,8 +172,6 @@ defmodule Snakepit.Pool.Worker do
   def terminate(_reason, state) do
     if state.process && !state.ended, do: drain(state)
     if state.process, do: OSProcess.stopped(state.process, state.ended || :shutdown)
-    if state.output, do: Native.output_close(state.output)
-    File.rm(state.path)
   end
 
   # Calls finish; those that have not are cancelled and clean up; then the process ends.
@@ -195,8 +184,7 @@ defmodule Snakepit.Pool.Worker do
     |> then(&serve(options.kill_grace, fn state -> state.calls == %{} end, &1))
     |> tap(&OSProcess.terminate(&1.process))
     |> then(&serve(options.kill_grace, fn state -> state.ended end, &1))
-    |> tap(&OSProcess.kill(&1.process))
-    |> then(&serve(@output_grace, fn state -> state.output_ref == nil end, &1))
+    |> tap(&OSProcess.exited_and_logged(&1.process))
     |> leave()
   end
 
@@ -221,23 +209,6 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
-  defp open_output(state) do
-    ref = make_ref()
-
-    with {_, 0} <- System.cmd("mkfifo", ["-m", "600", state.path], stderr_to_stdout: true),
-         {:ok, output} <- Native.output_open(ref, state.path) do
-      {:ok, %{state | output: output, output_ref: ref}}
-    else
-      {:error, message} -> {:error, "its output cannot be read: #{message}"}
-      {output, _status} -> {:error, "its output cannot be read: #{output}"}
-    end
-  end
-
-  # A port cannot redirect its program's standard error, and its standard output carries the protocol.
-  defp redirected({executable, args, env}, pipe) do
-    {"/bin/sh", ["-c", ~s(exec "$@" 2>"$0"), pipe, executable | args], env}
-  end
-
   # Asks the worker itself; `asked` is who is to be told.
   defp request(asked, command, args, state) do
     {id, _request_id} = Native.new_call()
@@ -246,15 +217,8 @@ defmodule Snakepit.Pool.Worker do
 
   defp request(id, asked, command, args, state) do
     {:ok, message} = Message.request(id, command, args)
-    write(message, state)
+    OSProcess.write(state.process, message)
     put_in(state.asked[id], asked)
-  end
-
-  defp write(message, state) do
-    Port.command(state.process.port, message)
-  rescue
-    # A port that is closed has told so, or is about to.
-    ArgumentError -> false
   end
 
   defp told(:ready, message, state) do
@@ -326,12 +290,16 @@ defmodule Snakepit.Pool.Worker do
     })
   end
 
-  # The process is gone: what its handlers have started leaves with it.
+  # The process is gone: what its handlers have started leaves with it. How it ended is known when its
+  # output is.
   defp ended(text, state) do
-    OSProcess.kill(state.process)
-    Native.output_close(state.output)
-    state = leave(state)
-    why = state.why || text
+    OSProcess.exited(state.process)
+    Process.send_after(self(), :output_timeout, @output_grace)
+    {:noreply, %{leave(state) | ended: state.why || text}}
+  end
+
+  defp stop_ended(state) do
+    why = OSProcess.exit_text(state.ended, state.tail)
 
     for {_id, call} <- state.calls do
       if call.ref,
@@ -344,15 +312,12 @@ defmodule Snakepit.Pool.Worker do
     for {_id, {:describe, from, _timer}} <- state.asked,
         do: GenServer.reply(from, description(nil, state))
 
-    Process.send_after(self(), :output_timeout, @output_grace)
     state = %{state | calls: %{}, asked: %{}, ended: why}
-    if state.output_ref, do: {:noreply, state}, else: stop_ended(state)
+
+    if state.timer,
+      do: stop({:start_failed, OSProcess.start_error(state, why)}, state),
+      else: stop({:exited, why}, state)
   end
-
-  defp stop_ended(%{timer: nil} = state), do: stop({:exited, state.ended}, state)
-
-  defp stop_ended(state),
-    do: stop({:start_failed, OSProcess.start_error(state.process, state.ended)}, state)
 
   defp stop(why, state), do: {:stop, {:shutdown, why}, state}
 end

@@ -18,6 +18,7 @@ mod map;
 mod nifs;
 mod output;
 mod pool;
+mod process;
 mod reply;
 mod runtime;
 mod sessions;
@@ -27,6 +28,7 @@ mod atoms {
     rustler::atoms! {
         __exception__,
         __struct__,
+        announced,
         bool,
         cancelled,
         cause,
@@ -40,6 +42,7 @@ mod atoms {
         details,
         done,
         dtype,
+        ended,
         error,
         evicted,
         execution_us,
@@ -69,6 +72,7 @@ mod atoms {
         message,
         message_too_large,
         moved,
+        named,
         nan,
         neg_infinity,
         nil,

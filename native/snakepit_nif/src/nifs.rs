@@ -3,6 +3,7 @@
 mod call;
 mod channel;
 mod pool;
+mod process;
 mod stdio;
 
 use crate::{

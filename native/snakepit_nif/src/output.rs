@@ -1,95 +1,542 @@
-//! What a worker prints where its standard output carries the protocol: its standard error is a named
-//! pipe, of which this is the reading end. The BEAM's own ports cannot read one.
+//! What a worker prints: its standard error, and its standard output where that carries no protocol,
+//! are a pipe of which this reads the one end. A BEAM's port would put each line into a mailbox.
+//!
+//! The pipe is read as fast as the worker writes, so that a worker never waits for Logger. Lines wait in
+//! a queue with a bound for a process that takes and logs them; what comes beyond is counted.
 
+use rustix::io::Errno;
 use std::{
+    collections::VecDeque,
+    fs::OpenOptions,
     io,
-    sync::{Mutex, PoisonError},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::{
     io::AsyncReadExt,
-    net::unix::pipe::{OpenOptions, Receiver, Sender},
+    net::unix::pipe::{self, Receiver},
+    time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
-/// Longer lines come in parts.
+/// Longer lines are cut.
 const LONGEST_LINE: usize = 8192;
+/// How long an unfinished line waits for its end before it is shown as it is; progress bars, which
+/// write one line over and over, are shown as often.
+const UNFINISHED_AFTER: Duration = Duration::from_millis(250);
+/// What may wait to be logged.
+const MOST_LINES: usize = 10_000;
+const MOST_BYTES: usize = 8 * 1024 * 1024;
+/// What is taken at once.
+const TAKEN_LINES: usize = 64;
+const TAKEN_BYTES: usize = 64 * 1024;
+/// The end of the output that tells why a worker died.
+const TAIL_LINES: usize = 30;
+/// What is still read once the worker has ended: more than a pipe holds.
+const REST_BYTES: usize = 1024 * 1024;
+/// syslog's number for information.
+const INFO: u8 = 6;
 
-/// Keeps the pipe from ending before the worker has opened it.
-pub(crate) struct Guard(Mutex<Option<Sender>>);
-
-impl Guard {
-    /// From here on the pipe ends with the last process that holds it.
-    pub(crate) fn release(&self) {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(sender);
-    }
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// As in syslog: 3 is an error, 7 for debugging.
+    pub(crate) level: u8,
+    pub(crate) request_id: Option<String>,
+    pub(crate) text: String,
 }
 
-/// Must be called within the runtime.
-pub(crate) fn open(path: &str) -> io::Result<(Receiver, Guard)> {
-    let receiver = OpenOptions::new().open_receiver(path)?;
-    let sender = OpenOptions::new().open_sender(path)?;
-    Ok((receiver, Guard(Mutex::new(Some(sender)))))
-}
-
-/// Hands each line to `line`, until the pipe ends.
-pub(crate) async fn read_lines(mut receiver: Receiver, mut line: impl FnMut(&[u8])) {
-    let mut lines = Lines::default();
-    let mut buffer = vec![0; LONGEST_LINE];
-    // A pipe that cannot be read has ended.
-    while let Ok(size @ 1..) = receiver.read(&mut buffer).await {
-        lines.feed(buffer.get(..size).unwrap_or_default(), &mut line);
-    }
-    lines.end(&mut line);
-}
-
-/// Bytes as they come, cut into lines.
+/// What was taken out of the queue.
 #[derive(Default)]
-struct Lines(Vec<u8>);
+pub(crate) struct Taken {
+    pub(crate) lines: Vec<Line>,
+    /// How many lines came before these, and found no room.
+    pub(crate) dropped: usize,
+    /// Nothing comes any more.
+    pub(crate) ended: bool,
+}
+
+/// The queue, and the writing end of the pipe for as long as the worker may not have opened it.
+pub(crate) struct Output {
+    queue: Mutex<Queue>,
+    writer: Mutex<Option<OwnedFd>>,
+    finished: CancellationToken,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: VecDeque<Line>,
+    bytes: usize,
+    dropped: usize,
+    /// Whether whoever logs found nothing, and is to be told of the next line.
+    waits: bool,
+    ended: bool,
+}
+
+impl Queue {
+    fn push(&mut self, line: Line) {
+        if self.lines.len() < MOST_LINES && self.bytes + line.text.len() <= MOST_BYTES {
+            self.bytes += line.text.len();
+            self.lines.push_back(line);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    fn take(&mut self) -> Taken {
+        let mut taken = Taken::default();
+        let mut bytes = 0;
+        while taken.lines.len() < TAKEN_LINES
+            && bytes < TAKEN_BYTES
+            && let Some(line) = self.lines.pop_front()
+        {
+            bytes += line.text.len();
+            taken.lines.push(line);
+        }
+        self.bytes -= bytes;
+        if self.lines.is_empty() {
+            taken.dropped = std::mem::take(&mut self.dropped);
+            taken.ended = self.ended;
+        }
+        self.waits = taken.lines.is_empty() && taken.dropped == 0;
+        taken
+    }
+
+    fn has_news(&mut self) -> bool {
+        let news = !self.lines.is_empty() || self.dropped > 0 || self.ended;
+        news && std::mem::take(&mut self.waits)
+    }
+}
+
+/// How a reader tells what it has read.
+pub(crate) trait Listener {
+    /// A line that begins with the token and a space: the rest of it.
+    fn announced(&mut self, text: &str);
+    /// There is something to take again.
+    fn news(&mut self);
+}
+
+impl Output {
+    /// A pipe and the path by which another process of this user can open its writing end; no path where
+    /// the system has no such thing. Must be called within the runtime, as `open_named`.
+    pub(crate) fn open() -> io::Result<Option<(Self, Receiver, String)>> {
+        let (reader, writer) = io::pipe()?;
+        let writer = OwnedFd::from(writer);
+        let path = format!("/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd());
+        if OpenOptions::new().write(true).open(&path).is_err() {
+            return Ok(None);
+        }
+        let receiver = Receiver::from_owned_fd(reader.into())?;
+        Ok(Some((Self::new(writer), receiver, path)))
+    }
+
+    /// A named pipe.
+    pub(crate) fn open_named(path: &str) -> io::Result<(Self, Receiver)> {
+        let receiver = pipe::OpenOptions::new().open_receiver(path)?;
+        let writer = OpenOptions::new().write(true).open(path)?;
+        Ok((Self::new(writer.into()), receiver))
+    }
+
+    fn new(writer: OwnedFd) -> Self {
+        Self {
+            queue: Mutex::default(),
+            writer: Mutex::new(Some(writer)),
+            finished: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn take(&self) -> Taken {
+        self.queue().take()
+    }
+
+    /// The worker has ended. What is in the pipe is read, and no more: what it has started may hold the
+    /// pipe for ever.
+    pub(crate) fn finish(&self) {
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(writer);
+        self.finished.cancel();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads until the output ends. What it ended with, oldest line first.
+    pub(crate) async fn read(
+        &self,
+        mut receiver: Receiver,
+        token: Option<String>,
+        listener: &mut impl Listener,
+    ) -> Vec<String> {
+        let mut lines = Lines::new(token);
+        let mut buffer = vec![0; LONGEST_LINE * 4];
+        while !self.finished.is_cancelled() {
+            let size = tokio::select! {
+                biased;
+                () = self.finished.cancelled() => break,
+                size = receiver.read(&mut buffer) => size,
+                () = sleep_until(lines.unfinished) => {
+                    lines.show_unfinished();
+                    self.hand_over(&mut lines, listener);
+                    continue;
+                }
+            };
+            // A pipe that cannot be read has ended.
+            let Ok(size @ 1..) = size else { break };
+            lines.feed(buffer.get(..size).unwrap_or_default());
+            self.hand_over(&mut lines, listener);
+        }
+        if self.finished.is_cancelled() {
+            read_rest(&receiver, &mut buffer, &mut lines);
+        }
+        lines.end();
+        self.queue().ended = true;
+        self.hand_over(&mut lines, listener);
+        lines.tail.into()
+    }
+
+    fn hand_over(&self, lines: &mut Lines, listener: &mut impl Listener) {
+        for text in lines.announced.drain(..) {
+            listener.announced(&text);
+        }
+        let mut queue = self.queue();
+        for line in lines.complete.drain(..) {
+            queue.push(line);
+        }
+        let news = queue.has_news();
+        drop(queue);
+        if news {
+            listener.news();
+        }
+    }
+}
+
+fn read_rest(receiver: &Receiver, buffer: &mut [u8], lines: &mut Lines) {
+    let mut read = 0;
+    // The pipe does not block. What tokio knows of it may be older than its last bytes.
+    while read < REST_BYTES {
+        match rustix::io::read(receiver.as_fd(), &mut *buffer) {
+            Ok(size @ 1..) => {
+                read += size;
+                lines.feed(buffer.get(..size).unwrap_or_default());
+            }
+            Err(Errno::INTR) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Bytes as they come, cut into lines of text.
+struct Lines {
+    token: Option<Vec<u8>>,
+    /// The line that has not ended yet.
+    buffer: Vec<u8>,
+    /// Whether the last byte was a carriage return: a line feed after it ends the same line.
+    returned: bool,
+    /// When that line is shown as it is.
+    unfinished: Option<Instant>,
+    /// Of what a long line was cut off from, or a line shown in parts.
+    prefix: Option<(u8, Option<String>)>,
+    complete: Vec<Line>,
+    announced: Vec<String>,
+    tail: VecDeque<String>,
+}
 
 impl Lines {
-    fn feed(&mut self, bytes: &[u8], line: &mut impl FnMut(&[u8])) {
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.0.extend_from_slice(part);
-            if self.0.ends_with(b"\n") {
-                self.0.pop();
-                line(&std::mem::take(&mut self.0));
-            } else if self.0.len() >= LONGEST_LINE {
-                line(&std::mem::take(&mut self.0));
-            }
+    fn new(token: Option<String>) -> Self {
+        Self {
+            token: token.map(|token| format!("{token} ").into_bytes()),
+            buffer: Vec::new(),
+            returned: false,
+            unfinished: None,
+            prefix: None,
+            complete: Vec::new(),
+            announced: Vec::new(),
+            tail: VecDeque::new(),
         }
     }
 
-    fn end(self, line: &mut impl FnMut(&[u8])) {
-        if !self.0.is_empty() {
-            line(&self.0);
+    fn feed(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+            let (text, end) = match part.split_last() {
+                Some((end @ (b'\n' | b'\r'), text)) => (text, Some(*end)),
+                _ => (part, None),
+            };
+            if self.returned && !(text.is_empty() && end == Some(b'\n')) {
+                // What was written is about to be written over.
+                self.buffer.clear();
+            }
+            self.returned = end == Some(b'\r');
+            self.append(text);
+            if end == Some(b'\n') {
+                self.end_line();
+            }
+        }
+        if self.buffer.is_empty() {
+            self.unfinished = None;
+        } else if self.unfinished.is_none() {
+            self.unfinished = Some(Instant::now() + UNFINISHED_AFTER);
         }
     }
+
+    fn append(&mut self, text: &[u8]) {
+        self.buffer.extend_from_slice(text);
+        while self.buffer.len() > LONGEST_LINE {
+            let rest = self.buffer.split_off(char_boundary(&self.buffer));
+            let first = std::mem::replace(&mut self.buffer, rest);
+            self.add(&first);
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.buffer);
+        match &self.token {
+            Some(token) if line.starts_with(token) => {
+                let rest = line.get(token.len()..).unwrap_or_default();
+                self.announced
+                    .push(String::from_utf8_lossy(rest).into_owned());
+            }
+            _ if line.is_empty() => {}
+            _ => self.add(&line),
+        }
+        self.prefix = None;
+    }
+
+    /// Nothing of the token's line is ever shown.
+    fn show_unfinished(&mut self) {
+        self.unfinished = None;
+        let line = std::mem::take(&mut self.buffer);
+        let begins_token = self.token.as_ref().is_some_and(|token| {
+            line.starts_with(token) || (!line.is_empty() && token.starts_with(&line))
+        });
+        if begins_token {
+            self.buffer = line;
+        } else {
+            self.add(&line);
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.buffer.is_empty() {
+            self.end_line();
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let (prefix, text) = match (self.prefix.take(), prefix(bytes)) {
+            (_, Some((level, request_id, text))) => ((level, request_id), text),
+            (Some(before), None) => (before, bytes),
+            (None, None) => ((INFO, None), bytes),
+        };
+        let text = show(text);
+        if text.is_empty() {
+            return;
+        }
+        self.prefix = Some(prefix.clone());
+        if self.tail.len() == TAIL_LINES {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(text.clone());
+        let (level, request_id) = prefix;
+        self.complete.push(Line {
+            level,
+            request_id,
+            text,
+        });
+    }
+}
+
+/// `<6>` as in sd-daemon(3); the bridge has the request's id between two unit separators after it.
+fn prefix(bytes: &[u8]) -> Option<(u8, Option<String>, &[u8])> {
+    let [b'<', level @ b'0'..=b'7', b'>', rest @ ..] = bytes else {
+        return None;
+    };
+    let level = level - b'0';
+    if let Some((b'\x1f', marked)) = rest.split_first()
+        && let Some(end) = marked.iter().position(|byte| *byte == b'\x1f')
+        && let (id, text) = marked.split_at(end)
+        && let Ok(id) = std::str::from_utf8(id)
+    {
+        return Some((level, Some(id.into()), text.get(1..).unwrap_or_default()));
+    }
+    Some((level, None, rest))
+}
+
+/// Where a line of too many bytes is cut: between two characters.
+fn char_boundary(bytes: &[u8]) -> usize {
+    (LONGEST_LINE - 3..=LONGEST_LINE)
+        .rev()
+        .find(|at| bytes.get(*at).is_some_and(|byte| byte & 0xC0 != 0x80))
+        .unwrap_or(LONGEST_LINE)
+}
+
+/// Text for a terminal: what is not UTF-8 is replaced, control characters are escaped.
+fn show(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    if !text.contains(is_hidden) {
+        return text.into_owned();
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for one in text.chars() {
+        if is_hidden(one) {
+            shown.extend(one.escape_default());
+        } else {
+            shown.push(one);
+        }
+    }
+    shown
+}
+
+fn is_hidden(one: char) -> bool {
+    one.is_control() && one != '\t'
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cut(parts: &[&str]) -> Vec<String> {
-        let mut seen = Vec::new();
-        let mut line = |bytes: &[u8]| seen.push(String::from_utf8_lossy(bytes).into_owned());
-        let mut lines = Lines::default();
+    fn read(parts: &[&[u8]]) -> (Vec<Line>, Lines) {
+        let mut lines = Lines::new(Some("token".into()));
         for part in parts {
-            lines.feed(part.as_bytes(), &mut line);
+            lines.feed(part);
         }
-        lines.end(&mut line);
-        seen
+        lines.end();
+        (std::mem::take(&mut lines.complete), lines)
+    }
+
+    fn texts(parts: &[&str]) -> Vec<String> {
+        let parts: Vec<_> = parts.iter().map(|part| part.as_bytes()).collect();
+        read(&parts).0.into_iter().map(|line| line.text).collect()
     }
 
     #[test]
     fn lines_are_whole_however_they_come() {
-        assert_eq!(cut(&["a\nb", "c\n\n", "d"]), ["a", "bc", "", "d"]);
-        assert_eq!(cut(&[]), Vec::<String>::new());
+        assert_eq!(texts(&["a\nb", "c\n\n", "d"]), ["a", "bc", "d"]);
+        assert_eq!(texts(&[]), Vec::<String>::new());
     }
 
     #[test]
-    fn a_line_without_an_end_comes_in_parts() {
-        let long = "x".repeat(LONGEST_LINE);
-        assert_eq!(cut(&[&long, "y\n"]), [long.as_str(), "y"]);
+    fn a_carriage_return_and_a_line_feed_end_one_line() {
+        assert_eq!(texts(&["a\r\nb\r", "\nc"]), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn of_what_is_written_over_the_last_state_is_left() {
+        assert_eq!(
+            texts(&["\r10%", "\r20%\r30%", "\r100%\nend"]),
+            ["100%", "end"]
+        );
+        assert_eq!(texts(&["10%\r20%\r"]), ["20%"]);
+    }
+
+    #[test]
+    fn an_unfinished_line_is_shown_and_goes_on() {
+        let mut lines = Lines::new(None);
+        lines.feed(b"<4>Continue? ");
+        assert!(lines.unfinished.is_some());
+        lines.show_unfinished();
+        lines.feed(b"yes\nnext\n");
+        let shown = |text: &str, level| Line {
+            level,
+            request_id: None,
+            text: text.into(),
+        };
+        assert_eq!(
+            lines.complete,
+            [shown("Continue? ", 4), shown("yes", 4), shown("next", INFO)]
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters_and_keeps_its_level() {
+        let long = format!("<3>x{}", "ä".repeat(LONGEST_LINE));
+        let (lines, _) = read(&[long.as_bytes(), b"\nnext"]);
+        assert!(lines.len() > 2);
+        let parts = &lines[..lines.len() - 1];
+        let last = lines.last().map(|line| (line.level, line.text.as_str()));
+        assert_eq!(last, Some((INFO, "next")));
+        assert!(parts.iter().all(|part| part.level == 3));
+        let whole: String = parts.iter().map(|part| part.text.as_str()).collect();
+        assert_eq!(format!("<3>{whole}"), long);
+    }
+
+    #[test]
+    fn a_line_names_its_request() {
+        let (lines, _) = read(&[b"<4>\x1freq-1\x1fa\n<7>b\n<9>c\n"]);
+        let seen: Vec<_> = lines
+            .iter()
+            .map(|line| (line.level, line.request_id.as_deref(), line.text.as_str()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (4, Some("req-1"), "a"),
+                (7, None, "b"),
+                (INFO, None, "<9>c")
+            ]
+        );
+    }
+
+    #[test]
+    fn bytes_become_text_that_a_terminal_can_show() {
+        let (lines, _) = read(&[b"\xfc\t\x1b[31mred\x00\n"]);
+        assert_eq!(lines[0].text, "\u{fffd}\t\\u{1b}[31mred\\u{0}");
+    }
+
+    #[test]
+    fn the_line_with_the_token_is_told_and_not_shown() {
+        let mut lines = Lines::new(Some("token".into()));
+        lines.feed(b"before\ntoken unix:/a b");
+        lines.show_unfinished();
+        lines.feed(b".sock\nafter\n");
+        assert_eq!(lines.announced, ["unix:/a b.sock"]);
+        let texts: Vec<_> = lines.complete.iter().map(|line| &line.text).collect();
+        assert_eq!(texts, ["before", "after"]);
+    }
+
+    #[test]
+    fn the_tail_has_the_last_lines() {
+        let many: String = (0..100).map(|n| format!("{n}\n")).collect();
+        let (_, lines) = read(&[many.as_bytes()]);
+        assert_eq!(lines.tail.len(), TAIL_LINES);
+        assert_eq!(lines.tail.back().map(String::as_str), Some("99"));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted() {
+        let mut queue = Queue::default();
+        let line = Line {
+            level: INFO,
+            request_id: None,
+            text: "x".into(),
+        };
+        for _ in 0..MOST_LINES + 5 {
+            queue.push(line.clone());
+        }
+        let mut taken = 0;
+        loop {
+            let part = queue.take();
+            taken += part.lines.len();
+            if part.dropped > 0 {
+                assert_eq!((taken, part.dropped), (MOST_LINES, 5));
+                break;
+            }
+        }
+        assert!(!queue.has_news());
+        assert!(queue.take().lines.is_empty());
+        queue.push(line);
+        assert!(queue.has_news());
+        assert!(!queue.has_news());
     }
 }

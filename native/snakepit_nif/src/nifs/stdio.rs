@@ -6,20 +6,11 @@ use super::{
     spawn,
 };
 use crate::{
-    atoms,
-    call::Waiting,
-    codec,
-    credit::Credit,
-    dispatcher::Lease,
-    failure::Failure,
-    output,
-    pool::Worker,
-    reply::{Reply, notify},
-    runtime, wire,
+    atoms, call::Waiting, codec, credit::Credit, dispatcher::Lease, failure::Failure, pool::Worker,
+    reply::Reply, wire,
 };
 use bytes::Bytes;
-use rustix::process::{Pid, Signal, kill_process_group};
-use rustler::{Atom, Encoder, Env, NifResult, OwnedEnv, Resource, ResourceArc, Term};
+use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
 use snakepit_proto::Fields;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -74,43 +65,6 @@ fn release(lease: ResourceArc<LeaseResource>) -> Atom {
     atoms::ok()
 }
 
-struct OutputResource(output::Guard);
-
-#[rustler::resource_impl]
-impl Resource for OutputResource {}
-
-/// Reads the lines that come through a named pipe: `{ref, {:data, line}}` each, `{ref, :closed}` at the
-/// end, which does not come before `output_close`.
-#[rustler::nif]
-fn output_open<'a>(env: Env<'a>, reference: Term<'a>, path: &str) -> NifResult<Term<'a>> {
-    let failed = |error: std::io::Error| rustler::Error::Term(Box::new(error.to_string()));
-    let runtime = runtime::get().map_err(failed)?;
-    let _entered = runtime.enter();
-    let (receiver, guard) = output::open(path).map_err(failed)?;
-    let owner = env.pid();
-    let closed = Reply::new(owner, reference);
-    let kept = OwnedEnv::new();
-    let saved = kept.save(reference);
-    runtime.spawn(async move {
-        output::read_lines(receiver, move |line| {
-            notify(owner, |env| {
-                let reference = kept.run(|kept| saved.load(kept).in_env(env));
-                (reference, (atoms::data(), codec::copied(env, line))).encode(env)
-            });
-        })
-        .await;
-        closed.send(|env| atoms::closed().encode(env));
-    });
-    Ok((atoms::ok(), ResourceArc::new(OutputResource(guard))).encode(env))
-}
-
-/// The worker has ended: what it has started may still write.
-#[rustler::nif]
-fn output_close(output: ResourceArc<OutputResource>) -> Atom {
-    output.0.release();
-    atoms::ok()
-}
-
 /// The `id` of a response.
 #[rustler::nif]
 fn response_id(message: rustler::Binary<'_>) -> Option<u64> {
@@ -132,11 +86,4 @@ fn decode_extended<'a>(env: Env<'a>, bytes: rustler::Binary<'a>) -> Term<'a> {
         Ok(term) => (atoms::ok(), term).encode(env),
         Err(problem) => env.error_tuple(Failure::InvalidResult(format!("the message {problem}"))),
     }
-}
-
-/// Signals a worker's process group, and with it what its handlers have started.
-#[rustler::nif]
-fn signal_group(os_pid: i32, kill: bool) -> bool {
-    let signal = if kill { Signal::KILL } else { Signal::TERM };
-    Pid::from_raw(os_pid).is_some_and(|pid| kill_process_group(pid, signal).is_ok())
 }

@@ -1,0 +1,125 @@
+defmodule Snakepit.Pool.Output do
+  @moduledoc false
+  # Logs what a worker prints, in a process of its own and at the pace of Logger: nothing else waits
+  # behind lines. The native side reads them, and keeps as many as its bound allows until they are taken.
+
+  require Logger
+
+  alias Snakepit.GRPC.Native
+
+  # The levels of syslog that Logger has, by their numbers.
+  @levels {:error, :error, :error, :error, :warning, :info, :info, :debug}
+
+  # How its owner hears of it, its native side, what the worker's process has to open, and the monitor of
+  # the process that logs.
+  defstruct [:ref, :native, :path, :monitor]
+
+  @type t :: %__MODULE__{}
+
+  @doc """
+  Opens the output of a worker. The caller gets `{ref, {:announced, text}}` for the line that begins with
+  the token and a space, and `{ref, {:ended, lines}}` at the end, with the last ones.
+  """
+  @spec open(atom, String.t(), String.t() | nil) :: {:ok, t} | {:error, String.t()}
+  def open(pool, worker_id, token) do
+    ref = make_ref()
+    worker = %{pool: pool, worker_id: worker_id}
+    {logger, monitor} = spawn_monitor(fn -> await_output(ref, worker) end)
+
+    case open_pipe(ref, logger, token) do
+      {:ok, output, path} ->
+        send(logger, {ref, output})
+        {:ok, %__MODULE__{ref: ref, native: output, path: path, monitor: monitor}}
+
+      {:error, message} ->
+        send(logger, {ref, nil})
+        {:error, "its output cannot be read: #{message}"}
+    end
+  end
+
+  @doc "The path is needed no longer: the worker has opened it."
+  @spec opened(t) :: :ok
+  def opened(%{path: "/proc/" <> _}), do: :ok
+
+  def opened(output) do
+    _ = File.rm(output.path)
+    :ok
+  end
+
+  @doc "The worker has ended: what it has printed is read to the end, and no more."
+  @spec finish(t) :: :ok
+  def finish(output) do
+    opened(output)
+    Native.output_finish(output.native)
+  end
+
+  @doc "Waits until what it has printed is logged, at most `timeout` ms."
+  @spec await_logged(t, timeout) :: :ok
+  def await_logged(%{monitor: monitor}, timeout) do
+    receive do
+      {:DOWN, ^monitor, :process, _logger, _reason} -> :ok
+    after
+      timeout -> :ok
+    end
+  end
+
+  defp open_pipe(ref, logger, token) do
+    with :named <- Native.output_open(ref, logger, token, nil) do
+      # No other process can open a pipe of this one here: a named pipe, for as long as it takes.
+      random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+      path = Path.join(System.tmp_dir!(), "snakepit-#{random}.pipe")
+      open_named(ref, logger, token, path)
+    end
+  end
+
+  @doc false
+  def open_named(ref, logger, token, path) do
+    case System.cmd("mkfifo", ["-m", "600", path], stderr_to_stdout: true) do
+      {_, 0} -> Native.output_open(ref, logger, token, path)
+      {message, _status} -> {:error, message}
+    end
+  end
+
+  defp await_output(ref, worker) do
+    receive do
+      {^ref, nil} -> :ok
+      {^ref, output} -> log_all(output, ref, worker)
+    end
+  end
+
+  defp log_all(output, ref, worker) do
+    case Native.output_take(output) do
+      {[], 0, true} ->
+        :ok
+
+      {[], 0, false} ->
+        receive do: (^ref -> log_all(output, ref, worker))
+
+      {lines, dropped, _ended} ->
+        Enum.each(lines, &log(&1, worker))
+        if dropped > 0, do: log_dropped(dropped, worker)
+        log_all(output, ref, worker)
+    end
+  end
+
+  defp log({level, request_id, text}, worker) do
+    metadata = [pool: worker.pool, worker_id: worker.worker_id]
+    metadata = if request_id, do: [{:request_id, request_id} | metadata], else: metadata
+    Logger.log(elem(@levels, level), ["[", worker.worker_id, "] ", text], metadata)
+  end
+
+  defp log_dropped(count, worker) do
+    Logger.warning(
+      "[#{worker.worker_id}] #{grouped(count)} lines dropped: they came faster than Logger takes them",
+      pool: worker.pool,
+      worker_id: worker.worker_id
+    )
+  end
+
+  # 12345 as "12,345".
+  defp grouped(count) do
+    count
+    |> Integer.to_string()
+    |> String.replace(~r/\B(?=(\d{3})+$)/, ",")
+  end
+end

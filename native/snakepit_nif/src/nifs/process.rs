@@ -1,0 +1,129 @@
+//! A worker's process of the operating system: what it prints, who it is, and signals to it.
+
+use crate::{
+    atoms,
+    output::{Line, Listener, Output},
+    process,
+    reply::notify,
+    runtime,
+};
+use rustler::{
+    Atom, Encoder, Env, LocalPid, Monitor, NifResult, OwnedEnv, Resource, ResourceArc, Term,
+    env::SavedTerm,
+};
+use std::{io, sync::Arc};
+
+struct OutputResource(Arc<Output>);
+
+#[rustler::resource_impl]
+impl Resource for OutputResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.0.finish();
+    }
+}
+
+/// A pipe for what a worker prints. Returns `{:ok, output, path}`, the path being what the worker has to
+/// open, or `:named` where `path` has to name one that there is.
+///
+/// The caller gets `{ref, {:announced, text}}` for the line that begins with the token, and `{ref, {:ended,
+/// lines}}` with the last ones. `logger` gets `ref` when `output_take` would have lines for it again.
+#[rustler::nif]
+fn output_open<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    logger: LocalPid,
+    token: Option<String>,
+    path: Option<String>,
+) -> NifResult<Term<'a>> {
+    let failed = |error: io::Error| rustler::Error::Term(Box::new(error.to_string()));
+    let runtime = runtime::get().map_err(failed)?;
+    let _entered = runtime.enter();
+    let opened = match path {
+        Some(path) => Output::open_named(&path).map(|(output, end)| Some((output, end, path))),
+        None => Output::open(),
+    };
+    let Some((output, receiver, path)) = opened.map_err(failed)? else {
+        return Ok(atoms::named().encode(env));
+    };
+    let output = Arc::new(output);
+    let kept = OwnedEnv::new();
+    let mut teller = Teller {
+        owner: env.pid(),
+        logger,
+        reference: kept.save(reference),
+        kept,
+    };
+    let resource = ResourceArc::new(OutputResource(output.clone()));
+    env.monitor(&resource, &env.pid());
+    runtime.spawn(async move {
+        let tail = output.read(receiver, token, &mut teller).await;
+        teller.tell(teller.owner, |env, reference| {
+            (reference, (atoms::ended(), tail)).encode(env)
+        });
+    });
+    Ok((atoms::ok(), resource, path).encode(env))
+}
+
+struct Teller {
+    owner: LocalPid,
+    logger: LocalPid,
+    kept: OwnedEnv,
+    reference: SavedTerm,
+}
+
+impl Teller {
+    fn tell(&self, to: LocalPid, build: impl for<'a> FnOnce(Env<'a>, Term<'a>) -> Term<'a>) {
+        notify(to, |env| {
+            let reference = self.kept.run(|kept| self.reference.load(kept).in_env(env));
+            build(env, reference)
+        });
+    }
+}
+
+impl Listener for Teller {
+    fn announced(&mut self, text: &str) {
+        self.tell(self.owner, |env, reference| {
+            (reference, (atoms::announced(), text)).encode(env)
+        });
+    }
+
+    fn news(&mut self) {
+        self.tell(self.logger, |_env, reference| reference);
+    }
+}
+
+/// `{lines, dropped, ended}`, each line `{level, request_id, text}`. After an empty one the logger is told
+/// when there is more.
+#[rustler::nif]
+fn output_take(env: Env<'_>, output: ResourceArc<OutputResource>) -> Term<'_> {
+    let taken = output.0.take();
+    (taken.lines, taken.dropped, taken.ended).encode(env)
+}
+
+impl Encoder for Line {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        (self.level, &self.request_id, &self.text).encode(env)
+    }
+}
+
+/// The worker has ended: nothing but what is there already is read.
+#[rustler::nif]
+fn output_finish(output: ResourceArc<OutputResource>) -> Atom {
+    output.0.finish();
+    atoms::ok()
+}
+
+/// When a process started, by which it is known again; nothing where there is none, or no way to tell.
+#[rustler::nif(schedule = "DirtyIo")]
+fn process_started(os_pid: i32) -> Option<u64> {
+    process::started(os_pid)
+}
+
+/// Signals a worker's process group, and with it what its handlers have started, unless its number is
+/// somebody else's by now.
+#[rustler::nif(schedule = "DirtyIo")]
+fn signal_group(os_pid: i32, started: Option<u64>, kill: bool) -> bool {
+    process::signal_group(os_pid, started, kill)
+}
