@@ -30,6 +30,7 @@ defmodule Snakepit.GRPCWorker do
     :awaited,
     :closed,
     :channel,
+    :journal,
     :key,
     :timer,
     :check,
@@ -59,12 +60,16 @@ defmodule Snakepit.GRPCWorker do
   def handle_continue(:start, %{options: options} = state) do
     worker = %{id: state.id, listen: listen(state), options: options}
     secret = if state.secret, do: [{"SNAKEPIT_SECRET", state.secret}], else: []
-    env = [{"SNAKEPIT_LISTEN", worker.listen}, {"SNAKEPIT_READY_TOKEN", state.token} | secret]
+    {journal, journal_env} = start_journal(options)
+
+    env =
+      [{"SNAKEPIT_LISTEN", worker.listen}, {"SNAKEPIT_READY_TOKEN", state.token}] ++
+        secret ++ journal_env
 
     case OSProcess.start(worker, env, :both, state.token) do
       {:ok, process} ->
         timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
-        {:noreply, %{state | process: process, timer: timer}}
+        {:noreply, %{state | process: process, timer: timer, journal: journal}}
 
       {:error, message} ->
         stop_failed(message, state)
@@ -207,7 +212,8 @@ defmodule Snakepit.GRPCWorker do
 
   defp connect(address, %{options: options} = state) do
     secret = if state.secret, do: [secret: state.secret], else: []
-    connect_options = [max_message_size: options.max_message_size] ++ secret
+    size = options.max_message_size
+    connect_options = [max_message_size: size, journal: state.journal] ++ secret
 
     case Client.start_connect(address, connect_options) do
       {:ok, ref} -> %{state | awaited: {:connect, ref}}
@@ -245,6 +251,16 @@ defmodule Snakepit.GRPCWorker do
       max(deadline - System.monotonic_time(:millisecond), 0) -> :timeout
     end
   end
+
+  # Where a worker on this machine notes which calls have started. It is read when it has died.
+  defp start_journal(%{transport: :unix}) do
+    case Native.start_journal() do
+      {journal, path} -> {journal, [{"SNAKEPIT_START_JOURNAL", path}]}
+      nil -> {nil, []}
+    end
+  end
+
+  defp start_journal(_options), do: {nil, []}
 
   defp random, do: Base.url_encode64(:crypto.strong_rand_bytes(16), padding: false)
 end

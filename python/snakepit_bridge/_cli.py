@@ -23,6 +23,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     mark_unencodable(mark=options.unencodable == "marker")
     token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
     secret = os.environ.pop("SNAKEPIT_SECRET", "")
+    journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")
     if token or options.stdio:
         _process.bind_to_parent()
     pipes = _process.take_stdio() if options.stdio else None
@@ -32,13 +33,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         if pipes is not None:
             return _serve_stdio(options, pipes)
-        return _serve(options, token, secret)
+        return _serve(options, token, secret, journal)
     except StartError as error:
         print(f"snakepit_bridge: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
+def _serve(options: argparse.Namespace, token: str, secret: str, journal: str) -> int:
     run = _server(options.server)
     registry = load_commands(options.adapter, options.import_path)
     _logs.yield_to_user()
@@ -49,7 +50,7 @@ def _serve(options: argparse.Namespace, token: str, secret: str) -> int:
         else:
             print(f"listening on {address}", flush=True)
 
-    return run(registry, options, secret=secret, ready=ready)
+    return run(registry, options, secret=secret, journal=journal, ready=ready)
 
 
 def _server(name: Optional[str]) -> Callable[..., int]:

@@ -45,7 +45,12 @@ _Request = Union[pb.ExecuteRequest, pb.SessionRequest]
 
 
 def run(
-    registry: Registry, options: argparse.Namespace, *, secret: str, ready: Callable[[str], None]
+    registry: Registry,
+    options: argparse.Namespace,
+    *,
+    secret: str,
+    journal: str,  # noqa: ARG001 - it has no `Calls`
+    ready: Callable[[str], None],
 ) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)

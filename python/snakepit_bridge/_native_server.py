@@ -26,7 +26,12 @@ _log = logging.getLogger("snakepit_bridge")
 
 
 def run(
-    registry: Registry, options: argparse.Namespace, *, secret: str, ready: Callable[[str], None]
+    registry: Registry,
+    options: argparse.Namespace,
+    *,
+    secret: str,
+    journal: str,
+    ready: Callable[[str], None],
 ) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
@@ -38,6 +43,7 @@ def run(
         "secret": secret if options.listen.startswith("tcp:") else "",
         "version": __version__,
         "system_info": list(system_info().items()),
+        "start_journal": journal,
     }
     _context.request_id_in_rust = _native.request_id
     server = Server(registry, hooks, options.max_concurrency, settings)

@@ -43,13 +43,20 @@ defmodule Snakepit.GRPC.Client do
 
   @doc false
   # As `connect/2`, but the caller gets `{ref, {:ok, channel} | {:error, failure}}` and, once the
-  # connection is lost, `{ref, :closed}`.
+  # connection is lost, `{ref, :closed}`. With `:journal` the server was given that to note starts in.
   def start_connect(address, options), do: request(connecting(address, options, true))
 
   defp connecting(address, options, watched) do
-    size = Keyword.get(options, :max_message_size, @max_message_size)
-    timeout = Keyword.get(options, :timeout, @timeout)
-    &Native.connect(&1, address, options[:secret], size, timeout, watched)
+    options = %{
+      address: address,
+      secret: options[:secret],
+      max_message_size: Keyword.get(options, :max_message_size, @max_message_size),
+      timeout: Keyword.get(options, :timeout, @timeout),
+      watched: watched,
+      journal: options[:journal]
+    }
+
+    &Native.connect(&1, options)
   end
 
   @doc """

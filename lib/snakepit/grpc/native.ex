@@ -30,7 +30,8 @@ defmodule Snakepit.GRPC.Native do
   def pool_snapshot(_pool), do: missing()
 
   def runtime_tasks, do: missing()
-  def connect(_ref, _address, _secret, _max_message_size, _timeout, _watched), do: missing()
+  def start_journal, do: missing()
+  def connect(_ref, _options), do: missing()
   def health(_ref, _channel, _worker_id, _timeout), do: missing()
   def get_info(_ref, _channel, _timeout), do: missing()
 

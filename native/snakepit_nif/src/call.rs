@@ -50,7 +50,12 @@ impl Link {
         let end = CancellationToken::new();
         let max_frame = target.max_message_size.saturating_add(FRAME_OVERHEAD);
         let calls = CallsRpc::open(target).await?.map(|rpc| {
-            let calls = Calls::new(rpc.driven, rpc.outlet, channel.closed.clone());
+            let calls = Calls::new(
+                rpc.driven,
+                rpc.outlet,
+                target.journal.clone(),
+                channel.closed.clone(),
+            );
             let driving = calls.clone().drive(rpc.body, max_frame, end.clone());
             tokio::spawn(driving);
             calls

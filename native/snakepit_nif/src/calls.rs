@@ -7,12 +7,10 @@
 use h2::RecvStream;
 use prost::Message;
 use snakepit_proto::{CallFrame, ReplyFrame, call_frame::Act};
-use snakepit_wire::{Connection, Deframer, Driven, Outlet, append, muted};
+use snakepit_wire::{Connection, Deframer, Driven, Outlet, StartJournal, append, muted};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     future::poll_fn,
-    io::Read,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -73,6 +71,8 @@ pub(crate) struct Calls<C, J> {
     capacity: AtomicUsize,
     /// Whether the driving task hands out replies: it sends what has gathered right after.
     answering: AtomicBool,
+    /// Where the server notes which calls have started, if it was given one.
+    journal: Option<Arc<StartJournal>>,
     closed: CancellationToken,
 }
 
@@ -86,8 +86,8 @@ struct State<J> {
     /// When the worker was last known not to stand still.
     progress: Instant,
     recalled_to: u64,
-    /// Where the server notes which calls have started.
-    ledger: Option<File>,
+    /// Whether the server was told that the journal is read.
+    journal_is_read: bool,
     lost: Option<String>,
 }
 
@@ -128,6 +128,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     pub(crate) fn new(
         driven: Arc<Driven<C>>,
         outlet: Outlet<C>,
+        journal: Option<Arc<StartJournal>>,
         closed: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -140,11 +141,12 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
                 armed: None,
                 progress: Instant::now(),
                 recalled_to: 0,
-                ledger: None,
+                journal_is_read: false,
                 lost: None,
             }),
             capacity: AtomicUsize::new(usize::MAX),
             answering: AtomicBool::new(false),
+            journal,
             closed,
         })
     }
@@ -305,7 +307,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
             state.progress = Instant::now();
             for reply in replies {
                 if reply.call_id == 0 {
-                    self.read_ledger(&mut state, &reply.ledger);
+                    self.read_journal(&mut state, &reply);
                 } else if let Some(entry) = state.take(reply.call_id) {
                     answered.push((entry, reply));
                 }
@@ -324,10 +326,10 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         Ok(())
     }
 
-    fn read_ledger(&self, state: &mut State<J>, path: &str) {
-        if let Ok(ledger) = File::open(path) {
-            state.ledger = Some(ledger);
-            self.act(0, Act::Ledger);
+    fn read_journal(&self, state: &mut State<J>, said: &ReplyFrame) {
+        let offered = said.has_start_journal && self.journal.is_some();
+        if offered && !std::mem::replace(&mut state.journal_is_read, true) {
+            self.act(0, Act::StartJournal);
         }
     }
 
@@ -411,14 +413,15 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
 
     /// The connection is gone, and with it the worker.
     fn end(&self, cause: &str) {
-        let (calls, ledger) = {
+        let calls = {
             let mut state = self.lock();
             state.lost = Some(cause.into());
             state.timers.clear();
-            (std::mem::take(&mut state.calls), state.ledger.take())
+            std::mem::take(&mut state.calls)
         };
         let capacity = self.capacity.load(Ordering::Relaxed);
-        let noted = ledger.map_or(0, |ledger| last_started(&ledger));
+        let journal = self.journal.as_ref();
+        let noted = journal.map_or(0, |journal| journal.last_started());
         self.driven.closed();
         for (index, (id, entry)) in calls.into_iter().enumerate() {
             match entry.abandoned {
@@ -436,19 +439,4 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     fn lock(&self) -> MutexGuard<'_, State<J>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The largest number in the ledger.
-fn last_started(mut ledger: &File) -> u64 {
-    let mut bytes = Vec::new();
-    // A ledger that cannot be read is one in which everything has started.
-    if ledger.read_to_end(&mut bytes).is_err() {
-        return u64::MAX;
-    }
-    let numbers = bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|bytes| u64::from_le_bytes(*bytes));
-    numbers.max().unwrap_or(0)
 }

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
-use snakepit_wire::{Connection as _, Driven, Io, Outlet, Socket};
+use snakepit_wire::{Connection as _, Driven, Io, Outlet, Socket, StartJournal};
 use std::{
     future::poll_fn,
     sync::Arc,
@@ -64,6 +64,8 @@ pub(crate) struct Target {
     pub(crate) secret: Option<String>,
     pub(crate) max_message_size: usize,
     pub(crate) deadline: Instant,
+    /// Of a server that this end has started, and given it.
+    pub(crate) journal: Option<Arc<StartJournal>>,
 }
 
 impl Target {

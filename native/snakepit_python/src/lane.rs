@@ -3,27 +3,27 @@
 use crate::ServerConnection;
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyMemoryView};
 use snakepit_proto::ReplyFrame;
-use snakepit_wire::{Outlet, append};
-use std::{
-    fs::File,
-    os::fd::AsRawFd,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+use snakepit_wire::{JOURNAL_BYTES, Outlet, StartJournal, append};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering},
 };
 
 /// How many replies are sent together at most, where commands are short.
 const BATCH: usize = 16;
-/// A page: as many numbers as there may be threads that run commands, or the last ones note nothing.
-const LEDGER_BYTES: u64 = 4096;
 
 pub(crate) struct Lane {
     pub(crate) outlet: Outlet<ServerConnection>,
     unsent: AtomicUsize,
-    /// Which calls have started, for a client that outlives this process: it must know which ones
-    /// another worker may run.
-    ledger: Option<File>,
+    /// Which calls have started, for a client that outlives this process and reads it: it must know
+    /// which ones another worker may run.
+    journal: OnceLock<Journal>,
+}
+
+struct Journal {
+    file: StartJournal,
     /// The same as memory, by Python: 64-bit numbers.
     notes: PyOnceLock<Option<Py<PyAny>>>,
-    is_read: AtomicBool,
 }
 
 impl Lane {
@@ -31,25 +31,23 @@ impl Lane {
         Self {
             outlet,
             unsent: AtomicUsize::new(0),
-            ledger: ledger(),
-            notes: PyOnceLock::new(),
-            is_read: AtomicBool::new(false),
+            journal: OnceLock::new(),
         }
     }
 
-    /// Tells the client where the ledger is.
-    pub(crate) fn offer_ledger(&self) {
-        if let Some(ledger) = &self.ledger {
-            let frame = ReplyFrame {
-                ledger: format!("/proc/{}/fd/{}", std::process::id(), ledger.as_raw_fd()),
-                ..ReplyFrame::default()
-            };
-            self.outlet.queue(|out| append(out, &frame));
-        }
+    /// Tells the client that it may have starts noted.
+    pub(crate) fn offer_journal(&self) {
+        let frame = ReplyFrame {
+            has_start_journal: true,
+            ..ReplyFrame::default()
+        };
+        self.outlet.queue(|out| append(out, &frame));
     }
 
-    pub(crate) fn ledger_is_read(&self) {
-        self.is_read.store(true, Ordering::Release);
+    /// The client reads it.
+    pub(crate) fn use_journal(&self, file: StartJournal) {
+        let notes = PyOnceLock::new();
+        let _ = self.journal.set(Journal { file, notes });
     }
 
     /// Queues a reply; `flush` sends it.
@@ -63,26 +61,12 @@ impl Lane {
     pub(crate) fn may_start(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
         match self.unsent.load(Ordering::Acquire) {
             0 => true,
-            1..BATCH if self.is_read.load(Ordering::Acquire) => self.note(py, call_id, writer),
+            1..BATCH => match self.journal.get() {
+                Some(journal) => journal.note(py, call_id, writer),
+                None => false,
+            },
             _ => false,
         }
-    }
-
-    /// The memory of a file outlives this process.
-    fn note(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
-        let notes = self.notes.get_or_init(py, || self.map(py).ok());
-        notes
-            .as_ref()
-            .is_some_and(|notes| notes.bind(py).set_item(writer, call_id.to_le()).is_ok())
-    }
-
-    fn map(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let fd = self.ledger.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        let memory = py
-            .import("mmap")?
-            .call_method1("mmap", (fd, LEDGER_BYTES))?;
-        let bytes = PyMemoryView::from(&memory)?;
-        Ok(bytes.call_method1("cast", ("Q",))?.unbind())
     }
 
     /// Hands all replies to the kernel, on this thread.
@@ -96,16 +80,20 @@ impl Lane {
     }
 }
 
-#[cfg(target_os = "linux")]
-fn ledger() -> Option<File> {
-    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-    let ledger = memfd_create("snakepit-ledger", MemfdFlags::CLOEXEC).ok()?;
-    ftruncate(&ledger, LEDGER_BYTES).ok()?;
-    Some(ledger.into())
-}
+impl Journal {
+    /// The memory of a file outlives this process.
+    fn note(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
+        let notes = self.notes.get_or_init(py, || self.map(py).ok());
+        notes
+            .as_ref()
+            .is_some_and(|notes| notes.bind(py).set_item(writer, call_id.to_le()).is_ok())
+    }
 
-/// Elsewhere there is no path to a file without a name.
-#[cfg(not(target_os = "linux"))]
-fn ledger() -> Option<File> {
-    None
+    fn map(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let memory = py
+            .import("mmap")?
+            .call_method1("mmap", (self.file.fd(), JOURNAL_BYTES))?;
+        let bytes = PyMemoryView::from(&memory)?;
+        Ok(bytes.call_method1("cast", ("Q",))?.unbind())
+    }
 }

@@ -177,7 +177,9 @@ impl Rpc {
             return Ok(());
         };
         let lane = Arc::new(Lane::new(Outlet::new(self.driven.clone(), stream)));
-        lane.offer_ledger();
+        if self.worker.has_journal() {
+            lane.offer_journal();
+        }
         let of_lane =
             |call: &Call| matches!(&call.answer, Answer::Frame(one) if Arc::ptr_eq(one, &lane));
         let limit = self
@@ -258,7 +260,11 @@ impl Rpc {
         match frame.act() {
             Act::Cancel => self.worker.cancel(which),
             Act::Recall => self.worker.give_back(which),
-            Act::Ledger => lane.ledger_is_read(),
+            Act::StartJournal => {
+                if let Some(journal) = self.worker.take_journal() {
+                    lane.use_journal(journal);
+                }
+            }
             Act::Call => {}
         }
     }

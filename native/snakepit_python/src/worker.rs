@@ -12,7 +12,7 @@ use crate::{
 };
 use pyo3::{FromPyObject, Py, PyAny};
 use snakepit_proto::{Fields, ReplyFrame};
-use snakepit_wire::append;
+use snakepit_wire::{StartJournal, append};
 use std::{
     collections::VecDeque,
     io,
@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) secret: String,
     pub(crate) version: String,
     pub(crate) system_info: Vec<(String, String)>,
+    /// Where whoever has started this process reads which calls have started. Empty: nowhere.
+    pub(crate) start_journal: String,
 }
 
 pub(crate) struct Worker {
@@ -61,6 +63,8 @@ pub(crate) struct Worker {
     /// What the event loop is to call.
     resumes: Mutex<Vec<Py<PyAny>>>,
     pub(crate) forked: AtomicBool,
+    /// For the first connection that wants it: the numbers of two would be mixed up.
+    journal: Mutex<Option<StartJournal>>,
 }
 
 impl Worker {
@@ -71,6 +75,8 @@ impl Worker {
     ) -> io::Result<Arc<Self>> {
         let poke = Arc::new(Poke::new()?);
         let wake = poke.clone();
+        // Without it replies are sent sooner.
+        let journal = StartJournal::open(&settings.start_journal).ok();
         Ok(Arc::new(Self {
             settings,
             commands,
@@ -88,6 +94,7 @@ impl Worker {
             poke,
             resumes: Mutex::default(),
             forked: AtomicBool::new(false),
+            journal: Mutex::new(journal),
         }))
     }
 
@@ -186,6 +193,20 @@ impl Worker {
                 lane.flush();
             }
         }
+    }
+
+    pub(crate) fn has_journal(&self) -> bool {
+        self.journal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
+    pub(crate) fn take_journal(&self) -> Option<StartJournal> {
+        self.journal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Has the event loop call `resume`.

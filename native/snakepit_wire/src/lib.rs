@@ -3,10 +3,12 @@
 
 mod driven;
 mod framing;
+mod journal;
 mod outlet;
 mod socket;
 
 pub use driven::{Connection, Driven, Io, IoState, muted};
 pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, append, append_encoded};
+pub use journal::{JOURNAL_BYTES, StartJournal};
 pub use outlet::Outlet;
 pub use socket::Socket;

@@ -129,11 +129,11 @@ class CallFrame(_message.Message):
         CALL: _ClassVar[CallFrame.Act]
         CANCEL: _ClassVar[CallFrame.Act]
         RECALL: _ClassVar[CallFrame.Act]
-        LEDGER: _ClassVar[CallFrame.Act]
+        START_JOURNAL: _ClassVar[CallFrame.Act]
     CALL: CallFrame.Act
     CANCEL: CallFrame.Act
     RECALL: CallFrame.Act
-    LEDGER: CallFrame.Act
+    START_JOURNAL: CallFrame.Act
     class ArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -171,7 +171,7 @@ class CallFrame(_message.Message):
     def __init__(self, call_id: _Optional[int] = ..., act: _Optional[_Union[CallFrame.Act, str]] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., arg_kinds: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_us: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., session_generation: _Optional[int] = ...) -> None: ...
 
 class ReplyFrame(_message.Message):
-    __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "ledger")
+    __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "has_start_journal")
     class ResultEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -188,7 +188,7 @@ class ReplyFrame(_message.Message):
     HANDLER_NS_FIELD_NUMBER: _ClassVar[int]
     NOT_STARTED_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
-    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    HAS_START_JOURNAL_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     success: bool
     result: _containers.ScalarMap[str, bytes]
@@ -198,8 +198,8 @@ class ReplyFrame(_message.Message):
     handler_ns: int
     not_started: bool
     ended: str
-    ledger: str
-    def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., ledger: _Optional[str] = ...) -> None: ...
+    has_start_journal: bool
+    def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., has_start_journal: bool = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ("worker_id", "await_call_id")

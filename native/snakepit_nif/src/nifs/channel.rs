@@ -9,8 +9,9 @@ use crate::{
     map,
     reply::Reply,
 };
-use rustler::{Encoder, Env, Resource, ResourceArc, Term};
+use rustler::{Encoder, Env, NifMap, Resource, ResourceArc, Term};
 use snakepit_proto::{HealthRequest, InfoRequest};
+use snakepit_wire::StartJournal;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -21,31 +22,51 @@ pub(super) struct ChannelResource(pub(super) Arc<Link>);
 #[rustler::resource_impl]
 impl Resource for ChannelResource {}
 
-/// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if it is to be watched, `{ref, :closed}`
-/// once the connection is lost.
+/// Where a server that is about to be started notes which calls it has started.
+struct JournalResource(Arc<StartJournal>);
+
+#[rustler::resource_impl]
+impl Resource for JournalResource {}
+
+/// `{journal, path}`, or nothing where there can be none: the server does without.
 #[rustler::nif]
-fn connect<'a>(
-    env: Env<'a>,
-    reference: Term<'a>,
-    address: &str,
+fn start_journal() -> Option<(ResourceArc<JournalResource>, String)> {
+    let journal = StartJournal::create().ok()?;
+    let path = journal.path();
+    Some((ResourceArc::new(JournalResource(Arc::new(journal))), path))
+}
+
+#[derive(NifMap)]
+#[rustler(decode)]
+struct ConnectOptions<'a> {
+    address: &'a str,
     secret: Option<String>,
     max_message_size: usize,
     timeout: u64,
+    /// Whether the loss of the connection is to be told.
     watched: bool,
-) -> Term<'a> {
-    let deadline = Instant::now() + Duration::from_millis(timeout);
-    let target = match Address::parse(address) {
+    /// What a server that this end has started was given.
+    journal: Option<ResourceArc<JournalResource>>,
+}
+
+/// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if it is to be watched, `{ref, :closed}`
+/// once the connection is lost.
+#[rustler::nif]
+fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -> Term<'a> {
+    let deadline = Instant::now() + Duration::from_millis(options.timeout);
+    let target = match Address::parse(options.address) {
         Ok(address) => Target {
             address,
-            secret,
-            max_message_size,
+            secret: options.secret,
+            max_message_size: options.max_message_size,
             deadline,
+            journal: options.journal.map(|journal| journal.0.clone()),
         },
         Err(failure) => return env.error_tuple(failure),
     };
     let owner = env.pid();
     let reply = Reply::new(owner, reference);
-    let closing = watched.then(|| Reply::new(owner, reference));
+    let closing = options.watched.then(|| Reply::new(owner, reference));
     let done = spawn(async move {
         let connected = Link::connect(&target).await;
         let closed = connected
