@@ -97,6 +97,16 @@ def test_user_code_has_neither_the_lifeline_nor_the_secrets(start: Start) -> Non
         assert client.result("environment") == {"result": []}
 
 
+def test_what_a_command_starts_has_no_lifeline(start: Start) -> None:
+    worker = start()
+    assert worker.process.stdin is not None
+    lifeline = f"pipe:[{os.fstat(worker.process.stdin.fileno()).st_ino}]"
+    with connected(worker.address()) as client:
+        open_files = client.result("open_in_child")["result"]
+    assert "/dev/null" in open_files
+    assert lifeline not in open_files
+
+
 def test_what_a_call_logs_names_its_request(start: Start) -> None:
     worker = start()
     lines = worker.lines()

@@ -23,7 +23,7 @@ mod worker;
 use bytes::Bytes;
 use pyo3::{exceptions::PyOSError, prelude::*, types::PyDict};
 use rustix::{
-    io::dup,
+    io::fcntl_dupfd_cloexec,
     process::{Pid, Signal, getpid, kill_process_group},
     stdio::{dup2_stdin, stdin},
 };
@@ -147,7 +147,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// command, whatever it does with Python's lock, holds that up.
 #[pyfunction]
 fn watch_stdin() -> PyResult<()> {
-    let mut lifeline = File::from(dup(stdin()).map_err(io::Error::from)?);
+    // What a command starts is not to have it, and so it is not one of the first three either.
+    let lifeline = fcntl_dupfd_cloexec(stdin(), 3).map_err(io::Error::from)?;
+    let mut lifeline = File::from(lifeline);
     dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
     let group = getpid();
     std::thread::Builder::new()
