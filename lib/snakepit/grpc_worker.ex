@@ -8,7 +8,7 @@ defmodule Snakepit.GRPCWorker do
 
   alias Snakepit.Adapter
   alias Snakepit.GRPC.{Client, Native}
-  alias Snakepit.Pool.{HealthCheck, OSProcess}
+  alias Snakepit.Pool.{HealthCheck, OSProcess, RuntimeDir}
   alias Snakepit.Telemetry
 
   # EX_UNAVAILABLE of sysexits.h, with which a worker says that it can have no server.
@@ -23,7 +23,7 @@ defmodule Snakepit.GRPCWorker do
     :pool,
     :manager,
     :options,
-    :path,
+    :runtime_dir,
     :token,
     :secret,
     :process,
@@ -41,7 +41,7 @@ defmodule Snakepit.GRPCWorker do
     no_grpc: false
   ]
 
-  @doc "Options: `:id`, `:pool` (native), `:manager`, `:path` (of its socket), `:options` (the pool's)."
+  @doc "Options: `:id`, `:pool` (native), `:manager`, `:runtime_dir`, `:options` (the pool's)."
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @doc "How long a supervisor has to wait for a worker to stop, in ms."
@@ -58,21 +58,18 @@ defmodule Snakepit.GRPCWorker do
 
   @impl true
   def handle_continue(:start, %{options: options} = state) do
-    worker = %{id: state.id, listen: listen(state), options: options}
     secret = if state.secret, do: [{"SNAKEPIT_SECRET", state.secret}], else: []
     {journal, journal_env} = start_journal(options)
+    private_env = [{"SNAKEPIT_READY_TOKEN", state.token}] ++ secret ++ journal_env
 
-    env =
-      [{"SNAKEPIT_LISTEN", worker.listen}, {"SNAKEPIT_READY_TOKEN", state.token}] ++
-        secret ++ journal_env
-
-    case OSProcess.start(worker, env, :both, state.token) do
-      {:ok, process} ->
-        timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
-        {:noreply, %{state | process: process, timer: timer, journal: journal}}
-
-      {:error, message} ->
-        stop_failed(message, state)
+    with {:ok, listen} <- listen(state),
+         worker = %{id: state.id, listen: listen, options: options},
+         env = [{"SNAKEPIT_LISTEN", listen} | private_env],
+         {:ok, process} <- OSProcess.start(worker, env, :both, state.token) do
+      timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
+      {:noreply, %{state | process: process, timer: timer, journal: journal}}
+    else
+      {:error, message} -> stop_failed(message, state)
     end
   end
 
@@ -202,12 +199,15 @@ defmodule Snakepit.GRPCWorker do
   # Calls finish, then those that have not are cancelled and clean up.
   defp time_to_stop(options), do: options.shutdown_timeout + options.kill_grace
 
-  defp listen(%{options: %{transport: :unix}} = state), do: "unix:#{state.path}.sock"
+  defp listen(%{options: %{transport: :unix} = options} = state) do
+    with {:ok, path} <- RuntimeDir.path(state.runtime_dir, options.startup_timeout),
+         do: {:ok, "unix:#{path}.sock"}
+  end
 
   defp listen(%{options: options}) do
     first = Adapter.optional(options.adapter, :get_port, [], options.base_port)
     last = min(first + options.port_range - 1, 65_535)
-    "tcp:127.0.0.1:" <> if(first == 0, do: "0", else: "#{first}-#{last}")
+    {:ok, "tcp:127.0.0.1:" <> if(first == 0, do: "0", else: "#{first}-#{last}")}
   end
 
   defp connect(address, %{options: options} = state) do

@@ -39,7 +39,7 @@ defmodule Snakepit.Pool do
   use Supervisor
 
   alias Snakepit.{Config, Error}
-  alias Snakepit.Pool.{Manager, WorkerSupervisor}
+  alias Snakepit.Pool.{Manager, RuntimeDir, WorkerSupervisor}
 
   @doc false
   def child_spec(options) do
@@ -80,8 +80,9 @@ defmodule Snakepit.Pool do
 
   @impl true
   def init(options) do
-    # The manager leaves first, so that nothing is started while workers stop.
-    children = [WorkerSupervisor, {Manager, {self(), options}}]
+    # The manager stops first, so that nothing is started while workers stop, and the directory of
+    # their sockets is removed when they are gone.
+    children = [RuntimeDir, WorkerSupervisor, {Manager, {self(), options}}]
     Supervisor.init(children, strategy: :one_for_all)
   end
 end

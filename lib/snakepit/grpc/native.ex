@@ -58,5 +58,11 @@ defmodule Snakepit.GRPC.Native do
   def process_started(_os_pid), do: missing()
   def signal_group(_os_pid, _started, _kill), do: missing()
 
+  def runtime_dir_create(_path), do: missing()
+  def runtime_dir_intact(_dir), do: missing()
+  def runtime_dir_unlink(_dir, _name), do: missing()
+  def runtime_dir_remove(_dir), do: missing()
+  def runtime_dir_sweep(_parent), do: missing()
+
   defp missing, do: :erlang.nif_error(:not_loaded)
 end

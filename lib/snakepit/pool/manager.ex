@@ -8,14 +8,13 @@ defmodule Snakepit.Pool.Manager do
 
   alias Snakepit.{Adapter, Error, Telemetry}
   alias Snakepit.GRPC.{Client, Native}
-  alias Snakepit.Pool.{Folder, Gate, WorkerSupervisor}
+  alias Snakepit.Pool.{Gate, RuntimeDir, WorkerSupervisor}
 
   defstruct [
     :options,
     :native,
     :supervisor,
-    :folder,
-    count: 0,
+    :runtime_dir,
     restarts: 0,
     workers: %{},
     failed: %{},
@@ -54,19 +53,15 @@ defmodule Snakepit.Pool.Manager do
 
     if error,
       do: {:ok, state},
-      else: {:ok, %{state | folder: Folder.make!()}, {:continue, :start}}
+      else: {:ok, state, {:continue, :start}}
   end
 
   @impl true
   def handle_continue(:start, state) do
-    # The supervisor of both is starting us: its children can be asked for only now.
-    supervisor =
-      Enum.find_value(Supervisor.which_children(state.supervisor), fn
-        {WorkerSupervisor, pid, _type, _modules} -> pid
-        _ -> nil
-      end)
-
-    state = %{state | supervisor: supervisor}
+    # The supervisor of all three is starting us: its children can be asked for only now.
+    pids = for {id, pid, _, _} <- Supervisor.which_children(state.supervisor), do: {id, pid}
+    %{WorkerSupervisor => supervisor, RuntimeDir => runtime_dir} = Map.new(pids)
+    state = %{state | supervisor: supervisor, runtime_dir: runtime_dir}
     expire_sessions_later(state.options.session_ttl)
     {:noreply, start_workers(state)}
   end
@@ -133,7 +128,6 @@ defmodule Snakepit.Pool.Manager do
   def terminate(_reason, state) do
     :persistent_term.erase({Snakepit.Pool, state.options.name})
     if state.native, do: Native.pool_close(state.native)
-    if state.folder, do: File.rm_rf(state.folder)
   end
 
   defp publish(options, native, error, fallback) do
@@ -151,20 +145,18 @@ defmodule Snakepit.Pool.Manager do
     do: Enum.reduce(1..state.options.size, state, &start_worker(&1, 0, &2))
 
   defp start_worker(slot, attempt, state) do
-    count = state.count + 1
-
     worker = %{
       id: id(slot, state),
       pool: state.native,
       manager: self(),
-      path: Path.join(state.folder, to_string(count)),
+      runtime_dir: state.runtime_dir,
       options: state.options
     }
 
     {:ok, pid} = WorkerSupervisor.start_worker(state.supervisor, worker)
     Process.monitor(pid)
     workers = Map.put(state.workers, pid, {slot, attempt, :starting})
-    %{state | count: count, workers: workers}
+    %{state | workers: workers}
   end
 
   defp restart_worker(slot, attempt, why, state) do

@@ -19,7 +19,6 @@ defmodule Snakepit.Pool.Worker do
     :pool,
     :manager,
     :options,
-    :path,
     :process,
     :key,
     :timer,
@@ -31,7 +30,7 @@ defmodule Snakepit.Pool.Worker do
     asked: %{}
   ]
 
-  @doc "Options: `:id`, `:pool` (native), `:manager`, `:path` (of its pipe), `:options` (the pool's)."
+  @doc "Options: `:id`, `:pool` (native), `:manager`, `:options` (the pool's)."
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @doc "How long a supervisor has to wait for a worker to stop, in ms."
@@ -40,7 +39,7 @@ defmodule Snakepit.Pool.Worker do
   @impl true
   def init(worker) do
     Process.flag(:trap_exit, true)
-    {:ok, struct!(__MODULE__, worker), {:continue, :start}}
+    {:ok, struct(__MODULE__, worker), {:continue, :start}}
   end
 
   @impl true

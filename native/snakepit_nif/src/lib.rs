@@ -21,6 +21,7 @@ mod pool;
 mod process;
 mod reply;
 mod runtime;
+mod runtime_dir;
 mod sessions;
 mod wire;
 

@@ -4,6 +4,7 @@ mod call;
 mod channel;
 mod pool;
 mod process;
+mod runtime_dir;
 mod stdio;
 
 use crate::{

@@ -14,6 +14,8 @@ mod dispatcher;
 mod failure;
 #[path = "../src/output.rs"]
 mod output;
+#[path = "../src/runtime_dir.rs"]
+mod runtime_dir;
 #[path = "../src/sessions.rs"]
 mod sessions;
 #[path = "../src/wire.rs"]

@@ -1,0 +1,114 @@
+defmodule Snakepit.Pool.RuntimeDir do
+  @moduledoc false
+  # The directory in which a pool's workers have their Unix sockets. It is created when the first worker
+  # asks for a path in it, again when it is gone, and removed with the pool. What a killed BEAM has left
+  # of its pools is removed by the next pool of that user.
+  use GenServer
+
+  alias Snakepit.GRPC.Native
+
+  # A socket's path has at most 103 bytes on macOS, and 107 on Linux.
+  @longest_parent 60
+
+  defstruct [:parents, :dir, :path, count: 0, sockets: %{}]
+
+  @doc "Options: `:parents`, the directories in the first of which that allows it it is created."
+  def start_link(options), do: GenServer.start_link(__MODULE__, options)
+
+  @doc """
+  Where the calling worker may have its socket: a path to which it appends `.sock`. The socket is removed
+  when the caller ends.
+  """
+  @spec path(pid, timeout) :: {:ok, Path.t()} | {:error, String.t()}
+  def path(server, timeout), do: GenServer.call(server, :path, timeout)
+
+  @impl true
+  def init(options) do
+    Process.flag(:trap_exit, true)
+    {:ok, struct!(__MODULE__, options)}
+  end
+
+  @impl true
+  def handle_call(:path, {caller, _tag}, state) do
+    case ensure(state) do
+      {:ok, %{count: count} = state} ->
+        monitor = Process.monitor(caller)
+        sockets = Map.put(state.sockets, monitor, {state.dir, "#{count}.sock"})
+        reply = {:ok, Path.join(state.path, to_string(count))}
+        {:reply, reply, %{state | count: count + 1, sockets: sockets}}
+
+      {:error, message} ->
+        {:reply, {:error, message}, state}
+    end
+  end
+
+  @impl true
+  def handle_info({:DOWN, monitor, :process, _worker, _reason}, state) do
+    {{dir, name}, sockets} = Map.pop!(state.sockets, monitor)
+    Native.runtime_dir_unlink(dir, name)
+    {:noreply, %{state | sockets: sockets}}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, state) do
+    if state.dir, do: Native.runtime_dir_remove(state.dir)
+  end
+
+  defp ensure(state) do
+    cond do
+      state.dir == nil -> create(state)
+      Native.runtime_dir_intact(state.dir) -> {:ok, state}
+      true -> replace(state)
+    end
+  end
+
+  # What is left of it would have no owner: workers that are connected need no socket's name any more.
+  defp replace(state) do
+    Native.runtime_dir_remove(state.dir)
+    create(%{state | dir: nil})
+  end
+
+  defp create(state) do
+    (state.parents || parents())
+    |> Enum.reduce_while([], fn parent, failed ->
+      case create_in(parent) do
+        {:ok, dir, path} -> {:halt, %{state | dir: dir, path: path}}
+        {:error, why} -> {:cont, ["#{parent}: #{why}" | failed]}
+      end
+    end)
+    |> case do
+      %__MODULE__{} = state -> {:ok, state}
+      failed -> {:error, error(Enum.reverse(failed))}
+    end
+  end
+
+  defp create_in(parent) when byte_size(parent) > @longest_parent,
+    do: {:error, "its name has more than #{@longest_parent} bytes"}
+
+  defp create_in(parent) do
+    random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+    path = Path.join(parent, "snakepit-" <> random)
+
+    with {:ok, dir} <- Native.runtime_dir_create(path) do
+      # Nobody waits for it: a directory of a hundred thousand entries takes its time.
+      spawn(fn -> Native.runtime_dir_sweep(parent) end)
+      {:ok, dir, path}
+    end
+  end
+
+  # `/dev/shm` can be written to in containers whose root is read-only.
+  defp parents do
+    [System.get_env("TMPDIR"), "/tmp", System.get_env("XDG_RUNTIME_DIR"), "/dev/shm"]
+    |> Enum.reject(&(&1 in [nil, ""]))
+    |> Enum.map(&Path.expand/1)
+    |> Enum.uniq()
+  end
+
+  defp error(failed) do
+    "no directory for the workers' Unix sockets can be created (#{Enum.join(failed, "; ")}); set the " <>
+      "environment variable TMPDIR to a directory that can be written to, with a name of at most " <>
+      "#{@longest_parent} bytes, or the pool's option transport: :tcp"
+  end
+end

@@ -1,0 +1,51 @@
+//! The directory of a pool's Unix sockets, for `Snakepit.Pool.RuntimeDir`.
+
+use crate::runtime_dir::{self, RuntimeDir};
+use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
+
+struct RuntimeDirResource(RuntimeDir);
+
+#[rustler::resource_impl]
+impl Resource for RuntimeDirResource {}
+
+fn path<'a>(bytes: &'a Binary<'_>) -> &'a Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+/// `{:ok, dir}`, which is in use for as long as that is referred to, or `{:error, why}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn runtime_dir_create<'a>(env: Env<'a>, new: Binary<'a>) -> Term<'a> {
+    match RuntimeDir::create(path(&new)) {
+        Ok(dir) => (
+            crate::atoms::ok(),
+            ResourceArc::new(RuntimeDirResource(dir)),
+        )
+            .encode(env),
+        Err(error) => env.error_tuple(error.to_string()),
+    }
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn runtime_dir_intact(dir: ResourceArc<RuntimeDirResource>) -> bool {
+    dir.0.is_intact()
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn runtime_dir_unlink(dir: ResourceArc<RuntimeDirResource>, name: &str) -> Atom {
+    dir.0.unlink(name);
+    crate::atoms::ok()
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn runtime_dir_remove(dir: ResourceArc<RuntimeDirResource>) -> Atom {
+    dir.0.remove();
+    crate::atoms::ok()
+}
+
+/// What cannot be read or removed stays.
+#[rustler::nif(schedule = "DirtyIo")]
+fn runtime_dir_sweep(parent: Binary<'_>) -> Atom {
+    let _ = runtime_dir::sweep(path(&parent));
+    crate::atoms::ok()
+}

@@ -1,0 +1,195 @@
+defmodule Snakepit.RuntimeDirTest do
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureLog
+  import Snakepit.Test.Pools
+
+  alias Snakepit.GRPC.Native
+  alias Snakepit.Pool.RuntimeDir
+
+  # A loaded machine may take its time.
+  @patience 30_000
+
+  setup do
+    parent = "/tmp/sp-#{System.pid()}-#{System.unique_integer([:positive])}"
+    File.mkdir!(parent)
+    on_exit(fn -> File.rm_rf!(parent) end)
+    %{parent: parent}
+  end
+
+  defp start!(parents) do
+    start_supervised!({RuntimeDir, parents: List.wrap(parents)}, id: make_ref())
+  end
+
+  defp path!(server) do
+    {:ok, path} = RuntimeDir.path(server, @patience)
+    path
+  end
+
+  # A process with a path, and that path.
+  defp worker!(server) do
+    test = self()
+    pid = spawn_link(fn -> send(test, {:path, path!(server)}) && Process.sleep(:infinity) end)
+    assert_receive {:path, path}, @patience
+    {pid, path <> ".sock"}
+  end
+
+  defp stop(pid) do
+    Process.unlink(pid)
+    Process.exit(pid, :kill)
+  end
+
+  defp listen!(path) do
+    {:ok, socket} = :gen_tcp.listen(0, ifaddr: {:local, path})
+    :gen_tcp.close(socket)
+  end
+
+  # As if its BEAM had been killed.
+  defp abandon!(parent) do
+    random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+    dir = Path.join(parent, "snakepit-" <> random)
+    spawn_link(fn -> {:ok, _in_use} = Native.runtime_dir_create(dir) end)
+    owner = {:local, Path.join(dir, "owner")}
+    eventually(fn -> :gen_tcp.connect(owner, 0, []) == {:error, :econnrefused} end, @patience)
+    dir
+  end
+
+  test "is created when it is needed, for its user alone, and goes with its process", %{
+    parent: parent
+  } do
+    server = start_supervised!({RuntimeDir, parents: [parent]})
+    assert File.ls!(parent) == []
+    path = path!(server)
+    assert Path.dirname(path!(server)) == Path.dirname(path)
+    assert [<<"snakepit-", name::binary-size(16)>>] = File.ls!(parent)
+    assert {:ok, _} = Base.decode16(name, case: :lower)
+    assert File.stat!(Path.dirname(path)).mode |> Bitwise.band(0o777) == 0o700
+    assert File.lstat!(Path.join(Path.dirname(path), "owner")).type == :other
+    listen!(path <> ".sock")
+    :ok = stop_supervised(RuntimeDir)
+    assert File.ls!(parent) == []
+  end
+
+  test "what a killed BEAM has left is removed by the next one, and what is in use is not", %{
+    parent: parent
+  } do
+    abandoned = abandon!(parent)
+    listen!(Path.join(abandoned, "7.sock"))
+    kept = start!(parent) |> path!()
+    path!(start!(parent))
+    eventually(fn -> not File.exists?(abandoned) end, @patience)
+    assert File.exists?(Path.join(Path.dirname(kept), "owner"))
+  end
+
+  test "somebody's own data is never removed, whatever it is called", %{parent: parent} do
+    for {name, owner} <- [{"my-results", :file}, {"0123456789abcdef", :file}, {"0000aaaa", :dir}] do
+      dir = Path.join(parent, "snakepit-" <> name)
+      File.mkdir_p!(Path.join(dir, "sub"))
+      File.chmod!(dir, 0o700)
+      File.write!(Path.join(dir, "thesis.txt"), "1")
+      File.write!(Path.join(dir, "sub/data"), "2")
+      owner_path = Path.join(dir, "owner")
+      if owner == :file, do: File.write!(owner_path, "me"), else: File.mkdir!(owner_path)
+    end
+
+    with_data = abandon!(parent)
+    File.write!(Path.join(with_data, "thesis.txt"), "1")
+    empty = abandon!(parent)
+    path!(start!(parent))
+    # The sweep has been here.
+    eventually(fn -> not File.exists?(empty) end, @patience)
+    Native.runtime_dir_sweep(parent)
+    assert length(Path.wildcard(Path.join(parent, "*/thesis.txt"))) == 4
+    assert length(Path.wildcard(Path.join(parent, "*/sub/data"))) == 3
+  end
+
+  test "is created again when it, or its owner, was taken away", %{parent: parent} do
+    server = start!(parent)
+    first = Path.dirname(path!(server))
+    File.rm_rf!(first)
+    second = Path.dirname(path!(server))
+    assert second != first and File.exists?(Path.join(second, "owner"))
+    File.rm!(Path.join(second, "owner"))
+    third = Path.dirname(path!(server))
+    assert File.exists?(Path.join(third, "owner"))
+    assert File.ls!(parent) == [Path.basename(third)]
+  end
+
+  test "a worker's socket is removed when the worker ends, however it ends", %{parent: parent} do
+    server = start!(parent)
+    {kept, kept_path} = worker!(server)
+    {killed, killed_path} = worker!(server)
+    Enum.each([kept_path, killed_path], &listen!/1)
+    stop(killed)
+    eventually(fn -> not File.exists?(killed_path) end, @patience)
+    assert File.exists?(kept_path)
+    stop(kept)
+    eventually(fn -> not File.exists?(kept_path) end, @patience)
+  end
+
+  test "the next place is taken where one does not do, and an error names all of them", %{
+    parent: parent
+  } do
+    file = Path.join(parent, "file")
+    File.write!(file, "")
+    long = Path.join(parent, String.duplicate("x", 60))
+    none = Path.join(parent, "none")
+    server = start!([file, none, long, parent])
+    assert Path.dirname(Path.dirname(path!(server))) == parent
+
+    server = start!([file, none, long])
+    assert {:error, message} = RuntimeDir.path(server, @patience)
+    assert message =~ "#{file}: Not a directory"
+    assert message =~ "#{none}: No such file or directory"
+    assert message =~ "#{long}: its name has more than 60 bytes"
+    assert message =~ "TMPDIR"
+    assert message =~ "transport: :tcp"
+    File.mkdir!(none)
+    assert Path.dirname(Path.dirname(path!(server))) == none
+  end
+
+  describe "of a pool" do
+    defp runtime_dir(pool) do
+      {RuntimeDir, server, _, _} = List.keyfind(Supervisor.which_children(pool), RuntimeDir, 0)
+
+      :sys.get_state(server)
+    end
+
+    test "is there with Unix sockets alone" do
+      pool = start_pool!(transport: :tcp)
+      assert runtime_dir(pool).dir == nil
+      pool = start_pool!()
+      %{path: path} = runtime_dir(pool)
+      assert [_socket, _owner] = File.ls!(path)
+      capture_log(fn -> :ok = stop_supervised({Snakepit.Pool, pool}) end)
+      refute File.exists?(path)
+    end
+
+    for server <- [:native, :grpcio] do
+      test "is made again for the next #{server} worker, and has no socket of one that was killed" do
+        pool = start_pool!(server: unquote(server))
+        replace_worker(pool)
+        %{path: path} = runtime_dir(pool)
+        eventually(fn -> Enum.sort(File.ls!(path)) == ["1.sock", "owner"] end, @patience)
+        File.rm_rf!(path)
+        replace_worker(pool)
+        assert File.ls!(runtime_dir(pool).path) |> Enum.sort() == ["2.sock", "owner"]
+      end
+    end
+
+    defp replace_worker(pool) do
+      os_pid = os_pid(pool)
+
+      capture_log(fn ->
+        System.cmd("kill", ["-KILL", to_string(os_pid)])
+
+        eventually(
+          fn -> match?({:ok, %{"pid" => pid}} when pid != os_pid, call_pid(pool)) end,
+          @patience
+        )
+      end)
+    end
+
+    defp call_pid(pool), do: Snakepit.execute("pid", %{}, pool: pool)
+  end
+end
