@@ -96,8 +96,7 @@ defmodule Snakepit do
   """
   @spec execute_stream(String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
-  def execute_stream(command, args \\ %{}, callback, options \\ [])
-      when is_function(callback, 1) do
+  def execute_stream(command, args \\ %{}, callback, options \\ []) do
     Client.each_chunk(&open(&1, command, args, options, true), callback)
   end
 
@@ -191,6 +190,7 @@ defmodule Snakepit do
   """
   @spec bytes(binary) :: Bytes.t()
   def bytes(data) when is_binary(data), do: %Bytes{data: data}
+  def bytes(data), do: raise(ArgumentError, "expected a binary, got: #{inspect(data)}")
 
   @doc """
   How a pool's workers are: each is asked now, and none waits behind calls.

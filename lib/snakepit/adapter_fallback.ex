@@ -13,7 +13,9 @@ defmodule Snakepit.AdapterFallback do
   """
 
   alias Snakepit.{Config, Error, Pool}
-  alias Snakepit.Pool.Manager
+  alias Snakepit.Pool.Diagnostics
+
+  @options Map.merge(Config.call_options(), %{pool: :name, fallback_adapter: :adapter})
 
   @doc """
   As `Snakepit.execute/3`, and once more by the fallback's workers if that returned `:grpc_unavailable`.
@@ -24,9 +26,8 @@ defmodule Snakepit.AdapterFallback do
   @spec execute_with_fallback(String.t(), map | keyword, keyword) ::
           {:ok, map} | {:error, Error.t()}
   def execute_with_fallback(command, args \\ %{}, options \\ []) do
-    {given, options} = Keyword.split(options, [:fallback_adapter])
-
-    with :ok <- Config.check(given, %{fallback_adapter: :adapter}),
+    with :ok <- Config.check(options, @options),
+         {given, options} = Keyword.split(options, [:fallback_adapter]),
          {:error, %Error{reason: :grpc_unavailable} = error} <-
            Snakepit.execute(command, args, options),
          {:ok, pool} <- fallback(Keyword.get(options, :pool, Pool), given[:fallback_adapter]) do
@@ -38,9 +39,7 @@ defmodule Snakepit.AdapterFallback do
 
   # The pool of the fallback's workers, nil where there is no such adapter.
   defp fallback(name, adapter) do
-    with {:ok, %{manager: manager}} <- Manager.fetch(name) do
-      %{options: options} = GenServer.call(manager, :overview)
-
+    with {:ok, _pool, %{options: options}} <- Diagnostics.overview(name) do
       if adapter = adapter || options.fallback_adapter,
         do: start(name, adapter, options),
         else: {:ok, nil}
@@ -58,5 +57,7 @@ defmodule Snakepit.AdapterFallback do
       {:error, {:already_started, _pid}} -> {:ok, fallback}
       {:error, %Error{} = error} -> {:error, error}
     end
+  catch
+    :exit, _stopped -> Diagnostics.stopped(name)
   end
 end

@@ -4,9 +4,10 @@ defmodule Snakepit.Application do
 
   @impl true
   def start(_type, _args) do
-    case Snakepit.Config.default_pool() do
-      {:ok, nil} -> start([])
-      {:ok, options} -> start([{Snakepit.Pool, options}])
+    with {:ok, _threads} <- Snakepit.Config.runtime_threads(),
+         {:ok, options} <- Snakepit.Config.default_pool() do
+      start(if options, do: [{Snakepit.Pool, options}], else: [])
+    else
       {:error, error} -> raise error
     end
   end

@@ -36,19 +36,19 @@ defmodule Snakepit.Config do
       {:positive, 10_000, "how many sessions are kept; beyond it the least recently used goes"},
     session_ttl: {:timeout, 3_600_000, "how long a session is kept that no call uses, in ms"},
     demand: {:positive, 256, "how many chunks of a stream may be on their way to the consumer"},
-    max_message_size: {:positive, 67_108_864, "bytes of a request, a result or a chunk"},
+    max_message_size: {:bytes, 67_108_864, "bytes of a request, a result or a chunk"},
     unencodable:
       {:unencodable, :error,
        "what becomes of a value in a result that cannot be sent: `:error`, or `:marker` for a map with its type in its place"},
     transport: {:transport, :unix, "`:unix`, or `:tcp` on 127.0.0.1 with a secret per worker"},
     base_port: {:port, 0, "with `:tcp`, the first port to try; 0 is any free one"},
-    port_range: {:positive, 100, "with `:tcp`, how many ports to try from there on"},
-    startup_timeout: {:positive, 30_000, "how long a worker may take to be ready, in ms"},
+    port_range: {:ports, 100, "with `:tcp`, how many ports to try from there on"},
+    startup_timeout: {:millis, 30_000, "how long a worker may take to be ready, in ms"},
     shutdown_timeout:
-      {:positive, 5_000,
+      {:millis, 5_000,
        "how long calls may go on when the pool stops, in ms; then they are cancelled, with `:kill_grace`"},
     kill_grace:
-      {:positive, 2_000, "how long a cancelled call may go on before its worker is killed, in ms"},
+      {:millis, 2_000, "how long a cancelled call may go on before its worker is killed, in ms"},
     health_interval:
       {:timeout, 10_000,
        "how often a worker is asked whether it is alive, in ms, or `:infinity` for never"},
@@ -60,6 +60,13 @@ defmodule Snakepit.Config do
        "the first and the longest wait before a worker that does not start is tried again, in ms"}
   ]
 
+  # What a timer of Erlang takes, in ms.
+  @max 4_294_967_295
+  # What grpcio takes.
+  @max_bytes 2_147_483_647
+  # Of times that are added up before they are waited for.
+  @max_millis 1_000_000_000
+  @max_threads 1024
   @session_id_bytes 1024
   # gRPC servers refuse 8 KiB, in which what HTTP and gRPC add counts too.
   @metadata_bytes 4096
@@ -69,9 +76,13 @@ defmodule Snakepit.Config do
   @wanted %{
     name: "an atom",
     adapter: "a module that implements Snakepit.Adapter",
-    positive: "an integer above 0",
+    positive: "an integer above 0, at most #{@max}",
+    millis: "a number of milliseconds above 0, at most #{@max_millis}",
+    bytes: "a number of bytes above 0, at most #{@max_bytes}",
+    ports: "a number of ports, 1 to 65535",
+    threads: "a number of threads, 1 to #{@max_threads}",
     port: "a port, 0 to 65535",
-    count: "an integer of 0 or more",
+    count: "an integer of 0 or more, at most #{@max}",
     keyword: "a keyword list",
     section: "a map or keyword list",
     string: "a string",
@@ -83,17 +94,24 @@ defmodule Snakepit.Config do
       "a map or list of names (a-z, 0-9, \"_\", \"-\", \".\"; none of gRPC's or HTTP's own) and values of " <>
         "printable ASCII, at most #{@metadata_bytes} bytes in all",
     env: "a map or list of names and values, all strings",
-    timeout: "a number of milliseconds above 0, or :infinity",
+    timeout: "a number of milliseconds above 0, at most #{@max}, or :infinity",
     server: ":native or :grpcio",
     transport: ":unix or :tcp",
     unencodable: ":error or :marker",
-    range: "a pair {first, longest} of milliseconds above 0"
+    range: "a pair {first, longest} of milliseconds above 0, at most #{@max_millis}"
   }
 
   @doc "Threads of the native runtime; read when the library is loaded."
+  @spec runtime_threads() :: {:ok, pos_integer} | {:error, Error.t()}
   def runtime_threads do
     # They share the cores with the schedulers, which do half of the work.
-    Application.get_env(:snakepit, :runtime_threads, max(div(System.schedulers_online(), 2), 1))
+    default = max(div(System.schedulers_online(), 2), 1)
+    threads = Application.get_env(:snakepit, :runtime_threads, default)
+
+    case check([runtime_threads: threads], %{runtime_threads: :threads}) do
+      :ok -> {:ok, threads}
+      {:error, error} -> {:error, %{error | message: "config :snakepit: #{error.message}"}}
+    end
   end
 
   @doc "The options of the pool that the application starts, or nil."
@@ -112,6 +130,9 @@ defmodule Snakepit.Config do
       {:ok, Map.merge(defaults(), Map.new(options))}
     end
   end
+
+  @doc "What a type takes, for messages."
+  def wanted(type), do: Map.fetch!(@wanted, type)
 
   @doc "The type of each of a pool's options."
   def types, do: for({key, {type, _default, _doc}} <- @pool, into: %{}, do: {key, type})
@@ -172,9 +193,13 @@ defmodule Snakepit.Config do
 
   defp valid?(:name, value), do: is_atom(value) and value not in [nil, true, false]
   defp valid?(:adapter, value), do: Snakepit.Adapter.adapter?(value)
-  defp valid?(:positive, value), do: is_integer(value) and value > 0
+  defp valid?(:positive, value), do: is_integer(value) and value in 1..@max
+  defp valid?(:millis, value), do: is_integer(value) and value in 1..@max_millis
+  defp valid?(:bytes, value), do: is_integer(value) and value in 1..@max_bytes
   defp valid?(:port, value), do: is_integer(value) and value in 0..65_535
-  defp valid?(:count, value), do: is_integer(value) and value >= 0
+  defp valid?(:ports, value), do: is_integer(value) and value in 1..65_535
+  defp valid?(:threads, value), do: is_integer(value) and value in 1..@max_threads
+  defp valid?(:count, value), do: is_integer(value) and value in 0..@max
   defp valid?(:keyword, value), do: Keyword.keyword?(value)
 
   defp valid?(:section, value),
@@ -196,7 +221,7 @@ defmodule Snakepit.Config do
   end
 
   defp valid?(:metadata, value) do
-    ((is_map(value) and not is_struct(value)) or is_list(value)) and
+    ((is_map(value) and not is_struct(value)) or proper_list?(value)) and
       Enum.all?(value, &(match?({_, _}, &1) and name?(elem(&1, 0)) and text?(elem(&1, 1)))) and
       value |> Enum.map(fn {k, v} -> byte_size(to_string(k)) + byte_size(v) end) |> Enum.sum() <=
         @metadata_bytes
@@ -208,13 +233,18 @@ defmodule Snakepit.Config do
   defp valid?(:unencodable, value), do: value in [:error, :marker]
 
   defp valid?(:env, value) do
-    (is_map(value) or is_list(value)) and
+    ((is_map(value) and not is_struct(value)) or proper_list?(value)) and
       Enum.all?(value, &match?({k, v} when is_binary(k) and is_binary(v), &1))
   end
 
   defp valid?(:range, value) do
-    match?({first, longest} when is_integer(first) and first in 1..longest//1, value)
+    with {first, longest} <- value,
+         true <- valid?(:millis, first) and valid?(:millis, longest),
+         do: first <= longest,
+         else: (_ -> false)
   end
+
+  defp proper_list?(value), do: is_list(value) and not List.improper?(value)
 
   defp name?(name) when is_atom(name) and name not in [nil, true, false],
     do: name?(Atom.to_string(name))

@@ -22,7 +22,7 @@ defmodule Snakepit.Error do
   | `:cancelled` | the call was cancelled | |
   | `:command_error` | the command raised a `CommandError`, an error of its own | `:code`, `:data`, and those of `:python_error` |
   | `:grpc_unavailable` | the native library is not loaded, or no connection can be had | |
-  | `:internal_error` | a bug in Snakepit | |
+  | `:internal_error` | a bug in Snakepit, or a callback of the adapter that returned nonsense | |
   | `:invalid_args` | arguments that the command does not take, or that cannot be sent | |
   | `:invalid_options` | an option that Snakepit does not take | |
   | `:invalid_result` | the command's result cannot be carried | |

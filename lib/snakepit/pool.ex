@@ -43,6 +43,9 @@ defmodule Snakepit.Pool do
 
   @doc false
   def child_spec(options) do
+    unless Keyword.keyword?(options),
+      do: raise(ArgumentError, "expected a keyword list of options, got: #{inspect(options)}")
+
     %{
       id: {__MODULE__, Keyword.get(options, :name, __MODULE__)},
       start: {__MODULE__, :start_link, [options]},
@@ -66,7 +69,8 @@ defmodule Snakepit.Pool do
   """
   @spec await_ready(atom, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool \\ __MODULE__, timeout \\ 30_000) do
-    with {:ok, %{manager: manager}} <- Manager.fetch(pool) do
+    with :ok <- Config.check([timeout: timeout], %{timeout: :timeout}),
+         {:ok, %{manager: manager}} <- Manager.fetch(pool) do
       GenServer.call(manager, :await_ready, timeout)
     end
   catch

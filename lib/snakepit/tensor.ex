@@ -88,9 +88,17 @@ defmodule Snakepit.Tensor do
     %__MODULE__{data: data, dtype: dtype, shape: shape}
   end
 
+  def new(data, dtype, shape) do
+    dtypes = @sizes |> Map.keys() |> Enum.map_join(", ", &inspect/1)
+
+    raise ArgumentError,
+          "expected a binary, one of #{dtypes}, and a tuple of sides, got: " <>
+            inspect({data, dtype, shape}, limit: 20, printable_limit: 100)
+  end
+
   @doc "The tensor that an `Nx` tensor is. Its types `:bf` and `:c` have no dtype here."
   @spec from_nx(struct) :: t
-  def from_nx(tensor) do
+  def from_nx(%{__struct__: Nx.Tensor} = tensor) do
     type = Nx.type(tensor)
 
     unless is_map_key(@nx, type) do
@@ -103,12 +111,18 @@ defmodule Snakepit.Tensor do
     new(Nx.to_binary(tensor), @nx[type], Nx.shape(tensor))
   end
 
+  def from_nx(other), do: raise(ArgumentError, "expected an Nx tensor, got: #{inspect(other)}")
+
   @doc "The `Nx` tensor that a tensor is. A `:bool` becomes `{:u, 8}`."
   @spec to_nx(t) :: struct
   def to_nx(%__MODULE__{} = tensor) do
+    tensor = new(tensor.data, tensor.dtype, tensor.shape)
     type = Enum.find_value(@nx, {:u, 8}, fn {type, dtype} -> dtype == tensor.dtype && type end)
     Nx.reshape(Nx.from_binary(tensor.data, type), tensor.shape)
   end
+
+  def to_nx(other),
+    do: raise(ArgumentError, "expected a Snakepit.Tensor, got: #{inspect(other)}")
 
   defimpl Inspect do
     def inspect(tensor, _options) do

@@ -33,6 +33,20 @@ defmodule Snakepit.ConfigTest do
     assert %{thread_limit: 2, queue_timeout: 5_000} = pool
   end
 
+  test "the number of the native library's threads is checked like an option" do
+    on_exit(fn -> Application.delete_env(:snakepit, :runtime_threads) end)
+
+    for wrong <- [0, -1, "4", nil, 4.0, :auto, 2 ** 64] do
+      Application.put_env(:snakepit, :runtime_threads, wrong)
+      assert {:error, %Error{message: message}} = Config.runtime_threads()
+      assert message =~ ~r/^config :snakepit: .*:runtime_threads.* 1 to 1024/
+      assert message =~ inspect(wrong)
+    end
+
+    Application.put_env(:snakepit, :runtime_threads, 3)
+    assert Config.runtime_threads() == {:ok, 3}
+  end
+
   test "every option but the name has its key" do
     options = Map.keys(Config.types()) -- [:name]
     tables = Environment.tables()

@@ -25,7 +25,8 @@ defmodule Snakepit.GRPC.Client do
   @not_owner "a stream belongs to the process that started it: its chunks are messages to that one; " <>
                "go on with it there, or send the chunks on"
 
-  @connect_options %{secret: :string, max_message_size: :positive, timeout: :positive}
+  @connect_options %{secret: :string, max_message_size: :bytes, timeout: :positive}
+  @max_chunks 4_294_967_295
   @call_options Config.call_options()
   @stream_options Config.stream_options()
 
@@ -38,6 +39,7 @@ defmodule Snakepit.GRPC.Client do
   @spec connect(String.t(), keyword) :: {:ok, target} | {:error, Error.t()}
   def connect(address, options \\ []) do
     with :ok <- Config.check(options, @connect_options),
+         :ok <- check_address(address),
          do: answer(connecting(address, options, false))
   end
 
@@ -105,8 +107,7 @@ defmodule Snakepit.GRPC.Client do
   """
   @spec execute_stream(target, String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
-  def execute_stream(target, command, args, callback, options \\ [])
-      when is_function(callback, 1) do
+  def execute_stream(target, command, args, callback, options \\ []) do
     each_chunk(&open_stream(target, &1, command, args, options), callback)
   end
 
@@ -168,8 +169,12 @@ defmodule Snakepit.GRPC.Client do
 
   @doc "Asks for `chunks` more chunks of a stream."
   @spec ask(Call.t(), pos_integer) :: :ok
-  def ask(%Call{handle: handle}, chunks) when is_integer(chunks) and chunks > 0 do
-    Native.ask_more(handle, chunks)
+  def ask(call, chunks) when is_integer(chunks) and chunks in 1..@max_chunks,
+    do: on_handle(call, &Native.ask_more(&1, chunks))
+
+  def ask(_call, chunks) do
+    raise ArgumentError,
+          "expected a number of chunks from 1 to #{@max_chunks}, got: #{inspect(chunks)}"
   end
 
   @doc """
@@ -177,12 +182,28 @@ defmodule Snakepit.GRPC.Client do
   the one that started it. Does nothing to one that has ended.
   """
   @spec cancel(Call.t()) :: :ok
-  def cancel(%Call{ref: ref} = call), do: cancel(ref, call)
+  def cancel(call) do
+    :ok = on_handle(call, &Native.cancel/1)
+    flush(call.ref)
+  end
 
   defp cancel(ref, call) do
     # Once the NIF has returned, nothing more is sent.
     Native.cancel(call.handle)
     flush(ref)
+  end
+
+  defp on_handle(%Call{handle: handle} = call, native) do
+    native.(handle)
+  rescue
+    ArgumentError -> no_call(call)
+  end
+
+  defp on_handle(other, _native), do: no_call(other)
+
+  defp no_call(other) do
+    raise ArgumentError,
+          "expected the Snakepit.Call that start_stream/3 returned, got: #{inspect(other)}"
   end
 
   @doc false
@@ -198,10 +219,10 @@ defmodule Snakepit.GRPC.Client do
   @doc "Asks a server how it is: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."
   @spec health(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def health(channel, options \\ []) do
-    timeout = Keyword.get(options, :timeout, @timeout)
-
-    with :ok <- Config.check(options, %{timeout: :positive, worker_id: :string}),
-         do: answer(&Native.health(&1, channel, Keyword.get(options, :worker_id, ""), timeout))
+    with :ok <- Config.check(options, %{timeout: :positive, worker_id: :string}) do
+      timeout = Keyword.get(options, :timeout, @timeout)
+      answer(&Native.health(&1, channel, Keyword.get(options, :worker_id, ""), timeout))
+    end
   end
 
   @doc false
@@ -237,7 +258,10 @@ defmodule Snakepit.GRPC.Client do
       %{"a" => 1, "b" => "test", "c" => [1, 2, 3]}
   """
   @spec decode_result(%{String.t() => binary}) :: map
-  def decode_result(result), do: bang(loaded(fn -> Native.decode_result(result) end))
+  def decode_result(result) do
+    wanted = "a map of strings to binaries"
+    bang(loaded(fn -> Native.decode_result(result) end, wanted))
+  end
 
   @doc false
   # A value as extended JSON, which for most values is JSON: the messages of workers over
@@ -255,9 +279,7 @@ defmodule Snakepit.GRPC.Client do
     if message = Native.load_error() do
       %Error{
         reason: :grpc_unavailable,
-        message:
-          "the native library could not be loaded: #{message}; " <>
-            "run `mix compile` with Rust installed to build it"
+        message: "the native library could not be loaded: #{message}"
       }
     end
   end
@@ -280,17 +302,33 @@ defmodule Snakepit.GRPC.Client do
 
   @doc false
   # What the native side has to know of a call; the first of it is the reference of its messages.
-  def spec(command, args, options) when is_binary(command) do
-    timeout = millis(Keyword.get(options, :timeout, @timeout))
-    queue_timeout = millis(Keyword.get(options, :queue_timeout, :infinity))
-    session = session(options[:session_id], options)
-    metadata = metadata(options)
-    {:ok, {nil, command, args, session, options[:request_id], timeout, queue_timeout, metadata}}
+  def spec(command, args, options) do
+    with :ok <- check_command(command) do
+      timeout = millis(Keyword.get(options, :timeout, @timeout))
+      queue_timeout = millis(Keyword.get(options, :queue_timeout, :infinity))
+      session = session(options[:session_id], options)
+      metadata = metadata(options)
+      {:ok, {nil, command, args, session, options[:request_id], timeout, queue_timeout, metadata}}
+    end
   end
 
-  def spec(command, _args, _options) do
-    message = "a command is a string, got: #{inspect(command)}"
-    {:error, %Error{reason: :unknown_command, message: message}}
+  @doc false
+  def check_command(command) do
+    if is_binary(command) and String.valid?(command) do
+      :ok
+    else
+      message = "a command is a string, in UTF-8, got: #{inspect(command)}"
+      {:error, %Error{reason: :unknown_command, message: message}}
+    end
+  end
+
+  defp check_address(address) do
+    if is_binary(address) and String.valid?(address) do
+      :ok
+    else
+      message = "an address is \"unix:/path\" or \"tcp:host:port\", got: #{inspect(address)}"
+      {:error, %Error{reason: :invalid_args, message: message}}
+    end
   end
 
   defp session(nil, _options), do: nil
@@ -357,7 +395,13 @@ defmodule Snakepit.GRPC.Client do
   # The reference is made here, and goes as an argument to where it is waited for: the compiler sees
   # then that a receive may pass over the messages that were in the mailbox before.
   def each_chunk(start, callback) do
+    unless is_function(callback, 1) do
+      raise ArgumentError,
+            "expected a function of one argument, a chunk, for a callback, got: #{inspect(callback)}"
+    end
+
     ref = make_ref()
+
     with {:ok, call} <- start.(ref), do: each_chunk(ref, call, callback)
   end
 
@@ -469,13 +513,16 @@ defmodule Snakepit.GRPC.Client do
     end
   end
 
-  defp loaded(native) do
+  # `wanted` is what a NIF refuses as no such thing: all else has been checked before.
+  defp loaded(native, wanted \\ "a connection that Snakepit.GRPC.Client.connect/2 returned") do
     native.()
   rescue
-    error in ErlangError ->
-      if error.original == :not_loaded,
-        do: {:error, unavailable()},
-        else: reraise(error, __STACKTRACE__)
+    error in [ErlangError, ArgumentError] ->
+      case error do
+        %ErlangError{original: :not_loaded} -> {:error, unavailable()}
+        %ArgumentError{} -> reraise ArgumentError, "expected #{wanted}", __STACKTRACE__
+        error -> reraise error, __STACKTRACE__
+      end
   end
 
   defp bang({:ok, value}), do: value

@@ -9,10 +9,19 @@ defmodule Snakepit.GRPC.Native do
     path = :filename.join(:code.priv_dir(:snakepit), "native/snakepit_nif")
 
     # A library that does not load must not keep the application from starting: calls say why.
-    case :erlang.load_nif(path, Snakepit.Config.runtime_threads()) do
-      :ok -> :persistent_term.put({__MODULE__, :load_error}, nil)
-      {:error, {_kind, message}} -> :persistent_term.put({__MODULE__, :load_error}, "#{message}")
-    end
+    error =
+      with {:ok, threads} <- Snakepit.Config.runtime_threads(),
+           :ok <- :erlang.load_nif(path, threads) do
+        nil
+      else
+        {:error, %Snakepit.Error{message: message}} ->
+          message
+
+        {:error, {_kind, message}} ->
+          "#{message}; run `mix compile` with Rust installed to build it"
+      end
+
+    :persistent_term.put({__MODULE__, :load_error}, error)
   end
 
   @doc "Why the library could not be loaded, or nil."

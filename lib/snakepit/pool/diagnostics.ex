@@ -8,6 +8,8 @@ defmodule Snakepit.Pool.Diagnostics do
   alias Snakepit.Pool.Manager
 
   @patience 2_000
+  # It answers at once, on a machine that lets it.
+  @manager_patience 30_000
 
   def health(name) do
     with {:ok, pool, overview} <- overview(name) do
@@ -74,12 +76,22 @@ defmodule Snakepit.Pool.Diagnostics do
     with {:ok, pool, overview} <- overview(name), do: {:ok, workers(pool, overview)}
   end
 
-  defp overview(name) do
+  @doc "What the pool knows of itself and what its manager does."
+  def overview(name) do
     with {:ok, pool} <- Manager.fetch(name),
-         do: {:ok, pool, GenServer.call(pool.manager, :overview)}
+         do: {:ok, pool, GenServer.call(pool.manager, :overview, @manager_patience)}
   catch
+    :exit, {:timeout, _call} ->
+      message = "the pool's manager did not answer within #{@manager_patience} ms"
+      {:error, %Error{reason: :timeout, pool: name, message: message}}
+
     :exit, _stopped ->
-      {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
+      stopped(name)
+  end
+
+  @doc "The error of a pool that has gone meanwhile."
+  def stopped(name) do
+    {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
   end
 
   defp workers(pool, overview) do

@@ -2,7 +2,9 @@ defmodule Snakepit.Pool.Gate do
   @moduledoc false
   # What each call has to pass before it takes a worker, where the adapter has such a thing to say.
 
-  alias Snakepit.{Adapter, Error}
+  alias Snakepit.{Adapter, Config, Error}
+  alias Snakepit.GRPC.Client
+  alias Snakepit.Pool.Message
 
   defstruct [:adapter, :commands, :validates, :limits]
 
@@ -27,9 +29,13 @@ defmodule Snakepit.Pool.Gate do
   def pass(nil, _command, _args, options), do: {:ok, options}
 
   def pass(gate, command, args, options) do
-    with :ok <- supported(gate.commands, command),
-         :ok <- valid(gate, command, args) do
-      {:ok, limited(gate, command, args, options)}
+    with :ok <- Client.check_command(command),
+         :ok <- supported(gate.commands, command),
+         :ok <- valid(gate, command, args),
+         {:ok, options} <- limited(gate, command, args, options) do
+      {:ok, options}
+    else
+      {:error, error} -> {:error, %{error | command: command}}
     end
   end
 
@@ -41,31 +47,49 @@ defmodule Snakepit.Pool.Gate do
     else
       known = commands |> Enum.sort() |> Enum.join(", ")
 
-      refuse(
-        :unknown_command,
-        command,
-        "there is no command #{inspect(command)}; there are #{known}"
-      )
+      refuse(:unknown_command, "there is no command #{inspect(command)}; there are #{known}")
     end
   end
 
   defp valid(%{validates: false}, _command, _args), do: :ok
 
   defp valid(gate, command, args) do
-    case gate.adapter.validate_command(command, args) do
-      :ok -> :ok
-      {:error, %Error{} = error} -> {:error, %{error | command: command}}
-      {:error, message} -> refuse(:invalid_args, command, message)
+    with :ok <- Message.check_args(args) do
+      case gate.adapter.validate_command(command, args) do
+        :ok -> :ok
+        {:error, %Error{} = error} -> {:error, error}
+        {:error, message} when is_binary(message) -> refuse(:invalid_args, message)
+        other -> nonsense(gate, "validate_command/2", ":ok or {:error, message}", other)
+      end
     end
   end
 
-  defp refuse(reason, command, message),
-    do: {:error, %Error{reason: reason, command: command, message: message}}
+  defp refuse(reason, message), do: {:error, %Error{reason: reason, message: message}}
 
-  defp limited(%{limits: false}, _command, _args, options), do: options
+  defp nonsense(gate, callback, wanted, returned) do
+    refuse(
+      :internal_error,
+      "#{inspect(gate.adapter)}.#{callback} returned #{inspect(returned)}, not #{wanted}"
+    )
+  end
+
+  defp limited(%{limits: false}, _command, _args, options), do: {:ok, options}
 
   defp limited(gate, command, args, options) do
-    timeout = options[:timeout] || gate.adapter.command_timeout(command, args)
-    if timeout, do: Keyword.put(options, :timeout, timeout), else: options
+    with nil <- options[:timeout],
+         :ok <- Message.check_args(args),
+         timeout when timeout != nil <- gate.adapter.command_timeout(command, args) do
+      case Config.check([timeout: timeout], %{timeout: :timeout}) do
+        :ok ->
+          {:ok, Keyword.put(options, :timeout, timeout)}
+
+        {:error, _error} ->
+          wanted = "#{Config.wanted(:timeout)}, or nil"
+          nonsense(gate, "command_timeout/2", wanted, timeout)
+      end
+    else
+      {:error, error} -> {:error, error}
+      _given_or_none -> {:ok, options}
+    end
   end
 end

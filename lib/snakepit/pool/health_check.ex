@@ -9,6 +9,8 @@ defmodule Snakepit.Pool.HealthCheck do
 
   # A command that computes lets other threads run every few milliseconds.
   @stuck_ms 1_000
+  # What a deadline may be, in ms.
+  @longest 4_294_967_295
 
   defstruct [:worker_id, :pool, :interval, :allowed, :pending, missed: 0]
 
@@ -26,9 +28,12 @@ defmodule Snakepit.Pool.HealthCheck do
   here it returns `{:ok, check}`, or `{:dead, why}` once the worker has missed too many.
   """
   def tick(%{pending: nil} = check, ask),
-    do: {:ok, schedule(%{check | pending: ask.(check.interval * (check.allowed + 1))})}
+    do: {:ok, schedule(%{check | pending: ask.(patience(check))})}
 
   def tick(check, _ask), do: miss(schedule(check), "it did not answer")
+
+  # Longer than it takes to miss too many.
+  defp patience(check), do: min(check.interval * (check.allowed + 1), @longest)
 
   def answered(check, %{"healthy" => false}),
     do: miss(%{check | pending: nil}, "it says that it is not healthy")

@@ -43,6 +43,10 @@ defmodule Snakepit.Pool.Message do
     end
   end
 
+  @doc "Whether these can be a call's arguments."
+  @spec check_args(term) :: :ok | {:error, Error.t()}
+  def check_args(args), do: with({:ok, _args} <- args(args), do: :ok)
+
   defp args(%{__struct__: _}), do: no_args()
   defp args(args) when is_map(args), do: {:ok, args}
   defp args([]), do: {:ok, %{}}

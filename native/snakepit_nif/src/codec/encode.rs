@@ -376,7 +376,8 @@ fn pairs(term: Term<'_>) -> Option<Vec<(Term<'_>, Term<'_>)>> {
             MapIterator::new(term).map(Iterator::collect)
         }
         TermType::List if term.is_empty_list() => Some(Vec::new()),
-        TermType::List => keyword_pairs(term),
+        // The iterator panics at the end of an improper list.
+        TermType::List if term.list_length().is_ok() => keyword_pairs(term),
         _ => None,
     }
 }
