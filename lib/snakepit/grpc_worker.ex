@@ -14,6 +14,11 @@ defmodule Snakepit.GRPCWorker do
   # EX_UNAVAILABLE of sysexits.h, with which a worker says that it can have no server.
   @no_server 69
 
+  # How long another connection to its server may take, in ms.
+  @reconnect_timeout 5_000
+  # A server that takes no calls on connections that it has just accepted serves nobody, in ms.
+  @shortest_connection 100
+
   # How long the status of a process may be on its way once its connection is gone, and the end of its
   # output once it is gone itself, in ms.
   @exit_grace 1_000
@@ -27,13 +32,16 @@ defmodule Snakepit.GRPCWorker do
     :token,
     :secret,
     :process,
+    :address,
     :awaited,
+    :connected,
     :closed,
     :channel,
     :journal,
     :key,
     :timer,
     :check,
+    :leaving,
     :ended,
     asked: %{},
     tail: [],
@@ -43,9 +51,6 @@ defmodule Snakepit.GRPCWorker do
 
   @doc "Options: `:id`, `:pool` (native), `:manager`, `:runtime_dir`, `:options` (the pool's)."
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
-
-  @doc "How long a supervisor has to wait for a worker to stop, in ms."
-  def shutdown(options), do: time_to_stop(options) + 2_000
 
   @impl true
   def init(worker) do
@@ -83,6 +88,9 @@ defmodule Snakepit.GRPCWorker do
   end
 
   @impl true
+  def handle_info({ref, {:announced, "draining"}}, %{process: %{output: %{ref: ref}}} = state),
+    do: {:noreply, said_draining(state)}
+
   def handle_info({ref, {:announced, address}}, %{process: %{output: %{ref: ref}}} = state) do
     {:noreply, if(state.timer, do: connect(address, state), else: state)}
   end
@@ -104,18 +112,34 @@ defmodule Snakepit.GRPCWorker do
   def handle_info(:output_timeout, state), do: stop_ended(state)
 
   def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state) do
-    timeout = state.options.startup_timeout
-    {:ok, health} = Client.start_health(channel, state.id, timeout)
-    {:noreply, %{state | channel: channel, closed: ref, awaited: {:health, health}}}
+    {:ok, health} = Client.start_health(channel, state.id, connect_timeout(state))
+    connected = System.monotonic_time(:millisecond)
+    connection = %{channel: channel, closed: ref, connected: connected}
+    {:noreply, Map.merge(%{state | awaited: {:health, health}}, connection)}
   end
 
+  # It starts no call any more.
+  def handle_info({ref, _answer}, %{awaited: {:health, ref}, leaving: leaving} = state)
+      when leaving != nil,
+      do: {:noreply, %{state | awaited: nil}}
+
   def handle_info({ref, {:ok, %{"healthy" => true}}}, %{awaited: {:health, ref}} = state) do
-    {:noreply, join(%{state | awaited: nil}, state.channel)}
+    state = %{state | awaited: nil}
+
+    cond do
+      state.timer -> {:noreply, join(state, state.channel)}
+      resume(state, state.channel) -> {:noreply, state}
+      true -> {:noreply, lost(state)}
+    end
   end
 
   def handle_info({ref, {:ok, health}}, %{awaited: {:health, ref}} = state) do
     {:noreply, kill("it says that it is not healthy: #{inspect(health)}", state)}
   end
+
+  # It takes no more connections: it is about to end, or has ended.
+  def handle_info({ref, {:error, _failure}}, %{awaited: {_step, ref}, timer: nil} = state),
+    do: {:noreply, if(state.key, do: drain(%{state | awaited: nil}), else: state)}
 
   def handle_info({ref, {:error, failure}}, %{awaited: {_step, ref}} = state) do
     error = Client.error(failure)
@@ -123,7 +147,9 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, kill(error.message, %{state | no_grpc: no_grpc})}
   end
 
-  def handle_info(:check_health, %{key: nil} = state), do: {:noreply, state}
+  def handle_info(:check_health, %{key: key, leaving: leaving} = state)
+      when key == nil or leaving != nil,
+      do: {:noreply, state}
 
   def handle_info(:check_health, state) do
     ask = fn timeout ->
@@ -149,14 +175,27 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, %{state | asked: asked}}
   end
 
-  # A process that has ended tells how in a moment.
-  def handle_info({ref, :closed}, %{closed: ref} = state) do
-    Process.send_after(self(), :connection_lost, @exit_grace)
-    {:noreply, leave(state)}
+  # A worker that leaves takes the connection away in its own time.
+  def handle_info({ref, :closed}, %{closed: ref, leaving: leaving} = state) when leaving != nil,
+    do: {:noreply, state}
+
+  # Its connection takes no more calls. A server may mean only that by it: connections get old.
+  def handle_info({ref, :closed}, %{closed: ref, key: key} = state) do
+    lasted = System.monotonic_time(:millisecond) - state.connected
+
+    if key && Native.pool_pause(state.pool, key) && lasted >= @shortest_connection,
+      do: {:noreply, connect(state.address, state)},
+      else: {:noreply, lost(state)}
   end
 
   def handle_info(:connection_lost, %{ended: nil} = state),
     do: {:noreply, kill("its connection was lost", state)}
+
+  def handle_info(:snakepit_drained, state), do: {:noreply, ask_to_exit(state)}
+  def handle_info(:drain_timeout, state), do: {:noreply, ask_to_exit(state)}
+
+  def handle_info(:exit_timeout, %{ended: nil} = state),
+    do: {:noreply, kill("it did not exit after SIGTERM", state)}
 
   def handle_info(:startup_timeout, state) do
     message = "it was not ready within #{state.options.startup_timeout} ms (:startup_timeout)"
@@ -185,19 +224,11 @@ defmodule Snakepit.GRPCWorker do
   def terminate(_reason, %{process: nil}), do: :ok
 
   def terminate(_reason, state) do
-    if state.key, do: Native.pool_drain(state.pool, state.key)
-    OSProcess.terminate(state.process)
-
-    unless state.ended,
-      do: await_exit(state, System.monotonic_time(:millisecond) + time_to_stop(state.options))
-
+    state = stop_serving(state, &handle_info/2)
     OSProcess.exited_and_logged(state.process)
     OSProcess.stopped(state.process, :shutdown)
     leave(state)
   end
-
-  # Calls finish, then those that have not are cancelled and clean up.
-  defp time_to_stop(options), do: options.shutdown_timeout + options.kill_grace
 
   defp listen(%{options: %{transport: :unix} = options} = state) do
     with {:ok, path} <- RuntimeDir.path(state.runtime_dir, options.startup_timeout),
@@ -213,12 +244,22 @@ defmodule Snakepit.GRPCWorker do
   defp connect(address, %{options: options} = state) do
     secret = if state.secret, do: [secret: state.secret], else: []
     size = options.max_message_size
-    connect_options = [max_message_size: size, journal: state.journal] ++ secret
+    timeout = connect_timeout(state)
+    connect_options = [max_message_size: size, timeout: timeout, journal: state.journal] ++ secret
 
     case Client.start_connect(address, connect_options) do
-      {:ok, ref} -> %{state | awaited: {:connect, ref}}
+      {:ok, ref} -> %{state | address: address, awaited: {:connect, ref}}
       {:error, error} -> kill(error.message, state)
     end
+  end
+
+  defp connect_timeout(%{timer: nil}), do: @reconnect_timeout
+  defp connect_timeout(%{options: options}), do: options.startup_timeout
+
+  # A process that has ended tells how in a moment.
+  defp lost(state) do
+    Process.send_after(self(), :connection_lost, @exit_grace)
+    leave(state)
   end
 
   # Its process has ended: the end of its output is on its way.
@@ -241,15 +282,6 @@ defmodule Snakepit.GRPCWorker do
   defp stop({_how, text} = why, state) do
     if state.process, do: OSProcess.stopped(state.process, text)
     {:stop, {:shutdown, why}, %{state | process: nil}}
-  end
-
-  defp await_exit(%{process: %{port: port}}, deadline) do
-    receive do
-      {^port, {:exit_status, _status}} -> :ok
-      {:EXIT, ^port, _reason} -> :ok
-    after
-      max(deadline - System.monotonic_time(:millisecond), 0) -> :timeout
-    end
   end
 
   # Where a worker on this machine notes which calls have started. It is read when it has died.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import logging
 import os
@@ -50,7 +51,8 @@ def _serve(options: argparse.Namespace, token: str, secret: str, journal: str) -
         else:
             print(f"listening on {address}", flush=True)
 
-    return run(registry, options, secret=secret, journal=journal, ready=ready)
+    leaving = functools.partial(_process.announce, token, "draining") if token else None
+    return run(registry, options, secret=secret, journal=journal, ready=ready, leaving=leaving)
 
 
 def _server(name: Optional[str]) -> Callable[..., int]:

@@ -22,7 +22,7 @@ from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._relay import TimedOutError, relay
-from snakepit_bridge._serving import leave_running, signals
+from snakepit_bridge._serving import Signals, leave_running
 from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._values import decode_fields
 from snakepit_bridge._version import __version__
@@ -51,10 +51,11 @@ def run(
     secret: str,
     journal: str,  # noqa: ARG001 - it has no `Calls`
     ready: Callable[[str], None],
+    leaving: Optional[Callable[[], None]],
 ) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
-    wait_for_signal = signals()
+    signals = Signals()
     worker = Worker(
         registry,
         worker_id=options.worker_id,
@@ -76,8 +77,8 @@ def run(
     address = _address.bind_first(options.listen, functools.partial(_bind, server))
     server.start()
     ready(address)
-    wait_for_signal()
-    _shut_down(server, worker, options.shutdown_timeout, options.kill_grace)
+    timeout = signals.await_end(leaving, options.shutdown_timeout)
+    _shut_down(server, worker, timeout, options.kill_grace)
     registry.adapter.close()
     return 0
 

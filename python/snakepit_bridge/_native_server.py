@@ -16,7 +16,7 @@ from snakepit_bridge._commands import Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._native import Server
-from snakepit_bridge._serving import leave_fork, leave_running, signals
+from snakepit_bridge._serving import Signals, leave_fork, leave_running
 from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._values import InvalidValueError
 from snakepit_bridge._version import __version__
@@ -32,10 +32,11 @@ def run(
     secret: str,
     journal: str,
     ready: Callable[[str], None],
+    leaving: Optional[Callable[[], None]],
 ) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
-    wait_for_signal = signals()
+    signals = Signals()
     hooks = _Hooks(registry, options.worker_id, Sessions(options.max_sessions, options.session_ttl))
     settings = {
         "worker_id": options.worker_id,
@@ -56,8 +57,8 @@ def run(
 
         hooks.event_loop = EventLoop(server)
     ready(address)
-    wait_for_signal()
-    _shut_down(server, hooks, options.shutdown_timeout, options.kill_grace)
+    timeout = signals.await_end(leaving, options.shutdown_timeout)
+    _shut_down(server, hooks, timeout, options.kill_grace)
     registry.adapter.close()
     return 0
 

@@ -44,9 +44,12 @@ def take_stdio() -> tuple[int, int]:
     return _take_stdin(), outlet
 
 
-def announce(token: str, address: str) -> None:
-    """Tells the parent, on the real stdout and in one write, that calls are welcome."""
-    os.write(1, f"\n{token} {address}\n".encode())
+def announce(token: str, what: str) -> None:
+    """Tells the parent, on the real stdout and in one write.
+
+    An address: that calls are welcome there. "draining": that no more are.
+    """
+    os.write(1, f"\n{token} {what}\n".encode())
 
 
 def _take_stdin() -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, Optional
@@ -19,16 +21,46 @@ _forks: list[None] = []
 os.register_at_fork(after_in_child=functools.partial(_forks.append, None))
 
 
-def signals() -> Callable[[], object]:
-    """Takes SIGTERM and SIGINT; what it returns waits for one of them."""
-    # The interpreter's C handler writes to the pipe itself, on whichever thread the signal comes. A
-    # Python handler would run only once the waiting thread wakes up, which nothing promises.
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    return functools.partial(os.read, reader, 1)
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """SIGTERM and SIGINT, from the making of this on."""
+
+    def __init__(self) -> None:
+        # The interpreter's C handler writes to the pipe itself, on whichever thread the signal
+        # comes. A Python handler would run only once the waiting thread wakes up, which nothing
+        # promises.
+        self._reader, writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in _ENDS:
+            signal.signal(number, lambda *_: None)
+
+    def wait(self, timeout: Optional[float] = None) -> None:
+        """Waits for one of them, for at most so many seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._reader], [], [], left)[0]:
+                return
+            # A command may have handlers for other signals, which come here as well.
+            if os.read(self._reader, 1)[0] in _ENDS:
+                return
+
+    def await_end(self, announce: Optional[Callable[[], None]], shutdown_timeout: float) -> float:
+        """Returns when it is time to end, and for how many seconds calls may go on from then on.
+
+        A parent that is told by `announce` after the first signal makes no more calls. It sends the
+        second one when none is left, or when it waits for them no longer.
+        """
+        self.wait()
+        if announce is None:
+            return shutdown_timeout
+        announce()
+        self.wait(shutdown_timeout)
+        return 0.0
 
 
 def leave_fork(error: Optional[BaseException] = None) -> None:

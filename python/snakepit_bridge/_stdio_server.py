@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import threading
@@ -16,7 +17,7 @@ from snakepit_bridge._commands import Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._extended import decode_extended, encode_extended
 from snakepit_bridge._failure import CallError
-from snakepit_bridge._serving import leave_running, signals
+from snakepit_bridge._serving import Signals, leave_running
 from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._stdio_wire import StdioWire, refusal, response
 from snakepit_bridge._version import __version__
@@ -29,7 +30,7 @@ _log = logging.getLogger("snakepit_bridge")
 
 def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int]) -> int:
     """Serves until SIGTERM or SIGINT, or the end of stdin; returns the exit code."""
-    wait_for_signal = signals()
+    signals = Signals()
     worker = Worker(
         registry,
         worker_id=options.worker_id,
@@ -41,8 +42,8 @@ def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int])
     for number in range(options.max_concurrency + 1):
         name = f"snakepit-call-{number}"
         threading.Thread(target=server.serve, name=name, daemon=True).start()
-    wait_for_signal()
-    if not worker.runner.wait_gone(None, options.shutdown_timeout):
+    timeout = signals.await_end(server.say_draining, options.shutdown_timeout)
+    if not worker.runner.wait_gone(None, timeout):
         server.cancel_all()
         if not worker.runner.wait_gone(None, options.kill_grace):
             leave_running(options.kill_grace)
@@ -76,6 +77,11 @@ class _Server:
         finally:
             # The parent is gone, or what it says cannot be understood.
             _process.kill_group()
+
+    def say_draining(self) -> None:
+        """Asks the parent for no more calls."""
+        with contextlib.suppress(BrokenPipeError):
+            self._write(encode_extended({"draining": True}))
 
     def cancel_all(self) -> None:
         for call in list(self._calls.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -208,6 +209,7 @@ class WorkerProcess:
             errors="replace",
         )
         self._token = token or "listening on"
+        self._kept: list[str] = []
         self._lines: queue.SimpleQueue[Optional[str]] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -221,6 +223,8 @@ class WorkerProcess:
 
     def lines(self) -> Iterator[str]:
         """Each further line of its output, as it comes, to the end."""
+        while self._kept:
+            yield self._kept.pop(0)
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
             yield line
 
@@ -234,7 +238,16 @@ class WorkerProcess:
         assert not self._reader.is_alive()
         return code
 
+    def drain(self) -> None:
+        """Sends SIGTERM, and returns once it has asked for no more calls."""
+        self.process.send_signal(signal.SIGTERM)
+        lines = list(itertools.takewhile(f"{self._token} draining".__ne__, self.lines()))
+        self._kept = lines[:-1]
+
     def stop(self) -> int:
+        """As its parent does."""
+        if self._token == TOKEN:
+            self.drain()
         self.process.send_signal(signal.SIGTERM)
         return self.ended()
 

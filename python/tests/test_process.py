@@ -158,7 +158,7 @@ def test_a_user_s_own_logging_takes_over(start: Start, tmp_path: Path) -> None:
 
 
 def test_sigterm_ends_the_worker_whichever_thread_gets_it(start: Start) -> None:
-    worker = start()
+    worker = start("--shutdown-timeout", "0.1")
     with connected(worker.address()) as client:
         assert client.execute("terminate_from_this_thread").success
     assert worker.ended() == 0
@@ -171,11 +171,43 @@ def test_sigterm_lets_running_calls_finish(start: Start, pipe: MakePipe) -> None
     with connected(worker.address()) as client:
         running = client.begin("hold", args)
         assert started.line() == "started"
+        worker.drain()
+        # A call may have been on its way when it said that it wants no more.
+        assert client.result("add", a=1) == {"result": 1}
+        until.send("go")
+        assert running.result().result == {"result": b"5"}
+        worker.process.terminate()
+        assert worker.ended() == 0
+    assert "closed the adapter" in list(worker.lines())
+
+
+def test_a_second_sigterm_cancels_what_runs(start: Start, pipe: MakePipe) -> None:
+    worker = start()
+    finished = pipe("finally")
+    with connected(worker.address()) as client:
+        stream = client.stream("endless", {"pipe": finished.path})
+        next(stream)
+        assert worker.stop() == 0
+        assert finished.line() == "finally"
+
+
+def test_it_waits_for_the_second_sigterm_no_longer_than_calls_may_take(start: Start) -> None:
+    worker = start("--shutdown-timeout", "0.1")
+    worker.address()
+    worker.drain()
+    assert worker.ended() == 0
+
+
+def test_by_hand_one_sigterm_is_enough(start: Start, pipe: MakePipe) -> None:
+    worker = start(token="")
+    started, until = pipe("started"), pipe("until")
+    with connected(worker.address()) as client:
+        running = client.begin("hold", {"started": started.path, "until": until.path, "note": 5})
+        assert started.line() == "started"
         worker.process.terminate()
         until.send("go")
         assert running.result().result == {"result": b"5"}
         assert worker.ended() == 0
-    assert "closed the adapter" in list(worker.lines())
 
 
 def test_sigterm_does_not_wait_for_ever(start: Start, pipe: MakePipe) -> None:

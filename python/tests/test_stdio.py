@@ -42,6 +42,15 @@ class Stdio:
             )
         self._id = 0
 
+    def drain(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.receive() == {"draining": True}
+
+    def stop(self) -> int:
+        self.drain()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
     def send(self, command: str, /, args: dict[str, Any], **fields: Any) -> int:
         self._id += 1
         request = {"id": self._id, "command": command, "args": args, "timestamp": 0, **fields}
@@ -116,8 +125,7 @@ def test_what_is_printed_goes_to_stderr(start: Callable[..., Stdio], tmp_path: P
     worker = start()
     worker.send("log", {})
     assert worker.receive()["success"]
-    worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(PATIENCE) == 0
+    assert worker.stop() == 0
     lines = (tmp_path / "stderr").read_text().splitlines()
     assert lines[0] == "<7>probe: a detail"
     assert "printed, not flushed" in lines
@@ -168,7 +176,10 @@ def test_sigterm_lets_running_calls_finish(start: Callable[..., Stdio], pipe: Ma
     started, until = pipe("started"), pipe("until")
     held = worker.send("hold", {"started": started.path, "until": until.path})
     assert started.line() == "started"
-    worker.process.send_signal(signal.SIGTERM)
+    worker.drain()
+    # It answers what was on its way when it asked for no more.
     until.send("go")
     assert worker.receive()["id"] == held
+    assert worker.ask("add", a=1) == {"result": 1}
+    worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(PATIENCE) == 0

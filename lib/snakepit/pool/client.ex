@@ -13,22 +13,30 @@ defmodule Snakepit.Pool.Client do
     {id, made} = Native.new_call()
     options = Keyword.put_new(options, :request_id, made)
     call = %{id: id, command: command, request_id: options[:request_id], caller: self()}
-    deadline = deadline(options[:timeout])
+    run(pool, call, args, options, started, false)
+  end
 
-    with {:ok, {lease, worker, worker_id, generation}} <- acquire(pool.native, call, options) do
+  defp run(pool, call, args, options, started, again) do
+    with {:ok, {lease, worker, worker_id, generation}} <-
+           acquire(pool.native, call, options, started, again) do
       placed = System.monotonic_time(:microsecond)
-      left = left(deadline)
+      left = left(options[:timeout], started)
 
-      case message(call, args, generation, left, pool.max_message_size, options) do
-        {:ok, message} ->
-          worker
-          |> ask(Map.merge(call, %{lease: lease, left: left, message: message}))
-          |> finish(call, worker_id, options)
-          |> with_meta(call, worker_id, placed - started, placed)
+      with {:ok, message} <-
+             message(call, args, generation, left, pool.max_message_size, options),
+           {:answered, answer} <-
+             ask(worker, Map.merge(call, %{lease: lease, left: left, message: message})) do
+        answer
+        |> finish(call, worker_id, options)
+        |> with_meta(call, worker_id, placed - started, placed)
+      else
+        :not_started ->
+          Native.release(lease)
+          run(pool, call, args, options, started, true)
 
         {:error, error} ->
           Native.release(lease)
-          {:error, %{error | command: command, request_id: call.request_id}, nil}
+          {:error, %{error | command: call.command, request_id: call.request_id}, nil}
       end
     else
       {:error, error} -> {:error, error, nil}
@@ -40,11 +48,21 @@ defmodule Snakepit.Pool.Client do
     {outcome, value, {call.request_id, worker_id, queue_us, execution_us}}
   end
 
-  defp acquire(native, call, options) do
+  # One that comes back has no more time than is left of what it had.
+  defp acquire(native, call, options, started, again) do
     ref = make_ref()
 
+    options =
+      if again,
+        do:
+          Keyword.merge(options,
+            timeout: left(options[:timeout], started) || :infinity,
+            queue_timeout: left(options[:queue_timeout], started) || :infinity
+          ),
+        else: options
+
     with {:ok, spec} <- Client.spec(call.command, nil, options),
-         {:error, failure} <- taken(Native.acquire(native, put_elem(spec, 0, ref)), ref) do
+         {:error, failure} <- taken(Native.acquire(native, put_elem(spec, 0, ref), again), ref) do
       {:error, Client.error(failure, call.command, {call.request_id, nil, 0, 0})}
     end
   end
@@ -89,8 +107,9 @@ defmodule Snakepit.Pool.Client do
     send(worker, {:call, ref, call})
 
     receive do
-      {^ref, answer} -> answer
-      {:DOWN, ^ref, :process, _pid, reason} -> {:crashed, Exception.format_exit(reason)}
+      {^ref, :not_started} -> :not_started
+      {^ref, answer} -> {:answered, answer}
+      {:DOWN, ^ref, :process, _pid, reason} -> down(reason)
     end
   end
 
@@ -115,11 +134,14 @@ defmodule Snakepit.Pool.Client do
     {:error, Client.error(failure, call.command, {call.request_id, worker_id, 0, 0})}
   end
 
-  defp deadline(timeout) when timeout in [nil, :infinity], do: nil
-  defp deadline(timeout), do: now() + timeout
+  # A worker that ends in order has answered every call that it took.
+  defp down(reason) when reason in [:noproc, :normal, :shutdown], do: :not_started
+  defp down({:shutdown, _why}), do: :not_started
+  defp down(reason), do: {:answered, {:crashed, Exception.format_exit(reason)}}
 
-  defp left(nil), do: nil
-  defp left(deadline), do: max(deadline - now(), 1)
+  # What is left, in ms, of a time that runs from the call's start on.
+  defp left(timeout, _started) when timeout in [nil, :infinity], do: nil
 
-  defp now, do: System.monotonic_time(:millisecond)
+  defp left(timeout, started),
+    do: max(timeout - div(System.monotonic_time(:microsecond) - started, 1000), 1)
 end

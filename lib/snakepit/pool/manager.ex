@@ -45,6 +45,7 @@ defmodule Snakepit.Pool.Manager do
   @impl true
   def init({supervisor, options}) do
     Process.flag(:trap_exit, true)
+    claim(Module.concat(options.name, "Manager"))
     error = Client.unavailable()
     native = unless error, do: new_pool(options)
 
@@ -126,8 +127,23 @@ defmodule Snakepit.Pool.Manager do
 
   @impl true
   def terminate(_reason, state) do
-    :persistent_term.erase({Snakepit.Pool, state.options.name})
+    # Whoever finds the pool from here on, or has found it, hears that it has stopped.
     if state.native, do: Native.pool_close(state.native)
+    :persistent_term.erase({Snakepit.Pool, state.options.name})
+  end
+
+  # Of the managers of one name there is one at a time that publishes the pool and takes that back: where
+  # a supervisor was killed its manager may still be about to end when the next one starts.
+  defp claim(name) do
+    Process.register(self(), name)
+  rescue
+    ArgumentError ->
+      if earlier = Process.whereis(name) do
+        monitor = Process.monitor(earlier)
+        receive do: ({:DOWN, ^monitor, :process, ^earlier, _reason} -> :ok)
+      end
+
+      claim(name)
   end
 
   defp publish(options, native, error, fallback) do
@@ -203,8 +219,7 @@ defmodule Snakepit.Pool.Manager do
     options = %{state.options | adapter: fallback, fallback_adapter: nil}
     native = new_pool(options)
     publish(options, native, nil, %{adapter: adapter, reason: message})
-    Native.pool_set_unavailable(state.native, message, true)
-    Native.pool_close(state.native)
+    Native.pool_fell_back(state.native, message)
     for {pid, _worker} <- state.workers, do: Process.exit(pid, :shutdown)
     metadata = %{pool: name, adapter: adapter, fallback_adapter: fallback, why: message}
     Telemetry.pool_fell_back(metadata)

@@ -2,7 +2,12 @@ defmodule Snakepit.Pool.Membership do
   @moduledoc false
   # A worker's place in its pool, from the moment it is ready until it leaves: the same for both kinds
   # of worker, whose state has `:id`, `:pool`, `:manager`, `:options`, `:process`, `:key`, `:timer`,
-  # `:check` and `:why`.
+  # `:check`, `:why`, `:leaving` and `:ended`.
+  #
+  # A worker leaves in steps, whether its pool stops or it has said that it leaves: it gets no new
+  # calls; once those it has are over, or `:drain_timeout` comes, it gets SIGTERM; and SIGKILL at
+  # `:exit_timeout`. One of our own that gets SIGTERM says that it leaves, goes on with its calls, and
+  # takes the second SIGTERM for the word that no more come.
 
   require Logger
 
@@ -18,6 +23,63 @@ defmodule Snakepit.Pool.Membership do
     send(state.manager, {:worker_ready, self()})
     %{state | timer: nil, key: key, check: HealthCheck.new(state.id, state.options)}
   end
+
+  @doc "A worker that was paused goes on with another channel. False if it has left meanwhile."
+  def resume(state, channel) do
+    %{max_concurrency: capacity, kill_grace: grace} = state.options
+    Native.pool_resume(state.pool, state.key, channel, state.id, capacity, grace)
+  end
+
+  @doc "No new call comes. `:snakepit_drained` tells that there is none any more."
+  def drain(%{leaving: nil, key: key} = state) when key != nil do
+    Native.pool_drain(state.pool, key)
+    Process.send_after(self(), :drain_timeout, state.options.shutdown_timeout)
+    %{state | leaving: :draining}
+  end
+
+  def drain(%{leaving: nil} = state), do: ask_to_exit(state)
+  def drain(state), do: state
+
+  @doc "The worker has said that it leaves."
+  def said_draining(%{leaving: :asked} = state), do: tap(state, &OSProcess.terminate(&1.process))
+  def said_draining(state), do: drain(state)
+
+  @doc "Nothing holds it any more."
+  def ask_to_exit(%{leaving: :asked} = state), do: state
+
+  def ask_to_exit(state) do
+    OSProcess.terminate(state.process)
+    Process.send_after(self(), :exit_timeout, 2 * state.options.kill_grace)
+    %{state | leaving: :asked}
+  end
+
+  @doc "How long a supervisor has to wait for a worker to stop, in ms."
+  def time_to_stop(options), do: options.shutdown_timeout + 3 * options.kill_grace + 4_000
+
+  @doc "Has a worker leave whose process is about to stop: its messages are handled until it has."
+  def stop_serving(%{ended: nil} = state, handle_info) do
+    deadline = System.monotonic_time(:millisecond) + time_to_stop(state.options) - 2_000
+    serve(drain(state), handle_info, deadline)
+  end
+
+  def stop_serving(state, _handle_info), do: state
+
+  defp serve(%{ended: nil} = state, handle_info, deadline) do
+    receive do
+      {:EXIT, pid, _reason} when is_pid(pid) ->
+        serve(state, handle_info, deadline)
+
+      message ->
+        case handle_info.(message, state) do
+          {:noreply, state} -> serve(state, handle_info, deadline)
+          {:stop, _reason, state} -> state
+        end
+    after
+      max(deadline - System.monotonic_time(:millisecond), 0) -> state
+    end
+  end
+
+  defp serve(state, _handle_info, _deadline), do: state
 
   @doc "No call comes any more, and no answer to a health check counts."
   def leave(%{key: nil} = state), do: state

@@ -47,6 +47,10 @@ defmodule Snakepit.Pool.Message do
   @spec check_args(term) :: :ok | {:error, Error.t()}
   def check_args(args), do: with({:ok, _args} <- args(args), do: :ok)
 
+  @doc "Whether it says that the worker leaves, and answers nothing."
+  def draining?(message),
+    do: match?({:ok, %{"draining" => true}}, Client.decode_extended(message))
+
   defp args(%{__struct__: _}), do: no_args()
   defp args(args) when is_map(args), do: {:ok, args}
   defp args([]), do: {:ok, %{}}

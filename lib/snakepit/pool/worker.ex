@@ -13,6 +13,7 @@ defmodule Snakepit.Pool.Worker do
 
   # How long the end of the output may be on its way once the process is gone, in ms.
   @output_grace 1_000
+  @stopped "it was stopped, and the call went on for longer than :shutdown_timeout"
 
   defstruct [
     :id,
@@ -25,6 +26,7 @@ defmodule Snakepit.Pool.Worker do
     :why,
     :ended,
     :check,
+    :leaving,
     tail: [],
     calls: %{},
     asked: %{}
@@ -32,9 +34,6 @@ defmodule Snakepit.Pool.Worker do
 
   @doc "Options: `:id`, `:pool` (native), `:manager`, `:options` (the pool's)."
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
-
-  @doc "How long a supervisor has to wait for a worker to stop, in ms."
-  def shutdown(options), do: options.shutdown_timeout + 2 * options.kill_grace + 2_000
 
   @impl true
   def init(worker) do
@@ -66,6 +65,11 @@ defmodule Snakepit.Pool.Worker do
   end
 
   @impl true
+  def handle_info({:call, ref, _call}, %{ended: ended} = state) when ended != nil do
+    send(ref, {ref, :not_started})
+    {:noreply, state}
+  end
+
   def handle_info({:call, ref, %{left: left} = call}, state) do
     timer = left && Process.send_after(self(), {:deadline, call.id}, left)
     monitor = Process.monitor(call.caller)
@@ -85,8 +89,7 @@ defmodule Snakepit.Pool.Worker do
         {:noreply, told(asked, message, %{state | asked: Map.delete(state.asked, id)})}
 
       _ ->
-        text = String.slice(inspect(message, limit: 100, printable_limit: 100), 0, 200)
-        {:noreply, kill("it wrote to its standard output what answers nothing: #{text}", state)}
+        {:noreply, notified(message, state)}
     end
   end
 
@@ -132,7 +135,9 @@ defmodule Snakepit.Pool.Worker do
     {:noreply, kill(message, state)}
   end
 
-  def handle_info(:check_health, %{key: nil} = state), do: {:noreply, state}
+  def handle_info(:check_health, %{key: key, leaving: leaving} = state)
+      when key == nil or leaving != nil,
+      do: {:noreply, state}
 
   def handle_info(:check_health, state) do
     {id, _request_id} = Native.new_call()
@@ -158,6 +163,12 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
+  def handle_info(:snakepit_drained, state), do: {:noreply, ask_to_exit(state)}
+  def handle_info(:drain_timeout, state), do: {:noreply, abandon_all(state)}
+
+  def handle_info(:exit_timeout, %{ended: nil} = state),
+    do: {:noreply, kill("it did not exit after SIGTERM", state)}
+
   def handle_info({:snakepit_end_session, id, generation}, state) do
     args = %{session_id: id, session_generation: generation}
     {:noreply, request(nil, "$end_session", args, state)}
@@ -169,43 +180,17 @@ defmodule Snakepit.Pool.Worker do
 
   @impl true
   def terminate(_reason, state) do
-    if state.process && !state.ended, do: drain(state)
-    if state.process, do: OSProcess.stopped(state.process, state.ended || :shutdown)
-  end
-
-  # Calls finish; those that have not are cancelled and clean up; then the process ends.
-  defp drain(%{options: options} = state) do
-    if state.key, do: Native.pool_drain(state.pool, state.key)
-
-    options.shutdown_timeout
-    |> serve(&(&1.calls == %{}), state)
-    |> abandon_all()
-    |> then(&serve(options.kill_grace, fn state -> state.calls == %{} end, &1))
-    |> tap(&OSProcess.terminate(&1.process))
-    |> then(&serve(options.kill_grace, fn state -> state.ended end, &1))
-    |> tap(&OSProcess.exited_and_logged(&1.process))
-    |> leave()
-  end
-
-  # Goes on with its work for as long as that.
-  defp serve(time, done?, state) do
-    serve_until(System.monotonic_time(:millisecond) + time, done?, state)
-  end
-
-  defp serve_until(deadline, done?, state) do
-    if done?.(state) do
-      state
-    else
-      receive do
-        message ->
-          case handle_info(message, state) do
-            {:noreply, state} -> serve_until(deadline, done?, state)
-            {:stop, _reason, state} -> state
-          end
-      after
-        max(deadline - System.monotonic_time(:millisecond), 0) -> state
-      end
+    if state.process do
+      left = if state.ended, do: state, else: shut_down(state)
+      answer_all(left, left.ended || @stopped)
+      OSProcess.stopped(state.process, state.ended || :shutdown)
     end
+  end
+
+  defp shut_down(state) do
+    state = stop_serving(state, &handle_info/2)
+    OSProcess.exited_and_logged(state.process)
+    leave(state)
   end
 
   # Asks the worker itself; `asked` is who is to be told.
@@ -218,6 +203,15 @@ defmodule Snakepit.Pool.Worker do
     {:ok, message} = Message.request(id, command, args)
     OSProcess.write(state.process, message)
     put_in(state.asked[id], asked)
+  end
+
+  defp notified(message, state) do
+    if Message.draining?(message) do
+      said_draining(state)
+    else
+      text = String.slice(inspect(message, limit: 100, printable_limit: 100), 0, 200)
+      kill("it wrote to its standard output what answers nothing: #{text}", state)
+    end
   end
 
   defp told(:ready, message, state) do
@@ -273,10 +267,8 @@ defmodule Snakepit.Pool.Worker do
   end
 
   defp abandon_all(state) do
-    why = {:crashed, "the pool has stopped"}
-
     for({_id, %{ref: ref} = call} when ref != nil <- state.calls, do: call)
-    |> Enum.reduce(state, &abandon(&1, why, &2))
+    |> Enum.reduce(state, &abandon(&1, {:crashed, @stopped}, &2))
   end
 
   defp tell_ended(call, how, state) do
@@ -299,7 +291,16 @@ defmodule Snakepit.Pool.Worker do
 
   defp stop_ended(state) do
     why = OSProcess.exit_text(state.ended, state.tail)
+    state = %{answer_all(state, why) | ended: why}
 
+    if state.timer,
+      do: stop({:start_failed, OSProcess.start_error(state, why)}, state),
+      else: stop({:exited, why}, state)
+  end
+
+  # Its calls end with it. Whoever hears nothing from one that ends in order knows that it never took the
+  # call.
+  defp answer_all(state, why) do
     for {_id, call} <- state.calls do
       if call.ref,
         do: send(call.ref, {call.ref, {:crashed, why}}),
@@ -311,11 +312,7 @@ defmodule Snakepit.Pool.Worker do
     for {_id, {:describe, from, _timer}} <- state.asked,
         do: GenServer.reply(from, description(nil, state))
 
-    state = %{state | calls: %{}, asked: %{}, ended: why}
-
-    if state.timer,
-      do: stop({:start_failed, OSProcess.start_error(state, why)}, state),
-      else: stop({:exited, why}, state)
+    %{state | calls: %{}, asked: %{}}
   end
 
   defp stop(why, state), do: {:stop, {:shutdown, why}, state}

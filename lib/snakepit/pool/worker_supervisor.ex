@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.WorkerSupervisor do
   use DynamicSupervisor
 
   alias Snakepit.{Adapter, GRPCWorker}
-  alias Snakepit.Pool.Worker
+  alias Snakepit.Pool.{Membership, Worker}
 
   def start_link(_options), do: DynamicSupervisor.start_link(__MODULE__, [])
 
@@ -14,7 +14,7 @@ defmodule Snakepit.Pool.WorkerSupervisor do
   @doc "Starts a worker. It is not restarted here: the manager knows when to try again."
   def start_worker(supervisor, worker) do
     module = if Adapter.grpc?(worker.options.adapter), do: GRPCWorker, else: Worker
-    shutdown = module.shutdown(worker.options)
+    shutdown = Membership.time_to_stop(worker.options)
 
     DynamicSupervisor.start_child(
       supervisor,

@@ -11,13 +11,15 @@ use rustler::{Encoder, Env, Term, types::atom};
 use snakepit_proto::{ExecuteRequest, ExecuteResponse, Fields, SessionRequest, StreamResponse};
 use snakepit_wire::FRAME_OVERHEAD;
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, Streaming, metadata::AsciiMetadataKey};
 
+/// How often a call that has not started is sent to a server at most.
+const MOST_ATTEMPTS: u32 = 8;
 /// From here on a result is decoded on a thread that no connection waits for.
 const DECODED_ASIDE_FROM: usize = 256 * 1024;
 
@@ -68,10 +70,61 @@ impl Link {
     }
 }
 
+/// A server and the present connections to it.
+pub(crate) struct Endpoint {
+    link: Mutex<Arc<Link>>,
+    /// How to connect again; nothing where somebody else sees to that.
+    target: Option<(Target, Duration)>,
+    connecting: tokio::sync::Mutex<()>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(link: Arc<Link>, target: Option<(Target, Duration)>) -> Arc<Self> {
+        Arc::new(Self {
+            link: Mutex::new(link),
+            target,
+            connecting: tokio::sync::Mutex::default(),
+        })
+    }
+
+    pub(crate) fn link(&self) -> Arc<Link> {
+        self.link
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn open_link(&self) -> Option<Arc<Link>> {
+        let link = self.link();
+        (self.target.is_none() || !link.channel.closed.is_cancelled()).then_some(link)
+    }
+
+    /// The connections there are; others if these take no more calls.
+    pub(crate) async fn connected(&self) -> Result<Arc<Link>, Failure> {
+        if let Some(link) = self.open_link() {
+            return Ok(link);
+        }
+        let _connecting = self.connecting.lock().await;
+        match (self.open_link(), &self.target) {
+            (Some(link), _) => Ok(link),
+            (None, None) => Ok(self.link()),
+            (None, Some((target, timeout))) => {
+                let target = Target {
+                    deadline: Instant::now() + *timeout,
+                    ..target.clone()
+                };
+                let link = Link::connect(&target).await?;
+                *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link.clone();
+                Ok(link)
+            }
+        }
+    }
+}
+
 /// Where a call is on its way to a worker.
 pub(crate) enum Route {
     Pool(Waiting),
-    Channel(Arc<Link>),
+    Channel(Arc<Endpoint>),
     At(Place),
 }
 
@@ -79,7 +132,10 @@ impl Route {
     async fn place(self, call: &Call) -> Result<Place, Failure> {
         match self {
             Self::At(place) => Ok(place),
-            Self::Channel(link) => Ok(Place::Channel(link)),
+            Self::Channel(endpoint) => {
+                let link = call.within(endpoint.connected()).await?;
+                Ok(Place::Channel(endpoint, link))
+            }
             Self::Pool(waiting) => Place::on(waiting.lease(call).await?),
         }
     }
@@ -88,7 +144,10 @@ impl Route {
     pub(crate) fn at_once(self) -> Result<Place, Self> {
         match self {
             Self::At(place) => Ok(place),
-            Self::Channel(link) => Ok(Place::Channel(link)),
+            Self::Channel(endpoint) => match endpoint.open_link() {
+                Some(link) => Ok(Place::Channel(endpoint, link)),
+                None => Err(Self::Channel(endpoint)),
+            },
             Self::Pool(mut waiting) => match waiting.at_once().map(Place::on) {
                 Some(Ok(place)) => Ok(place),
                 _ => Err(Self::Pool(waiting)),
@@ -109,9 +168,9 @@ impl Waiting {
         Self::submit(pool, call, pipelines, false)
     }
 
-    /// For a call that was sent ahead and comes back.
-    fn again(pool: &Arc<Pool>, call: &Call) -> Result<Self, Failure> {
-        Self::submit(pool, call, true, true)
+    /// For a call that comes back from a worker without having started there.
+    pub(crate) fn again(pool: &Arc<Pool>, call: &Call, pipelines: bool) -> Result<Self, Failure> {
+        Self::submit(pool, call, pipelines, true)
     }
 
     fn submit(
@@ -154,7 +213,7 @@ impl Waiting {
 /// What the RPC runs on.
 pub(crate) enum Place {
     Worker(Lease<Arc<Worker>>, Arc<Link>),
-    Channel(Arc<Link>),
+    Channel(Arc<Endpoint>, Arc<Link>),
 }
 
 impl Place {
@@ -167,28 +226,44 @@ impl Place {
 
     pub(crate) fn channel(&self) -> &Channel {
         match self {
-            Self::Worker(_, link) | Self::Channel(link) => &link.channel,
+            Self::Worker(_, link) | Self::Channel(_, link) => &link.channel,
+        }
+    }
+
+    /// The way of a call that has not started here. `gone`: nothing starts here any more.
+    fn elsewhere(self, call: &Call, pipelines: bool, gone: bool) -> Result<Route, Failure> {
+        if gone {
+            self.channel().closed.cancel();
+        }
+        match self {
+            Self::Channel(endpoint, _) => Ok(Route::Channel(endpoint)),
+            Self::Worker(lease, _) => {
+                if gone {
+                    lease.pause();
+                }
+                Waiting::again(&lease.dispatcher(), call, pipelines).map(Route::Pool)
+            }
         }
     }
 
     fn session_generation(&self) -> u64 {
         match self {
             Self::Worker(lease, _) => lease.session_generation(),
-            Self::Channel(_) => 0,
+            Self::Channel(..) => 0,
         }
     }
 
     fn worker_id(&self) -> Option<String> {
         match self {
             Self::Worker(lease, _) => Some(lease.worker.id.clone()),
-            Self::Channel(_) => None,
+            Self::Channel(..) => None,
         }
     }
 
     /// Gives the place back if the call's end says enough; the rest is to be awaited after the
     /// caller was told.
     fn give_back(self, call: &Call, ended: Ended) -> Option<impl Future<Output = ()> + use<>> {
-        let Self::Worker(lease, link) = self else {
+        let Self::Worker(lease, _) = self else {
             return None;
         };
         match ended {
@@ -203,7 +278,7 @@ impl Place {
                     command: call.command.clone(),
                     request_id: call.request_id.clone(),
                 };
-                Some(await_idle(lease, link, call))
+                Some(await_idle(lease, call))
             }
         }
     }
@@ -220,7 +295,9 @@ enum Ended {
 impl Ended {
     fn by(failure: &Failure) -> Self {
         match failure {
-            Failure::Remote(_) | Failure::TooLarge { .. } => Self::Answered,
+            Failure::Remote(_) | Failure::TooLarge { .. } | Failure::NotStarted { .. } => {
+                Self::Answered
+            }
             Failure::WorkerCrashed(_) => Self::Crashed,
             _ => Self::Unknown,
         }
@@ -280,9 +357,22 @@ impl Call {
 
     /// A status as the caller is to see it: a deadline that the server noticed first is ours too.
     fn failed(&self, status: &Status, channel: &Channel, stream: bool) -> Failure {
+        self.failed_as(status, |status| {
+            Failure::from_status(status, channel.max_message_size, stream)
+        })
+    }
+
+    /// As `failed`, of an RPC that was not answered at all.
+    fn unanswered(&self, status: &Status, channel: &Channel, stream: bool) -> Failure {
+        self.failed_as(status, |status| {
+            Failure::from_unanswered(status, channel.max_message_size, stream)
+        })
+    }
+
+    fn failed_as(&self, status: &Status, failure: impl FnOnce(&Status) -> Failure) -> Failure {
         match status.code() {
             tonic::Code::DeadlineExceeded if self.timeout.is_some() => self.timed_out(),
-            _ => Failure::from_status(status, channel.max_message_size, stream),
+            _ => failure(status),
         }
     }
 
@@ -390,7 +480,7 @@ impl Call {
                     Err(Failure::from_reply(error, error_detail))
                 }
             }
-            Err(status) => Err(self.failed(&status, channel, false)),
+            Err(status) => Err(self.unanswered(&status, channel, false)),
         }
     }
 
@@ -410,7 +500,7 @@ impl Call {
             }
         }
         .map(tonic::Response::into_inner)
-        .map_err(|status| self.failed(&status, channel, true))
+        .map_err(|status| self.unanswered(&status, channel, true))
     }
 }
 

@@ -44,6 +44,15 @@ pub(crate) struct WorkEnded {
     pub(crate) after: Duration,
 }
 
+/// Why a call comes back that has not started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotStarted {
+    /// The worker has given it back, and goes on.
+    Recalled,
+    /// Nothing starts on this connection any more.
+    ConnectionLost,
+}
+
 /// A call and whoever waits for it.
 pub(crate) trait Job: Send + 'static {
     fn deadline(&self) -> Option<Instant>;
@@ -58,7 +67,7 @@ pub(crate) trait Job: Send + 'static {
     /// The worker died while it may have run the call.
     fn lost(self, cause: &str);
     /// The call has not started: another worker may take it.
-    fn not_started(self);
+    fn not_started(self, why: NotStarted);
     /// The worker that has the call stands still.
     fn stalled(&self);
 }
@@ -88,7 +97,7 @@ struct State<J> {
     recalled_to: u64,
     /// Whether the server was told that the journal is read.
     journal_is_read: bool,
-    lost: Option<String>,
+    lost: bool,
 }
 
 struct Entry<J> {
@@ -142,7 +151,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
                 progress: Instant::now(),
                 recalled_to: 0,
                 journal_is_read: false,
-                lost: None,
+                lost: false,
             }),
             capacity: AtomicUsize::new(usize::MAX),
             answering: AtomicBool::new(false),
@@ -160,9 +169,9 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     pub(crate) fn start(&self, mut job: J, keep: impl FnOnce(u64)) {
         let deadline = job.deadline();
         let mut state = self.lock();
-        if let Some(cause) = state.lost.clone() {
+        if state.lost {
             drop(state);
-            return job.lost(&cause);
+            return job.not_started(NotStarted::ConnectionLost);
         }
         state.last_id += 1;
         let id = state.last_id;
@@ -319,7 +328,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
                     how: Some(reply.ended),
                     after: since.elapsed(),
                 }),
-                None if reply.not_started => entry.job.not_started(),
+                None if reply.not_started => entry.job.not_started(NotStarted::Recalled),
                 None => entry.job.answered(reply),
             }
         }
@@ -415,7 +424,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     fn end(&self, cause: &str) {
         let calls = {
             let mut state = self.lock();
-            state.lost = Some(cause.into());
+            state.lost = true;
             state.timers.clear();
             std::mem::take(&mut state.calls)
         };
@@ -430,7 +439,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
                     after: since.elapsed(),
                 }),
                 None if index < capacity || id <= noted => entry.job.lost(cause),
-                None => entry.job.not_started(),
+                None => entry.job.not_started(NotStarted::ConnectionLost),
             }
         }
         self.closed.cancel();

@@ -1,5 +1,4 @@
-//! One HTTP/2 connection to one server, driven by hyper: a worker's channel lives exactly as long
-//! as the worker, so nothing reconnects, buffers or balances.
+//! One HTTP/2 connection to one server, driven by hyper: nothing here reconnects, buffers or balances.
 
 use crate::failure::Failure;
 use bytes::Bytes;
@@ -55,10 +54,12 @@ pub(crate) type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
 pub(crate) struct Channel {
     pub(crate) client: SnakepitBridgeClient<Connection>,
     pub(crate) max_message_size: usize,
+    /// Cancelled once the connection takes no more calls. Those that run on it may go on.
     pub(crate) closed: CancellationToken,
 }
 
 /// How to reach a server.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) address: Address,
     pub(crate) secret: Option<String>,
@@ -227,8 +228,9 @@ impl Service<Request<Body>> for Connection {
     type Future =
         std::pin::Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.sender.poll_ready(cx)
+    /// That a connection takes no more is the answer of the call: tonic forgets the error of this.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
@@ -241,7 +243,85 @@ impl Service<Request<Body>> for Connection {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use h2::{Reason, server};
+    use snakepit_proto::ExecuteRequest;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::net::UnixListener;
+
+    type ServerConnection = server::Connection<UnixStream, Bytes>;
+
+    /// What a call fails with whose connection is served so.
+    async fn failure<S: Future<Output = ()> + Send + 'static>(
+        serve: impl FnOnce(ServerConnection) -> S + Send + 'static,
+    ) -> Failure {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("snakepit-channel-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let listener = UnixListener::bind(&path).unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            serve(server::handshake(stream).await.unwrap()).await;
+        });
+        let target = Target {
+            address: Address::Unix(path.to_str().unwrap().into()),
+            secret: None,
+            max_message_size: 1024,
+            journal: None,
+            deadline: Instant::now() + Duration::from_secs(60),
+        };
+        let channel = Channel::connect(&target).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let mut client = channel.client.clone();
+        let status = client.execute(ExecuteRequest::default()).await.unwrap_err();
+        Failure::from_unanswered(&status, 1024, false)
+    }
+
+    #[tokio::test]
+    async fn a_refused_call_has_not_started() {
+        let failure = failure(|mut connection| async move {
+            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            respond.send_reset(Reason::REFUSED_STREAM);
+            while connection.accept().await.is_some() {}
+        });
+        assert!(matches!(
+            failure.await,
+            Failure::NotStarted { refused: true, .. }
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_a_connection_takes_no_more_has_not_started() {
+        let failure = failure(|mut connection| async move {
+            connection.abrupt_shutdown(Reason::NO_ERROR);
+            while connection.accept().await.is_some() {}
+        });
+        assert!(matches!(
+            failure.await,
+            Failure::NotStarted { refused: false, .. }
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_a_server_took_and_did_not_answer_may_have_run() {
+        let failure = failure(|mut connection| async move {
+            let (mut request, _respond) = connection.accept().await.unwrap().unwrap();
+            while let Some(Ok(_)) = request.body_mut().data().await {}
+        });
+        assert!(matches!(failure.await, Failure::WorkerCrashed(_)));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_a_server_resets_otherwise_may_have_run() {
+        let failure = failure(|mut connection| async move {
+            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            respond.send_reset(Reason::CANCEL);
+            while connection.accept().await.is_some() {}
+        });
+        assert!(matches!(failure.await, Failure::Status { .. }));
+    }
 
     #[test]
     fn addresses_are_read_and_others_refused_with_the_form_that_is_wanted() {

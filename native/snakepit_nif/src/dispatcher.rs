@@ -52,8 +52,8 @@ pub(crate) struct Session {
     pub(crate) strict: bool,
 }
 
-/// What becomes of sessions, beside what calls hear.
-pub(crate) enum SessionEvent<W> {
+/// What becomes of sessions and workers, beside what calls hear.
+pub(crate) enum Event<W> {
     Created {
         id: Arc<str>,
         worker: W,
@@ -81,9 +81,13 @@ pub(crate) enum SessionEvent<W> {
         ids: HashSet<Arc<str>>,
         worker: W,
     },
+    /// A worker that drains has no calls any more.
+    Drained {
+        worker: W,
+    },
 }
 
-type Listener<W> = Box<dyn Fn(SessionEvent<W>) + Send + Sync + RefUnwindSafe>;
+type Listener<W> = Box<dyn Fn(Event<W>) + Send + Sync + RefUnwindSafe>;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
@@ -121,7 +125,7 @@ pub(crate) struct Dispatcher<W: Worker> {
 /// What is to be told to whom, once the lock is released.
 struct Notices<W: Worker> {
     grants: Vec<(Waiter<W>, Grant<W>)>,
-    events: Vec<SessionEvent<W>>,
+    events: Vec<Event<W>>,
 }
 
 impl<W: Worker> Notices<W> {
@@ -137,7 +141,7 @@ impl<W: Worker> Dispatcher<W> {
     /// The listener must not block: it is called by whoever caused the event.
     pub(crate) fn new(
         limits: Limits,
-        listener: impl Fn(SessionEvent<W>) + Send + Sync + RefUnwindSafe + 'static,
+        listener: impl Fn(Event<W>) + Send + Sync + RefUnwindSafe + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State::new(limits)),
@@ -178,7 +182,7 @@ impl<W: Worker> Dispatcher<W> {
                     number: 0,
                 })
             }
-            Choice::Wait(pinned) => match if early { Ok(()) } else { state.admit() } {
+            Choice::Wait(pinned) => match state.admit(early) {
                 Ok(()) => {
                     let visit = session.map(|session| Visit {
                         stay: state.enter(&session.id, &mut events),
@@ -229,18 +233,47 @@ impl<W: Worker> Dispatcher<W> {
         key
     }
 
-    /// No new leases; those that run go on. Returns how many do.
-    pub(crate) fn drain(&self, key: WorkerKey) -> usize {
-        self.lock().drain(key)
+    /// No new leases, and no more calls in its sessions; those that run go on. Once there is none the
+    /// listener hears `Drained`.
+    pub(crate) fn drain(self: &Arc<Self>, key: WorkerKey) {
+        let mut notices = Notices::new();
+        let notices = {
+            let mut state = self.lock();
+            state.drain(key, &mut notices);
+            self.serve(&mut state, notices)
+        };
+        self.tell(notices);
+    }
+
+    /// No new leases until `resume`: the worker's connection takes no more calls. False if it is not
+    /// there.
+    pub(crate) fn pause(&self, key: WorkerKey) -> bool {
+        self.lock().pause(key, None)
+    }
+
+    /// A paused worker has a new connection. False if it is not paused.
+    pub(crate) fn resume(self: &Arc<Self>, key: WorkerKey, worker: W) -> bool {
+        let (resumed, notices) = {
+            let mut state = self.lock();
+            let resumed = state.resume(key, worker);
+            (resumed, self.serve(&mut state, Notices::new()))
+        };
+        self.tell(notices);
+        resumed
     }
 
     /// Forgets a worker, and with it its sessions. Its leases stay with their calls, and come back
     /// to nobody.
     pub(crate) fn remove(self: &Arc<Self>, key: WorkerKey) -> bool {
+        self.remove_where(|one, _worker| one == key)
+    }
+
+    /// As `remove`, for the workers that `which` picks.
+    pub(crate) fn remove_where(self: &Arc<Self>, which: impl Fn(WorkerKey, &W) -> bool) -> bool {
         let mut notices = Notices::new();
         let removed = {
             let mut state = self.lock();
-            let removed = state.remove(key, &mut notices);
+            let removed = state.remove(which, &mut notices);
             notices = self.serve(&mut state, notices);
             removed
         };
@@ -269,8 +302,10 @@ impl<W: Worker> Dispatcher<W> {
         self.tell(notices);
     }
 
-    pub(crate) fn close(&self) {
-        let notices = self.lock().close();
+    /// Ends the pool: whoever waits is refused, and so is every later call. Its workers stay until they
+    /// are removed: calls that run on them go on.
+    pub(crate) fn close(&self, refusal: Refusal) {
+        let notices = self.lock().close(refusal);
         self.tell(notices);
     }
 
@@ -281,8 +316,10 @@ impl<W: Worker> Dispatcher<W> {
     fn release(self: &Arc<Self>, lease: &Lease<W>) {
         let notices = {
             let mut state = self.lock();
-            state.leave(lease.key, lease.exclusive, lease.stay.as_ref(), lease.took);
-            self.serve(&mut state, Notices::new())
+            let mut notices = Notices::new();
+            let drained = state.leave(lease.key, lease.exclusive, lease.stay.as_ref(), lease.took);
+            notices.events.extend(drained);
+            self.serve(&mut state, notices)
         };
         self.tell(notices);
     }
@@ -303,6 +340,7 @@ impl<W: Worker> Dispatcher<W> {
             exclusive: place.exclusive,
             took: None,
             key: place.key,
+            connection: place.connection,
             worker: place.worker,
             stay: place.stay,
         }
@@ -326,6 +364,8 @@ pub(crate) struct Lease<W: Worker> {
     exclusive: bool,
     took: Option<Duration>,
     key: WorkerKey,
+    /// Which of the worker's connections `worker` has.
+    connection: u64,
     pub(crate) worker: W,
     stay: Option<Stay>,
 }
@@ -348,6 +388,19 @@ impl<W: Worker> Lease<W> {
     /// What the worker does takes unexpectedly long: nothing more is sent ahead until it has ended.
     pub(crate) fn stall(&self) {
         self.dispatcher.lock().stall(self.key);
+    }
+
+    /// The worker with the connection that it has now; the lease's own once it is out of the pool.
+    pub(crate) fn present_worker(&self) -> W {
+        let present = self.dispatcher.lock().worker(self.key);
+        present.unwrap_or_else(|| self.worker.clone())
+    }
+
+    /// The connection takes no more calls: the worker gets none before it has another one.
+    pub(crate) fn pause(&self) {
+        self.dispatcher
+            .lock()
+            .pause(self.key, Some(self.connection));
     }
 
     /// Takes the worker out of the pool: it is not fit for another call.

@@ -59,6 +59,9 @@ pub(crate) enum Failure {
         "the session's worker is gone, and its state with it; the session begins anew with the next call"
     )]
     SessionLost,
+    /// Nothing of the call has run.
+    #[error("the server took no more calls on this connection ({cause}); nothing has run")]
+    NotStarted { cause: String, refused: bool },
     #[error("no connection to {address}: {cause}")]
     Unreachable { address: String, cause: String },
     #[error("{0}")]
@@ -104,7 +107,9 @@ impl Failure {
             Self::NoWorker(_) => Reason::WorkerStartFailed,
             Self::WorkerCrashed(_) => Reason::WorkerCrashed,
             Self::SessionLost => Reason::SessionLost,
-            Self::NoGrpc(_) | Self::Unreachable { .. } => Reason::GrpcUnavailable,
+            Self::NoGrpc(_) | Self::Unreachable { .. } | Self::NotStarted { .. } => {
+                Reason::GrpcUnavailable
+            }
             Self::InvalidArgs(_) => Reason::InvalidArgs,
             Self::InvalidResult(_) => Reason::InvalidResult,
             Self::TooLarge { .. } | Self::RefusedAsTooLarge { .. } => Reason::MessageTooLarge,
@@ -122,6 +127,14 @@ impl Failure {
                 ..ErrorDetail::default()
             })
         }))
+    }
+
+    /// As `from_status`, of an RPC that was not answered at all.
+    pub(crate) fn from_unanswered(status: &Status, limit: usize, stream: bool) -> Self {
+        status
+            .source()
+            .and_then(not_started)
+            .unwrap_or_else(|| Self::from_status(status, limit, stream))
     }
 
     /// What a failed RPC means. A status that the peer sent has no source; one that this end made
@@ -153,6 +166,25 @@ impl Failure {
             },
         }
     }
+}
+
+/// What says of an RPC that failed before it was answered that the server has not begun with it.
+fn not_started(error: &(dyn StdError + 'static)) -> Option<Failure> {
+    causes(error).find_map(|cause| {
+        let h2 = cause
+            .downcast_ref::<h2::Error>()
+            .filter(|h2| h2.is_remote());
+        let refused =
+            h2.is_some_and(|h2| h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM));
+        let gone = h2.is_some_and(h2::Error::is_go_away)
+            || cause
+                .downcast_ref::<hyper::Error>()
+                .is_some_and(hyper::Error::is_canceled);
+        (refused || gone).then(|| Failure::NotStarted {
+            cause: root_cause(error),
+            refused,
+        })
+    })
 }
 
 fn remote_text(detail: &ErrorDetail) -> String {

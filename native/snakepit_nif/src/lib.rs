@@ -94,6 +94,7 @@ mod atoms {
         size,
         snakepit,
         snakepit_bytes = "Elixir.Snakepit.Bytes",
+        snakepit_drained,
         snakepit_end_session,
         snakepit_error = "Elixir.Snakepit.Error",
         snakepit_kill,

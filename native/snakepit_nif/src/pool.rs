@@ -5,7 +5,7 @@ use crate::{
     call::Link,
     calls::WorkEnded,
     channel::Channel,
-    dispatcher::{Dispatcher, Lease, SessionEvent},
+    dispatcher::{Dispatcher, Event, Lease},
     reply::{notify, off_scheduler},
     runtime,
 };
@@ -21,6 +21,9 @@ pub(crate) type Pool = Dispatcher<Arc<Worker>>;
 /// How long a worker may take to drop a session's state; it would do so by its own bounds as well.
 const END_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long another connection to a worker takes, as a rule.
+const RECONNECTED_AFTER: Duration = Duration::from_millis(20);
+
 pub(crate) struct Worker {
     pub(crate) id: String,
     /// None of a worker that is spoken to through its owner.
@@ -30,12 +33,13 @@ pub(crate) struct Worker {
     pub(crate) kill_grace: Duration,
 }
 
-/// The listener of a pool: tells `told`, and lets workers drop what no call will find again.
-pub(crate) fn listener(told: Option<LocalPid>) -> impl Fn(SessionEvent<Arc<Worker>>) {
+/// The listener of a pool: tells `told`, lets workers drop what no call will find again, and tells the
+/// owner of a worker that has drained.
+pub(crate) fn listener(told: Option<LocalPid>) -> impl Fn(Event<Arc<Worker>>) {
     move |event| {
         let (kind, ids, worker) = match event {
-            SessionEvent::Created { id, worker } => (atoms::created(), vec![id], worker),
-            SessionEvent::Moved {
+            Event::Created { id, worker } => (atoms::created(), vec![id], worker),
+            Event::Moved {
                 id,
                 generation,
                 from,
@@ -44,8 +48,8 @@ pub(crate) fn listener(told: Option<LocalPid>) -> impl Fn(SessionEvent<Arc<Worke
                 drop_session(from, id.clone(), generation);
                 (atoms::moved(), vec![id], to)
             }
-            SessionEvent::Expired { id, worker } => (atoms::expired(), vec![id], worker),
-            SessionEvent::Evicted {
+            Event::Expired { id, worker } => (atoms::expired(), vec![id], worker),
+            Event::Evicted {
                 id,
                 generation,
                 worker,
@@ -53,8 +57,11 @@ pub(crate) fn listener(told: Option<LocalPid>) -> impl Fn(SessionEvent<Arc<Worke
                 drop_session(worker.clone(), id.clone(), generation);
                 (atoms::evicted(), vec![id], worker)
             }
-            SessionEvent::Lost { ids, worker } => {
-                (atoms::lost(), ids.into_iter().collect(), worker)
+            Event::Lost { ids, worker } => (atoms::lost(), ids.into_iter().collect(), worker),
+            Event::Drained { worker } => {
+                return off_scheduler(move || {
+                    notify(worker.owner, |env| atoms::snakepit_drained().encode(env));
+                });
             }
         };
         if let Some(told) = told {
@@ -105,9 +112,11 @@ pub(crate) struct Abandoned {
 /// After a cancel or a timeout only the server can say when the handler has stopped: its Health
 /// answers once it has, and the place is given back then. A handler that goes on past the grace
 /// costs its worker. Either way the worker's owner hears how the work ended.
-pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, link: Arc<Link>, call: Abandoned) {
+pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, call: Abandoned) {
     let since = Instant::now();
-    let how = how_ended(&lease.worker, &link.channel, call.id).await;
+    let grace = lease.worker.kill_grace;
+    let how = tokio::time::timeout(grace, how_ended(&lease, call.id)).await;
+    let how = how.unwrap_or_default();
     let ended = WorkEnded {
         how,
         after: since.elapsed(),
@@ -155,21 +164,28 @@ pub(crate) fn work_ended(
     }
 }
 
-/// Nothing if it has not ended within the worker's grace.
-async fn how_ended(worker: &Worker, channel: &Channel, call_id: u64) -> Option<String> {
-    let request = HealthRequest {
-        worker_id: worker.id.clone(),
-        await_call_id: call_id,
-    };
-    let mut client = channel.client.clone();
-    let health = client.health(Channel::request(request, Some(worker.kill_grace)));
-    match tokio::time::timeout(worker.kill_grace, health).await {
-        Ok(Ok(health)) if !health.get_ref().running_call_ids.contains(&call_id) => {
-            Some(health.into_inner().await_ended)
-        }
-        Ok(Err(status)) => (!channel.closed.is_cancelled()
-            && status.code() == tonic::Code::Unimplemented)
-            .then(String::new),
-        _ => None,
+/// Nothing if it has not ended within the worker's grace, or the worker cannot be asked.
+async fn how_ended(lease: &Lease<Arc<Worker>>, call_id: u64) -> Option<String> {
+    loop {
+        let worker = lease.present_worker();
+        let channel = &worker.link.as_ref()?.channel;
+        let request = HealthRequest {
+            worker_id: worker.id.clone(),
+            await_call_id: call_id,
+        };
+        let mut client = channel.client.clone();
+        let asked = Channel::request(request, Some(worker.kill_grace));
+        return match client.health(asked).await {
+            Ok(health) if !health.get_ref().running_call_ids.contains(&call_id) => {
+                Some(health.into_inner().await_ended)
+            }
+            Err(status) if status.code() == tonic::Code::Unimplemented => Some(String::new()),
+            Err(_) if channel.closed.is_cancelled() => {
+                // The worker may be about to get another connection.
+                tokio::time::sleep(RECONNECTED_AFTER).await;
+                continue;
+            }
+            _ => None,
+        };
     }
 }

@@ -53,6 +53,13 @@ class Trouble(BuiltinAdapter):
         return {"pid": os.getpid()}
 
     @command
+    def hold_stream(self, started: str, until: str) -> Generator[dict[str, int], None, None]:
+        """Yields once before there is a file, and once after."""
+        yield {"index": 0}
+        self.hold(started, until)
+        yield {"index": 1}
+
+    @command
     def hold_or_cancel(self, started: str, until: str, context: Context) -> bool:
         """Waits until there is a file, or until it is cancelled; whether it was."""
         _touch(started)

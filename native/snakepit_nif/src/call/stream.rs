@@ -1,6 +1,8 @@
 //! A stream: the same call with many replies, at the consumer's pace.
 
-use super::{Call, Clock, Ended, Route, decode_aside, refused_meta, sleep_until};
+use super::{
+    Call, Clock, Ended, MOST_ATTEMPTS, Place, Route, decode_aside, refused_meta, sleep_until,
+};
 use crate::{channel::Channel, codec, credit::Credit, events::Events, failure::Failure};
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};
@@ -78,14 +80,12 @@ pub(crate) async fn run_stream(
     patience: Patience,
     events: Events,
 ) {
-    let place = match patience.for_first(&call, route.place(&call)).await {
-        Ok(place) => place,
+    let (place, clock, opened) = match open(&call, route, &patience).await {
+        Ok(opened) => opened,
         Err(failure) => return events.finish(Err(failure), &refused_meta(&call)),
     };
-    let clock = Clock::new(&call, &place);
     let channel = place.channel().clone();
-    let opening = call.within(call.open_stream(&place));
-    let (events, status) = match patience.for_first(&call, opening).await {
+    let (events, status) = match opened {
         Err(failure) => (Some(events), Status::Failed(failure)),
         Ok(stream) => {
             let consumer = Consumer {
@@ -107,6 +107,31 @@ pub(crate) async fn run_stream(
     }
     if let Some(rest) = rest {
         rest.await;
+    }
+}
+
+type Opened = Result<Streaming<StreamResponse>, Failure>;
+
+/// Takes a place and opens the stream there, or on another one while nothing of it has started. The
+/// failure is that of a stream that got no place.
+async fn open(
+    call: &Call,
+    mut route: Route,
+    patience: &Patience,
+) -> Result<(Place, Clock, Opened), Failure> {
+    let mut attempt = 0;
+    loop {
+        let place = patience.for_first(call, route.place(call)).await?;
+        let clock = Clock::new(call, &place);
+        let opening = call.within(call.open_stream(&place));
+        let opened = patience.for_first(call, opening).await;
+        attempt += 1;
+        match opened {
+            Err(Failure::NotStarted { refused, .. }) if attempt < MOST_ATTEMPTS => {
+                route = place.elsewhere(call, false, !refused)?;
+            }
+            opened => return Ok((place, clock, opened)),
+        }
     }
 }
 

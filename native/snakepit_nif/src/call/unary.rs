@@ -1,10 +1,10 @@
 //! A unary call: one frame among others where the server has `Calls`, else an RPC of its own.
 
 use super::{
-    Call, Clock, DECODED_ASIDE_FROM, Ended, Place, Route, Waiting, failed_term, refused_term,
+    Call, Clock, DECODED_ASIDE_FROM, Ended, MOST_ATTEMPTS, Place, Route, failed_term, refused_term,
 };
 use crate::{
-    calls::{Abandoned, Calls, Job, WorkEnded},
+    calls::{Abandoned, Calls, Job, NotStarted, WorkEnded},
     channel::ClientConnection,
     codec,
     failure::Failure,
@@ -45,19 +45,32 @@ pub(crate) struct Unary {
 }
 
 /// Runs a unary call; its reply is `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`.
-pub(crate) async fn run_unary(call: Call, route: Route, reply: Reply, owner: Watched) {
-    let place = match route.place(&call).await {
-        Ok(place) => place,
-        Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
-    };
-    if let Some(calls) = place.calls(&call) {
-        if let Err(failure) = call.check_size(place.channel()) {
-            return reply.send(|env| refused_term(env, &failure, &call));
+pub(crate) async fn run_unary(call: Call, mut route: Route, reply: Reply, owner: Watched) {
+    let mut attempt = 0;
+    let (place, clock, result) = loop {
+        let place = match route.place(&call).await {
+            Ok(place) => place,
+            Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
+        };
+        if let Some(calls) = place.calls(&call) {
+            if let Err(failure) = call.check_size(place.channel()) {
+                return reply.send(|env| refused_term(env, &failure, &call));
+            }
+            return Unary::start(&calls, call, place, reply, owner);
         }
-        return Unary::start(&calls, call, place, reply, owner);
-    }
-    let clock = Clock::new(&call, &place);
-    let result = call.within(call.unary_rpc(&place)).await;
+        let clock = Clock::new(&call, &place);
+        let result = call.within(call.unary_rpc(&place)).await;
+        attempt += 1;
+        match result {
+            Err(Failure::NotStarted { refused, .. }) if attempt < MOST_ATTEMPTS => {
+                route = match place.elsewhere(&call, call.is_short(), !refused) {
+                    Ok(route) => route,
+                    Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
+                };
+            }
+            result => break (place, clock, result),
+        }
+    };
     let rest = place.give_back(
         &call,
         result.as_ref().err().map_or(Ended::Answered, Ended::by),
@@ -205,7 +218,7 @@ impl Job for Unary {
         tell(self.reply, &self.clock, failure);
     }
 
-    fn not_started(self) {
+    fn not_started(self, why: NotStarted) {
         let Self {
             call,
             place,
@@ -216,17 +229,12 @@ impl Job for Unary {
         else {
             return;
         };
-        let Place::Worker(lease, _) = place else {
-            let failure = Failure::WorkerCrashed("the connection was lost".into());
-            return reply.send(|env| refused_term(env, &failure, &call));
-        };
-        let again = Waiting::again(&lease.dispatcher(), &call);
-        drop(lease);
-        match (again, runtime::get()) {
-            (Ok(waiting), Ok(runtime)) => {
-                runtime.spawn(run_unary(call, Route::Pool(waiting), reply, owner));
+        let route = place.elsewhere(&call, true, why == NotStarted::ConnectionLost);
+        match (route, runtime::get()) {
+            (Ok(route), Ok(runtime)) => drop(runtime.spawn(run_unary(call, route, reply, owner))),
+            (Err(failure), _) => {
+                off_scheduler(move || reply.send(|env| refused_term(env, &failure, &call)));
             }
-            (Err(failure), _) => reply.send(|env| refused_term(env, &failure, &call)),
             (_, Err(_)) => drop(reply),
         }
     }
@@ -242,14 +250,14 @@ impl Place {
     fn worker(&self) -> Option<&Arc<Worker>> {
         match self {
             Self::Worker(lease, _) => Some(&lease.worker),
-            Self::Channel(_) => None,
+            Self::Channel(..) => None,
         }
     }
 
     /// The `Calls` to send a call on.
     pub(crate) fn calls(&self, call: &Call) -> Option<Arc<UnaryCalls>> {
         let link = match self {
-            Self::Worker(_, link) | Self::Channel(link) => link,
+            Self::Worker(_, link) | Self::Channel(_, link) => link,
         };
         let framed = call.args.size() <= FRAMED_UP_TO;
         framed.then(|| link.calls.clone()).flatten()

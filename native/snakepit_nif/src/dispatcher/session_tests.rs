@@ -75,17 +75,18 @@ impl Probe {
     }
 }
 
-fn text(event: SessionEvent<Name>) -> String {
+fn text(event: Event<Name>) -> String {
     match event {
-        SessionEvent::Created { id, worker } => format!("{id} created on {worker}"),
-        SessionEvent::Moved { id, from, to, .. } => format!("{id} moved from {from} to {to}"),
-        SessionEvent::Expired { id, worker, .. } => format!("{id} expired on {worker}"),
-        SessionEvent::Evicted { id, worker, .. } => format!("{id} evicted from {worker}"),
-        SessionEvent::Lost { ids, worker } => {
+        Event::Created { id, worker } => format!("{id} created on {worker}"),
+        Event::Moved { id, from, to, .. } => format!("{id} moved from {from} to {to}"),
+        Event::Expired { id, worker, .. } => format!("{id} expired on {worker}"),
+        Event::Evicted { id, worker, .. } => format!("{id} evicted from {worker}"),
+        Event::Lost { ids, worker } => {
             let mut ids: Vec<_> = ids.iter().map(|id| &**id).collect();
             ids.sort_unstable();
             format!("{} lost with {worker}", ids.join(", "))
         }
+        Event::Drained { worker } => format!("{worker} drained"),
     }
 }
 
@@ -261,7 +262,7 @@ fn those_who_wait_for_one_worker_count_in_the_queue_and_hear_that_the_pool_close
     let waiting: Vec<_> = (0..8).map(|_| probe.submit(Some(strict("s")))).collect();
     let refusal = Refusal::Saturated { max_queue: 8 };
     assert_eq!(probe.refusal(strict("s")), Some(refusal));
-    probe.pool.close();
+    probe.pool.close(Refusal::Closed);
     for (_ticket, told) in &waiting {
         assert_eq!(told.try_recv().unwrap().err(), Some(Refusal::Closed));
     }
@@ -284,7 +285,7 @@ fn sessions_keep_to_their_worker_in_a_race() {
     let lost = Arc::new(AtomicUsize::new(0));
     let counted = lost.clone();
     let pool: Arc<Dispatcher<usize>> = Dispatcher::new(limits, move |event| {
-        if let SessionEvent::Lost { ids, .. } = event {
+        if let Event::Lost { ids, .. } = event {
             counted.fetch_add(ids.len(), Ordering::SeqCst);
         }
     });
@@ -344,4 +345,66 @@ fn sessions_keep_to_their_worker_in_a_race() {
     assert!(told.load(Ordering::SeqCst) <= lost.load(Ordering::SeqCst));
     let end = pool.snapshot();
     assert_eq!((end.queued, end.workers), (0, vec![(stays, 0, false)]));
+}
+
+#[test]
+fn a_worker_that_drains_tells_once_when_its_last_call_has_ended() {
+    let probe = Probe::new(&["a"], 9, None);
+    let running = probe.submit(None).1.try_recv().unwrap().unwrap();
+    probe.pool.drain(probe.keys[0]);
+    assert!(probe.heard().is_empty());
+    drop(running);
+    assert_eq!(probe.heard(), ["a drained"]);
+}
+
+#[test]
+fn a_worker_that_drains_and_has_no_call_tells_at_once_though_the_pool_is_closed() {
+    let probe = Probe::new(&["a"], 9, None);
+    probe.pool.close(Refusal::Closed);
+    probe.pool.drain(probe.keys[0]);
+    assert_eq!(probe.heard(), ["a drained"]);
+}
+
+#[test]
+fn the_sessions_of_a_worker_that_drains_are_lost_at_once_and_begin_anew_elsewhere() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    let running = probe.lease(strict("s"));
+    let (_pinned, pinned) = probe.submit(Some(strict("s")));
+    assert!(pinned.try_recv().is_err());
+    probe.pool.drain(probe.keys[0]);
+    assert_eq!(pinned.try_recv().unwrap().err(), Some(Refusal::SessionLost));
+    assert_eq!(probe.visit("s").0, "b");
+    drop(running);
+    assert_eq!(
+        probe.heard(),
+        [
+            "s created on a",
+            "s lost with a",
+            "s created on b",
+            "a drained"
+        ]
+    );
+}
+
+#[test]
+fn a_session_stays_on_a_worker_that_gets_another_connection() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    let first = probe.visit("s");
+    probe.pool.pause(probe.keys[0]);
+    let (_waiting, waiting) = probe.submit(Some(strict("s")));
+    assert!(waiting.try_recv().is_err());
+    assert!(probe.pool.resume(probe.keys[0], "a again"));
+    let lease = waiting.try_recv().unwrap().unwrap();
+    assert_eq!(
+        (lease.worker, lease.session_generation()),
+        ("a again", first.1)
+    );
+}
+
+#[test]
+fn workers_are_removed_by_whose_they_are() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    assert!(probe.pool.remove_where(|_, worker| *worker == "a"));
+    assert!(!probe.pool.remove_where(|_, worker| *worker == "a"));
+    assert_eq!(probe.visit("s").0, "b");
 }

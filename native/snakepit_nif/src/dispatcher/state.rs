@@ -1,11 +1,12 @@
 //! The table behind the lock: workers, who waits for them, and whose sessions live on them.
 
 use super::{
-    Grant, Limits, Notices, Refusal, SessionEvent, Snapshot, Unavailable, Waiter, Worker, WorkerKey,
+    Event, Grant, Limits, Notices, Refusal, Snapshot, Unavailable, Waiter, Worker, WorkerKey,
 };
 use crate::sessions::{Past, Sessions, Settled, Stay};
 use std::{
     collections::{BTreeMap, HashSet},
+    mem::take,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,7 +31,17 @@ pub(super) struct State<W: Worker> {
     early: u64,
     pipeline_budget: Duration,
     unavailable: Option<Arc<Unavailable>>,
-    closed: bool,
+    /// What every call hears once the pool has ended.
+    closed: Option<Refusal>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Until it has another connection.
+    Paused,
+    /// For good.
+    Draining,
 }
 
 struct Entry<W: Worker> {
@@ -45,7 +56,9 @@ struct Entry<W: Worker> {
     /// It stands still: nothing is sent ahead until something has ended.
     stalled: bool,
     last_lease: u64,
-    draining: bool,
+    phase: Phase,
+    /// Counts its connections.
+    connection: u64,
     /// Those who wait for this worker: calls of its sessions.
     pinned: BTreeMap<u64, Queued<W>>,
     sessions: HashSet<Arc<str>>,
@@ -55,7 +68,7 @@ impl<W: Worker> Entry<W> {
     /// Whether a call may be sent to it, ahead of the ones before it if it `pipelines`.
     fn is_free(&self, pipelines: bool, budget: Duration) -> bool {
         let room = self.capacity + if pipelines { self.ahead(budget) } else { 0 };
-        !self.draining && self.in_flight < room
+        self.phase == Phase::Open && self.in_flight < room
     }
 
     /// How many calls may wait on the worker itself: so many that it is busy with them for about as
@@ -69,6 +82,13 @@ impl<W: Worker> Entry<W> {
             }
             _ => 0,
         }
+    }
+
+    fn drained(&self) -> Option<Event<W>> {
+        let drained = self.phase == Phase::Draining && self.in_flight == 0;
+        drained.then(|| Event::Drained {
+            worker: self.worker.clone(),
+        })
     }
 
     fn observe(&mut self, time: Duration) {
@@ -109,6 +129,7 @@ pub(super) enum Choice {
 pub(super) struct Place<W> {
     pub(super) exclusive: bool,
     pub(super) key: WorkerKey,
+    pub(super) connection: u64,
     pub(super) worker: W,
     pub(super) stay: Option<Stay>,
 }
@@ -125,7 +146,7 @@ impl<W: Worker> State<W> {
             early: 0,
             pipeline_budget: limits.pipeline_budget,
             unavailable: None,
-            closed: false,
+            closed: None,
         }
     }
 
@@ -141,18 +162,47 @@ impl<W: Worker> State<W> {
             mean: None,
             stalled: false,
             last_lease: 0,
-            draining: false,
+            phase: Phase::Open,
+            connection: 0,
             pinned: BTreeMap::new(),
             sessions: HashSet::new(),
         });
         key
     }
 
-    pub(super) fn drain(&mut self, key: WorkerKey) -> usize {
-        self.entry(key).map_or(0, |entry| {
-            entry.draining = true;
-            entry.in_flight
-        })
+    pub(super) fn drain(&mut self, key: WorkerKey, notices: &mut Notices<W>) {
+        let Some(entry) = self.entry(key) else {
+            return;
+        };
+        entry.phase = Phase::Draining;
+        let worker = entry.worker.clone();
+        let (pinned, sessions) = (take(&mut entry.pinned), take(&mut entry.sessions));
+        let drained = entry.drained();
+        self.lose_sessions(pinned, sessions, worker, notices);
+        notices.events.extend(drained);
+    }
+
+    /// Pauses a worker, if `connection` is still the one that it has.
+    pub(super) fn pause(&mut self, key: WorkerKey, connection: Option<u64>) -> bool {
+        let Some(entry) = self.entry(key) else {
+            return false;
+        };
+        let present = connection.is_none_or(|connection| connection == entry.connection);
+        if entry.phase == Phase::Open && present {
+            entry.phase = Phase::Paused;
+        }
+        true
+    }
+
+    pub(super) fn resume(&mut self, key: WorkerKey, worker: W) -> bool {
+        let Some(entry) = self.entry(key).filter(|entry| entry.phase == Phase::Paused) else {
+            return false;
+        };
+        entry.phase = Phase::Open;
+        entry.connection += 1;
+        entry.worker = worker;
+        entry.stalled = false;
+        true
     }
 
     pub(super) fn set_unavailable(&mut self, why: Arc<Unavailable>) -> Notices<W> {
@@ -163,11 +213,9 @@ impl<W: Worker> State<W> {
         self.refuse_all(&Refusal::Unavailable(why))
     }
 
-    pub(super) fn close(&mut self) -> Notices<W> {
-        self.closed = true;
-        let notices = self.refuse_all(&Refusal::Closed);
-        self.workers.clear();
-        notices
+    pub(super) fn close(&mut self, refusal: Refusal) -> Notices<W> {
+        let refusal = self.closed.get_or_insert(refusal).clone();
+        self.refuse_all(&refusal)
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
@@ -177,7 +225,7 @@ impl<W: Worker> State<W> {
             workers: self
                 .workers
                 .iter()
-                .map(|entry| (entry.key, entry.in_flight, entry.draining))
+                .map(|entry| (entry.key, entry.in_flight, entry.phase != Phase::Open))
                 .collect(),
         }
     }
@@ -188,29 +236,33 @@ impl<W: Worker> State<W> {
         Some((worker, past.generation))
     }
 
-    /// A call is over, and its place free.
+    /// A call is over, and its place free. The last one of a worker that drains is an event.
     pub(super) fn leave(
         &mut self,
         key: WorkerKey,
         exclusive: bool,
         stay: Option<&Stay>,
         took: Option<Duration>,
-    ) {
-        if let Some(entry) = self.entry(key) {
-            entry.in_flight -= 1;
-            entry.exclusive -= usize::from(exclusive);
-            if let Some(took) = took {
-                entry.observe(took);
-            }
-        }
+    ) -> Option<Event<W>> {
         if let Some(stay) = stay {
             self.sessions.leave(stay, Instant::now());
         }
+        let entry = self.entry(key)?;
+        entry.in_flight -= 1;
+        entry.exclusive -= usize::from(exclusive);
+        if let Some(took) = took {
+            entry.observe(took);
+        }
+        entry.drained()
     }
 
     /// Whether a call that is sent ahead overtakes nobody who wants a place of its own.
     pub(super) fn nobody_waits(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    pub(super) fn worker(&mut self, key: WorkerKey) -> Option<W> {
+        self.entry(key).map(|entry| entry.worker.clone())
     }
 
     pub(super) fn stall(&mut self, key: WorkerKey) {
@@ -220,7 +272,7 @@ impl<W: Worker> State<W> {
     }
 
     pub(super) fn choose(&self, session: Option<(&Arc<str>, bool)>, pipelines: bool) -> Choice {
-        if self.closed {
+        if self.closed.is_some() {
             return Choice::Wait(None);
         }
         if let Some((id, strict)) = session
@@ -228,6 +280,7 @@ impl<W: Worker> State<W> {
         {
             match self.index(key) {
                 None => return Choice::Lost,
+                Some(index) if self.workers[index].phase == Phase::Draining => return Choice::Lost,
                 Some(index) if self.workers[index].is_free(pipelines, self.pipeline_budget) => {
                     return Choice::Take(index);
                 }
@@ -259,7 +312,7 @@ impl<W: Worker> State<W> {
         index: usize,
         stay: Option<Stay>,
         pipelines: bool,
-        events: &mut Vec<SessionEvent<W>>,
+        events: &mut Vec<Event<W>>,
     ) -> Place<W> {
         let clock = self.tick();
         let entry = &mut self.workers[index];
@@ -267,17 +320,19 @@ impl<W: Worker> State<W> {
         entry.in_flight += 1;
         entry.exclusive += usize::from(exclusive);
         entry.last_lease = clock;
-        let (key, worker) = (entry.key, entry.worker.clone());
+        let (key, connection) = (entry.key, entry.connection);
+        let worker = entry.worker.clone();
         let stay = stay.map(|stay| self.settle(stay, index, events));
         Place {
             exclusive,
             key,
+            connection,
             worker,
             stay,
         }
     }
 
-    fn settle(&mut self, mut stay: Stay, index: usize, events: &mut Vec<SessionEvent<W>>) -> Stay {
+    fn settle(&mut self, mut stay: Stay, index: usize, events: &mut Vec<Event<W>>) -> Stay {
         let settled = self.sessions.settle(&mut stay, self.workers[index].key);
         if settled == Settled::Stayed {
             return stay;
@@ -290,8 +345,8 @@ impl<W: Worker> State<W> {
         entry.sessions.insert(stay.id.clone());
         let (id, worker) = (stay.id.clone(), entry.worker.clone());
         events.push(match from {
-            None => SessionEvent::Created { id, worker },
-            Some((from, generation)) => SessionEvent::Moved {
+            None => Event::Created { id, worker },
+            Some((from, generation)) => Event::Moved {
                 id,
                 generation,
                 from,
@@ -309,14 +364,14 @@ impl<W: Worker> State<W> {
     }
 
     /// Takes part in a session's life; a new one may cost that of another.
-    pub(super) fn enter(&mut self, id: &Arc<str>, events: &mut Vec<SessionEvent<W>>) -> Stay {
+    pub(super) fn enter(&mut self, id: &Arc<str>, events: &mut Vec<Event<W>>) -> Stay {
         let stay = self.sessions.enter(id);
         for _ in 0..ENDED_AT_ONCE {
             let Some(past) = self.sessions.evict() else {
                 break;
             };
             if let Some(worker) = self.unsettle(&past) {
-                events.push(SessionEvent::Evicted {
+                events.push(Event::Evicted {
                     id: past.id,
                     generation: past.generation,
                     worker,
@@ -327,7 +382,7 @@ impl<W: Worker> State<W> {
     }
 
     /// Ends this life if it is past its time, and some others that are. Whether there may be more.
-    pub(super) fn expire(&mut self, id: Option<&str>, events: &mut Vec<SessionEvent<W>>) -> bool {
+    pub(super) fn expire(&mut self, id: Option<&str>, events: &mut Vec<Event<W>>) -> bool {
         let now = Instant::now();
         let mut next = id.and_then(|id| self.sessions.expire(id, now));
         for _ in 0..ENDED_AT_ONCE {
@@ -335,7 +390,7 @@ impl<W: Worker> State<W> {
                 return false;
             };
             if let Some(worker) = self.unsettle(&past) {
-                events.push(SessionEvent::Expired {
+                events.push(Event::Expired {
                     id: past.id,
                     worker,
                 });
@@ -344,17 +399,17 @@ impl<W: Worker> State<W> {
         true
     }
 
-    /// Whether one more call may wait.
-    pub(super) fn admit(&self) -> Result<(), Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed);
+    /// Whether one more call may wait. One that comes back has its place in the queue already.
+    pub(super) fn admit(&self, early: bool) -> Result<(), Refusal> {
+        if let Some(refusal) = &self.closed {
+            return Err(refusal.clone());
         }
         if self.workers.is_empty()
             && let Some(why) = &self.unavailable
         {
             return Err(Refusal::Unavailable(why.clone()));
         }
-        if self.queue.len() + self.pinned >= self.max_queue {
+        if !early && self.queue.len() + self.pinned >= self.max_queue {
             return Err(Refusal::Saturated {
                 max_queue: self.max_queue,
             });
@@ -440,28 +495,48 @@ impl<W: Worker> State<W> {
         (queued.waiter, Err(Refusal::SessionLost))
     }
 
-    /// Takes a worker out, and tells those who wait for it that their sessions are gone.
-    pub(super) fn remove(&mut self, key: WorkerKey, notices: &mut Notices<W>) -> bool {
-        let Some(index) = self.index(key) else {
-            return false;
-        };
-        let entry = self.workers.remove(index);
-        self.pinned -= entry.pinned.len();
-        for (number, queued) in entry.pinned {
+    /// Takes workers out, and tells those who wait for them that their sessions are gone.
+    pub(super) fn remove(
+        &mut self,
+        which: impl Fn(WorkerKey, &W) -> bool,
+        notices: &mut Notices<W>,
+    ) -> bool {
+        let mut removed = false;
+        while let Some(index) = self
+            .workers
+            .iter()
+            .position(|entry| which(entry.key, &entry.worker))
+        {
+            let entry = self.workers.remove(index);
+            self.lose_sessions(entry.pinned, entry.sessions, entry.worker, notices);
+            removed = true;
+        }
+        removed
+    }
+
+    /// Tells those who wait for a worker that their sessions are gone.
+    fn lose_sessions(
+        &mut self,
+        pinned: BTreeMap<u64, Queued<W>>,
+        sessions: HashSet<Arc<str>>,
+        worker: W,
+        notices: &mut Notices<W>,
+    ) {
+        self.pinned -= pinned.len();
+        for (number, queued) in pinned {
             let visit = queued.visit.as_ref();
-            if visit.is_some_and(|visit| entry.sessions.contains(&visit.stay.id)) {
+            if visit.is_some_and(|visit| sessions.contains(&visit.stay.id)) {
                 notices.grants.push(self.lose(queued));
             } else {
                 self.queue.insert(number, queued);
             }
         }
-        if !entry.sessions.is_empty() {
-            notices.events.push(SessionEvent::Lost {
-                ids: entry.sessions,
-                worker: entry.worker,
+        if !sessions.is_empty() {
+            notices.events.push(Event::Lost {
+                ids: sessions,
+                worker,
             });
         }
-        true
     }
 
     fn index(&self, key: WorkerKey) -> Option<usize> {
@@ -473,7 +548,7 @@ impl<W: Worker> State<W> {
     }
 
     fn refuse_all(&mut self, refusal: &Refusal) -> Notices<W> {
-        let mut waiting = std::mem::take(&mut self.queue);
+        let mut waiting = take(&mut self.queue);
         for entry in &mut self.workers {
             waiting.append(&mut entry.pinned);
         }

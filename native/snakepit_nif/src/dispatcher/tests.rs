@@ -147,7 +147,7 @@ fn a_draining_worker_takes_no_new_calls_and_a_removed_one_is_forgotten() {
     let pool = dispatcher(8);
     let a = pool.add("a", 2);
     let running = lease(&pool);
-    assert_eq!(pool.drain(a), 1);
+    pool.drain(a);
     let (_ticket, rx) = submit(&pool, None);
     assert!(rx.try_recv().is_err());
     assert!(pool.remove(a));
@@ -155,6 +155,40 @@ fn a_draining_worker_takes_no_new_calls_and_a_removed_one_is_forgotten() {
     drop(running);
     pool.add("b", 1);
     assert_eq!(rx.try_recv().unwrap().unwrap().worker, "b");
+}
+
+#[test]
+fn a_paused_worker_waits_for_its_next_connection_and_keeps_its_calls() {
+    let pool = dispatcher(8);
+    let a = pool.add("a", 2);
+    let running = lease(&pool);
+    running.pause();
+    let (_ticket, rx) = submit(&pool, None);
+    assert!(rx.try_recv().is_err());
+    assert!(pool.resume(a, "a again"));
+    assert_eq!(rx.try_recv().unwrap().unwrap().worker, "a again");
+    assert_eq!(running.worker, "a");
+    assert!(!pool.resume(a, "not paused"));
+}
+
+#[test]
+fn a_call_of_an_earlier_connection_does_not_pause_the_present_one() {
+    let pool = dispatcher(8);
+    let a = pool.add("a", 2);
+    let old = lease(&pool);
+    pool.pause(a);
+    pool.resume(a, "b");
+    old.pause();
+    assert_eq!(lease(&pool).worker, "b");
+}
+
+#[test]
+fn a_worker_that_drains_is_not_paused_or_resumed() {
+    let pool = dispatcher(8);
+    let a = pool.add("a", 2);
+    pool.drain(a);
+    pool.pause(a);
+    assert!(!pool.resume(a, "b"));
 }
 
 #[test]
@@ -183,9 +217,28 @@ fn without_any_worker_the_reason_is_told_until_one_comes() {
 fn closing_tells_everyone() {
     let pool = dispatcher(8);
     let (_ticket, rx) = submit(&pool, None);
-    pool.close();
+    pool.close(Refusal::Closed);
     assert_eq!(rx.try_recv().unwrap().err(), Some(Refusal::Closed));
     assert_eq!(submit(&pool, None).0.err(), Some(Refusal::Closed));
+    let early = Wish {
+        early: true,
+        ..Wish::default()
+    };
+    assert_eq!(wish_for(&pool, early).0.err(), Some(Refusal::Closed));
+}
+
+#[test]
+fn a_closed_pool_leases_nothing_and_gives_its_first_reason() {
+    let pool = dispatcher(8);
+    pool.add("a", 2);
+    let running = lease(&pool);
+    let moved = Refusal::Unavailable(unavailable("moved").into());
+    pool.close(moved.clone());
+    pool.close(Refusal::Closed);
+    pool.add("b", 1);
+    assert_eq!(submit(&pool, None).0.err(), Some(moved));
+    drop(running);
+    assert!(pool.snapshot().workers.iter().all(|worker| worker.1 == 0));
 }
 
 /// Callers that take, give back and give up, while workers come and go: no place is ever

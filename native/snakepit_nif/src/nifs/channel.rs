@@ -3,7 +3,7 @@
 use super::{spawn, started};
 use crate::{
     atoms,
-    call::Link,
+    call::{Endpoint, Link},
     channel::{Address, Channel, Target},
     failure::Failure,
     map,
@@ -17,7 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(super) struct ChannelResource(pub(super) Arc<Link>);
+pub(super) struct ChannelResource(pub(super) Arc<Endpoint>);
+
+impl ChannelResource {
+    pub(super) fn link(&self) -> Arc<Link> {
+        self.0.link()
+    }
+}
 
 #[rustler::resource_impl]
 impl Resource for ChannelResource {}
@@ -50,10 +56,11 @@ struct ConnectOptions<'a> {
 }
 
 /// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if it is to be watched, `{ref, :closed}`
-/// once the connection is lost.
+/// once it takes no more calls. One that nobody watches connects again for the next call.
 #[rustler::nif]
 fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -> Term<'a> {
-    let deadline = Instant::now() + Duration::from_millis(options.timeout);
+    let timeout = Duration::from_millis(options.timeout);
+    let deadline = Instant::now() + timeout;
     let target = match Address::parse(options.address) {
         Ok(address) => Target {
             address,
@@ -73,8 +80,9 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
             .as_ref()
             .ok()
             .map(|link| link.channel.closed.clone());
+        let again = closing.is_none().then_some((target, timeout));
         reply.send_result(connected, |env, link| {
-            ResourceArc::new(ChannelResource(link)).encode(env)
+            ResourceArc::new(ChannelResource(Endpoint::new(link, again))).encode(env)
         });
         match (closing, closed) {
             (Some(closing), Some(closed)) => {
@@ -96,7 +104,6 @@ fn health<'a>(
     worker_id: String,
     timeout: u64,
 ) -> Term<'a> {
-    let channel = channel.0.channel.clone();
     let request = HealthRequest {
         worker_id,
         await_call_id: 0,
@@ -131,7 +138,6 @@ fn get_info<'a>(
     channel: ResourceArc<ChannelResource>,
     timeout: u64,
 ) -> Term<'a> {
-    let channel = channel.0.channel.clone();
     let request = InfoRequest {
         include_capabilities: true,
         include_stats: true,
@@ -174,7 +180,7 @@ fn get_info<'a>(
 fn ask<'a, T, W, F>(
     env: Env<'a>,
     reference: Term<'a>,
-    channel: Channel,
+    channel: ResourceArc<ChannelResource>,
     timeout: u64,
     rpc: W,
     encode: impl for<'b> FnOnce(Env<'b>, T) -> Term<'b> + Send + 'static,
@@ -187,15 +193,19 @@ where
     let reply = Reply::new(env.pid(), reference);
     let after = Duration::from_millis(timeout);
     let done = spawn(async move {
-        let limit = channel.max_message_size;
-        let answer = match tokio::time::timeout(after, rpc(channel, after)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(Failure::from_status(&status, limit, false)),
-            Err(_) => Err(Failure::Timeout {
-                after,
-                queued: false,
-            }),
+        let asked = async {
+            let channel = channel.0.connected().await?.channel.clone();
+            let limit = channel.max_message_size;
+            match rpc(channel, after).await {
+                Ok(response) => Ok(response.into_inner()),
+                Err(status) => Err(Failure::from_status(&status, limit, false)),
+            }
         };
+        let answer = tokio::time::timeout(after, asked).await;
+        let answer = answer.unwrap_or(Err(Failure::Timeout {
+            after,
+            queued: false,
+        }));
         reply.send_result(answer, encode);
     });
     started(env, done)

@@ -3,22 +3,27 @@
 use super::{channel::ChannelResource, millis};
 use crate::{
     atoms,
-    dispatcher::{Dispatcher, Limits, Unavailable, WorkerKey},
+    dispatcher::{Dispatcher, Limits, Refusal, Unavailable, WorkerKey},
     pool::{Pool, Worker, drop_session, listener},
 };
 
 use rustler::{Atom, Env, LocalPid, Monitor, Resource, ResourceArc};
 use std::{sync::Arc, time::Duration};
 
-pub(super) struct PoolResource(pub(super) Arc<Pool>);
+pub(super) struct PoolResource(pub(super) Arc<Pool>, LocalPid);
 
 #[rustler::resource_impl]
 impl Resource for PoolResource {
     const IMPLEMENTS_DOWN: bool = true;
 
-    /// The control plane is gone: nobody would start another worker.
-    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.0.close();
+    /// Without its manager a pool ends: nobody would start another worker. A worker goes with its
+    /// owner, however that has ended.
+    fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        if pid == self.1 {
+            self.0.close(Refusal::Closed);
+        } else {
+            self.0.remove_where(|_key, worker| worker.owner == pid);
+        }
     }
 }
 
@@ -39,14 +44,23 @@ fn pool_new(
         session_ttl: millis(session_ttl),
         pipeline_budget: Duration::from_micros(pipeline_budget),
     };
-    let pool = ResourceArc::new(PoolResource(Dispatcher::new(limits, listener(told))));
+    let dispatcher = Dispatcher::new(limits, listener(told));
+    let pool = ResourceArc::new(PoolResource(dispatcher, env.pid()));
     env.monitor(&pool, &env.pid());
     pool
 }
 
 #[rustler::nif]
 fn pool_close(pool: ResourceArc<PoolResource>) -> Atom {
-    pool.0.close();
+    pool.0.close(Refusal::Closed);
+    atoms::ok()
+}
+
+/// As `pool_close`, of a pool that goes on with workers that need no gRPC.
+#[rustler::nif]
+fn pool_fell_back(pool: ResourceArc<PoolResource>, why: String) -> Atom {
+    let unavailable = Unavailable { why, no_grpc: true };
+    pool.0.close(Refusal::Unavailable(unavailable.into()));
     atoms::ok()
 }
 
@@ -56,7 +70,7 @@ fn pool_set_unavailable(pool: ResourceArc<PoolResource>, why: String, no_grpc: b
     atoms::ok()
 }
 
-/// Adds the calling process's worker.
+/// Adds the calling process's worker, which leaves with that.
 #[rustler::nif]
 fn pool_add(
     env: Env<'_>,
@@ -66,24 +80,57 @@ fn pool_add(
     capacity: usize,
     kill_grace: u64,
 ) -> u64 {
-    if let Some(calls) = channel
-        .as_ref()
-        .and_then(|channel| channel.0.calls.as_ref())
-    {
-        calls.set_capacity(capacity);
-    }
-    let worker = Worker {
-        id,
-        link: channel.map(|channel| channel.0.clone()),
-        owner: env.pid(),
-        kill_grace: Duration::from_millis(kill_grace),
-    };
-    pool.0.add(Arc::new(worker), capacity).0
+    env.monitor(&pool, &env.pid());
+    let worker = worker(env.pid(), channel, id, capacity, kill_grace);
+    pool.0.add(worker, capacity).0
 }
 
+fn worker(
+    owner: LocalPid,
+    channel: Option<ResourceArc<ChannelResource>>,
+    id: String,
+    capacity: usize,
+    kill_grace: u64,
+) -> Arc<Worker> {
+    let link = channel.map(|channel| channel.link());
+    if let Some(calls) = link.as_ref().and_then(|link| link.calls.as_ref()) {
+        calls.set_capacity(capacity);
+    }
+    Arc::new(Worker {
+        id,
+        link,
+        owner,
+        kill_grace: Duration::from_millis(kill_grace),
+    })
+}
+
+/// The worker gets no calls until `pool_resume`. False if it is not in the pool.
 #[rustler::nif]
-fn pool_drain(pool: ResourceArc<PoolResource>, key: u64) -> usize {
-    pool.0.drain(WorkerKey(key))
+fn pool_pause(pool: ResourceArc<PoolResource>, key: u64) -> bool {
+    pool.0.pause(WorkerKey(key))
+}
+
+/// The calling process's worker, which was paused, goes on with another channel. False if it is not
+/// paused any more.
+#[rustler::nif]
+fn pool_resume(
+    env: Env<'_>,
+    pool: ResourceArc<PoolResource>,
+    key: u64,
+    channel: ResourceArc<ChannelResource>,
+    id: String,
+    capacity: usize,
+    kill_grace: u64,
+) -> bool {
+    let worker = worker(env.pid(), Some(channel), id, capacity, kill_grace);
+    pool.0.resume(WorkerKey(key), worker)
+}
+
+/// The calling process's worker gets no more calls; `:snakepit_drained` tells that none is left.
+#[rustler::nif]
+fn pool_drain(pool: ResourceArc<PoolResource>, key: u64) -> Atom {
+    pool.0.drain(WorkerKey(key));
+    atoms::ok()
 }
 
 #[rustler::nif]

@@ -30,12 +30,23 @@ impl LeaseResource {
 }
 
 /// A place on a worker that is spoken to through its owner: `{:ok, lease}` if one is
-/// free, `:wait` if it comes as `{ref, {:ok, _} | {:error, failure}}`, or a refusal.
+/// free, `:wait` if it comes as `{ref, {:ok, _} | {:error, failure}}`, or a refusal. `again`: for a call
+/// that had a place and has not started there.
 #[rustler::nif]
-fn acquire<'a>(env: Env<'a>, pool: ResourceArc<PoolResource>, spec: Spec<'a>) -> Term<'a> {
+fn acquire<'a>(
+    env: Env<'a>,
+    pool: ResourceArc<PoolResource>,
+    spec: Spec<'a>,
+    again: bool,
+) -> Term<'a> {
     let reference = spec.reference;
     let call = spec.call(Fields::default());
-    let mut waiting = match Waiting::begin(&pool.0, &call, false) {
+    let waiting = if again {
+        Waiting::again(&pool.0, &call, false)
+    } else {
+        Waiting::begin(&pool.0, &call, false)
+    };
+    let mut waiting = match waiting {
         Ok(waiting) => waiting,
         Err(failure) => return env.error_tuple(failure),
     };
