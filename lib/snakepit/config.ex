@@ -40,6 +40,9 @@ defmodule Snakepit.Config do
     unencodable:
       {:unencodable, :error,
        "what becomes of a value in a result that cannot be sent: `:error`, or `:marker` for a map with its type in its place"},
+    log_level:
+      {:log_level, :info,
+       "from which level on what Python logs reaches Logger: `:debug`, `:info`, `:warning` or `:error`; installed libraries' records come from `:warning` on, unless their loggers are given a level"},
     transport: {:transport, :unix, "`:unix`, or `:tcp` on 127.0.0.1 with a secret per worker"},
     base_port: {:port, 0, "with `:tcp`, the first port to try; 0 is any free one"},
     port_range: {:ports, 100, "with `:tcp`, how many ports to try from there on"},
@@ -98,6 +101,7 @@ defmodule Snakepit.Config do
     server: ":native or :grpcio",
     transport: ":unix or :tcp",
     unencodable: ":error or :marker",
+    log_level: ":debug, :info, :warning or :error",
     range: "a pair {first, longest} of milliseconds above 0, at most #{@max_millis}"
   }
 
@@ -231,6 +235,7 @@ defmodule Snakepit.Config do
   defp valid?(:server, value), do: value in [:native, :grpcio]
   defp valid?(:transport, value), do: value in [:unix, :tcp]
   defp valid?(:unencodable, value), do: value in [:error, :marker]
+  defp valid?(:log_level, value), do: value in [:debug, :info, :warning, :error]
 
   defp valid?(:env, value) do
     ((is_map(value) and not is_struct(value)) or proper_list?(value)) and

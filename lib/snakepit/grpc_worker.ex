@@ -266,11 +266,11 @@ defmodule Snakepit.GRPCWorker do
   defp ended(text, state) do
     OSProcess.exited(state.process)
     Process.send_after(self(), :output_timeout, @exit_grace)
-    %{leave(state) | ended: state.why || text}
+    %{leave(state) | ended: text}
   end
 
   defp stop_ended(state) do
-    why = OSProcess.exit_text(state.ended, state.tail)
+    why = OSProcess.end_text(state)
     if state.timer, do: stop_failed(why, state), else: stop({:exited, why}, state)
   end
 
@@ -280,6 +280,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp stop({_how, text} = why, state) do
+    if state.channel, do: Native.worker_ended(state.channel, text)
     if state.process, do: OSProcess.stopped(state.process, text)
     {:stop, {:shutdown, why}, %{state | process: nil}}
   end

@@ -30,7 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     pipes = _process.take_stdio() if options.stdio else None
     if token and not options.stdio:
         _process.watch_stdin()
-    _logs.set_up(prefixed=bool(token) or options.stdio)
+    _logs.set_up(prefixed=bool(token) or options.stdio, level=options.log_level)
     try:
         if pipes is not None:
             return _serve_stdio(options, pipes)
@@ -178,6 +178,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=["error", "marker"],
         default="error",
         help="what is sent in place of a value that cannot be (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=list(_logs.LEVELS),
+        default="info",
+        help="from which level on records are shown; those of installed libraries from warning on, "
+        "unless their loggers have a level of their own (default: %(default)s)",
     )
     parser.add_argument(
         "--shutdown-timeout",

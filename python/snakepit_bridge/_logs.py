@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import logging
 import sys
+import sysconfig
+from functools import cache
 
 from snakepit_bridge._context import running_request_id
+
+# Names of the levels, as the command line has them.
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 # The level prefixes of sd-daemon(3).
 _PREFIXES = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
@@ -36,15 +47,47 @@ class _PrefixFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = next((p for level, p in _PREFIXES if record.levelno >= level), "<7>")
+        # The parent takes what is between the separators for the request that the line belongs to.
+        if request_id := getattr(record, "request_id", ""):
+            prefix += f"\x1f{request_id}\x1f"
         return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+class _LibraryFilter(logging.Filter):
+    """Lets libraries' records pass from warning on, or from the level that their loggers have."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING or not _is_library(record.name.partition(".")[0]):
+            return True
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None and logger is not logging.root:
+            if logger.level != logging.NOTSET:
+                return True
+            logger = logger.parent
+        return False
+
+
+@cache
+def _is_library(package: str) -> bool:
+    """Whether a logger's first name is that of an installed package, or of one of Python's own."""
+    spec = getattr(sys.modules.get(package), "__spec__", None)
+    origin = str(getattr(spec, "origin", None) or "")
+    if package in ("", "__main__", "snakepit_bridge"):
+        return False
+    installed = ("site-packages", "dist-packages")
+    return any(part in origin.split("/") for part in installed) or origin.startswith(
+        sysconfig.get_path("stdlib") + "/"
+    )
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """The root handler while the user has none."""
 
 
-def set_up(*, prefixed: bool) -> None:
+def set_up(*, prefixed: bool, level: str) -> None:
     """Lines leave at once and whole, and the root logger has a handler unless it had one."""
+    # What a process dies of in C code is printed, with the Python frames that led there.
+    faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")
@@ -52,12 +95,13 @@ def set_up(*, prefixed: bool) -> None:
         return
     handler = _Handler(sys.stderr)
     handler.addFilter(RequestIdFilter())
+    handler.addFilter(_LibraryFilter())
     if prefixed:
         handler.setFormatter(_PrefixFormatter("%(name)s: %(request)s%(message)s"))
     else:
         handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(request)s%(message)s"))
     logging.root.addHandler(handler)
-    logging.root.setLevel(logging.INFO)
+    logging.root.setLevel(LEVELS[level])
 
 
 def yield_to_user() -> None:

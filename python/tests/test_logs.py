@@ -6,6 +6,7 @@ from snakepit_bridge import BuiltinAdapter, Context, RequestIdFilter, command
 from snakepit_bridge._call import Call
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._execution import run, stream
+from snakepit_bridge._logs import _LibraryFilter
 from snakepit_bridge._runner import Runner
 from snakepit_bridge._wire import StreamWire, UnaryWire
 
@@ -62,3 +63,21 @@ def test_records_have_the_id_of_the_call_that_runs_in_whatever_order_calls_do() 
         "last r1",
         "last r2",
     ]
+
+
+def test_records_of_libraries_pass_from_warning_on_or_when_they_are_asked_for() -> None:
+    def passes(name: str, level: int) -> bool:
+        record = logging.LogRecord(name, level, __file__, 1, "said", None, None)
+        return _LibraryFilter().filter(record)
+
+    assert passes("my_commands.parts", logging.INFO)
+    assert passes("snakepit_bridge", logging.INFO)
+    for library in ("pytest.inner", "concurrent.futures"):
+        assert not passes(library, logging.INFO)
+        assert passes(library, logging.WARNING)
+        logger = logging.getLogger(library.partition(".")[0])
+        logger.setLevel(logging.DEBUG)
+        try:
+            assert passes(library, logging.DEBUG)
+        finally:
+            logger.setLevel(logging.NOTSET)

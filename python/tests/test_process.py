@@ -112,8 +112,9 @@ def test_what_a_call_logs_names_its_request(start: Start) -> None:
     lines = worker.lines()
     with connected(worker.address()) as client:
         client.begin("log", {}, request_id="r1").result()
-        assert next(lines) == "<7>probe: [r1] a detail"
-        assert [next(lines), next(lines)] == ["<6>probe: [r1] two", "<6>lines"]
+        assert next(lines) == "<7>\x1fr1\x1fprobe: [r1] a detail"
+        two_lines = ["<6>\x1fr1\x1fprobe: [r1] two", "<6>\x1fr1\x1flines"]
+        assert [next(lines), next(lines)] == two_lines
 
 
 def test_what_is_printed_and_logged_arrives_line_by_line(start: Start) -> None:

@@ -68,6 +68,7 @@ defmodule Snakepit.GRPC.Native do
   def output_take(_output), do: missing()
   def output_finish(_output), do: missing()
   def process_started(_os_pid), do: missing()
+  def worker_ended(_channel, _why), do: missing()
   def signal_group(_os_pid, _started, _kill), do: missing()
 
   def runtime_dir_create(_path), do: missing()

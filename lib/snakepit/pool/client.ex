@@ -126,7 +126,7 @@ defmodule Snakepit.Pool.Client do
   end
 
   defp finish({:crashed, why}, call, worker_id, _options) do
-    text = "the worker died while it ran the call; it is replaced (#{why})"
+    text = "the worker died while it ran the call, and is replaced: #{why}"
     failed({:worker_crashed, text, %{}}, call, worker_id)
   end
 

@@ -93,9 +93,15 @@ defmodule Snakepit.Pool.OSProcess do
   @doc "What is to be told of one that did not start."
   def start_error(worker, why), do: "worker #{worker.id} did not start: #{why}"
 
-  @doc "How it ended, and with which output."
-  def exit_text(text, []), do: text
-  def exit_text(text, tail), do: "#{text}; its last output:\n#{Enum.join(tail, "\n")}"
+  @doc """
+  Why a worker ended, of its state: as it was killed, or how its process ended and with which output. One
+  that is killed before it is ready has its output as well: it tells what it was at.
+  """
+  def end_text(%{why: why, timer: nil}) when why != nil, do: why
+  def end_text(%{tail: []} = state), do: state.why || state.ended
+
+  def end_text(state),
+    do: "#{state.why || state.ended}; its last output:\n#{Enum.join(state.tail, "\n")}"
 
   @doc "What an exit status says."
   def status_text(status) when status > 128 do

@@ -286,11 +286,11 @@ defmodule Snakepit.Pool.Worker do
   defp ended(text, state) do
     OSProcess.exited(state.process)
     Process.send_after(self(), :output_timeout, @output_grace)
-    {:noreply, %{leave(state) | ended: state.why || text}}
+    {:noreply, %{leave(state) | ended: text}}
   end
 
   defp stop_ended(state) do
-    why = OSProcess.exit_text(state.ended, state.tail)
+    why = OSProcess.end_text(state)
     state = %{answer_all(state, why) | ended: why}
 
     if state.timer,

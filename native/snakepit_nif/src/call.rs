@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, Streaming, metadata::AsciiMetadataKey};
 
@@ -22,6 +22,10 @@ use tonic::{Status, Streaming, metadata::AsciiMetadataKey};
 const MOST_ATTEMPTS: u32 = 8;
 /// From here on a result is decoded on a thread that no connection waits for.
 const DECODED_ASIDE_FROM: usize = 256 * 1024;
+
+/// How long the calls of a worker that died wait for the cause: its owner gets its status, and the end of
+/// its output, a moment after its connection is gone.
+const CAUSE_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) struct Call {
     pub(crate) id: u64,
@@ -42,6 +46,8 @@ pub(crate) struct Link {
     pub(crate) channel: Channel,
     /// For unary calls, where the server has it.
     pub(crate) calls: Option<Arc<UnaryCalls>>,
+    /// Why the worker behind it ended, once its owner knows.
+    ended: watch::Sender<Option<String>>,
     /// Ends `calls` with the last that holds the link.
     _end: DropGuard,
 }
@@ -65,8 +71,24 @@ impl Link {
         Ok(Arc::new(Self {
             channel,
             calls,
+            ended: watch::Sender::new(None),
             _end: end.drop_guard(),
         }))
+    }
+
+    /// The worker behind it has ended.
+    pub(crate) fn set_ended(&self, why: String) {
+        self.ended.send_replace(Some(why));
+    }
+
+    /// Why the worker ended, or `otherwise` if nobody tells.
+    pub(crate) async fn cause(&self, otherwise: String) -> String {
+        let mut ended = self.ended.subscribe();
+        let told = tokio::time::timeout(CAUSE_WITHIN, ended.wait_for(Option::is_some)).await;
+        match told {
+            Ok(Ok(why)) => why.clone().unwrap_or(otherwise),
+            _ => otherwise,
+        }
     }
 }
 
@@ -257,6 +279,14 @@ impl Place {
         match self {
             Self::Worker(lease, _) => Some(lease.worker.id.clone()),
             Self::Channel(..) => None,
+        }
+    }
+
+    /// The link of a worker whose owner will know why it died.
+    fn worker_link(&self) -> Option<Arc<Link>> {
+        match self {
+            Self::Worker(_, link) => Some(link.clone()),
+            Self::Channel(_) => None,
         }
     }
 
@@ -501,6 +531,16 @@ impl Call {
         }
         .map(tonic::Response::into_inner)
         .map_err(|status| self.unanswered(&status, channel, true))
+    }
+}
+
+/// A failure with the cause of its worker's death, where that is what it tells.
+async fn explained(failure: Failure, link: Option<Arc<Link>>) -> Failure {
+    match (failure, link) {
+        (Failure::WorkerCrashed(seen), Some(link)) => {
+            Failure::WorkerCrashed(link.cause(seen).await)
+        }
+        (failure, _) => failure,
     }
 }
 

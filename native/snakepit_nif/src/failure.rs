@@ -53,7 +53,7 @@ pub(crate) enum Failure {
     NoWorker(String),
     #[error("{0}")]
     NoGrpc(String),
-    #[error("the worker died while it ran the call; it is replaced ({0})")]
+    #[error("the worker died while it ran the call, and is replaced: {0}")]
     WorkerCrashed(String),
     #[error(
         "the session's worker is gone, and its state with it; the session begins anew with the next call"

@@ -1,7 +1,7 @@
 //! Which process a number means. The kernel gives numbers out anew; when a process started tells two
 //! that have had the same one apart.
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs;
 
 /// In the kernel's own units, where it tells.
@@ -14,16 +14,17 @@ pub(crate) fn started(os_pid: i32) -> Option<u64> {
 }
 
 /// Signals the group that the process leads, or has led: while one of the group is left, no process gets
-/// its number. Whether there was anyone.
+/// its number. A process that has not come so far as to lead a group is signalled itself. Whether there was
+/// anyone.
 pub(crate) fn signal_group(os_pid: i32, known: Option<u64>, kill: bool) -> bool {
     let signal = if kill { Signal::KILL } else { Signal::TERM };
-    if let Some(now) = started(os_pid)
-        && known != Some(now)
-    {
+    let now = started(os_pid);
+    if now.is_some() && now != known {
         return false;
     }
     // 1 and below mean everybody.
-    Pid::from_raw(os_pid)
-        .filter(|_| os_pid > 1)
-        .is_some_and(|pid| kill_process_group(pid, signal).is_ok())
+    let Some(pid) = Pid::from_raw(os_pid).filter(|_| os_pid > 1) else {
+        return false;
+    };
+    kill_process_group(pid, signal).is_ok() || now.is_some() && kill_process(pid, signal).is_ok()
 }

@@ -1,7 +1,8 @@
 //! A stream: the same call with many replies, at the consumer's pace.
 
 use super::{
-    Call, Clock, Ended, MOST_ATTEMPTS, Place, Route, decode_aside, refused_meta, sleep_until,
+    Call, Clock, Ended, MOST_ATTEMPTS, Place, Route, decode_aside, explained, refused_meta,
+    sleep_until,
 };
 use crate::{channel::Channel, codec, credit::Credit, events::Events, failure::Failure};
 use futures_util::FutureExt;
@@ -97,9 +98,10 @@ pub(crate) async fn run_stream(
             consumer.pass_on(stream, events).await
         }
     };
+    let link = place.worker_link();
     let rest = place.give_back(&call, status.ended());
     let result = match status {
-        Status::Failed(failure) => Err(failure),
+        Status::Failed(failure) => Err(explained(failure, link).await),
         Status::Done | Status::More => Ok(()),
     };
     if let Some(events) = events {

@@ -1,7 +1,8 @@
 //! A unary call: one frame among others where the server has `Calls`, else an RPC of its own.
 
 use super::{
-    Call, Clock, DECODED_ASIDE_FROM, Ended, MOST_ATTEMPTS, Place, Route, failed_term, refused_term,
+    Call, Clock, DECODED_ASIDE_FROM, Ended, MOST_ATTEMPTS, Place, Route, explained, failed_term,
+    refused_term,
 };
 use crate::{
     calls::{Abandoned, Calls, Job, NotStarted, WorkEnded},
@@ -71,10 +72,15 @@ pub(crate) async fn run_unary(call: Call, mut route: Route, reply: Reply, owner:
             result => break (place, clock, result),
         }
     };
+    let link = place.worker_link();
     let rest = place.give_back(
         &call,
         result.as_ref().err().map_or(Ended::Answered, Ended::by),
     );
+    let result = match result {
+        Err(failure) => Err(explained(failure, link).await),
+        result => result,
+    };
     answer(reply, result, clock);
     drop(owner);
     if let Some(rest) = rest {
@@ -210,12 +216,19 @@ impl Job for Unary {
     }
 
     fn lost(self, cause: &str) {
+        let failure = Failure::WorkerCrashed(cause.into());
+        let link = self.place.worker_link();
         // The caller's next call must not find the worker again.
         if let Place::Worker(lease, _) = self.place {
             lease.condemn();
         }
-        let failure = Failure::WorkerCrashed(cause.into());
-        tell(self.reply, &self.clock, failure);
+        let (reply, clock) = (self.reply, self.clock);
+        match runtime::get() {
+            Ok(runtime) if link.is_some() => drop(runtime.spawn(async move {
+                tell(reply, &clock, explained(failure, link).await);
+            })),
+            _ => tell(reply, &clock, failure),
+        }
     }
 
     fn not_started(self, why: NotStarted) {

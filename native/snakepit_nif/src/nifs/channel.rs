@@ -9,7 +9,7 @@ use crate::{
     map,
     reply::Reply,
 };
-use rustler::{Encoder, Env, NifMap, Resource, ResourceArc, Term};
+use rustler::{Atom, Encoder, Env, NifMap, Resource, ResourceArc, Term};
 use snakepit_proto::{HealthRequest, InfoRequest};
 use snakepit_wire::StartJournal;
 use std::{
@@ -209,4 +209,11 @@ where
         reply.send_result(answer, encode);
     });
     started(env, done)
+}
+
+/// Tells the calls of a worker that died why.
+#[rustler::nif]
+fn worker_ended(channel: ResourceArc<ChannelResource>, why: String) -> Atom {
+    channel.0.set_ended(why);
+    atoms::ok()
 }

@@ -1,0 +1,220 @@
+defmodule Snakepit.ProcessTest do
+  # Workers' processes: how they are started, what they print, how their ends are told.
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureLog
+  import Snakepit.Test.Pools
+
+  alias Snakepit.Error
+  alias Snakepit.GRPC.Native
+  alias Snakepit.Pool.Output
+
+  @moduletag :tmp_dir
+  @commands [class: "output_commands:OutputCommands", paths: ["test/support/python"]]
+  @patience 60_000
+
+  defmodule NoInterpreter do
+    @behaviour Snakepit.Adapter
+    @impl true
+    def executable_path, do: Path.join(System.tmp_dir!(), "snakepit_no_interpreter")
+  end
+
+  for {way, options} <- ways() do
+    describe "a worker (#{way})" do
+      @options [adapter_args: @commands] ++ options
+
+      test "that prints without end fills nothing, and holds nothing up", %{tmp_dir: dir} do
+        started = Path.join(dir, "started")
+        pool = start_pool!([max_concurrency: 2] ++ @options)
+        {:ok, [%{pid: worker}]} = workers(pool)
+
+        log =
+          capture_log(fn ->
+            attach(pool)
+            {:ok, _} = Snakepit.execute("flood", %{started: started}, pool: pool)
+            wait_for_log(pool, "lines dropped")
+
+            for _ <- 1..20 do
+              assert {:ok, _} = Snakepit.execute("pid", %{}, pool: pool, timeout: @patience)
+              assert {:message_queue_len, waiting} = Process.info(worker, :message_queue_len)
+              assert waiting < 100
+            end
+
+            assert {:ok, %{healthy: true}} = Snakepit.health(pool)
+            :ok = stop_supervised({Snakepit.Pool, pool})
+          end)
+
+        assert log =~ ~r/\[:#{pool}\/1\] [\d,]+ lines dropped/
+      end
+
+      test "prints text, whatever its bytes are" do
+        pool = start_pool!(@options)
+
+        bytes =
+          Snakepit.bytes(
+            "10%\r20%\r30%\n\xfc\e[31m red\n<4>a warning\n<3>" <>
+              String.duplicate("ä", 5_000) <> "\nno end"
+          )
+
+        log =
+          capture_log([format: "[$level] $message\n"], fn ->
+            {:ok, _} = Snakepit.execute("write", %{data: bytes}, pool: pool)
+            :ok = stop_supervised({Snakepit.Pool, pool})
+          end)
+
+        lines = log |> String.split("\n") |> Enum.filter(&String.contains?(&1, inspect(pool)))
+        text = fn level, text -> "[#{level}] [#{inspect(pool)}/1] #{text}" end
+        assert text.("info", "30%") in lines
+        refute Enum.any?(lines, &(&1 =~ "10%"))
+        assert text.("info", "\uFFFD\\u{1b}[31m red") in lines
+        assert text.("warning", "a warning") in lines
+        assert text.("info", "no end") in lines
+        long = Enum.filter(lines, &(&1 =~ "ää"))
+        assert length(long) == 2
+        assert Enum.all?(long, &String.starts_with?(&1, "[error]"))
+        assert Enum.all?(lines, &String.valid?/1)
+      end
+
+      test "shows a line that has no end yet" do
+        pool = start_pool!(@options)
+        data = Snakepit.bytes("still going")
+
+        attach(pool)
+        {:ok, _} = Snakepit.execute("write", %{data: data}, pool: pool)
+        wait_for_log(pool, "still going")
+      end
+
+      test "names pool, worker and request in Logger's metadata" do
+        pool = start_pool!(@options)
+
+        log =
+          capture_log(
+            [format: "$metadata$message\n", metadata: [:pool, :worker_id, :request_id]],
+            fn ->
+              options = [pool: pool, request_id: "request-17"]
+              {:ok, _} = Snakepit.execute("log", %{text: "from logging"}, options)
+              :ok = stop_supervised({Snakepit.Pool, pool})
+            end
+          )
+
+        assert log =~
+                 "pool=#{pool} worker_id=#{inspect(pool)}/1 request_id=request-17 [#{inspect(pool)}/1]"
+
+        assert log =~ "mine: [request-17] from logging"
+      end
+
+      test "that ends by itself leaves its status and its last words" do
+        pool = start_pool!(@options)
+        words = Snakepit.bytes("before\nthe last words \xfc\n")
+
+        attach(pool)
+
+        assert {:error, %Error{reason: :worker_crashed, message: message}} =
+                 Snakepit.execute("leave", %{status: 7, words: words}, pool: pool)
+
+        assert message =~ "it exited with status 7; its last output:\nbefore\nthe last words"
+        assert String.valid?(message)
+        wait_for_log(pool, "is replaced: it exited with status 7; its last output:\nbefore")
+      end
+
+      test "that is killed leaves the signal" do
+        pool = start_pool!(@options)
+
+        assert {:error, %Error{reason: :worker_crashed, message: message}} =
+                 Snakepit.execute("kill", %{number: 9}, pool: pool)
+
+        assert message =~ "it was killed by SIGKILL; the kernel's out-of-memory killer?"
+
+        assert {:error, %Error{reason: :worker_crashed, message: message}} =
+                 Snakepit.execute("segfault", %{}, pool: pool)
+
+        assert message =~ "it was killed by SIGSEGV"
+        # faulthandler tells where.
+        assert message =~ "Segmentation fault"
+        assert message =~ "output_commands.py"
+      end
+
+      test "gets its variables as they are, byte by byte" do
+        env = %{"BYTES" => <<255, 1>>, "EMPTY" => "", "ŁÓDŹ.x" => "ł", "OMP_NUM_THREADS" => "3"}
+        pool = start_pool!([env: env, thread_limit: 2] ++ @options)
+        {:ok, seen} = Snakepit.execute("variables", %{}, pool: pool)
+
+        for {name, value} <- env do
+          assert seen[Base.encode16(name, case: :lower)] == Base.encode16(value, case: :lower)
+        end
+      end
+
+      test "whose last words are not UTF-8 has not started, and costs nothing else" do
+        class = [class: "output_commands:BadLastWords", paths: ["test/support/python"]]
+        pool = start_pool_unready!([adapter_args: class] ++ unquote(options))
+
+        assert {:error, %Error{reason: :worker_start_failed, message: message}} =
+                 Snakepit.Pool.await_ready(pool, @patience)
+
+        assert String.valid?(message)
+        assert message =~ "it exited with status 3; its last output:\n\uFFFD\nää"
+      end
+    end
+  end
+
+  test "an executable that cannot be run says why", %{tmp_dir: dir} do
+    script = NoInterpreter.executable_path()
+    File.write!(script, "#!#{dir}/nowhere\n")
+    File.chmod!(script, 0o755)
+    pool = start_pool_unready!(adapter: NoInterpreter, adapter_args: [])
+
+    assert {:error, %Error{reason: :worker_start_failed, message: message}} =
+             Snakepit.Pool.await_ready(pool, @patience)
+
+    assert message =~ "cannot execute #{script}"
+    assert message =~ "the interpreter that its first line names is not there"
+    File.rm!(script)
+  end
+
+  test "a process that has got a worker's number is left alone" do
+    port = Port.open({:spawn_executable, "/bin/cat"}, [:exit_status])
+    {:os_pid, os_pid} = Port.info(port, :os_pid)
+    born = Native.process_started(os_pid)
+    refute Native.signal_group(os_pid, born - 1, true)
+    refute Native.signal_group(os_pid, nil, true)
+    assert alive?(os_pid)
+    assert Native.signal_group(os_pid, born, true)
+    assert_receive {^port, {:exit_status, 137}}, @patience
+  end
+
+  test "a named pipe serves where no other can be opened", %{tmp_dir: dir} do
+    path = Path.join(dir, "pipe")
+    ref = make_ref()
+    me = self()
+    assert {:ok, output, ^path} = Output.open_named(ref, me, "token", path)
+    {_, 0} = System.cmd("sh", ["-c", "printf 'token here\\nlast' > #{path}"])
+    assert_receive {^ref, {:announced, "here"}}, @patience
+    :ok = Native.output_finish(output)
+    assert_receive {^ref, {:ended, ["last"]}}, @patience
+    assert {[{6, nil, "last"}], 0, true} = Native.output_take(output)
+  end
+
+  defp workers(pool) do
+    {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
+    {:ok, GenServer.call(manager, :overview).workers}
+  end
+
+  # Sends this test what Logger gets of the pool.
+  defp attach(pool) do
+    id = :"logged_#{pool}"
+    :ok = :logger.add_handler(id, __MODULE__, %{config: %{test: self(), pool: pool}})
+    on_exit(fn -> :logger.remove_handler(id) end)
+  end
+
+  def log(%{msg: {:string, text}}, %{config: %{test: test, pool: pool}}) do
+    text = IO.chardata_to_string(text)
+    if text =~ inspect(pool), do: send(test, {:logged, pool, text})
+  end
+
+  def log(_event, _config), do: :ok
+
+  defp wait_for_log(pool, text) do
+    assert_receive {:logged, ^pool, logged}, @patience
+    unless logged =~ text, do: wait_for_log(pool, text)
+  end
+end
