@@ -87,7 +87,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 def set_up(*, prefixed: bool, level: str) -> None:
     """Lines leave at once and whole, and the root logger has a handler unless it had one."""
     # What a process dies of in C code is printed, with the Python frames that led there.
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")

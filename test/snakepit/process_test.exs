@@ -8,6 +8,7 @@ defmodule Snakepit.ProcessTest do
   alias Snakepit.Error
   alias Snakepit.GRPC.Native
   alias Snakepit.Pool.Output
+  alias Snakepit.Test.Log
 
   @moduletag :tmp_dir
   @commands [class: "output_commands:OutputCommands", paths: ["test/support/python"]]
@@ -23,32 +24,9 @@ defmodule Snakepit.ProcessTest do
     describe "a worker (#{way})" do
       @options [adapter_args: @commands] ++ options
 
-      test "that prints without end fills nothing, and holds nothing up", %{tmp_dir: dir} do
-        started = Path.join(dir, "started")
-        pool = start_pool!([max_concurrency: 2] ++ @options)
-        {:ok, [%{pid: worker}]} = workers(pool)
-
-        log =
-          capture_log(fn ->
-            attach(pool)
-            {:ok, _} = Snakepit.execute("flood", %{started: started}, pool: pool)
-            wait_for_log(pool, "lines dropped")
-
-            for _ <- 1..20 do
-              assert {:ok, _} = Snakepit.execute("pid", %{}, pool: pool, timeout: @patience)
-              assert {:message_queue_len, waiting} = Process.info(worker, :message_queue_len)
-              assert waiting < 100
-            end
-
-            assert {:ok, %{healthy: true}} = Snakepit.health(pool)
-            :ok = stop_supervised({Snakepit.Pool, pool})
-          end)
-
-        assert log =~ ~r/\[:#{pool}\/1\] [\d,]+ lines dropped/
-      end
-
       test "prints text, whatever its bytes are" do
         pool = start_pool!(@options)
+        Log.follow(pool)
 
         bytes =
           Snakepit.bytes(
@@ -56,32 +34,28 @@ defmodule Snakepit.ProcessTest do
               String.duplicate("ä", 5_000) <> "\nno end"
           )
 
-        log =
-          capture_log([format: "[$level] $message\n"], fn ->
-            {:ok, _} = Snakepit.execute("write", %{data: bytes}, pool: pool)
-            :ok = stop_supervised({Snakepit.Pool, pool})
-          end)
+        {:ok, _} = Snakepit.execute("write", %{data: bytes}, pool: pool)
+        lines = Log.await(pool, "no end")
+        line = fn level, text -> {level, "[#{inspect(pool)}/1] #{text}"} end
+        assert line.(:info, "30%") in lines
+        refute Enum.any?(lines, fn {_level, text} -> text =~ "10%" end)
+        assert line.(:info, "\uFFFD\\u{1b}[31m red") in lines
+        assert line.(:warning, "a warning") in lines
+        assert line.(:info, "no end") in lines
 
-        lines = log |> String.split("\n") |> Enum.filter(&String.contains?(&1, inspect(pool)))
-        text = fn level, text -> "[#{level}] [#{inspect(pool)}/1] #{text}" end
-        assert text.("info", "30%") in lines
-        refute Enum.any?(lines, &(&1 =~ "10%"))
-        assert text.("info", "\uFFFD\\u{1b}[31m red") in lines
-        assert text.("warning", "a warning") in lines
-        assert text.("info", "no end") in lines
-        long = Enum.filter(lines, &(&1 =~ "ää"))
-        assert length(long) == 2
-        assert Enum.all?(long, &String.starts_with?(&1, "[error]"))
-        assert Enum.all?(lines, &String.valid?/1)
+        assert [{:error, one}, {:error, two}] =
+                 Enum.filter(lines, fn {_, text} -> text =~ "ää" end)
+
+        assert String.valid?(one) and String.valid?(two)
       end
 
       test "shows a line that has no end yet" do
         pool = start_pool!(@options)
         data = Snakepit.bytes("still going")
 
-        attach(pool)
+        Log.follow(pool)
         {:ok, _} = Snakepit.execute("write", %{data: data}, pool: pool)
-        wait_for_log(pool, "still going")
+        Log.await(pool, "still going")
       end
 
       test "names pool, worker and request in Logger's metadata" do
@@ -107,14 +81,14 @@ defmodule Snakepit.ProcessTest do
         pool = start_pool!(@options)
         words = Snakepit.bytes("before\nthe last words \xfc\n")
 
-        attach(pool)
+        Log.follow(pool)
 
         assert {:error, %Error{reason: :worker_crashed, message: message}} =
                  Snakepit.execute("leave", %{status: 7, words: words}, pool: pool)
 
         assert message =~ "it exited with status 7; its last output:\nbefore\nthe last words"
         assert String.valid?(message)
-        wait_for_log(pool, "is replaced: it exited with status 7; its last output:\nbefore")
+        Log.await(pool, "is replaced: it exited with status 7; its last output:\nbefore")
       end
 
       test "that is killed leaves the signal" do
@@ -192,29 +166,5 @@ defmodule Snakepit.ProcessTest do
     :ok = Native.output_finish(output)
     assert_receive {^ref, {:ended, ["last"]}}, @patience
     assert {[{6, nil, "last"}], 0, true} = Native.output_take(output)
-  end
-
-  defp workers(pool) do
-    {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
-    {:ok, GenServer.call(manager, :overview).workers}
-  end
-
-  # Sends this test what Logger gets of the pool.
-  defp attach(pool) do
-    id = :"logged_#{pool}"
-    :ok = :logger.add_handler(id, __MODULE__, %{config: %{test: self(), pool: pool}})
-    on_exit(fn -> :logger.remove_handler(id) end)
-  end
-
-  def log(%{msg: {:string, text}}, %{config: %{test: test, pool: pool}}) do
-    text = IO.chardata_to_string(text)
-    if text =~ inspect(pool), do: send(test, {:logged, pool, text})
-  end
-
-  def log(_event, _config), do: :ok
-
-  defp wait_for_log(pool, text) do
-    assert_receive {:logged, ^pool, logged}, @patience
-    unless logged =~ text, do: wait_for_log(pool, text)
   end
 end

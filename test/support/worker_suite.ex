@@ -7,11 +7,10 @@ defmodule Snakepit.Test.WorkerSuite do
     quote location: :keep do
       use ExUnit.Case, async: true
 
-      import ExUnit.CaptureLog
-
       import Snakepit.Test.Pools, except: [start_pool!: 0, start_pool!: 1, start_pool_unready!: 1]
 
       alias Snakepit.Error
+      alias Snakepit.Test.Log
 
       @moduletag :tmp_dir
 
@@ -319,17 +318,17 @@ defmodule Snakepit.Test.WorkerSuite do
       test "prints and logs reach Logger with the worker's id, and break nothing" do
         pool = start_pool!()
 
-        log =
-          capture_log(fn ->
-            assert {:ok, _} = Snakepit.execute("noise", %{megabytes: 4}, pool: pool)
-            assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
-            # A worker's process logs in order: what it says at its end comes after the noise.
-            stop_supervised!({Snakepit.Pool, pool})
-          end)
-
-        assert log =~ ~r/\[:#{pool}\/\d\] from stderr/
-        assert log =~ ~r/\[error\].*\[:#{pool}\/\d\].*from logging/
-        assert length(Regex.scan(~r/\[:#{pool}\/\d\] x{1023}\n/, log)) == 4 * 1024
+        Log.follow(pool)
+        assert {:ok, _} = Snakepit.execute("noise", %{megabytes: 4}, pool: pool)
+        assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+        # A worker's process logs in order: this is its last line.
+        lines = Log.await(pool, "from logging")
+        worker = ~r/^\[:#{pool}\/\d\] /
+        assert Enum.all?(lines, fn {_level, text} -> text =~ worker end)
+        assert Enum.any?(lines, fn {_level, text} -> text =~ "] from stderr" end)
+        assert {:error, _text} = List.last(lines)
+        noise = Enum.count(lines, fn {_level, text} -> text =~ ~r/\] x{1023}$/ end)
+        assert noise == 4 * 1024
       end
 
       describe "a pool that stops" do

@@ -1,0 +1,61 @@
+defmodule Snakepit.FloodTest do
+  # Not async: Logger is the tests' own as well.
+  use ExUnit.Case
+
+  import ExUnit.CaptureLog
+  import Snakepit.Test.Pools
+
+  alias Snakepit.Pool.Manager
+  alias Snakepit.Test.Log
+
+  @moduletag :tmp_dir
+  @commands [class: "output_commands:OutputCommands", paths: ["test/support/python"]]
+  @patience 60_000
+
+  for {way, options} <- ways() do
+    describe "a worker (#{way})" do
+      @options [adapter_args: @commands] ++ options
+
+      test "that prints without end fills nothing, and holds nothing up", %{tmp_dir: dir} do
+        started = Path.join(dir, "started")
+        pool = start_pool!([max_concurrency: 2] ++ @options)
+        {:ok, [%{pid: worker}]} = workers(pool)
+
+        Log.follow(pool)
+
+        capture_log(fn ->
+          {:ok, _} = Snakepit.execute("flood", %{started: started}, pool: pool)
+          await_drops(pool)
+
+          for _ <- 1..20 do
+            assert {:ok, _} = Snakepit.execute("pid", %{}, pool: pool, timeout: @patience)
+            assert {:message_queue_len, waiting} = Process.info(worker, :message_queue_len)
+            assert waiting < 100
+          end
+
+          assert {:ok, %{healthy: true}} = Snakepit.health(pool)
+          :ok = stop_supervised({Snakepit.Pool, pool})
+        end)
+      end
+    end
+  end
+
+  defp workers(pool) do
+    {:ok, %{manager: manager}} = Manager.fetch(pool)
+    {:ok, GenServer.call(manager, :overview).workers}
+  end
+
+  defp await_drops(pool) do
+    receive do
+      {:logged, ^pool, level, text} ->
+        if text =~ "lines dropped" do
+          assert level == :warning
+          assert text =~ ~r/\[:#{pool}\/1\] [\d,]+ lines dropped/
+        else
+          await_drops(pool)
+        end
+    after
+      @patience -> flunk("no line was dropped")
+    end
+  end
+end
