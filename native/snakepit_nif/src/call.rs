@@ -286,7 +286,7 @@ impl Place {
     fn worker_link(&self) -> Option<Arc<Link>> {
         match self {
             Self::Worker(_, link) => Some(link.clone()),
-            Self::Channel(_) => None,
+            Self::Channel(..) => None,
         }
     }
 

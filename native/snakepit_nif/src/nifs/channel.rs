@@ -214,6 +214,6 @@ where
 /// Tells the calls of a worker that died why.
 #[rustler::nif]
 fn worker_ended(channel: ResourceArc<ChannelResource>, why: String) -> Atom {
-    channel.0.set_ended(why);
+    channel.0.link().set_ended(why);
     atoms::ok()
 }
