@@ -39,7 +39,7 @@ defmodule Snakepit.Pool do
   use Supervisor
 
   alias Snakepit.{Config, Error}
-  alias Snakepit.Pool.{Manager, RuntimeDir, WorkerSupervisor}
+  alias Snakepit.Pool.{Manager, Notifier, RuntimeDir, WorkerSupervisor}
 
   @doc false
   def child_spec(options) do
@@ -84,9 +84,15 @@ defmodule Snakepit.Pool do
 
   @impl true
   def init(options) do
-    # The manager stops first, so that nothing is started while workers stop, and the directory of
-    # their sockets is removed when they are gone.
-    children = [RuntimeDir, WorkerSupervisor, {Manager, {self(), options}}]
+    # The manager stops first, so that nothing is started while workers stop, the directory of their
+    # sockets is removed when they are gone, and the notifier stops last, with what all have told.
+    children = [
+      {Notifier, options.name},
+      RuntimeDir,
+      WorkerSupervisor,
+      {Manager, {self(), options}}
+    ]
+
     Supervisor.init(children, strategy: :one_for_all)
   end
 end

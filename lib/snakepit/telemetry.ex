@@ -9,10 +9,20 @@ defmodule Snakepit.Telemetry do
   calls have `:command`, `:streaming`, `:request_id`, `:session_id` (nil without one) and
   `:telemetry_span_context`, those of workers `:worker_id`.
 
+  ## Where handlers run
+
+  The events of a call are emitted by the process that calls: a slow handler slows that call. These are
+  `:start`, `:stop` and `:exception` of `[:snakepit, :call]`, `[:snakepit, :grpc, :request]`,
+  `[:snakepit, :queue, :full]` and `[:snakepit, :session, :ended]`.
+
+  All others are emitted by a process of the pool that does nothing else, in their order; so is the end of
+  a call of `Snakepit.start_stream/3`. Their handlers slow nothing but each other, and may call the pool:
+  `Snakepit.stats/1` and its kin, and `Snakepit.execute/3`. By then the pool may have gone on from what an
+  event tells. While 10,000 events wait further ones are dropped, which is logged.
+
   ## Calls
 
-  A call is a span from when it has passed its checks to when its caller has the result. Its events are
-  emitted by the process that calls; for `Snakepit.start_stream/3` the last one is by the pool.
+  A call is a span from when it has passed its checks to when its caller has the result.
 
   | event | measurements | further metadata |
   |---|---|---|
@@ -71,6 +81,7 @@ defmodule Snakepit.Telemetry do
   @compile {:no_warn_undefined, :telemetry}
 
   alias Snakepit.Error
+  alias Snakepit.Pool.Notifier
 
   @calls for(name <- [:start, :stop, :exception, :cancelled], do: [:snakepit, :call, name])
   @workers for name <- [:started, :ready, :killed, :stopped, :restarted],
@@ -156,6 +167,12 @@ defmodule Snakepit.Telemetry do
   @doc false
   # For a stream whose consumer is not ours.
   def stream_ended(span, event, meta, chunks, first_chunk_us) do
+    Notifier.run(span.metadata.pool, fn ->
+      end_stream(span, event, meta, chunks, first_chunk_us)
+    end)
+  end
+
+  defp end_stream(span, event, meta, chunks, first_chunk_us) do
     first = first_chunk_us && span.started + native(first_chunk_us)
     span = %{span | chunks: chunks, first_chunk: first}
 
@@ -183,6 +200,14 @@ defmodule Snakepit.Telemetry do
     do: emit([:snakepit, :health, :stuck], %{python_stuck_ms: milliseconds}, metadata)
 
   @doc false
+  # A session is ended by a call.
+  def session(:ended, metadata) do
+    if available?() do
+      measurements = %{system_time: System.system_time()}
+      :telemetry.execute([:snakepit, :session, :ended], measurements, metadata)
+    end
+  end
+
   def session(event, metadata),
     do: emit([:snakepit, :session, event], %{system_time: System.system_time()}, metadata)
 
@@ -236,6 +261,10 @@ defmodule Snakepit.Telemetry do
     do: emit([:snakepit, :pool, :fallback], %{system_time: System.system_time()}, metadata)
 
   defp emit(event, measurements, metadata) do
-    if available?(), do: :telemetry.execute(event, measurements, metadata), else: :ok
+    if available?() do
+      Notifier.run(metadata.pool, fn -> :telemetry.execute(event, measurements, metadata) end)
+    else
+      :ok
+    end
   end
 end

@@ -38,7 +38,7 @@ defmodule Snakepit.Test.Pools do
     defaults = [name: name, size: 1, adapter_args: args] ++ python ++ @patient
     options = Keyword.merge(defaults, options)
     start_supervised!({Snakepit.Pool, options})
-    name
+    options[:name]
   end
 
   @doc "Starts a pool of a server of the tests' own."
