@@ -9,7 +9,7 @@ defmodule Snakepit.Adapter do
         def executable_path, do: "node"
 
         @impl true
-        def script_path, do: "worker.js"
+        def script_path, do: {:my_app, "priv/worker.js"}
       end
 
       {Snakepit.Pool, name: MyApp.Node, adapter: MyApp.NodeAdapter}
@@ -30,6 +30,7 @@ defmodule Snakepit.Adapter do
   | `c:init_grpc_connection/1`, `c:grpc_execute/4`, `c:grpc_execute_stream/5` | optional: one worker by its address, past any pool |
   """
 
+  alias Snakepit.Config.Paths
   alias Snakepit.Error
 
   @typedoc """
@@ -44,11 +45,17 @@ defmodule Snakepit.Adapter do
   @typedoc "An executable, its arguments, and environment variables."
   @type command_line :: {Path.t(), [String.t()], [{String.t(), String.t()}]}
 
-  @doc "The executable: a path, or a name that is looked for in `PATH`."
-  @callback executable_path() :: Path.t()
+  @typedoc """
+  A path within an application, `{:my_app, "priv/worker.js"}`, or any other one: if relative, to the pool's
+  option `:root`, which is the directory of the Mix project as a rule.
+  """
+  @type path :: Path.t() | {Application.app(), Path.t()}
 
-  @doc "The script that the executable is to run, relative to the current folder: its first argument."
-  @callback script_path() :: Path.t()
+  @doc "The executable: a path, or a name that is looked for in `PATH`."
+  @callback executable_path() :: path
+
+  @doc "The script that the executable is to run: its first argument."
+  @callback script_path() :: path
 
   @doc "The further arguments."
   @callback script_args() :: [String.t()]
@@ -124,24 +131,20 @@ defmodule Snakepit.Adapter do
   def command(adapter, worker) do
     if exports?(adapter, :command_line, 1),
       do: adapter.command_line(worker),
-      else: simple_command(adapter)
+      else: simple_command(adapter, worker.options.root)
   end
 
-  defp simple_command(adapter) do
-    name = adapter.executable_path()
-
-    case find(name) do
-      nil ->
-        {:error, "the executable #{inspect(name)} of #{inspect(adapter)} was not found"}
-
-      path ->
-        script = List.wrap(optional(adapter, :script_path, [], nil))
-        {:ok, {path, script ++ optional(adapter, :script_args, [], []), []}}
+  defp simple_command(adapter, root) do
+    with {:ok, executable} <- Paths.find(adapter.executable_path(), root),
+         {:ok, script} <- script(optional(adapter, :script_path, [], nil), root) do
+      {:ok, {executable, script ++ optional(adapter, :script_args, [], []), []}}
+    else
+      {:error, why} -> {:error, "#{inspect(adapter)} cannot be executed: #{why}"}
     end
   end
 
-  @doc false
-  def find(name), do: System.find_executable(name) || System.find_executable(Path.expand(name))
+  defp script(nil, _root), do: {:ok, []}
+  defp script(path, root), do: with({:ok, path} <- Paths.expand(path, root), do: {:ok, [path]})
 
   @doc false
   def optional(adapter, callback, args, default) do

@@ -2,7 +2,7 @@ defmodule Snakepit.Config do
   @moduledoc false
   # The one schema of a pool's options, and the one reader of the application's environment.
 
-  alias Snakepit.Config.Environment
+  alias Snakepit.Config.{Environment, Paths}
   alias Snakepit.Error
 
   @pool [
@@ -12,10 +12,13 @@ defmodule Snakepit.Config do
       {:adapter, Snakepit.Adapters.GRPCPython, "a module that implements `Snakepit.Adapter`"},
     adapter_args:
       {:keyword, [],
-       "for `Snakepit.Adapters.GRPCPython`: `class:`, the \"module:Class\" of the commands, and `paths:`, the folders to import from"},
+       "for `Snakepit.Adapters.GRPCPython`: `class:`, the \"module:Class\" of the commands, and `paths:`, the directories to import from"},
     python:
-      {:string, nil,
+      {:path, nil,
        "the Python executable; by default `.venv/bin/python` where there is one, else `python3`"},
+    root:
+      {:string, nil,
+       "the directory that relative paths start from and in which workers run; by default that of the Mix project, without Mix the current one when the pool is first started"},
     server:
       {:server, nil,
        "`:native`, the worker's server in Rust, or `:grpcio`; by default the native one, or grpcio's where that does not load"},
@@ -89,6 +92,7 @@ defmodule Snakepit.Config do
     keyword: "a keyword list",
     section: "a map or keyword list",
     string: "a string",
+    path: "a path, or {:my_app, path} for one within an application",
     session_id: "a string of 1 to #{@session_id_bytes} bytes without NUL",
     affinity: ":strict or :prefer",
     request_id: "a string of 1 to 256 printable ASCII characters",
@@ -131,7 +135,8 @@ defmodule Snakepit.Config do
   @spec pool(keyword) :: {:ok, map} | {:error, Error.t()}
   def pool(options) do
     with :ok <- check(options, types()) do
-      {:ok, Map.merge(defaults(), Map.new(options))}
+      options = Map.new([{:root, Paths.root()} | options])
+      {:ok, defaults() |> Map.merge(options) |> Map.update!(:root, &Paths.root/1)}
     end
   end
 
@@ -210,6 +215,11 @@ defmodule Snakepit.Config do
     do: Keyword.keyword?(value) or (is_map(value) and not is_struct(value))
 
   defp valid?(:string, value), do: is_binary(value) and String.valid?(value)
+
+  defp valid?(:path, {app, path}),
+    do: is_atom(app) and valid?(:string, path) and Path.type(path) == :relative
+
+  defp valid?(:path, path), do: valid?(:string, path)
   defp valid?(:affinity, value), do: value in [:strict, :prefer]
 
   defp valid?(:session_id, value) do

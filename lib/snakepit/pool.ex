@@ -39,12 +39,16 @@ defmodule Snakepit.Pool do
   use Supervisor
 
   alias Snakepit.{Config, Error}
+  alias Snakepit.Config.Paths
   alias Snakepit.Pool.{Manager, Notifier, RuntimeDir, WorkerSupervisor}
 
   @doc false
   def child_spec(options) do
     unless Keyword.keyword?(options),
       do: raise(ArgumentError, "expected a keyword list of options, got: #{inspect(options)}")
+
+    # A supervisor starts the pool anew with these options, whatever the current directory is then.
+    options = Keyword.update(options, :root, Paths.root(), &Paths.root/1)
 
     %{
       id: {__MODULE__, Keyword.get(options, :name, __MODULE__)},
@@ -88,7 +92,7 @@ defmodule Snakepit.Pool do
     # sockets is removed when they are gone, and the notifier stops last, with what all have told.
     children = [
       {Notifier, options.name},
-      RuntimeDir,
+      {RuntimeDir, root: options.root},
       WorkerSupervisor,
       {Manager, {self(), options}}
     ]

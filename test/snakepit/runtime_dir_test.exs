@@ -7,8 +7,7 @@ defmodule Snakepit.RuntimeDirTest do
   alias Snakepit.GRPC.Native
   alias Snakepit.Pool.RuntimeDir
 
-  # A loaded machine may take its time.
-  @patience 30_000
+  @patience patience()
 
   setup do
     parent = "/tmp/sp-#{System.pid()}-#{System.unique_integer([:positive])}"

@@ -12,7 +12,8 @@ defmodule Mix.Tasks.Snakepit.Setup do
     * `--requirements` - a file of further packages, as pip reads it: those of your own commands
     * `--dev` - also what Snakepit's own tests and checks use
 
-  What is there already is left alone, so that it can run before every start.
+  What is there already is left alone, so that it can run before every start. Only an environment whose
+  Python is gone is made anew.
 
   For a free-threaded CPython, 3.14 or newer, it also builds the extension that the native server is:
   the one that `mix compile` makes serves all others. It installs no grpcio there.
@@ -33,7 +34,13 @@ defmodule Mix.Tasks.Snakepit.Setup do
     python = Path.join(venv, "bin/python")
     # Without ensurepip a first try leaves an environment that has no pip.
     pip? = File.exists?(Path.join(venv, "bin/pip"))
-    unless pip?, do: run!(python!(options[:python]), ["-m", "venv", venv])
+    # Its Python was removed, by an upgrade say: nothing in it can run.
+    broken? = match?({:ok, _}, File.lstat(python)) and not File.exists?(python)
+    clear = if broken?, do: ["--clear"], else: []
+
+    unless pip? and not broken?,
+      do: run!(python!(options[:python]), ["-m", "venv", venv] ++ clear)
+
     # grpcio would turn the global lock of a free-threaded Python on.
     worker = if Compile.Snakepit.build_for(python) == :free_threaded, do: [], else: @worker
     packages = if options[:dev], do: worker ++ @dev, else: worker

@@ -10,10 +10,11 @@ defmodule Snakepit.Adapters.GRPCPython do
 
     * `:class` - the class of the commands, `"module:Class"`; by default the built-in ones
       (`ping`, `echo`, `compute`, `info`, `ping_stream`, `process_large_dataset`)
-    * `:paths` - folders to import from, relative to the current folder
+    * `:paths` - directories to import from: `{:my_app, "priv/python"}` for one within an application, or
+      a path; if relative, to the pool's `:root`
 
-  The pool's `:python` names the executable. By default it is `.venv/bin/python` of the current
-  folder where there is one, else `python3`. The native server needs no package; for the portable
+  The pool's `:python` names the executable, in the same way. By default it is `.venv/bin/python` in the
+  pool's `:root` where there is one, else `python3`. The native server needs no package; for the portable
   one (`server: :grpcio`) there is `mix snakepit.setup`.
   """
   @behaviour Snakepit.Adapter

@@ -2,17 +2,18 @@ defmodule Snakepit.Adapters.Python do
   @moduledoc false
   # What the adapters for commands in Python share: only the transport tells them apart.
 
-  alias Snakepit.Adapter
+  alias Snakepit.Config.Paths
 
-  @doc "The Python of the current folder's `.venv` where there is one, else `python3`."
-  def executable do
-    venv = Path.expand(".venv/bin/python")
-    if File.exists?(venv), do: venv, else: "python3"
+  @doc "The Python of the `.venv` in `root` where there is one, else `python3`."
+  def executable(root \\ Paths.root()) do
+    venv = Path.join(root, ".venv/bin/python")
+    # A link that leads to nothing is there as well: it is an error, not another Python.
+    if match?({:ok, _}, File.lstat(venv)), do: venv, else: "python3"
   end
 
-  def command_line(%{options: options} = worker, transport) do
-    with {:ok, adapter_args} <- adapter_args(options.adapter_args),
-         {:ok, python} <- find(options.python || executable()) do
+  def command_line(%{options: %{root: root} = options} = worker, transport) do
+    with {:ok, adapter_args} <- adapter_args(options.adapter_args, root),
+         {:ok, python} <- find(options.python || executable(root), root) do
       args = args(worker) ++ transport ++ adapter_args
       {:ok, {python, args, [{"PYTHONPATH", python_path(options.env)}]}}
     end
@@ -33,29 +34,43 @@ defmodule Snakepit.Adapters.Python do
   defp seconds(:infinity), do: "inf"
   defp seconds(millis), do: to_string(millis / 1000)
 
-  defp adapter_args(args) do
-    Enum.reduce_while(args, {:ok, []}, fn
-      {:class, class}, {:ok, done} when is_binary(class) ->
-        {:cont, {:ok, done ++ ["--adapter", class]}}
-
-      {:paths, paths}, {:ok, done} when is_list(paths) ->
-        {:cont, {:ok, done ++ Enum.flat_map(paths, &["--import-path", Path.expand(&1)])}}
-
-      other, _done ->
-        {:halt,
-         {:error,
-          "adapter_args takes class: \"module:Class\" and paths: [folder], got: #{inspect(other)}"}}
+  defp adapter_args(args, root) do
+    Enum.reduce_while(args, {:ok, []}, fn arg, {:ok, done} ->
+      case adapter_arg(arg, root) do
+        {:ok, args} -> {:cont, {:ok, done ++ args}}
+        error -> {:halt, error}
+      end
     end)
   end
 
-  defp find(name) do
-    case Adapter.find(name) do
-      nil ->
-        {:error,
-         "the Python executable #{inspect(name)} was not found; install Python 3.9 or newer, or set the option :python"}
+  defp adapter_arg({:class, class}, _root) when is_binary(class), do: {:ok, ["--adapter", class]}
 
-      path ->
-        {:ok, path}
+  defp adapter_arg({:paths, paths} = arg, root) when is_list(paths) do
+    Enum.reduce_while(paths, {:ok, []}, fn path, {:ok, done} ->
+      case path?(path) && Paths.expand(path, root) do
+        {:ok, path} -> {:cont, {:ok, done ++ ["--import-path", path]}}
+        false -> {:halt, wrong(arg)}
+        error -> {:halt, error}
+      end
+    end)
+  end
+
+  defp adapter_arg(other, _root), do: wrong(other)
+
+  defp path?({app, path}), do: is_atom(app) and is_binary(path)
+  defp path?(path), do: is_binary(path)
+
+  defp wrong(arg) do
+    {:error,
+     "adapter_args takes class: \"module:Class\" and paths: [directory, ...], each a string or " <>
+       "{:my_app, \"priv/python\"}, got: #{inspect(arg)}"}
+  end
+
+  defp find(name, root) do
+    with {:error, why} <- Paths.find(name, root) do
+      {:error,
+       "there is no Python to run: #{why}; install Python 3.9 or newer, make .venv with `mix snakepit.setup`, " <>
+         "or set the option :python"}
     end
   end
 

@@ -6,7 +6,10 @@ defmodule Snakepit.Config.Environment do
   alias Snakepit.{Config, Error}
 
   @own [adapter_module: :adapter] ++
-         for(key <- ~w(adapter_args fallback_adapter python env thread_limit)a, do: {key, key})
+         for(
+           key <- ~w(adapter_args fallback_adapter python root env thread_limit)a,
+           do: {key, key}
+         )
   @grpc [server_startup_timeout: :startup_timeout] ++
           for(key <- ~w(server transport base_port port_range)a, do: {key, key})
 

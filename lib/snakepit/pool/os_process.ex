@@ -45,7 +45,8 @@ defmodule Snakepit.Pool.OSProcess do
   `env` goes before all other variables.
   """
   def start(worker, env, streams, token \\ nil) do
-    with {:ok, {executable, args, adapter_env}} <-
+    with :ok <- check_root(worker.options.root),
+         {:ok, {executable, args, adapter_env}} <-
            Adapter.command(worker.options.adapter, worker),
          variables = worker.options |> env() |> Map.merge(Map.new(adapter_env ++ env)),
          {:ok, request} <- request(executable, args, variables),
@@ -57,7 +58,7 @@ defmodule Snakepit.Pool.OSProcess do
         output: output
       }
 
-      launch(process, request, streams)
+      launch(process, request, streams, worker.options.root)
     end
   end
 
@@ -111,12 +112,12 @@ defmodule Snakepit.Pool.OSProcess do
 
   def status_text(status), do: "it exited with status #{status}"
 
-  defp launch(process, request, streams) do
+  defp launch(process, request, streams, root) do
     launcher = :filename.join(:code.priv_dir(:snakepit), ~c"native/snakepit_launcher")
     # The calls in hand are a bound already; a port that is full would hold up its owner.
     limits = [busy_limits_port: :disabled, busy_limits_msgq: :disabled]
     args = [process.output.path, to_string(streams)]
-    options = [:binary, :exit_status, :hide, packet: 4, args: args] ++ limits
+    options = [:binary, :exit_status, :hide, cd: root, packet: 4, args: args] ++ limits
     port = Port.open({:spawn_executable, launcher}, options)
     # One that has ended at once has no number any more, and tells how it ended all the same.
     os_pid = with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: os_pid
@@ -131,6 +132,12 @@ defmodule Snakepit.Pool.OSProcess do
       {:error, "the system cannot start a process: #{reason(error)}"}
   end
 
+  defp check_root(root) do
+    if File.dir?(root),
+      do: :ok,
+      else: {:error, "its directory #{root} is not there (:root, see guides/configuration.md)"}
+  end
+
   @doc "Writes a message to its standard input."
   def write(process, message) do
     Port.command(process.port, message)
@@ -139,8 +146,12 @@ defmodule Snakepit.Pool.OSProcess do
     ArgumentError -> false
   end
 
-  defp reason(%ErlangError{original: :enoent}),
-    do: "the launcher is missing; run `mix compile` to build it"
+  defp reason(%ErlangError{original: :enoent}) do
+    case File.cwd() do
+      {:ok, _path} -> "the launcher is missing; run `mix compile` to build it"
+      {:error, _} -> "the BEAM's current directory was removed; change to another by File.cd/1"
+    end
+  end
 
   defp reason(%ErlangError{original: reason}) when is_atom(reason),
     do: "#{:file.format_error(reason)} (#{reason})"

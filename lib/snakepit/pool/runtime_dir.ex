@@ -5,14 +5,15 @@ defmodule Snakepit.Pool.RuntimeDir do
   # of its pools is removed by the next pool of that user.
   use GenServer
 
+  alias Snakepit.Config.Paths
   alias Snakepit.GRPC.Native
 
   # A socket's path has at most 103 bytes on macOS, and 107 on Linux.
   @longest_parent 60
 
-  defstruct [:parents, :dir, :path, count: 0, sockets: %{}]
+  defstruct [:root, :parents, :dir, :path, count: 0, sockets: %{}]
 
-  @doc "Options: `:parents`, the directories in the first of which that allows it it is created."
+  @doc "Options: `:root` of a relative `TMPDIR`, or `:parents`, the directories to create it in."
   def start_link(options), do: GenServer.start_link(__MODULE__, options)
 
   @doc """
@@ -71,7 +72,7 @@ defmodule Snakepit.Pool.RuntimeDir do
   end
 
   defp create(state) do
-    (state.parents || parents())
+    (state.parents || parents(state.root))
     |> Enum.reduce_while([], fn parent, failed ->
       case create_in(parent) do
         {:ok, dir, path} -> {:halt, %{state | dir: dir, path: path}}
@@ -99,10 +100,10 @@ defmodule Snakepit.Pool.RuntimeDir do
   end
 
   # `/dev/shm` can be written to in containers whose root is read-only.
-  defp parents do
+  defp parents(root) do
     [System.get_env("TMPDIR"), "/tmp", System.get_env("XDG_RUNTIME_DIR"), "/dev/shm"]
     |> Enum.reject(&(&1 in [nil, ""]))
-    |> Enum.map(&Path.expand/1)
+    |> Enum.map(&Paths.absolute(&1, root))
     |> Enum.uniq()
   end
 
