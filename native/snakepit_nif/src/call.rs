@@ -143,6 +143,35 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Runs one of the server's own RPCs; on another connection where it has not started on this one.
+    pub(crate) async fn ask<T, F>(&self, rpc: impl Fn(Channel) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let mut attempt = 0;
+        loop {
+            let channel = self.connected().await?.channel.clone();
+            let (limit, closed) = (channel.max_message_size, channel.closed.clone());
+            let failure = match rpc(channel).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => Failure::from_unanswered(&status, limit, false),
+            };
+            attempt += 1;
+            match failure {
+                Failure::NotStarted { refused, .. }
+                    if self.target.is_some() && attempt < MOST_ATTEMPTS =>
+                {
+                    if !refused {
+                        closed.cancel();
+                    }
+                }
+                failure => return Err(failure),
+            }
+        }
+    }
+}
+
 /// Where a call is on its way to a worker.
 pub(crate) enum Route {
     Pool(Waiting),

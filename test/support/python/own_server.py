@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,16 @@ import grpc
 def serve(
     handlers: Mapping[str, Any], threads: int, options: Sequence[tuple[str, int]] = ()
 ) -> None:
-    """Serves until the end of stdin."""
+    """Serves until the end of stdin; with the options of grpcio that the environment adds as JSON."""
     listen = os.environ["SNAKEPIT_LISTEN"]
+    options = [*options, *map(tuple, json.loads(os.environ.get("SERVER_OPTIONS", "[]")))]
     server = grpc.server(futures.ThreadPoolExecutor(threads), options=options)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("snakepit.SnakepitBridge", handlers),)
     )
-    server.add_insecure_port(listen)
+    port = server.add_insecure_port(listen.removeprefix("tcp:"))
+    if listen.startswith("tcp:"):
+        listen = f"tcp:127.0.0.1:{port}"
     server.start()
     print(os.environ["SNAKEPIT_READY_TOKEN"], listen, flush=True)
     sys.stdin.read()

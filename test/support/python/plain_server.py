@@ -14,6 +14,8 @@ STREAMS = {"count", "endless", "fail_after"}
 
 
 def execute(request, rpc):
+    if request.command == "peer":
+        return pb.ExecuteResponse(success=True, result={"peer": rpc.peer().encode()})
     if request.command == "abort":
         rpc.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
     if request.command == "fail":

@@ -108,11 +108,9 @@ fn health<'a>(
         worker_id,
         await_call_id: 0,
     };
-    let work = async move |channel: Channel, timeout| {
-        let mut client = channel.client.clone();
-        client
-            .health(Channel::request(request, Some(timeout)))
-            .await
+    let work = move |mut channel: Channel, timeout| {
+        let request = Channel::request(request.clone(), Some(timeout));
+        async move { channel.client.health(request).await }
     };
     ask(env, reference, channel, timeout, work, |env, health| {
         map::from_pairs(
@@ -142,11 +140,9 @@ fn get_info<'a>(
         include_capabilities: true,
         include_stats: true,
     };
-    let work = async move |channel: Channel, timeout| {
-        let mut client = channel.client.clone();
-        client
-            .get_info(Channel::request(request, Some(timeout)))
-            .await
+    let work = move |mut channel: Channel, timeout| {
+        let request = Channel::request(request, Some(timeout));
+        async move { channel.client.get_info(request).await }
     };
     ask(env, reference, channel, timeout, work, |env, info| {
         let stats = info.stats.unwrap_or_default();
@@ -187,20 +183,13 @@ fn ask<'a, T, W, F>(
 ) -> Term<'a>
 where
     T: Send + 'static,
-    W: FnOnce(Channel, Duration) -> F + Send + 'static,
+    W: Fn(Channel, Duration) -> F + Send + Sync + 'static,
     F: Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send + 'static,
 {
     let reply = Reply::new(env.pid(), reference);
     let after = Duration::from_millis(timeout);
     let done = spawn(async move {
-        let asked = async {
-            let channel = channel.0.connected().await?.channel.clone();
-            let limit = channel.max_message_size;
-            match rpc(channel, after).await {
-                Ok(response) => Ok(response.into_inner()),
-                Err(status) => Err(Failure::from_status(&status, limit, false)),
-            }
-        };
+        let asked = channel.0.ask(|channel| rpc(channel, after));
         let answer = tokio::time::timeout(after, asked).await;
         let answer = answer.unwrap_or(Err(Failure::Timeout {
             after,

@@ -1,0 +1,142 @@
+defmodule Snakepit.ConnectionsTest do
+  # Connections that a server gives up while it goes on: it may do so with connections that get old.
+  use ExUnit.Case, async: true
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.{Error, GRPC.Client}
+
+  @patience 60_000
+  @age_ms 500
+  @connections 4
+
+  defmodule Adapter do
+    use Snakepit.Test.ServerAdapter, script: "plain_server.py"
+  end
+
+  test "the calls and streams of a pool go on over the next ones, and its worker stays" do
+    pool = start_server_pool!(Adapter, transport: :tcp, max_concurrency: 8, env: environment())
+    options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+    peer = fn -> Snakepit.execute("peer", %{}, options) end
+    {:ok, before} = Snakepit.list_workers(pool)
+
+    load = [
+      fn -> Snakepit.execute("echo", %{a: 1}, options) end,
+      fn -> Snakepit.execute_in_session("s", "echo", %{a: 1}, options) end,
+      fn -> Snakepit.execute_stream("count", %{count: 100}, & &1, options) end
+    ]
+
+    assert over_connections(peer, load) == []
+    {:ok, later} = Snakepit.list_workers(pool)
+    assert Enum.map(later, & &1.os_pid) == Enum.map(before, & &1.os_pid)
+    assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
+  end
+
+  test "a stream that runs goes on over the one that it has" do
+    pool = start_server_pool!(Adapter, transport: :tcp, max_concurrency: 8, env: environment())
+    options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+    {:ok, call} = Snakepit.start_stream("endless", %{}, [demand: 1] ++ options)
+    peer = fn -> Snakepit.execute("peer", %{}, options) end
+    assert over_connections(peer, []) == []
+    Snakepit.ask(call, 10)
+    assert [0 | _] = indexes(call, 11)
+    assert :ok = Snakepit.cancel(call)
+    # The worker is asked over its present connection whether the cancelled stream has ended.
+    eventually(fn -> match?({:ok, %{in_flight: 0}}, Snakepit.stats(pool)) end, @patience)
+    assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
+  end
+
+  test "a channel of one's own connects again" do
+    {_port, address} = start_server!("tcp:127.0.0.1:0", environment())
+    {:ok, channel} = Client.connect(address)
+    peer = fn -> Client.execute(channel, "peer") end
+
+    load = [
+      fn -> Client.execute(channel, "echo", %{a: 1}) end,
+      fn -> Client.execute_stream(channel, "count", %{count: 100}, & &1) end,
+      fn -> Client.health(channel) end
+    ]
+
+    assert over_connections(peer, load) == []
+  end
+
+  test "a channel of one's own finds a server that was started anew" do
+    socket = Path.join(System.tmp_dir!(), "snakepit-#{System.unique_integer([:positive])}.sock")
+    on_exit(fn -> File.rm(socket) end)
+    {port, address} = start_server!("unix:" <> socket, %{})
+    {:ok, channel} = Client.connect(address)
+    assert {:ok, %{"a" => 1}} = Client.execute(channel, "echo", %{a: 1})
+    Port.close(port)
+
+    eventually(
+      fn ->
+        match?({:error, %Error{reason: :grpc_unavailable}}, Client.execute(channel, "echo"))
+      end,
+      @patience
+    )
+
+    File.rm(socket)
+    start_server!("unix:" <> socket, %{})
+    assert {:ok, %{"a" => 1}} = Client.execute(channel, "echo", %{a: 1})
+    assert {:ok, %{"healthy" => true}} = Client.health(channel)
+  end
+
+  defp environment do
+    options = ~s([["grpc.max_connection_age_ms", #{@age_ms}]])
+    %{"PYTHONPATH" => Path.expand("python"), "SERVER_OPTIONS" => options}
+  end
+
+  # Runs the load over and over until calls have come over so many connections. What failed.
+  defp over_connections(peer, load) do
+    tasks = for call <- load, do: Task.async(fn -> repeat(call) end)
+    eventually(fn -> MapSet.size(seen(peer)) >= @connections end, @patience)
+    for task <- tasks, do: send(task.pid, :stop)
+    Task.await_many(tasks, @patience) |> List.flatten()
+  end
+
+  defp seen(peer) do
+    {:ok, %{"peer" => peer}} = peer.()
+    seen = MapSet.put(Process.get(:seen, MapSet.new()), peer)
+    Process.put(:seen, seen)
+    seen
+  end
+
+  defp repeat(call) do
+    receive do
+      :stop -> []
+    after
+      0 ->
+        case call.() do
+          {:error, error} -> [error]
+          _ -> repeat(call)
+        end
+    end
+  end
+
+  defp indexes(_call, 0), do: []
+
+  defp indexes(%{ref: ref} = call, left) do
+    assert_receive {:snakepit, ^ref, {:chunks, chunks}}, @patience
+    Enum.map(chunks, & &1["index"]) ++ indexes(call, left - length(chunks))
+  end
+
+  defp start_server!(listen, environment) do
+    environment =
+      Map.merge(environment, %{
+        "PYTHONPATH" => Path.expand("python"),
+        "SNAKEPIT_LISTEN" => listen,
+        "SNAKEPIT_READY_TOKEN" => "ready"
+      })
+
+    port =
+      Port.open({:spawn_executable, Adapter.executable_path()}, [
+        :binary,
+        line: 1000,
+        args: [Adapter.script_path()],
+        env: for({name, value} <- environment, do: {to_charlist(name), to_charlist(value)})
+      ])
+
+    assert_receive {^port, {:data, {:eol, "ready " <> address}}}, @patience
+    {port, address}
+  end
+end
