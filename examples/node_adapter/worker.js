@@ -50,10 +50,8 @@ async function answer(request) {
 
 const refusal = (reason, error, detail = {}) => ({ error, error_detail: { reason, ...detail } });
 
-function send(id, answered) {
-  const success = answered.error === undefined;
-  const timestamp = Date.now() * 1e6;
-  const body = Buffer.from(JSON.stringify({ id, success, timestamp, ...answered }));
+function send(message) {
+  const body = Buffer.from(JSON.stringify(message));
   const length = Buffer.alloc(4);
   length.writeUInt32BE(body.length);
   process.stdout.write(Buffer.concat([length, body]));
@@ -66,10 +64,19 @@ process.stdin.on("data", (data) => {
     const end = 4 + seen.readUInt32BE(0);
     const request = JSON.parse(seen.subarray(4, end).toString());
     seen = seen.subarray(end);
-    answer(request).then((answered) => send(request.id, answered));
+    answer(request).then((answered) => {
+      const success = answered.error === undefined;
+      send({ id: request.id, success, timestamp: Date.now() * 1e6, ...answered });
+    });
   }
 });
 
 // Standard output is the protocol's; its end is the parent's.
 console.log = console.error;
 process.stdin.on("end", () => process.exit(0));
+
+// The first SIGTERM may come from elsewhere, and calls be on their way; the pool sends the second one.
+process.once("SIGTERM", () => {
+  send({ draining: true });
+  process.once("SIGTERM", () => process.exit(0));
+});

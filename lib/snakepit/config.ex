@@ -52,7 +52,7 @@ defmodule Snakepit.Config do
     startup_timeout: {:millis, 30_000, "how long a worker may take to be ready, in ms"},
     shutdown_timeout:
       {:millis, 5_000,
-       "how long calls may go on when the pool stops, in ms; then they are cancelled, with `:kill_grace`"},
+       "how long calls may go on when the pool stops or their worker gets SIGTERM, in ms; then they are cancelled, with `:kill_grace`"},
     kill_grace:
       {:millis, 2_000, "how long a cancelled call may go on before its worker is killed, in ms"},
     health_interval:

@@ -28,7 +28,7 @@ defmodule Snakepit.Error do
   | `:invalid_result` | the command's result cannot be carried | |
   | `:message_too_large` | a message above `:max_message_size` | `:limit`, `:size` in bytes |
   | `:pool_saturated` | every worker is busy and the queue is full | `:max_queue` |
-  | `:pool_stopped` | there is no such pool, or it has stopped | |
+  | `:pool_stopped` | there is no such pool, or it has stopped; the call has not run | |
   | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback`, `:frames`, `:notes`, `:cause` |
   | `:queue_timeout` | no worker was free within `:queue_timeout` | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |

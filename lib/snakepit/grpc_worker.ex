@@ -225,6 +225,8 @@ defmodule Snakepit.GRPCWorker do
 
   def terminate(_reason, state) do
     state = stop_serving(state, &handle_info/2)
+    # Calls that it has not answered hear it now.
+    if state.channel, do: Native.worker_ended(state.channel, state.ended || "it was killed")
     OSProcess.exited_and_logged(state.process)
     OSProcess.stopped(state.process, :shutdown)
     leave(state)

@@ -6,6 +6,8 @@ defmodule Snakepit.GRPC.Client do
       {:ok, channel} = Snakepit.GRPC.Client.connect("unix:/tmp/server.sock")
       {:ok, %{"status" => "ok"}} = Snakepit.GRPC.Client.execute(channel, "ping")
 
+  A channel connects again, for the next call, when its connection is lost or the server gives it up.
+
   Every function returns `{:error, %Snakepit.Error{}}` on failure.
   """
 
