@@ -30,8 +30,9 @@ defmodule Snakepit.Adapter do
   | `c:init_grpc_connection/1`, `c:grpc_execute/4`, `c:grpc_execute_stream/5` | optional: one worker by its address, past any pool |
   """
 
-  alias Snakepit.Config.Paths
+  alias Snakepit.Config.{Env, Paths}
   alias Snakepit.Error
+  alias Snakepit.Error.Cause
 
   @typedoc """
   What the pool knows of a worker before it starts:
@@ -42,8 +43,10 @@ defmodule Snakepit.Adapter do
   """
   @type worker :: %{id: String.t(), listen: String.t() | nil, options: map}
 
-  @typedoc "An executable, its arguments, and environment variables."
-  @type command_line :: {Path.t(), [String.t()], [{String.t(), String.t()}]}
+  @typedoc "An executable, its arguments, and environment variables; `nil` unsets one."
+  @type command_line ::
+          {Path.t(), [String.t()],
+           [{String.t(), String.t() | nil}] | %{String.t() => String.t() | nil}}
 
   @typedoc """
   A path within an application, `{:my_app, "priv/worker.js"}`, or any other one: if relative, to the pool's
@@ -123,35 +126,142 @@ defmodule Snakepit.Adapter do
       (exports?(module, :executable_path, 0) or exports?(module, :command_line, 1))
   end
 
-  @doc false
-  def grpc?(adapter), do: optional(adapter, :uses_grpc?, [], false)
+  @typedoc false
+  # What an adapter says of itself, asked once when a pool starts.
+  @type facts :: %{
+          adapter: module,
+          grpc?: boolean,
+          port: :inet.port_number() | nil,
+          commands: [String.t()] | nil,
+          validates: boolean,
+          limits: boolean
+        }
 
   @doc false
-  @spec command(module, worker) :: {:ok, command_line} | {:error, String.t()}
-  def command(adapter, worker) do
+  @spec facts(module) :: {:ok, facts} | {:error, Error.t()}
+  def facts(adapter) do
+    ask = fn callback, default, wanted, valid? ->
+      if exports?(adapter, callback, 0),
+        do: call(adapter, callback, [], wanted, valid?),
+        else: {:ok, default}
+    end
+
+    with {:ok, grpc?} <- ask.(:uses_grpc?, false, "true or false", &is_boolean/1),
+         {:ok, port} <- ask.(:get_port, nil, "a port, 0 to 65535", &(&1 in 0..65_535)),
+         {:ok, commands} <- ask.(:supported_commands, nil, "a list of strings", &strings?/1) do
+      validates = exports?(adapter, :validate_command, 2)
+      limits = exports?(adapter, :command_timeout, 2)
+      facts = %{adapter: adapter, grpc?: grpc?, port: port, commands: commands}
+      {:ok, Map.merge(facts, %{validates: validates, limits: limits})}
+    else
+      {:error, message} -> {:error, %Error{reason: :adapter_error, message: message}}
+    end
+  end
+
+  @doc false
+  # Calls back, and checks what comes. The message has no value of `env` in it.
+  @spec call(module, atom, [term], String.t(), (term -> as_boolean(term)), Env.t()) ::
+          {:ok, term} | {:error, String.t()}
+  def call(adapter, callback, args, wanted, valid?, env \\ %Env{}) do
+    value = apply(adapter, callback, args)
+
+    if valid?.(value),
+      do: {:ok, value},
+      else: wrong(adapter, callback, args, "returned #{shown(value)}; expected #{wanted}", env)
+  catch
+    kind, reason ->
+      what = Cause.caught(kind, reason, __STACKTRACE__)
+      wrong(adapter, callback, args, what, env)
+  end
+
+  defp wrong(adapter, callback, args, what, env),
+    do: {:error, Env.redact(env, "#{inspect(adapter)}.#{callback}/#{length(args)} #{what}")}
+
+  defp shown(value), do: inspect(value, limit: 20, printable_limit: 200, binaries: :as_strings)
+
+  @doc false
+  # The environment is a map by name, where nil unsets a variable.
+  @spec command(module, worker) :: {:ok, {Path.t(), [String.t()], map}} | {:error, String.t()}
+  def command(adapter, %{options: %{env: env}} = worker) do
     if exports?(adapter, :command_line, 1),
-      do: adapter.command_line(worker),
+      do: whole_command(adapter, put_in(worker.options.env, Map.new(env)), env),
       else: simple_command(adapter, worker.options.root)
   end
 
+  defp whole_command(adapter, worker, env) do
+    wanted = "{:ok, {executable, arguments, environment}} or {:error, a string}"
+    # Its parts are told of by name: it may have values of the environment in it.
+    valid? = &match?({answer, _} when answer in [:ok, :error], &1)
+
+    case call(adapter, :command_line, [worker], wanted, valid?, env) do
+      {:ok, {:error, message}} when is_binary(message) ->
+        {:error, message}
+
+      {:ok, {:ok, {executable, args, own}}} ->
+        case command_problem(executable, args, own) do
+          nil -> {:ok, {executable, args, Map.new(own)}}
+          problem -> wrong(adapter, :command_line, [worker], "returned #{problem}", env)
+        end
+
+      {:ok, _other} ->
+        wrong(adapter, :command_line, [worker], "returned something else than #{wanted}", env)
+
+      {:error, message} ->
+        {:error, message}
+    end
+  end
+
+  defp command_problem(executable, args, own) do
+    cond do
+      not (string?(executable) and executable != "") ->
+        "the executable #{shown(executable)}; expected a path, a string"
+
+      not is_list(args) or List.improper?(args) ->
+        "the arguments #{shown(args)}; expected a list of strings"
+
+      wrong = Enum.find_value(args, &(not string?(&1) and {&1})) ->
+        "the argument #{wrong |> elem(0) |> shown()}; expected a string without NUL"
+
+      problem = Env.problem(own) ->
+        "an environment with #{problem}"
+
+      true ->
+        nil
+    end
+  end
+
   defp simple_command(adapter, root) do
-    with {:ok, executable} <- Paths.find(adapter.executable_path(), root),
-         {:ok, script} <- script(optional(adapter, :script_path, [], nil), root) do
-      {:ok, {executable, script ++ optional(adapter, :script_args, [], []), []}}
-    else
-      {:error, why} -> {:error, "#{inspect(adapter)} cannot be executed: #{why}"}
+    path = "a path: a string, or {:my_app, a string}"
+    list = "a list of strings"
+
+    with {:ok, name} <- call(adapter, :executable_path, [], path, &path?/1),
+         {:ok, script} <- optional(adapter, :script_path, path, &path?/1),
+         {:ok, args} <- optional(adapter, :script_args, list, &strings?/1) do
+      with {:ok, executable} <- Paths.find(name, root),
+           {:ok, script} <- script(script, root) do
+        {:ok, {executable, script ++ List.wrap(args), %{}}}
+      else
+        {:error, why} -> {:error, "#{inspect(adapter)} cannot be executed: #{why}"}
+      end
     end
   end
 
   defp script(nil, _root), do: {:ok, []}
   defp script(path, root), do: with({:ok, path} <- Paths.expand(path, root), do: {:ok, [path]})
 
-  @doc false
-  def optional(adapter, callback, args, default) do
-    if exports?(adapter, callback, length(args)),
-      do: apply(adapter, callback, args),
-      else: default
+  defp optional(adapter, callback, wanted, valid?) do
+    if exports?(adapter, callback, 0),
+      do: call(adapter, callback, [], wanted, valid?),
+      else: {:ok, nil}
   end
+
+  defp path?({app, path}), do: is_atom(app) and path?(path)
+  defp path?(value), do: string?(value) and value != ""
+
+  defp strings?(value),
+    do: is_list(value) and not List.improper?(value) and Enum.all?(value, &string?/1)
+
+  defp string?(value), do: is_binary(value) and not String.contains?(value, <<0>>)
 
   @doc false
   def exports?(adapter, callback, arity) do

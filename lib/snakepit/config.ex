@@ -2,7 +2,7 @@ defmodule Snakepit.Config do
   @moduledoc false
   # The one schema of a pool's options, and the one reader of the application's environment.
 
-  alias Snakepit.Config.{Environment, Paths}
+  alias Snakepit.Config.{Env, Environment, Paths}
   alias Snakepit.Error
 
   @pool [
@@ -22,7 +22,9 @@ defmodule Snakepit.Config do
     server:
       {:server, nil,
        "`:native`, the worker's server in Rust, or `:grpcio`; by default the native one, or grpcio's where that does not load"},
-    env: {:env, [], "environment variables for the workers, names to strings"},
+    env:
+      {:env, [],
+       "environment variables for the workers, names to strings; `nil` unsets one that they would inherit"},
     fallback_adapter:
       {:adapter, nil, "the adapter of the workers where those of `:adapter` cannot have gRPC"},
     thread_limit:
@@ -50,6 +52,9 @@ defmodule Snakepit.Config do
     base_port: {:port, 0, "with `:tcp`, the first port to try; 0 is any free one"},
     port_range: {:ports, 100, "with `:tcp`, how many ports to try from there on"},
     startup_timeout: {:millis, 30_000, "how long a worker may take to be ready, in ms"},
+    await_ready:
+      {:await, false,
+       "whether the pool's start waits until every worker is ready, and fails where one does not start; or for how long, in ms"},
     shutdown_timeout:
       {:millis, 5_000,
        "how long calls may go on when the pool stops or their worker gets SIGTERM, in ms; then they are cancelled, with `:kill_grace`"},
@@ -63,7 +68,7 @@ defmodule Snakepit.Config do
        "after how many intervals in a row without an answer a worker is replaced; a command that holds Python's global lock in C code keeps the grpcio server from answering"},
     restart_backoff:
       {:range, {100, 10_000},
-       "the first and the longest wait before a worker that does not start is tried again, in ms"}
+       "the first and the longest wait before a worker is tried again that does not start, or that ends before it has answered a call, in ms"}
   ]
 
   # What a timer of Erlang takes, in ms.
@@ -100,7 +105,7 @@ defmodule Snakepit.Config do
     metadata:
       "a map or list of names (a-z, 0-9, \"_\", \"-\", \".\"; none of gRPC's or HTTP's own) and values of " <>
         "printable ASCII, at most #{@metadata_bytes} bytes in all",
-    env: "a map or list of names and values, all strings",
+    await: "true, false, or a number of milliseconds above 0, at most #{@max_millis}",
     timeout: "a number of milliseconds above 0, at most #{@max}, or :infinity",
     server: ":native or :grpcio",
     transport: ":unix or :tcp",
@@ -136,7 +141,8 @@ defmodule Snakepit.Config do
   def pool(options) do
     with :ok <- check(options, types()) do
       options = Map.new([{:root, Paths.root()} | options])
-      {:ok, defaults() |> Map.merge(options) |> Map.update!(:root, &Paths.root/1)}
+      options = Map.merge(defaults(), options)
+      {:ok, %{options | root: Paths.root(options.root), env: Env.new(options.env)}}
     end
   end
 
@@ -172,11 +178,10 @@ defmodule Snakepit.Config do
   def check([], _schema), do: :ok
 
   def check([{key, value} | rest], schema) when is_map_key(schema, key) do
-    type = Map.fetch!(schema, key)
-
-    if valid?(type, value),
-      do: check(rest, schema),
-      else: invalid("the option #{inspect(key)} wants #{@wanted[type]}, got: #{shown(value)}")
+    case problem(Map.fetch!(schema, key), value) do
+      nil -> check(rest, schema)
+      problem -> invalid("the option #{inspect(key)} #{problem}")
+    end
   end
 
   def check([{key, _value} | _rest], schema) when is_atom(key) do
@@ -184,7 +189,14 @@ defmodule Snakepit.Config do
     invalid("there is no option #{inspect(key)}; there are #{known}")
   end
 
-  def check(other, _schema), do: invalid("options are a keyword list, got: #{inspect(other)}")
+  # Without the values of whatever it is, which may be secrets.
+  def check([{key, _value} | _rest], _schema),
+    do: invalid("options are a keyword list, got the key #{inspect(key)}")
+
+  def check(other, _schema) when is_map(other),
+    do: invalid("options are a keyword list, got a map")
+
+  def check(other, _schema), do: invalid("options are a keyword list, got: #{shown(other)}")
 
   @doc "The pool's options as a table, for the documentation."
   def table do
@@ -198,6 +210,14 @@ defmodule Snakepit.Config do
 
   defp defaults do
     %{unquote_splicing(for {key, {_type, default, _doc}} <- @pool, do: {key, default})}
+  end
+
+  defp problem(:env, value) do
+    with problem when problem != nil <- Env.problem(value), do: "has #{problem}"
+  end
+
+  defp problem(type, value) do
+    unless valid?(type, value), do: "wants #{@wanted[type]}, got: #{shown(value)}"
   end
 
   defp valid?(:name, value), do: is_atom(value) and value not in [nil, true, false]
@@ -247,10 +267,7 @@ defmodule Snakepit.Config do
   defp valid?(:unencodable, value), do: value in [:error, :marker]
   defp valid?(:log_level, value), do: value in [:debug, :info, :warning, :error]
 
-  defp valid?(:env, value) do
-    ((is_map(value) and not is_struct(value)) or proper_list?(value)) and
-      Enum.all?(value, &match?({k, v} when is_binary(k) and is_binary(v), &1))
-  end
+  defp valid?(:await, value), do: is_boolean(value) or valid?(:millis, value)
 
   defp valid?(:range, value) do
     with {first, longest} <- value,

@@ -19,6 +19,7 @@ defmodule Snakepit.Error do
 
   | reason | what it means | details |
   |---|---|---|
+  | `:adapter_error` | a callback of the pool's adapter raised, or returned what it must not | |
   | `:cancelled` | the call was cancelled | |
   | `:command_error` | the command raised a `CommandError`, an error of its own | `:code`, `:data`, and those of `:python_error` |
   | `:grpc_unavailable` | the native library is not loaded, or no connection can be had | |
@@ -27,10 +28,11 @@ defmodule Snakepit.Error do
   | `:invalid_options` | an option that Snakepit does not take | |
   | `:invalid_result` | the command's result cannot be carried | |
   | `:message_too_large` | a message above `:max_message_size` | `:limit`, `:size` in bytes |
+  | `:not_ready` | the deadline passed while the pool's first workers were still starting | |
   | `:pool_saturated` | every worker is busy and the queue is full | `:max_queue` |
   | `:pool_stopped` | there is no such pool, or it has stopped; the call has not run | |
   | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback`, `:frames`, `:notes`, `:cause` |
-  | `:queue_timeout` | no worker was free within `:queue_timeout` | |
+  | `:queue_timeout` | no worker was free within `:queue_timeout`, which runs once the pool has had a ready worker | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
   | `:session_lost` | the session's worker is gone; told once, then the session begins anew | |
   | `:streaming_not_supported` | a stream from a server that has none | |
@@ -64,7 +66,8 @@ defmodule Snakepit.Error do
   alias Snakepit.Error.Trace
 
   @type reason ::
-          :cancelled
+          :adapter_error
+          | :cancelled
           | :command_error
           | :grpc_unavailable
           | :internal_error
@@ -72,6 +75,7 @@ defmodule Snakepit.Error do
           | :invalid_options
           | :invalid_result
           | :message_too_large
+          | :not_ready
           | :pool_saturated
           | :pool_stopped
           | :python_error

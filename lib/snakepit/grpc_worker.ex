@@ -6,7 +6,6 @@ defmodule Snakepit.GRPCWorker do
 
   import Snakepit.Pool.Membership
 
-  alias Snakepit.Adapter
   alias Snakepit.GRPC.{Client, Native}
   alias Snakepit.Pool.{HealthCheck, OSProcess, RuntimeDir}
   alias Snakepit.Telemetry
@@ -23,6 +22,8 @@ defmodule Snakepit.GRPCWorker do
   # output once it is gone itself, in ms.
   @exit_grace 1_000
 
+  # It has secrets in it.
+  @derive {Inspect, only: [:id, :key, :why]}
   defstruct [
     :id,
     :pool,
@@ -58,7 +59,7 @@ defmodule Snakepit.GRPCWorker do
     state = struct!(__MODULE__, worker)
     # Only its user can reach a worker's Unix socket.
     secret = if state.options.transport == :tcp, do: random()
-    {:ok, %{state | token: random(), secret: secret}, {:continue, :start}}
+    {:ok, %{state | token: random(), secret: secret}}
   end
 
   @impl true
@@ -88,6 +89,9 @@ defmodule Snakepit.GRPCWorker do
   end
 
   @impl true
+  # The manager watches this process now.
+  def handle_info(:start, state), do: {:noreply, state, {:continue, :start}}
+
   def handle_info({ref, {:announced, "draining"}}, %{process: %{output: %{ref: ref}}} = state),
     do: {:noreply, said_draining(state)}
 
@@ -96,7 +100,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = state) do
-    state = %{state | no_grpc: state.no_grpc or status == @no_server}
+    state = %{state | no_grpc: status == @no_server}
     {:noreply, ended(OSProcess.status_text(status), state)}
   end
 
@@ -142,9 +146,7 @@ defmodule Snakepit.GRPCWorker do
     do: {:noreply, if(state.key, do: drain(%{state | awaited: nil}), else: state)}
 
   def handle_info({ref, {:error, failure}}, %{awaited: {_step, ref}} = state) do
-    error = Client.error(failure)
-    no_grpc = error.reason == :grpc_unavailable
-    {:noreply, kill(error.message, %{state | no_grpc: no_grpc})}
+    {:noreply, kill(Client.error(failure).message, state)}
   end
 
   def handle_info(:check_health, %{key: key, leaving: leaving} = state)
@@ -232,13 +234,15 @@ defmodule Snakepit.GRPCWorker do
     leave(state)
   end
 
+  if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
+  def format_status(status), do: without_secrets(status)
+
   defp listen(%{options: %{transport: :unix} = options} = state) do
     with {:ok, path} <- RuntimeDir.path(state.runtime_dir, options.startup_timeout),
          do: {:ok, "unix:#{path}.sock"}
   end
 
-  defp listen(%{options: options}) do
-    first = Adapter.optional(options.adapter, :get_port, [], options.base_port)
+  defp listen(%{options: %{base_port: first} = options}) do
     last = min(first + options.port_range - 1, 65_535)
     {:ok, "tcp:127.0.0.1:" <> if(first == 0, do: "0", else: "#{first}-#{last}")}
   end

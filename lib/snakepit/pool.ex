@@ -14,8 +14,12 @@ defmodule Snakepit.Pool do
   Any number of pools can run. The application's environment describes the one that it starts by
   itself, with the default name `Snakepit.Pool`, as the end of this page tells.
 
-  Workers start concurrently. Calls that come before one is ready wait in the queue; while none can
-  be started they fail with `:worker_start_failed` and the reason, and the pool keeps trying.
+  Workers start concurrently. Calls that come before one is ready wait in the queue for as long as
+  their `:timeout` allows (`:queue_timeout` runs once the pool has had a ready worker), and fail with
+  `:not_ready` past that. Once every worker has failed to start they fail at once with
+  `:worker_start_failed` and the reason, and the pool keeps trying. With `await_ready: true` the pool's
+  start itself waits for its workers, so that what the supervisor starts after it can call at once; it
+  fails with the reason where a worker does not start.
 
   ## Options
 
@@ -38,14 +42,17 @@ defmodule Snakepit.Pool do
   """
   use Supervisor
 
-  alias Snakepit.{Config, Error}
-  alias Snakepit.Config.Paths
+  alias Snakepit.{Adapter, Config, Error}
+  alias Snakepit.Config.{Env, Paths}
   alias Snakepit.Pool.{Manager, Notifier, RuntimeDir, WorkerSupervisor}
 
   @doc false
   def child_spec(options) do
     unless Keyword.keyword?(options),
-      do: raise(ArgumentError, "expected a keyword list of options, got: #{inspect(options)}")
+      do: raise(ArgumentError, "expected a keyword list of options in {Snakepit.Pool, options}")
+
+    # Supervisors report what they start, and with which arguments.
+    options = if options[:env], do: Keyword.update!(options, :env, &Env.wrap/1), else: options
 
     # A supervisor starts the pool anew with these options, whatever the current directory is then.
     options = Keyword.update(options, :root, Paths.root(), &Paths.root/1)
@@ -57,12 +64,52 @@ defmodule Snakepit.Pool do
     }
   end
 
-  @doc "Starts a pool. Returns `{:error, %Snakepit.Error{}}` when an option is wrong."
+  @doc """
+  Starts a pool. Returns `{:error, %Snakepit.Error{}}` when an option is wrong; with `:await_ready`
+  also when a worker does not start, or not in time.
+  """
   @spec start_link(keyword) :: Supervisor.on_start() | {:error, Error.t()}
   def start_link(options \\ []) do
-    with {:ok, options} <- Config.pool(options) do
-      Supervisor.start_link(__MODULE__, options, name: options.name)
+    with {:ok, options} <- Config.pool(options),
+         {:ok, facts} <- facts([options.adapter, options.fallback_adapter]),
+         {:ok, supervisor} <-
+           Supervisor.start_link(__MODULE__, {options, facts}, name: options.name) do
+      await_started(supervisor, options)
     end
+  end
+
+  defp facts(adapters) do
+    for adapter when adapter != nil <- adapters, reduce: {:ok, %{}} do
+      {:ok, facts} ->
+        with {:ok, of_one} <- Adapter.facts(adapter), do: {:ok, Map.put(facts, adapter, of_one)}
+
+      failed ->
+        failed
+    end
+  end
+
+  defp await_started(supervisor, %{await_ready: false}), do: {:ok, supervisor}
+
+  defp await_started(supervisor, %{await_ready: await, name: name}) do
+    timeout = if await == true, do: :infinity, else: await
+
+    with {:error, error} <- await_ready(name, timeout) do
+      error = if error.reason == :timeout, do: %{error | reason: :not_ready}, else: error
+      Supervisor.stop(supervisor)
+
+      # A caller that traps exits is told by the return value alone.
+      receive do
+        {:EXIT, ^supervisor, _reason} -> {:error, error}
+      after
+        0 -> {:error, error}
+      end
+    else
+      :ok -> {:ok, supervisor}
+    end
+  catch
+    # It has stopped by itself.
+    :exit, _reason ->
+      {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
   end
 
   @doc """
@@ -79,22 +126,33 @@ defmodule Snakepit.Pool do
     end
   catch
     :exit, {:timeout, _call} ->
-      message = "the pool was not ready within #{timeout} ms"
+      message = "the pool was not ready within #{timeout} ms: #{progress(pool)}"
       {:error, %Error{reason: :timeout, pool: pool, message: message}}
 
     :exit, _stopped ->
       {:error, %Error{reason: :pool_stopped, pool: pool, message: "the pool has stopped"}}
   end
 
+  defp progress(pool) do
+    case Snakepit.list_workers(pool) do
+      {:ok, workers} ->
+        ready = Enum.count(workers, &(&1.state == :ready))
+        "#{ready} of #{length(workers)} workers are ready"
+
+      {:error, error} ->
+        error.message
+    end
+  end
+
   @impl true
-  def init(options) do
+  def init({options, facts}) do
     # The manager stops first, so that nothing is started while workers stop, the directory of their
     # sockets is removed when they are gone, and the notifier stops last, with what all have told.
     children = [
       {Notifier, options.name},
       {RuntimeDir, root: options.root},
       WorkerSupervisor,
-      {Manager, {self(), options}}
+      {Manager, {self(), options, facts}}
     ]
 
     Supervisor.init(children, strategy: :one_for_all)

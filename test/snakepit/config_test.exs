@@ -18,7 +18,13 @@ defmodule Snakepit.ConfigTest do
       python: "python3",
       env: %{"A" => "b"},
       thread_limit: 2,
-      pool_config: %{pool_size: 3, max_concurrency: 2, max_queue: 7, timeout: :infinity},
+      pool_config: %{
+        pool_size: 3,
+        max_concurrency: 2,
+        max_queue: 7,
+        timeout: :infinity,
+        await_ready: 5
+      },
       grpc_config: [transport: :tcp, base_port: 50_051, port_range: 10, server_startup_timeout: 9]
     ]
 
@@ -27,7 +33,8 @@ defmodule Snakepit.ConfigTest do
     assert {:ok, %{adapter: GRPCPython, fallback_adapter: GenericPythonV2} = pool} =
              Config.pool(options)
 
-    assert %{adapter_args: [class: "a:B"], python: "python3", env: %{"A" => "b"}} = pool
+    assert %{adapter_args: [class: "a:B"], python: "python3", await_ready: 5} = pool
+    assert Map.new(pool.env) == %{"A" => "b"}
     assert %{size: 3, max_concurrency: 2, max_queue: 7, timeout: :infinity} = pool
     assert %{transport: :tcp, base_port: 50_051, port_range: 10, startup_timeout: 9} = pool
     assert %{thread_limit: 2, queue_timeout: 5_000} = pool
@@ -51,6 +58,46 @@ defmodule Snakepit.ConfigTest do
     options = Map.keys(Config.types()) -- [:name]
     tables = Environment.tables()
     for option <- options, do: assert(tables =~ "| `#{inspect(option)}` |")
+  end
+
+  test "variables are strings or nil, of which the last of a name counts" do
+    for env <- [
+          %{"A" => "", "B" => nil, "C" => <<255>>, <<255>> => "ü="},
+          [{"A", "x"}, {"A", ""}, {"B", nil}, {"C", <<255>>}, {<<255>>, "ü="}]
+        ] do
+      assert {:ok, pool} = Config.pool(env: env)
+      assert Map.new(pool.env) == %{"A" => "", "B" => nil, "C" => <<255>>, <<255>> => "ü="}
+      assert {:ok, %{env: again}} = Config.pool(env: pool.env)
+      assert again == pool.env
+    end
+  end
+
+  test "a variable that cannot be is named, and no value is shown" do
+    secret = "sk-s3cret"
+
+    for {env, part} <- [
+          {%{"A=B" => secret}, ~s("A=B")},
+          {%{"" => secret}, "an empty name"},
+          {%{"A\0B" => secret}, ~S("A\0B")},
+          {%{"A" => secret <> "\0"}, ~s("A" with a NUL)},
+          {%{"A" => [secret]}, ~s("A" that is not a string)},
+          {%{a: secret}, ":a"},
+          {[{"A", secret, secret}], "not a pair"},
+          {[secret], "not a pair"},
+          {[{"A", secret} | secret], "improper"},
+          {secret, "neither a map nor a list"},
+          {%URI{path: secret}, "neither a map nor a list"}
+        ] do
+      assert {:error, %Error{reason: :invalid_options, message: message}} = Config.pool(env: env)
+      assert message =~ "the option :env"
+      assert message =~ part
+      refute message =~ secret
+    end
+
+    for options <- [%{env: %{"A" => secret}}, [{"env", %{"A" => secret}}]] do
+      assert {:error, %Error{reason: :invalid_options, message: message}} = Config.pool(options)
+      refute message =~ secret
+    end
   end
 
   test "what is wrong is named with its place, its value and what is wanted" do

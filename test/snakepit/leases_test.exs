@@ -7,7 +7,8 @@ defmodule Snakepit.LeasesTest do
   alias Snakepit.GRPC.Native
 
   setup do
-    pool = Native.pool_new(1, 1, nil, 0, false)
+    limits = %{max_queue: 1, max_sessions: 1, session_ttl: nil, pipeline_budget: 0}
+    pool = Native.pool_new(Map.merge(limits, %{size: 1, startup_timeout: 1_000}), false)
     Native.pool_add(pool, nil, "pool/1", 1, 1_000)
     %{pool: pool}
   end
@@ -71,7 +72,7 @@ defmodule Snakepit.LeasesTest do
   end
 
   defp acquire(pool, ref \\ make_ref(), timeout \\ nil) do
-    Native.acquire(pool, {ref, "command", nil, nil, nil, timeout, nil, []})
+    Native.acquire(pool, {ref, "command", nil, nil, nil, timeout, nil, []}, false)
   end
 
   defp in_flight(pool) do

@@ -220,17 +220,17 @@ defmodule Snakepit.NonsenseTest do
   test "what an adapter's callbacks return" do
     pool = start_pool!(adapter: Careless)
 
-    assert {:error, %Error{reason: :internal_error, command: "echo", message: message}} =
+    assert {:error, %Error{reason: :adapter_error, command: "echo", message: message}} =
              Snakepit.execute("echo", %{}, pool: pool)
 
     assert message =~
-             "Careless.validate_command/2 returned :nonsense, not :ok or {:error, message}"
+             "Careless.validate_command/2 returned :nonsense; expected :ok or {:error,"
 
-    assert {:error, %Error{reason: :internal_error, message: message}} =
+    assert {:error, %Error{reason: :adapter_error, message: message}} =
              Snakepit.execute("ping", %{}, pool: pool)
 
     assert message =~
-             "Careless.command_timeout/2 returned 18446744073709551616, not a number of milliseconds above 0"
+             "Careless.command_timeout/2 returned 18446744073709551616; expected a number of milliseconds above 0"
 
     for {command, args, wanted} <- [
           {<<255>>, %{}, :unknown_command},

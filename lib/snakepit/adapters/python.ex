@@ -75,8 +75,9 @@ defmodule Snakepit.Adapters.Python do
   end
 
   defp python_path(env) do
-    given = Map.new(env)["PYTHONPATH"] || System.get_env("PYTHONPATH")
+    given = Map.get_lazy(env, "PYTHONPATH", fn -> System.get_env("PYTHONPATH") end)
     ours = Application.app_dir(:snakepit, "priv/python")
-    Enum.join([ours | List.wrap(given)], ":")
+    # An empty entry would be the current folder.
+    if given in [nil, ""], do: ours, else: ours <> ":" <> given
   end
 end

@@ -27,10 +27,11 @@ defmodule Snakepit.GRPC.Native do
   @doc "Why the library could not be loaded, or nil."
   def load_error, do: :persistent_term.get({__MODULE__, :load_error})
 
-  def pool_new(_max_queue, _max_sessions, _session_ttl, _pipeline_budget, _told), do: missing()
+  def pool_new(_limits, _told), do: missing()
   def pool_close(_pool), do: missing()
   def pool_fell_back(_pool, _why), do: missing()
-  def pool_set_unavailable(_pool, _why, _no_grpc), do: missing()
+  def pool_set_failed(_pool, _failed, _why, _no_grpc), do: missing()
+  def pool_had_answered(_pool, _key), do: missing()
   def pool_add(_pool, _channel, _id, _capacity, _kill_grace), do: missing()
   def pool_pause(_pool, _key), do: missing()
   def pool_resume(_pool, _key, _channel, _id, _capacity, _kill_grace), do: missing()

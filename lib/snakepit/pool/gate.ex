@@ -8,20 +8,12 @@ defmodule Snakepit.Pool.Gate do
 
   defstruct [:adapter, :commands, :validates, :limits]
 
-  @doc "The gate of an adapter's pools; nil where there is nothing to pass, as a rule."
-  def new(adapter) do
-    commands = Adapter.optional(adapter, :supported_commands, [], nil)
-    validates = Adapter.exports?(adapter, :validate_command, 2)
-    limits = Adapter.exports?(adapter, :command_timeout, 2)
+  @doc "The gate of an adapter's pools, by its facts; nil where there is nothing to pass, as a rule."
+  @spec new(Adapter.facts()) :: %__MODULE__{} | nil
+  def new(%{commands: nil, validates: false, limits: false}), do: nil
 
-    if commands || validates || limits,
-      do: %__MODULE__{
-        adapter: adapter,
-        commands: commands && MapSet.new(commands),
-        validates: validates,
-        limits: limits
-      }
-  end
+  def new(%{commands: commands} = facts),
+    do: struct(__MODULE__, %{facts | commands: commands && MapSet.new(commands)})
 
   @doc "The call's options, with the command's timeout if they have none, or why it is refused."
   @spec pass(%__MODULE__{} | nil, String.t(), map | keyword, keyword) ::
@@ -54,42 +46,46 @@ defmodule Snakepit.Pool.Gate do
   defp valid(%{validates: false}, _command, _args), do: :ok
 
   defp valid(gate, command, args) do
-    with :ok <- Message.check_args(args) do
-      case gate.adapter.validate_command(command, args) do
-        :ok -> :ok
-        {:error, %Error{} = error} -> {:error, error}
+    wanted = ":ok or {:error, a string or a Snakepit.Error}"
+
+    with :ok <- Message.check_args(args),
+         {:ok, verdict} <- ask(gate, :validate_command, command, args, wanted, &verdict?/1) do
+      case verdict do
         {:error, message} when is_binary(message) -> refuse(:invalid_args, message)
-        other -> nonsense(gate, "validate_command/2", ":ok or {:error, message}", other)
+        verdict -> verdict
       end
     end
   end
 
-  defp refuse(reason, message), do: {:error, %Error{reason: reason, message: message}}
-
-  defp nonsense(gate, callback, wanted, returned) do
-    refuse(
-      :internal_error,
-      "#{inspect(gate.adapter)}.#{callback} returned #{inspect(returned)}, not #{wanted}"
-    )
-  end
+  defp verdict?(:ok), do: true
+  defp verdict?({:error, %Error{}}), do: true
+  defp verdict?({:error, message}), do: is_binary(message)
+  defp verdict?(_other), do: false
 
   defp limited(%{limits: false}, _command, _args, options), do: {:ok, options}
 
   defp limited(gate, command, args, options) do
+    wanted = "#{Config.wanted(:timeout)}, or nil"
+
     with nil <- options[:timeout],
          :ok <- Message.check_args(args),
-         timeout when timeout != nil <- gate.adapter.command_timeout(command, args) do
-      case Config.check([timeout: timeout], %{timeout: :timeout}) do
-        :ok ->
-          {:ok, Keyword.put(options, :timeout, timeout)}
-
-        {:error, _error} ->
-          wanted = "#{Config.wanted(:timeout)}, or nil"
-          nonsense(gate, "command_timeout/2", wanted, timeout)
-      end
+         {:ok, timeout} <- ask(gate, :command_timeout, command, args, wanted, &timeout?/1) do
+      {:ok, if(timeout, do: Keyword.put(options, :timeout, timeout), else: options)}
     else
       {:error, error} -> {:error, error}
-      _given_or_none -> {:ok, options}
+      _given -> {:ok, options}
     end
   end
+
+  defp timeout?(nil), do: true
+  defp timeout?(timeout), do: Config.check([timeout: timeout], %{timeout: :timeout}) == :ok
+
+  # An adapter that raises must not take its caller with it.
+  defp ask(gate, callback, command, args, wanted, valid?) do
+    with {:error, message} <-
+           Adapter.call(gate.adapter, callback, [command, args], wanted, valid?),
+         do: refuse(:adapter_error, message)
+  end
+
+  defp refuse(reason, message), do: {:error, %Error{reason: reason, message: message}}
 end

@@ -2,27 +2,42 @@ defmodule Snakepit.Pool.Manager do
   @moduledoc false
   # Keeps a pool at its size: starts workers, replaces those that died, and waits longer each time
   # before it tries again what does not start. Calls do not pass through here.
+  #
+  # Each worker has a slot, whose attempts are counted until a worker of it has proved itself: it has
+  # come through a call, or has been ready for the longest back-off. One that proved itself is replaced
+  # at once; any other end is one more attempt, however it came about.
   use GenServer
 
   require Logger
 
-  alias Snakepit.{Adapter, Error, Telemetry}
+  alias Snakepit.{Error, GRPCWorker, Telemetry}
+  alias Snakepit.Error.Cause
   alias Snakepit.GRPC.{Client, Native}
-  alias Snakepit.Pool.{Gate, RuntimeDir, WorkerSupervisor}
+  alias Snakepit.Pool.{Gate, RuntimeDir, StartLog, Worker, WorkerSupervisor}
 
+  @derive {Inspect, only: [:restarts, :workers, :failed]}
   defstruct [
     :options,
+    :facts,
     :native,
     :supervisor,
     :runtime_dir,
     restarts: 0,
+    # By process: `%{slot:, attempt:, key:, ready_at:}`, the last two nil until it is ready.
     workers: %{},
+    # By slot, from when it has failed until it is ready again: why.
     failed: %{},
+    start_log: StartLog.new(),
     no_grpc: false,
     waiting: []
   ]
 
-  def start_link(options), do: GenServer.start_link(__MODULE__, options)
+  @doc """
+  Starts it with the pool's supervisor, the pool's options, and the facts of each adapter that they
+  name (`Snakepit.Adapter.facts/1`).
+  """
+  def start_link({_supervisor, _options, _facts} = pool),
+    do: GenServer.start_link(__MODULE__, pool)
 
   @doc "What a call needs to know of its pool."
   def fetch(name) do
@@ -43,14 +58,13 @@ defmodule Snakepit.Pool.Manager do
   end
 
   @impl true
-  def init({supervisor, options}) do
+  def init({supervisor, options, facts}) do
     Process.flag(:trap_exit, true)
     claim(Module.concat(options.name, "Manager"))
     error = Client.unavailable()
     native = unless error, do: new_pool(options)
-
-    publish(options, native, error, nil)
-    state = %__MODULE__{options: options, native: native, supervisor: supervisor}
+    state = %__MODULE__{options: options, facts: facts, native: native, supervisor: supervisor}
+    publish(state, error, nil)
 
     if error,
       do: {:ok, state},
@@ -77,13 +91,19 @@ defmodule Snakepit.Pool.Manager do
   end
 
   @impl true
-  def handle_info({:worker_ready, pid}, state) do
+  def handle_info({:worker_ready, pid, key}, state) do
     case state.workers do
-      %{^pid => {slot, _attempt, _phase}} ->
-        workers = Map.put(state.workers, pid, {slot, 0, :ready})
+      %{^pid => worker} ->
+        if is_map_key(state.failed, worker.slot),
+          do:
+            Logger.info(
+              "worker #{id(worker.slot, state)} is ready (attempt #{worker.attempt + 1})"
+            )
+
+        workers = Map.put(state.workers, pid, %{worker | key: key, ready_at: now()})
 
         {:noreply,
-         tell_waiting(%{state | workers: workers, failed: Map.delete(state.failed, slot)})}
+         tell_waiting(%{state | workers: workers, failed: Map.delete(state.failed, worker.slot)})}
 
       _ ->
         {:noreply, state}
@@ -92,19 +112,22 @@ defmodule Snakepit.Pool.Manager do
 
   def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
     case Map.pop(state.workers, pid) do
-      {{slot, attempt, _phase}, workers} ->
-        {:noreply, replace(reason, slot, attempt, %{state | workers: workers})}
-
-      # It was stopped for good.
       {nil, _workers} ->
+        # It was stopped for good.
         {:noreply, state}
+
+      {%{ready_at: nil} = worker, workers} ->
+        {:noreply, start_failed(reason, worker, %{state | workers: workers})}
+
+      {worker, workers} ->
+        {:noreply, ended(reason, worker, %{state | workers: workers})}
     end
   end
 
-  def handle_info({:start, native, slot, attempt}, %{native: native} = state),
-    do: {:noreply, restart_worker(slot, attempt, state.failed[slot], state)}
+  def handle_info({:start, native, slot, attempt, why}, %{native: native} = state),
+    do: {:noreply, restart_worker(slot, attempt, why, state)}
 
-  def handle_info({:start, _native, _slot, _attempt}, state), do: {:noreply, state}
+  def handle_info({:start, _native, _slot, _attempt, _why}, state), do: {:noreply, state}
 
   def handle_info({:snakepit_session, event, ids, worker_id}, state) do
     metadata = %{pool: state.options.name, worker_id: worker_id}
@@ -146,13 +169,24 @@ defmodule Snakepit.Pool.Manager do
       claim(name)
   end
 
-  defp publish(options, native, error, fallback) do
+  if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
+  # Whatever formats it: the options have the workers' environment.
+  def format_status(status) do
+    Map.new(status, fn
+      {:state, state} -> {:state, Map.take(state, [:restarts, :workers, :failed])}
+      other -> other
+    end)
+  end
+
+  defp publish(%{options: options} = state, error, fallback) do
+    facts = Map.fetch!(state.facts, options.adapter)
+
     pool =
       options
       |> Map.take([:timeout, :queue_timeout, :demand, :max_message_size])
-      |> Map.merge(%{native: native, error: error, manager: self(), fallback: fallback})
+      |> Map.merge(%{native: state.native, error: error, manager: self(), fallback: fallback})
       |> Map.put(:telemetry, Telemetry.available?())
-      |> Map.merge(%{grpc?: Adapter.grpc?(options.adapter), gate: Gate.new(options.adapter)})
+      |> Map.merge(%{grpc?: facts.grpc?, gate: Gate.new(facts)})
 
     :persistent_term.put({Snakepit.Pool, options.name}, pool)
   end
@@ -160,19 +194,30 @@ defmodule Snakepit.Pool.Manager do
   defp start_workers(state),
     do: Enum.reduce(1..state.options.size, state, &start_worker(&1, 0, &2))
 
-  defp start_worker(slot, attempt, state) do
+  defp start_worker(slot, attempt, %{options: options} = state) do
+    facts = Map.fetch!(state.facts, options.adapter)
+    module = if facts.grpc?, do: GRPCWorker, else: Worker
+
     worker = %{
       id: id(slot, state),
       pool: state.native,
       manager: self(),
       runtime_dir: state.runtime_dir,
-      options: state.options
+      options: %{options | base_port: facts.port || options.base_port}
     }
 
-    {:ok, pid} = WorkerSupervisor.start_worker(state.supervisor, worker)
-    Process.monitor(pid)
-    workers = Map.put(state.workers, pid, {slot, attempt, :starting})
-    %{state | workers: workers}
+    started = %{slot: slot, attempt: attempt, key: nil, ready_at: nil}
+
+    case WorkerSupervisor.start_worker(state.supervisor, module, worker) do
+      {:ok, pid} ->
+        Process.monitor(pid)
+        # Not before, so that nothing of its end can be missed.
+        send(pid, :start)
+        %{state | workers: Map.put(state.workers, pid, started)}
+
+      {:error, reason} ->
+        start_failed(reason, started, state)
+    end
   end
 
   defp restart_worker(slot, attempt, why, state) do
@@ -181,34 +226,63 @@ defmodule Snakepit.Pool.Manager do
     start_worker(slot, attempt, %{state | restarts: state.restarts + 1})
   end
 
-  defp replace({:shutdown, {failed, message}}, slot, attempt, state)
-       when failed in [:start_failed, :no_grpc] do
-    Logger.error(message)
-    no_grpc = failed == :no_grpc
+  # It ended before it was ready.
+  defp start_failed(reason, worker, state) do
+    {no_grpc, message} =
+      case reason do
+        {:shutdown, {:no_grpc, message}} -> {true, message}
+        {:shutdown, {:start_failed, message}} -> {false, message}
+        other -> {false, "worker #{id(worker.slot, state)} did not start: #{why(other)}"}
+      end
 
     if no_grpc and state.options.fallback_adapter != nil and count_ready(state) == 0 do
+      Logger.error(message)
       fall_back(message, state)
     else
-      {first, longest} = state.options.restart_backoff
-      wait = min(first * Integer.pow(2, min(attempt, 20)), longest)
-      # Workers that failed together must not try again together.
-      wait = wait - :rand.uniform(div(wait, 4) + 1) + 1
-      Process.send_after(self(), {:start, state.native, slot, attempt + 1}, wait)
-      Native.pool_set_unavailable(state.native, message, no_grpc)
-      failed = Map.put(state.failed, slot, message)
-      tell_waiting(%{state | failed: failed, no_grpc: no_grpc})
+      worker |> try_later(:error, message, state) |> set_failed(worker.slot, message, no_grpc)
     end
   end
 
-  defp replace(reason, slot, attempt, state) do
-    why =
-      case reason do
-        {:shutdown, {:exited, why}} -> why
-        other -> Exception.format_exit(other)
-      end
+  # It ended after it was ready.
+  defp ended(reason, worker, state) do
+    age = now() - worker.ready_at
+    {_first, longest} = state.options.restart_backoff
+    proved = Native.pool_had_answered(state.native, worker.key) or age >= longest
+    id = id(worker.slot, state)
+    why = why(reason)
 
-    Logger.warning("worker #{inspect(state.options.name)}/#{slot} is replaced: #{why}")
-    restart_worker(slot, attempt, why, state)
+    if proved do
+      Logger.warning("worker #{id} is replaced: #{why}")
+      restart_worker(worker.slot, 0, why, state)
+    else
+      message = "worker #{id} ended #{age} ms after it was ready: #{why}"
+      state = try_later(worker, :warning, message, why, state)
+      # The first time calls wait for the next one.
+      if worker.attempt > 0, do: set_failed(state, worker.slot, message, false), else: state
+    end
+  end
+
+  defp why({:shutdown, {:exited, why}}), do: why
+  defp why(reason), do: Cause.exited(reason)
+
+  defp try_later(%{slot: slot, attempt: attempt}, level, message, why \\ nil, state) do
+    {first, longest} = state.options.restart_backoff
+    wait = min(first * Integer.pow(2, min(attempt, 20)), longest)
+    # Workers that failed together must not try again together.
+    wait = wait - :rand.uniform(div(wait, 4) + 1) + 1
+    Process.send_after(self(), {:start, state.native, slot, attempt + 1, why || message}, wait)
+
+    start_log =
+      StartLog.failed(state.start_log, level, id(slot, state), message, attempt + 1, wait)
+
+    %{state | start_log: start_log}
+  end
+
+  # Once every worker has failed, calls hear why; until then they wait for the others.
+  defp set_failed(state, slot, message, no_grpc) do
+    failed = Map.put(state.failed, slot, message)
+    Native.pool_set_failed(state.native, map_size(failed), message, no_grpc)
+    tell_waiting(%{state | failed: failed, no_grpc: no_grpc})
   end
 
   # The pool starts anew, with workers of the other adapter. Who waits for a worker is told that there
@@ -217,18 +291,21 @@ defmodule Snakepit.Pool.Manager do
     fallback = state.options.fallback_adapter
     Logger.warning("the pool #{inspect(name)} falls back to #{inspect(fallback)}: #{message}")
     options = %{state.options | adapter: fallback, fallback_adapter: nil}
-    native = new_pool(options)
-    publish(options, native, nil, %{adapter: adapter, reason: message})
-    Native.pool_fell_back(state.native, message)
+    old = state.native
+    state = %{state | options: options, native: new_pool(options)}
+    publish(state, nil, %{adapter: adapter, reason: message})
+    Native.pool_fell_back(old, message)
     for {pid, _worker} <- state.workers, do: Process.exit(pid, :shutdown)
     metadata = %{pool: name, adapter: adapter, fallback_adapter: fallback, why: message}
     Telemetry.pool_fell_back(metadata)
-    start_workers(%{state | options: options, native: native, workers: %{}, failed: %{}})
+    start_workers(%{state | workers: %{}, failed: %{}})
   end
 
   defp overview(state) do
     running =
-      Map.new(state.workers, fn {pid, {slot, _attempt, phase}} -> {slot, {pid, phase}} end)
+      Map.new(state.workers, fn {pid, %{slot: slot, ready_at: ready_at}} ->
+        {slot, {pid, if(ready_at, do: :ready, else: :starting)}}
+      end)
 
     for slot <- 1..state.options.size do
       {pid, phase} = Map.get(running, slot, {nil, :waiting})
@@ -240,14 +317,19 @@ defmodule Snakepit.Pool.Manager do
 
   defp tell_waiting(state) do
     cond do
-      count_ready(state) == state.options.size -> reply_all(:ok, state)
-      state.failed != %{} -> reply_all({:error, start_error(state)}, state)
-      true -> state
+      count_ready(state) == state.options.size ->
+        reply_all(:ok, %{state | start_log: StartLog.new()})
+
+      state.failed != %{} ->
+        reply_all({:error, start_error(state)}, state)
+
+      true ->
+        state
     end
   end
 
   defp count_ready(state),
-    do: Enum.count(state.workers, &match?({_pid, {_slot, _attempt, :ready}}, &1))
+    do: Enum.count(state.workers, fn {_pid, worker} -> worker.ready_at != nil end)
 
   defp expire_sessions_later(:infinity), do: nil
 
@@ -268,7 +350,12 @@ defmodule Snakepit.Pool.Manager do
 
   defp new_pool(options) do
     ttl = if options.session_ttl != :infinity, do: options.session_ttl
-    %{max_queue: queue, max_sessions: sessions, pipeline_budget: budget} = options
-    Native.pool_new(queue, sessions, ttl, budget, Telemetry.available?())
+
+    options
+    |> Map.take(~w(max_queue max_sessions pipeline_budget size startup_timeout)a)
+    |> Map.put(:session_ttl, ttl)
+    |> Native.pool_new(Telemetry.available?())
   end
+
+  defp now, do: System.monotonic_time(:millisecond)
 end

@@ -20,7 +20,7 @@ defmodule Snakepit.Pool.Membership do
     %{max_concurrency: capacity, kill_grace: grace} = state.options
     key = Native.pool_add(state.pool, channel, state.id, capacity, grace)
     OSProcess.ready(state.process)
-    send(state.manager, {:worker_ready, self()})
+    send(state.manager, {:worker_ready, self(), key})
     %{state | timer: nil, key: key, check: HealthCheck.new(state.id, state.options)}
   end
 
@@ -107,6 +107,19 @@ defmodule Snakepit.Pool.Membership do
   @doc "After a step of the health check."
   def checked({:ok, check}, state), do: %{state | check: check}
   def checked({:dead, why}, state), do: kill_ready(why, state)
+
+  @doc """
+  What a crash report or `:sys.get_status/1` may show of such a process, whatever formats it: neither
+  secrets and environment, nor what callers have sent.
+  """
+  def without_secrets(status) do
+    Map.new(status, fn
+      {:state, %{id: id, key: key, why: why}} -> {:state, %{id: id, key: key, why: why}}
+      {:message, message} when is_tuple(message) -> {:message, {elem(message, 0), :hidden}}
+      {:log, _messages} -> {:log, []}
+      other -> other
+    end)
+  end
 
   @doc "What the pool tells of the worker, with what the worker itself said, if it did."
   def description(info, state) do

@@ -48,8 +48,7 @@ defmodule Snakepit.Pool.OSProcess do
     with :ok <- check_root(worker.options.root),
          {:ok, {executable, args, adapter_env}} <-
            Adapter.command(worker.options.adapter, worker),
-         variables = worker.options |> env() |> Map.merge(Map.new(adapter_env ++ env)),
-         {:ok, request} <- request(executable, args, variables),
+         variables = worker.options |> env() |> Map.merge(adapter_env) |> Map.merge(Map.new(env)),
          {:ok, output} <- Output.open(worker.options.name, worker.id, token) do
       process = %__MODULE__{
         id: worker.id,
@@ -58,7 +57,7 @@ defmodule Snakepit.Pool.OSProcess do
         output: output
       }
 
-      launch(process, request, streams, worker.options.root)
+      launch(process, request(executable, args, variables), streams, worker.options.root)
     end
   end
 
@@ -158,20 +157,15 @@ defmodule Snakepit.Pool.OSProcess do
 
   defp reason(error), do: Exception.message(error)
 
-  # As the launcher reads it.
+  # As the launcher reads it. `Snakepit.Adapter.command/2` and `Snakepit.Config` let no NUL come here.
   defp request(executable, args, variables) do
-    entries =
-      [[?x, executable] | Enum.map(args, &[?a, &1])] ++
-        Enum.map(variables, fn
-          {name, nil} -> [?u, name]
-          {name, value} -> [?s, name, ?=, value]
-        end)
+    variables =
+      Enum.map(variables, fn
+        {name, nil} -> [?u, name, 0]
+        {name, value} -> [?s, name, ?=, value, 0]
+      end)
 
-    case Enum.find(entries, &(&1 |> IO.iodata_to_binary() |> String.contains?(<<0>>))) do
-      nil -> {:ok, Enum.map(entries, &[&1, 0])}
-      [?s, name | _] -> {:error, "the variable #{inspect(name)} has a NUL byte in its value"}
-      [_kind, text] -> {:error, "#{inspect(text)} has a NUL byte"}
-    end
+    [[?x, executable, 0], Enum.map(args, &[?a, &1, 0]) | variables]
   end
 
   defp signal(%{os_pid: nil}, _kill?), do: false

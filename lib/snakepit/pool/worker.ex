@@ -15,6 +15,8 @@ defmodule Snakepit.Pool.Worker do
   @output_grace 1_000
   @stopped "it was stopped, and the call went on for longer than :shutdown_timeout"
 
+  # It has what its callers have sent in it.
+  @derive {Inspect, only: [:id, :key, :why]}
   defstruct [
     :id,
     :pool,
@@ -38,7 +40,7 @@ defmodule Snakepit.Pool.Worker do
   @impl true
   def init(worker) do
     Process.flag(:trap_exit, true)
-    {:ok, struct(__MODULE__, worker), {:continue, :start}}
+    {:ok, struct(__MODULE__, worker)}
   end
 
   @impl true
@@ -65,6 +67,9 @@ defmodule Snakepit.Pool.Worker do
   end
 
   @impl true
+  # The manager watches this process now.
+  def handle_info(:start, state), do: {:noreply, state, {:continue, :start}}
+
   def handle_info({:call, ref, _call}, %{ended: ended} = state) when ended != nil do
     send(ref, {ref, :not_started})
     {:noreply, state}
@@ -186,6 +191,9 @@ defmodule Snakepit.Pool.Worker do
       OSProcess.stopped(state.process, state.ended || :shutdown)
     end
   end
+
+  if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
+  def format_status(status), do: without_secrets(status)
 
   defp shut_down(state) do
     state = stop_serving(state, &handle_info/2)

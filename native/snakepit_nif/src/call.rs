@@ -210,7 +210,7 @@ impl Route {
 /// A call that has a place in a pool or in its queue.
 pub(crate) struct Waiting {
     granted: oneshot::Receiver<Grant<Arc<Worker>>>,
-    _ticket: Ticket<Arc<Worker>>,
+    ticket: Ticket<Arc<Worker>>,
 }
 
 impl Waiting {
@@ -232,13 +232,13 @@ impl Waiting {
     ) -> Result<Self, Failure> {
         let (tx, granted) = oneshot::channel();
         let wish = Wish {
-            deadline: call.queue_deadline(),
+            deadline: call.queue_deadline(call.started),
             session: call.session.clone(),
             pipelines,
             early,
         };
         pool.submit(wish, move |grant| drop(tx.send(grant)))
-            .map(|_ticket| Self { granted, _ticket })
+            .map(|ticket| Self { granted, ticket })
             .map_err(|refusal| call.refused(refusal))
     }
 
@@ -247,16 +247,32 @@ impl Waiting {
         self.granted.try_recv().ok()?.ok()
     }
 
-    pub(crate) async fn lease(self, call: &Call) -> Result<Lease<Arc<Worker>>, Failure> {
+    pub(crate) async fn lease(mut self, call: &Call) -> Result<Lease<Arc<Worker>>, Failure> {
+        let mut since = call.started;
+        if let Some(started) = self.ticket.starting() {
+            tokio::select! {
+                biased;
+                granted = &mut self.granted => return call.granted(granted),
+                () = call.cancelled.cancelled() => return Err(Failure::Cancelled),
+                () = started.cancelled() => since = Instant::now(),
+                () = sleep_until(call.deadline()) => return Err(self.not_ready(call)),
+            }
+        }
         tokio::select! {
             biased;
-            granted = self.granted => match granted {
-                Ok(Ok(lease)) => Ok(lease),
-                Ok(Err(refusal)) => Err(call.refused(refusal)),
-                Err(_) => Err(Failure::Dropped),
-            },
+            granted = &mut self.granted => call.granted(granted),
             () = call.cancelled.cancelled() => Err(Failure::Cancelled),
-            () = sleep_until(call.queue_deadline()) => Err(call.refused(Refusal::Expired)),
+            () = sleep_until(call.queue_deadline(since)) => {
+                Err(call.expired(since, self.ticket.has_workers()))
+            }
+        }
+    }
+
+    /// Its time was up before the pool had any worker.
+    fn not_ready(&self, call: &Call) -> Failure {
+        match self.ticket.startup() {
+            Some(startup) => Failure::NotReady(startup),
+            None => call.expired(call.started, false),
         }
     }
 }
@@ -292,7 +308,9 @@ impl Place {
                 if gone {
                     lease.pause();
                 }
-                Waiting::again(&lease.dispatcher(), call, pipelines).map(Route::Pool)
+                let again = Waiting::again(&lease.dispatcher(), call, pipelines);
+                lease.give_back_unused();
+                again.map(Route::Pool)
             }
         }
     }
@@ -373,26 +391,42 @@ impl Call {
         self.timeout.map(|timeout| self.started + timeout)
     }
 
-    fn queue_deadline(&self) -> Option<Instant> {
-        let timeout = match (self.timeout, self.queue_timeout) {
-            (Some(whole), Some(queue)) => Some(whole.min(queue)),
-            (whole, queue) => whole.or(queue),
-        };
-        timeout.map(|timeout| self.started + timeout)
+    /// The end of the wait for a worker, of which the queue timeout runs from `since` on.
+    fn queue_deadline(&self, since: Instant) -> Option<Instant> {
+        let queue = self.queue_timeout.map(|timeout| since + timeout);
+        self.deadline().into_iter().chain(queue).min()
+    }
+
+    fn expired(&self, since: Instant, has_workers: bool) -> Failure {
+        let queue = self.queue_timeout.map(|timeout| since + timeout);
+        match (self.timeout, self.queue_timeout) {
+            (Some(after), _) if queue.is_none_or(|queue| self.started + after <= queue) => {
+                Failure::Timeout {
+                    after,
+                    queued: true,
+                }
+            }
+            (_, after) => Failure::QueueTimeout {
+                after: after.unwrap_or_default(),
+                has_workers,
+            },
+        }
+    }
+
+    fn granted(
+        &self,
+        granted: Result<Grant<Arc<Worker>>, oneshot::error::RecvError>,
+    ) -> Result<Lease<Arc<Worker>>, Failure> {
+        match granted {
+            Ok(grant) => grant.map_err(|refusal| self.refused(refusal)),
+            Err(_) => Err(Failure::Dropped),
+        }
     }
 
     fn refused(&self, refusal: Refusal) -> Failure {
         match refusal {
             Refusal::Saturated { max_queue } => Failure::Saturated { max_queue },
-            Refusal::Expired => match (self.timeout, self.queue_timeout) {
-                (Some(after), queue) if queue.is_none_or(|queue| after <= queue) => {
-                    Failure::Timeout {
-                        after,
-                        queued: true,
-                    }
-                }
-                (_, queue) => Failure::QueueTimeout(queue.unwrap_or_default()),
-            },
+            Refusal::Expired => self.expired(self.started, true),
             Refusal::SessionLost => Failure::SessionLost,
             Refusal::Unavailable(unavailable) if unavailable.no_grpc => {
                 Failure::NoGrpc(unavailable.why.clone())

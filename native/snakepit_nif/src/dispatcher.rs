@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
+use tokio_util::sync::CancellationToken;
 
 /// Why a call got no worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl<W: Clone + Send + 'static> Worker for W {}
 pub(crate) type Grant<W> = Result<Lease<W>, Refusal>;
 type Waiter<W> = Box<dyn FnOnce(Grant<W>) + Send>;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WorkerKey(pub(crate) u64);
 
 /// The session that a call belongs to.
@@ -96,6 +97,20 @@ pub(crate) struct Limits {
     pub(crate) session_ttl: Option<Duration>,
     /// How much work a worker may be sent ahead of what it does.
     pub(crate) pipeline_budget: Duration,
+    /// How many workers the pool keeps, and how long each may take to be ready.
+    pub(crate) size: usize,
+    pub(crate) startup_timeout: Duration,
+}
+
+/// How far a pool is that has had no ready worker yet.
+#[derive(Debug)]
+pub(crate) struct Startup {
+    pub(crate) starting: usize,
+    pub(crate) size: usize,
+    pub(crate) elapsed: Duration,
+    pub(crate) startup_timeout: Duration,
+    /// Why the last one that failed did, if one has.
+    pub(crate) failed: Option<Arc<Unavailable>>,
 }
 
 /// What a call asks of a place.
@@ -120,6 +135,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Dispatcher<W: Worker> {
     state: Mutex<State<W>>,
     listener: Listener<W>,
+    /// Cancelled once the pool has had a ready worker.
+    started: CancellationToken,
 }
 
 /// What is to be told to whom, once the lock is released.
@@ -146,6 +163,7 @@ impl<W: Worker> Dispatcher<W> {
         Arc::new(Self {
             state: Mutex::new(State::new(limits)),
             listener: Box::new(listener),
+            started: CancellationToken::new(),
         })
     }
 
@@ -180,6 +198,7 @@ impl<W: Worker> Dispatcher<W> {
                 Ok(Ticket {
                     dispatcher: Weak::new(),
                     number: 0,
+                    starting: None,
                 })
             }
             Choice::Wait(pinned) => match state.admit(early) {
@@ -188,8 +207,9 @@ impl<W: Worker> Dispatcher<W> {
                         stay: state.enter(&session.id, &mut events),
                         strict: session.strict,
                     });
+                    let started = state.has_started();
                     let queued = Queued {
-                        deadline,
+                        deadline: deadline.filter(|_| started),
                         waiter: Box::new(waiter),
                         visit,
                         pipelines,
@@ -204,6 +224,7 @@ impl<W: Worker> Dispatcher<W> {
                     Ok(Ticket {
                         dispatcher: Arc::downgrade(self),
                         number,
+                        starting: (!started).then(|| self.started.clone()),
                     })
                 }
                 Err(refusal) => {
@@ -230,6 +251,7 @@ impl<W: Worker> Dispatcher<W> {
             (key, self.serve(&mut state, Notices::new()))
         };
         self.tell(notices);
+        self.started.cancel();
         key
     }
 
@@ -296,10 +318,16 @@ impl<W: Worker> Dispatcher<W> {
         }
     }
 
-    /// While there is no worker at all, every call is refused with `why`; the next worker ends that.
-    pub(crate) fn set_unavailable(&self, unavailable: Unavailable) {
-        let notices = self.lock().set_unavailable(unavailable.into());
+    /// So many workers have failed to start and are to be tried again, the last for this reason. Once
+    /// these are all of the pool's, every call is refused with it; the next ready worker ends that.
+    pub(crate) fn set_failed(&self, failed: usize, unavailable: Unavailable) {
+        let notices = self.lock().set_failed(failed, unavailable.into());
         self.tell(notices);
+    }
+
+    /// Whether a worker that has left had come through a call. Known until it is asked for.
+    pub(crate) fn had_answered(&self, key: WorkerKey) -> bool {
+        self.lock().had_answered(key)
     }
 
     /// Ends the pool: whoever waits is refused, and so is every later call. Its workers stay until they
@@ -317,7 +345,7 @@ impl<W: Worker> Dispatcher<W> {
         let notices = {
             let mut state = self.lock();
             let mut notices = Notices::new();
-            let drained = state.leave(lease.key, lease.exclusive, lease.stay.as_ref(), lease.took);
+            let drained = state.leave(lease);
             notices.events.extend(drained);
             self.serve(&mut state, notices)
         };
@@ -339,6 +367,7 @@ impl<W: Worker> Dispatcher<W> {
             dispatcher: self.clone(),
             exclusive: place.exclusive,
             took: None,
+            unused: false,
             key: place.key,
             connection: place.connection,
             worker: place.worker,
@@ -363,6 +392,7 @@ pub(crate) struct Lease<W: Worker> {
     dispatcher: Arc<Dispatcher<W>>,
     exclusive: bool,
     took: Option<Duration>,
+    unused: bool,
     key: WorkerKey,
     /// Which of the worker's connections `worker` has.
     connection: u64,
@@ -379,6 +409,11 @@ impl<W: Worker> Lease<W> {
     /// Gives the place back, and tells how long the command took.
     pub(crate) fn done(mut self, took: Duration) {
         self.took = Some(took);
+    }
+
+    /// Gives the place back without the worker having begun the call.
+    pub(crate) fn give_back_unused(mut self) {
+        self.unused = true;
     }
 
     pub(crate) fn dispatcher(&self) -> Arc<Dispatcher<W>> {
@@ -420,6 +455,24 @@ impl<W: Worker> Drop for Lease<W> {
 pub(crate) struct Ticket<W: Worker> {
     dispatcher: Weak<Dispatcher<W>>,
     number: u64,
+    /// Of a call that came before the pool's first worker was ready: cancelled when one is.
+    starting: Option<CancellationToken>,
+}
+
+impl<W: Worker> Ticket<W> {
+    pub(crate) fn starting(&self) -> Option<CancellationToken> {
+        self.starting.clone()
+    }
+
+    pub(crate) fn startup(&self) -> Option<Startup> {
+        Some(self.dispatcher.upgrade()?.lock().startup())
+    }
+
+    /// Whether the pool has a worker that the call could wait for.
+    pub(crate) fn has_workers(&self) -> bool {
+        let dispatcher = self.dispatcher.upgrade();
+        dispatcher.is_none_or(|dispatcher| dispatcher.lock().has_workers())
+    }
 }
 
 impl<W: Worker> Drop for Ticket<W> {

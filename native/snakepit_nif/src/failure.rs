@@ -1,5 +1,6 @@
 //! Every way in which a call can fail, and the reason under which Elixir sees it.
 
+use crate::dispatcher::Startup;
 use snakepit_proto::ErrorDetail;
 use std::{error::Error as StdError, time::Duration};
 use tonic::{Code, Status};
@@ -14,6 +15,7 @@ pub(crate) enum Reason {
     InvalidArgs,
     InvalidResult,
     MessageTooLarge,
+    NotReady,
     PoolSaturated,
     PoolStopped,
     PythonError,
@@ -34,10 +36,10 @@ pub(crate) enum Failure {
         "every worker is busy and the queue is full ({max_queue} calls wait); call less often, or raise :size, :max_concurrency or :max_queue"
     )]
     Saturated { max_queue: usize },
-    #[error(
-        "no worker was free within the queue timeout of {} ms; call less often, or raise :size, :max_concurrency or :queue_timeout", .0.as_millis()
-    )]
-    QueueTimeout(Duration),
+    #[error("{}", queue_timeout_text(*.after, *.has_workers))]
+    QueueTimeout { after: Duration, has_workers: bool },
+    #[error("{}", startup_text(.0))]
+    NotReady(Startup),
     #[error("the deadline of {} ms passed while the call {}; raise :timeout if it may take longer", after.as_millis(), if *.queued { "waited for a worker" } else { "was running" })]
     Timeout { after: Duration, queued: bool },
     #[error("no chunk came within {} ms (:{option})", after.as_millis())]
@@ -100,7 +102,8 @@ impl Failure {
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Saturated { .. } => Reason::PoolSaturated,
-            Self::QueueTimeout(_) => Reason::QueueTimeout,
+            Self::QueueTimeout { .. } => Reason::QueueTimeout,
+            Self::NotReady(_) => Reason::NotReady,
             Self::Timeout { .. } | Self::NoChunk { .. } => Reason::Timeout,
             Self::Cancelled => Reason::Cancelled,
             Self::PoolStopped => Reason::PoolStopped,
@@ -185,6 +188,32 @@ fn not_started(error: &(dyn StdError + 'static)) -> Option<Failure> {
             refused,
         })
     })
+}
+
+fn queue_timeout_text(after: Duration, has_workers: bool) -> String {
+    let after = after.as_millis();
+    if has_workers {
+        format!(
+            "no worker was free within the queue timeout of {after} ms; call less often, or raise :size, :max_concurrency or :queue_timeout"
+        )
+    } else {
+        format!(
+            "no worker was ready within the queue timeout of {after} ms: those of the pool have ended and are started again; raise :queue_timeout if calls may wait for them"
+        )
+    }
+}
+
+fn startup_text(startup: &Startup) -> String {
+    let Startup { starting, size, .. } = startup;
+    let are = if *starting == 1 { "is" } else { "are" };
+    let elapsed = startup.elapsed.as_secs();
+    let limit = (startup.startup_timeout.as_secs_f64() * 10.0).round() / 10.0;
+    let failed = startup.failed.as_ref().map_or_else(String::new, |failed| {
+        format!("; the last one that failed: {}", failed.why)
+    });
+    format!(
+        "{starting} of {size} workers {are} still starting ({elapsed} s; :startup_timeout is {limit} s); raise :timeout, or start the pool with `await_ready: true`{failed}"
+    )
 }
 
 fn remote_text(detail: &ErrorDetail) -> String {
@@ -310,6 +339,28 @@ mod tests {
         let failure = Failure::from_status(&Status::from_error(Box::new(broken)), 10, false);
         assert_eq!(failure.reason(), Reason::WorkerCrashed);
         assert!(failure.to_string().contains("broken pipe"));
+    }
+
+    #[test]
+    fn a_pool_that_is_not_ready_tells_how_far_it_is_and_what_to_do() {
+        let unavailable = crate::dispatcher::Unavailable {
+            why: "no port".into(),
+            no_grpc: false,
+        };
+        let startup = |starting, failed| Startup {
+            starting,
+            size: 2,
+            elapsed: Duration::from_millis(7_900),
+            startup_timeout: Duration::from_millis(30_000),
+            failed,
+        };
+        let text = Failure::NotReady(startup(2, None)).to_string();
+        assert!(text.starts_with(
+            "2 of 2 workers are still starting (7 s; :startup_timeout is 30 s); raise :timeout"
+        ));
+        let text = Failure::NotReady(startup(1, Some(unavailable.into()))).to_string();
+        assert!(text.starts_with("1 of 2 workers is still starting (7 s;"));
+        assert!(text.ends_with("; the last one that failed: no port"));
     }
 
     #[test]

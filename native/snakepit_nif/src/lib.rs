@@ -77,6 +77,7 @@ mod atoms {
         nan,
         neg_infinity,
         nil,
+        not_ready,
         notes,
         ok,
         pool,

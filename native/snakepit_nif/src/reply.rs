@@ -150,6 +150,7 @@ impl Reason {
             Self::InvalidArgs => atoms::invalid_args(),
             Self::InvalidResult => atoms::invalid_result(),
             Self::MessageTooLarge => atoms::message_too_large(),
+            Self::NotReady => atoms::not_ready(),
             Self::PoolSaturated => atoms::pool_saturated(),
             Self::PoolStopped => atoms::pool_stopped(),
             Self::PythonError => atoms::python_error(),

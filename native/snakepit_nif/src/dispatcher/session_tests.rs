@@ -39,6 +39,8 @@ impl Probe {
             max_sessions,
             session_ttl,
             pipeline_budget: Duration::ZERO,
+            size: 1,
+            startup_timeout: Duration::ZERO,
         };
         let (tx, heard) = mpsc::channel();
         let pool = Dispatcher::new(limits, move |event| drop(tx.send(text(event))));
@@ -280,6 +282,8 @@ fn sessions_keep_to_their_worker_in_a_race() {
         max_sessions: CALLERS,
         session_ttl: None,
         pipeline_budget: Duration::ZERO,
+        size: 1,
+        startup_timeout: Duration::ZERO,
     };
     let told = Arc::new(AtomicUsize::new(0));
     let lost = Arc::new(AtomicUsize::new(0));

@@ -1,7 +1,8 @@
 //! The table behind the lock: workers, who waits for them, and whose sessions live on them.
 
 use super::{
-    Event, Grant, Limits, Notices, Refusal, Snapshot, Unavailable, Waiter, Worker, WorkerKey,
+    Event, Grant, Lease, Limits, Notices, Refusal, Snapshot, Startup, Unavailable, Waiter, Worker,
+    WorkerKey,
 };
 use crate::sessions::{Past, Sessions, Settled, Stay};
 use std::{
@@ -30,7 +31,16 @@ pub(super) struct State<W: Worker> {
     /// As `clock`, for calls that go in front of the queue.
     early: u64,
     pipeline_budget: Duration,
-    unavailable: Option<Arc<Unavailable>>,
+    size: usize,
+    startup_timeout: Duration,
+    created: Instant,
+    /// Whether a worker has been ready.
+    started: bool,
+    /// How many workers have failed to start, and why the last one did.
+    failed: usize,
+    failure: Option<Arc<Unavailable>>,
+    /// Workers that have left after they had answered.
+    answered: HashSet<WorkerKey>,
     /// What every call hears once the pool has ended.
     closed: Option<Refusal>,
 }
@@ -59,6 +69,8 @@ struct Entry<W: Worker> {
     phase: Phase,
     /// Counts its connections.
     connection: u64,
+    /// It has come through a call.
+    answered: bool,
     /// Those who wait for this worker: calls of its sessions.
     pinned: BTreeMap<u64, Queued<W>>,
     sessions: HashSet<Arc<str>>,
@@ -145,14 +157,21 @@ impl<W: Worker> State<W> {
             clock: FIRST_NUMBER,
             early: 0,
             pipeline_budget: limits.pipeline_budget,
-            unavailable: None,
+            size: limits.size,
+            startup_timeout: limits.startup_timeout,
+            created: Instant::now(),
+            started: false,
+            failed: 0,
+            failure: None,
+            answered: HashSet::new(),
             closed: None,
         }
     }
 
     pub(super) fn add(&mut self, worker: W, capacity: usize) -> WorkerKey {
         let key = WorkerKey(self.tick());
-        self.unavailable = None;
+        self.started = true;
+        self.failed = 0;
         self.workers.push(Entry {
             key,
             worker,
@@ -164,6 +183,7 @@ impl<W: Worker> State<W> {
             last_lease: 0,
             phase: Phase::Open,
             connection: 0,
+            answered: false,
             pinned: BTreeMap::new(),
             sessions: HashSet::new(),
         });
@@ -205,12 +225,41 @@ impl<W: Worker> State<W> {
         true
     }
 
-    pub(super) fn set_unavailable(&mut self, why: Arc<Unavailable>) -> Notices<W> {
-        if !self.workers.is_empty() {
-            return Notices::new();
+    pub(super) fn set_failed(&mut self, failed: usize, why: Arc<Unavailable>) -> Notices<W> {
+        self.failed = failed;
+        self.failure = Some(why);
+        match self.unavailable() {
+            Some(why) => self.refuse_all(&Refusal::Unavailable(why)),
+            None => Notices::new(),
         }
-        self.unavailable = Some(why.clone());
-        self.refuse_all(&Refusal::Unavailable(why))
+    }
+
+    /// Why no worker can be had, while there is none that is ready or may yet be.
+    fn unavailable(&self) -> Option<Arc<Unavailable>> {
+        let all_failed = self.workers.is_empty() && self.failed >= self.size;
+        self.failure.clone().filter(|_| all_failed)
+    }
+
+    pub(super) fn has_started(&self) -> bool {
+        self.started
+    }
+
+    pub(super) fn has_workers(&self) -> bool {
+        !self.workers.is_empty()
+    }
+
+    pub(super) fn startup(&self) -> Startup {
+        Startup {
+            starting: self.size.saturating_sub(self.failed),
+            size: self.size,
+            elapsed: self.created.elapsed(),
+            startup_timeout: self.startup_timeout,
+            failed: self.failure.clone(),
+        }
+    }
+
+    pub(super) fn had_answered(&mut self, key: WorkerKey) -> bool {
+        self.answered.remove(&key)
     }
 
     pub(super) fn close(&mut self, refusal: Refusal) -> Notices<W> {
@@ -237,20 +286,15 @@ impl<W: Worker> State<W> {
     }
 
     /// A call is over, and its place free. The last one of a worker that drains is an event.
-    pub(super) fn leave(
-        &mut self,
-        key: WorkerKey,
-        exclusive: bool,
-        stay: Option<&Stay>,
-        took: Option<Duration>,
-    ) -> Option<Event<W>> {
-        if let Some(stay) = stay {
+    pub(super) fn leave(&mut self, lease: &Lease<W>) -> Option<Event<W>> {
+        if let Some(stay) = &lease.stay {
             self.sessions.leave(stay, Instant::now());
         }
-        let entry = self.entry(key)?;
+        let entry = self.entry(lease.key)?;
         entry.in_flight -= 1;
-        entry.exclusive -= usize::from(exclusive);
-        if let Some(took) = took {
+        entry.exclusive -= usize::from(lease.exclusive);
+        entry.answered |= !lease.unused;
+        if let Some(took) = lease.took {
             entry.observe(took);
         }
         entry.drained()
@@ -404,10 +448,8 @@ impl<W: Worker> State<W> {
         if let Some(refusal) = &self.closed {
             return Err(refusal.clone());
         }
-        if self.workers.is_empty()
-            && let Some(why) = &self.unavailable
-        {
-            return Err(Refusal::Unavailable(why.clone()));
+        if let Some(why) = self.unavailable() {
+            return Err(Refusal::Unavailable(why));
         }
         if !early && self.queue.len() + self.pinned >= self.max_queue {
             return Err(Refusal::Saturated {
@@ -508,6 +550,9 @@ impl<W: Worker> State<W> {
             .position(|entry| which(entry.key, &entry.worker))
         {
             let entry = self.workers.remove(index);
+            if entry.answered {
+                self.answered.insert(entry.key);
+            }
             self.lose_sessions(entry.pinned, entry.sessions, entry.worker, notices);
             removed = true;
         }

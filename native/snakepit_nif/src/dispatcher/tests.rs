@@ -18,6 +18,8 @@ fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
         max_sessions: 1_000,
         session_ttl: None,
         pipeline_budget: Duration::from_micros(500),
+        size: 2,
+        startup_timeout: Duration::from_secs(30),
     };
     Dispatcher::new(limits, |_| {})
 }
@@ -200,17 +202,61 @@ fn a_condemned_worker_is_out_of_the_pool_at_once() {
 }
 
 #[test]
-fn without_any_worker_the_reason_is_told_until_one_comes() {
+fn calls_wait_while_any_worker_may_yet_start_and_hear_the_reason_once_all_have_failed() {
     let pool = dispatcher(8);
     let (_ticket, rx) = submit(&pool, None);
-    pool.set_unavailable(unavailable("no python"));
+    pool.set_failed(1, unavailable("no port"));
+    assert!(rx.try_recv().is_err());
+    assert!(submit(&pool, None).0.is_ok());
+    pool.set_failed(2, unavailable("no python"));
     let refusal = Refusal::Unavailable(unavailable("no python").into());
     assert_eq!(rx.try_recv().unwrap().err(), Some(refusal.clone()));
     assert_eq!(submit(&pool, None).0.err(), Some(refusal));
     let a = pool.add("a", 1);
-    pool.set_unavailable(unavailable("ignored while a worker is there"));
+    pool.set_failed(1, unavailable("the other one"));
     pool.remove(a);
     assert!(submit(&pool, None).0.is_ok());
+}
+
+#[test]
+fn a_call_that_came_before_the_first_worker_waits_past_the_queue_deadline() {
+    let pool = dispatcher(8);
+    let (early, early_rx) = submit(&pool, Some(Instant::now()));
+    let early = early.unwrap();
+    let started = early.starting().unwrap();
+    assert!(!started.is_cancelled());
+    let a = pool.add("a", 1);
+    assert!(started.is_cancelled());
+    let granted = early_rx.try_recv().unwrap();
+    assert_eq!(granted.unwrap().worker, "a");
+    pool.remove(a);
+    let (late, _rx) = submit(&pool, Some(Instant::now()));
+    let late = late.unwrap();
+    assert!(late.starting().is_none());
+    assert!(!late.has_workers());
+}
+
+#[test]
+fn the_startup_tells_how_many_still_start_and_why_the_others_do_not() {
+    let pool = dispatcher(8);
+    let (ticket, _rx) = submit(&pool, None);
+    pool.set_failed(1, unavailable("no port"));
+    let startup = ticket.unwrap().startup().unwrap();
+    assert_eq!((startup.starting, startup.size), (1, 2));
+    assert_eq!(startup.startup_timeout, Duration::from_secs(30));
+    assert_eq!(startup.failed.unwrap().why, "no port");
+}
+
+#[test]
+fn a_worker_that_has_left_is_known_to_have_answered_until_it_is_asked_for() {
+    let pool = dispatcher(8);
+    let keys = ["a", "b", "c"].map(|worker| pool.add(worker, 1));
+    drop(lease(&pool));
+    lease(&pool).condemn();
+    lease(&pool).give_back_unused();
+    assert_eq!(keys.map(|key| pool.remove(key)), [true, false, true]);
+    assert_eq!(keys.map(|key| pool.had_answered(key)), [true, false, false]);
+    assert!(!pool.had_answered(keys[0]));
 }
 
 #[test]

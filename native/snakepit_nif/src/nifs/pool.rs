@@ -7,7 +7,7 @@ use crate::{
     pool::{Pool, Worker, drop_session, listener},
 };
 
-use rustler::{Atom, Env, LocalPid, Monitor, Resource, ResourceArc};
+use rustler::{Atom, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc};
 use std::{sync::Arc, time::Duration};
 
 pub(super) struct PoolResource(pub(super) Arc<Pool>, LocalPid);
@@ -27,22 +27,31 @@ impl Resource for PoolResource {
     }
 }
 
-/// With `told` the calling process gets `{:snakepit_session, event, ids, worker_id}`.
-#[rustler::nif]
-fn pool_new(
-    env: Env<'_>,
+/// Options of a pool, under their names.
+#[derive(NifMap)]
+#[rustler(decode)]
+struct PoolLimits {
     max_queue: usize,
     max_sessions: usize,
+    /// None for ever.
     session_ttl: Option<u64>,
+    /// In microseconds, all other times in ms.
     pipeline_budget: u64,
-    told: bool,
-) -> ResourceArc<PoolResource> {
+    size: usize,
+    startup_timeout: u64,
+}
+
+/// With `told` the calling process gets `{:snakepit_session, event, ids, worker_id}`.
+#[rustler::nif]
+fn pool_new(env: Env<'_>, limits: PoolLimits, told: bool) -> ResourceArc<PoolResource> {
     let told = told.then(|| env.pid());
     let limits = Limits {
-        max_queue,
-        max_sessions,
-        session_ttl: millis(session_ttl),
-        pipeline_budget: Duration::from_micros(pipeline_budget),
+        max_queue: limits.max_queue,
+        max_sessions: limits.max_sessions,
+        session_ttl: millis(limits.session_ttl),
+        pipeline_budget: Duration::from_micros(limits.pipeline_budget),
+        size: limits.size,
+        startup_timeout: Duration::from_millis(limits.startup_timeout),
     };
     let dispatcher = Dispatcher::new(limits, listener(told));
     let pool = ResourceArc::new(PoolResource(dispatcher, env.pid()));
@@ -65,9 +74,20 @@ fn pool_fell_back(pool: ResourceArc<PoolResource>, why: String) -> Atom {
 }
 
 #[rustler::nif]
-fn pool_set_unavailable(pool: ResourceArc<PoolResource>, why: String, no_grpc: bool) -> Atom {
-    pool.0.set_unavailable(Unavailable { why, no_grpc });
+fn pool_set_failed(
+    pool: ResourceArc<PoolResource>,
+    failed: usize,
+    why: String,
+    no_grpc: bool,
+) -> Atom {
+    pool.0.set_failed(failed, Unavailable { why, no_grpc });
     atoms::ok()
+}
+
+/// Whether a worker that has left had come through a call. Known until it is asked for.
+#[rustler::nif]
+fn pool_had_answered(pool: ResourceArc<PoolResource>, key: u64) -> bool {
+    pool.0.had_answered(WorkerKey(key))
 }
 
 /// Adds the calling process's worker, which leaves with that.

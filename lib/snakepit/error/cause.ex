@@ -1,0 +1,69 @@
+defmodule Snakepit.Error.Cause do
+  @moduledoc false
+  # Why a process or a callback has crashed, as a text for users. Messages that exceptions make of the
+  # terms at hand stay out of it: these terms may have secrets in them.
+
+  # The messages of the others show terms.
+  @messages_of_their_authors [
+    ArgumentError,
+    ArithmeticError,
+    File.Error,
+    FunctionClauseError,
+    RuntimeError,
+    Snakepit.Error,
+    System.EnvError,
+    SystemLimitError,
+    UndefinedFunctionError
+  ]
+
+  @doc "Of something caught: `raised RuntimeError: the message (lib/my_app/adapter.ex:12)`."
+  @spec caught(:error | :exit | :throw, term, Exception.stacktrace()) :: String.t()
+  def caught(:error, reason, stacktrace) do
+    exception = Exception.normalize(:error, reason, stacktrace)
+    "raised #{name(exception)}#{message(exception)}#{place(stacktrace)}"
+  end
+
+  def caught(:exit, reason, _stacktrace) when is_atom(reason), do: "exited (#{inspect(reason)})"
+  def caught(:exit, _reason, stacktrace), do: "exited#{place(stacktrace)}"
+  def caught(:throw, _value, stacktrace), do: "threw a value#{place(stacktrace)}"
+
+  @doc "Of a process that has ended for that reason."
+  @spec exited(term) :: String.t()
+  def exited(reason) when is_atom(reason), do: "its process has ended (#{inspect(reason)})"
+  def exited({:shutdown, text}) when is_binary(text), do: text
+  def exited({:shutdown, reason}) when is_atom(reason), do: exited(reason)
+  def exited({{:nocatch, _value}, stacktrace}), do: crashed(:throw, nil, stacktrace)
+  def exited({reason, stacktrace}), do: crashed(:error, reason, stacktrace)
+  def exited(_reason), do: "its process has ended for a reason that is not shown"
+
+  defp crashed(kind, reason, stacktrace) do
+    if stacktrace?(stacktrace),
+      do: "its process crashed: it #{caught(kind, reason, stacktrace)}",
+      else: exited(nil)
+  end
+
+  defp stacktrace?(list), do: is_list(list) and Enum.all?(list, &(is_tuple(&1) and elem?(&1)))
+
+  defp elem?(entry), do: tuple_size(entry) in 3..4 and is_list(elem(entry, tuple_size(entry) - 1))
+
+  # What the VM itself raises, as :emfile, is an atom.
+  defp name(%ErlangError{original: original}) when is_atom(original), do: inspect(original)
+  defp name(%module{}), do: inspect(module)
+
+  defp message(%module{} = exception) when module in @messages_of_their_authors,
+    do: ": " <> Exception.message(exception)
+
+  defp message(_exception), do: ""
+
+  # Where it was raised, without arguments.
+  defp place([entry | _]) do
+    location = elem(entry, tuple_size(entry) - 1)
+
+    case {location[:file], location[:line]} do
+      {file, line} when file != nil and line != nil -> " (#{file}:#{line})"
+      _ -> ""
+    end
+  end
+
+  defp place(_stacktrace), do: ""
+end

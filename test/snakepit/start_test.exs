@@ -1,0 +1,366 @@
+defmodule Snakepit.StartTest do
+  # How pools and their workers start, and what is told where they do not.
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureLog
+  import Snakepit.Test.Pools
+
+  alias Snakepit.{Error, Pool}
+  alias Snakepit.Adapters.{GenericPythonV2, GRPCPython}
+  alias Snakepit.Pool.Manager
+
+  @moduletag :tmp_dir
+  @patience 60_000
+  @secret "sk-v3ry-s3cret"
+
+  setup do
+    me = self()
+    id = {__MODULE__, me}
+    events = for name <- [:ready, :restarted], do: [:snakepit, :worker, name]
+    for event <- events, do: :ok = :telemetry.attach({id, event}, event, &__MODULE__.tell/4, me)
+    on_exit(fn -> for event <- events, do: :telemetry.detach({id, event}) end)
+  end
+
+  def tell([:snakepit, :worker, name], measurements, metadata, pid),
+    do: send(pid, {name, metadata.pool, Map.merge(measurements, metadata)})
+
+  for {way, options} <- ways() do
+    describe "#{way}:" do
+      @describetag options: options
+
+      test "calls wait for the first worker for as long as their own deadline says", context do
+        {hold, env} = hold(context)
+
+        pool =
+          start_pool_unready!(
+            context.options ++
+              starting(env) ++ [size: 2, queue_timeout: 1, startup_timeout: 75_500]
+          )
+
+        call = Task.async(fn -> Snakepit.execute("ping", %{}, pool: pool, timeout: @patience) end)
+
+        for options <- [[], [session_id: "s"]] do
+          options = [pool: pool, timeout: 100] ++ options
+
+          assert {:error, %Error{reason: :not_ready, command: "ping", message: message}} =
+                   Snakepit.execute("ping", %{}, options)
+
+          assert message =~ "2 of 2 workers are still starting ("
+          assert message =~ ":startup_timeout is 75.5 s"
+        end
+
+        File.rm!(hold)
+        assert {:ok, %{"status" => "ok"}} = Task.await(call, @patience)
+      end
+
+      test "calls wait for the workers that may yet start, past those that do not", context do
+        {hold, env} = hold(context)
+        env = Map.put(env, "FAIL", "1")
+        pool = start_pool_unready!(context.options ++ starting(env) ++ [size: 2])
+        # A second attempt of the first one has failed as well.
+        for attempt <- 1..2,
+            do: assert_receive({:restarted, ^pool, %{attempt: ^attempt}}, @patience)
+
+        assert {:error, %Error{reason: :worker_start_failed}} = Pool.await_ready(pool)
+        call = Task.async(fn -> Snakepit.execute("ping", %{}, pool: pool, timeout: @patience) end)
+
+        assert {:error, %Error{reason: :not_ready, message: message}} =
+                 Snakepit.execute("ping", %{}, pool: pool, timeout: 100)
+
+        assert message =~ "1 of 2 workers is still starting"
+        assert message =~ "did not start"
+        File.rm!(hold)
+        assert {:ok, _} = Task.await(call, @patience)
+      end
+
+      test "calls hear the reason at once where all of them have failed", context do
+        options = [size: 2, restart_backoff: {@patience, @patience}]
+        pool = start_pool_unready!(context.options ++ starting(%{"FAIL" => "1,2"}) ++ options)
+
+        assert {:error, %Error{reason: :worker_start_failed, message: message}} =
+                 Snakepit.execute("ping", %{}, pool: pool, timeout: @patience)
+
+        assert message =~ "there is no model"
+      end
+
+      test "a worker that ends as soon as it is ready is tried again later and later", context do
+        {hold, env} = hold(context)
+        File.rm!(hold)
+        options = starting(env) ++ [restart_backoff: {1, @patience}]
+        pool = start_pool_unready!(context.options ++ options)
+
+        for attempt <- 1..3 do
+          assert_receive {:ready, ^pool, %{os_pid: os_pid}}, @patience
+          # The one that comes after the last is never ready.
+          if attempt == 3, do: File.touch!(hold)
+          System.cmd("kill", ["-KILL", to_string(os_pid)])
+          assert_receive {:restarted, ^pool, %{attempt: ^attempt, why: why}}, @patience
+          assert is_binary(why)
+        end
+
+        assert {:error, %Error{reason: :worker_start_failed, message: message}} =
+                 Snakepit.execute("ping", %{}, pool: pool, timeout: @patience)
+
+        assert message =~ ~r/ended \d+ ms after it was ready/
+      end
+
+      test "a worker that has answered is replaced at once, and calls wait for the next",
+           context do
+        options = [restart_backoff: {@patience, @patience}]
+        pool = start_pool!(context.options ++ starting(%{}) ++ options)
+
+        for _ <- 1..3 do
+          assert_receive {:ready, ^pool, %{os_pid: os_pid}}, @patience
+          {:ok, _} = Snakepit.execute("ping", %{}, pool: pool, timeout: @patience)
+          System.cmd("kill", ["-KILL", to_string(os_pid)])
+          assert_receive {:restarted, ^pool, %{attempt: 1}}, @patience
+        end
+      end
+
+      test "a start that fails is logged whole once, and in one line for each attempt", context do
+        test = self()
+
+        log =
+          capture_log(fn ->
+            options = [size: 4, restart_backoff: {1, 20}]
+            env = %{"FAIL" => "1,2,3,4"}
+            pool = start_pool_unready!(context.options ++ starting(env) ++ options)
+            for _ <- 1..16, do: assert_receive({:restarted, ^pool, _}, @patience)
+            {:ok, %{restarts: restarts}} = Snakepit.stats(pool)
+            stop_supervised!({Pool, pool})
+            send(test, {:pool, pool, restarts})
+          end)
+
+        assert_receive {:pool, pool, restarts}
+        lines = for line <- String.split(log, "\n"), line =~ "worker #{inspect(pool)}/", do: line
+        assert [whole | repeated] = Enum.filter(lines, &(&1 =~ "did not start"))
+        assert whole =~ "[error]"
+        assert length(repeated) in 12..(restarts + 4)
+        assert Enum.all?(repeated, &(&1 =~ "[warning]"))
+        assert Enum.any?(repeated, &(&1 =~ ~r/attempt \d+; the same reason as before, \d+ times/))
+      end
+
+      test "a pool can start with its workers ready", context do
+        pool =
+          start_pool_unready!(context.options ++ starting(%{}) ++ [size: 2, await_ready: true])
+
+        assert {:ok, %{ready: 2}} = Snakepit.stats(pool)
+      end
+
+      test "a pool that awaits its workers fails with their reason, or past its time", context do
+        name = :"pool#{System.pid()}_#{System.unique_integer([:positive])}"
+        {_hold, env} = hold(context)
+
+        for {env, await, reason, text} <- [
+              {%{"FAIL" => "1"}, true, :worker_start_failed, "there is no model"},
+              {%{"FAIL" => "1"}, @patience, :worker_start_failed, "there is no model"},
+              {env, 50, :not_ready, "within 50 ms"}
+            ] do
+          options = context.options ++ starting(env) ++ [name: name, size: 1, await_ready: await]
+          assert {:error, {failed, _child}} = start_supervised({Pool, options})
+          assert %Error{reason: ^reason, pool: ^name, message: message} = failed
+          assert message =~ text
+          assert Process.whereis(name) == nil
+          assert os_pids(name) == []
+        end
+      end
+
+      test "variables arrive as they are: empty, any bytes, and without those that are unset",
+           context do
+        env = %{"EMPTY" => "", "BYTES" => <<255, 254, ?\n>>, "TOWN" => "Łódź", "LANG" => nil}
+        pool = start_pool!(context.options ++ starting(env))
+        args = %{names: Map.keys(env)}
+        assert {:ok, found} = Snakepit.execute("variables", args, pool: pool)
+        assert found == env
+      end
+
+      test "no report of a crash shows a variable's value", context do
+        env = %{"API_KEY" => @secret}
+
+        log =
+          capture_log(fn ->
+            pool = start_pool!(context.options ++ starting(env))
+            {:ok, %{manager: manager}} = Manager.fetch(pool)
+            %{workers: [%{pid: worker}]} = GenServer.call(manager, :overview)
+
+            for process <- [worker, manager] do
+              status = :sys.get_status(process)
+              refute inspect(status, limit: :infinity) =~ @secret
+              refute to_string(:io_lib.format("~p", [status])) =~ @secret
+              refute inspect(:sys.get_state(process), limit: :infinity) =~ @secret
+              monitor = Process.monitor(process)
+              Process.exit(process, :made_to_crash)
+              assert_receive {:DOWN, ^monitor, _, _, :made_to_crash}, @patience
+            end
+          end)
+
+        assert log =~ "made_to_crash"
+        refute log =~ @secret
+      end
+    end
+  end
+
+  test "a pool's child specification names variables and shows no value" do
+    for env <- [%{"API_KEY" => @secret}, [{"API_KEY", @secret}], [{"API_KEY", @secret} | :x]] do
+      shown = inspect(Pool.child_spec(name: P, env: env))
+      assert shown =~ "API_KEY"
+      refute shown =~ @secret
+    end
+  end
+
+  defmodule NoServer do
+    # Says that it listens, where nobody does.
+    @behaviour Snakepit.Adapter
+
+    @impl true
+    def uses_grpc?, do: true
+    @impl true
+    def executable_path, do: "sh"
+    @impl true
+    def script_path, do: "-c"
+    @impl true
+    def script_args, do: ["echo $SNAKEPIT_READY_TOKEN $SNAKEPIT_LISTEN; exit 1"]
+  end
+
+  test "a worker that is gone before it is connected to is no reason to fall back" do
+    options = [adapter: NoServer, fallback_adapter: GenericPythonV2, restart_backoff: {1, 1}]
+    pool = start_pool_unready!(options ++ [size: 2])
+    for attempt <- 1..3, do: assert_receive({:restarted, ^pool, %{attempt: ^attempt}}, @patience)
+    assert {:error, %Error{reason: :worker_start_failed}} = Pool.await_ready(pool)
+    assert {:ok, %{adapter: NoServer, fallback: nil}} = Snakepit.stats(pool)
+  end
+
+  # An adapter's callbacks as the process dictionary of whoever defines it says.
+  defp adapter(callbacks) do
+    name = Module.concat(__MODULE__, "Adapter#{System.unique_integer([:positive])}")
+    {:module, ^name, _binary, _} = Module.create(name, callbacks, Macro.Env.location(__ENV__))
+    name
+  end
+
+  defp start_error(callbacks, options \\ []) do
+    adapter = adapter(callbacks)
+
+    options =
+      [adapter: adapter, adapter_args: [], restart_backoff: {@patience, @patience}] ++ options
+
+    pool = start_pool_unready!(options)
+
+    assert {:error, %Error{reason: :worker_start_failed, message: message}} =
+             Snakepit.execute("ping", %{}, pool: pool, timeout: @patience)
+
+    String.replace(message, inspect(adapter), "Mine")
+  end
+
+  describe "an adapter of one's own" do
+    test "that describes no command line is named, with what it returned" do
+      for {callbacks, text} <- [
+            {quote do
+               def executable_path, do: "sh"
+               def script_args, do: ["--port", 50_051]
+             end, ~s(Mine.script_args/0 returned ["--port", 50051]; expected a list of strings)},
+            {quote(do: def(executable_path, do: nil)),
+             "Mine.executable_path/0 returned nil; expected a path"},
+            {quote(do: def(executable_path, do: raise("my own bug"))),
+             "Mine.executable_path/0 raised RuntimeError: my own bug (test/snakepit/start_test.exs:"},
+            {quote(do: def(executable_path, do: throw(:ball))), "Mine.executable_path/0 threw"},
+            {quote(do: def(executable_path, do: exit(:stopped))),
+             "Mine.executable_path/0 exited"},
+            {quote(do: def(command_line(_), do: :ok)), "Mine.command_line/1 returned :ok"},
+            {quote(do: def(command_line(_), do: {:ok, {"sh", []}})),
+             "Mine.command_line/1 returned something else than"},
+            {quote(do: def(command_line(_), do: {:ok, {"sh", ["a\0b"], []}})),
+             ~S(the argument "a\0b"; expected a string without NUL)},
+            {quote(do: def(command_line(_), do: {:ok, {"sh", [1], []}})), "the argument 1;"},
+            {quote(do: def(command_line(_), do: {:ok, {"sh", :none, []}})),
+             "the arguments :none; expected a list of strings"},
+            {quote(do: def(command_line(_), do: {:ok, {nil, [], []}})), "the executable nil"},
+            {quote(do: def(command_line(_), do: {:ok, {"sh", [], [{"A=B", "c"}]}})), "A=B"},
+            {quote(do: def(command_line(_), do: {:error, "install it"})), "install it"}
+          ] do
+        assert start_error(callbacks) =~ text
+      end
+    end
+
+    test "may show no value of the environment by what it raises or returns" do
+      env = %{"API_KEY" => @secret}
+
+      for callbacks <- [
+            quote(do: def(command_line(%{options: o}), do: raise("no: #{inspect(o.env)}"))),
+            quote(do: def(command_line(%{options: o}), do: Map.fetch!(o.env, "B"))),
+            quote(do: def(command_line(%{options: o}), do: :none = o.env["API_KEY"])),
+            quote(do: def(command_line(%{options: o}), do: {:ok, o.env["API_KEY"]})),
+            quote(do: def(command_line(%{options: o}), do: o.env)),
+            quote(do: def(command_line(%{options: o}), do: {:ok, {"sh", [o.env], []}}))
+          ] do
+        refute start_error(callbacks, env: env) =~ @secret
+      end
+    end
+
+    test "whose facts are wrong starts no pool" do
+      for {callback, text} <- [
+            {quote(do: def(uses_grpc?, do: :maybe)), "uses_grpc?/0 returned :maybe"},
+            {quote(do: def(uses_grpc?, do: raise("no"))), "uses_grpc?/0 raised RuntimeError: no"},
+            {quote(do: def(get_port, do: 70_000)), "get_port/0 returned 70000; expected a port"},
+            {quote(do: def(supported_commands, do: [:ping])),
+             "supported_commands/0 returned [:ping]; expected a list of strings"}
+          ],
+          key <- [:adapter, :fallback_adapter] do
+        broken = adapter([quote(do: def(executable_path, do: "sh")), callback])
+
+        assert {:error, %Error{reason: :adapter_error, message: message}} =
+                 Pool.start_link([{:name, :"#{broken}"}, {key, broken}])
+
+        assert message =~ inspect(broken) <> "." <> text
+      end
+    end
+
+    test "that fails a call's check gives its caller an error" do
+      callbacks =
+        quote do
+          defdelegate executable_path, to: GRPCPython
+          defdelegate command_line(worker), to: GRPCPython
+          defdelegate uses_grpc?, to: GRPCPython
+          def validate_command("raises", _args), do: raise("my own bug")
+          def validate_command("lies", _args), do: true
+          def validate_command("echo", _args), do: :ok
+          def validate_command("ping_stream", args), do: validate_command("raises", args)
+          def command_timeout("echo", %{n: n}), do: n
+          def command_timeout("echo", _args), do: throw(:ball)
+        end
+
+      pool = start_pool!(adapter: adapter(callbacks))
+
+      for {command, args, text} <- [
+            {"raises", %{}, "validate_command/2 raised RuntimeError: my own bug"},
+            {"lies", %{}, "validate_command/2 returned true; expected :ok"},
+            {"echo", %{}, "command_timeout/2 threw"},
+            {"echo", %{n: "soon"}, ~s(command_timeout/2 returned "soon"; expected a number)},
+            {"echo", %{n: -1}, "command_timeout/2 returned -1"}
+          ] do
+        assert {:error, %Error{reason: :adapter_error, pool: ^pool, message: message} = error} =
+                 Snakepit.execute(command, args, pool: pool)
+
+        assert error.command == command
+        assert message =~ text
+      end
+
+      assert {:error, %Error{reason: :adapter_error}} =
+               Snakepit.execute_stream("ping_stream", %{}, & &1, pool: pool)
+
+      assert {:ok, _} = Snakepit.execute("echo", %{n: :infinity}, pool: pool)
+    end
+  end
+
+  # A file for as long as which a worker does not become ready.
+  defp hold(%{tmp_dir: dir}) do
+    hold = Path.join(dir, "hold")
+    File.touch!(hold)
+    {hold, %{"HOLD" => hold}}
+  end
+
+  defp starting(env) do
+    args = [class: "starting:Starting", paths: ["test/support/python"]]
+    # A worker that is held takes no notice of being asked to stop.
+    [adapter_args: args, env: env, shutdown_timeout: 100, kill_grace: 100]
+  end
+end

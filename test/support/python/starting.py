@@ -1,0 +1,27 @@
+"""A worker that starts as its environment says, for the tests of the Elixir side."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Optional
+
+from snakepit_bridge import BuiltinAdapter, command
+
+
+class Starting(BuiltinAdapter):
+    """Raises in the slots that FAIL names, then waits for as long as there is the file HOLD."""
+
+    def __init__(self) -> None:
+        slot = sys.argv[sys.argv.index("--worker-id") + 1].rpartition("/")[2]
+        if slot in os.environ.get("FAIL", "").split(","):
+            raise RuntimeError("there is no model")
+        hold = os.environ.get("HOLD", "")
+        while hold and Path(hold).exists():
+            time.sleep(0.005)
+
+    @command
+    def variables(self, names: list[str]) -> dict[str, Optional[bytes]]:
+        return {name: os.environb.get(name.encode()) for name in names}
