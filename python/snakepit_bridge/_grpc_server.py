@@ -34,6 +34,11 @@ MAX_RPCS = 1024
 #: How long before its own deadline a Health that awaits a call answers.
 HEALTH_MARGIN = 0.05
 
+#: How large the headers of a request may be; by default grpcio refuses some from 8 KiB on.
+MAX_METADATA = 64 * 1024
+#: How long a client may take to speak HTTP/2, in milliseconds.
+HANDSHAKE_TIMEOUT = 10_000
+
 _SERVICE = "/snakepit.SnakepitBridge/"
 _SECRET = "x-snakepit-secret"
 _REQUEST_ID = "x-request-id"
@@ -70,6 +75,9 @@ def run(
         options=[
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
+            ("grpc.max_metadata_size", MAX_METADATA),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT),
             ("grpc.so_reuseport", 0),
         ],
         maximum_concurrent_rpcs=most_rpcs,

@@ -117,7 +117,26 @@ defmodule Snakepit.HostileTest do
       flush()
     end
 
-    assert :ok = Snakepit.execute_stream("after_final", %{}, &send(me, &1), pool: pool)
+    for {command, expected, message} <- [
+          {"after_final", 2, "the server sent a chunk after the final one"},
+          {"chunk_missing", 1, "the server sent chunk 5 where 1 was expected"},
+          {"chunk_twice", 2, "the server sent chunk 1 where 2 was expected"}
+        ] do
+      assert {:error, %Error{reason: :rpc_error, message: ^message}} =
+               Snakepit.execute_stream(command, %{}, &send(me, {:chunk, &1}), pool: pool)
+
+      for _ <- 1..expected, do: assert_received({:chunk, _})
+      refute_received {:chunk, _}
+
+      {:ok, call} = Snakepit.start_stream(command, %{}, pool: pool, demand: 100)
+      assert {:error, %Error{reason: :rpc_error, message: ^message}} = last_event(call)
+    end
+  end
+
+  test "chunks that are numbered from 1, or not at all, arrive", %{pool: pool} do
+    for command <- ["from_one", "unnumbered"] do
+      assert [_, _, _] = Enum.to_list(Snakepit.stream(command, %{}, pool: pool))
+    end
   end
 
   test "results of random bytes are values or errors", %{pool: pool} do
@@ -140,6 +159,15 @@ defmodule Snakepit.HostileTest do
 
     assert_raise Error, ~r/more than 100000 digits/, fn ->
       Client.encode_args(%{x: 10 ** 100_001})
+    end
+  end
+
+  defp last_event(%{ref: ref} = call) do
+    receive do
+      {:snakepit, ^ref, {:chunks, _}} -> last_event(call)
+      {:snakepit, ^ref, event} -> event
+    after
+      60_000 -> flunk("no event")
     end
   end
 

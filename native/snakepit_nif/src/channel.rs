@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
-use snakepit_wire::{Connection as _, Driven, Io, Outlet, Socket, StartJournal};
+use snakepit_wire::{Connection as _, Driven, Io, MAX_HEADER_LIST, Outlet, Socket, StartJournal};
 use std::{
     future::poll_fn,
     sync::Arc,
@@ -154,6 +154,7 @@ impl CallsRpc {
             .initial_window_size(CONNECTION_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME_SIZE)
+            .max_header_list_size(MAX_HEADER_LIST)
             .handshake(socket)
             .await
             .map_err(std::io::Error::other)?;
@@ -200,6 +201,7 @@ async fn handshake(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME_SIZE)
+        .max_header_list_size(MAX_HEADER_LIST)
         // What is on its way when a stream is cancelled comes in for a stream that is closed. h2 would
         // take the thousandth such frame for an attack, and give up the connection.
         .max_local_error_reset_streams(None)

@@ -94,6 +94,8 @@ pub(crate) enum Failure {
         message: String,
         stream: bool,
     },
+    #[error("{0}")]
+    BrokenStream(String),
     #[error("the call was dropped inside Snakepit; please report this as a bug")]
     Dropped,
 }
@@ -118,6 +120,7 @@ impl Failure {
             Self::TooLarge { .. } | Self::RefusedAsTooLarge { .. } => Reason::MessageTooLarge,
             Self::Remote(detail) => remote_reason(&detail.reason),
             Self::Status { code, stream, .. } => status_reason(*code, *stream),
+            Self::BrokenStream(_) => Reason::RpcError,
             Self::Dropped => Reason::InternalError,
         }
     }

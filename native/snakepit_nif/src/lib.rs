@@ -9,6 +9,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod call;
 mod calls;
 mod channel;
+mod chunk_order;
 mod codec;
 mod credit;
 mod dispatcher;

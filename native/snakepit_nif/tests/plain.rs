@@ -6,6 +6,8 @@
 mod calls;
 #[path = "../src/channel.rs"]
 mod channel;
+#[path = "../src/chunk_order.rs"]
+mod chunk_order;
 #[path = "../src/credit.rs"]
 mod credit;
 #[path = "../src/dispatcher.rs"]

@@ -1,18 +1,26 @@
 //! Listening, connections, and the end of both.
 
 use crate::{ServerConnection, service::Rpc, worker::Worker};
-use snakepit_wire::{Driven, Io, Socket};
+use snakepit_wire::{Driven, Io, MAX_HEADER_LIST, Socket};
 use std::{
+    collections::BTreeMap,
     future::poll_fn,
     io,
     net::TcpListener as StdTcpListener,
+    ops::RangeInclusive,
     os::unix::net::UnixListener as StdUnixListener,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What a client may send before it is read: requests are held whole anyway.
@@ -23,6 +31,13 @@ const MAX_FRAME_SIZE: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// How many RPCs a connection may have open; commands wait for their turn in the scheduler.
 const MAX_RPCS: u32 = 10_000;
+/// For how long a connection is kept on which no RPC has brought the secret.
+const UNTRUSTED_FOR: Duration = Duration::from_secs(10);
+/// How many of them there may be: for a further one the oldest is closed.
+const MAX_UNTRUSTED: usize = 256;
+/// When a connection could not be accepted, for want of files for one, it is tried again.
+const ACCEPT_AGAIN_AFTER: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(1);
 
 pub(crate) enum Listener {
     Unix(StdUnixListener),
@@ -128,6 +143,81 @@ impl Drop for Unlink {
     }
 }
 
+/// Where connections come in.
+enum Incoming {
+    Unix(UnixListener),
+    Tcp(TcpListener, Arc<Newcomers>),
+}
+
+impl Incoming {
+    async fn accept(&self) -> io::Result<(Socket, Option<Newcomer>)> {
+        Ok(match self {
+            // Only the worker's own user can reach it.
+            Self::Unix(listener) => (Socket::unix(listener.accept().await?.0)?, None),
+            Self::Tcp(listener, newcomers) => {
+                let socket = Socket::tcp(listener.accept().await?.0)?;
+                (socket, Some(newcomers.join()))
+            }
+        })
+    }
+}
+
+/// The connections that have not brought the secret, the oldest first.
+#[derive(Default)]
+struct Newcomers {
+    count: AtomicU64,
+    open: Mutex<BTreeMap<u64, CancellationToken>>,
+}
+
+impl Newcomers {
+    fn join(self: &Arc<Self>) -> Newcomer {
+        let id = self.count.fetch_add(1, Ordering::Relaxed);
+        let refused = CancellationToken::new();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(id, refused.clone());
+        if open.len() > MAX_UNTRUSTED
+            && let Some((_, oldest)) = open.pop_first()
+        {
+            oldest.cancel();
+        }
+        Newcomer {
+            all: self.clone(),
+            id,
+            refused,
+            until: Instant::now() + UNTRUSTED_FOR,
+        }
+    }
+}
+
+/// One of them, until it is dropped.
+struct Newcomer {
+    all: Arc<Newcomers>,
+    id: u64,
+    refused: CancellationToken,
+    until: Instant,
+}
+
+impl Newcomer {
+    /// Ready once the connection is to be closed; never for one that is trusted.
+    async fn refused(one: Option<&Self>) {
+        match one {
+            None => std::future::pending().await,
+            Some(one) => tokio::select! {
+                () = one.refused.cancelled() => {}
+                () = sleep_until(one.until) => {}
+            },
+        }
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        let open = &self.all.open;
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&self.id);
+    }
+}
+
 async fn accept(
     listener: Listener,
     worker: &Arc<Worker>,
@@ -135,31 +225,35 @@ async fn accept(
     end: &CancellationToken,
     connections: &TaskTracker,
 ) -> io::Result<()> {
-    let spawn = |stream: Socket| {
-        let serving = connection(stream, worker.clone(), stop.clone(), end.clone());
-        connections.spawn(async move {
-            // How a connection ends concerns its calls alone, and they are told.
-            let _ = serving.await;
-        });
-    };
     let path = match &listener {
         Listener::Unix(listener) => listener.local_addr()?.as_pathname().map(Path::to_owned),
         Listener::Tcp(_) => None,
     };
     let _unlink = Unlink(path);
-    match listener {
-        Listener::Unix(listener) => {
-            let listener = UnixListener::from_std(listener)?;
-            loop {
-                let (stream, _) = listener.accept().await?;
-                spawn(Socket::unix(stream)?);
+    let incoming = match listener {
+        Listener::Unix(listener) => Incoming::Unix(UnixListener::from_std(listener)?),
+        Listener::Tcp(listener) => Incoming::Tcp(TcpListener::from_std(listener)?, Arc::default()),
+    };
+    let (first, longest) = ACCEPT_AGAIN_AFTER.into_inner();
+    let mut again_after = first;
+    loop {
+        match incoming.accept().await {
+            Ok((stream, newcomer)) => {
+                again_after = first;
+                let (worker, stop, end) = (worker.clone(), stop.clone(), end.clone());
+                connections.spawn(async move {
+                    // How a connection ends concerns its calls alone, and they are told.
+                    let _ = connection(stream, newcomer, worker, stop, end).await;
+                });
             }
-        }
-        Listener::Tcp(listener) => {
-            let listener = TcpListener::from_std(listener)?;
-            loop {
-                let (stream, _) = listener.accept().await?;
-                spawn(Socket::tcp(stream)?);
+            Err(error) => {
+                if again_after == first {
+                    eprintln!(
+                        "snakepit_bridge: cannot accept a connection ({error}); trying again"
+                    );
+                }
+                sleep(again_after).await;
+                again_after = longest.min(again_after * 2);
             }
         }
     }
@@ -167,22 +261,27 @@ async fn accept(
 
 async fn connection(
     stream: Socket,
+    mut newcomer: Option<Newcomer>,
     worker: Arc<Worker>,
     stop: CancellationToken,
     end: CancellationToken,
 ) -> Result<(), h2::Error> {
     let (stream, io) = Io::new(stream);
-    let connection: ServerConnection = h2::server::Builder::new()
+    let mut builder = h2::server::Builder::new();
+    builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME_SIZE)
+        .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(MAX_RPCS)
         // A client may cancel as many streams as it likes, however fast.
         .max_pending_accept_reset_streams(MAX_RPCS as usize)
-        .max_local_error_reset_streams(None)
-        .handshake(stream)
-        .await?;
+        .max_local_error_reset_streams(None);
+    let connection: ServerConnection = tokio::select! {
+        connection = builder.handshake(stream) => connection?,
+        () = Newcomer::refused(newcomer.as_ref()) => return Ok(()),
+    };
     let driven = Driven::new(connection, io);
     let rpcs = TaskTracker::new();
     let accept =
@@ -198,6 +297,7 @@ async fn connection(
                 continue;
             }
             accepted = accept() => accepted,
+            () = Newcomer::refused(newcomer.as_ref()) => None,
         };
         let Some(Ok((request, respond))) = accepted else {
             driven.closed();
@@ -212,6 +312,9 @@ async fn connection(
             driven: driven.clone(),
             end: end.clone(),
         };
+        if newcomer.is_some() && rpc.is_admitted() {
+            newcomer = None;
+        }
         rpcs.spawn(rpc.serve());
     }
     // Answers that were given are still sent.

@@ -67,14 +67,19 @@ impl Rpc {
         }
     }
 
-    fn admit(&self) -> Result<(), Status> {
+    /// Whether it has brought the secret, where there is one.
+    pub(crate) fn is_admitted(&self) -> bool {
         let secret = self.worker.settings.secret.as_bytes();
         let given = self
             .head
             .headers
             .get(&SECRET)
             .map_or(&[][..], |given| given.as_bytes());
-        if secret.is_empty() || same(secret, given) {
+        secret.is_empty() || same(secret, given)
+    }
+
+    fn admit(&self) -> Result<(), Status> {
+        if self.is_admitted() {
             return Ok(());
         }
         let message =

@@ -12,3 +12,7 @@ pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, append, append_encoded};
 pub use journal::{JOURNAL_BYTES, StartJournal};
 pub use outlet::Outlet;
 pub use socket::Socket;
+
+/// How large a request's or a response's headers may be, in bytes as HTTP/2 counts them. What is larger
+/// is not held in memory: anyone may send it before any secret is checked.
+pub const MAX_HEADER_LIST: u32 = 64 * 1024;

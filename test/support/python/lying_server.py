@@ -129,7 +129,20 @@ def _status(number: int) -> Any:
     return known.get(number) or _Status(number)
 
 
+# What each chunk says of its place.
+INDICES = {
+    "chunk_missing": [0, 5],
+    "chunk_twice": [0, 1, 1],
+    "from_one": [1, 2, 3],
+    "unnumbered": [0, 0, 0],
+}
+
+
 def stream(request: pb.ExecuteRequest, _rpc: grpc.ServicerContext) -> Any:
+    if request.command in INDICES:
+        for index in INDICES[request.command]:
+            yield pb.StreamResponse(chunk={"x": b"1"}, chunk_index=index).SerializeToString()
+        return
     yield pb.StreamResponse(chunk={"x": b"1"}, chunk_kinds=b"\x03").SerializeToString()
     if request.command == "chunk_kinds":
         yield pb.StreamResponse(chunk={"x": b"1"}, chunk_kinds=b"\x03\x03").SerializeToString()

@@ -4,7 +4,10 @@ use super::{
     Call, Clock, Ended, MOST_ATTEMPTS, Place, Route, decode_aside, explained, refused_meta,
     sleep_until,
 };
-use crate::{channel::Channel, codec, credit::Credit, events::Events, failure::Failure};
+use crate::{
+    channel::Channel, chunk_order::ChunkOrder, codec, credit::Credit, events::Events,
+    failure::Failure,
+};
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};
 use snakepit_proto::{Fields, StreamResponse};
@@ -172,8 +175,9 @@ impl Consumer<'_> {
         mut events: Events,
     ) -> (Option<Events>, Status) {
         let mut first = true;
+        let mut order = ChunkOrder::default();
         loop {
-            let (chunks, status) = self.next_batch(&mut stream, first).await;
+            let (chunks, status) = self.next_batch(&mut stream, &mut order, first).await;
             first = false;
             if !chunks.is_empty() {
                 match send(events, chunks).await {
@@ -218,6 +222,7 @@ impl Consumer<'_> {
     async fn next_batch(
         &self,
         stream: &mut Streaming<StreamResponse>,
+        order: &mut ChunkOrder,
         first: bool,
     ) -> (Vec<Chunk>, Status) {
         let mut chunks = Vec::new();
@@ -230,6 +235,9 @@ impl Consumer<'_> {
         loop {
             match next {
                 Ok(Some(chunk)) if !failed(&chunk) => {
+                    if let Err(failure) = order.check(&chunk) {
+                        return (chunks, Status::Failed(failure));
+                    }
                     let chunk = Chunk::from(chunk);
                     let bytes = chunk.fields.size();
                     self.credit.sent(bytes);

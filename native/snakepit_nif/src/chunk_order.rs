@@ -1,0 +1,92 @@
+//! Whether a stream's chunks are those that the server has numbered.
+
+use crate::failure::Failure;
+use snakepit_proto::StreamResponse;
+
+/// What is known of a stream's chunks. Servers number them from 0 or from 1, or not at all.
+#[derive(Default)]
+pub(crate) struct ChunkOrder {
+    count: i64,
+    first: i64,
+    has_ended: bool,
+}
+
+impl ChunkOrder {
+    pub(crate) fn check(&mut self, chunk: &StreamResponse) -> Result<(), Failure> {
+        if self.has_ended {
+            return Err(Failure::BrokenStream(
+                "the server sent a chunk after the final one".into(),
+            ));
+        }
+        let index = i64::from(chunk.chunk_index);
+        if self.count == 0 && index == 1 {
+            self.first = 1;
+        }
+        let expected = self.first + self.count;
+        // A number of 0 is also none at all.
+        if index != 0 && index != expected {
+            return Err(Failure::BrokenStream(format!(
+                "the server sent chunk {index} where {expected} was expected"
+            )));
+        }
+        self.count += 1;
+        self.has_ended = chunk.is_final;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Reason;
+
+    fn check(indices: &[i32]) -> Result<(), String> {
+        let mut order = ChunkOrder::default();
+        let mut check = |index: &i32| {
+            order.check(&StreamResponse {
+                chunk_index: *index,
+                ..StreamResponse::default()
+            })
+        };
+        indices.iter().try_for_each(|index| {
+            check(index).map_err(|failure| {
+                assert_eq!(failure.reason(), Reason::RpcError);
+                failure.to_string()
+            })
+        })
+    }
+
+    #[test]
+    fn chunks_are_numbered_from_0_or_from_1_or_not_at_all() {
+        for numbers in [&[0, 1, 2, 3][..], &[1, 2, 3, 4], &[0; 4], &[0, 1, 2, 0]] {
+            assert_eq!(check(numbers), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_chunk_that_is_missing_or_twice_or_out_of_order_is_named() {
+        for (numbers, index, expected) in [
+            (&[0, 1, 2, 5][..], 5, 3),
+            (&[0, 1, 1], 1, 2),
+            (&[0, 2, 1], 2, 1),
+            (&[1, 3], 3, 2),
+            (&[2], 2, 0),
+            (&[-1], -1, 0),
+            (&[0, i32::MAX], i32::MAX, 1),
+        ] {
+            let message = format!("the server sent chunk {index} where {expected} was expected");
+            assert_eq!(check(numbers), Err(message));
+        }
+    }
+
+    #[test]
+    fn nothing_comes_after_the_final_chunk() {
+        let mut order = ChunkOrder::default();
+        let last = StreamResponse {
+            is_final: true,
+            ..StreamResponse::default()
+        };
+        assert!(order.check(&last).is_ok());
+        assert!(order.check(&last).is_err());
+    }
+}
