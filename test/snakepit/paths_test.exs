@@ -257,6 +257,9 @@ defmodule Snakepit.PathsTest do
     assert {:error, message} = Paths.find("sp-tool", elsewhere)
     assert message =~ "neither in PATH nor as #{elsewhere}/sp-tool"
 
+    assert {:error, message} = Paths.find("python" <> <<255>>, elsewhere)
+    assert message =~ "is not valid UTF-8"
+
     path = System.get_env("PATH")
     on_exit(fn -> System.put_env("PATH", path) end)
     System.put_env("PATH", "bin:" <> path)

@@ -147,6 +147,59 @@ defmodule Snakepit.RuntimeDirTest do
     assert Path.dirname(Path.dirname(path!(server))) == none
   end
 
+  # A machine on which nothing can be written to, for the process that follows: by root as it is, by
+  # others with a user namespace, and where neither is allowed there is no such test.
+  @read_only """
+  set -e
+  for d in /tmp /dev/shm; do
+    [ -d $d ] || continue
+    mount --bind $d $d
+    mount -o remount,bind,ro $d
+    if touch $d/written 2>/dev/null; then exit 1; fi
+  done
+  exec "$@"
+  """
+  @unshare for(
+             flags <- ["-m", "-rm"],
+             unshare = System.find_executable("unshare"),
+             command = [flags, "sh", "-c", @read_only, "sh", "true"],
+             {_, 0} <- [System.cmd(unshare, command, stderr_to_stdout: true)],
+             do: flags
+           )
+
+  if @unshare == [], do: @tag(skip: "this user may not mount anything in a namespace")
+
+  test "where nothing can be written to the application starts, and pools that need no directory work" do
+    paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
+
+    script = """
+    Logger.configure(level: :none)
+    patient = [size: 1, startup_timeout: 300_000]
+    Application.put_env(:snakepit, :pool_config, pool_size: 1)
+    Application.put_env(:snakepit, :grpc_config, transport: :unix)
+    {:ok, _} = Application.ensure_all_started(:snakepit)
+    {:error, error} = Snakepit.Pool.await_ready(Snakepit.Pool, 300_000)
+    IO.puts(error.message)
+
+    for options <- [[transport: :tcp], [adapter: Snakepit.Adapters.GenericPythonV2]] do
+      {:ok, pool} = Snakepit.Pool.start_link([name: Second] ++ patient ++ options)
+      :ok = Snakepit.Pool.await_ready(Second, 300_000)
+      {:ok, %{"status" => "ok"}} = Snakepit.execute("ping", %{}, pool: Second, timeout: 300_000)
+      Supervisor.stop(pool)
+      IO.puts("served by \#{inspect(options)}")
+    end
+    """
+
+    command = [hd(@unshare), "sh", "-c", @read_only, "sh", "elixir"] ++ paths ++ ["-e", script]
+    env = [{"TMPDIR", "/tmp"}, {"XDG_RUNTIME_DIR", nil}]
+    {output, status} = System.cmd("unshare", command, env: env, stderr_to_stdout: true)
+    assert {output, 0} == {output, status}
+    assert output =~ "no directory for the workers' Unix sockets can be created (/tmp: Read-only"
+    assert output =~ "transport: :tcp"
+    assert output =~ "served by [transport: :tcp]"
+    assert output =~ "served by [adapter: Snakepit.Adapters.GenericPythonV2]"
+  end
+
   describe "of a pool" do
     defp runtime_dir(pool) do
       {RuntimeDir, server, _, _} = List.keyfind(Supervisor.which_children(pool), RuntimeDir, 0)

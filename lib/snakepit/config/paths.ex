@@ -51,12 +51,16 @@ defmodule Snakepit.Config.Paths do
   @doc "An executable, which may be a name to be found in `PATH`, or why there is none."
   @spec find(t, Path.t()) :: {:ok, Path.t()} | {:error, String.t()}
   def find(name, root) do
-    with {:ok, path} <- expand(name, root) do
+    with {:ok, path} <- expand(name, root), :ok <- check_text(path) do
       case in_path(name, root) || System.find_executable(path) do
         nil -> {:error, missing(name, path)}
         found -> {:ok, found}
       end
     end
+  end
+
+  defp check_text(path) do
+    if String.valid?(path), do: :ok, else: {:error, "#{inspect(path)} is not valid UTF-8"}
   end
 
   defp in_path(name, root) do
@@ -105,6 +109,7 @@ defmodule Snakepit.Config.Paths do
       if file && File.regular?(file), do: Path.dirname(file)
     end
   catch
-    :exit, _not_started -> nil
+    # It is not started.
+    _kind, _reason -> nil
   end
 end

@@ -93,10 +93,15 @@ defmodule Snakepit.Pool.RuntimeDir do
     path = Path.join(parent, "snakepit-" <> random)
 
     with {:ok, dir} <- Native.runtime_dir_create(path) do
-      # Nobody waits for it: a directory of a hundred thousand entries takes its time.
-      spawn(fn -> Native.runtime_dir_sweep(parent) end)
+      spawn(fn -> sweep(parent) end)
       {:ok, dir, path}
     end
+  end
+
+  # Nobody waits for it: a directory of a hundred thousand entries takes its time. One at a time, or they
+  # would take all of the threads on which directories are created.
+  defp sweep(parent) do
+    :global.trans({__MODULE__, self()}, fn -> Native.runtime_dir_sweep(parent) end, [node()])
   end
 
   # `/dev/shm` can be written to in containers whose root is read-only.

@@ -80,7 +80,8 @@ impl RuntimeDir {
 pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
     for entry in Dir::new(open(parent)?)? {
         let entry = entry?;
-        if is_name(entry.file_name().to_bytes()) {
+        let maybe_dir = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+        if maybe_dir && is_name(entry.file_name().to_bytes()) {
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             // What cannot be removed stays.
             let _ = sweep_one(&parent.join(name));
@@ -497,8 +498,8 @@ mod tests {
     fn among_many_other_entries_it_is_found() {
         let parent = Parent::new();
         let abandoned = parent.abandoned(1);
-        for number in 0..20_000 {
-            fs::write(parent.0.join(format!("snakepit-{number}")), "").unwrap();
+        for number in 1_000..21_000 {
+            fs::write(parent.path(number), "").unwrap();
         }
         parent.sweep();
         assert!(!abandoned.exists());
