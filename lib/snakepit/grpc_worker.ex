@@ -71,7 +71,7 @@ defmodule Snakepit.GRPCWorker do
     with {:ok, listen} <- listen(state),
          worker = %{id: state.id, listen: listen, options: options},
          env = [{"SNAKEPIT_LISTEN", listen} | private_env],
-         {:ok, process} <- OSProcess.start(worker, env, :both, state.token) do
+         {:ok, process} <- OSProcess.start(worker, env, token: state.token) do
       timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
       {:noreply, %{state | process: process, timer: timer, journal: journal}}
     else

@@ -7,7 +7,7 @@ defmodule Snakepit.ProcessTest do
 
   alias Snakepit.Error
   alias Snakepit.GRPC.Native
-  alias Snakepit.Pool.Output
+  alias Snakepit.Pool.Pipe
   alias Snakepit.Test.Log
 
   @moduletag :tmp_dir
@@ -18,6 +18,14 @@ defmodule Snakepit.ProcessTest do
     @behaviour Snakepit.Adapter
     @impl true
     def executable_path, do: Path.join(System.tmp_dir!(), "snakepit_no_interpreter")
+  end
+
+  defmodule LyingStdio do
+    @behaviour Snakepit.Adapter
+    @impl true
+    def executable_path, do: "python3"
+    @impl true
+    def script_path, do: Path.expand("test/support/python/lying_stdio.py")
   end
 
   for {way, options} <- ways() do
@@ -145,6 +153,24 @@ defmodule Snakepit.ProcessTest do
     File.rm!(script)
   end
 
+  test "a size that a worker claims costs the worker, and no memory" do
+    pool = start_pool!(adapter: LyingStdio, adapter_args: [])
+
+    assert {:error, %Error{reason: :worker_crashed, message: message}} =
+             Snakepit.execute("large", %{}, pool: pool)
+
+    assert message =~ "it wrote a message of 4294967295 bytes to its standard output"
+    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+  end
+
+  test "messages that nobody asked for cost the worker, and fill no mailbox" do
+    pool = start_pool!(adapter: LyingStdio, adapter_args: [])
+    Log.follow(pool)
+    assert {:ok, %{}} = Snakepit.execute("many", %{}, pool: pool)
+    Log.await(pool, "it wrote to its standard output what answers nothing")
+    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+  end
+
   test "a process that has got a worker's number is left alone" do
     port = Port.open({:spawn_executable, "/bin/cat"}, [:exit_status])
     {:os_pid, os_pid} = Port.info(port, :os_pid)
@@ -160,11 +186,14 @@ defmodule Snakepit.ProcessTest do
     path = Path.join(dir, "pipe")
     ref = make_ref()
     me = self()
-    assert {:ok, output, ^path} = Output.open_named(ref, me, "token", path)
+    open = &Native.output_open(ref, me, "token", &1)
+    assert {:ok, output, ^path} = Pipe.open_named(open, path)
     {_, 0} = System.cmd("sh", ["-c", "printf 'token here\\nlast' > #{path}"])
     assert_receive {^ref, {:announced, "here"}}, @patience
     :ok = Native.output_finish(output)
     assert_receive {^ref, {:ended, ["last"]}}, @patience
     assert {[{6, nil, "last"}], 0, true} = Native.output_take(output)
+    :ok = Pipe.opened(path)
+    refute File.exists?(path)
   end
 end

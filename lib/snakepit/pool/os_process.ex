@@ -6,7 +6,7 @@ defmodule Snakepit.Pool.OSProcess do
 
   alias Snakepit.Adapter
   alias Snakepit.GRPC.Native
-  alias Snakepit.Pool.Output
+  alias Snakepit.Pool.{Output, Pipe}
   alias Snakepit.Telemetry
 
   # How many threads numerical libraries start: OpenMP, the BLAS libraries, NumExpr, Rayon, Polars.
@@ -33,37 +33,43 @@ defmodule Snakepit.Pool.OSProcess do
     24 => "SIGXCPU"
   }
 
-  defstruct [:id, :pool, :port, :os_pid, :born, :started, :output]
+  # `messages` is of one whose standard output carries the protocol: how its owner hears of it, its native
+  # side, and what the process has to open.
+  defstruct [:id, :pool, :port, :os_pid, :born, :started, :output, :messages]
 
   @doc """
-  Starts it. What it prints is logged: its standard error, and with `:both` its standard output too, which
-  else is the port's. The caller gets
+  Starts it, and logs what it prints. The caller gets
 
     * `{port, {:exit_status, status}}`
     * what `Snakepit.Pool.Output.open/3` tells of its output
+    * with `:messages`, the largest size of one, in place of what it prints to its standard output:
+      `{ref, {:message, binary}}` each, for which `handled/1` is to be called; `{ref, :closed}` at the end,
+      and `{ref, {:too_large, size}}` for one that is larger
 
-  `env` goes before all other variables.
+  `env` goes before all other variables. `:token` is that of the line in which it announces itself.
   """
-  def start(worker, env, streams, token \\ nil) do
+  def start(worker, env, options) do
     with :ok <- check_root(worker.options.root),
          {:ok, {executable, args, adapter_env}} <-
            Adapter.command(worker.options.adapter, worker),
          variables = worker.options |> env() |> Map.merge(adapter_env) |> Map.merge(Map.new(env)),
-         {:ok, output} <- Output.open(worker.options.name, worker.id, token) do
+         {:ok, output} <- Output.open(worker.options.name, worker.id, options[:token]),
+         {:ok, messages} <- open_messages(options[:messages]) do
       process = %__MODULE__{
         id: worker.id,
         pool: worker.options.name,
         started: System.monotonic_time(),
-        output: output
+        output: output,
+        messages: messages
       }
 
-      launch(process, request(executable, args, variables), streams, worker.options.root)
+      launch(process, request(executable, args, variables), worker.options.root)
     end
   end
 
   @doc "Tells that it serves, that it was killed, that it has ended."
   def ready(process) do
-    Output.opened(process.output)
+    opened(process)
     tell(process, :ready, %{duration: age(process)})
   end
 
@@ -81,6 +87,8 @@ defmodule Snakepit.Pool.OSProcess do
   @doc "It has ended: what it has started ends with it, and its output comes to its end."
   def exited(process) do
     kill(process)
+    opened(process)
+    if process.messages, do: Native.messages_finish(process.messages.native)
     Output.finish(process.output)
   end
 
@@ -98,7 +106,7 @@ defmodule Snakepit.Pool.OSProcess do
   that is killed before it is ready has its output as well: it tells what it was at.
   """
   def end_text(%{why: why, timer: nil}) when why != nil, do: why
-  def end_text(%{tail: []} = state), do: state.why || state.ended
+  def end_text(%{tail: tail} = state) when tail in [nil, []], do: state.why || state.ended
 
   def end_text(state),
     do: "#{state.why || state.ended}; its last output:\n#{Enum.join(state.tail, "\n")}"
@@ -111,12 +119,26 @@ defmodule Snakepit.Pool.OSProcess do
 
   def status_text(status), do: "it exited with status #{status}"
 
-  defp launch(process, request, streams, root) do
+  defp open_messages(nil), do: {:ok, nil}
+
+  defp open_messages(limit) do
+    ref = make_ref()
+
+    with {:ok, native, path} <- Pipe.open(&Native.messages_open(ref, limit, &1)),
+         do: {:ok, %{ref: ref, native: native, path: path}}
+  end
+
+  defp opened(process), do: process |> paths() |> Enum.each(&Pipe.opened/1)
+
+  # Of its standard output, and its standard error.
+  defp paths(%{messages: nil, output: output}), do: [output.path, output.path]
+  defp paths(%{messages: messages, output: output}), do: [messages.path, output.path]
+
+  defp launch(process, request, root) do
     launcher = :filename.join(:code.priv_dir(:snakepit), ~c"native/snakepit_launcher")
     # The calls in hand are a bound already; a port that is full would hold up its owner.
     limits = [busy_limits_port: :disabled, busy_limits_msgq: :disabled]
-    args = [process.output.path, to_string(streams)]
-    options = [:binary, :exit_status, :hide, cd: root, packet: 4, args: args] ++ limits
+    options = [:binary, :exit_status, :hide, cd: root, packet: 4, args: paths(process)] ++ limits
     port = Port.open({:spawn_executable, launcher}, options)
     # One that has ended at once has no number any more, and tells how it ended all the same.
     os_pid = with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: os_pid
@@ -136,6 +158,9 @@ defmodule Snakepit.Pool.OSProcess do
       do: :ok,
       else: {:error, "its directory #{root} is not there (:root, see guides/configuration.md)"}
   end
+
+  @doc "One of its messages was handled: there is room for another one."
+  def handled(process), do: Native.messages_handled(process.messages.native)
 
   @doc "Writes a message to its standard input."
   def write(process, message) do

@@ -6,6 +6,7 @@ defmodule Snakepit.Pool.Output do
   require Logger
 
   alias Snakepit.GRPC.Native
+  alias Snakepit.Pool.Pipe
 
   # The levels of syslog that Logger has, by their numbers.
   @levels {:error, :error, :error, :error, :warning, :info, :info, :debug}
@@ -26,7 +27,7 @@ defmodule Snakepit.Pool.Output do
     worker = %{pool: pool, worker_id: worker_id}
     {logger, monitor} = spawn_monitor(fn -> await_output(ref, worker) end)
 
-    case open_pipe(ref, logger, token) do
+    case Pipe.open(&Native.output_open(ref, logger, token, &1)) do
       {:ok, output, path} ->
         send(logger, {ref, output})
         {:ok, %__MODULE__{ref: ref, native: output, path: path, monitor: monitor}}
@@ -37,21 +38,9 @@ defmodule Snakepit.Pool.Output do
     end
   end
 
-  @doc "The path is needed no longer: the worker has opened it."
-  @spec opened(t) :: :ok
-  def opened(%{path: "/proc/" <> _}), do: :ok
-
-  def opened(output) do
-    _ = File.rm(output.path)
-    :ok
-  end
-
   @doc "The worker has ended: what it has printed is read to the end, and no more."
   @spec finish(t) :: :ok
-  def finish(output) do
-    opened(output)
-    Native.output_finish(output.native)
-  end
+  def finish(output), do: Native.output_finish(output.native)
 
   @doc "Waits until what it has printed is logged, at most `timeout` ms."
   @spec await_logged(t, timeout) :: :ok
@@ -60,23 +49,6 @@ defmodule Snakepit.Pool.Output do
       {:DOWN, ^monitor, :process, _logger, _reason} -> :ok
     after
       timeout -> :ok
-    end
-  end
-
-  defp open_pipe(ref, logger, token) do
-    with :named <- Native.output_open(ref, logger, token, nil) do
-      # No other process can open a pipe of this one here: a named pipe, for as long as it takes.
-      random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
-      path = Path.join(System.tmp_dir!(), "snakepit-#{random}.pipe")
-      open_named(ref, logger, token, path)
-    end
-  end
-
-  @doc false
-  def open_named(ref, logger, token, path) do
-    case System.cmd("mkfifo", ["-m", "600", path], stderr_to_stdout: true) do
-      {_, 0} -> Native.output_open(ref, logger, token, path)
-      {message, _status} -> {:error, message}
     end
   end
 

@@ -13,6 +13,8 @@ defmodule Snakepit.Pool.Worker do
 
   # How long the end of the output may be on its way once the process is gone, in ms.
   @output_grace 1_000
+  # What a message has beside its value: an error's text and traceback, for one.
+  @envelope_bytes 1_048_576
   @stopped "it was stopped, and the call went on for longer than :shutdown_timeout"
 
   # It has what its callers have sent in it.
@@ -29,7 +31,8 @@ defmodule Snakepit.Pool.Worker do
     :ended,
     :check,
     :leaving,
-    tail: [],
+    :tail,
+    closed: false,
     calls: %{},
     asked: %{}
   ]
@@ -47,7 +50,9 @@ defmodule Snakepit.Pool.Worker do
   def handle_continue(:start, state) do
     worker = %{id: state.id, listen: nil, options: state.options}
 
-    case OSProcess.start(worker, [], :stderr) do
+    limit = state.options.max_message_size + @envelope_bytes
+
+    case OSProcess.start(worker, [], messages: limit) do
       {:ok, process} ->
         timer = Process.send_after(self(), :startup_timeout, state.options.startup_timeout)
         {:noreply, request(:ready, "$health", %{}, %{state | process: process, timer: timer})}
@@ -83,7 +88,8 @@ defmodule Snakepit.Pool.Worker do
     {:noreply, put_in(state.calls[call.id], call)}
   end
 
-  def handle_info({port, {:data, message}}, %{process: %{port: port}} = state) do
+  def handle_info({ref, {:message, message}}, %{process: %{messages: %{ref: ref}}} = state) do
+    OSProcess.handled(state.process)
     id = Native.response_id(message)
 
     case state do
@@ -98,6 +104,23 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
+  def handle_info({ref, {:too_large, size}}, %{process: %{messages: %{ref: ref}}} = state) do
+    limit = state.options.max_message_size
+
+    why =
+      "it wrote a message of #{size} bytes to its standard output (:max_message_size is #{limit})"
+
+    {:noreply, kill(why, state)}
+  end
+
+  def handle_info({ref, :closed}, %{process: %{messages: %{ref: ref}}} = state) do
+    unless state.ended, do: Process.send_after(self(), :output_closed, @output_grace)
+    stop_if_complete(%{state | closed: true})
+  end
+
+  def handle_info(:output_closed, %{ended: nil} = state),
+    do: {:noreply, kill("it closed its standard output", state)}
+
   def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = state) do
     ended(OSProcess.status_text(status), state)
   end
@@ -110,8 +133,7 @@ defmodule Snakepit.Pool.Worker do
   def handle_info({:EXIT, _from, reason}, state), do: {:stop, reason, state}
 
   def handle_info({ref, {:ended, tail}}, %{process: %{output: %{ref: ref}}} = state) do
-    state = %{state | tail: tail}
-    if state.ended, do: stop_ended(state), else: {:noreply, state}
+    stop_if_complete(%{state | tail: tail})
   end
 
   def handle_info(:output_timeout, state), do: stop_ended(state)
@@ -294,7 +316,12 @@ defmodule Snakepit.Pool.Worker do
   defp ended(text, state) do
     OSProcess.exited(state.process)
     Process.send_after(self(), :output_timeout, @output_grace)
-    {:noreply, %{leave(state) | ended: text}}
+    stop_if_complete(%{leave(state) | ended: text})
+  end
+
+  # What it has answered and what it has printed have come whole.
+  defp stop_if_complete(%{ended: ended, closed: closed, tail: tail} = state) do
+    if ended && closed && tail, do: stop_ended(state), else: {:noreply, state}
   end
 
   defp stop_ended(state) do

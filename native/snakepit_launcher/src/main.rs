@@ -1,8 +1,8 @@
-//! Starts a worker's program: reads from standard input what to run, sends what that prints to the
-//! pipe that the BEAM reads, and becomes the program. A BEAM's port can do neither: its environment
+//! Starts a worker's program: reads from standard input what to run, sends what that writes to the
+//! pipes that the BEAM reads, and becomes the program. A BEAM's port can do neither: its environment
 //! and arguments are text in the locale's encoding, and it reads output without a bound.
 //!
-//! `snakepit_launcher PIPE stderr|both`. The request is 4 bytes of length, big-endian, and entries
+//! `snakepit_launcher STDOUT STDERR`, the paths of two pipes. The request is 4 bytes of length, big-endian, and entries
 //! that end with NUL: `x` and the executable, `a` and an argument, `s` and `NAME=VALUE` to set, `u`
 //! and `NAME` to unset.
 
@@ -35,11 +35,11 @@ fn main() -> ExitCode {
 
 fn launch() -> Result<Infallible, String> {
     let mut args = env::args_os().skip(1);
-    let (Some(pipe), Some(streams)) = (args.next(), args.next()) else {
-        return Err("usage: snakepit_launcher PIPE stderr|both; the BEAM starts it".into());
+    let (Some(stdout), Some(stderr)) = (args.next(), args.next()) else {
+        return Err("usage: snakepit_launcher STDOUT STDERR; the BEAM starts it".into());
     };
-    redirect(&pipe, &streams)
-        .map_err(|error| format!("cannot open {}: {error}", pipe.display()))?;
+    dup2_stderr(open(&stderr)?).map_err(|error| format!("cannot set stderr: {error}"))?;
+    dup2_stdout(open(&stdout)?).map_err(|error| format!("cannot set stdout: {error}"))?;
     let request = read_request(io::stdin().as_fd())
         .map_err(|error| format!("cannot read what to run: {error}"))?;
     let mut command = parse(&request)?;
@@ -47,12 +47,9 @@ fn launch() -> Result<Infallible, String> {
     Err(explain(command.get_program(), &error))
 }
 
-fn redirect(pipe: &OsStr, streams: &OsStr) -> io::Result<()> {
-    let pipe = OpenOptions::new().write(true).open(pipe)?;
-    if streams == "both" {
-        dup2_stdout(&pipe)?;
-    }
-    Ok(dup2_stderr(&pipe)?)
+fn open(pipe: &OsStr) -> Result<File, String> {
+    let opened = OpenOptions::new().write(true).open(pipe);
+    opened.map_err(|error| format!("cannot open {}: {error}", pipe.display()))
 }
 
 /// Not a byte more: the rest of the input is the program's.

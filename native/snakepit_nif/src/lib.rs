@@ -16,8 +16,10 @@ mod dispatcher;
 mod events;
 mod failure;
 mod map;
+mod messages;
 mod nifs;
 mod output;
+mod pipe;
 mod pool;
 mod process;
 mod reply;
@@ -109,6 +111,7 @@ mod atoms {
         streaming_not_supported,
         r#struct = "struct",
         timeout,
+        too_large,
         traceback,
         r#type = "type",
         uint16,

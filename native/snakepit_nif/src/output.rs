@@ -4,20 +4,15 @@
 //! The pipe is read as fast as the worker writes, so that a worker never waits for Logger. Lines wait in
 //! a queue with a bound for a process that takes and logs them; what comes beyond is counted.
 
+use crate::pipe::Writer;
 use rustix::io::Errno;
 use std::{
     collections::VecDeque,
-    fs::OpenOptions,
-    io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::AsFd,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{
-    io::AsyncReadExt,
-    net::unix::pipe::{self, Receiver},
-    time::Instant,
-};
+use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Longer lines are cut.
@@ -59,7 +54,7 @@ pub(crate) struct Taken {
 /// The queue, and the writing end of the pipe for as long as the worker may not have opened it.
 pub(crate) struct Output {
     queue: Mutex<Queue>,
-    writer: Mutex<Option<OwnedFd>>,
+    writer: Writer,
     finished: CancellationToken,
 }
 
@@ -117,30 +112,10 @@ pub(crate) trait Listener {
 }
 
 impl Output {
-    /// A pipe and the path by which another process of this user can open its writing end; no path where
-    /// the system has no such thing. Must be called within the runtime, as `open_named`.
-    pub(crate) fn open() -> io::Result<Option<(Self, Receiver, String)>> {
-        let (reader, writer) = io::pipe()?;
-        let writer = OwnedFd::from(writer);
-        let path = format!("/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd());
-        if OpenOptions::new().write(true).open(&path).is_err() {
-            return Ok(None);
-        }
-        let receiver = Receiver::from_owned_fd(reader.into())?;
-        Ok(Some((Self::new(writer), receiver, path)))
-    }
-
-    /// A named pipe.
-    pub(crate) fn open_named(path: &str) -> io::Result<(Self, Receiver)> {
-        let receiver = pipe::OpenOptions::new().open_receiver(path)?;
-        let writer = OpenOptions::new().write(true).open(path)?;
-        Ok((Self::new(writer.into()), receiver))
-    }
-
-    fn new(writer: OwnedFd) -> Self {
+    pub(crate) fn new(writer: Writer) -> Self {
         Self {
             queue: Mutex::default(),
-            writer: Mutex::new(Some(writer)),
+            writer,
             finished: CancellationToken::new(),
         }
     }
@@ -152,12 +127,7 @@ impl Output {
     /// The worker has ended. What is in the pipe is read, and no more: what it has started may hold the
     /// pipe for ever.
     pub(crate) fn finish(&self) {
-        let writer = self
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        drop(writer);
+        self.writer.release();
         self.finished.cancel();
     }
 

@@ -16,6 +16,8 @@ mod dispatcher;
 mod failure;
 #[path = "../src/output.rs"]
 mod output;
+#[path = "../src/pipe.rs"]
+mod pipe;
 #[path = "../src/runtime_dir.rs"]
 mod runtime_dir;
 #[path = "../src/sessions.rs"]

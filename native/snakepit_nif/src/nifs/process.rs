@@ -2,14 +2,16 @@
 
 use crate::{
     atoms,
+    messages::{End, Messages},
     output::{Line, Listener, Output},
+    pipe::{self, Pipe},
     process,
     reply::notify,
     runtime,
 };
 use rustler::{
-    Atom, Encoder, Env, LocalPid, Monitor, NifResult, OwnedEnv, Resource, ResourceArc, Term,
-    env::SavedTerm,
+    Atom, Encoder, Env, LocalPid, Monitor, NifResult, OwnedBinary, OwnedEnv, Resource, ResourceArc,
+    Term, env::SavedTerm,
 };
 use std::{io, sync::Arc};
 
@@ -40,14 +42,15 @@ fn output_open<'a>(
     let failed = |error: io::Error| rustler::Error::Term(Box::new(error.to_string()));
     let runtime = runtime::get().map_err(failed)?;
     let _entered = runtime.enter();
-    let opened = match path {
-        Some(path) => Output::open_named(&path).map(|(output, end)| Some((output, end, path))),
-        None => Output::open(),
-    };
-    let Some((output, receiver, path)) = opened.map_err(failed)? else {
+    let Some(pipe) = pipe::open(path).map_err(failed)? else {
         return Ok(atoms::named().encode(env));
     };
-    let output = Arc::new(output);
+    let Pipe {
+        receiver,
+        writer,
+        path,
+    } = pipe;
+    let output = Arc::new(Output::new(writer));
     let kept = OwnedEnv::new();
     let mut teller = Teller {
         owner: env.pid(),
@@ -74,7 +77,7 @@ struct Teller {
 }
 
 impl Teller {
-    fn tell(&self, to: LocalPid, build: impl for<'a> FnOnce(Env<'a>, Term<'a>) -> Term<'a>) {
+    fn tell(&mut self, to: LocalPid, build: impl for<'a> FnOnce(Env<'a>, Term<'a>) -> Term<'a>) {
         notify(to, |env| {
             let reference = self.kept.run(|kept| self.reference.load(kept).in_env(env));
             build(env, reference)
@@ -112,6 +115,83 @@ impl Encoder for Line {
 #[rustler::nif]
 fn output_finish(output: ResourceArc<OutputResource>) -> Atom {
     output.0.finish();
+    atoms::ok()
+}
+
+struct MessagesResource(Arc<Messages>);
+
+#[rustler::resource_impl]
+impl Resource for MessagesResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.0.cancel();
+    }
+}
+
+impl Drop for MessagesResource {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// A pipe for the messages of a worker, as `output_open`: `{:ok, messages, path}` or `:named`. The caller gets
+/// `{ref, {:message, binary}}` for each, with a few in hand until `messages_handled`, and at the end
+/// `{ref, :closed}`, or `{ref, {:too_large, bytes}}` for a message of more than `limit` bytes.
+#[rustler::nif]
+fn messages_open<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    limit: usize,
+    path: Option<String>,
+) -> NifResult<Term<'a>> {
+    let failed = |error: io::Error| rustler::Error::Term(Box::new(error.to_string()));
+    let runtime = runtime::get().map_err(failed)?;
+    let _entered = runtime.enter();
+    let Some(pipe) = pipe::open(path).map_err(failed)? else {
+        return Ok(atoms::named().encode(env));
+    };
+    let Pipe {
+        receiver,
+        writer,
+        path,
+    } = pipe;
+    let messages = Arc::new(Messages::new(writer));
+    let kept = OwnedEnv::new();
+    let mut teller = Teller {
+        owner: env.pid(),
+        logger: env.pid(),
+        reference: kept.save(reference),
+        kept,
+    };
+    let resource = ResourceArc::new(MessagesResource(messages.clone()));
+    env.monitor(&resource, &env.pid());
+    runtime.spawn(async move {
+        let message = |bytes: OwnedBinary| {
+            teller.tell(teller.owner, |env, reference| {
+                (reference, (atoms::message(), bytes.release(env))).encode(env)
+            });
+        };
+        let end = messages.read(receiver, limit, message).await;
+        teller.tell(teller.owner, |env, reference| match end {
+            End::Closed => (reference, atoms::closed()).encode(env),
+            End::TooLarge(size) => (reference, (atoms::too_large(), size)).encode(env),
+        });
+    });
+    Ok((atoms::ok(), resource, path).encode(env))
+}
+
+/// A message was handled: there is room for another one.
+#[rustler::nif]
+fn messages_handled(messages: ResourceArc<MessagesResource>) -> Atom {
+    messages.0.handled();
+    atoms::ok()
+}
+
+/// The worker has ended: what it has written is read to the end.
+#[rustler::nif]
+fn messages_finish(messages: ResourceArc<MessagesResource>) -> Atom {
+    messages.0.finish();
     atoms::ok()
 }
 

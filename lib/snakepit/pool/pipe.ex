@@ -1,0 +1,34 @@
+defmodule Snakepit.Pool.Pipe do
+  @moduledoc false
+  # A pipe that the BEAM reads, and that a worker's process opens by its path.
+
+  @doc """
+  Opens one by a NIF of the path of a named pipe, or nil for a pipe of the BEAM's own. That returns
+  `{:ok, reader, path}`, or `:named` where no other process can open one of its own.
+  """
+  @spec open((Path.t() | nil -> {:ok, reference, Path.t()} | :named | {:error, String.t()})) ::
+          {:ok, reference, Path.t()} | {:error, String.t()}
+  def open(open) do
+    with :named <- open.(nil) do
+      random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+      open_named(open, Path.join(System.tmp_dir!(), "snakepit-#{random}.pipe"))
+    end
+  end
+
+  @doc "Creates a named pipe, and opens that."
+  def open_named(open, path) do
+    case System.cmd("mkfifo", ["-m", "600", path], stderr_to_stdout: true) do
+      {_, 0} -> open.(path)
+      {message, _status} -> {:error, message}
+    end
+  end
+
+  @doc "The worker has opened it, or never will: the path is needed no longer."
+  @spec opened(Path.t()) :: :ok
+  def opened("/proc/" <> _), do: :ok
+
+  def opened(path) do
+    _ = File.rm(path)
+    :ok
+  end
+end

@@ -1,0 +1,52 @@
+//! A pipe that another process of this user opens by a path and writes to.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{Mutex, PoisonError},
+};
+use tokio::net::unix::pipe::{self, Receiver};
+
+pub(crate) struct Pipe {
+    pub(crate) receiver: Receiver,
+    pub(crate) writer: Writer,
+    pub(crate) path: String,
+}
+
+/// The writing end: it keeps the pipe from ending before the other process has opened it.
+pub(crate) struct Writer(Mutex<Option<OwnedFd>>);
+
+impl Writer {
+    /// From here on the pipe ends with the last process that holds it.
+    pub(crate) fn release(&self) {
+        let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(writer);
+    }
+}
+
+/// The named pipe at the path; without one a pipe of this process, or nothing where the system has no path
+/// to such a thing. Must be called within the runtime.
+pub(crate) fn open(named: Option<String>) -> io::Result<Option<Pipe>> {
+    let (receiver, writer, path) = match named {
+        Some(path) => {
+            let receiver = pipe::OpenOptions::new().open_receiver(&path)?;
+            let writer = OpenOptions::new().write(true).open(&path)?;
+            (receiver, writer.into(), path)
+        }
+        None => {
+            let (reader, writer) = io::pipe()?;
+            let writer = OwnedFd::from(writer);
+            let path = format!("/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd());
+            if OpenOptions::new().write(true).open(&path).is_err() {
+                return Ok(None);
+            }
+            (Receiver::from_owned_fd(reader.into())?, writer, path)
+        }
+    };
+    Ok(Some(Pipe {
+        receiver,
+        writer: Writer(Mutex::new(Some(writer))),
+        path,
+    }))
+}

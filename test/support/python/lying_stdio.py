@@ -1,0 +1,39 @@
+"""A worker over stdin and stdout that lies about a size, or writes without being asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+
+def read() -> dict[str, object]:
+    length = int.from_bytes(sys.stdin.buffer.read(4), "big")
+    if not length:
+        sys.exit()
+    message: dict[str, object] = json.loads(sys.stdin.buffer.read(length))
+    return message
+
+
+def frame(message: dict[str, object]) -> bytes:
+    data = json.dumps(message).encode()
+    return len(data).to_bytes(4, "big") + data
+
+
+def write(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
+
+
+while True:
+    request = read()
+    answer = frame({"id": request["id"], "success": True, "result": {}})
+    if request["command"] == "large":
+        write(b"\xff\xff\xff\xff" + b"x" * 1_000_000)
+    elif request["command"] == "many":
+        # The first answers the call, the others nothing.
+        write(answer)
+        while True:
+            write(answer * 1000)
+    else:
+        write(answer)
