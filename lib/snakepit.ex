@@ -124,10 +124,16 @@ defmodule Snakepit do
     with :ok <- Config.check(options, %{session_id: :session_id, pool: :name}),
          name = Keyword.get(options, :pool, Snakepit.Pool),
          {:ok, pool} <- Manager.fetch(name) do
-      if Client.end_session(pool.native, session_id),
-        do: Telemetry.session(:ended, %{pool: name, session_id: session_id, worker_id: nil})
+      case Client.end_session(pool.native, session_id) do
+        {:error, error} ->
+          {:error, %{error | pool: name}}
 
-      :ok
+        ended ->
+          if ended,
+            do: Telemetry.session(:ended, %{pool: name, session_id: session_id, worker_id: nil})
+
+          :ok
+      end
     end
   end
 
@@ -287,7 +293,12 @@ defmodule Snakepit do
   defp named(%{telemetry: false}, options), do: options
 
   defp named(_pool, options) do
-    Keyword.put_new_lazy(options, :request_id, fn -> Client.new_request_id() end)
+    with false <- Keyword.has_key?(options, :request_id),
+         {id, request_id} when is_integer(id) <- Client.new_call() do
+      [{:request_id, request_id} | options]
+    else
+      _ -> options
+    end
   end
 
   defp prepare(command, args, options, schema) do

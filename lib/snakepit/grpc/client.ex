@@ -198,7 +198,12 @@ defmodule Snakepit.GRPC.Client do
   defp on_handle(%Call{handle: handle} = call, native) do
     native.(handle)
   rescue
-    ArgumentError -> no_call(call)
+    error in [ErlangError, ArgumentError] ->
+      case error do
+        # A call does not outlive the library.
+        %ErlangError{original: :not_loaded} -> :ok
+        _ -> no_call(call)
+      end
   end
 
   defp on_handle(other, _native), do: no_call(other)
@@ -209,14 +214,13 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc false
-  def new_request_id do
-    {_call_id, request_id} = Native.new_call()
-    request_id
-  end
+  # `{id, request_id}`, or the error of a library that is not loaded.
+  def new_call, do: loaded(fn -> Native.new_call() end)
 
   @doc false
   # Whether there was one.
-  def end_session(pool, session_id), do: Native.pool_end_session(pool, session_id)
+  def end_session(pool, session_id),
+    do: started(loaded(fn -> Native.pool_end_session(pool, session_id) end))
 
   @doc "Asks a server how it is: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."
   @spec health(target, keyword) :: {:ok, map} | {:error, Error.t()}

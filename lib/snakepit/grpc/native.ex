@@ -5,24 +5,39 @@ defmodule Snakepit.GRPC.Native do
   # Loaded by the compiler it would look for the library before that is built.
   @compile {:autoload, false}
 
+  # A BEAM loads the library once: its pools and calls live in it. The code that has it goes on where it
+  # is still the module's; it is not where somebody has deleted that, as a compiler does.
   def load do
+    cond do
+      not :persistent_term.get({__MODULE__, :loaded}, false) ->
+        load_library()
+
+      :erlang.module_loaded(__MODULE__) ->
+        {:error, "the native library cannot be reloaded; restart the BEAM to use a new one"}
+
+      true ->
+        put_error("its module was loaded a second time; restart the BEAM")
+    end
+  end
+
+  # One that does not load must not keep the application from starting: calls say why.
+  defp load_library do
     path = :filename.join(:code.priv_dir(:snakepit), "native/snakepit_nif")
 
-    # A library that does not load must not keep the application from starting: calls say why.
-    error =
-      with {:ok, threads} <- Snakepit.Config.runtime_threads(),
-           :ok <- :erlang.load_nif(path, threads) do
-        nil
-      else
-        {:error, %Snakepit.Error{message: message}} ->
-          message
+    with {:ok, threads} <- Snakepit.Config.runtime_threads(),
+         :ok <- :erlang.load_nif(path, threads) do
+      :persistent_term.put({__MODULE__, :loaded}, true)
+      put_error(nil)
+    else
+      {:error, %Snakepit.Error{message: message}} ->
+        put_error(message)
 
-        {:error, {_kind, message}} ->
-          "#{message}; run `mix compile` with Rust installed to build it"
-      end
-
-    :persistent_term.put({__MODULE__, :load_error}, error)
+      {:error, {_kind, message}} ->
+        put_error("#{message}; run `mix compile` with Rust installed to build it")
+    end
   end
+
+  defp put_error(error), do: :persistent_term.put({__MODULE__, :load_error}, error)
 
   @doc "Why the library could not be loaded, or nil."
   def load_error, do: :persistent_term.get({__MODULE__, :load_error})

@@ -10,10 +10,14 @@ defmodule Snakepit.Pool.Client do
   @doc "As `Snakepit.GRPC.Client.run/4`."
   def run(pool, command, args, options) do
     started = System.monotonic_time(:microsecond)
-    {id, made} = Native.new_call()
-    options = Keyword.put_new(options, :request_id, made)
-    call = %{id: id, command: command, request_id: options[:request_id], caller: self()}
-    run(pool, call, args, options, started, false)
+
+    with {id, made} when is_integer(id) <- Client.new_call() do
+      options = Keyword.put_new(options, :request_id, made)
+      call = %{id: id, command: command, request_id: options[:request_id], caller: self()}
+      run(pool, call, args, options, started, false)
+    else
+      {:error, error} -> {:error, %{error | command: command}, nil}
+    end
   end
 
   defp run(pool, call, args, options, started, again) do

@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Diagnostics do
   # behind calls; one that does not answer in time has nil where it would have.
 
   alias Snakepit.Error
-  alias Snakepit.GRPC.Native
+  alias Snakepit.GRPC.{Client, Native}
   alias Snakepit.Pool.Manager
 
   @patience 2_000
@@ -79,7 +79,12 @@ defmodule Snakepit.Pool.Diagnostics do
   @doc "What the pool knows of itself and what its manager does."
   def overview(name) do
     with {:ok, pool} <- Manager.fetch(name),
-         do: {:ok, pool, GenServer.call(pool.manager, :overview, @manager_patience)}
+         nil <- Client.unavailable() do
+      {:ok, pool, GenServer.call(pool.manager, :overview, @manager_patience)}
+    else
+      %Error{} = error -> {:error, %{error | pool: name}}
+      {:error, error} -> {:error, error}
+    end
   catch
     :exit, {:timeout, _call} ->
       message = "the pool's manager did not answer within #{@manager_patience} ms"
