@@ -25,11 +25,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
     secret = os.environ.pop("SNAKEPIT_SECRET", "")
     journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")
-    if token or options.stdio:
-        _process.bind_to_parent()
+    watched = _process.bind_to_parent() if token or options.stdio else False
     pipes = _process.take_stdio() if options.stdio else None
     if token and not options.stdio:
-        _process.watch_stdin()
+        _process.take_lifeline(watched=watched)
     _logs.set_up(prefixed=bool(token) or options.stdio, level=options.log_level)
     try:
         if pipes is not None:

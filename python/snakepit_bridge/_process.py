@@ -10,31 +10,35 @@ import threading
 _PR_SET_PDEATHSIG = 1
 
 
-def bind_to_parent() -> None:
-    """Leads a process group of its own, and is killed when the parent is."""
+def bind_to_parent() -> bool:
+    """Leads a process group of its own, which is killed once the parent is gone.
+
+    Returns whether the extension watches for that, which commands cannot hold up.
+    """
     parent = os.getppid()
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
-    if sys.platform == "linux":
-        _ask_for_death_signal()
-    if os.getppid() != parent:
-        kill_group()
-
-
-def watch_stdin() -> None:
-    """Has the whole group killed at the end of stdin, to which the parent never writes."""
     try:
         from snakepit_bridge import _native
     except ImportError:
-        _watch_in_python()
-    else:
-        # No command, whatever it does with Python's lock, holds this thread up.
-        _native.watch_stdin()
+        # The kernel kills this process alone, and may do so before the group can be killed.
+        if sys.platform == "linux":
+            _ask_for_death_signal()
+        if os.getppid() != parent:
+            kill_group()
+        return False
+    _native.watch_parent()
+    return True
 
 
-def _watch_in_python() -> None:
+def take_lifeline(*, watched: bool) -> None:
+    """Has commands find an empty stdin: the parent never writes to it, and its end ends the group."""
     lifeline = _take_stdin()
-    threading.Thread(target=_watch, args=(lifeline,), name="snakepit-lifeline", daemon=True).start()
+    if watched:
+        os.close(lifeline)
+    else:
+        name = "snakepit-lifeline"
+        threading.Thread(target=_watch, args=(lifeline,), name=name, daemon=True).start()
 
 
 def take_stdio() -> tuple[int, int]:

@@ -31,6 +31,32 @@ defmodule Snakepit.OrphansTest do
     end
   end
 
+  test "nor does what a command has started, whichever way its worker is spoken to" do
+    paths = inspect(Path.expand("test/support/python"))
+
+    script = """
+    {:ok, _} = Application.ensure_all_started(:snakepit)
+
+    children =
+      for {name, way} <- #{inspect(ways())} do
+        args = [class: "trouble:Trouble", paths: [#{paths}]]
+        {:ok, _} = Snakepit.Pool.start_link([name: name, size: 1, adapter_args: args] ++ way)
+        :ok = Snakepit.Pool.await_ready(name, 60_000)
+        {:ok, %{"pid" => child}} = Snakepit.execute("child", %{}, pool: name)
+        child
+      end
+
+    IO.puts("workers \#{Enum.join(children, " ")} beam \#{System.pid()} end")
+    Process.sleep(:infinity)
+    """
+
+    port = start_beam(script)
+    {children, [beam]} = port |> pids("") |> Enum.split(-1)
+    assert length(children) == 3 and Enum.all?(children, &alive?/1)
+    System.cmd("kill", ["-KILL", to_string(beam)])
+    eventually(fn -> not Enum.any?(children, &alive?/1) end, 20_000)
+  end
+
   test "a node that stops closes the generators of its streams", %{tmp_dir: dir} do
     closed = Path.join(dir, "closed")
 
@@ -73,9 +99,9 @@ defmodule Snakepit.OrphansTest do
   end
 
   defp pids(port, seen) do
-    case Regex.run(~r/workers (\d+) (\d+) beam (\d+) end/, seen) do
-      [_all | pids] ->
-        Enum.map(pids, &String.to_integer/1)
+    case Regex.run(~r/workers ([\d ]+) beam (\d+) end/, seen) do
+      [_all, workers, beam] ->
+        Enum.map(String.split(workers) ++ [beam], &String.to_integer/1)
 
       nil ->
         assert_receive {^port, {:data, data}}

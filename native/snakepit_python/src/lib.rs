@@ -22,16 +22,18 @@ mod worker;
 
 use bytes::Bytes;
 use pyo3::{exceptions::PyOSError, prelude::*, types::PyDict};
+#[cfg(target_os = "linux")]
+use rustix::process::{PidfdFlags, getppid, pidfd_open};
 use rustix::{
-    io::fcntl_dupfd_cloexec,
+    event::{PollFd, PollFlags, poll},
+    io::{Errno, fcntl_dupfd_cloexec},
     process::{Pid, Signal, getpid, kill_process_group},
-    stdio::{dup2_stdin, stdin},
+    stdio::stdin,
 };
 use snakepit_wire::{Io, Socket};
 use std::{
-    fs::File,
-    io::{self, Read},
-    os::fd::AsRawFd,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -143,23 +145,39 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills this process's group at the end of stdin, which commands read as empty from now on. No
-/// command, whatever it does with Python's lock, holds that up.
+/// Kills this process's group once its parent is gone: nobody can write to its stdin any more, or the
+/// parent itself has ended. No command, whatever it does with Python's lock, holds that up, and nothing
+/// is read: stdin may carry requests.
 #[pyfunction]
-fn watch_stdin() -> PyResult<()> {
+fn watch_parent() -> PyResult<()> {
     // What a command starts is not to have it, and so it is not one of the first three either.
     let lifeline = fcntl_dupfd_cloexec(stdin(), 3).map_err(io::Error::from)?;
-    let mut lifeline = File::from(lifeline);
-    dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
+    let parent = parent();
     let group = getpid();
     std::thread::Builder::new()
         .name("snakepit-lifeline".into())
         .spawn(move || {
-            let mut buffer = [0; 4096];
-            while !matches!(lifeline.read(&mut buffer), Ok(0) | Err(_)) {}
+            wait_gone(&lifeline, parent.as_ref());
             kill(group);
         })?;
     Ok(())
+}
+
+/// Readable once the parent has ended; None where the kernel has no such thing.
+#[cfg(target_os = "linux")]
+fn parent() -> Option<OwnedFd> {
+    pidfd_open(getppid()?, PidfdFlags::empty()).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn parent() -> Option<OwnedFd> {
+    None
+}
+
+fn wait_gone(lifeline: &OwnedFd, parent: Option<&OwnedFd>) {
+    let mut fds = vec![PollFd::new(lifeline, PollFlags::empty())];
+    fds.extend(parent.map(|parent| PollFd::new(parent, PollFlags::IN)));
+    while let Err(Errno::INTR) = poll(&mut fds, None) {}
 }
 
 fn kill(group: Pid) {
@@ -181,5 +199,5 @@ mod _native {
     #[pymodule_export]
     use super::request_id;
     #[pymodule_export]
-    use super::watch_stdin;
+    use super::watch_parent;
 }
