@@ -1,7 +1,7 @@
 [
   inputs: [
     "{mix,.formatter}.exs",
-    "{bench,config,lib,test}/**/*.{ex,exs}",
+    "{bench,config,faults,lib,test}/**/*.{ex,exs}",
     "examples/*.exs",
     "examples/streaming/*.exs",
     "examples/*/{mix,.formatter}.exs",

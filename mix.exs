@@ -9,7 +9,10 @@ defmodule Snakepit.MixProject do
       start_permanent: Mix.env() == :prod,
       compilers: Mix.compilers() ++ [:snakepit],
       elixirc_paths: elixirc_paths(Mix.env()),
-      aliases: ["snakepit.bench": "run bench/snakepit.exs"],
+      aliases: [
+        "snakepit.bench": "run bench/snakepit.exs",
+        "snakepit.faults": "run faults/run.exs"
+      ],
       deps: [],
       name: "Snakepit",
       description: "Runs pools of Python workers and calls them over gRPC, through Rust.",

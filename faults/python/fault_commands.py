@@ -1,0 +1,121 @@
+"""The commands that the fault suite calls, beside those of the tests."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+from trouble import Trouble
+
+from snakepit_bridge import Context, command
+
+
+class Faults(Trouble):
+    def __init__(self) -> None:
+        super().__init__()
+        # A worker that starts for as long as there is a file.
+        hold = os.environ.get("FAULTS_HOLD")
+        while hold and os.path.exists(hold):
+            time.sleep(0.01)
+
+    @command
+    def mark(self, path: str, token: int) -> dict[str, int]:
+        _mark(path, token)
+        return {"token": token}
+
+    @command
+    def mark_stream(self, path: str, token: int, count: int) -> Generator[Any, None, Any]:
+        _mark(path, token)
+        for index in range(count):
+            yield {"index": index}
+        return {"index": count}
+
+    @command
+    def mark_session(self, path: str, token: int, context: Context) -> dict[str, int]:
+        _mark(path, token)
+        context.session["count"] = context.session.get("count", 0) + 1
+        return {"count": context.session["count"]}
+
+    @command
+    def wait_for_file(self, started: str, until: str) -> None:
+        """Waits by `select`: a faked clock disturbs `time.sleep`."""
+        with open(started, "w"):
+            pass
+        while not os.path.exists(until):
+            select.select([], [], [], 0.01)
+
+    @command
+    def print_megabytes(self, megabytes: int) -> int:
+        """Prints in a thread of its own, and returns at once."""
+        self._printed = 0
+        threading.Thread(target=self._print, args=(megabytes,), daemon=True).start()
+        return megabytes
+
+    def _print(self, megabytes: int) -> None:
+        lines = (b"progress " + b"x" * 54 + b"\n") * 1024
+        for _ in range(megabytes * 16):
+            _write(2, lines)
+            self._printed += len(lines)
+
+    @command
+    def printed(self) -> int:
+        return self._printed
+
+    @command
+    def print_for_ever(self, started: str) -> None:
+        with open(started, "w"):
+            pass
+        while True:
+            _write(2, b"progress\n" * 100)
+
+    @command
+    def grandchildren(self) -> dict[str, Any]:
+        """One in this process's group, and one that has left it."""
+        started = [
+            subprocess.Popen(["sleep", "600"], start_new_session=new) for new in (False, True)
+        ]
+        return {"group": started[0].pid, "session": started[1].pid}
+
+    @command
+    def limit_descriptors(self, count: int) -> int:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+        return soft
+
+    @command
+    def open_descriptors(self) -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    @command
+    def exhaust_memory(self, megabytes: int) -> None:
+        """Allocates for ever, within so much more than there is now."""
+        with open("/proc/self/statm") as statm:
+            size = int(statm.read().split()[0]) * resource.getpagesize()
+        limit = size + (megabytes << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        kept = []
+        try:
+            while True:
+                kept.append(bytearray(8 << 20))
+        finally:
+            kept.clear()
+            resource.setrlimit(resource.RLIMIT_AS, resource.getrlimit(resource.RLIMIT_AS)[1:] * 2)
+
+
+def _mark(path: str, token: int) -> None:
+    journal = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(journal, b"%d\n" % token)
+    finally:
+        os.close(journal)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,225 @@
+# mix snakepit.faults [--long] [--only NAME]... [--list] [--seed N] [--jobs N] [--markdown] [--verbose]
+#
+# --long       every trial, and each for longer: half an hour
+# --only NAME  this trial alone; may be repeated
+# --list       the trials' names, and what is done in each
+# --seed N     draws the same random numbers as the run that has printed it
+# --jobs N     how many trials run at once: 2 of the short ones, 1 of the long
+# --markdown   the table once more, as guides/reliability.md has it
+# --verbose    what the trials print, which is otherwise shown of a bad one alone
+#
+# Breaks things on purpose, and checks what Snakepit promises: guides/reliability.md. Each trial runs in a
+# BEAM of its own, so that one that ends its BEAM is a verdict, too. Ends with status 1 if a verdict is bad.
+defmodule Snakepit.Faults do
+  @here __DIR__
+  @support for name <- ~w(os trial load beam), do: Path.join(@here, "support/#{name}.exs")
+  @trials Path.wildcard(Path.join(@here, "trials/*.exs"))
+  @options [
+    long: :boolean,
+    only: :keep,
+    list: :boolean,
+    seed: :integer,
+    jobs: :integer,
+    markdown: :boolean,
+    verbose: :boolean,
+    child: :string
+  ]
+  # What a trial may take before it counts as one that hangs: no trial of a sound product comes near.
+  @cap_minutes %{short: 5, long: 30}
+  @log_bytes 6_000
+
+  def main(args) do
+    {options, rest, unknown} = OptionParser.parse(args, strict: @options)
+
+    case {options[:child], rest ++ unknown} do
+      {_, [unknown | _]} -> stop("unknown argument #{inspect(unknown)}; see faults/run.exs")
+      {nil, []} -> parent(options)
+      {child, []} -> child(child)
+    end
+  end
+
+  defp parent(options) do
+    unless File.dir?("/proc/self/fd"),
+      do: stop("the fault suite reads /proc: it runs on Linux alone")
+
+    trials = chosen(options)
+    if options[:list], do: list(trials), else: run(trials, options)
+  end
+
+  # {file, trial} for each trial that is asked for.
+  defp chosen(options) do
+    Enum.each(@support, &Code.require_file/1)
+    names = Keyword.get_values(options, :only)
+
+    all = for file <- @trials, trial <- require_trials(file).trials(), do: {file, trial}
+
+    chosen =
+      case names do
+        [] ->
+          Enum.filter(all, fn {_, trial} -> options[:long] || options[:list] || trial.short end)
+
+        _ ->
+          Enum.filter(all, fn {_, trial} -> trial.name in names end)
+      end
+
+    known = for {_, trial} <- all, do: trial.name
+
+    case names -- known do
+      [] ->
+        chosen
+
+      [name | _] ->
+        stop("there is no trial #{inspect(name)}; there are #{Enum.join(known, ", ")}")
+    end
+  end
+
+  # The module that a file is for is its last.
+  defp require_trials(file), do: file |> Code.require_file() |> List.last() |> elem(0)
+
+  defp list(trials) do
+    for {_, trial} <- trials do
+      form = if trial.short, do: "short", else: "long "
+      IO.puts("#{String.pad_trailing(trial.name, 20)} #{form}  #{trial.about}")
+    end
+  end
+
+  defp run(trials, options) do
+    seed = options[:seed] || :rand.uniform(1_000_000)
+    form = if options[:long], do: :long, else: :short
+    folder = folder()
+
+    unless File.exists?(".venv/bin/python"),
+      do: stop("there is no .venv/bin/python: mix snakepit.setup --dev makes it")
+
+    IO.puts("#{length(trials)} trials, #{form}, --seed #{seed}\n")
+
+    one = fn {{file, trial}, index} ->
+      trial(file, trial, form, seed, Path.join(folder, "#{index}"), options[:verbose])
+    end
+
+    # Figures are best taken of one trial alone; the verdicts are the same.
+    jobs = options[:jobs] || if form == :short, do: 2, else: 1
+
+    rows =
+      trials
+      |> Enum.with_index()
+      |> Task.async_stream(one, max_concurrency: jobs, timeout: :infinity)
+      |> Enum.map(fn {:ok, row} -> show(row) && row end)
+
+    File.rm_rf(folder)
+    if options[:markdown], do: markdown(rows)
+    counts = Enum.frequencies_by(rows, & &1.verdict)
+    summary = Enum.map_join([:good, :bad, :skipped], ", ", &"#{Map.get(counts, &1, 0)} #{&1}")
+    IO.puts("\n#{length(rows)} trials: #{summary}. --seed #{seed}")
+    if counts[:bad], do: System.halt(1)
+  end
+
+  # Short: the path of a socket in it has at most 107 bytes.
+  defp folder do
+    parent = if byte_size(System.tmp_dir!()) < 40, do: System.tmp_dir!(), else: "/tmp"
+    folder = Path.join(parent, "faults-#{System.pid()}")
+    File.mkdir_p!(folder)
+    folder
+  end
+
+  defp trial(file, trial, form, seed, folder, verbose) do
+    File.mkdir_p!(folder)
+    result = Path.join(folder, "result")
+    what = %{file: file, name: trial.name, form: form, seed: seed, folder: folder, result: result}
+    paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
+    argument = what |> :erlang.term_to_binary() |> Base.encode64()
+    started = System.monotonic_time(:millisecond)
+
+    port =
+      Port.open({:spawn_executable, System.find_executable("elixir")}, [
+        :binary,
+        :exit_status,
+        :stderr_to_stdout,
+        args: paths ++ [Path.join(@here, "run.exs"), "--child", argument],
+        env: [{~c"TMPDIR", to_charlist(folder)}, {~c"SNAKEPIT_FAULTS", ~c"1"}]
+      ])
+
+    cap = Map.get(trial, :minutes, @cap_minutes[form]) * 60_000
+    {status, log} = await(port, started + cap, "", verbose)
+    seconds = (System.monotonic_time(:millisecond) - started) / 1000
+    row = %{name: trial.name, about: trial.about, seconds: seconds, log: log}
+
+    case File.read(result) do
+      {:ok, data} -> Map.merge(row, :erlang.binary_to_term(data))
+      {:error, _} -> Map.merge(row, %{verdict: :bad, figures: [], failures: [ended(status)]})
+    end
+  end
+
+  defp ended(:hangs), do: "the trial hangs: its BEAM was killed"
+  defp ended(139), do: "the BEAM ended by SIGSEGV"
+  defp ended(137), do: "the BEAM ended by SIGKILL"
+  defp ended(134), do: "the BEAM aborted"
+  defp ended(status), do: "the BEAM ended with status #{status} before the trial did"
+
+  defp await(port, deadline, log, verbose) do
+    receive do
+      {^port, {:data, data}} ->
+        if verbose, do: IO.write(data)
+        log = log <> data
+        excess = byte_size(log) - @log_bytes
+        log = if excess > 0, do: binary_part(log, excess, @log_bytes), else: log
+        await(port, deadline, log, verbose)
+
+      {^port, {:exit_status, status}} ->
+        {status, log}
+    after
+      max(deadline - System.monotonic_time(:millisecond), 0) ->
+        {:os_pid, pid} = Port.info(port, :os_pid)
+        # The shell's `exec` has made that the BEAM's own.
+        System.cmd("kill", ["-KILL", "#{pid}"])
+        {:hangs, log}
+    end
+  end
+
+  defp child(argument) do
+    what = argument |> Base.decode64!() |> :erlang.binary_to_term()
+    Enum.each(@support, &Code.require_file/1)
+    trial = Enum.find(require_trials(what.file).trials(), &(&1.name == what.name))
+    report = Snakepit.Faults.Trial.run(trial, what)
+    File.write!(what.result <> ".new", :erlang.term_to_binary(report))
+    File.rename!(what.result <> ".new", what.result)
+    System.halt(0)
+  end
+
+  defp show(row) do
+    name = String.pad_trailing(row.name, 20)
+    verdict = String.pad_trailing("#{row.verdict}", 8)
+    seconds = String.pad_leading(:erlang.float_to_binary(row.seconds, decimals: 1), 6)
+    IO.puts("#{name}#{verdict}#{seconds} s  #{figures(row)}")
+    for text <- row.failures, do: IO.puts("    #{text}")
+
+    if row.verdict == :bad and row.log != "" do
+      lines = row.log |> String.split("\n", trim: true) |> Enum.take(-20)
+      IO.puts("    the end of its output:")
+      for line <- lines, do: IO.puts("    | " <> String.slice(printable(line), 0, 300))
+    end
+
+    true
+  end
+
+  defp printable(line),
+    do: for(<<c <- line>>, into: "", do: if(c in 32..126, do: <<c>>, else: "."))
+
+  defp figures(row),
+    do: Enum.map_join(row.figures, "; ", fn {name, value} -> "#{name} #{value}" end)
+
+  defp markdown(rows) do
+    IO.puts("\n| trial | what is done | figures | verdict |\n|---|---|---|---|")
+
+    for row <- rows do
+      IO.puts("| `#{row.name}` | #{row.about} | #{figures(row)} | #{row.verdict} |")
+    end
+  end
+
+  defp stop(text) do
+    IO.puts(:stderr, text)
+    System.halt(2)
+  end
+end
+
+Snakepit.Faults.main(System.argv())

@@ -1,0 +1,70 @@
+defmodule Snakepit.Faults.Beam do
+  @moduledoc false
+  # A BEAM with pools of every kind, faults/victim.exs, to be ended from outside.
+
+  defstruct [:port, :os_pid, lines: []]
+
+  @victim Path.expand("../victim.exs", __DIR__)
+
+  @doc "Starts it in a situation, and waits until it is in that."
+  def start!(situation, options \\ []) do
+    paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
+
+    port =
+      Port.open({:spawn_executable, System.find_executable("elixir")}, [
+        :binary,
+        :exit_status,
+        :stderr_to_stdout,
+        line: 10_000,
+        args: paths ++ [@victim, situation, inspect(options)]
+      ])
+
+    await(%__MODULE__{port: port}, "victim")
+  end
+
+  @doc "Waits for a line that begins so, and reads on."
+  def await(beam, begin) do
+    case line(beam, begin) do
+      {:ok, rest, beam} ->
+        if begin == "victim", do: %{beam | os_pid: String.to_integer(rest)}, else: beam
+
+      {:ended, status} ->
+        throw({:gave_up, "the victim ended with #{status} before it said #{begin}"})
+
+      :hangs ->
+        throw({:gave_up, "the victim never said #{begin}"})
+    end
+  end
+
+  @doc "All further lines up to its end, and its status."
+  def finish(beam) do
+    case line(beam, nil) do
+      {:ended, status} -> {Enum.reverse(Process.delete({:lines, beam.port}) || []), status}
+      :hangs -> throw({:gave_up, "the victim does not end"})
+    end
+  end
+
+  defp line(%{port: port} = beam, begin) do
+    receive do
+      {^port, {:data, {_, "@" <> line}}} ->
+        case String.split(line, " ", parts: 2) do
+          [^begin | rest] -> {:ok, Enum.join(rest), beam}
+          _ -> keep(beam, line, begin)
+        end
+
+      {^port, {:data, {_, line}}} ->
+        IO.puts("victim: #{line}")
+        line(beam, begin)
+
+      {^port, {:exit_status, status}} ->
+        {:ended, status}
+    after
+      60_000 -> :hangs
+    end
+  end
+
+  defp keep(beam, line, begin) do
+    Process.put({:lines, beam.port}, [line | Process.get({:lines, beam.port}, [])])
+    line(beam, begin)
+  end
+end

@@ -1,0 +1,233 @@
+defmodule Snakepit.Faults.Trial do
+  @moduledoc false
+  # What every trial does beside breaking things: it starts pools, waits for events, and says what it
+  # has seen. Verdicts never hang on a machine's speed: waits end by events, and with much patience.
+
+  alias Snakepit.Faults.OS
+
+  @report :snakepit_faults_report
+  @patience 60_000
+
+  @doc "The ways to a worker, with the options of their pools."
+  def kinds do
+    [
+      native: [server: :native],
+      grpcio: [server: :grpcio],
+      stdio: [adapter: Snakepit.Adapters.GenericPythonV2]
+    ]
+  end
+
+  @doc "Runs a trial: its verdict, figures and failures."
+  def run(trial, what) do
+    :ets.new(@report, [:named_table, :public, :ordered_set])
+    Logger.configure(level: :warning)
+    {:ok, _} = Application.ensure_all_started(:snakepit)
+
+    # Of its own: what a process that it links ends by is a verdict, too.
+    {_, monitor} = spawn_monitor(fn -> exit({:ended, attempt(trial, what)}) end)
+
+    skipped =
+      receive do
+        {:DOWN, ^monitor, :process, _, {:ended, skipped}} -> skipped
+        {:DOWN, ^monitor, :process, _, reason} -> fail(Exception.format_exit(reason)) && nil
+      end
+
+    case {failures(), skipped} do
+      {[], nil} -> %{verdict: :good, figures: figures(), failures: []}
+      {[], reason} -> %{verdict: :skipped, figures: [], failures: [reason]}
+      {failures, _} -> %{verdict: :bad, figures: figures(), failures: failures}
+    end
+  end
+
+  defp attempt(trial, what) do
+    seed(what.seed)
+    trial.run.(what)
+    nil
+  catch
+    {:skip, reason} -> reason
+    {:gave_up, text} -> fail(text) && nil
+    kind, reason -> fail(Exception.format(kind, reason, __STACKTRACE__)) && nil
+  end
+
+  defp failures, do: for({{:failure, _}, text, _} <- :ets.tab2list(@report), uniq: true, do: text)
+
+  defp figures do
+    counts =
+      for {{:counts, name}, counts, at} <- :ets.tab2list(@report),
+          do: {at, "#{name}:", shown(counts)}
+
+    singles = for {{:figure, at}, name, value} <- :ets.tab2list(@report), do: {at, name, value}
+    for {_at, name, value} <- Enum.sort(counts ++ singles), do: {name, value}
+  end
+
+  defp shown(counts) do
+    {calls, rest} = Map.pop(counts, :calls, 0)
+    others = for {what, count} <- Map.delete(rest, :ok), do: "#{count} #{word(what)}"
+    Enum.join(["#{calls} calls" | others], ", ")
+  end
+
+  defp word(what) when is_atom(what), do: to_string(what)
+  defp word(what), do: inspect(what)
+
+  @doc "Has this process, the `index`th of its kind, draw the numbers that the run's seed gives."
+  def seed(seed, index \\ 0), do: :rand.seed(:exsss, {seed, index, 7})
+
+  @doc "How often, or for how long, in this form of the suite."
+  def times(%{form: :short}, short, _long), do: short
+  def times(%{form: :long}, _short, long), do: long
+
+  @doc "Does something with each, all at once; ends the trial if one of them does."
+  def each_at_once(list, fun) do
+    run = fn item ->
+      try do
+        {:ok, fun.(item)}
+      catch
+        kind, reason -> {kind, reason, __STACKTRACE__}
+      end
+    end
+
+    for result <- list |> Enum.map(&Task.async(fn -> run.(&1) end)) |> Task.await_many(:infinity) do
+      with {kind, reason, trace} <- result, do: :erlang.raise(kind, reason, trace)
+    end
+  end
+
+  @doc "Adds a figure to the trial's row."
+  def figure(name, value) do
+    note(:figure, name, if(is_float(value), do: Float.round(value, 1), else: value))
+  end
+
+  @doc "Adds counts to those that the trial has under a name; they are one figure."
+  def count(name, counts) do
+    all = fn old -> Map.merge(old, counts, fn _, one, other -> one + other end) end
+
+    case :ets.lookup(@report, {:counts, name}) do
+      [{key, old, position}] -> :ets.insert(@report, {key, all.(old), position})
+      [] -> :ets.insert(@report, {{:counts, name}, counts, System.unique_integer([:monotonic])})
+    end
+  end
+
+  @doc "Makes the verdict bad unless `true`, and says why."
+  def must(true, _text), do: true
+  def must(false, text), do: fail(text)
+
+  def fail(text), do: note(:failure, text, nil)
+
+  @doc "Ends the trial without a verdict."
+  def skip(reason), do: throw({:skip, reason})
+
+  @doc "Waits until `condition` holds; ends the trial when it does not in all of `patience` ms."
+  def wait(text, condition, patience \\ @patience) do
+    poll(text, condition, now() + patience, patience)
+  end
+
+  defp poll(text, condition, deadline, patience) do
+    cond do
+      condition.() ->
+        :ok
+
+      now() > deadline ->
+        throw({:gave_up, "#{text}: not within #{div(patience, 1000)} s"})
+
+      true ->
+        receive do
+        after
+          20 -> poll(text, condition, deadline, patience)
+        end
+    end
+  end
+
+  @doc "Starts a pool of the suite's commands and waits until it is ready: its name and supervisor."
+  def start_pool!(options) do
+    {name, supervisor} = start_pool_unready!(options)
+    ready!(name)
+    {name, supervisor}
+  end
+
+  def start_pool_unready!(options) do
+    name = :"faults#{System.pid()}_#{System.unique_integer([:positive])}"
+    paths = for folder <- ~w(faults/python test/support/python), do: Path.expand(folder)
+    args = [class: "fault_commands:Faults", paths: paths]
+
+    options =
+      Keyword.merge(
+        [name: name, size: 2, adapter_args: args, restart_backoff: {50, 1_000}],
+        options
+      )
+
+    {:ok, supervisor} =
+      Supervisor.start_link([{Snakepit.Pool, options}],
+        strategy: :one_for_one,
+        max_restarts: 1_000_000
+      )
+
+    {options[:name], supervisor}
+  end
+
+  @doc "Waits until every worker of a pool is ready, however often one has to be started."
+  def ready!(pool) do
+    wait("#{inspect(pool)} is ready", fn -> Snakepit.Pool.await_ready(pool, @patience) == :ok end)
+  end
+
+  @doc "Stops pools, and checks that nothing is left of them."
+  def stop_pools(pools) do
+    for {name, supervisor} <- pools do
+      os_pids = OS.workers(name)
+      :ok = Supervisor.stop(supervisor, :normal, @patience)
+      gone(os_pids, "a worker outlives its pool")
+    end
+
+    left = Path.wildcard(Path.join(System.tmp_dir!(), "snakepit-*"))
+    must(left == [], "stopped pools leave #{inspect(left)}")
+  end
+
+  @doc "Checks that processes of the operating system end."
+  def gone(os_pids, text) do
+    wait(text, fn -> not Enum.any?(os_pids, &OS.alive?/1) end)
+  catch
+    {:gave_up, text} ->
+      left = Enum.filter(os_pids, &OS.alive?/1)
+      fail("#{text}: #{Enum.map_join(left, "; ", &"#{&1} #{OS.command_line(&1)}")}")
+      OS.signal(left, "KILL")
+  end
+
+  @doc "Waits for tasks; those that hang are counted, named and ended. What the others returned."
+  def await_all(tasks, text, patience \\ @patience) do
+    ended = Task.yield_many(tasks, patience)
+    hung = for {task, nil} <- ended, do: task
+
+    for task <- Enum.take(hung, 1) do
+      {:current_stacktrace, trace} =
+        Process.info(task.pid, :current_stacktrace) || {:current_stacktrace, []}
+
+      fail("#{length(hung)} #{text} hang:\n#{Exception.format_stacktrace(Enum.take(trace, 4))}")
+    end
+
+    for task <- hung, do: Task.shutdown(task, :brutal_kill)
+
+    Enum.flat_map(ended, fn
+      {_, {:ok, value}} -> [value]
+      {_, {:exit, reason}} -> fail("one of #{text} exited: #{inspect(reason)}") && []
+      {_, nil} -> []
+    end)
+  end
+
+  @doc "What a call returned, in short."
+  def outcome({:ok, _}), do: :ok
+  def outcome(:ok), do: :ok
+  def outcome({:error, %Snakepit.Error{reason: reason}}), do: reason
+
+  @doc "Percentile of microseconds, in ms."
+  def percentile([], _percent), do: 0.0
+
+  def percentile(times, percent) do
+    sorted = Enum.sort(times)
+    Enum.at(sorted, min(div(length(sorted) * percent, 100), length(sorted) - 1)) / 1000
+  end
+
+  def now, do: System.monotonic_time(:millisecond)
+
+  defp note(kind, name, value) do
+    :ets.insert(@report, {{kind, System.unique_integer([:monotonic])}, name, value})
+    true
+  end
+end

@@ -1,0 +1,151 @@
+defmodule Snakepit.Faults.Kill do
+  @moduledoc false
+  # Workers that die and workers that stand still, under load.
+
+  import Snakepit.Faults.Trial
+
+  alias Snakepit.Faults.{Load, OS}
+
+  def trials do
+    [
+      %{
+        name: "kill",
+        about: "kill -9 of workers at random under unary calls, streams and sessions",
+        short: true,
+        run: &kill/1
+      },
+      %{
+        name: "pause",
+        about: "SIGSTOP of every worker during calls, and of idle ones",
+        short: true,
+        run: &pause/1
+      }
+    ]
+  end
+
+  defp kill(what) do
+    pools =
+      for {kind, options} <- kinds() do
+        {pool, supervisor} = start_pool!(options)
+
+        {kind, pool, supervisor,
+         Load.start(pool, kinds: Load.kinds(kind), callers: 12, seed: what.seed)}
+      end
+
+    kills = times(what, 3, 150)
+
+    each_at_once(pools, fn {_kind, pool, _supervisor, load} ->
+      for _ <- 1..kills do
+        # One that serves: what becomes of calls on it is the question here.
+        wait("#{inspect(pool)} has a worker", fn -> serving(pool) != [] end)
+        with [_ | _] = serving <- serving(pool), do: OS.signal(Enum.random(serving), "KILL")
+        Load.goes_on(load, 30)
+      end
+    end)
+
+    figure("kills", kills * length(pools))
+
+    for {kind, pool, _supervisor, load} <- pools do
+      Load.stop(load, kind, [:worker_crashed, :session_lost])
+      ready!(pool)
+      idle(pool)
+    end
+
+    stop_pools(for {_, pool, supervisor, _} <- pools, do: {pool, supervisor})
+  end
+
+  defp serving(pool) do
+    case Snakepit.list_workers(pool) do
+      {:ok, workers} ->
+        for %{state: :ready, os_pid: os_pid} when is_integer(os_pid) <- workers, do: os_pid
+
+      {:error, _} ->
+        []
+    end
+  end
+
+  defp idle(pool) do
+    wait("#{inspect(pool)} has no call left", fn ->
+      match?({:ok, %{in_flight: 0, queued: 0}}, Snakepit.stats(pool))
+    end)
+  end
+
+  defp pause(what) do
+    pools =
+      for {kind, options} <- kinds() do
+        times = [kill_grace: 500, health_interval: 500, health_misses: 3]
+        {pool, supervisor} = start_pool!(options ++ times)
+        {kind, pool, supervisor}
+      end
+
+    rounds = times(what, 1, 10)
+
+    each_at_once(pools, fn {kind, pool, _} ->
+      for _ <- 1..rounds do
+        paused_under_calls(kind, pool)
+        paused_while_idle(kind, pool)
+      end
+    end)
+
+    stop_pools(for {_, pool, supervisor} <- pools, do: {pool, supervisor})
+  end
+
+  # Each call ends by its deadline, and the workers are replaced.
+  defp paused_under_calls(kind, pool) do
+    os_pids = OS.workers(pool)
+
+    files =
+      for n <- 1..2,
+          do: Path.join(System.tmp_dir!(), "#{kind}#{n}-#{System.unique_integer([:positive])}")
+
+    calls =
+      for file <- files do
+        args = %{seconds: 600, started: file}
+
+        Task.async(fn ->
+          Snakepit.execute("sleep", args, pool: pool, timeout: 2_000, queue_timeout: 60_000)
+        end)
+      end
+
+    wait("the calls run", fn -> Enum.all?(files, &File.exists?/1) end)
+    OS.signal(os_pids, "STOP")
+
+    waiting =
+      for _ <- 1..8,
+          do: Task.async(fn -> Snakepit.execute("add", %{a: 1}, pool: pool, timeout: 500) end)
+
+    ended = await_all(calls, "calls on paused workers") |> Enum.map(&outcome/1)
+
+    must(
+      Enum.all?(ended, &(&1 in [:timeout, :worker_crashed])),
+      "#{kind}: calls on paused workers: #{inspect(ended)}"
+    )
+
+    ended = await_all(waiting, "calls that wait for paused workers") |> Enum.map(&outcome/1)
+    # A worker may be replaced in time to serve one.
+    must(
+      Enum.all?(ended, &(&1 in [:timeout, :ok, :worker_crashed])),
+      "#{kind}: calls behind them: #{inspect(ended)}"
+    )
+
+    gone(os_pids, "a paused worker stays")
+    ready!(pool)
+    answers!(pool)
+  end
+
+  # The health checks find out.
+  defp paused_while_idle(kind, pool) do
+    os_pids = OS.workers(pool)
+    started = now()
+    OS.signal(os_pids, "STOP")
+    gone(os_pids, "#{kind}: a paused idle worker stays")
+    figure("#{kind}, an idle one gone after", "#{now() - started} ms")
+    ready!(pool)
+    answers!(pool)
+  end
+
+  defp answers!(pool) do
+    {:ok, %{"result" => 3}} =
+      Snakepit.execute("add", %{a: 1, b: 2}, pool: pool, timeout: 60_000, queue_timeout: 60_000)
+  end
+end

@@ -1,0 +1,114 @@
+defmodule Snakepit.Faults.Output do
+  @moduledoc false
+  # Workers that print without end: nothing waits behind their lines, and none fills the BEAM.
+
+  import Snakepit.Faults.Trial
+
+  alias Snakepit.Faults.OS
+
+  # What the BEAM may grow by while workers print. Whatever they print, it is a bounded part.
+  @growth_mb 100
+
+  def trials do
+    [
+      %{
+        name: "print",
+        about: "workers print as fast as they can, beside calls with deadlines",
+        short: true,
+        run: &print/1
+      },
+      %{
+        name: "print-kill",
+        about:
+          "a command that prints for ever passes its deadline; its pool stops while another one prints",
+        short: true,
+        run: &print_kill/1
+      }
+    ]
+  end
+
+  # Several times what the BEAM may grow by.
+  defp print(what) do
+    megabytes = times(what, 100, 2_000)
+    # The console's lines go to the suite, which drops them.
+    Logger.configure(level: :info)
+    pools = for {kind, options} <- kinds(), do: {kind, start_pool!([size: 1] ++ options)}
+    own = OS.own_pid()
+    before = OS.rss(own)
+    watch = OS.watch([own])
+
+    for {_, {pool, _}} <- pools,
+        do: {:ok, _} = execute(pool, "print_megabytes", %{megabytes: megabytes})
+
+    each_at_once(pools, fn {kind, {pool, _}} -> call_while_printing(kind, pool, megabytes) end)
+    growth = OS.peaks(watch)[own] - before
+    figure("printed by each", "#{megabytes} MB")
+    figure("the BEAM's memory grew by", "#{Float.round(growth, 1)} MB")
+    must(growth < @growth_mb, "workers that print filled the BEAM by #{round(growth)} MB")
+    for {_, {pool, _}} <- pools, do: {:ok, %{healthy: true}} = Snakepit.health(pool)
+    stop_pools(for {_, pool} <- pools, do: pool)
+  end
+
+  defp call_while_printing(kind, pool, megabytes) do
+    times = call_until_printed(pool, megabytes * 1024 * 1024, [])
+
+    figure(
+      "#{kind}: #{length(times)} calls beside it, p50 and max",
+      "#{percentile(times, 50)}, #{percentile(times, 100)} ms"
+    )
+  end
+
+  defp call_until_printed(pool, bytes, times) do
+    case :timer.tc(fn -> execute(pool, "printed", %{}) end) do
+      {time, {:ok, %{"result" => printed}}} when printed >= bytes ->
+        [time | times]
+
+      {time, {:ok, _}} ->
+        call_until_printed(pool, bytes, [time | times])
+
+      {_, {:error, error}} ->
+        throw({:gave_up, "a call beside a worker that prints: #{Exception.message(error)}"})
+    end
+  end
+
+  defp execute(pool, command, args),
+    do: Snakepit.execute(command, args, pool: pool, timeout: 60_000, queue_timeout: 60_000)
+
+  defp print_kill(_what) do
+    Logger.configure(level: :info)
+
+    for {kind, options} <- kinds() do
+      times = [shutdown_timeout: 500, kill_grace: 500]
+      {pool, supervisor} = start_pool!([size: 1] ++ times ++ options)
+      first = print_for_ever(pool, 1_000)
+      began = now()
+      [outcome] = await_all([first.task], "calls of a worker that prints") |> Enum.map(&outcome/1)
+
+      must(
+        outcome == :timeout,
+        "#{kind}: a call past its deadline ended with #{inspect(outcome)}"
+      )
+
+      gone([first.os_pid], "#{kind}: a worker that prints for ever outlives its call's deadline")
+      figure("#{kind}: killed after", "#{now() - began} ms")
+      {:ok, _} = execute(pool, "ping", %{})
+      second = print_for_ever(pool, :infinity)
+      began = now()
+      stop_pools([{pool, supervisor}])
+      figure("stopped in", "#{now() - began} ms")
+
+      [outcome] =
+        await_all([second.task], "calls of a worker that prints") |> Enum.map(&outcome/1)
+
+      must(outcome != :ok, "#{kind}: a call that never ends has ended")
+    end
+  end
+
+  defp print_for_ever(pool, timeout) do
+    [os_pid] = OS.workers(pool)
+    started = Path.join(System.tmp_dir!(), "printing#{System.unique_integer([:positive])}")
+    options = [pool: pool, timeout: timeout, queue_timeout: 60_000]
+    task = Task.async(fn -> Snakepit.execute("print_for_ever", %{started: started}, options) end)
+    %{task: task, os_pid: os_pid}
+  end
+end
