@@ -32,7 +32,7 @@ def bind_to_parent() -> bool:
 
 
 def take_lifeline(*, watched: bool) -> None:
-    """Has commands find an empty stdin: the parent never writes to it, and its end ends the group."""
+    """Has commands find an empty stdin: the parent writes nothing to it, and its end is ours."""
     lifeline = _take_stdin()
     if watched:
         os.close(lifeline)

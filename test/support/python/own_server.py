@@ -15,7 +15,7 @@ import grpc
 def serve(
     handlers: Mapping[str, Any], threads: int, options: Sequence[tuple[str, int]] = ()
 ) -> None:
-    """Serves until the end of stdin; with the options of grpcio that the environment adds as JSON."""
+    """Serves until the end of stdin, with the options of grpcio that the environment adds."""
     listen = os.environ["SNAKEPIT_LISTEN"]
     options = [*options, *map(tuple, json.loads(os.environ.get("SERVER_OPTIONS", "[]")))]
     server = grpc.server(futures.ThreadPoolExecutor(threads), options=options)
