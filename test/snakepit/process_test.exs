@@ -96,7 +96,7 @@ defmodule Snakepit.ProcessTest do
 
         assert message =~ "it exited with status 7; its last output:\nbefore\nthe last words"
         assert String.valid?(message)
-        Log.await(pool, "is replaced: it exited with status 7; its last output:\nbefore")
+        Log.await(pool, "it exited with status 7; its last output:\nbefore")
       end
 
       test "that is killed leaves the signal" do
