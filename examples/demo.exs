@@ -115,7 +115,7 @@ defmodule Demo do
     {time, result} =
       :timer.tc(fn ->
         {:ok, _} = Supervisor.start_child(supervisor, {Snakepit.Pool, name: Demo.Pool, size: 2})
-        Snakepit.Pool.await_ready(Demo.Pool, 30_000)
+        Snakepit.Pool.await_ready(Demo.Pool, 120_000)
       end)
 
     with :ok <- result, do: IO.puts("ready in #{ms(time)}\n")

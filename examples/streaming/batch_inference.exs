@@ -7,13 +7,14 @@
   Snakepit.Pool.start_link(
     name: Digits,
     size: 1,
+    startup_timeout: 120_000,
     adapter_args: [class: "digits:Digits", paths: [Path.join(__DIR__, "python")]],
     python: Path.join(__DIR__, ".venv/bin/python"),
     # Of so small a model each thread but the first would only wait for the others.
     env: %{"OPENBLAS_NUM_THREADS" => "1"}
   )
 
-:ok = Snakepit.Pool.await_ready(Digits)
+:ok = Snakepit.Pool.await_ready(Digits, 120_000)
 
 show = fn image ->
   percent = round(100 * image["confidence"])

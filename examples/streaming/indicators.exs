@@ -9,10 +9,11 @@ path = List.first(System.argv()) || Path.join(__DIR__, "../data/wti.csv")
   Snakepit.Pool.start_link(
     name: Indicators,
     size: 1,
+    startup_timeout: 120_000,
     adapter_args: [class: "indicators:Indicators", paths: [Path.join(__DIR__, "python")]]
   )
 
-:ok = Snakepit.Pool.await_ready(Indicators)
+:ok = Snakepit.Pool.await_ready(Indicators, 120_000)
 
 above? = fn day -> day["macd"] > day["signal"] end
 number = fn value -> :erlang.float_to_binary(value, decimals: 2) end

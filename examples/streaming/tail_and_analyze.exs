@@ -75,10 +75,11 @@ end
   Snakepit.Pool.start_link(
     name: Python,
     size: 2,
+    startup_timeout: 120_000,
     adapter_args: [class: "logs:Logs", paths: [Path.join(__DIR__, "python")]]
   )
 
-:ok = Snakepit.Pool.await_ready(Python)
+:ok = Snakepit.Pool.await_ready(Python, 120_000)
 
 path = Path.join(System.tmp_dir!(), "snakepit-example-#{System.pid()}.log")
 log = File.open!(path, [:append])

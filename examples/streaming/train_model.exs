@@ -8,13 +8,14 @@
   Snakepit.Pool.start_link(
     name: Training,
     size: 1,
+    startup_timeout: 120_000,
     adapter_args: [class: "training:Training", paths: [Path.join(__DIR__, "python")]],
     python: Path.join(__DIR__, ".venv/bin/python"),
     # Of so small a model each thread but the first would only wait for the others.
     env: %{"OPENBLAS_NUM_THREADS" => "1"}
   )
 
-:ok = Snakepit.Pool.await_ready(Training)
+:ok = Snakepit.Pool.await_ready(Training, 120_000)
 
 defmodule Watch do
   @patience 3
