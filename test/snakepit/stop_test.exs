@@ -7,7 +7,6 @@ defmodule Snakepit.StopTest do
   alias Snakepit.{Error, GRPC.Native, Pool.Manager}
 
   @moduletag :tmp_dir
-  @moduletag timeout: 180_000
   @patience 60_000
   @endless [timeout: :infinity, queue_timeout: :infinity]
 
