@@ -44,7 +44,7 @@ defmodule Snakepit.Test.Pools do
   @doc "Starts a pool of a server of the tests' own."
   def start_server_pool!(adapter, options \\ []) do
     env = %{"PYTHONPATH" => Path.expand("python")}
-    start_pool!([adapter: adapter, adapter_args: [], env: env] ++ options)
+    start_pool!(Keyword.merge([adapter: adapter, adapter_args: [], env: env], options))
   end
 
   @doc "The options of a pool of each way to a worker, with the way's name."
