@@ -26,6 +26,7 @@ defmodule Snakepit.GRPCWorker do
   @derive {Inspect, only: [:id, :key, :why]}
   defstruct [
     :id,
+    :attempt,
     :pool,
     :manager,
     :options,
@@ -50,7 +51,7 @@ defmodule Snakepit.GRPCWorker do
     no_grpc: false
   ]
 
-  @doc "Options: `:id`, `:pool` (native), `:manager`, `:runtime_dir`, `:options` (the pool's)."
+  @doc "Options: `:id`, `:attempt`, `:pool` (native), `:manager`, `:runtime_dir`, `:options` (the pool's)."
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @impl true
@@ -71,7 +72,8 @@ defmodule Snakepit.GRPCWorker do
     with {:ok, listen} <- listen(state),
          worker = %{id: state.id, listen: listen, options: options},
          env = [{"SNAKEPIT_LISTEN", listen} | private_env],
-         {:ok, process} <- OSProcess.start(worker, env, token: state.token) do
+         how = [token: state.token, held: state.attempt > 0],
+         {:ok, process} <- OSProcess.start(worker, env, how) do
       timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
       {:noreply, %{state | process: process, timer: timer, journal: journal}}
     else

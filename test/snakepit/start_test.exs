@@ -138,6 +138,25 @@ defmodule Snakepit.StartTest do
         assert length(repeated) in 12..(restarts + 4)
         assert Enum.all?(repeated, &(&1 =~ "[warning]"))
         assert Enum.any?(repeated, &(&1 =~ ~r/attempt \d+; the same reason as before, \d+ times/))
+        # What it prints is logged at the first attempt of each alone.
+        assert length(printed(log, pool, "RuntimeError: there is no model")) == 4
+      end
+
+      test "what a worker prints at a later attempt is logged once it is ready", context do
+        test = self()
+
+        log =
+          capture_log(fn ->
+            pool = start_pool_unready!(context.options ++ starting(%{}))
+            assert_receive {:ready, ^pool, %{os_pid: os_pid}}, @patience
+            System.cmd("kill", ["-KILL", to_string(os_pid)])
+            assert_receive {:ready, ^pool, _}, @patience
+            stop_supervised!({Pool, pool})
+            send(test, {:pool, pool})
+          end)
+
+        assert_receive {:pool, pool}
+        assert length(printed(log, pool, "the model is loaded")) == 2
       end
 
       test "a pool can start with its workers ready", context do
@@ -350,6 +369,9 @@ defmodule Snakepit.StartTest do
       assert {:ok, _} = Snakepit.execute("echo", %{n: :infinity}, pool: pool)
     end
   end
+
+  defp printed(log, pool, text),
+    do: for(line <- String.split(log, "\n"), line =~ "[#{inspect(pool)}/", line =~ text, do: line)
 
   # A file for as long as which a worker does not become ready.
   defp hold(%{tmp_dir: dir}) do

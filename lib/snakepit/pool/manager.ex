@@ -200,6 +200,7 @@ defmodule Snakepit.Pool.Manager do
 
     worker = %{
       id: id(slot, state),
+      attempt: attempt,
       pool: state.native,
       manager: self(),
       runtime_dir: state.runtime_dir,

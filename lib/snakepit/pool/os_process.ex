@@ -41,19 +41,21 @@ defmodule Snakepit.Pool.OSProcess do
   Starts it, and logs what it prints. The caller gets
 
     * `{port, {:exit_status, status}}`
-    * what `Snakepit.Pool.Output.open/3` tells of its output
+    * what `Snakepit.Pool.Output.open/4` tells of its output
     * with `:messages`, the largest size of one, in place of what it prints to its standard output:
       `{ref, {:message, binary}}` each, for which `handled/1` is to be called; `{ref, :closed}` at the end,
       and `{ref, {:too_large, size}}` for one that is larger
 
-  `env` goes before all other variables. `:token` is that of the line in which it announces itself.
+  `env` goes before all other variables. `:token` is that of the line in which it announces itself. With
+  `held: true` what it prints is logged once it is ready.
   """
   def start(worker, env, options) do
     with :ok <- check_root(worker.options.root),
          {:ok, {executable, args, adapter_env}} <-
            Adapter.command(worker.options.adapter, worker),
          variables = worker.options |> env() |> Map.merge(adapter_env) |> Map.merge(Map.new(env)),
-         {:ok, output} <- Output.open(worker.options.name, worker.id, options[:token]),
+         %{name: pool} = worker.options,
+         {:ok, output} <- Output.open(pool, worker.id, options[:token], options[:held]),
          {:ok, messages} <- open_messages(options[:messages]) do
       process = %__MODULE__{
         id: worker.id,
@@ -70,6 +72,7 @@ defmodule Snakepit.Pool.OSProcess do
   @doc "Tells that it serves, that it was killed, that it has ended."
   def ready(process) do
     opened(process)
+    Output.release(process.output)
     tell(process, :ready, %{duration: age(process)})
   end
 

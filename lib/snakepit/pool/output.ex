@@ -11,31 +11,46 @@ defmodule Snakepit.Pool.Output do
   # The levels of syslog that Logger has, by their numbers.
   @levels {:error, :error, :error, :error, :warning, :info, :info, :debug}
 
-  # How its owner hears of it, its native side, what the worker's process has to open, and the monitor of
-  # the process that logs.
-  defstruct [:ref, :native, :path, :monitor]
+  # How many lines are held of a worker that is not ready yet.
+  @held 200
+
+  # How its owner hears of it, its native side, what the worker's process has to open, and the process
+  # that logs, with its monitor.
+  defstruct [:ref, :native, :path, :logger, :monitor]
 
   @type t :: %__MODULE__{}
 
   @doc """
   Opens the output of a worker. The caller gets `{ref, {:announced, text}}` for the line that begins with
   the token and a space, and `{ref, {:ended, lines}}` at the end, with the last ones.
+
+  With `held` nothing is logged before `release/1`: of a worker that has failed before and fails again
+  the same lines need not be logged again.
   """
-  @spec open(atom, String.t(), String.t() | nil) :: {:ok, t} | {:error, String.t()}
-  def open(pool, worker_id, token) do
+  @spec open(atom, String.t(), String.t() | nil, boolean) :: {:ok, t} | {:error, String.t()}
+  def open(pool, worker_id, token, held) do
     ref = make_ref()
     worker = %{pool: pool, worker_id: worker_id}
-    {logger, monitor} = spawn_monitor(fn -> await_output(ref, worker) end)
+    held = if held, do: []
+    {logger, monitor} = spawn_monitor(fn -> await_output(ref, worker, held) end)
 
     case Pipe.open(&Native.output_open(ref, logger, token, &1)) do
       {:ok, output, path} ->
         send(logger, {ref, output})
-        {:ok, %__MODULE__{ref: ref, native: output, path: path, monitor: monitor}}
+        opened = %__MODULE__{ref: ref, native: output, path: path}
+        {:ok, %{opened | logger: logger, monitor: monitor}}
 
       {:error, message} ->
         send(logger, {ref, nil})
         {:error, "its output cannot be read: #{message}"}
     end
+  end
+
+  @doc "Logs what was held, and all that comes."
+  @spec release(t) :: :ok
+  def release(output) do
+    send(output.logger, {output.ref, :release})
+    :ok
   end
 
   @doc "The worker has ended: what it has printed is read to the end, and no more."
@@ -52,26 +67,49 @@ defmodule Snakepit.Pool.Output do
     end
   end
 
-  defp await_output(ref, worker) do
+  defp await_output(ref, worker, held) do
     receive do
       {^ref, nil} -> :ok
-      {^ref, output} -> log_all(output, ref, worker)
+      {^ref, output} -> log_all(output, ref, worker, held)
     end
   end
 
-  defp log_all(output, ref, worker) do
+  defp log_all(output, ref, worker, held) do
+    held = released(held, ref, worker)
+
     case Native.output_take(output) do
       {[], 0, true} ->
         :ok
 
       {[], 0, false} ->
-        receive do: (^ref -> log_all(output, ref, worker))
+        receive do
+          ^ref -> log_all(output, ref, worker, held)
+          {^ref, :release} -> log_all(output, ref, worker, log_lines(held || [], worker))
+        end
+
+      {lines, _dropped, _ended} when held != nil ->
+        log_all(output, ref, worker, Enum.take(held ++ lines, -@held))
 
       {lines, dropped, _ended} ->
-        Enum.each(lines, &log(&1, worker))
+        log_lines(lines, worker)
         if dropped > 0, do: log_dropped(dropped, worker)
-        log_all(output, ref, worker)
+        log_all(output, ref, worker, nil)
     end
+  end
+
+  defp released(nil, _ref, _worker), do: nil
+
+  defp released(held, ref, worker) do
+    receive do
+      {^ref, :release} -> log_lines(held, worker)
+    after
+      0 -> held
+    end
+  end
+
+  defp log_lines(lines, worker) do
+    Enum.each(lines, &log(&1, worker))
+    nil
   end
 
   defp log({level, request_id, text}, worker) do

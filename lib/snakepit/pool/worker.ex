@@ -21,6 +21,7 @@ defmodule Snakepit.Pool.Worker do
   @derive {Inspect, only: [:id, :key, :why]}
   defstruct [
     :id,
+    :attempt,
     :pool,
     :manager,
     :options,
@@ -37,7 +38,7 @@ defmodule Snakepit.Pool.Worker do
     asked: %{}
   ]
 
-  @doc "Options: `:id`, `:pool` (native), `:manager`, `:options` (the pool's)."
+  @doc "Options: `:id`, `:attempt`, `:pool` (native), `:manager`, `:options` (the pool's)."
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @impl true
@@ -52,7 +53,7 @@ defmodule Snakepit.Pool.Worker do
 
     limit = state.options.max_message_size + @envelope_bytes
 
-    case OSProcess.start(worker, [], messages: limit) do
+    case OSProcess.start(worker, [], messages: limit, held: state.attempt > 0) do
       {:ok, process} ->
         timer = Process.send_after(self(), :startup_timeout, state.options.startup_timeout)
         {:noreply, request(:ready, "$health", %{}, %{state | process: process, timer: timer})}

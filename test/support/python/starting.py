@@ -21,6 +21,7 @@ class Starting(BuiltinAdapter):
         hold = os.environ.get("HOLD", "")
         while hold and Path(hold).exists():
             time.sleep(0.005)
+        print("the model is loaded", file=sys.stderr)
 
     @command
     def variables(self, names: list[str]) -> dict[str, Optional[bytes]]:
