@@ -60,7 +60,7 @@ defmodule Snakepit.Adapter do
   @doc "The script that the executable is to run: its first argument."
   @callback script_path() :: path
 
-  @doc "The further arguments."
+  @doc "The further arguments, strings without NUL."
   @callback script_args() :: [String.t()]
 
   @doc """
