@@ -14,7 +14,7 @@ EXAMPLES := examples/streaming
 
 help:
 	@echo "make demo [CSV=file.csv]  one call and one stream, live"
-	@echo "make test                 every test: Elixir, Rust, Python"
+	@echo "make test                 every test: Elixir, Rust, Python, and the fault suite in short"
 	@echo "make check                formatting, warnings, lints, types"
 
 demo: export MIX_ENV = dev
@@ -23,7 +23,8 @@ demo: setup
 
 test: export MIX_ENV = test
 test: setup-dev
-	@bin/each Elixir "mix test" Rust "cargo test --release --locked --no-fail-fast" Python "$(PYTHON) -m pytest"
+	@bin/each Elixir "mix test" Rust "cargo test --release --locked --no-fail-fast" Python "$(PYTHON) -m pytest" \
+	  Faults "mix snakepit.faults"
 
 check: export MIX_ENV = test
 check: setup-dev

@@ -136,6 +136,18 @@ defmodule Snakepit.Faults.Trial do
     end
   end
 
+  @doc """
+  Waits until commands run that make these files, or until one of their calls has ended: then
+  its timeout was too short for this machine, and `false` is returned.
+  """
+  def running?(files, tasks) do
+    wait("the commands run", fn ->
+      Enum.all?(files, &File.exists?/1) or not Enum.all?(tasks, &Process.alive?(&1.pid))
+    end)
+
+    Enum.all?(files, &File.exists?/1)
+  end
+
   @doc "Starts a pool of the suite's commands and waits until it is ready: its name and supervisor."
   def start_pool!(options) do
     {name, supervisor} = start_pool_unready!(options)

@@ -41,7 +41,8 @@ defmodule Snakepit.Faults.Servers do
   end
 
   # Each of these costs a worker, and so the start of the next.
-  @long ~w(garbage no_frame status_13 status_999 start_journal_file start_journal_gone)
+  @long ~w(wrong_number never garbage no_frame early_end status_13 status_999 huge start_journal_file
+           start_journal_many start_journal_gone)
 
   defp lie(what) do
     lies = times(what, @lies -- @long, @lies)
@@ -100,7 +101,7 @@ defmodule Snakepit.Faults.Servers do
 
   # Whatever is answered: the call ends, and says nothing that the server cannot know.
   defp unary(pool, lie) do
-    options = [pool: pool, timeout: 3_000, queue_timeout: 60_000]
+    options = [pool: pool, timeout: 1_500, queue_timeout: 60_000]
     task = Task.async(fn -> Snakepit.execute(lie, %{}, options) end)
     [outcome] = ended(task, lie)
     IO.puts("#{lie}: #{inspect(outcome)}")
@@ -108,7 +109,7 @@ defmodule Snakepit.Faults.Servers do
   end
 
   defp stream(pool, lie) do
-    options = [pool: pool, timeout: 3_000, queue_timeout: 60_000]
+    options = [pool: pool, timeout: 1_500, queue_timeout: 60_000]
     chunks = :counters.new(1, [])
 
     task =

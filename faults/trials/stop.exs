@@ -42,7 +42,7 @@ defmodule Snakepit.Faults.Stop do
   end
 
   defp stop(what) do
-    for round <- 1..times(what, 2, 40) do
+    for round <- 1..times(what, 1, 40) do
       loads =
         for {kind, options} <- kinds() do
           {pool, supervisor} = start_pool!([shutdown_timeout: 60_000] ++ options)
@@ -82,7 +82,7 @@ defmodule Snakepit.Faults.Stop do
 
   defp crash(what) do
     for round <- 1..times(what, 1, 15),
-        who <- times(what, [:manager, :pool], [:manager, :workers, :pool]) do
+        who <- times(what, [:manager], [:manager, :workers, :pool]) do
       pools =
         for {kind, options} <- kinds() do
           {pool, supervisor} = start_pool!(options)
@@ -127,7 +127,7 @@ defmodule Snakepit.Faults.Stop do
       term_during_a_call(kind, pool)
       load = forever(pool, kind, what, 1, callers: 8)
 
-      for _ <- 1..times(what, 2, 40) do
+      for _ <- 1..times(what, 1, 40) do
         [os_pid] = OS.workers(pool)
         OS.signal(os_pid, "TERM")
         gone([os_pid], "#{kind}: a worker stays after SIGTERM")
