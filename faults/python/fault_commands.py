@@ -25,8 +25,10 @@ class Faults(Trouble):
             time.sleep(0.01)
 
     @command
-    def mark(self, path: str, token: int) -> dict[str, int]:
+    def mark(self, path: str, token: int, seconds: float = 0) -> dict[str, int]:
         _mark(path, token)
+        if seconds:
+            time.sleep(seconds)
         return {"token": token}
 
     @command
