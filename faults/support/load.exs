@@ -12,7 +12,7 @@ defmodule Snakepit.Faults.Load do
               grpc_unavailable invalid_options unknown_command)a
 
   @doc """
-  Starts callers. Options: `:callers`, `:kinds` of calls (of `:unary`, `:stream`, `:halted`, `:session`),
+  Starts callers. Options: `:callers`, `:kinds` of calls (of `:unary`, `:quick`, `:stream`, `:halted`, `:session`),
   `:timeout`, `:queue_timeout`, `:seed`, `:stops`: a caller that hears `:pool_stopped` ends, and
   `:forgets`: the pool itself is restarted, and knows of no session any more.
   """
@@ -141,16 +141,13 @@ defmodule Snakepit.Faults.Load do
     length
   end
 
-  defp call(:unary, token, journal, options, session) do
-    # Some are at work for long enough to be hit by what is done to their worker.
-    args = %{path: journal, token: token, seconds: Enum.random([0, 0, 0, 0.05])}
+  # Some are at work for long enough to be hit by what is done to their worker.
+  defp call(:unary, token, journal, options, session),
+    do: {mark(token, journal, Enum.random([0, 0, 0, 0.05]), options), session}
 
-    {case Snakepit.execute("mark", args, options) do
-       {:ok, %{"token" => ^token}} -> :ok
-       {:ok, other} -> {:wrong_answer, other}
-       error -> outcome(error)
-     end, session}
-  end
+  # So short that further ones are sent to a worker ahead of what it does.
+  defp call(:quick, token, journal, options, session),
+    do: {mark(token, journal, 0, options), session}
 
   defp call(:stream, token, journal, options, session) do
     count = Enum.random([1, 40, 3_000])
@@ -206,6 +203,16 @@ defmodule Snakepit.Faults.Load do
 
       {:error, %Snakepit.Error{reason: reason}} ->
         {reason, session}
+    end
+  end
+
+  defp mark(token, journal, seconds, options) do
+    args = %{path: journal, token: token, seconds: seconds}
+
+    case Snakepit.execute("mark", args, options) do
+      {:ok, %{"token" => ^token}} -> :ok
+      {:ok, other} -> {:wrong_answer, other}
+      error -> outcome(error)
     end
   end
 end

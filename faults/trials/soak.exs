@@ -38,23 +38,24 @@ defmodule Snakepit.Faults.Soak do
     figure("rough calls", rough |> await_all("rough callers") |> Enum.sum())
     for {kind, _, _, load} <- pools, do: Load.stop(load, kind, [])
 
-    for {name, _} <- Enum.uniq_by([{:BEAM, 0} | os_pids], &elem(&1, 0)) do
-      growth = growth(samples, name)
-      first = samples |> List.last() |> elem(1) |> Map.get(name)
-      last = samples |> hd() |> elem(1) |> Map.get(name)
-
-      figure(
-        "#{name}:",
-        "#{round(first)} to #{round(last)} MB, at the end #{Float.round(growth, 2)} MB a minute"
-      )
-
-      if what.form == :long,
-        do: must(growth < @growth_mb, "#{name} grows by #{Float.round(growth, 2)} MB a minute")
-    end
-
-    {_, tasks} = {nil, Snakepit.GRPC.Native.runtime_tasks()}
-    figure("tasks of the runtime", tasks)
+    names = [{:BEAM, 0} | os_pids] |> Enum.uniq_by(&elem(&1, 0)) |> Keyword.keys()
+    for name <- names, do: memory(name, samples, what)
+    figure("tasks of the runtime", Snakepit.GRPC.Native.runtime_tasks())
     stop_pools(for {_, pool, supervisor, _} <- pools, do: {pool, supervisor})
+  end
+
+  # Of a few seconds a slope says nothing.
+  defp memory(name, samples, %{form: :short}), do: figure("#{name}:", range(name, samples))
+
+  defp memory(name, samples, %{form: :long}) do
+    growth = Float.round(growth(samples, name), 2)
+    figure("#{name}:", "#{range(name, samples)}, over its second half #{growth} MB a minute")
+    must(growth < @growth_mb, "#{name} grows by #{growth} MB a minute")
+  end
+
+  defp range(name, samples) do
+    [first, last] = for {_ms, sizes} <- [List.last(samples), hd(samples)], do: round(sizes[name])
+    "#{first} to #{last} MB"
   end
 
   # {ms, the largest of each name}

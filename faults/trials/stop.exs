@@ -71,7 +71,7 @@ defmodule Snakepit.Faults.Stop do
     for round <- 1..times(what, 1, 20), {kind, options} <- kinds() do
       times = [shutdown_timeout: 300, kill_grace: 300]
       {pool, supervisor} = start_pool!(times ++ options)
-      load = forever(pool, kind, what, round, kinds: [:unary])
+      load = forever(pool, kind, what, round, kinds: [:quick])
       # Long enough for calls to be sent ahead.
       Load.goes_on(load, 500)
       OS.signal(OS.workers(pool), "STOP")
