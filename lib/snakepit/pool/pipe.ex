@@ -10,8 +10,15 @@ defmodule Snakepit.Pool.Pipe do
           {:ok, reference, Path.t()} | {:error, String.t()}
   def open(open) do
     with :named <- open.(nil) do
-      random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
-      open_named(open, Path.join(System.tmp_dir!(), "snakepit-#{random}.pipe"))
+      case System.tmp_dir() do
+        nil ->
+          {:error,
+           "no temporary directory can be written to; set the environment variable TMPDIR"}
+
+        directory ->
+          random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+          open_named(open, Path.join(directory, "snakepit-#{random}.pipe"))
+      end
     end
   end
 
