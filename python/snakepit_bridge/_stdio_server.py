@@ -37,11 +37,9 @@ def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int])
         max_concurrency=options.max_concurrency,
         sessions=Sessions(options.max_sessions, options.session_ttl),
     )
-    server = _Server(worker, options.max_message_size, pipes)
-    # One more than calls that run: it takes what is said meanwhile.
-    for number in range(options.max_concurrency + 1):
-        name = f"snakepit-call-{number}"
-        threading.Thread(target=server.serve, name=name, daemon=True).start()
+    # One thread more than calls that run: it takes what is said meanwhile.
+    server = _Server(worker, options.max_message_size, pipes, options.max_concurrency + 1)
+    server.start_thread()
     timeout = signals.await_end(server.say_draining, options.shutdown_timeout)
     if not worker.runner.wait_gone(None, timeout):
         server.cancel_all()
@@ -52,14 +50,23 @@ def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int])
 
 
 class _Server:
-    """Its threads take turns at reading; who has read a message answers it, too."""
+    """Its threads take turns at reading; who has read a message answers it, too.
 
-    def __init__(self, worker: Worker, limit: int, pipes: tuple[int, int]) -> None:
+    Another one is started when all are at work, up to the most that there may be.
+    """
+
+    def __init__(
+        self, worker: Worker, limit: int, pipes: tuple[int, int], max_threads: int
+    ) -> None:
         self._worker = worker
+        self._max_threads = max_threads
         self._limit = limit
         self._inlet = _Inlet(pipes[0])
         self._outlet = pipes[1]
         self._writing = threading.Lock()
+        self._counting = threading.Lock()
+        self._threads = 0
+        self._at_rest = 0
         self._calls: dict[int, Call] = {}
         self._controls: dict[str, Callable[[dict[str, Any]], object]] = {
             "$health": self._health,
@@ -68,10 +75,32 @@ class _Server:
             "$end_session": self._end_session,
         }
 
-    def serve(self) -> None:
+    def start_thread(self) -> None:
+        with self._counting:
+            if self._threads == self._max_threads:
+                return
+            name = f"snakepit-call-{self._threads}"
+            # Without another thread, one of those that are at work reads on when it is done.
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+                self._threads += 1
+                self._at_rest += 1
+
+    def _next(self) -> bytes:
+        message = self._inlet.next()
+        with self._counting:
+            self._at_rest -= 1
+            others_at_rest = self._at_rest
+        if not others_at_rest:
+            self.start_thread()
+        return message
+
+    def _serve(self) -> None:
         try:
             while True:
-                self._write(self._answer(decode_extended(self._inlet.next())))
+                self._write(self._answer(decode_extended(self._next())))
+                with self._counting:
+                    self._at_rest += 1
         except (EOFError, BrokenPipeError):
             pass
         finally:

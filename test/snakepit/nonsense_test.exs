@@ -173,7 +173,9 @@ defmodule Snakepit.NonsenseTest do
           assert Enum.count(stream) == 3
         end
 
-        assert {:ok, [%{state: :ready}]} = Snakepit.list_workers(pool)
+        assert {:ok, [%{state: :ready, os_pid: os_pid}]} = Snakepit.list_workers(pool)
+        # Room for a call takes none of the system's before there is one.
+        assert length(File.ls!("/proc/#{os_pid}/task")) < 100
         stop_supervised!({Pool, pool})
       end
     end
