@@ -17,7 +17,7 @@ defmodule Snakepit.LeasesTest do
     me = self()
     assert {:ok, {lease, ^me, "pool/1", 0}} = acquire(pool)
     ref = make_ref()
-    assert :wait = acquire(pool, ref)
+    assert {:wait, _handle} = acquire(pool, ref)
     refute_received _
     Native.release(lease)
     assert_receive {^ref, {:ok, {next, ^me, "pool/1", 0}}}
@@ -29,7 +29,7 @@ defmodule Snakepit.LeasesTest do
 
   test "a full queue refuses", %{pool: pool} do
     {:ok, _lease} = acquire(pool)
-    assert :wait = acquire(pool)
+    assert {:wait, _handle} = acquire(pool)
     assert {:error, {:pool_saturated, _message, %{max_queue: 1}}} = acquire(pool)
     assert {1, 1} = in_flight(pool)
   end
@@ -37,7 +37,7 @@ defmodule Snakepit.LeasesTest do
   test "a wait ends at its deadline", %{pool: pool} do
     {:ok, _lease} = acquire(pool)
     ref = make_ref()
-    assert :wait = acquire(pool, ref, 50)
+    assert {:wait, _handle} = acquire(pool, ref, 50)
     assert_receive {^ref, {:error, {:timeout, _message, %{queued: true}}}}
     assert {1, 0} = in_flight(pool)
   end
@@ -58,7 +58,7 @@ defmodule Snakepit.LeasesTest do
 
     waiting =
       spawn(fn ->
-        :wait = acquire(pool, make_ref())
+        {:wait, _handle} = acquire(pool, make_ref())
         send(me, :waits)
         receive do: (:never -> :ok)
       end)

@@ -24,6 +24,10 @@ defmodule Snakepit.GRPC.Client do
   # A stream whose events are taken in this module.
   @taken_here %{pool: nil, bounded: true, observer: nil}
 
+  # How long after its deadline a call's end is waited for, in milliseconds.
+  @overdue 1_000
+  # What a receive waits at most.
+  @longest 4_294_967_295
   @not_owner "a stream belongs to the process that started it: its chunks are messages to that one; " <>
                "go on with it there, or send the chunks on"
 
@@ -86,15 +90,51 @@ defmodule Snakepit.GRPC.Client do
     ref = make_ref()
 
     with {:ok, spec} <- spec(command, args, options),
-         :ok <- start_call(target, put_elem(spec, 0, ref)) do
+         {:ok, handle} <- start_call(target, put_elem(spec, 0, ref)) do
       receive do
-        {^ref, {:ok, _result, _meta} = reply} -> reply
-        {^ref, {:error, failure, meta}} -> {:error, error(failure, command, meta), meta}
-        {^ref, {:error, failure}} -> {:error, error(failure, command), nil}
+        {^ref, reply} -> replied(reply, command)
+      after
+        overdue(options) ->
+          Native.cancel(handle)
+
+          receive do
+            {^ref, reply} -> replied(reply, command)
+          after
+            0 -> {:error, %{overdue_error(options) | command: command}, nil}
+          end
       end
     else
       {:error, error} -> {:error, error, nil}
     end
+  end
+
+  defp replied({:ok, _result, _meta} = reply, _command), do: reply
+
+  defp replied({:error, failure, meta}, command),
+    do: {:error, error(failure, command, meta), meta}
+
+  defp replied({:error, failure}, command), do: {:error, error(failure, command), nil}
+
+  @doc false
+  # Deadlines are kept by the native library. Should its thread stand still, whoever waits keeps them
+  # after this many milliseconds.
+  def overdue(options) do
+    case Keyword.get(options, :timeout, @timeout) do
+      :infinity -> :infinity
+      timeout -> min(timeout + @overdue, @longest)
+    end
+  end
+
+  @doc false
+  def overdue_error(options) do
+    %Error{
+      reason: :timeout,
+      request_id: options[:request_id],
+      message:
+        "the deadline of #{Keyword.get(options, :timeout, @timeout)} ms passed while the native " <>
+          "library's thread stood still: the machine is overloaded, or this is a bug to be reported",
+      details: %{queued: false}
+    }
   end
 
   @doc """
@@ -165,7 +205,7 @@ defmodule Snakepit.GRPC.Client do
     with :ok <- Config.check(options, @stream_options),
          {:ok, spec} <- spec(command, args, options),
          {:ok, handle} <- open(target, put_elem(spec, 0, ref), stream_spec(options, how)) do
-      {:ok, %Call{ref: ref, handle: handle}}
+      {:ok, %Call{ref: ref, handle: handle, until: until(options)}}
     end
   end
 
@@ -451,8 +491,28 @@ defmodule Snakepit.GRPC.Client do
   defp next_event(ref, call) do
     receive do
       {:snakepit, ^ref, event} -> {:event, call, event}
+    after
+      left(call.until) ->
+        Native.cancel(call.handle)
+
+        receive do
+          {:snakepit, ^ref, event} -> {:event, call, event}
+        after
+          0 -> {:event, call, {:error, overdue_error(timeout: elem(call.until, 1))}}
+        end
     end
   end
+
+  # When whoever waits keeps the deadline, and which that is.
+  defp until(options) do
+    with overdue when is_integer(overdue) <- overdue(options),
+         do: {now() + overdue, Keyword.get(options, :timeout, @timeout)}
+  end
+
+  defp left(:infinity), do: :infinity
+  defp left({until, _timeout}), do: max(until - now(), 0)
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   defp halt(ref, call) do
     cancel(ref, call)

@@ -66,16 +66,30 @@ defmodule Snakepit.Pool.Client do
         else: options
 
     with {:ok, spec} <- Client.spec(call.command, nil, options),
-         {:error, failure} <- taken(Native.acquire(native, put_elem(spec, 0, ref), again), ref) do
+         {:error, failure} <-
+           taken(Native.acquire(native, put_elem(spec, 0, ref), again), ref, options) do
       {:error, Client.error(failure, call.command, {call.request_id, nil, 0, 0})}
     end
   end
 
-  defp taken(:wait, ref) do
-    receive do: ({^ref, taken} -> taken)
+  defp taken({:wait, handle}, ref, options) do
+    receive do
+      {^ref, taken} -> taken
+    after
+      Client.overdue(options) ->
+        Native.cancel(handle)
+
+        receive do
+          {^ref, taken} -> taken
+        after
+          0 ->
+            error = Client.overdue_error(options)
+            {:error, {error.reason, error.message, error.details}}
+        end
+    end
   end
 
-  defp taken(taken, _ref), do: taken
+  defp taken(taken, _ref, _options), do: taken
 
   defp message(call, args, generation, left, limit, options) do
     fields =

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Closed by a cancel: once that has returned, nothing of the stream reaches its owner.
+/// Closed by a cancel: once that has returned, nothing of the call reaches its owner.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<Mutex<bool>>);
 
@@ -19,7 +19,8 @@ impl Gate {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
-    fn pass(&self, send: impl FnOnce()) {
+    /// Sends what is ready to be sent: a cancel waits for it.
+    pub(crate) fn pass(&self, send: impl FnOnce()) {
         let closed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !*closed {
             send();

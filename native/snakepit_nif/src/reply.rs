@@ -2,6 +2,7 @@
 
 use crate::{
     atoms, codec,
+    events::Gate,
     failure::{Failure, Reason},
     map, runtime,
 };
@@ -13,6 +14,7 @@ use snakepit_proto::{ErrorDetail, ErrorFrame};
 pub(crate) struct Reply {
     pid: LocalPid,
     reference: Option<(OwnedEnv, SavedTerm)>,
+    gate: Option<Gate>,
 }
 
 impl Reply {
@@ -22,14 +24,21 @@ impl Reply {
         Self {
             pid,
             reference: Some((env, saved)),
+            gate: None,
         }
+    }
+
+    /// As `new`; nothing is sent once the gate is closed.
+    pub(crate) fn gated(pid: LocalPid, reference: Term<'_>, gate: Gate) -> Self {
+        let mut reply = Self::new(pid, reference);
+        reply.gate = Some(gate);
+        reply
     }
 
     /// Must not be called on a scheduler's thread, as all sending here.
     pub(crate) fn send(mut self, build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
-        if let Some((mut env, reference)) = self.reference.take() {
-            // A caller that is gone needs no reply.
-            let _ = env.send_and_clear(&self.pid, |env| (reference.load(env), build(env)));
+        if let Some((env, reference)) = self.reference.take() {
+            send(self.pid, env, &reference, self.gate.take(), build);
         }
     }
 
@@ -52,15 +61,34 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        let Some((mut env, reference)) = self.reference.take() else {
+        let Some((env, reference)) = self.reference.take() else {
             return;
         };
-        let pid = self.pid;
+        let (pid, gate) = (self.pid, self.gate.take());
         off_scheduler(move || {
-            let _ = env.send_and_clear(&pid, |env| {
-                (reference.load(env), env.error_tuple(Failure::Dropped))
+            send(pid, env, &reference, gate, |env| {
+                env.error_tuple(Failure::Dropped)
             });
         });
+    }
+}
+
+/// What takes long, to build the term, is done before the gate.
+fn send(
+    pid: LocalPid,
+    mut env: OwnedEnv,
+    reference: &SavedTerm,
+    gate: Option<Gate>,
+    build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>,
+) {
+    let message = env.run(|inner| env.save((reference.load(inner), build(inner)).encode(inner)));
+    let mut send = || {
+        // A caller that is gone needs no reply.
+        let _ = env.send_and_clear(&pid, |env| message.load(env));
+    };
+    match gate {
+        Some(gate) => gate.pass(send),
+        None => send(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Calls and streams.
 
-use super::{channel::ChannelResource, millis, pool::PoolResource, spawn, started};
+use super::{channel::ChannelResource, millis, pool::PoolResource, spawn};
 use crate::{
     atoms,
     call::{Call, Owner, Patience, Route, Unary, Waiting, Watched, run_stream, run_unary},
@@ -28,14 +28,14 @@ use tokio_util::sync::CancellationToken;
 /// What a quick NIF may encode, in bytes' worth of work: some ten microseconds.
 const QUICK_BUDGET: usize = 64 * 1024;
 
-/// Watches a call's owner. A unary call's task holds it; a stream's belongs to Elixir, so that
-/// dropping it cancels the stream too.
+/// Watches a call's owner. A unary call's task holds it as well; a stream's belongs to Elixir alone, so
+/// that dropping it cancels the stream too.
 pub(super) struct CallResource {
     cancelled: CancellationToken,
     /// What else is to be done when the owner is gone.
     cancel: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     credit: Credit,
-    gate: Gate,
+    pub(super) gate: Gate,
 }
 
 #[rustler::resource_impl]
@@ -114,7 +114,7 @@ impl Spec<'_> {
     }
 }
 
-/// `:ok`; `:large` when the arguments want `call_large`, `{:struct, path, name}` when they have a
+/// `{:ok, handle}`; `:large` when the arguments want `call_large`, `{:struct, path, name}` when they have a
 /// struct that only Elixir can encode; or a refusal.
 #[rustler::nif]
 fn call<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<Term<'a>> {
@@ -166,11 +166,14 @@ fn ask_more(handle: ResourceArc<CallResource>, chunks: usize) -> Atom {
     atoms::ok()
 }
 
-/// Once it has returned, no event of the stream is sent any more.
+/// Once it has returned, no event of the stream, no reply of the call is sent any more.
 #[rustler::nif]
 fn cancel(handle: ResourceArc<CallResource>) -> Atom {
     handle.gate.close();
     handle.cancelled.cancel();
+    if let Some(cancel) = handle.take_cancel() {
+        let _ = spawn(async move { cancel() });
+    }
     atoms::ok()
 }
 
@@ -192,8 +195,9 @@ fn start_unary<'a>(
         Ok(prepared) => prepared,
         Err(term) => return Ok(term.encode(env)),
     };
-    let owner: Watched = Arc::new(Owned(watch_owner(env, &call, Credit::new(0, false))));
-    let reply = Reply::new(env.pid(), reference);
+    let handle = watch_owner(env, &call, Credit::new(0, false));
+    let reply = Reply::gated(env.pid(), reference, handle.gate.clone());
+    let owner: Watched = Arc::new(Owned(handle.clone()));
     let route = match route.at_once() {
         Ok(place) => match place.calls(&call) {
             Some(calls) => {
@@ -202,14 +206,16 @@ fn start_unary<'a>(
                     return Ok(env.error_tuple(failure));
                 }
                 Unary::start(&calls, call, place, reply, owner);
-                return Ok(atoms::ok().encode(env));
+                return Ok((atoms::ok(), handle).encode(env));
             }
             None => Route::At(place),
         },
         Err(route) => route,
     };
-    let done = spawn(run_unary(call, route, reply, owner));
-    Ok(started(env, done))
+    Ok(match spawn(run_unary(call, route, reply, owner)) {
+        Ok(()) => (atoms::ok(), handle).encode(env),
+        Err(failure) => env.error_tuple(failure),
+    })
 }
 
 fn start_stream<'a>(

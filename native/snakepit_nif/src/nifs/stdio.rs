@@ -30,7 +30,7 @@ impl LeaseResource {
 }
 
 /// A place on a worker that is spoken to through its owner: `{:ok, lease}` if one is
-/// free, `:wait` if it comes as `{ref, {:ok, _} | {:error, failure}}`, or a refusal. `again`: for a call
+/// free, `{:wait, handle}` if it comes as `{ref, {:ok, _} | {:error, failure}}`, or a refusal. `again`: for a call
 /// that had a place and has not started there.
 #[rustler::nif]
 fn acquire<'a>(
@@ -54,13 +54,14 @@ fn acquire<'a>(
         return (atoms::ok(), LeaseResource::term(env, lease)).encode(env);
     }
     let owner = watch_owner(env, &call, Credit::new(0, false));
-    let reply = Reply::new(env.pid(), reference);
+    let reply = Reply::gated(env.pid(), reference, owner.gate.clone());
+    let handle = owner.clone();
     let done = spawn(async move {
         let _owner = owner;
         reply.send_result(waiting.lease(&call).await, LeaseResource::term);
     });
     match done {
-        Ok(()) => atoms::wait().encode(env),
+        Ok(()) => (atoms::wait(), handle).encode(env),
         Err(failure) => env.error_tuple(failure),
     }
 }
