@@ -126,8 +126,11 @@ defmodule Snakepit.Faults.OS do
           {:ok, "socket:[" <> inode} <- [File.read_link("/proc/#{os_pid}/fd/#{name}")],
           do: String.trim_trailing(inode, "]")
 
+    # grpcio's socket is one of IPv6, with an address of IPv4.
     [port] =
-      for line <- "/proc/net/tcp" |> File.read!() |> String.split("\n"),
+      for table <- ~w(/proc/net/tcp /proc/net/tcp6),
+          {:ok, lines} <- [File.read(table)],
+          line <- String.split(lines, "\n"),
           [_, local, _, "0A", _, _, _, _, _, inode | _] <- [String.split(line)],
           inode in sockets,
           [_, port] = String.split(local, ":"),
