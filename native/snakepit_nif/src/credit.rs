@@ -78,7 +78,8 @@ impl Credit {
     }
 
     pub(crate) fn unused(&self) {
-        self.lock().chunks += 1;
+        let mut state = self.lock();
+        state.chunks = state.chunks.saturating_add(1);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,6 +132,9 @@ mod tests {
         assert!(credit.try_take());
         credit.add(usize::MAX);
         credit.add(1);
+        assert!(credit.try_take());
+        credit.add(usize::MAX);
+        credit.unused();
         assert!(credit.try_take());
     }
 

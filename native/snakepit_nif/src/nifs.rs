@@ -18,8 +18,15 @@ use rustler::{Binary, Encoder, Env, Error, MapIterator, NifResult, Term};
 use snakepit_proto::{Field, Fields};
 use std::time::Duration;
 
+/// Some thirty years: a moment that far away can be computed, and sent as a deadline.
+const LONGEST_MILLIS: u64 = 1_000_000_000_000;
+
+fn time(millis: u64) -> Duration {
+    Duration::from_millis(millis.min(LONGEST_MILLIS))
+}
+
 fn millis(timeout: Option<u64>) -> Option<Duration> {
-    timeout.map(Duration::from_millis)
+    timeout.map(time)
 }
 
 /// `:ok`, or the failure as the NIF's value.

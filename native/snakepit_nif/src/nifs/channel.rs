@@ -1,6 +1,6 @@
 //! Connections, and what a server says of itself.
 
-use super::{spawn, started};
+use super::{spawn, started, time};
 use crate::{
     atoms,
     call::{Endpoint, Link},
@@ -59,7 +59,7 @@ struct ConnectOptions<'a> {
 /// once it takes no more calls. One that nobody watches connects again for the next call.
 #[rustler::nif]
 fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -> Term<'a> {
-    let timeout = Duration::from_millis(options.timeout);
+    let timeout = time(options.timeout);
     let deadline = Instant::now() + timeout;
     let target = match Address::parse(options.address) {
         Ok(address) => Target {
@@ -187,7 +187,7 @@ where
     F: Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send + 'static,
 {
     let reply = Reply::new(env.pid(), reference);
-    let after = Duration::from_millis(timeout);
+    let after = time(timeout);
     let done = spawn(async move {
         let asked = channel.0.ask(|channel| rpc(channel, after));
         let answer = tokio::time::timeout(after, asked).await;

@@ -1,6 +1,6 @@
 //! A pool: its workers, its sessions.
 
-use super::{channel::ChannelResource, millis};
+use super::{channel::ChannelResource, millis, time};
 use crate::{
     atoms,
     dispatcher::{Dispatcher, Limits, Refusal, Unavailable, WorkerKey},
@@ -51,7 +51,7 @@ fn pool_new(env: Env<'_>, limits: PoolLimits, told: bool) -> ResourceArc<PoolRes
         session_ttl: millis(limits.session_ttl),
         pipeline_budget: Duration::from_micros(limits.pipeline_budget),
         size: limits.size,
-        startup_timeout: Duration::from_millis(limits.startup_timeout),
+        startup_timeout: time(limits.startup_timeout),
     };
     let dispatcher = Dispatcher::new(limits, listener(told));
     let pool = ResourceArc::new(PoolResource(dispatcher, env.pid()));
@@ -120,7 +120,7 @@ fn worker(
         id,
         link,
         owner,
-        kill_grace: Duration::from_millis(kill_grace),
+        kill_grace: time(kill_grace),
     })
 }
 
