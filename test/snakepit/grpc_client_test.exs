@@ -3,7 +3,7 @@ defmodule Snakepit.GRPC.ClientTest do
   doctest Snakepit.GRPC.Client
 
   alias Snakepit.Error
-  alias Snakepit.GRPC.Client
+  alias Snakepit.GRPC.{Client, Native}
 
   @moduletag :tmp_dir
 
@@ -47,6 +47,24 @@ defmodule Snakepit.GRPC.ClientTest do
 
       assert "ping" in commands
       assert stats["memory_usage_bytes"] > 1_000_000
+    end
+
+    test "the library takes any number of milliseconds that its types hold", context do
+      %{channel: channel} = context
+
+      for millis <- [10 ** 12, 4 * 10 ** 14, 2 ** 63, 2 ** 64 - 1] do
+        ref = make_ref()
+        :ok = Native.health(ref, channel, "", millis)
+        assert_receive {^ref, {:ok, %{"healthy" => true}}}, 60_000
+
+        for timeouts <- [[millis, millis], [millis, nil], [nil, millis]] do
+          [timeout, queue_timeout] = timeouts
+          ref = make_ref()
+          spec = {ref, "ping", %{}, nil, nil, timeout, queue_timeout, []}
+          assert {:ok, _handle} = Native.call(channel, spec)
+          assert_receive {^ref, {:ok, %{"status" => "ok"}, _meta}}, 60_000
+        end
+      end
     end
 
     test "a deadline is a timeout", %{channel: channel} do
