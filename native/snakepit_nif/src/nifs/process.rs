@@ -4,7 +4,7 @@ use crate::{
     atoms,
     messages::{End, Messages},
     output::{Line, Listener, Output},
-    pipe::{self, Pipe},
+    pipe::{self, Writer},
     process,
     reply::notify,
     runtime,
@@ -14,6 +14,7 @@ use rustler::{
     Term, env::SavedTerm,
 };
 use std::{io, sync::Arc};
+use tokio::{net::unix::pipe::Receiver, runtime::Runtime};
 
 struct OutputResource(Arc<Output>);
 
@@ -39,44 +40,59 @@ fn output_open<'a>(
     token: Option<String>,
     path: Option<String>,
 ) -> NifResult<Term<'a>> {
+    let told = Teller::new(env, reference);
+    let mut teller = OutputTeller { told, logger };
+    open(env, path, |runtime, receiver, writer| {
+        let output = Arc::new(Output::new(writer));
+        let resource = ResourceArc::new(OutputResource(output.clone()));
+        runtime.spawn(async move {
+            let tail = output.read(receiver, token, &mut teller).await;
+            teller
+                .told
+                .owner(|env, reference| (reference, (atoms::ended(), tail)).encode(env));
+        });
+        resource
+    })
+}
+
+/// Opens a pipe, which `read` reads on the runtime for as long as the calling process lives.
+fn open<'a, R: Resource>(
+    env: Env<'a>,
+    path: Option<String>,
+    read: impl FnOnce(&Runtime, Receiver, Writer) -> ResourceArc<R>,
+) -> NifResult<Term<'a>> {
     let failed = |error: io::Error| rustler::Error::Term(Box::new(error.to_string()));
     let runtime = runtime::get().map_err(failed)?;
     let _entered = runtime.enter();
     let Some(pipe) = pipe::open(path).map_err(failed)? else {
         return Ok(atoms::named().encode(env));
     };
-    let Pipe {
-        receiver,
-        writer,
-        path,
-    } = pipe;
-    let output = Arc::new(Output::new(writer));
-    let kept = OwnedEnv::new();
-    let mut teller = Teller {
-        owner: env.pid(),
-        logger,
-        reference: kept.save(reference),
-        kept,
-    };
-    let resource = ResourceArc::new(OutputResource(output.clone()));
+    let resource = read(runtime, pipe.receiver, pipe.writer);
     env.monitor(&resource, &env.pid());
-    runtime.spawn(async move {
-        let tail = output.read(receiver, token, &mut teller).await;
-        teller.tell(teller.owner, |env, reference| {
-            (reference, (atoms::ended(), tail)).encode(env)
-        });
-    });
-    Ok((atoms::ok(), resource, path).encode(env))
+    Ok((atoms::ok(), resource, pipe.path).encode(env))
 }
 
+/// Tells processes what has happened, under a reference.
 struct Teller {
     owner: LocalPid,
-    logger: LocalPid,
     kept: OwnedEnv,
     reference: SavedTerm,
 }
 
 impl Teller {
+    fn new(env: Env<'_>, reference: Term<'_>) -> Self {
+        let kept = OwnedEnv::new();
+        Self {
+            owner: env.pid(),
+            reference: kept.save(reference),
+            kept,
+        }
+    }
+
+    fn owner(&mut self, build: impl for<'a> FnOnce(Env<'a>, Term<'a>) -> Term<'a>) {
+        self.tell(self.owner, build);
+    }
+
     fn tell(&mut self, to: LocalPid, build: impl for<'a> FnOnce(Env<'a>, Term<'a>) -> Term<'a>) {
         notify(to, |env| {
             let reference = self.kept.run(|kept| self.reference.load(kept).in_env(env));
@@ -85,15 +101,19 @@ impl Teller {
     }
 }
 
-impl Listener for Teller {
+struct OutputTeller {
+    told: Teller,
+    logger: LocalPid,
+}
+
+impl Listener for OutputTeller {
     fn announced(&mut self, text: &str) {
-        self.tell(self.owner, |env, reference| {
-            (reference, (atoms::announced(), text)).encode(env)
-        });
+        self.told
+            .owner(|env, reference| (reference, (atoms::announced(), text)).encode(env));
     }
 
     fn news(&mut self) {
-        self.tell(self.logger, |_env, reference| reference);
+        self.told.tell(self.logger, |_env, reference| reference);
     }
 }
 
@@ -145,40 +165,24 @@ fn messages_open<'a>(
     limit: usize,
     path: Option<String>,
 ) -> NifResult<Term<'a>> {
-    let failed = |error: io::Error| rustler::Error::Term(Box::new(error.to_string()));
-    let runtime = runtime::get().map_err(failed)?;
-    let _entered = runtime.enter();
-    let Some(pipe) = pipe::open(path).map_err(failed)? else {
-        return Ok(atoms::named().encode(env));
-    };
-    let Pipe {
-        receiver,
-        writer,
-        path,
-    } = pipe;
-    let messages = Arc::new(Messages::new(writer));
-    let kept = OwnedEnv::new();
-    let mut teller = Teller {
-        owner: env.pid(),
-        logger: env.pid(),
-        reference: kept.save(reference),
-        kept,
-    };
-    let resource = ResourceArc::new(MessagesResource(messages.clone()));
-    env.monitor(&resource, &env.pid());
-    runtime.spawn(async move {
-        let message = |bytes: OwnedBinary| {
-            teller.tell(teller.owner, |env, reference| {
-                (reference, (atoms::message(), bytes.release(env))).encode(env)
+    let mut told = Teller::new(env, reference);
+    open(env, path, |runtime, receiver, writer| {
+        let messages = Arc::new(Messages::new(writer));
+        let resource = ResourceArc::new(MessagesResource(messages.clone()));
+        runtime.spawn(async move {
+            let message = |bytes: OwnedBinary| {
+                told.owner(|env, reference| {
+                    (reference, (atoms::message(), bytes.release(env))).encode(env)
+                });
+            };
+            let end = messages.read(receiver, limit, message).await;
+            told.owner(|env, reference| match end {
+                End::Closed => (reference, atoms::closed()).encode(env),
+                End::TooLarge(size) => (reference, (atoms::too_large(), size)).encode(env),
             });
-        };
-        let end = messages.read(receiver, limit, message).await;
-        teller.tell(teller.owner, |env, reference| match end {
-            End::Closed => (reference, atoms::closed()).encode(env),
-            End::TooLarge(size) => (reference, (atoms::too_large(), size)).encode(env),
         });
-    });
-    Ok((atoms::ok(), resource, path).encode(env))
+        resource
+    })
 }
 
 /// A message was handled: there is room for another one.
