@@ -99,6 +99,15 @@ defmodule Snakepit.ProcessTest do
         Log.await(pool, "it exited with status 7; its last output:\nbefore")
       end
 
+      test "that ends with a status of no signal has not been killed" do
+        pool = start_pool!(@options)
+
+        assert {:error, %Error{reason: :worker_crashed, message: message}} =
+                 Snakepit.execute("leave", %{status: 255}, pool: pool)
+
+        assert message =~ "it exited with status 255"
+      end
+
       test "that is killed leaves the signal" do
         pool = start_pool!(@options)
 

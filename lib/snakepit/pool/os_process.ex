@@ -114,8 +114,11 @@ defmodule Snakepit.Pool.OSProcess do
   def end_text(state),
     do: "#{state.why || state.ended}; its last output:\n#{Enum.join(state.tail, "\n")}"
 
-  @doc "What an exit status says."
-  def status_text(status) when status > 128 do
+  @doc """
+  What an exit status says. A port tells signals, of which there are 64, as a shell does: a process that
+  exits with such a status by itself cannot be told from one that was killed.
+  """
+  def status_text(status) when status in 129..192 do
     signal = status - 128
     "it was killed by #{Map.get(@signals, signal, "signal #{signal}")}"
   end

@@ -603,6 +603,16 @@ async fn explained(failure: Failure, link: Option<Arc<Link>>) -> Failure {
         (Failure::WorkerCrashed(seen), Some(link)) => {
             Failure::WorkerCrashed(link.cause(seen).await)
         }
+        // grpcio's server ends so what still runs when it stops: it may have run, unlike what a caller of
+        // another server would conclude.
+        (
+            Failure::Status {
+                code: tonic::Code::Unavailable,
+                message,
+                ..
+            },
+            Some(_),
+        ) => Failure::WorkerCrashed(format!("it stopped serving while the call ran ({message})")),
         (failure, _) => failure,
     }
 }

@@ -23,6 +23,8 @@ const UNFINISHED_AFTER: Duration = Duration::from_millis(250);
 /// What may wait to be logged.
 const MOST_LINES: usize = 10_000;
 const MOST_BYTES: usize = 8 * 1024 * 1024;
+/// How often what found no room is told while more of it comes.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 /// What is taken at once.
 const TAKEN_LINES: usize = 64;
 const TAKEN_BYTES: usize = 64 * 1024;
@@ -45,7 +47,7 @@ pub(crate) struct Line {
 #[derive(Default)]
 pub(crate) struct Taken {
     pub(crate) lines: Vec<Line>,
-    /// How many lines came before these, and found no room.
+    /// How many lines found no room since that was last told.
     pub(crate) dropped: usize,
     /// Nothing comes any more.
     pub(crate) ended: bool,
@@ -63,6 +65,8 @@ struct Queue {
     lines: VecDeque<Line>,
     bytes: usize,
     dropped: usize,
+    /// When whoever logs was last told of that.
+    told: Option<Instant>,
     /// Whether whoever logs found nothing, and is to be told of the next line.
     waits: bool,
     ended: bool,
@@ -89,10 +93,13 @@ impl Queue {
             taken.lines.push(line);
         }
         self.bytes -= bytes;
-        if self.lines.is_empty() {
+        if self.lines.is_empty() || self.told.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
             taken.dropped = std::mem::take(&mut self.dropped);
-            taken.ended = self.ended;
         }
+        if taken.dropped > 0 {
+            self.told = Some(Instant::now());
+        }
+        taken.ended = self.ended && self.lines.is_empty();
         self.waits = taken.lines.is_empty() && taken.dropped == 0;
         taken
     }
@@ -368,8 +375,10 @@ fn show(bytes: &[u8]) -> String {
     shown
 }
 
+/// Control characters, line separators, and those that turn the direction of what follows.
 fn is_hidden(one: char) -> bool {
     one.is_control() && one != '\t'
+        || matches!(one, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -460,8 +469,8 @@ mod tests {
 
     #[test]
     fn bytes_become_text_that_a_terminal_can_show() {
-        let (lines, _) = read(&[b"\xfc\t\x1b[31mred\x00\n"]);
-        assert_eq!(lines[0].text, "\u{fffd}\t\\u{1b}[31mred\\u{0}");
+        let (lines, _) = read(&[b"\xfc\t\x1b[31mred\x00", "\u{202e}\n".as_bytes()]);
+        assert_eq!(lines[0].text, "\u{fffd}\t\\u{1b}[31mred\\u{0}\\u{202e}");
     }
 
     #[test]
@@ -494,14 +503,13 @@ mod tests {
         for _ in 0..MOST_LINES + 5 {
             queue.push(line.clone());
         }
-        let mut taken = 0;
-        loop {
+        let first = queue.take();
+        assert_eq!((first.lines.len(), first.dropped), (TAKEN_LINES, 5));
+        let mut taken = first.lines.len();
+        while taken < MOST_LINES {
             let part = queue.take();
             taken += part.lines.len();
-            if part.dropped > 0 {
-                assert_eq!((taken, part.dropped), (MOST_LINES, 5));
-                break;
-            }
+            assert_eq!(part.dropped, 0);
         }
         assert!(!queue.has_news());
         assert!(queue.take().lines.is_empty());

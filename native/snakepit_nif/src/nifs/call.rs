@@ -285,9 +285,9 @@ impl Encoder for EncodeError {
         match self {
             Self::OverBudget => atoms::large().encode(env),
             Self::Struct { path, name } => (atoms::r#struct(), path, name).encode(env),
-            Self::Invalid { path, message } => {
-                env.error_tuple(Failure::InvalidArgs(format!("{path} {message}")))
-            }
+            Self::Invalid { path, message } => env.error_tuple(Failure::InvalidArgs(
+                format!("{path} {message}").trim_start().into(),
+            )),
         }
     }
 }
