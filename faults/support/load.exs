@@ -52,6 +52,10 @@ defmodule Snakepit.Faults.Load do
   @doc "How many calls have ended."
   def calls(load), do: :ets.info(load.table, :size)
 
+  @doc "What its record of the calls takes of the BEAM's memory, in MB."
+  def megabytes(load),
+    do: :ets.info(load.table, :memory) * :erlang.system_info(:wordsize) / 1_048_576
+
   @doc "Waits for so many more calls: a load that goes on."
   def goes_on(load, calls) do
     before = calls(load)

@@ -33,7 +33,13 @@ defmodule Snakepit.Faults.Soak do
 
     rough = for {_, pool, _, _} <- pools, do: Task.async(fn -> rough(pool, 0) end)
     os_pids = for {kind, pool, _, _} <- pools, os_pid <- OS.workers(pool), do: {kind, os_pid}
-    samples = sample([{:BEAM, OS.own_pid()} | os_pids], now(), now() + seconds * 1000, [])
+    # The record of the calls is the suite's own.
+    records = fn ->
+      pools |> Enum.map(fn {_, _, _, load} -> Load.megabytes(load) end) |> Enum.sum()
+    end
+
+    measured = [{:BEAM, fn -> OS.rss(OS.own_pid()) - records.() end} | Enum.map(os_pids, &rss/1)]
+    samples = sample(measured, now(), now() + seconds * 1000, [])
     for task <- rough, do: send(task.pid, :stop)
     figure("rough calls", rough |> await_all("rough callers") |> Enum.sum())
     for {kind, _, _, load} <- pools, do: Load.stop(load, kind, [])
@@ -58,13 +64,16 @@ defmodule Snakepit.Faults.Soak do
     "#{first} to #{last} MB"
   end
 
+  defp rss({kind, os_pid}), do: {kind, fn -> OS.rss(os_pid) end}
+
   # {ms, the largest of each name}
   defp sample(processes, began, until, samples) do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
 
     sizes =
-      Enum.reduce(processes, %{}, fn {name, os_pid}, sizes ->
-        Map.update(sizes, name, OS.rss(os_pid), &max(&1, OS.rss(os_pid)))
+      Enum.reduce(processes, %{}, fn {name, measure}, sizes ->
+        size = measure.()
+        Map.update(sizes, name, size, &max(&1, size))
       end)
 
     samples = [{now() - began, sizes} | samples]
