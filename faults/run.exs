@@ -205,8 +205,18 @@ defmodule Snakepit.Faults do
   defp printable(line),
     do: for(<<c <- line>>, into: "", do: if(c in 32..126, do: <<c>>, else: "."))
 
-  defp figures(row),
-    do: Enum.map_join(row.figures, "; ", fn {name, value} -> "#{name} #{value}" end)
+  # Each once, with how often there was one like it.
+  defp figures(row) do
+    shown = Enum.map(row.figures, fn {name, value} -> "#{name} #{value}" end)
+    counts = Enum.frequencies(shown)
+
+    shown
+    |> Enum.uniq()
+    |> Enum.map_join("; ", fn one -> one <> times(Map.fetch!(counts, one)) end)
+  end
+
+  defp times(1), do: ""
+  defp times(count), do: " (#{count} times)"
 
   defp markdown(rows) do
     IO.puts("\n| trial | what is done | figures | verdict |\n|---|---|---|---|")
