@@ -1,0 +1,102 @@
+defmodule Snakepit.WritingCommandsTest do
+  # Runs the snippets of guides/writing_commands.md, each section by itself, on each way to a worker.
+  #
+  # The `python` blocks of a section make `python/my_commands.py`; one whose first line is a comment with
+  # a path is that file instead, and is run by pytest if its name begins with `test_`. The `elixir` blocks
+  # are evaluated in order and share their variables, `MyApp.Python` being a pool of `MyCommands`; one that
+  # is `{Snakepit.Pool, options}` has that pool's options. A block in any other language is not run.
+  use ExUnit.Case, async: false
+
+  import ExUnit.CaptureLog
+  import Snakepit.Test.Pools, except: [start_pool!: 0, start_pool!: 1, start_pool_unready!: 1]
+
+  @moduletag :tmp_dir
+
+  @guide Path.expand("../../guides/writing_commands.md", __DIR__)
+  @external_resource @guide
+  @sections @guide |> File.read!() |> String.split("\n## ") |> tl()
+
+  for section <- @sections,
+      blocks =
+        Regex.scan(~r/^```(python|elixir)\n(.*?)^```$/ms, section, capture: :all_but_first),
+      blocks != [],
+      {kind, way} <- ways() do
+    [title | _] = String.split(section, "\n", parts: 2)
+
+    @tag blocks: blocks, kind: kind, way: way
+    test "#{title}, on #{kind}", %{blocks: blocks, kind: kind, way: way, tmp_dir: dir} do
+      python = for ["python", code] <- blocks, do: file(code)
+      files = python |> Enum.group_by(&elem(&1, 0), &elem(&1, 1)) |> Map.new(&write(&1, dir))
+
+      # Over stdin and stdout there are no streams.
+      elixir =
+        for ["elixir", code] <- blocks, kind != :Stdio or not String.contains?(code, "stream") do
+          code
+        end
+
+      {pools, snippets} = Enum.split_with(elixir, &String.starts_with?(&1, "{Snakepit.Pool,"))
+
+      if Map.has_key?(files, "python/my_commands.py") do
+        # What commands print and log is not this test's.
+        capture_log(fn ->
+          options = Enum.reduce(pools, pool_options(way, dir), &Keyword.merge(&2, given(&1)))
+          start_supervised!({Snakepit.Pool, options})
+          :ok = await_ready(MyApp.Python)
+          evaluate(snippets)
+          :ok = stop_supervised({Snakepit.Pool, MyApp.Python})
+        end)
+      end
+
+      for {name, _path} <- files, name |> Path.basename() |> String.starts_with?("test_") do
+        pytest!(name, dir)
+      end
+    end
+  end
+
+  # A block's file, and what goes into it.
+  defp file(code) do
+    case Regex.run(~r/\A# (\S+\.py)\n/, code) do
+      [_line, path] -> {path, code}
+      nil -> {"python/my_commands.py", code}
+    end
+  end
+
+  defp write({name, parts}, dir) do
+    path = Path.join(dir, name)
+    File.mkdir_p!(Path.dirname(path))
+    File.write!(path, Enum.join(parts, "\n\n"))
+    {name, path}
+  end
+
+  defp pool_options(way, dir) do
+    args = [class: "my_commands:MyCommands", paths: ["python"]]
+
+    # As in `Snakepit.Test.Pools`: with patience, and with the Python under test.
+    python =
+      System.get_env("SNAKEPIT_TEST_PYTHON") || Path.expand("../../.venv/bin/python", __DIR__)
+
+    patient = [startup_timeout: 2 * patience(), timeout: patience(), kill_grace: patience()]
+    [name: MyApp.Python, size: 1, adapter_args: args, root: dir, python: python] ++ patient ++ way
+  end
+
+  defp given(code) do
+    {{Snakepit.Pool, options}, _binding} = Code.eval_string(code)
+    options
+  end
+
+  defp evaluate(snippets) do
+    Enum.reduce(snippets, [], fn code, binding ->
+      {_value, binding} = Code.eval_string(code, binding, file: @guide)
+      binding
+    end)
+  end
+
+  defp pytest!(name, dir) do
+    python = Path.expand("../../.venv/bin/python", __DIR__)
+    bridge = Path.expand("../../python", __DIR__)
+    env = [{"PYTHONPATH", "#{bridge}:#{Path.join(dir, "python")}"}]
+    args = ["-m", "pytest", "-q", "-p", "no:cacheprovider", name]
+    {output, status} = System.cmd(python, args, cd: dir, env: env, stderr_to_stdout: true)
+    assert status == 0, output
+  end
+end
