@@ -14,8 +14,8 @@ defmodule Snakepit.Call do
   The stream is cancelled when that process dies, and when nobody holds the call any more.
   """
   @enforce_keys [:ref, :handle]
-  defstruct [:ref, :handle, :span, until: :infinity]
+  defstruct [:ref, :handle, :span, :limits]
 
-  @type t :: %__MODULE__{ref: reference, handle: term, span: term, until: term}
+  @type t :: %__MODULE__{ref: reference, handle: term, span: term, limits: term}
   @type event :: {:chunks, [map]} | {:done, map} | {:error, Snakepit.Error.t()}
 end

@@ -6,40 +6,29 @@ defmodule Snakepit.DeadlineTest do
   @python Path.expand(".venv/bin/python")
   @stop_thread Path.expand("test/support/python/stop_thread.py")
 
-  @tag timeout: 180_000
-  test "of calls and streams, queued or running, over each way to a worker" do
-    script = """
-    Logger.configure(level: :none)
-    Application.put_env(:snakepit, :runtime_threads, 1)
-    stdio = [name: Stdio, adapter: Snakepit.Adapters.GenericPythonV2, size: 1]
-    patient = [startup_timeout: 60_000, health_interval: 600_000]
-    for options <- [[name: P, size: 1], stdio] do
-      {:ok, _} = Snakepit.Pool.start_link(options ++ patient)
-      :ok = Snakepit.Pool.await_ready(options[:name], 60_000)
-      {:ok, _} = Snakepit.execute("ping", %{}, pool: options[:name], timeout: 60_000)
-    end
-    # Its only place is taken: further calls wait in the queue.
-    spawn(fn -> Snakepit.execute("sleep", %{seconds: 60}, pool: Stdio, timeout: :infinity) end)
-    busy? = fn busy? ->
-      {:ok, stats} = Snakepit.stats(Stdio)
-      unless stats.in_flight == 1, do: busy?.(busy?)
-    end
-    busy?.(busy?)
-
+  # `stop.()` stops the thread. `each.(calls)` runs each of them in a process of its own, says what comes of
+  # it, lets the thread go on, and says what comes late.
+  @preamble """
+  Logger.configure(level: :none)
+  Application.put_env(:snakepit, :runtime_threads, 1)
+  start = fn options ->
+    {:ok, pid} = Snakepit.Pool.start_link(Keyword.merge([health_interval: 600_000, size: 1], options))
+    pid
+  end
+  ready = fn options ->
+    start.([startup_timeout: 60_000] ++ options)
+    :ok = Snakepit.Pool.await_ready(options[:name], 60_000)
+    {:ok, _} = Snakepit.execute("ping", %{}, pool: options[:name], timeout: 60_000)
+  end
+  stop = fn ->
     args = ["#{@stop_thread}", System.pid(), "snakepit-io"]
     port = Port.open({:spawn_executable, "#{@python}"}, [:binary, line: 100, args: args])
     receive do {^port, {:data, {:eol, said}}} -> IO.puts("thread: " <> said) end
-
-    on = [pool: P, timeout: 500]
-    calls = [
-      unary: fn -> Snakepit.execute("ping", %{}, on) end,
-      session: fn -> Snakepit.execute_in_session("s", "ping", %{}, on) end,
-      stream: fn -> Snakepit.execute_stream("ping_stream", %{count: 3}, & &1, on) end,
-      lazy: fn -> "ping_stream" |> Snakepit.stream(%{count: 3}, on) |> Enum.to_list() end,
-      stdio: fn -> Snakepit.execute("ping", %{}, pool: Stdio, timeout: 500, queue_timeout: 500) end
-    ]
+    port
+  end
+  start_each = fn calls ->
     waiting = self()
-    tasks = for {name, call} <- calls do
+    for {name, call} <- calls do
       Task.async(fn ->
         result = try do call.() rescue error in Snakepit.Error -> {:error, error} end
         IO.puts("result: \#{name} \#{with {:error, error} <- result, do: error.reason}")
@@ -50,22 +39,141 @@ defmodule Snakepit.DeadlineTest do
         IO.puts("late: \#{name} \#{inspect(messages)}")
       end)
     end
-    for _ <- calls, do: (receive do :ended -> :ok end)
+  end
+  finish = fn tasks, port ->
+    for _ <- tasks, do: (receive do :ended -> :ok end)
     Port.close(port)
     # The thread goes on: this is answered behind all that was before it.
     {:ok, _} = Snakepit.execute("ping", %{}, pool: P, timeout: 60_000)
     for task <- tasks, do: send(task.pid, :go_on)
     Task.await_many(tasks, 60_000)
     System.halt(0)
-    """
+  end
+  failed = fn failed, call ->
+    receive do
+      {:snakepit, ref, {:error, error}} when ref == call.ref -> {:error, error}
+      {:snakepit, ref, _chunks} when ref == call.ref -> failed.(failed, call)
+    end
+  end
+  messages = fn command, args, options ->
+    {:ok, call} = Snakepit.start_stream(command, args, options)
+    failed.(failed, call)
+  end
+  """
 
-    ebin = Application.app_dir(:snakepit, "ebin")
-    {output, 0} = System.cmd("elixir", ["-pa", ebin, "-e", script], stderr_to_stdout: true)
+  @tag timeout: 180_000
+  test "of calls and streams, queued or running, over each way to a worker" do
+    timed_out(~w(unary session stream lazy messages stdio), """
+    ready.(name: P)
+    ready.(name: Stdio, adapter: Snakepit.Adapters.GenericPythonV2)
+    # Its only place is taken: further calls wait in the queue.
+    spawn(fn -> Snakepit.execute("sleep", %{seconds: 60}, pool: Stdio, timeout: :infinity) end)
+    busy? = fn busy? ->
+      {:ok, stats} = Snakepit.stats(Stdio)
+      unless stats.in_flight == 1, do: busy?.(busy?)
+    end
+    busy?.(busy?)
+    port = stop.()
+    on = [pool: P, timeout: 500]
+    tasks = start_each.(
+      unary: fn -> Snakepit.execute("ping", %{}, on) end,
+      session: fn -> Snakepit.execute_in_session("s", "ping", %{}, on) end,
+      stream: fn -> Snakepit.execute_stream("ping_stream", %{count: 3}, & &1, on) end,
+      lazy: fn -> "ping_stream" |> Snakepit.stream(%{count: 3}, on) |> Enum.to_list() end,
+      messages: fn -> messages.("ping_stream", %{count: 3}, on) end,
+      stdio: fn -> Snakepit.execute("ping", %{}, pool: Stdio, timeout: 500, queue_timeout: 500) end
+    )
+    finish.(tasks, port)
+    """)
+  end
+
+  @tag timeout: 180_000
+  test "of the first chunk and of each further one" do
+    timed_out(~w(first first_lazy first_messages idle idle_lazy idle_messages), """
+    ready.(name: P, max_concurrency: 6)
+    waiting = self()
+    # One chunk is there, and the next one is asked for when the thread stands still.
+    begun = fn ->
+      send(waiting, :begun)
+      receive do :stopped -> :ok end
+    end
+    args = %{count: 3}
+    idle = [pool: P, timeout: :infinity, demand: 1, idle_timeout: 500]
+    late = start_each.(
+      idle: fn -> Snakepit.execute_stream("ping_stream", args, fn _ -> begun.() end, idle) end,
+      idle_lazy: fn ->
+        "ping_stream" |> Snakepit.stream(args, idle) |> Enum.each(fn _ -> begun.() end)
+      end,
+      idle_messages: fn ->
+        {:ok, call} = Snakepit.start_stream("ping_stream", args, idle)
+        receive do {:snakepit, ref, {:chunks, [_]}} when ref == call.ref -> begun.() end
+        Snakepit.ask(call, 1)
+        failed.(failed, call)
+      end
+    )
+    for _ <- late, do: (receive do :begun -> :ok end)
+    port = stop.()
+    for task <- late, do: send(task.pid, :stopped)
+    on = [pool: P, timeout: :infinity, first_chunk_timeout: 500]
+    first = start_each.(
+      first: fn -> Snakepit.execute_stream("ping_stream", args, & &1, on) end,
+      first_lazy: fn -> "ping_stream" |> Snakepit.stream(args, on) |> Enum.to_list() end,
+      first_messages: fn -> messages.("ping_stream", args, on) end
+    )
+    finish.(late ++ first, port)
+    """)
+  end
+
+  @tag timeout: 180_000
+  test "of connections and of what servers and pools say of themselves" do
+    timed_out(
+      ~w(connect health get_info),
+      """
+      alias Snakepit.GRPC.Client
+      ready.(name: P)
+      [socket] = Path.wildcard(Path.join(System.tmp_dir!(), "snakepit-*/*.sock"))
+      {:ok, channel} = Client.connect("unix:" <> socket)
+      {:ok, %{"healthy" => true}} = Client.health(channel)
+      port = stop.()
+      tasks = start_each.(
+        connect: fn -> Client.connect("unix:" <> socket, timeout: 500) end,
+        health: fn -> Client.health(channel, timeout: 500) end,
+        get_info: fn -> Client.get_info(channel, timeout: 500) end,
+        pool_health: fn ->
+          {:ok, %{healthy: false}} = Snakepit.health(P)
+          {:error, %{reason: :unhealthy}}
+        end,
+        pool_info: fn ->
+          {:ok, %{version: nil}} = Snakepit.info(P)
+          {:error, %{reason: :unknown}}
+        end,
+        pool: fn ->
+          pool = start.(name: Late, startup_timeout: 500)
+          Process.unlink(pool)
+          result = Snakepit.Pool.await_ready(Late, 120_000)
+          Supervisor.stop(pool)
+          result
+        end
+      )
+      finish.(tasks, port)
+      """,
+      ["pool_health unhealthy", "pool_info unknown", "pool worker_start_failed"]
+    )
+  end
+
+  defp timed_out(names, script, others \\ []) do
+    directory = Path.join(System.tmp_dir!(), "late-#{System.unique_integer([:positive])}")
+    File.mkdir_p!(directory)
+    on_exit(fn -> File.rm_rf!(directory) end)
+    args = ["-pa", Application.app_dir(:snakepit, "ebin"), "-e", @preamble <> script]
+    env = [{"TMPDIR", directory}]
+    {output, 0} = System.cmd("elixir", args, stderr_to_stdout: true, env: env)
     lines = String.split(output, "\n")
 
     if "thread: stopped" in lines do
-      for name <- ~w(unary session stream lazy stdio) do
-        assert "result: #{name} timeout" in lines, output
+      for result <- Enum.map(names, &"#{&1} timeout") ++ others do
+        assert "result: #{result}" in lines, output
+        [name | _] = String.split(result)
         assert "late: #{name} []" in lines, output
       end
     else

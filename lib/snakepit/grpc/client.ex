@@ -95,12 +95,9 @@ defmodule Snakepit.GRPC.Client do
         {^ref, reply} -> replied(reply, command)
       after
         overdue(options) ->
-          Native.cancel(handle)
-
-          receive do
-            {^ref, reply} -> replied(reply, command)
-          after
-            0 -> {:error, %{overdue_error(options) | command: command}, nil}
+          case give_up(handle, ref) do
+            {:ok, reply} -> replied(reply, command)
+            :none -> {:error, overdue_error(command, options), nil}
           end
       end
     else
@@ -118,21 +115,39 @@ defmodule Snakepit.GRPC.Client do
   @doc false
   # Deadlines are kept by the native library. Should its thread stand still, whoever waits keeps them
   # after this many milliseconds.
-  def overdue(options) do
-    case Keyword.get(options, :timeout, @timeout) do
-      :infinity -> :infinity
-      timeout -> min(timeout + @overdue, @longest)
+  def overdue(options), do: options |> Keyword.get(:timeout, @timeout) |> late()
+
+  defp late(:infinity), do: :infinity
+  defp late(timeout), do: min(timeout + @overdue, @longest)
+
+  @doc false
+  # Whoever waited past that ends the call: nothing of it comes any more. What has come in the last moment
+  # counts.
+  def give_up(handle, ref) do
+    Native.cancel(handle)
+
+    receive do
+      {^ref, reply} -> {:ok, reply}
+      {:snakepit, ^ref, event} -> {:ok, event}
+    after
+      0 -> :none
     end
   end
 
   @doc false
-  def overdue_error(options) do
+  def overdue_error(command, options) do
+    timeout = Keyword.get(options, :timeout, @timeout)
+    overdue_error("the deadline of #{timeout} ms passed", command, options)
+  end
+
+  defp overdue_error(what, command, options) do
     %Error{
       reason: :timeout,
+      command: command,
       request_id: options[:request_id],
       message:
-        "the deadline of #{Keyword.get(options, :timeout, @timeout)} ms passed while the native " <>
-          "library's thread stood still: the machine is overloaded, or this is a bug to be reported",
+        "#{what} while the native library's thread stood still: the machine is overloaded, or this is a " <>
+          "bug to be reported",
       details: %{queued: false}
     }
   end
@@ -205,7 +220,9 @@ defmodule Snakepit.GRPC.Client do
     with :ok <- Config.check(options, @stream_options),
          {:ok, spec} <- spec(command, args, options),
          {:ok, handle} <- open(target, put_elem(spec, 0, ref), stream_spec(options, how)) do
-      {:ok, %Call{ref: ref, handle: handle, until: until(options)}}
+      # Of messages somebody else keeps the times.
+      limits = if how.bounded, do: limits(command, options, how.pool)
+      {:ok, %Call{ref: ref, handle: handle, limits: limits}}
     end
   end
 
@@ -490,27 +507,49 @@ defmodule Snakepit.GRPC.Client do
 
   defp next_event(ref, call) do
     receive do
-      {:snakepit, ^ref, event} -> {:event, call, event}
+      {:snakepit, ^ref, event} -> {:event, begun(call), event}
     after
-      left(call.until) ->
-        Native.cancel(call.handle)
-
-        receive do
-          {:snakepit, ^ref, event} -> {:event, call, event}
-        after
-          0 -> {:event, call, {:error, overdue_error(timeout: elem(call.until, 1))}}
+      patience(call.limits) ->
+        case give_up(call.handle, ref) do
+          {:ok, event} -> {:event, call, event}
+          :none -> {:event, call, {:error, overdue_error(call.limits)}}
         end
     end
   end
 
-  # When whoever waits keeps the deadline, and which that is.
-  defp until(options) do
-    with overdue when is_integer(overdue) <- overdue(options),
-         do: {now() + overdue, Keyword.get(options, :timeout, @timeout)}
+  # What bounds the wait for each event, where the native library does not: the moment of the deadline, and
+  # the time for a chunk.
+  defp limits(command, options, pool) do
+    until = with late when is_integer(late) <- overdue(options), do: now() + late
+    first = Keyword.get(options, :first_chunk_timeout, :infinity)
+    idle = Keyword.get(options, :idle_timeout, :infinity)
+    %{until: until, first: first, idle: idle, command: command, options: options, pool: pool}
   end
 
-  defp left(:infinity), do: :infinity
-  defp left({until, _timeout}), do: max(until - now(), 0)
+  defp begun(%{limits: %{first: first} = limits} = call) when first != nil,
+    do: %{call | limits: %{limits | first: nil}}
+
+  defp begun(call), do: call
+
+  # Atoms come after numbers.
+  defp patience(limits) do
+    left = if limits.until == :infinity, do: :infinity, else: max(limits.until - now(), 0)
+    min(left, late(limits.first || limits.idle))
+  end
+
+  defp overdue_error(%{command: command, options: options} = limits) do
+    chunk = if limits.first, do: :first_chunk_timeout, else: :idle_timeout
+
+    error =
+      if limits.until != :infinity and limits.until <= now() do
+        overdue_error(command, options)
+      else
+        what = "no chunk came within #{options[chunk]} ms (#{inspect(chunk)})"
+        overdue_error(what, command, options)
+      end
+
+    %{error | pool: limits.pool}
+  end
 
   defp now, do: System.monotonic_time(:millisecond)
 

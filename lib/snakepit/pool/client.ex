@@ -66,30 +66,25 @@ defmodule Snakepit.Pool.Client do
         else: options
 
     with {:ok, spec} <- Client.spec(call.command, nil, options),
-         {:error, failure} <-
-           taken(Native.acquire(native, put_elem(spec, 0, ref), again), ref, options) do
+         acquired = Native.acquire(native, put_elem(spec, 0, ref), again),
+         {:error, {_reason, _message, _details} = failure} <-
+           taken(acquired, ref, call.command, options) do
       {:error, Client.error(failure, call.command, {call.request_id, nil, 0, 0})}
     end
   end
 
-  defp taken({:wait, handle}, ref, options) do
+  defp taken({:wait, handle}, ref, command, options) do
     receive do
       {^ref, taken} -> taken
     after
       Client.overdue(options) ->
-        Native.cancel(handle)
-
-        receive do
-          {^ref, taken} -> taken
-        after
-          0 ->
-            error = Client.overdue_error(options)
-            {:error, {error.reason, error.message, error.details}}
-        end
+        with :none <- Client.give_up(handle, ref),
+             do: {:error, Client.overdue_error(command, options)},
+             else: ({:ok, taken} -> taken)
     end
   end
 
-  defp taken(taken, _ref, _options), do: taken
+  defp taken(taken, _ref, _command, _options), do: taken
 
   defp message(call, args, generation, left, limit, options) do
     fields =

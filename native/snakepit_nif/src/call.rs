@@ -684,5 +684,5 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 mod stream;
 mod unary;
-pub(crate) use stream::{Patience, run_stream};
+pub(crate) use stream::{Overdue, Patience, run_stream};
 pub(crate) use unary::{Owner, Unary, UnaryCalls, Watched, run_unary};

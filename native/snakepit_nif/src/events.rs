@@ -1,16 +1,17 @@
 //! A stream's messages to its owner: `{:snakepit, ref, event}`.
 
-use crate::{atoms, call::Meta, failure::Failure, map, reply::off_scheduler};
+use crate::{atoms, call::Meta, failure::Failure, map, overdue::Watch, reply::off_scheduler};
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm, types::atom};
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-/// Closed by a cancel: once that has returned, nothing of the call reaches its owner.
+/// Closed by the last message of a call, and by a cancel: once that has returned, nothing of the call
+/// reaches its owner.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<Mutex<bool>>);
 
@@ -26,54 +27,46 @@ impl Gate {
             send();
         }
     }
+
+    /// Sends what is the last, whoever sends it first. Whether it was sent.
+    pub(crate) fn pass_last(&self, send: impl FnOnce()) -> bool {
+        let mut closed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return false;
+        }
+        *closed = true;
+        send();
+        true
+    }
 }
 
 /// Sends chunks, then one terminal event. Dropped before that, in a task that panicked for one, it
 /// says so, so that nobody waits for ever.
 pub(crate) struct Events {
+    to: Option<Recipient>,
+    _watch: Option<Watch>,
+}
+
+/// Who gets the messages of a stream, and what they have in common.
+pub(crate) struct Recipient {
     pid: LocalPid,
-    kept: Option<OwnedEnv>,
+    kept: OwnedEnv,
     reference: SavedTerm,
     pool: SavedTerm,
     command: String,
     gate: Gate,
-    observer: Option<Observer>,
-}
-
-/// Who is told of the end beside the owner, whatever that has become, and with which term.
-struct Observer {
-    pid: LocalPid,
-    term: SavedTerm,
-    started: Instant,
-    chunks: AtomicUsize,
-    first_chunk: OnceLock<Duration>,
+    /// Who is told of the end beside the owner, whatever that has become, and with which term.
+    observer: Option<(LocalPid, SavedTerm)>,
+    /// Of a stream whose consumer takes messages on its own.
+    progress: Option<Arc<Progress>>,
 }
 
 impl Events {
-    pub(crate) fn new(
-        pid: LocalPid,
-        reference: Term<'_>,
-        pool: Term<'_>,
-        command: &str,
-        gate: Gate,
-        observer: Option<(LocalPid, Term<'_>)>,
-    ) -> Self {
-        let kept = OwnedEnv::new();
-        let observer = observer.map(|(pid, term)| Observer {
-            pid,
-            term: kept.save(term),
-            started: Instant::now(),
-            chunks: AtomicUsize::new(0),
-            first_chunk: OnceLock::new(),
-        });
+    /// `watch` sends the end of a stream that is overdue.
+    pub(crate) fn new(to: Recipient, watch: Option<Watch>) -> Self {
         Self {
-            pid,
-            observer,
-            reference: kept.save(reference),
-            pool: kept.save(pool),
-            kept: Some(kept),
-            command: command.into(),
-            gate,
+            to: Some(to),
+            _watch: watch,
         }
     }
 
@@ -83,57 +76,92 @@ impl Events {
         count: usize,
         decode: impl for<'a> FnOnce(Env<'a>) -> Result<Term<'a>, Failure>,
     ) -> Result<(), Failure> {
-        if let Some(observer) = &self.observer {
-            observer.chunks.fetch_add(count, Ordering::Relaxed);
-            observer
-                .first_chunk
-                .get_or_init(|| observer.started.elapsed());
-        }
-        match &self.kept {
-            Some(kept) => self.send(kept, |env| Ok((atoms::chunks(), decode(env)?).encode(env))),
+        match &self.to {
+            Some(to) => to.chunks(count, decode),
             None => Ok(()),
         }
     }
 
     /// The terminal event: `{:done, info}` or `{:error, %Snakepit.Error{}}`.
     pub(crate) fn finish(mut self, result: Result<(), Failure>, meta: &Meta) {
-        if let Some(kept) = self.kept.take() {
-            self.end(&kept, result, meta);
+        if let Some(to) = self.to.take() {
+            to.end(result, meta);
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        if let Some(to) = self.to.take() {
+            off_scheduler(move || to.end(Err(Failure::Dropped), &Meta::default()));
+        }
+    }
+}
+
+impl Recipient {
+    pub(crate) fn new(
+        pid: LocalPid,
+        reference: Term<'_>,
+        pool: Term<'_>,
+        command: &str,
+        gate: Gate,
+        observer: Option<(LocalPid, Term<'_>)>,
+        progress: Option<Arc<Progress>>,
+    ) -> Self {
+        let kept = OwnedEnv::new();
+        Self {
+            pid,
+            reference: kept.save(reference),
+            pool: kept.save(pool),
+            observer: observer.map(|(pid, term)| (pid, kept.save(term))),
+            kept,
+            command: command.into(),
+            gate,
+            progress,
         }
     }
 
-    fn end(&self, kept: &OwnedEnv, result: Result<(), Failure>, meta: &Meta) {
-        // Nothing here can fail but the sending, and an owner that is gone needs no event.
-        let _ = self.send(kept, |env| {
+    fn chunks(
+        &self,
+        count: usize,
+        decode: impl for<'a> FnOnce(Env<'a>) -> Result<Term<'a>, Failure>,
+    ) -> Result<(), Failure> {
+        if let Some(progress) = &self.progress {
+            progress.sent(count);
+        }
+        let message = OwnedEnv::new();
+        message.run(|env| {
+            let event = (atoms::chunks(), decode(env)?).encode(env);
+            let event = self.event(env, event);
+            self.gate.pass(|| self.send(env, event));
+            Ok(())
+        })
+    }
+
+    /// Nothing is sent after it.
+    pub(crate) fn end(&self, result: Result<(), Failure>, meta: &Meta) {
+        OwnedEnv::new().run(|env| {
             let event = match result {
                 Ok(()) => (atoms::done(), info(env, meta)).encode(env),
                 Err(failure) => {
-                    let pool = kept.run(|kept| self.pool.load(kept).in_env(env));
+                    let pool = self.kept.run(|kept| self.pool.load(kept).in_env(env));
                     (atom::error(), self.error(env, &failure, pool, meta)).encode(env)
                 }
             };
-            if let Some(observer) = &self.observer {
-                observer.tell(env, kept, event, meta);
-            }
-            Ok(event)
+            self.tell_observer(env, event, meta);
+            let event = self.event(env, event);
+            self.gate.pass_last(|| self.send(env, event));
         });
     }
 
-    fn send(
-        &self,
-        kept: &OwnedEnv,
-        build: impl for<'a> FnOnce(Env<'a>) -> Result<Term<'a>, Failure>,
-    ) -> Result<(), Failure> {
-        let message = OwnedEnv::new();
-        message.run(|env| {
-            let reference = kept.run(|kept| self.reference.load(kept).in_env(env));
-            let event = (atoms::snakepit(), reference, build(env)?).encode(env);
-            self.gate.pass(|| {
-                // An owner that is gone cancels the call through its monitor.
-                let _ = env.send(&self.pid, event);
-            });
-            Ok(())
-        })
+    fn event<'a>(&self, env: Env<'a>, event: Term<'a>) -> Term<'a> {
+        let reference = self.kept.run(|kept| self.reference.load(kept).in_env(env));
+        (atoms::snakepit(), reference, event).encode(env)
+    }
+
+    fn send(&self, env: Env<'_>, message: Term<'_>) {
+        // An owner that is gone cancels the call through its monitor.
+        let _ = env.send(&self.pid, message);
     }
 
     fn error<'a>(
@@ -159,37 +187,77 @@ impl Events {
         ];
         map::from_pairs(env, pairs)
     }
-}
 
-impl Observer {
-    /// `{:snakepit_stream_ended, term, event, meta, chunks, first_chunk_us}`
-    fn tell(&self, env: Env<'_>, kept: &OwnedEnv, event: Term<'_>, meta: &Meta) {
-        let term = kept.run(|kept| self.term.load(kept).in_env(env));
+    /// `{:snakepit_stream_ended, term, event, meta, chunks, first_chunk_us}`, once.
+    fn tell_observer(&self, env: Env<'_>, event: Term<'_>, meta: &Meta) {
+        let (Some((pid, term)), Some(progress)) = (&self.observer, &self.progress) else {
+            return;
+        };
+        if progress.observed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let term = self.kept.run(|kept| term.load(kept).in_env(env));
         let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let first_chunk = self.first_chunk.get().map(micros);
-        let chunks = self.chunks.load(Ordering::Relaxed);
+        let first_chunk = progress.first_chunk.get().map(micros);
+        let chunks = progress.chunks.load(Ordering::Relaxed);
         let kind = atoms::snakepit_stream_ended();
         let message = (kind, term, event, meta, chunks, first_chunk).encode(env);
         // A pool that has stopped needs not to know.
-        let _ = env.send(&self.pid, message);
+        let _ = env.send(pid, message);
     }
 }
 
-impl Drop for Events {
-    fn drop(&mut self) {
-        let Some(kept) = self.kept.take() else {
-            return;
-        };
-        let lost = Self {
-            pid: self.pid,
-            kept: None,
-            reference: self.reference.clone(),
-            pool: self.pool.clone(),
-            command: std::mem::take(&mut self.command),
-            observer: self.observer.take(),
-            gate: self.gate.clone(),
-        };
-        off_scheduler(move || lost.end(&kept, Err(Failure::Dropped), &Meta::default()));
+/// How far a stream has come.
+pub(crate) struct Progress {
+    started: Instant,
+    /// How many chunks the consumer has asked for, and was sent.
+    asked: AtomicUsize,
+    chunks: AtomicUsize,
+    first_chunk: OnceLock<Duration>,
+    /// In ms since the start: when the last chunk was sent, or one was asked for where none was wanted.
+    wanted: AtomicU64,
+    observed: AtomicBool,
+}
+
+impl Progress {
+    pub(crate) fn new(started: Instant, asked: usize) -> Arc<Self> {
+        Arc::new(Self {
+            started,
+            asked: AtomicUsize::new(asked),
+            chunks: AtomicUsize::new(0),
+            first_chunk: OnceLock::new(),
+            wanted: AtomicU64::new(0),
+            observed: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn ask(&self, chunks: usize) {
+        if self.asked.load(Ordering::Acquire) <= self.chunks.load(Ordering::Acquire) {
+            self.set_wanted();
+        }
+        self.asked.fetch_add(chunks, Ordering::AcqRel);
+    }
+
+    fn sent(&self, chunks: usize) {
+        self.first_chunk.get_or_init(|| self.started.elapsed());
+        self.set_wanted();
+        self.chunks.fetch_add(chunks, Ordering::AcqRel);
+    }
+
+    fn set_wanted(&self) {
+        let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.wanted.store(since, Ordering::Release);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.first_chunk.get().is_some()
+    }
+
+    /// Since when the consumer waits for a chunk.
+    pub(crate) fn wanted_since(&self) -> Option<Instant> {
+        let asked = self.asked.load(Ordering::Acquire);
+        let since = Duration::from_millis(self.wanted.load(Ordering::Acquire));
+        (asked > self.chunks.load(Ordering::Acquire)).then(|| self.started + since)
     }
 }
 

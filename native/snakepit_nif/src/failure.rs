@@ -47,6 +47,11 @@ pub(crate) enum Failure {
         after: Duration,
         option: &'static str,
     },
+    /// What the runtime would have told, had its thread not stood still.
+    #[error(
+        "{0} while the native library's thread stood still: the machine is overloaded, or this is a bug to be reported"
+    )]
+    Overdue(String),
     #[error("the call was cancelled")]
     Cancelled,
     #[error("the pool has stopped")]
@@ -106,7 +111,7 @@ impl Failure {
             Self::Saturated { .. } => Reason::PoolSaturated,
             Self::QueueTimeout { .. } => Reason::QueueTimeout,
             Self::NotReady(_) => Reason::NotReady,
-            Self::Timeout { .. } | Self::NoChunk { .. } => Reason::Timeout,
+            Self::Timeout { .. } | Self::NoChunk { .. } | Self::Overdue(_) => Reason::Timeout,
             Self::Cancelled => Reason::Cancelled,
             Self::PoolStopped => Reason::PoolStopped,
             Self::NoWorker(_) => Reason::WorkerStartFailed,
@@ -203,6 +208,12 @@ fn queue_timeout_text(after: Duration, has_workers: bool) -> String {
         format!(
             "no worker was ready within the queue timeout of {after} ms: those of the pool have ended and are started again; raise :queue_timeout if calls may wait for them"
         )
+    }
+}
+
+impl Failure {
+    pub(crate) fn overdue(after: Duration) -> Self {
+        Self::Overdue(format!("the deadline of {} ms passed", after.as_millis()))
     }
 }
 

@@ -19,6 +19,7 @@ mod map;
 mod messages;
 mod nifs;
 mod output;
+mod overdue;
 mod pipe;
 mod pool;
 mod process;

@@ -4,10 +4,13 @@ use crate::{
     atoms, codec,
     events::Gate,
     failure::{Failure, Reason},
-    map, runtime,
+    map,
+    overdue::{OVERDUE_AFTER, Watch},
+    runtime,
 };
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm};
 use snakepit_proto::{ErrorDetail, ErrorFrame};
+use std::time::{Duration, Instant};
 
 /// The one terminal reply that a call owes its caller, `{ref, term}`. Dropping it unsent, in a
 /// task that panicked for one, sends the failure `Dropped`, so that nobody waits for ever.
@@ -15,6 +18,7 @@ pub(crate) struct Reply {
     pid: LocalPid,
     reference: Option<(OwnedEnv, SavedTerm)>,
     gate: Option<Gate>,
+    watch: Option<Watch>,
 }
 
 impl Reply {
@@ -25,6 +29,7 @@ impl Reply {
             pid,
             reference: Some((env, saved)),
             gate: None,
+            watch: None,
         }
     }
 
@@ -35,22 +40,46 @@ impl Reply {
         reply
     }
 
-    /// Must not be called on a scheduler's thread, as all sending here.
-    pub(crate) fn send(mut self, build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
-        if let Some((env, reference)) = self.reference.take() {
-            send(self.pid, env, &reference, self.gate.take(), build);
-        }
+    /// As `new`; the failure of a deadline is sent also while the runtime stands still.
+    pub(crate) fn watched(pid: LocalPid, reference: Term<'_>, after: Duration) -> Self {
+        let gate = Gate::default();
+        let env = OwnedEnv::new();
+        let saved = env.save(reference);
+        let (mut kept, late) = (Some(env), gate.clone());
+        let watch = Watch::new(Instant::now() + after + OVERDUE_AFTER, move |_| {
+            let failure = Failure::overdue(after);
+            send(pid, kept.take()?, &saved, Some(&late), |env| {
+                env.error_tuple(failure)
+            });
+            None
+        });
+        let mut reply = Self::gated(pid, reference, gate);
+        reply.watch = Some(watch);
+        reply
     }
 
+    /// Must not be called on a scheduler's thread, as all sending here.
+    pub(crate) fn send(self, build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
+        self.deliver(build);
+    }
+
+    /// Whether this is the reply that the process gets.
     pub(crate) fn send_result<T>(
         self,
         result: Result<T, Failure>,
         encode: impl for<'a> FnOnce(Env<'a>, T) -> Term<'a>,
-    ) {
-        self.send(|env| match result {
+    ) -> bool {
+        self.deliver(|env| match result {
             Ok(value) => (rustler::types::atom::ok(), encode(env, value)).encode(env),
             Err(failure) => env.error_tuple(failure),
-        });
+        })
+    }
+
+    fn deliver(mut self, build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) -> bool {
+        match self.reference.take() {
+            Some((env, reference)) => send(self.pid, env, &reference, self.gate.as_ref(), build),
+            None => false,
+        }
     }
 
     /// Nothing is owed after all.
@@ -66,30 +95,31 @@ impl Drop for Reply {
         };
         let (pid, gate) = (self.pid, self.gate.take());
         off_scheduler(move || {
-            send(pid, env, &reference, gate, |env| {
+            send(pid, env, &reference, gate.as_ref(), |env| {
                 env.error_tuple(Failure::Dropped)
             });
         });
     }
 }
 
-/// What takes long, to build the term, is done before the gate.
+/// What takes long, to build the term, is done before the gate. Whether it was sent.
 fn send(
     pid: LocalPid,
     mut env: OwnedEnv,
     reference: &SavedTerm,
-    gate: Option<Gate>,
+    gate: Option<&Gate>,
     build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>,
-) {
+) -> bool {
     let message = env.run(|inner| env.save((reference.load(inner), build(inner)).encode(inner)));
     let mut send = || {
         // A caller that is gone needs no reply.
         let _ = env.send_and_clear(&pid, |env| message.load(env));
     };
-    match gate {
-        Some(gate) => gate.pass(send),
-        None => send(),
+    if let Some(gate) = gate {
+        return gate.pass_last(send);
     }
+    send();
+    true
 }
 
 /// Runs `send` here, or on the runtime if this is a scheduler's thread, which must not send.

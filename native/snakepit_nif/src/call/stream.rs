@@ -5,19 +5,29 @@ use super::{
     sleep_until,
 };
 use crate::{
-    channel::Channel, chunk_order::ChunkOrder, codec, credit::Credit, events::Events,
+    channel::Channel,
+    chunk_order::ChunkOrder,
+    codec,
+    credit::Credit,
+    events::{Events, Progress, Recipient},
     failure::Failure,
+    overdue::{OVERDUE_AFTER, Watch},
 };
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};
 use snakepit_proto::{Fields, StreamResponse};
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 /// Chunks that are ready together travel in one message, of at most about this many bytes.
 const BATCH_BYTES: usize = 64 * 1024;
 
 /// How long a consumer waits for chunks, within the deadline of the whole.
+#[derive(Clone, Copy)]
 pub(crate) struct Patience {
     /// From the call's first moment on.
     pub(crate) first_chunk: Option<Duration>,
@@ -57,6 +67,90 @@ async fn expect<T>(
             option,
         }),
     }
+}
+
+/// Ends a stream of messages that is overdue, while the runtime stands still.
+pub(crate) struct Overdue {
+    to: Recipient,
+    progress: Arc<Progress>,
+    patience: Patience,
+    started: Instant,
+    timeout: Option<Duration>,
+    request_id: String,
+    cancelled: CancellationToken,
+}
+
+impl Overdue {
+    pub(crate) fn new(
+        call: &Call,
+        to: Recipient,
+        progress: Arc<Progress>,
+        patience: Patience,
+    ) -> Self {
+        Self {
+            to,
+            progress,
+            patience,
+            started: call.started,
+            timeout: call.timeout,
+            request_id: call.request_id.clone(),
+            cancelled: call.cancelled.clone(),
+        }
+    }
+
+    /// None for a stream that may take for ever.
+    pub(crate) fn watch(self) -> Option<Watch> {
+        let (at, _) = self.next(self.started)?;
+        Some(Watch::new(at + OVERDUE_AFTER, move |now| self.look(now)))
+    }
+
+    fn look(&self, now: Instant) -> Option<Instant> {
+        let (at, failure) = self.next(now)?;
+        if at + OVERDUE_AFTER > now {
+            return Some(at + OVERDUE_AFTER);
+        }
+        // What was cancelled tells its end by itself.
+        if !self.cancelled.is_cancelled() {
+            let meta = (self.request_id.clone(), None, 0, 0);
+            self.to.end(Err(failure), &meta);
+            self.cancelled.cancel();
+        }
+        None
+    }
+
+    /// Which of its times ends first, as it looks now.
+    fn next(&self, now: Instant) -> Option<(Instant, Failure)> {
+        let whole = self
+            .timeout
+            .map(|after| (self.started + after, Failure::overdue(after)));
+        let chunk = match (self.progress.has_begun(), self.patience) {
+            (
+                false,
+                Patience {
+                    first_chunk: Some(after),
+                    ..
+                },
+            ) => Some((self.started + after, no_chunk(after, "first_chunk_timeout"))),
+            (
+                begun,
+                Patience {
+                    idle: Some(after), ..
+                },
+            ) => {
+                let since = self.progress.wanted_since().filter(|_| begun);
+                Some((
+                    since.unwrap_or(now) + after,
+                    no_chunk(after, "idle_timeout"),
+                ))
+            }
+            _ => None,
+        };
+        whole.into_iter().chain(chunk).min_by_key(|(at, _)| *at)
+    }
+}
+
+fn no_chunk(after: Duration, option: &'static str) -> Failure {
+    Failure::Overdue(Failure::NoChunk { after, option }.to_string())
 }
 
 enum Status {

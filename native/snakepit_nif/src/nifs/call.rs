@@ -3,11 +3,11 @@
 use super::{channel::ChannelResource, millis, pool::PoolResource, spawn};
 use crate::{
     atoms,
-    call::{Call, Owner, Patience, Route, Unary, Waiting, Watched, run_stream, run_unary},
+    call::{Call, Overdue, Owner, Patience, Route, Unary, Waiting, Watched, run_stream, run_unary},
     codec::{self, EncodeError, Rules},
     credit::Credit,
     dispatcher::Session,
-    events::{Events, Gate},
+    events::{Events, Gate, Progress, Recipient},
     failure::Failure,
     reply::Reply,
 };
@@ -35,6 +35,8 @@ pub(super) struct CallResource {
     /// What else is to be done when the owner is gone.
     cancel: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     credit: Credit,
+    /// Of a stream of messages.
+    progress: Option<Arc<Progress>>,
     pub(super) gate: Gate,
 }
 
@@ -162,6 +164,9 @@ fn stream_large<'a>(
 
 #[rustler::nif]
 fn ask_more(handle: ResourceArc<CallResource>, chunks: usize) -> Atom {
+    if let Some(progress) = &handle.progress {
+        progress.ask(chunks);
+    }
     handle.credit.add(chunks);
     atoms::ok()
 }
@@ -195,7 +200,7 @@ fn start_unary<'a>(
         Ok(prepared) => prepared,
         Err(term) => return Ok(term.encode(env)),
     };
-    let handle = watch_owner(env, &call, Credit::new(0, false));
+    let handle = watch_owner(env, &call, Credit::new(0, false), None);
     let reply = Reply::gated(env.pid(), reference, handle.gate.clone());
     let owner: Watched = Arc::new(Owned(handle.clone()));
     let route = match route.at_once() {
@@ -231,20 +236,27 @@ fn start_stream<'a>(
         Err(term) => return Ok(term.encode(env)),
     };
     let credit = Credit::new(how.demand, how.bounded);
-    let handle = watch_owner(env, &call, credit.clone());
+    let progress = (!how.bounded).then(|| Progress::new(call.started, how.demand));
+    let handle = watch_owner(env, &call, credit.clone(), progress.clone());
     let patience = Patience {
         first_chunk: millis(how.first_chunk_timeout),
         idle: millis(how.idle_timeout),
     };
-    let gate = handle.gate.clone();
-    let events = Events::new(
-        env.pid(),
-        reference,
-        how.pool,
-        &call.command,
-        gate,
-        how.observer,
-    );
+    let recipient = || {
+        Recipient::new(
+            env.pid(),
+            reference,
+            how.pool,
+            &call.command,
+            handle.gate.clone(),
+            how.observer,
+            progress.clone(),
+        )
+    };
+    let watch = progress
+        .clone()
+        .and_then(|progress| Overdue::new(&call, recipient(), progress, patience).watch());
+    let events = Events::new(recipient(), watch);
     Ok(
         match spawn(run_stream(call, route, credit, patience, events)) {
             Ok(()) => (atoms::ok(), handle).encode(env),
@@ -253,11 +265,17 @@ fn start_stream<'a>(
     )
 }
 
-pub(super) fn watch_owner(env: Env<'_>, call: &Call, credit: Credit) -> ResourceArc<CallResource> {
+pub(super) fn watch_owner(
+    env: Env<'_>,
+    call: &Call,
+    credit: Credit,
+    progress: Option<Arc<Progress>>,
+) -> ResourceArc<CallResource> {
     let owner = ResourceArc::new(CallResource {
         cancelled: call.cancelled.clone(),
         cancel: Mutex::default(),
         credit,
+        progress,
         gate: Gate::default(),
     });
     env.monitor(&owner, &env.pid());

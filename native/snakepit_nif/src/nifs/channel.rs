@@ -72,7 +72,7 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
         Err(failure) => return env.error_tuple(failure),
     };
     let owner = env.pid();
-    let reply = Reply::new(owner, reference);
+    let reply = Reply::watched(owner, reference, timeout);
     let closing = options.watched.then(|| Reply::new(owner, reference));
     let done = spawn(async move {
         let connected = Link::connect(&target).await;
@@ -81,15 +81,15 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
             .ok()
             .map(|link| link.channel.closed.clone());
         let again = closing.is_none().then_some((target, timeout));
-        reply.send_result(connected, |env, link| {
+        let sent = reply.send_result(connected, |env, link| {
             ResourceArc::new(ChannelResource(Endpoint::new(link, again))).encode(env)
         });
         match (closing, closed) {
-            (Some(closing), Some(closed)) => {
+            (Some(closing), Some(closed)) if sent => {
                 closed.cancelled().await;
                 closing.send(|env| atoms::closed().encode(env));
             }
-            (Some(closing), None) => closing.forget(),
+            (Some(closing), _) => closing.forget(),
             (None, _) => {}
         }
     });
@@ -186,8 +186,8 @@ where
     W: Fn(Channel, Duration) -> F + Send + Sync + 'static,
     F: Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send + 'static,
 {
-    let reply = Reply::new(env.pid(), reference);
     let after = time(timeout);
+    let reply = Reply::watched(env.pid(), reference, after);
     let done = spawn(async move {
         let asked = channel.0.ask(|channel| rpc(channel, after));
         let answer = tokio::time::timeout(after, asked).await;

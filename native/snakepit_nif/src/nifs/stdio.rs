@@ -53,7 +53,7 @@ fn acquire<'a>(
     if let Some(lease) = waiting.at_once() {
         return (atoms::ok(), LeaseResource::term(env, lease)).encode(env);
     }
-    let owner = watch_owner(env, &call, Credit::new(0, false));
+    let owner = watch_owner(env, &call, Credit::new(0, false), None);
     let reply = Reply::gated(env.pid(), reference, owner.gate.clone());
     let handle = owner.clone();
     let done = spawn(async move {
