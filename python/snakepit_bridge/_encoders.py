@@ -1,27 +1,31 @@
 """What is sent in place of a value of a type that is none of the wire's own.
 
-None, bool, int, float, str, bytes, list, tuple, dict and `Tensor` are. No other package is imported
-here: a type is known by its name, and its values are asked.
+None, bool, int, float, str, bytes, list, tuple, dict and `Tensor` are.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence, ValuesView
-from collections.abc import Set as AbstractSet
+import json
+from collections.abc import Callable
 from typing import Any, Optional, TypeVar, Union, overload
 
+from snakepit_bridge._frames import Columns
 from snakepit_bridge._invalid import InvalidValueError, qualified_name
-from snakepit_bridge._tensor import of_array
+from snakepit_bridge._known import Encoder, advice_for, encoder_by_shape, encoder_of
 
-_Encoder = Callable[[Any], object]
-_F = TypeVar("_F", bound=_Encoder)
+_F = TypeVar("_F", bound=Encoder)
+
+#: How often a substitute may need a substitute.
+MOST_HOPS = 16
 
 #: The key of the map that stands for a value that cannot be sent, where the pool wants one.
 UNENCODABLE = "$unencodable"
 
-_registered: dict[type, _Encoder] = {}
-_found: dict[type, Optional[_Encoder]] = {}
+_SCALARS = (str, bool, int, float, bytes)
+_JSON_WORDS = {True: "true", False: "false", None: "null"}
+
+_registered: dict[type, Encoder] = {}
+_found: dict[type, Optional[Encoder]] = {}
 _mark_unencodable = False
 
 
@@ -34,8 +38,8 @@ def register_encoder(cls: type, encoder: _F) -> _F: ...
 
 
 def register_encoder(
-    cls: type, encoder: Optional[_Encoder] = None
-) -> Union[_Encoder, Callable[[_F], _F]]:
+    cls: type, encoder: Optional[Encoder] = None
+) -> Union[Encoder, Callable[[_F], _F]]:
     """Says what is sent in place of the values of a class and of its subclasses.
 
     `encoder` takes a value and returns another one. Without it this is a decorator:
@@ -68,17 +72,14 @@ def substitute(value: object) -> object:
     Raises an `InvalidValueError` of which the message goes on after the value's path.
     """
     cls = type(value)
-    try:
-        encoder = _found[cls]
-    except KeyError:
-        encoder = _found[cls] = _find(cls)
+    encoder = _encoder(cls)
     if encoder is None:
-        kind = qualified_name(cls)
         return refused(
-            value, f"is of type {kind}, which cannot be sent; register_encoder({cls.__name__}, ...)"
+            value, f"is of type {qualified_name(cls)}, which cannot be sent; {advice_for(cls)}"
         )
     try:
-        return encoder(value)
+        sent = encoder(value)
+        return _named(sent) if type(sent) is Columns else sent
     except InvalidValueError as error:
         return refused(value, str(error))
     except Exception as error:
@@ -93,68 +94,81 @@ def refused(value: object, problem: str) -> object:
     raise InvalidValueError(problem)
 
 
-def _isoformat(value: Any) -> object:
-    return value.isoformat()
+def _encoder(cls: type) -> Optional[Encoder]:
+    try:
+        return _found[cls]
+    except KeyError:
+        found = (_registered.get(base) or encoder_of(base) for base in cls.__mro__)
+        encoder = _found[cls] = next(filter(None, found), None) or encoder_by_shape(cls)
+        return encoder
 
 
-def _without_missing(value: Any) -> Any:
-    return value.astype(object).where(value.notna(), None)
+def key_text(key: object) -> str:
+    """A key as JSON names what is sent for it; where that is no scalar, the key's `str`.
+
+    Raises an `InvalidValueError` of which the message goes on after the path of the dict.
+    """
+    if isinstance(key, str):
+        return str.__str__(key)
+    try:
+        text = _scalar_text(_scalar(key))
+        return str(key) if text is None else text
+    except InvalidValueError:
+        raise
+    except Exception as error:
+        problem = f"has a key of type {qualified_name(type(key))}, whose text raised {error!r}"
+        raise InvalidValueError(problem) from error
 
 
-def _nothing(_value: object) -> None:
-    return None
+def _scalar(value: object) -> object:
+    for _ in range(MOST_HOPS):
+        if value is None or isinstance(value, (*_SCALARS, list, tuple, dict)):
+            break
+        encoder = _encoder(type(value))
+        if encoder is None:
+            break
+        value = encoder(value)
+    return value
 
 
-# By the first part of the module's name and the class's own.
-_KNOWN: dict[str, _Encoder] = {
-    "builtins.bytearray": bytes,
-    "builtins.memoryview": bytes,
-    "builtins.range": list,
-    "datetime.date": _isoformat,
-    "datetime.time": _isoformat,
-    "datetime.timedelta": lambda value: value.total_seconds(),
-    "decimal.Decimal": str,
-    "enum.Enum": lambda value: value.value,
-    "uuid.UUID": str,
-    "numpy.ndarray": of_array,
-    "numpy.datetime64": str,
-    "numpy.timedelta64": str,
-    "numpy.generic": lambda value: value.item(),
-    "pandas.NAType": _nothing,
-    "pandas.NaTType": _nothing,
-    "pandas.DataFrame": lambda value: _without_missing(value).to_dict(orient="list"),
-    "pandas.Series": lambda value: _without_missing(value).tolist(),
-    "pandas.Index": lambda value: value.tolist(),
-    "polars.DataFrame": lambda value: value.to_dict(as_series=False),
-    "polars.Series": lambda value: value.to_list(),
-    "pyarrow.Table": lambda value: value.to_pydict(),
-    "pyarrow.RecordBatch": lambda value: value.to_pydict(),
-    "pyarrow.ChunkedArray": lambda value: value.to_pylist(),
-    "pyarrow.Array": lambda value: value.to_pylist(),
-    "pyarrow.Scalar": lambda value: value.as_py(),
-    "pydantic.BaseModel": lambda value: (
-        value.model_dump() if hasattr(value, "model_dump") else value.dict()
-    ),
-    "torch.Tensor": lambda value: value.detach().cpu().numpy(),
-}
+def _scalar_text(value: object) -> Optional[str]:
+    if isinstance(value, str):
+        return str.__str__(value)
+    if value is None or isinstance(value, bool):
+        return _JSON_WORDS[value]
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return json.dumps(float(value))
+    if not isinstance(value, bytes):
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidValueError(f"has the key {value!r}, which is not valid UTF-8") from None
 
 
-def _find(cls: type) -> Optional[_Encoder]:
-    for base in cls.__mro__:
-        name = f"{base.__module__.partition('.')[0]}.{base.__name__}"
-        encoder = _registered.get(base) or _KNOWN.get(name)
-        if encoder is not None:
-            return encoder
-    if hasattr(cls, "__dataclass_fields__"):
-        return _fields
-    if hasattr(cls, "__fspath__"):
-        return os.fspath
-    if issubclass(cls, Mapping):
-        return dict
-    return list if issubclass(cls, (AbstractSet, Sequence, ValuesView)) else None
+def _named(columns: Columns) -> dict[str, list[Any]]:
+    named = {_column_name(label): values for label, values in columns.index}
+    if len(named) < len(columns.index):
+        raise InvalidValueError(
+            "has an index with two levels of the same name; rename one (rename_axis)"
+        )
+    levels = frozenset(named)
+    for label, values in columns.own:
+        name = _column_name(label)
+        if name in levels:
+            raise InvalidValueError(
+                f"has a column and a level of its index that are both named {name!r}; "
+                "rename one (rename_axis), or drop the index (reset_index(drop=True))"
+            )
+        if name in named:
+            raise InvalidValueError(f"has two columns that are named {name!r}; rename one")
+        named[name] = values
+    return named
 
 
-def _fields(value: Any) -> dict[str, object]:
-    import dataclasses
-
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+def _column_name(label: object) -> str:
+    if isinstance(label, tuple):
+        return "_".join(filter(None, map(key_text, label)))
+    return key_text(label)

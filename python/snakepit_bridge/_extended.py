@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Optional, Union
 
-from snakepit_bridge._encoders import refused, substitute
+from snakepit_bridge._encoders import MOST_HOPS, key_text, refused, substitute
 from snakepit_bridge._invalid import (
     MAX_DEPTH,
     InvalidValueError,
-    key_text,
     path_to,
     qualified_name,
     too_deep,
@@ -23,8 +23,6 @@ ALIGNMENT = 64
 
 #: As many bits never have more digits than MAX_DIGITS.
 _MAX_BITS = MAX_DIGITS * 3321 // 1000
-#: How often a substitute may need a substitute.
-_MOST_HOPS = 16
 
 _MARK_TEXT = f'"{MARK}"'
 _ENCODED_BYTES = (bytes, bytearray, memoryview)
@@ -101,7 +99,7 @@ class _Writer:
         text = self._scalar(value, path, depth)
         if text is not None:
             return text
-        if hops == _MOST_HOPS:
+        if hops == MOST_HOPS:
             problem = "is of a type whose encoder gives nothing that can be sent"
             return self._refused(value, problem, path, depth)
         try:
@@ -123,8 +121,8 @@ class _Writer:
 
     def _dict(self, value: dict[Any, Any], path: str, depth: int) -> str:
         items = [
-            (_checked_text(key_text(key), f"a key of {path}"), path_to(path, key), item)
-            for key, item in value.items()
+            (_checked_text(name, f"a key of {path}"), path_to(path, name), item)
+            for name, item in named_items(value, path)
         ]
         names = {name for name, _, _ in items}
         if len(names) < len(items):
@@ -166,6 +164,14 @@ class _Writer:
             return self.text(refused(value, problem), path, depth)
         except InvalidValueError:
             raise InvalidValueError(f"{path} {problem}") from None
+
+
+def named_items(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
+    """The items of a dict, under the texts of their keys."""
+    try:
+        return [(key_text(key), item) for key, item in value.items()]
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{path} {error}") from error.__cause__
 
 
 def _checked_text(value: Any, path: str) -> str:

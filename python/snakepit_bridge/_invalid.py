@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 MAX_DEPTH = 128
 
 _LONGEST_PATH = 60
-
-_JSON_KEYS = {True: "true", False: "false", None: "null"}
 
 
 class InvalidValueError(ValueError):
@@ -27,17 +23,7 @@ def qualified_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def key_text(key: object) -> str:
-    """A key as JSON names it; of a type that JSON does not know, its `str`."""
-    if isinstance(key, str):
-        return str.__str__(key)
-    if key is None or isinstance(key, bool):
-        return _JSON_KEYS[key]
-    return json.dumps(key) if isinstance(key, float) else str(key)
-
-
-def path_to(path: str, *keys: object) -> str:
-    for key in keys:
-        name = key_text(key)
+def path_to(path: str, *names: str) -> str:
+    for name in names:
         path += f".{name}" if name.isidentifier() else f"[{name!r}]"
     return path

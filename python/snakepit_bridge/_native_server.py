@@ -147,9 +147,9 @@ class _Hooks:
     def leave_fork(self) -> None:
         leave_fork()
 
-    def encode(self, value: object, root: str, key: object, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
+    def encode(self, value: object, root: str, name: str, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
         try:
-            return _values.encode(value, root, key, kinds=kinds)
+            return _values.encode(value, root, name, kinds=kinds)
         except InvalidValueError as error:
             raise CallError("invalid_result", str(error)) from None
 

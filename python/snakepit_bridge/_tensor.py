@@ -63,12 +63,17 @@ class Tensor:
         import struct
 
         count = math.prod(self.shape)
-        items: list[Any] = list(struct.unpack(f"<{count}{DTYPES[self.dtype]}", self.data))
-        for side in reversed(self.shape[1:]):
-            if not side:
-                return _empty(self.shape)
-            items = [items[start : start + side] for start in range(0, len(items), side)]
-        return items if self.shape else items[0]
+        return nested(struct.unpack(f"<{count}{DTYPES[self.dtype]}", self.data), self.shape)
+
+
+def nested(elements: Sequence[Any], shape: Sequence[int]) -> Any:
+    """Elements in row-major order as nested lists of a shape."""
+    items = list(elements)
+    for side in reversed(shape[1:]):
+        if not side:
+            return _empty(shape)
+        items = [items[start : start + side] for start in range(0, len(items), side)]
+    return items if shape else items[0]
 
 
 def _empty(shape: Sequence[int]) -> list[Any]:
@@ -92,12 +97,8 @@ def array(dtype: str, shape: Sequence[int], data: memoryview) -> Any:
 
 
 def of_array(array: Any) -> object:
-    """A numpy array as a `Tensor`, or as lists where its elements are texts or times."""
-    kind, name = array.dtype.kind, array.dtype.name
-    if kind in "US":
-        return array.tolist()
-    if kind in "Mm":
-        return array.astype(str).tolist()
+    """A numpy array of numbers as a `Tensor`."""
+    name = array.dtype.name
     if name not in DTYPES:
         raise InvalidValueError(
             f"is a numpy array of dtype {array.dtype}, which cannot be sent; "

@@ -17,8 +17,9 @@ from snakepit_bridge._extended import (
     decode_extended,
     encode_extended,
     encode_with_care,
+    named_items,
 )
-from snakepit_bridge._invalid import MAX_DEPTH, InvalidValueError, key_text, path_to, too_deep
+from snakepit_bridge._invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._tensor import Tensor
 
 __all__ = [
@@ -85,17 +86,16 @@ def encode_fields(
     if not isinstance(result, dict):
         kind, data = encode(result, root, kinds=kinds)
         return {"result": data}, bytes((kind,)) if kinds else None
-    encoded = {
-        _field_name(key): encode(value, root, key, kinds=kinds) for key, value in result.items()
-    }
-    if len(encoded) < len(result):
+    items = named_items(result, root)
+    encoded = {_checked(name): encode(value, root, name, kinds=kinds) for name, value in items}
+    if len(encoded) < len(items):
         raise InvalidValueError(f"{root} has two keys with the same text")
     fields = {name: data for name, (_, data) in encoded.items()}
     return fields, bytes(encoded[name][0] for name in sorted(encoded)) if kinds else None
 
 
 def encode(
-    value: object, root: str = "result", *key: object, kinds: bool = False
+    value: object, root: str = "result", *name: str, kinds: bool = False
 ) -> tuple[int, bytes]:
     """A value's kind and bytes."""
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -104,14 +104,14 @@ def encode(
         try:
             return TEXT, value.encode()
         except UnicodeEncodeError:
-            check_text(value, path_to(root, *key))
+            check_text(value, path_to(root, *name))
     try:
         data = _dumps(value).encode()
     except (TypeError, ValueError, RecursionError):
         data = None
     if data is not None and not _json.is_too_deep(data):
         return JSON, data
-    path = path_to(root, *key)
+    path = path_to(root, *name)
     if kinds:
         return EXTENDED, encode_extended(value, path)
     return JSON, encode_with_care(value, path)
@@ -126,8 +126,7 @@ def _substitute(value: object) -> object:
 _dumps = _json.encoder(_substitute, allow_nan=False)
 
 
-def _field_name(key: object) -> str:
-    name = key_text(key)
+def _checked(name: str) -> str:
     if not name.isascii():
         check_text(name, f"the key {name!r}")
     return name

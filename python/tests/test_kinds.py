@@ -127,8 +127,8 @@ def test_any_layout_arrives_as_the_same_array(array: Any) -> None:
     assert np.array_equal(arrived, array)
 
 
-@pytest.mark.parametrize("dtype", ["object", "complex64", "longdouble", "i4,f8"])
-def test_arrays_of_anything_but_numbers_are_refused_by_dtype(dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["clongdouble"])
+def test_arrays_of_numbers_that_no_tensor_has_are_refused_by_dtype(dtype: str) -> None:
     with pytest.raises(InvalidValueError, match=r"result\.x is a numpy array of dtype"):
         encode_fields({"x": np.zeros(2, dtype)}, kinds=True)
 
@@ -212,7 +212,7 @@ def test_an_encoder_that_fails_is_named() -> None:
 
 @pytest.mark.usefixtures("_marked")
 def test_a_marker_stands_for_what_cannot_be_sent() -> None:
-    value = {"a": [1, object()], "b": np.array([None]), "c": "\ud800"}
+    value = {"a": [1, object()], "b": np.array([1], "m8[M]"), "c": "\ud800"}
     with pytest.raises(InvalidValueError, match="lone surrogate"):
         encode_fields(value, kinds=True)
     del value["c"]

@@ -46,26 +46,44 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     test "Python to Elixir is as the guide has it", %{pool: pool} do
       rows = rows("Python to Elixir")
-      assert length(rows) > 30
+      assert length(rows) > 100
 
       for [python, elixir] <- rows do
         wanted = value(elixir)
-        assert {:ok, result} = Snakepit.execute("evaluate", %{code: python}, pool: pool)
 
-        assert result === %{"result" => wanted} or result === wanted,
-               "#{python}: #{inspect(result)}"
+        # At the top and deep inside.
+        for {code, wanted} <- [{python, wanted}, {"{'x': [#{python}]}", %{"x" => [wanted]}}],
+            command <- ["evaluate", "evaluate_async"] do
+          assert {:ok, result} = Snakepit.execute(command, %{code: code}, pool: pool)
 
-        # As deep inside.
-        code = "{'x': [#{python}]}"
-        assert {:ok, result} = Snakepit.execute("evaluate", %{code: code}, pool: pool)
-        assert result === %{"x" => [wanted]}, "#{python}: #{inspect(result)}"
+          assert result === %{"result" => wanted} or result === wanted,
+                 "#{code} of #{command}: #{inspect(result)}"
+        end
+      end
+    end
+
+    test "what Python cannot send is refused as the guide has it", %{pool: pool} do
+      rows = rows("What Python cannot send")
+      assert length(rows) > 10
+
+      for [python, "result" <> problem] <- rows,
+          {code, place} <- [{python, "result"}, {"{'x': [#{python}]}", "result.x[0]"}] do
+        assert {:error, %Error{reason: :invalid_result, message: message}} =
+                 Snakepit.execute("evaluate", %{code: code}, pool: pool)
+
+        assert message == place <> problem
       end
     end
 
     if way[:server] do
       test "chunks are values like any other", %{pool: pool} do
-        code = "[b'\\xff', '123', float('nan'), numpy.zeros(2, 'uint8')]"
-        value = [<<255>>, "123", :nan, Tensor.new(<<0, 0>>, :uint8, {2})]
+        code =
+          "[b'\\xff', '123', float('nan'), numpy.zeros(2, 'uint8'), Upper(a=1), {Level.HIGH: None}, " <>
+            "pandas.Series([1], ['a']), numpy.datetime64('NaT')]"
+
+        value =
+          [<<255>>, "123", :nan, Tensor.new(<<0, 0>>, :uint8, {2})] ++
+            [%{"A" => 1}, %{"3" => nil}, %{"index" => ["a"], "0" => [1]}, nil]
 
         assert Enum.to_list(Snakepit.stream("stream_values", %{code: code}, pool: pool)) ==
                  for(is_final <- [false, true], do: %{"value" => value, "is_final" => is_final})
@@ -167,7 +185,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
              "result.items[1].model is of type value_commands.Opaque"},
             {"[1j]", "result[0] is of type complex"},
             {"{'a b': object()}", "result['a b'] is of type object"},
-            {"numpy.array([None])", "result is a numpy array of dtype object"},
+            {"numpy.array([None, 1j])", "result[1] is of type complex"},
             {"['\\ud800']", "result[0] has a lone surrogate"}
           ] do
         assert {:error, %Error{reason: :invalid_result, message: message}} =
@@ -179,7 +197,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     test "with unencodable: :marker a map with its type stands in its place" do
       pool = start_pool!(pool_options(unencodable: :marker))
-      code = "{'a': [1, Opaque(), b'\\xff'], 'b': numpy.array([None]), 'c': 1j}"
+      code = "{'a': [1, Opaque(), b'\\xff'], 'b': numpy.array([1], 'm8[M]'), 'c': 1j}"
 
       assert Snakepit.execute("evaluate", %{code: code}, pool: pool) ==
                {:ok,

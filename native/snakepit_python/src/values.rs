@@ -95,6 +95,10 @@ pub(crate) fn encode_fields(
             kinds,
         ));
     };
+    if !value.is_exact_instance_of::<PyDict>() {
+        // It may have items of its own.
+        return encode_all(value, root, kinds, hooks);
+    }
     let mut found = Vec::with_capacity(dict.len());
     for (key, item) in dict.iter() {
         let name = key
@@ -114,7 +118,7 @@ pub(crate) fn encode_fields(
     Ok(Fields::sent(found, kinds))
 }
 
-/// A dict with keys of which only Python knows the text.
+/// A dict of which only Python knows the items, or the texts of their keys.
 fn encode_all(
     value: &Bound<'_, PyAny>,
     root: &str,

@@ -12,7 +12,7 @@ import importlib
 import pathlib
 import pprint
 import uuid
-from typing import Any
+from typing import Any, NamedTuple
 
 from snakepit_bridge import BuiltinAdapter, command, register_encoder
 
@@ -25,6 +25,22 @@ class Color(enum.Enum):
 class Point:
     x: int
     y: float
+
+
+class Level(int, enum.Enum):
+    HIGH = 3
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
+class Upper(dict[str, Any]):
+    """A dict whose items are not what it holds."""
+
+    def items(self) -> Any:
+        return [(key.upper(), value) for key, value in super().items()]
 
 
 class Money:
@@ -43,8 +59,8 @@ class _Names(dict[str, Any]):
     """What is named in an expression; packages are imported only then."""
 
     def __missing__(self, name: str) -> Any:
-        if name == "User":
-            return _user_model()
+        if name in _MADE:
+            return _MADE[name]()
         if hasattr(builtins, name):
             raise KeyError(name)
         return importlib.import_module(name)
@@ -56,7 +72,29 @@ def _user_model() -> Any:
     return pydantic.create_model("User", name=(str, ...), tags=(set, ...))
 
 
-_NAMES = [collections, dt, decimal, pathlib, uuid, Color, Point, Money, Opaque]
+def _site_model() -> Any:
+    import pydantic
+
+    return pydantic.create_model("Site", url=(pydantic.HttpUrl, ...), key=(pydantic.SecretStr, ...))
+
+
+def _attrs_class() -> Any:
+    import attrs
+
+    return attrs.make_class("Shape", ["sides"])
+
+
+def _struct() -> Any:
+    import msgspec
+
+    return msgspec.defstruct("Event", ["at"])
+
+
+_MADE = {"User": _user_model, "Site": _site_model, "Shape": _attrs_class, "Event": _struct}
+_NAMES = [
+    *(collections, dt, decimal, pathlib, uuid),
+    *(Color, Level, Pair, Upper, Point, Money, Opaque),
+]
 
 
 def evaluated(code: str) -> Any:
@@ -75,6 +113,10 @@ class ValueCommands(BuiltinAdapter):
 
     @command
     def evaluate(self, code: str) -> Any:
+        return evaluated(code)
+
+    @command
+    async def evaluate_async(self, code: str) -> Any:
         return evaluated(code)
 
     @command
