@@ -9,12 +9,15 @@ defmodule Snakepit.Structs do
   # For encoders without an end; the NIF has the limit proper.
   @max_depth 256
 
-  @spec replace(term) :: {:ok, term} | {:error, Error.t()}
-  def replace(value) do
+  @shown [limit: 5, printable_limit: 100]
+
+  @doc "The value without structs but those that the NIF knows; `root` names the whole in errors."
+  @spec replace(term, String.t()) :: {:ok, term} | {:error, Error.t()}
+  def replace(value, root) do
     {:ok, replace(value, [], 0)}
   catch
     {:refused, path, problem} ->
-      message = "args#{path |> Enum.reverse() |> Enum.map_join(&step/1)} #{problem}"
+      message = "#{root}#{path |> Enum.reverse() |> Enum.map_join(&step/1)} #{problem}"
       {:error, %Error{reason: :invalid_args, message: message}}
   end
 
@@ -34,6 +37,9 @@ defmodule Snakepit.Structs do
           {:refused, path,
            "is a %#{inspect(module)}{}; implement Snakepit.Encoder for it, or send a map or a string"}
         )
+
+      {:refused, problem} ->
+        throw({:refused, path, problem})
     end
   end
 
@@ -58,15 +64,33 @@ defmodule Snakepit.Structs do
 
   defp replace(value, _path, _depth), do: value
 
-  defp encode(struct) do
+  # Whatever an encoder does, the call is refused at the place of its struct.
+  defp encode(%module{} = struct) do
     if Encoder.impl_for(struct) in [nil, Encoder.Any],
       do: encode_optional(struct),
       else: {:ok, Encoder.encode(struct)}
+  rescue
+    error ->
+      failed(module, "raised #{inspect(error.__struct__)}: #{text(Exception.message(error))}")
+  catch
+    :throw, value -> failed(module, "threw #{inspect(value, @shown)}")
+    :exit, reason -> failed(module, "exited: #{Exception.format_exit(reason)}")
   end
+
+  defp failed(module, problem),
+    do: {:refused, "is a %#{inspect(module)}{}, and its encoder #{problem}"}
+
+  defp text(binary), do: if(String.valid?(binary), do: binary, else: inspect(binary))
 
   # An application that has these libraries need not have had them when this was compiled.
   defp encode_optional(%{__struct__: Decimal} = decimal), do: {:ok, Decimal.to_string(decimal)}
-  defp encode_optional(%{__struct__: Nx.Tensor} = tensor), do: {:ok, Tensor.from_nx(tensor)}
+
+  defp encode_optional(%{__struct__: Nx.Tensor} = tensor) do
+    {:ok, Tensor.from_nx(tensor)}
+  rescue
+    error in Error -> {:refused, "is #{error.message}"}
+  end
+
   defp encode_optional(_struct), do: :error
 
   # An improper list stays one: the NIF refuses it.
@@ -77,6 +101,7 @@ defmodule Snakepit.Structs do
   defp list(rest, _path, _depth, _index, _replace), do: rest
 
   defp step({:index, index}), do: "[#{index}]"
-  defp step(key) when is_atom(key) or is_binary(key) or is_integer(key), do: ".#{key}"
+  defp step(key) when is_binary(key), do: ".#{text(key)}"
+  defp step(key) when is_atom(key) or is_integer(key), do: ".#{key}"
   defp step(key), do: "[#{inspect(key)}]"
 end

@@ -2,34 +2,23 @@ defmodule Snakepit.Tensor do
   @moduledoc """
   An array of numbers, which is a numpy array in Python.
 
-      tensor = Snakepit.Tensor.new(<<1.0::float-32-little, 2.0::float-32-little>>, :float32, {2})
+      tensor = Snakepit.Tensor.from_list([1.0, 2.0], :float32)
       {:ok, %{"result" => %Snakepit.Tensor{shape: {2}}}} = Snakepit.execute("scale", %{by: tensor})
 
   `:data` are the elements, little-endian and row-major. The dtypes are `:bool` (a byte, 0 or 1),
-  `:int8` to `:int64`, `:uint8` to `:uint64`, `:float16`, `:float32` and `:float64`. A numpy array
-  that a command returns arrives as one, made contiguous; an argument arrives as a read-only array
-  without another copy.
+  `:int8` to `:int64`, `:uint8` to `:uint64`, `:float16`, `:float32`, `:float64`, `:bfloat16`,
+  `:float8_e4m3fn`, `:float8_e5m2`, `:complex64` and `:complex128` (two floats, the real part first). A
+  numpy array that a command returns arrives as one, made contiguous; an argument arrives as a read-only
+  array without another copy.
   """
 
   alias Snakepit.Error
+  alias Snakepit.Tensor.Elements
 
   # Only an application that has Nx calls what needs it.
   @compile {:no_warn_undefined, Nx}
 
-  @sizes %{
-    bool: 1,
-    int8: 1,
-    int16: 2,
-    int32: 4,
-    int64: 8,
-    uint8: 1,
-    uint16: 2,
-    uint32: 4,
-    uint64: 8,
-    float16: 2,
-    float32: 4,
-    float64: 8
-  }
+  @sizes Elements.sizes()
 
   @nx %{
     {:s, 8} => :int8,
@@ -42,7 +31,12 @@ defmodule Snakepit.Tensor do
     {:u, 64} => :uint64,
     {:f, 16} => :float16,
     {:f, 32} => :float32,
-    {:f, 64} => :float64
+    {:f, 64} => :float64,
+    {:bf, 16} => :bfloat16,
+    {:f8_e4m3fn, 8} => :float8_e4m3fn,
+    {:f, 8} => :float8_e5m2,
+    {:c, 64} => :complex64,
+    {:c, 128} => :complex128
   }
 
   @enforce_keys [:data, :dtype, :shape]
@@ -61,6 +55,18 @@ defmodule Snakepit.Tensor do
           | :float16
           | :float32
           | :float64
+          | :bfloat16
+          | :float8_e4m3fn
+          | :float8_e5m2
+          | :complex64
+          | :complex128
+
+  @typedoc """
+  An element as a term: of a `:bool` a boolean, of a complex dtype a pair `{real, imaginary}`, of all others a
+  number. `:nan`, `:infinity` and `:neg_infinity` stand for the floats that Erlang has not.
+  """
+  @type element ::
+          boolean | number | :nan | :infinity | :neg_infinity | {element, element}
 
   @type t :: %__MODULE__{data: binary, dtype: dtype, shape: tuple}
 
@@ -88,30 +94,128 @@ defmodule Snakepit.Tensor do
     %__MODULE__{data: data, dtype: dtype, shape: shape}
   end
 
-  def new(data, dtype, shape) do
-    dtypes = @sizes |> Map.keys() |> Enum.map_join(", ", &inspect/1)
+  def new(data, dtype, shape) when is_binary(data) and is_tuple(shape), do: unknown(dtype)
 
+  def new(data, dtype, shape) do
     raise ArgumentError,
-          "expected a binary, one of #{dtypes}, and a tuple of sides, got: " <>
+          "expected a binary, a dtype and a tuple of sides, got: " <>
             inspect({data, dtype, shape}, limit: 20, printable_limit: 100)
   end
 
-  @doc "The tensor that an `Nx` tensor is. Its types `:bf` and `:c` have no dtype here."
+  defp unknown(dtype) do
+    dtypes = @sizes |> Map.keys() |> Enum.sort() |> Enum.map_join(", ", &inspect/1)
+    raise ArgumentError, "expected a dtype, one of #{dtypes}, got: #{inspect(dtype)}"
+  end
+
+  @doc """
+  A tensor of the elements in a list, in lists of lists of one length, or of one number.
+
+      iex> Snakepit.Tensor.from_list([[1, 2], [3, 4]], :uint8)
+      Snakepit.Tensor.new(<<1, 2, 3, 4>>, :uint8, {2, 2})
+
+      iex> Snakepit.Tensor.from_list([0.5, :nan, -1], :float32).shape
+      {3}
+
+  Floats are rounded to the nearest that the dtype has. An element of a complex dtype is a pair of the real
+  and the imaginary part, a `Complex` of that library, or a number without an imaginary part.
+
+  Raises `ArgumentError`, with the place, where an element is not one of the dtype or beyond its range, and
+  where lists differ in length.
+  """
+  @spec from_list([element | list] | element, dtype) :: t
+  def from_list(list, dtype) when is_map_key(@sizes, dtype) do
+    sides = sides(list)
+    data = list |> elements(sides, dtype, []) |> IO.iodata_to_binary()
+    %__MODULE__{data: data, dtype: dtype, shape: List.to_tuple(sides)}
+  end
+
+  def from_list(_list, dtype), do: unknown(dtype)
+
+  defp sides([first | _] = list), do: [length(list) | sides(first)]
+  defp sides([]), do: [0]
+  defp sides(_element), do: []
+
+  defp elements(list, [side | sides], dtype, path) when is_list(list) and length(list) == side do
+    for {item, index} <- Enum.with_index(list), do: elements(item, sides, dtype, [index | path])
+  end
+
+  defp elements(element, [], dtype, path) do
+    case Elements.write(element, dtype) do
+      {:ok, bytes} -> bytes
+      :error -> raise ArgumentError, wrong(element, "an element of #{inspect(dtype)}", path)
+    end
+  end
+
+  defp elements(other, [side | _], _dtype, path),
+    do: raise(ArgumentError, wrong(other, "a list of #{side}, as the first is,", path))
+
+  defp wrong(got, wanted, path) do
+    place = path |> Enum.reverse() |> Enum.map_join(&"[#{&1}]")
+    at = if place != "", do: " at #{place}"
+    "expected #{wanted}#{at}, got: #{inspect(got, limit: 5, printable_limit: 100)}"
+  end
+
+  @doc """
+  The elements in lists nested as the shape has them; of a tensor without axes the one element.
+
+      iex> Snakepit.Tensor.to_list(Snakepit.Tensor.new(<<1, 2, 3, 4>>, :uint8, {2, 2}))
+      [[1, 2], [3, 4]]
+
+      iex> Snakepit.Tensor.to_list(Snakepit.Tensor.from_list([{1, -2}, :nan], :complex64))
+      [{1.0, -2.0}, {:nan, 0.0}]
+  """
+  @spec to_list(t) :: [element | list] | element
+  def to_list(%__MODULE__{} = tensor) do
+    tensor = new(tensor.data, tensor.dtype, tensor.shape)
+    elements = Elements.read(tensor.data, tensor.dtype)
+    {list, []} = nested(elements, Tuple.to_list(tensor.shape))
+    list
+  end
+
+  defp nested([element | rest], []), do: {element, rest}
+  defp nested(elements, [side]), do: Enum.split(elements, side)
+
+  defp nested(elements, [side | sides]) do
+    Enum.map_reduce(1..side//1, elements, fn _, elements -> nested(elements, sides) end)
+  end
+
+  @doc """
+  The tensor that an `Nx` tensor is. `{:f, 8}` is `:float8_e5m2`.
+
+  Raises `Snakepit.Error` where something would be lost: an array of numpy has no names of axes
+  (`Nx.rename/2`), no vectorized axes (`Nx.devectorize/2`), and no elements of 2 or 4 bits
+  (`Nx.as_type/2`).
+  """
   @spec from_nx(struct) :: t
   def from_nx(%{__struct__: Nx.Tensor} = tensor) do
     type = Nx.type(tensor)
+    axes = Map.get(tensor, :vectorized_axes, [])
 
-    unless is_map_key(@nx, type) do
-      message =
-        "an Nx tensor of the type #{inspect(type)} has no dtype; cast it with Nx.as_type/2"
+    cond do
+      axes != [] ->
+        refuse("the vectorized axes #{inspect(axes)}", "devectorize(tensor, keep_names: false)")
 
-      raise Error, reason: :invalid_args, message: message
+      Enum.any?(tensor.names) ->
+        none = tensor.names |> Enum.map(fn _ -> nil end) |> inspect()
+        refuse("the axis names #{inspect(tensor.names)}", "rename(tensor, #{none})")
+
+      not is_map_key(@nx, type) ->
+        refuse("the type #{inspect(type)}", "as_type(tensor, #{inspect(wider(type))})")
+
+      true ->
+        new(Nx.to_binary(tensor), @nx[type], Nx.shape(tensor))
     end
-
-    new(Nx.to_binary(tensor), @nx[type], Nx.shape(tensor))
   end
 
   def from_nx(other), do: raise(ArgumentError, "expected an Nx tensor, got: #{inspect(other)}")
+
+  defp refuse(what, instead) do
+    message = "an Nx tensor with #{what}, which numpy arrays do not have; send Nx.#{instead}"
+    raise Error, reason: :invalid_args, message: message
+  end
+
+  # Elements of less than a byte.
+  defp wider({kind, _bits}), do: {kind, 8}
 
   @doc "The `Nx` tensor that a tensor is. A `:bool` becomes `{:u, 8}`."
   @spec to_nx(t) :: struct

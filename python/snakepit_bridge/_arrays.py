@@ -1,6 +1,6 @@
-"""numpy's arrays and scalars as what is sent: tensors of numbers, lists of anything else.
+"""Arrays as what is sent: tensors of numbers, lists of anything else. Those of numpy and torch.
 
-numpy is never imported here: who gives one of its values has done so.
+Neither is ever imported here: who gives one of its values has done so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from snakepit_bridge._invalid import InvalidValueError
-from snakepit_bridge._tensor import DTYPES, nested, of_array
+from snakepit_bridge._tensor import DTYPES, ML_DTYPES, Tensor, item_size, nested, of_array
 
 #: How a timedelta64 of each unit becomes seconds: multiplied by the one, divided by the other.
 _SECONDS = {
@@ -41,6 +41,18 @@ def array(value: Any) -> object:
         if dtype.kind == "f":
             value = _doubles(value)
     return of_array(value)
+
+
+def torch_tensor(tensor: Any) -> object:
+    """A torch tensor as a numpy array, or as a `Tensor` where numpy has not its dtype."""
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    name = str(tensor.dtype).partition(".")[2]
+    if name not in ML_DTYPES:
+        return tensor.numpy()
+    torch = sys.modules["torch"]
+    same_size = torch.uint8 if item_size(name) == 1 else torch.int16
+    bits = tensor.contiguous().view(same_size).numpy()
+    return Tensor(name, tuple(tensor.shape), bits.reshape(-1).view("uint8").data)
 
 
 def lists(value: Any) -> Any:

@@ -92,7 +92,7 @@ _KNOWN: dict[str, Encoder] = {
     "pydantic._SecretBase": _masked,
     "pydantic.SecretStr": _masked,
     "pydantic.SecretBytes": _masked,
-    "torch.Tensor": lambda value: value.detach().cpu().numpy(),
+    "torch.Tensor": _arrays.torch_tensor,
 }
 
 #: What to do about values of types that cannot be sent.

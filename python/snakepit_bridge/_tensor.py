@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any, NoReturn, Union
 
 from snakepit_bridge._invalid import InvalidValueError
 
-#: The struct code of each dtype.
+#: Of each dtype the size of an element in bytes, and its struct code or that of its parts.
 DTYPES = {
-    "bool": "?",
-    "int8": "b",
-    "int16": "h",
-    "int32": "i",
-    "int64": "q",
-    "uint8": "B",
-    "uint16": "H",
-    "uint32": "I",
-    "uint64": "Q",
-    "float16": "e",
-    "float32": "f",
-    "float64": "d",
+    "bool": (1, "?"),
+    "int8": (1, "b"),
+    "int16": (2, "h"),
+    "int32": (4, "i"),
+    "int64": (8, "q"),
+    "uint8": (1, "B"),
+    "uint16": (2, "H"),
+    "uint32": (4, "I"),
+    "uint64": (8, "Q"),
+    "float16": (2, "e"),
+    "float32": (4, "f"),
+    "float64": (8, "d"),
+    "bfloat16": (2, ""),
+    "float8_e4m3fn": (1, ""),
+    "float8_e5m2": (1, ""),
+    "complex64": (8, "f"),
+    "complex128": (16, "d"),
 }
+#: Those that numpy has from the package `ml_dtypes`.
+ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 class Tensor:
     """An array: its dtype's name, its shape, and its elements, little-endian and row-major.
 
-    An argument is one where numpy is not installed; a command may return one.
+    An argument is one where numpy is not installed, and one of bfloat16 or float8 where ml_dtypes
+    is not; a command may return one.
     """
 
     __slots__ = ("data", "dtype", "shape")
@@ -58,12 +67,18 @@ class Tensor:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __getattr__(self, name: str) -> NoReturn:
+        # Of one that is not made yet there is nothing to say: `copy` and `pickle` ask such.
+        dtype = name if name in Tensor.__slots__ else self.dtype
+        wanted = "numpy and ml_dtypes are" if dtype in ML_DTYPES else "numpy is"
+        raise AttributeError(
+            f"a snakepit_bridge.Tensor has no {name!r}; "
+            f"an argument of {dtype} is a numpy array where {wanted} installed (pip install)"
+        )
+
     def tolist(self) -> Any:
         """The elements in nested lists, as numpy's `tolist` has them."""
-        import struct
-
-        count = math.prod(self.shape)
-        return nested(struct.unpack(f"<{count}{DTYPES[self.dtype]}", self.data), self.shape)
+        return nested(_elements(self.dtype, self.data), self.shape)
 
 
 def nested(elements: Sequence[Any], shape: Sequence[int]) -> Any:
@@ -76,24 +91,53 @@ def nested(elements: Sequence[Any], shape: Sequence[int]) -> Any:
     return items if shape else items[0]
 
 
+def _elements(dtype: str, data: memoryview) -> list[Any]:
+    size, code = DTYPES[dtype]
+    if dtype == "float8_e4m3fn":
+        return [_float8_e4m3fn(byte) for byte in data]
+    if dtype in ("bfloat16", "float8_e5m2"):
+        # They are the upper halves of float32 and float16.
+        wide = bytearray(2 * len(data))
+        for byte in range(size):
+            wide[size + byte :: 2 * size] = bytes(data[byte::size])
+        return _elements({"bfloat16": "float32", "float8_e5m2": "float16"}[dtype], memoryview(wide))
+    count = len(data) // struct.calcsize(f"<{code}")
+    items = struct.unpack(f"<{count}{code}", data)
+    return list(map(complex, items[::2], items[1::2]) if "complex" in dtype else items)
+
+
+def _float8_e4m3fn(byte: int) -> float:
+    exponent, fraction = byte >> 3 & 15, byte & 7
+    value = math.ldexp(8 + fraction, exponent - 10) if exponent else math.ldexp(fraction, -9)
+    # Where all bits are ones there is no number.
+    value = value if byte & 127 < 127 else math.nan  # noqa: PLR2004
+    return -value if byte & 128 else value
+
+
 def _empty(shape: Sequence[int]) -> list[Any]:
     return [_empty(shape[1:]) for _ in range(shape[0])] if shape[1:] else []
 
 
 def item_size(dtype: str) -> int:
-    import struct
-
-    return struct.calcsize(f"<{DTYPES[dtype]}")
+    """The size of an element in bytes."""
+    return DTYPES[dtype][0]
 
 
 def array(dtype: str, shape: Sequence[int], data: memoryview) -> Any:
-    """A read-only numpy array over `data`, or a `Tensor` where numpy is not installed."""
+    """A read-only numpy array over `data`, or a `Tensor` where numpy has not that dtype."""
     tensor = Tensor(dtype, shape, data)
     try:
         import numpy  # type: ignore[import-not-found,unused-ignore]  # noqa: ICN001
-    except ImportError:
+
+        if dtype in ML_DTYPES:
+            import ml_dtypes  # type: ignore[import-not-found,unused-ignore]
+
+            known = numpy.dtype(getattr(ml_dtypes, dtype))
+        else:
+            known = numpy.dtype(dtype).newbyteorder("<")
+    except (ImportError, AttributeError):
         return tensor
-    return numpy.ndarray(tensor.shape, numpy.dtype(dtype).newbyteorder("<"), tensor.data)
+    return numpy.ndarray(tensor.shape, known, tensor.data)
 
 
 def of_array(array: Any) -> object:
@@ -105,5 +149,6 @@ def of_array(array: Any) -> object:
             f"the dtypes that can are {', '.join(DTYPES)}"
         )
     contiguous = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-    data = contiguous.reshape(-1).data.cast("B") if array.size else b""
+    # Those of ml_dtypes have no code in Python's buffer protocol.
+    data = contiguous.reshape(-1).view("uint8").data if array.size else b""
     return Tensor(name, array.shape, data)

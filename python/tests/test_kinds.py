@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import struct
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from client import ROOT
@@ -33,6 +35,8 @@ from snakepit_bridge._values import (
     encode_extended,
     encode_fields,
 )
+
+ML_ARRAYS = [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
 
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.just(MARK)
 scalars = (
@@ -119,6 +123,11 @@ def test_an_array_is_not_copied_and_cannot_be_written() -> None:
         np.array(5, "uint8"),
         np.zeros((0, 3), "float32"),
         np.array([True, False]),
+        np.arange(6, dtype="complex64").reshape(2, 3).T * (1 + 2j),
+        np.array(1 + 2j, ">c16"),
+        *(np.arange(6).astype(dtype).reshape(2, 3).T for dtype in ML_ARRAYS),
+        *(np.array(0.5, dtype) for dtype in ML_ARRAYS),
+        *(np.zeros((0, 3), dtype) for dtype in ML_ARRAYS),
     ],
 )
 def test_any_layout_arrives_as_the_same_array(array: Any) -> None:
@@ -127,8 +136,8 @@ def test_any_layout_arrives_as_the_same_array(array: Any) -> None:
     assert np.array_equal(arrived, array)
 
 
-@pytest.mark.parametrize("dtype", ["clongdouble"])
-def test_arrays_of_numbers_that_no_tensor_has_are_refused_by_dtype(dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["clongdouble", ml_dtypes.int4])
+def test_arrays_of_numbers_that_no_tensor_has_are_refused_by_dtype(dtype: Any) -> None:
     with pytest.raises(InvalidValueError, match=r"result\.x is a numpy array of dtype"):
         encode_fields({"x": np.zeros(2, dtype)}, kinds=True)
 
@@ -144,12 +153,59 @@ def test_a_tensor_gives_its_elements() -> None:
         Tensor("int4", (2,), b"")
 
 
+@pytest.mark.parametrize("dtype", ML_ARRAYS)
+def test_a_tensor_of_small_floats_gives_the_elements_that_numpy_has(dtype: Any) -> None:
+    size = np.dtype(dtype).itemsize
+    codes = np.arange(256**size, dtype=f"uint{8 * size}")
+    wanted = codes.view(dtype).tolist()
+    assert repr(Tensor(dtype.__name__, codes.shape, codes.tobytes()).tolist()) == repr(wanted)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_a_tensor_of_complex_numbers_gives_its_elements(dtype: str) -> None:
+    array = np.array([[1 + 2j, complex(0, math.inf)], [-0.5j, 3]], dtype)
+    assert Tensor(dtype, (2, 2), array.tobytes()).tolist() == array.tolist()
+
+
+def test_a_tensor_says_where_it_would_be_an_array() -> None:
+    with pytest.raises(AttributeError, match=r"no 'mean'; .*int8 is a numpy array where numpy is"):
+        Tensor("int8", (1,), b"a").mean()
+    with pytest.raises(AttributeError, match="where numpy and ml_dtypes are installed"):
+        Tensor("bfloat16", (1,), b"ab").mean()
+    assert copy.copy(Tensor("int8", (1,), b"a")) == Tensor("int8", (1,), b"a")
+
+
+def test_torch_tensors_are_known() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    for dtype in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "complex128", "int16"):
+        tensor = torch.tensor([[1.0, -2.0], [0.5, 3.0]]).to(getattr(torch, dtype)).T
+        wanted = np.array([[1, 0.5], [-2, 3]]).astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
+        arrived = carried([tensor])[0]
+        assert arrived.dtype == wanted.dtype
+        assert arrived.tolist() == wanted.tolist()
+    tensor = torch.tensor([1 + 2j], requires_grad=True)
+    assert carried(tensor.conj()).tolist() == [1 - 2j]
+    assert carried(torch.tensor(0.5).bfloat16()).tolist() == 0.5
+
+
 def test_without_numpy_an_argument_is_a_tensor() -> None:
     code = (
         "import sys; sys.modules['numpy'] = None\n"
         "from snakepit_bridge import _values, Tensor\n"
         "tensor = Tensor('int16', (2,), b'abcd')\n"
         "assert _values.decode_extended(_values.encode_extended(tensor)) == tensor\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_without_ml_dtypes_an_argument_of_its_dtypes_is_a_tensor() -> None:
+    code = (
+        "import sys; sys.modules['ml_dtypes'] = None\n"
+        "from snakepit_bridge import _values, Tensor\n"
+        "tensor = Tensor('bfloat16', (2,), b'abcd')\n"
+        "assert _values.decode_extended(_values.encode_extended(tensor)) == tensor\n"
+        "tensor = Tensor('complex64', (1,), b'abcdefgh')\n"
+        "assert _values.decode_extended(_values.encode_extended(tensor)).dtype == 'complex64'\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -89,7 +89,7 @@ defmodule Snakepit.PropertyTest do
         types(:binary, []),
         mapped(types(:binary, []), &Snakepit.bytes/1),
         atom(),
-        mapped(types(:binary, []), &Tensor.new(&1, :uint8, {byte_size(&1)})),
+        mapped(types(:tuple, [[dtype(), types(:binary, [])]]), &tensor/1),
         mapped(types(:list, [types(:float, [])]), &floats/1)
       ]
     ])
@@ -110,6 +110,14 @@ defmodule Snakepit.PropertyTest do
   defp no_pair(tuple), do: tuple
 
   defp map(pairs), do: pairs |> Enum.uniq_by(fn {key, _} -> to_string(key) end) |> Map.new()
+
+  defp dtype, do: types(:union, [Map.keys(Map.delete(Tensor.Elements.sizes(), :bool))])
+
+  defp tensor({dtype, bytes}) do
+    size = Tensor.Elements.sizes()[dtype]
+    count = div(byte_size(bytes), size)
+    Tensor.new(binary_part(bytes, 0, count * size), dtype, {count})
+  end
 
   defp floats(floats) do
     Tensor.new(

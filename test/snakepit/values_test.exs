@@ -1,12 +1,11 @@
 for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "ValuesOver#{kind}Test") do
     use ExUnit.Case, async: true
-    doctest Snakepit.Tensor
 
     import Snakepit.Test.Pools
 
     alias Snakepit.{Error, Tensor}
-    alias Snakepit.Test.Structs.{Account, Point, Unknown, User}
+    alias Snakepit.Test.Structs.{Account, Broken, Point, Unknown, User}
 
     @way way
     @python Path.expand("../support/python", __DIR__)
@@ -143,6 +142,58 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         end
       end
 
+      test "whose encoder fails are named by their place, and nothing is raised", %{pool: pool} do
+        for {how, problem} <- [
+              {:raise, "and its encoder raised RuntimeError: no such row"},
+              {:error, "and its encoder raised Snakepit.Error: timeout: too late"},
+              {:bytes, "and its encoder raised RuntimeError: <<255>>"},
+              {:throw, "and its encoder threw :ball"},
+              {:exit, "and its encoder exited: shutdown"}
+            ],
+            call <- calls(pool) do
+          assert {:error, %Error{reason: :invalid_args, message: message}} =
+                   call.(%{a: [1, %{b: %Broken{how: how}}]})
+
+          assert message == "args.a[1].b is a %Snakepit.Test.Structs.Broken{}, #{problem}"
+        end
+
+        for {struct, problem} <- [
+              {%Broken{how: :endless}, "is nested deeper than 128 levels"},
+              {%Broken{how: &inspect/1}, "args.x is a fun"},
+              # Whatever calls itself one.
+              {%{__struct__: Date}, "args.x is a %Date{}, and its encoder raised "},
+              {%{__struct__: Nx.Tensor}, "args.x is a %Nx.Tensor{}, and its encoder raised "},
+              {%{__struct__: Decimal}, "args.x is a %Decimal{}, and its encoder raised "},
+              {%{__struct__: :nothing}, "args.x is a %:nothing{}; implement Snakepit.Encoder"}
+            ],
+            call <- calls(pool) do
+          assert {:error, %Error{reason: :invalid_args, message: message}} = call.(%{x: struct})
+          assert message =~ problem
+        end
+      end
+
+      # Each way to call a command with arguments; a stream raises its error, as streams do.
+      defp calls(pool) do
+        streams = [
+          &Snakepit.execute_stream("ping_stream", &1, fn _ -> :ok end, pool: pool),
+          &Snakepit.execute_in_session_stream("s", "ping_stream", &1, fn _ -> :ok end, pool: pool),
+          &Snakepit.start_stream("ping_stream", &1, pool: pool),
+          fn args ->
+            try do
+              Stream.run(Snakepit.stream("ping_stream", args, pool: pool))
+            rescue
+              error in Error -> {:error, error}
+            end
+          end
+        ]
+
+        [
+          &Snakepit.execute("echo", &1, pool: pool),
+          (&Snakepit.execute_in_session("s", "echo", &1, pool: pool))
+          | if(@way[:server], do: streams, else: [])
+        ]
+      end
+
       test "in large arguments", %{pool: pool} do
         list = List.duplicate(~D[2026-01-01], 50_000)
         dates = List.duplicate("2026-01-01", 50_000)
@@ -186,6 +237,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
             {"[1j]", "result[0] is of type complex"},
             {"{'a b': object()}", "result['a b'] is of type object"},
             {"numpy.array([None, 1j])", "result[1] is of type complex"},
+            {"numpy.zeros(2, ml_dtypes.int4)", "result is a numpy array of dtype int4"},
             {"['\\ud800']", "result[0] has a lone surrogate"}
           ] do
         assert {:error, %Error{reason: :invalid_result, message: message}} =
@@ -215,7 +267,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     describe "tensors" do
       test "of every dtype and shape come back as they went", %{pool: pool} do
-        for {dtype, size} <- [bool: 1, int16: 2, uint32: 4, float16: 2, float32: 4, float64: 8],
+        for {dtype, size} <- Tensor.Elements.sizes(),
             shape <- [{}, {3}, {2, 3}, {1, 2, 3}, {0}, {2, 0}] do
           count = shape |> Tuple.to_list() |> Enum.product()
           tensor = Tensor.new(:binary.copy(<<1>>, count * size), dtype, shape)
@@ -234,6 +286,26 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       test "of the wrong size are refused where they are made" do
         assert_raise Error, ~r/does not have 3 bytes/, fn ->
           Tensor.new(<<1, 2, 3>>, :uint8, {2, 2})
+        end
+      end
+
+      test "of Nx go as they are, and are refused by their place", %{pool: pool} do
+        tensor = <<1.5::float-32>> |> Nx.from_binary({:bf, 16}) |> Nx.reshape({2, 1})
+        ours = Tensor.from_nx(tensor)
+        assert Snakepit.execute("echo", %{x: [tensor]}, pool: pool) == {:ok, %{"x" => [ours]}}
+
+        for call <- calls(pool) do
+          assert {:error, %Error{reason: :invalid_args, message: message}} =
+                   call.(%{x: [tensor, Nx.rename(tensor, [:a, :b])]})
+
+          assert message ==
+                   "args.x[1] is an Nx tensor with the axis names [:a, :b], which numpy arrays do " <>
+                     "not have; send Nx.rename(tensor, [nil, nil])"
+
+          assert {:error, %Error{reason: :invalid_args, message: message}} =
+                   call.(%{x: %{tensor | type: {:s, 4}}})
+
+          assert message =~ "args.x is an Nx tensor with the type {:s, 4}"
         end
       end
 

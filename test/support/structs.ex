@@ -27,4 +27,20 @@ defmodule Snakepit.Test.Structs do
     @moduledoc false
     defstruct [:x]
   end
+
+  defmodule Broken do
+    @moduledoc false
+    # Its encoder does what it is told.
+    defstruct [:how]
+
+    defimpl Snakepit.Encoder do
+      def encode(%{how: :raise}), do: raise("no such row")
+      def encode(%{how: :error}), do: raise(Snakepit.Error, reason: :timeout, message: "too late")
+      def encode(%{how: :bytes}), do: raise(<<255>>)
+      def encode(%{how: :throw}), do: throw(:ball)
+      def encode(%{how: :exit}), do: exit(:shutdown)
+      def encode(%{how: :endless} = struct), do: [struct]
+      def encode(%{how: fun}), do: fun
+    end
+  end
 end

@@ -23,8 +23,8 @@ defmodule Mix.Tasks.Snakepit.Setup do
   alias Mix.Tasks.Compile
 
   @worker ~w(grpcio>=1.60 protobuf>=4.25)
-  @dev ~w(attrs grpcio-tools hypothesis msgspec mypy numpy orjson pandas polars pyarrow pydantic) ++
-         ~w(pytest ruff types-grpcio types-protobuf)
+  @dev ~w(attrs grpcio-tools hypothesis ml_dtypes msgspec mypy numpy orjson pandas polars pyarrow) ++
+         ~w(pydantic pytest ruff types-grpcio types-protobuf)
   @options [python: :string, venv: :string, requirements: :string, dev: :boolean]
 
   @impl true

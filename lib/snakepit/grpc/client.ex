@@ -330,7 +330,7 @@ defmodule Snakepit.GRPC.Client do
   # A value as extended JSON, which for most values is JSON: the messages of workers over
   # stdin/stdout.
   @spec encode_extended(term) :: {:ok, binary} | {:error, Error.t()}
-  def encode_extended(value), do: started(encoded(value, &Native.encode_extended/1))
+  def encode_extended(value), do: started(encoded(value, &Native.encode_extended/1, nil, ""))
 
   @doc false
   @spec decode_extended(binary) :: {:ok, term} | {:error, Error.t()}
@@ -420,13 +420,13 @@ defmodule Snakepit.GRPC.Client do
 
   # Arguments that take longer than a NIF may are encoded on a dirty scheduler, and only those that
   # have structs in them go through the protocol.
-  defp encoded(args, quick, large \\ nil) do
+  defp encoded(args, quick, large \\ nil, root \\ "args") do
     case loaded(fn -> quick.(args) end) do
       :large ->
         encoded(args, large)
 
       {:struct, _path, _name} ->
-        with {:ok, args} <- Structs.replace(args), do: encoded(args, quick, large)
+        with {:ok, args} <- Structs.replace(args, root), do: encoded(args, quick, large)
 
       other ->
         other

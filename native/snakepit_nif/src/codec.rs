@@ -23,5 +23,10 @@ fn dtype_atom(dtype: Dtype) -> rustler::Atom {
         Dtype::Float16 => atoms::float16(),
         Dtype::Float32 => atoms::float32(),
         Dtype::Float64 => atoms::float64(),
+        Dtype::Bfloat16 => atoms::bfloat16(),
+        Dtype::Float8E4m3fn => atoms::float8_e4m3fn(),
+        Dtype::Float8E5m2 => atoms::float8_e5m2(),
+        Dtype::Complex64 => atoms::complex64(),
+        Dtype::Complex128 => atoms::complex128(),
     }
 }

@@ -13,10 +13,17 @@ pub enum Dtype {
     Float16,
     Float32,
     Float64,
+    Bfloat16,
+    /// Four bits of exponent, three of fraction; no infinities.
+    Float8E4m3fn,
+    Float8E5m2,
+    /// Two `Float32`: the real part, then the imaginary one.
+    Complex64,
+    Complex128,
 }
 
 impl Dtype {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::Bool,
         Self::Int8,
         Self::Int16,
@@ -29,6 +36,11 @@ impl Dtype {
         Self::Float16,
         Self::Float32,
         Self::Float64,
+        Self::Bfloat16,
+        Self::Float8E4m3fn,
+        Self::Float8E5m2,
+        Self::Complex64,
+        Self::Complex128,
     ];
 
     pub fn of(name: &str) -> Option<Self> {
@@ -49,16 +61,22 @@ impl Dtype {
             Self::Float16 => "float16",
             Self::Float32 => "float32",
             Self::Float64 => "float64",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float8E4m3fn => "float8_e4m3fn",
+            Self::Float8E5m2 => "float8_e5m2",
+            Self::Complex64 => "complex64",
+            Self::Complex128 => "complex128",
         }
     }
 
     /// An element's size in bytes.
     pub fn size(self) -> usize {
         match self {
-            Self::Bool | Self::Int8 | Self::Uint8 => 1,
-            Self::Int16 | Self::Uint16 | Self::Float16 => 2,
+            Self::Bool | Self::Int8 | Self::Uint8 | Self::Float8E4m3fn | Self::Float8E5m2 => 1,
+            Self::Int16 | Self::Uint16 | Self::Float16 | Self::Bfloat16 => 2,
             Self::Int32 | Self::Uint32 | Self::Float32 => 4,
-            Self::Int64 | Self::Uint64 | Self::Float64 => 8,
+            Self::Int64 | Self::Uint64 | Self::Float64 | Self::Complex64 => 8,
+            Self::Complex128 => 16,
         }
     }
 
