@@ -24,7 +24,7 @@ defmodule Snakepit.Error do
   | `:command_error` | the command raised a `CommandError`, an error of its own | `:code`, `:data`, and those of `:python_error` |
   | `:grpc_unavailable` | the native library is not loaded, or no connection can be had | |
   | `:internal_error` | a bug in Snakepit, or a callback of the adapter that returned nonsense | |
-  | `:invalid_args` | arguments that the command does not take, or that cannot be sent | |
+  | `:invalid_args` | arguments that the command does not take, or that cannot be sent | `:errors` |
   | `:invalid_options` | an option that Snakepit does not take | |
   | `:invalid_result` | the command's result cannot be carried | |
   | `:message_too_large` | a message above `:max_message_size` | `:limit`, `:size` in bytes |
@@ -60,7 +60,15 @@ defmodule Snakepit.Error do
 
       {:error, %Snakepit.Error{reason: :command_error, details: %{code: "out_of_stock", data: data}}}
 
-  `Exception.message/1` shows the steps in one's own code, without those in Python's libraries.
+  `Exception.message/1` shows the steps in one's own code, without those in Python's libraries. Of a
+  `CommandError` it is `out_of_stock: only 3 are left` and no more: such an error is meant for callers, and
+  its details have the rest.
+
+  ## Arguments
+
+  Of arguments that do not fit what a command's parameters are annotated with, `:errors` lists what is wrong
+  with each, as Python says it: `%{"path" => ["user", "tags", 2], "message" => "expected str, got int 1"}`. The
+  path begins with the argument's name. The message has a line for each of those that are within an argument.
   """
 
   alias Snakepit.Error.Trace
@@ -102,6 +110,8 @@ defmodule Snakepit.Error do
   defexception [:reason, :message, :command, :pool, :worker_id, :request_id, details: %{}]
 
   @impl true
+  def message(%__MODULE__{reason: :command_error} = error), do: error.message
+
   def message(%__MODULE__{} = error) do
     place = if error.command, do: " in command #{inspect(error.command)}"
     "#{error.reason}#{place}: #{error.message}#{Trace.show(error.details)}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Optional
 
+from snakepit_bridge._builders import Fault
 from snakepit_bridge._invalid import InvalidValueError, qualified_name
 from snakepit_bridge._traceback import Frame, Raised
 
@@ -18,13 +20,22 @@ class CommandError(Exception):
 
     raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
 
-    In Elixir its reason is `:command_error`, its details have `:code` and `:data`.
+    In Elixir its reason is `:command_error`, its details have `:code` and `:data`. It prints as
+    `out_of_stock: only 3 are left`.
     """
 
     def __init__(self, code: str, message: str = "", *, data: object = None) -> None:
-        super().__init__(message or code)
+        super().__init__(*((code, message) if message else (code,)))
         self.code = code
+        self.message = message or code
         self.data = data
+
+    def __str__(self) -> str:
+        return self.code if self.message == self.code else f"{self.code}: {self.message}"
+
+
+# As users import it: its name is in tracebacks and in errors.
+CommandError.__module__ = "snakepit_bridge"
 
 
 class CallError(Exception):
@@ -36,7 +47,8 @@ class CallError(Exception):
     notes: list[str]
     #: What it was raised from.
     cause: Optional[CallError]
-    #: Of a `CommandError`; the data as extended JSON, empty if there is none.
+    #: Of a `CommandError`; the data as extended JSON, empty if there is none. Of an
+    #: `ArgumentsError` what is wrong with which of them.
     code: str
     data: bytes
     #: Whether an `async` command's task ended by its cancellation.
@@ -57,11 +69,10 @@ class CallError(Exception):
         self.data = b""
 
     def __str__(self) -> str:
-        return (
-            f"{self.type}: {self.message}"
-            if self.type and self.message
-            else (self.type or self.message)
-        )
+        name = self.code or self.type
+        if not name:
+            return self.message
+        return f"{name}: {self.message}" if self.message not in ("", name) else name
 
     @classmethod
     def too_large(cls, size: int, limit: int) -> CallError:
@@ -93,6 +104,7 @@ class CallError(Exception):
         if isinstance(error, CommandError):
             failure.reason = "command_error"
             failure.code = _sendable(str(error.code))
+            failure.message = _sendable(str(error.message))
             failure.data = b"" if error.data is None else _encoded(error.data)
         return failure
 
@@ -114,6 +126,23 @@ class CallError(Exception):
             failure.cause = cls._raised(Raised(cause), causes - 1)
             failure.cause.traceback = ""
         return failure
+
+
+class ArgumentsError(CallError):
+    """Arguments that a command does not take, with what is wrong with each."""
+
+    def __init__(self, message: str, faults: Iterable[Fault]) -> None:
+        super().__init__("invalid_args", _sendable(message))
+        self.faults = list(faults)
+        self.data = _encoded(
+            [
+                {
+                    "path": [key if isinstance(key, int) else _sendable(str(key)) for key in path],
+                    "message": _sendable(text),
+                }
+                for path, text in self.faults
+            ]
+        )
 
 
 def _encoded(data: object) -> bytes:

@@ -47,8 +47,14 @@ def refusal(call_id: int, failure: CallError) -> dict[str, Any]:
         "success": False,
         "error": str(failure),
         "timestamp": time.time_ns(),
-        "error_detail": {"reason": failure.reason, **(_exception(failure) if failure.type else {})},
+        "error_detail": {"reason": failure.reason, **_more(failure)},
     }
+
+
+def _more(failure: CallError) -> dict[str, Any]:
+    if failure.type:
+        return _exception(failure)
+    return {"errors": decode_extended(failure.data)} if failure.data else {}
 
 
 def _exception(failure: CallError) -> dict[str, Any]:

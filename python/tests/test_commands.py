@@ -178,5 +178,5 @@ def test_bytes_arrive_as_a_view_where_the_command_wants_one() -> None:
     assert bytes(bound["rest"]) == b"text"
     assert registry["view"].bind({"data": b"", "rest": None}, None)["rest"] is None
     assert registry["either"].bind({"data": data}, None) == {"data": data}
-    with pytest.raises(CallError, match="wants memoryview, got int 1"):
+    with pytest.raises(CallError, match="expected memoryview, got int 1"):
         registry["view"].bind({"data": 1}, None)

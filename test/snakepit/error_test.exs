@@ -71,9 +71,17 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert details.type == "error_commands.OutOfStockError"
       end
 
+      test "prints as its code and its message", %{pool: pool} do
+        assert Exception.message(error("sell", %{}, pool)) == "out_of_stock: only 3 are left"
+        assert Exception.message(error("bare_code", %{}, pool)) == "denied"
+        assert error("sell", %{}, pool).details.message == "only 3 are left"
+        assert {:error, error} = Snakepit.execute("sell", %{}, pool: pool)
+        assert error.details.traceback =~ "OutOfStockError: out_of_stock: only 3 are left"
+      end
+
       if way[:server] do
         test "ends a stream", %{pool: pool} do
-          assert_raise Error, ~r/command_error.*OutOfStockError: only 3 are left/s, fn ->
+          assert_raise Error, "out_of_stock: only 3 are left", fn ->
             "buy" |> Snakepit.stream(%{count: 2}, pool: pool) |> Stream.run()
           end
 
@@ -108,19 +116,19 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
       test "of a wrong type are named with what is wanted", %{pool: pool} do
         for {args, problem} <- [
-              {%{text: 1}, "text (wants str, got int 1)"},
-              {%{text: <<255>>}, "text (wants str, got bytes b'\\xff')"},
-              {%{count: "1"}, "count (wants int, got str '1')"},
-              {%{count: true}, "count (wants int, got bool True)"},
-              {%{count: 1.0}, "count (wants int, got float 1.0)"},
-              {%{ratio: "1"}, "ratio (wants float, got str '1')"},
-              {%{flag: nil}, "flag (wants bool, got NoneType None)"},
-              {%{data: 1}, "data (wants bytes, got int 1)"},
-              {%{items: %{}}, "items (wants list[int], got dict {})"},
-              {%{table: []}, "table (wants Optional[dict[str, int]], got list [])"},
-              {%{either: 0.5}, "either (wants Union[int, str, None], got float 0.5)"},
-              {%{mode: "slaw"}, "mode (wants Literal['fast', 'slow', 3], got str 'slaw')"},
-              {%{mode: []}, "mode (wants Literal"}
+              {%{text: 1}, "text (expected str, got int 1)"},
+              {%{text: <<255>>}, "text (expected str, got bytes b'\\xff')"},
+              {%{count: "1"}, "count (expected int, got str '1')"},
+              {%{count: true}, "count (expected int, got bool True)"},
+              {%{count: 1.0}, "count (expected int, got float 1.0)"},
+              {%{ratio: "1"}, "ratio (expected float, got str '1')"},
+              {%{flag: nil}, "flag (expected bool, got NoneType None)"},
+              {%{data: 1}, "data (expected bytes, got int 1)"},
+              {%{items: %{}}, "items (expected list[int], got dict {})"},
+              {%{table: []}, "table (expected Optional[dict[str, int]], got list [])"},
+              {%{either: 0.5}, "either (expected Union[int, str, None], got float 0.5)"},
+              {%{mode: "slaw"}, "mode (expected Literal['fast', 'slow', 3], got str 'slaw')"},
+              {%{mode: []}, "mode (expected Literal"}
             ] do
           error = error("typed", args, pool)
           assert error.reason == :invalid_args
@@ -142,7 +150,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
         assert error.message ==
                  "missing b, operation; unknown operatoin (did you mean operation?); " <>
-                   "of the wrong type a (wants float, got str '1'): " <>
+                   "of the wrong type a (expected float, got str '1'): " <>
                    "the command is compute(operation: str, a: float, b: float)"
       end
     end

@@ -67,10 +67,14 @@ defmodule Snakepit.Pool.Message do
 
   defp failure(%{"error_detail" => %{} = detail} = response) do
     reason = Enum.find(@reasons, :python_error, &(Atom.to_string(&1) == detail["reason"]))
-    {reason, text(response["error"]), if(detail["type"], do: exception(detail), else: %{})}
+    {reason, text(response["error"]), details(detail)}
   end
 
   defp failure(response), do: {:python_error, text(response["error"]), %{}}
+
+  defp details(%{"type" => type} = detail) when type != nil, do: exception(detail)
+  defp details(%{"errors" => errors}) when is_list(errors), do: %{errors: errors}
+  defp details(_detail), do: %{}
 
   # What Snakepit.Error lists for an exception.
   defp exception(detail) do

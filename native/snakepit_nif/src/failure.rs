@@ -231,10 +231,16 @@ fn startup_text(startup: &Startup) -> String {
 }
 
 fn remote_text(detail: &ErrorDetail) -> String {
-    if detail.r#type.is_empty() {
+    // A command's own error has a code, which says more than its class.
+    let name = if detail.code.is_empty() {
+        &detail.r#type
+    } else {
+        &detail.code
+    };
+    if name.is_empty() || *name == detail.message {
         detail.message.clone()
     } else {
-        format!("{}: {}", detail.r#type, detail.message)
+        format!("{name}: {}", detail.message)
     }
 }
 
@@ -382,6 +388,22 @@ mod tests {
         let failure = Failure::from_reply("boom".into(), None);
         assert_eq!(failure.reason(), Reason::PythonError);
         assert_eq!(failure.to_string(), "boom");
+    }
+
+    #[test]
+    fn a_commands_own_error_is_told_by_its_code() {
+        let text = |message: &str| {
+            let detail = ErrorDetail {
+                reason: "command_error".into(),
+                r#type: "snakepit_bridge.CommandError".into(),
+                code: "not_trained".into(),
+                message: message.into(),
+                ..ErrorDetail::default()
+            };
+            Failure::Remote(Box::new(detail)).to_string()
+        };
+        assert_eq!(text("call fit first"), "not_trained: call fit first");
+        assert_eq!(text("not_trained"), "not_trained");
     }
 
     #[test]

@@ -48,6 +48,7 @@ mod atoms {
         created,
         data,
         details,
+        errors,
         done,
         dtype,
         ended,

@@ -157,6 +157,10 @@ impl Failure {
                 vec![(atoms::grpc_status(), i32::from(*code).encode(env))]
             }
             Self::Remote(detail) if !detail.r#type.is_empty() => exception(env, detail),
+            Self::Remote(detail) if !detail.data.is_empty() => {
+                let errors = codec::decode_extended(env, &detail.data).ok();
+                vec![(atoms::errors(), errors.encode(env))]
+            }
             _ => Vec::new(),
         };
         map::from_pairs(env, pairs)

@@ -65,6 +65,6 @@ class ErrorCommands(BuiltinAdapter):
         table: Optional[dict[str, int]] = None,
         either: Union[int, str, None] = None,
         mode: Literal["fast", "slow", 3] = "fast",
-        other: complex = 1j,
+        other: Any = 1j,
     ) -> str:
         return repr([text, count, ratio, flag, data, items, table, either, mode, other])

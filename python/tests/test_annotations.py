@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import collections
+import datetime as dt
+import enum
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Optional, TypeVar, Union
+
+import annotated_types
+import numpy as np
+import pydantic
+import pydantic.v1
+import pytest
+from client import ROOT
+from numpy import typing as npt
+from typing_extensions import NotRequired, TypedDict, Unpack
+
+from snakepit_bridge import Adapter, Context, Tensor, command
+from snakepit_bridge._commands import Registry
+from snakepit_bridge._failure import ArgumentsError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+Item = TypeVar("Item")
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+@dataclass
+class Tree:
+    name: str
+    children: list[Tree] = field(default_factory=list)
+    parent: Tree = None  # type: ignore[assignment]
+    size: InitVar[int] = 0
+    made: dt.date = field(default=dt.date(2026, 1, 1), init=False)
+
+
+@dataclass
+class Box(Generic[Item]):
+    item: Item
+
+
+class Options(TypedDict):
+    level: Level
+    note: NotRequired[str]
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+    lives: int = 9
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+
+
+class Old(pydantic.v1.BaseModel):
+    size: int
+
+
+class Kept(Adapter):
+    limits = dt
+
+    @command
+    def plain(self, number: int, ratio: float = 0.0, names: Optional[list[str]] = None) -> None: ...
+
+    @command
+    def built(
+        self,
+        *,
+        tree: Tree = None,  # type: ignore[assignment]
+        box: Optional[Box[int]] = None,
+        pet: Optional[Union[Cat, Dog]] = None,
+        old: Optional[Old] = None,
+        level: Level = Level.LOW,
+        literal: Literal["a", 2, Level.HIGH] = "a",
+        small: Annotated[int, annotated_types.Lt(10), "no metadata of pydantic"] = 1,
+        names: Sequence[str] = (),
+        scores: Optional[Mapping[str, float]] = None,
+        queue: Optional[collections.deque[int]] = None,
+        array: Optional[npt.NDArray[np.float32]] = None,
+        tensor: Optional[Tensor] = None,
+        day: Optional[limits.date] = None,
+        price: Union[Decimal, str, None] = None,
+    ) -> Awaitable[None]:
+        raise NotImplementedError
+
+    @command
+    def named(self, **options: Unpack[Options]) -> None: ...
+
+    @command
+    def numbers(self, context: Context, **numbers: int) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def kept() -> Registry:
+    return Registry(Kept())
+
+
+def built(registry: Registry, name: str, value: Any) -> Any:
+    return registry["built"].bind({name: value}, None)[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (
+            "tree",
+            {"name": "a", "children": [{"name": "b", "parent": {"name": "c"}}]},
+            Tree("a", [Tree("b", parent=Tree("c"))]),
+        ),
+        ("tree", {"name": "a", "size": 3}, Tree("a")),
+        ("box", {"item": 1}, Box(1)),
+        ("pet", {"kind": "dog"}, Dog(kind="dog")),
+        ("pet", {"kind": "cat", "lives": "3"}, Cat(kind="cat", lives=3)),
+        ("level", 2, Level.HIGH),
+        ("literal", 2, Level.HIGH),
+        ("small", 3, 3),
+        ("names", ["a"], ["a"]),
+        ("scores", {"a": 1, "b": 0.5}, {"a": 1, "b": 0.5}),
+        ("queue", [1, 2], collections.deque([1, 2])),
+        ("day", "2026-01-31", dt.date(2026, 1, 31)),
+        ("price", "1.10", "1.10"),
+        ("price", 0.1, Decimal("0.1")),
+    ],
+)
+def test_an_argument_becomes_what_is_annotated(
+    kept: Registry, name: str, value: Any, expected: Any
+) -> None:
+    found = built(kept, name, value)
+    assert found == expected
+    assert type(found) is type(expected)
+    # What is one already is passed as it is.
+    assert built(kept, name, found) == expected
+
+
+def test_a_model_of_pydantic_1_is_made(kept: Registry) -> None:
+    assert built(kept, "old", {"size": 1}) == Old(size=1)
+    with pytest.raises(ArgumentsError, match=r"old\.size: value is not a valid integer"):
+        built(kept, "old", {"size": "x"})
+
+
+def test_arrays_pass_as_they_are(kept: Registry) -> None:
+    array = np.zeros(2, "float32")
+    assert built(kept, "array", array) is array
+    with pytest.raises(ArgumentsError, match="got an array of dtype float64"):
+        built(kept, "array", np.zeros(2))
+    tensor = Tensor("uint8", (1,), b"\x00")
+    assert built(kept, "tensor", tensor) is tensor
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "path", "message"),
+    [
+        ("tree", {"children": []}, ["name"], "missing"),
+        ("tree", {"name": "a", "made": "2026-01-01"}, ["made"], "unknown: the fields are name, "),
+        ("tree", {"name": "a", "size": "3"}, ["size"], "expected int, got str '3'"),
+        ("tree", [], [], "expected Tree, got list []"),
+        ("box", {"item": "1"}, ["item"], "expected int, got str '1'"),
+        ("pet", {"kind": "cat", "lives": "x"}, ["cat", "lives"], "Input should be a valid integer"),
+        ("level", True, [], "expected Level, one of 1, 2, got bool True"),
+        ("level", 1.0, [], "expected Level, one of 1, 2, got float 1.0"),
+        ("level", "LOW", [], "expected Level, one of 1, 2, got str 'LOW'"),
+        ("small", 10, [], "Input should be less than 10"),
+        ("small", "1", [], "expected "),
+        ("names", "text", [], "expected Sequence[str], got str 'text'"),
+        ("scores", {"a": "x"}, ["a"], "expected float, got str 'x'"),
+        ("queue", [1, None], [1], "expected int, got NoneType None"),
+        ("day", "2026-13-01", [], "'2026-13-01' is not a valid datetime.date: "),
+    ],
+)
+def test_what_does_not_fit_has_its_path(
+    kept: Registry, name: str, value: Any, path: list[Any], message: str
+) -> None:
+    with pytest.raises(ArgumentsError) as caught:
+        built(kept, name, value)
+    fault = caught.value.faults[0]
+    if name != "pet":
+        assert list(fault.path) == [name, *path]
+    assert fault.message.startswith(message)
+
+
+def test_moments_are_read_as_elixir_writes_them() -> None:
+    class Moments(Adapter):
+        @command
+        def at(self, moment: dt.datetime, time: Optional[dt.time] = None) -> None: ...
+
+    bind = Registry(Moments())["at"].bind
+    utc = dt.timezone.utc
+    for text, moment in {
+        "2026-01-31T12:30:00Z": dt.datetime(2026, 1, 31, 12, 30, tzinfo=utc),
+        "2026-01-31T12:30:00.5Z": dt.datetime(2026, 1, 31, 12, 30, 0, 500_000, tzinfo=utc),
+        "2026-01-31T12:30:00.123456": dt.datetime(2026, 1, 31, 12, 30, 0, 123_456),  # noqa: DTZ001
+    }.items():
+        assert bind({"moment": text}, None)["moment"] == moment
+    assert bind({"moment": text, "time": "12:30:00.25"}, None)["time"] == dt.time(
+        12, 30, 0, 250_000
+    )
+
+
+def test_plain_types_stay_strict(kept: Registry) -> None:
+    plain = kept["plain"]
+    args = {"number": 1, "ratio": 2, "names": ["a"]}
+    assert plain.bind(args, None)["names"] is args["names"]
+    for wrong in ({"number": "1"}, {"number": True}, {"number": 1, "names": ["a", 1]}):
+        with pytest.raises(ArgumentsError):
+            plain.bind(dict(wrong), None)
+
+
+def test_guessed_values_are_built_and_not_checked(kept: Registry) -> None:
+    assert kept["plain"].bind({"number": "1"}, None, checked=False) == {"number": "1"}
+    args = {"tree": {"name": "a"}, "day": "2026-01-31"}
+    assert kept["built"].bind(args, None, checked=False) == {
+        "tree": Tree("a"),
+        "day": dt.date(2026, 1, 31),
+    }
+
+
+def test_further_keywords_are_checked(kept: Registry) -> None:
+    assert kept["numbers"].bind({"a": 1}, None) == {"a": 1, "context": None}
+    with pytest.raises(ArgumentsError, match=r"a \(expected int, got str '1'\)"):
+        kept["numbers"].bind({"a": "1"}, None)
+    assert kept["named"].bind({"level": 2}, None) == {"level": Level.HIGH}
+    with pytest.raises(ArgumentsError, match="missing level; unknown nte"):
+        kept["named"].bind({"nte": "x"}, None)
+
+
+def test_of_many_faults_some_are_shown(kept: Registry) -> None:
+    with pytest.raises(ArgumentsError) as caught:
+        built(kept, "queue", ["x"] * 100)
+    assert caught.value.message.endswith("\n  and 80 more")
+    assert len(caught.value.message.splitlines()) == 22
+
+
+def test_what_the_own_code_of_a_type_raises_goes_on() -> None:
+    @dataclass
+    class Broken:
+        size: int
+
+        def __post_init__(self) -> None:
+            raise RuntimeError("broken")
+
+    class Breaking(Adapter):
+        @command
+        def use(self, it: Any) -> None: ...
+
+    Breaking.use.__annotations__["it"] = Broken
+    with pytest.raises(RuntimeError, match="broken"):
+        Registry(Breaking())["use"].bind({"it": {"size": 1}}, None)
+
+
+def _adapter(annotation: object, default: object = ...) -> Adapter:
+    def use(self: Any, it: Any = default) -> None: ...
+
+    use.__annotations__["it"] = annotation
+    use.__defaults__ = None if default is ... else (default,)
+    cls: type[Adapter] = type("Using", (Adapter,), {"use": command(use)})
+    return cls()
+
+
+@dataclass
+class Holder:
+    calls: Callable[[], int]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        (Callable[[int], int], "which no argument can become: annotate it with"),
+        (type[int], "which no argument can become"),
+        (np.float32, "which no argument can become"),
+        (Optional[Adapter], "which no argument can become"),
+        ("Awaitable", "which cannot be resolved (NameError: name 'Awaitable' is not defined)"),
+        (list["Missing"], "which cannot be resolved"),  # type: ignore[name-defined] # noqa: F821
+        (Holder, "whose field Holder.calls is annotated with Callable[[], int], which no"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(annotation: object, message: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Registry(_adapter(annotation))
+    text = str(caught.value)
+    assert text.startswith("command 'use': the parameter 'it' is annotated with ")
+    assert message in text
+
+
+def test_a_field_of_pydantic_is_no_default() -> None:
+    with pytest.raises(TypeError, match=r"write it: Annotated\[int, Field\(\.\.\.\)\]"):
+        Registry(_adapter(int, pydantic.Field(gt=0)))
+
+
+@pytest.mark.parametrize("annotation", [Any, object, "Any", Optional[Any], Union[int, Any], Item])
+def test_anything_passes_where_anything_may(annotation: object) -> None:
+    it = object()
+    assert Registry(_adapter(annotation))["use"].bind({"it": it}, None) == {"it": it}
+
+
+def test_without_pydantic_the_same_is_built_and_its_own_is_refused() -> None:
+    code = """
+        from __future__ import annotations
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from dataclasses import dataclass
+        from decimal import Decimal
+        from typing import Annotated, Optional
+        from snakepit_bridge import Adapter, command
+        from snakepit_bridge._commands import Registry
+        from snakepit_bridge._failure import ArgumentsError
+
+        @dataclass
+        class Point:
+            x: int
+            price: Decimal | None = None
+
+        class Shapes(Adapter):
+            @command
+            def draw(self, points: list[Point], note: Annotated[str, "a note"] = "") -> Missing: ...
+
+        draw = Registry(Shapes())["draw"]
+        print(draw.bind({"points": [{"x": 1, "price": "0.1"}]}, None))
+        try:
+            draw.bind({"points": [{"x": "1"}]}, None)
+        except ArgumentsError as error:
+            print(error.faults)
+
+        class Marked:
+            def __get_pydantic_core_schema__(self, source, handler): ...
+
+        class Sized(Adapter):
+            @command
+            def size(self, number: Annotated[int, Marked()]) -> None: ...
+
+        try:
+            Registry(Sized())
+        except TypeError as error:
+            print(error)
+        print("pydantic" in sys.modules)
+    """
+    # Without `site` there are no installed packages.
+    command = [sys.executable, "-S", "-c", textwrap.dedent(code), str(ROOT)]
+    lines = subprocess.check_output(command, text=True).splitlines()
+    assert lines[0] == "{'points': [Point(x=1, price=Decimal('0.1'))]}"
+    assert lines[1] == "[Fault(path=('points', 0, 'x'), message=\"expected int, got str '1'\")]"
+    assert lines[2].endswith(
+        "which needs pydantic: install it (pip install pydantic), or leave the metadata out"
+    )
+    assert lines[3] == "False"
