@@ -28,7 +28,7 @@ class Fault(NamedTuple):
         """The path as text: `user.tags[2]`."""
         text = str(self.path[0])
         for key in self.path[1:]:
-            text = f"{text}[{key}]" if isinstance(key, int) else path_to(text, key)
+            text = f"{text}[{key}]" if isinstance(key, int) else path_to(text, str(key))
         return text
 
 
