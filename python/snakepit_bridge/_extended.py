@@ -168,6 +168,9 @@ class _Writer:
 
 def named_items(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
     """The items of a dict, under the texts of their keys."""
+    if isinstance(value, dict) and not dict.__len__(value):
+        # Python's json asks no dict for its items that holds none itself.
+        return []
     try:
         return [(key_text(key), item) for key, item in value.items()]
     except InvalidValueError as error:

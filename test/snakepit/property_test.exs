@@ -12,6 +12,11 @@ defmodule Snakepit.PropertyTest do
     grpcio: [server: :grpcio],
     stdio: [adapter: Snakepit.Adapters.GenericPythonV2]
   ]
+  @python Path.expand("../support/python", __DIR__)
+  @value_commands [class: "value_commands:ValueCommands", paths: [@python]]
+  @any_types ~w(tuple deque UserList values objects polars arrow Categorical Index)
+  @integer_types ["masked", "Int64 frame"]
+  @text_types ["string frame"]
   @runs 40
   @values_per_call 100
 
@@ -29,6 +34,24 @@ defmodule Snakepit.PropertyTest do
         args = values |> Enum.with_index() |> Map.new(fn {value, n} -> {"v#{n}", value} end)
         {:ok, back} = Snakepit.execute("echo", args, pool: pool, timeout: 60_000)
         back === back_in_elixir(args)
+      end)
+    end
+
+    test "what Python's types hold arrives, over #{way}" do
+      pool = start_pool!(unquote(options) ++ [adapter_args: @value_commands])
+      kinds = %{integer: @integer_types ++ @any_types, text: @text_types ++ @any_types}
+
+      item = fn item -> types(:list, [types(:union, [[nil, item]])]) end
+      integers = types(:tuple, [[types(:union, [kinds.integer]), item.(types(:integer, []))]])
+      texts = types(:tuple, [[types(:union, [kinds.text]), item.(text())]])
+
+      check!(types(:vector, [20, types(:union, [[integers, texts]])]), @runs, fn made ->
+        {kinds, items} = Enum.unzip(made)
+        args = %{kinds: kinds, items: items}
+        {:ok, back} = Snakepit.execute("made", args, pool: pool, timeout: 60_000)
+        wanted = Enum.map(made, &arrives_as/1)
+        fields = for {value, n} <- Enum.with_index(wanted), do: {to_string(n), value}
+        back === Map.new([{"nested", [wanted]} | fields])
       end)
     end
   end
@@ -126,6 +149,11 @@ defmodule Snakepit.PropertyTest do
       {length(floats)}
     )
   end
+
+  defp arrives_as({type, items}) when type in ["Int64 frame", "string frame"],
+    do: %{"row" => Enum.to_list(0..(length(items) - 1)//1), "x" => items}
+
+  defp arrives_as({_type, items}), do: items
 
   defp back_in_elixir(%Bytes{data: data}), do: data
   defp back_in_elixir(%Tensor{} = tensor), do: tensor

@@ -12,6 +12,7 @@ import importlib
 import pathlib
 import pprint
 import uuid
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from snakepit_bridge import BuiltinAdapter, command, register_encoder
@@ -90,6 +91,57 @@ def _struct() -> Any:
     return msgspec.defstruct("Event", ["at"])
 
 
+def _column(dtype: str) -> Callable[[list[Any]], Any]:
+    """A pandas column of a type, with an index that is sent."""
+
+    def column(items: list[Any]) -> Any:
+        import pandas as pd
+
+        return pd.DataFrame({"x": pd.array(items, dtype)}, pd.Index(range(len(items)), name="row"))
+
+    return column
+
+
+def _masked(items: list[Any]) -> Any:
+    import numpy as np
+
+    numbers = np.array([item or 0 for item in items], "int64")
+    return np.ma.masked_array(numbers, [item is None for item in items])
+
+
+def _objects(items: list[Any]) -> Any:
+    import numpy as np
+
+    return np.array([*items, None], object)[:-1]
+
+
+def _polars(items: list[Any]) -> Any:
+    import polars as pl
+
+    return pl.Series(items)
+
+
+def _arrow(items: list[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(items)
+
+
+#: How a list, in which None is missing, becomes a value that arrives as that list, or in a frame.
+_MAKERS: dict[str, Callable[[list[Any]], Any]] = {
+    "tuple": tuple,
+    "deque": collections.deque,
+    "UserList": collections.UserList,
+    "values": lambda items: dict(enumerate(items)).values(),
+    "objects": _objects,
+    "masked": _masked,
+    "polars": _polars,
+    "arrow": _arrow,
+    "Categorical": lambda items: importlib.import_module("pandas").Categorical(items),
+    "Index": lambda items: importlib.import_module("pandas").Index(items, dtype=object),
+    "Int64 frame": _column("Int64"),
+    "string frame": _column("string"),
+}
 _MADE = {"User": _user_model, "Site": _site_model, "Shape": _attrs_class, "Event": _struct}
 _NAMES = [
     *(collections, dt, decimal, pathlib, uuid),
@@ -118,6 +170,12 @@ class ValueCommands(BuiltinAdapter):
     @command
     async def evaluate_async(self, code: str) -> Any:
         return evaluated(code)
+
+    @command
+    def made(self, kinds: list[str], items: list[list[Any]]) -> dict[str, Any]:
+        """Values of these kinds with these items, at the top and nested."""
+        values = [_MAKERS[kind](given) for kind, given in zip(kinds, items)]
+        return {**{str(n): value for n, value in enumerate(values)}, "nested": [values]}
 
     @command
     def describe(self, value: Any) -> str:
