@@ -216,6 +216,29 @@ defmodule Snakepit do
   defdelegate info(pool \\ Snakepit.Pool), to: Diagnostics
 
   @doc """
+  The commands of a pool's workers, by name, each a map.
+
+      {:ok, commands} = Snakepit.commands(MyApp.Python)
+      %{
+        name: "greet",
+        signature: "greet(name: str, times: int = 1)",
+        parameters: [
+          %{name: "name", type: "str", required: true, default: nil},
+          %{name: "times", type: "int", required: false, default: "1"}
+        ],
+        doc: "Greets somebody.",
+        streams: false,
+        async: false
+      } = Enum.find(commands, &(&1.name == "greet"))
+
+  Types and defaults are text, as Python has them, and nil where there is none; a parameter `**rest` takes any
+  further argument. What a running worker tells is what there is: it is an error while none is ready, and where
+  workers do not tell, as a program of one's own may not. One that tells names alone has nil for the rest.
+  """
+  @spec commands(atom) :: {:ok, [map]} | {:error, Error.t()}
+  defdelegate commands(pool \\ Snakepit.Pool), to: Diagnostics
+
+  @doc """
   A pool's numbers: `:size`, `:ready`, `:queued` and `:in_flight` calls, `:sessions`, `:restarts`, and of
   the workers that there are now the sums of `:requests`, `:errors` and `:memory_bytes`.
   """

@@ -82,11 +82,11 @@ defmodule Snakepit.GRPCWorker do
   end
 
   @impl true
-  def handle_call({:describe, _timeout}, _from, %{key: nil} = state),
+  def handle_call({:describe, _what, _timeout}, _from, %{key: nil} = state),
     do: {:reply, description(nil, state), state}
 
-  def handle_call({:describe, timeout}, from, state) do
-    {:ok, ref} = Client.start_info(state.channel, timeout)
+  def handle_call({:describe, what, timeout}, from, state) do
+    {:ok, ref} = Client.start_info(state.channel, timeout, what == :commands)
     {:noreply, %{state | asked: Map.put(state.asked, ref, from)}}
   end
 

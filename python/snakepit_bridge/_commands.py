@@ -38,6 +38,17 @@ class Command:
         line = f"{self.signature} -> stream" if self.streams else self.signature
         return f"{line}\n\n{self.doc}" if self.doc else line
 
+    def describe(self) -> dict[str, Any]:
+        """What callers may know of it: the fields of `CommandInfo` in `proto/snakepit.proto`."""
+        return {
+            "name": self.name,
+            "signature": self.signature,
+            "doc": self.doc,
+            "streams": self.streams,
+            "is_async": self.is_async,
+            "parameters": self._parameters.describe(),
+        }
+
 
 class Registry(Mapping[str, Command]):
     """Every command of one adapter, by name."""
@@ -79,7 +90,7 @@ class Registry(Mapping[str, Command]):
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
         return (
             f"the adapter {type(self.adapter).__name__} has no command {name!r}{hint} "
-            f"GetInfo lists all {len(self)} of them"
+            f"Snakepit.commands/1 lists all {len(self)} of them"
         )
 
 

@@ -255,6 +255,10 @@ class _Service(grpc.GenericRpcHandler):
             version=__version__,
             supported_commands=list(commands),
             capabilities=helps if request.include_capabilities else None,
+            commands=[
+                pb.CommandInfo(**command.describe())
+                for command in (commands.values() if request.include_commands else ())
+            ],
             stats=pb.WorkerStats(**self._worker.stats()) if request.include_stats else None,
             system_info={**system_info(), "grpcio": grpc.__version__},
         )

@@ -164,8 +164,9 @@ class _Server:
             "running": len(runner.running_call_ids()),
         }
 
-    def _info(self, _args: dict[str, Any]) -> dict[str, Any]:
+    def _info(self, args: dict[str, Any]) -> dict[str, Any]:
         commands = self._worker.registry
+        described = [command.describe() for command in commands.values()]
         return {
             "worker_type": "python",
             "version": __version__,
@@ -173,6 +174,7 @@ class _Server:
             "capabilities": {name: command.help for name, command in commands.items()},
             "stats": self._worker.stats(),
             "system_info": system_info(),
+            **({"commands": described} if args.get("commands") else {}),
         }
 
     def _cancel(self, args: dict[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def test_an_unknown_command_is_answered_with_the_near_ones(zoo: Registry) -> Non
         zoo.find("plane", stream=False)
     assert caught.value.reason == "unknown_command"
     assert caught.value.message == (
-        "the adapter Zoo has no command 'plane'; did you mean 'plain'? GetInfo lists all 8 of them"
+        "the adapter Zoo has no command 'plane'; did you mean 'plain'? "
+        "Snakepit.commands/1 lists all 8 of them"
     )
 
 

@@ -296,11 +296,12 @@ defmodule Snakepit.GRPC.Client do
   @spec get_info(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def get_info(channel, options \\ []) do
     with :ok <- Config.check(options, %{timeout: :positive}),
-         do: answer(&Native.get_info(&1, channel, Keyword.get(options, :timeout, @timeout)))
+         do: answer(&Native.get_info(&1, channel, Keyword.get(options, :timeout, @timeout), true))
   end
 
   @doc false
-  def start_info(channel, timeout), do: request(&Native.get_info(&1, channel, timeout))
+  def start_info(channel, timeout, commands?),
+    do: request(&Native.get_info(&1, channel, timeout, commands?))
 
   @doc """
   Encodes arguments as a peer without our additions reads them: a binary as it is, anything else

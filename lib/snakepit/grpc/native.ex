@@ -61,7 +61,7 @@ defmodule Snakepit.GRPC.Native do
   def start_journal, do: missing()
   def connect(_ref, _options), do: missing()
   def health(_ref, _channel, _worker_id, _timeout), do: missing()
-  def get_info(_ref, _channel, _timeout), do: missing()
+  def get_info(_ref, _channel, _timeout, _commands), do: missing()
 
   def call(_target, _spec), do: missing()
   def call_large(_target, _spec), do: missing()

@@ -49,6 +49,73 @@ defmodule Snakepit.Pool.Diagnostics do
     end
   end
 
+  def commands(name) do
+    with {:ok, _pool, overview} <- overview(name) do
+      infos = for {_worker, %{info: %{} = info}} <- ask(overview, :commands), do: info
+
+      case Enum.find_value(infos, &described/1) do
+        nil -> {:error, %{undescribed(overview, infos) | pool: name}}
+        commands -> {:ok, Enum.sort_by(commands, & &1.name)}
+      end
+    end
+  end
+
+  defp described(%{"commands" => [_ | _] = commands}) do
+    for %{"name" => name} = command <- commands do
+      %{
+        name: name,
+        signature: command["signature"] || name,
+        doc: present(command["doc"]),
+        streams: command["streams"],
+        async: command["is_async"],
+        parameters: parameters(command["parameters"])
+      }
+    end
+  end
+
+  # A server that knows no more of them.
+  defp described(%{"supported_commands" => [_ | _] = names} = info) do
+    for name <- names do
+      doc = present((info["capabilities"] || %{})[name])
+      %{name: name, signature: name, doc: doc, streams: nil, async: nil, parameters: nil}
+    end
+  end
+
+  defp described(_info), do: nil
+
+  defp parameters(parameters) when is_list(parameters) do
+    for %{"name" => name} = parameter <- parameters do
+      %{
+        name: name,
+        type: parameter["type"],
+        required: parameter["required"],
+        default: parameter["default"]
+      }
+    end
+  end
+
+  defp parameters(_unknown), do: nil
+
+  defp present(text), do: if(text in [nil, ""], do: nil, else: text)
+
+  defp undescribed(_overview, [_ | _]) do
+    message =
+      "the workers of the pool do not tell their commands: a program over stdin and stdout does in answer " <>
+        "to $info, a gRPC server in answer to GetInfo (guides/adapters.md)"
+
+    %Error{reason: :unknown_command, message: message}
+  end
+
+  defp undescribed(overview, []) do
+    if Enum.any?(overview.workers, &(&1.state == :ready)) do
+      message = "no worker of the pool told its commands within #{@patience} ms; try again"
+      %Error{reason: :timeout, message: message}
+    else
+      message = "no worker of the pool is ready; Snakepit.list_workers/1 tells why"
+      %Error{reason: :not_ready, message: message}
+    end
+  end
+
   def stats(name) do
     with {:ok, pool, overview} <- overview(name) do
       workers = workers(pool, overview)
@@ -106,19 +173,19 @@ defmodule Snakepit.Pool.Diagnostics do
   end
 
   # Each worker with its answer: `%{os_pid:, key:, info:}`, or nil.
-  defp ask(overview) do
+  defp ask(overview, what \\ :stats) do
     overview.workers
-    |> Task.async_stream(&{&1, answer(&1.pid)},
+    |> Task.async_stream(&{&1, answer(&1.pid, what)},
       max_concurrency: max(length(overview.workers), 1),
       timeout: :infinity
     )
     |> Enum.map(fn {:ok, answered} -> answered end)
   end
 
-  defp answer(nil), do: nil
+  defp answer(nil, _what), do: nil
 
-  defp answer(pid) do
-    GenServer.call(pid, {:describe, @patience}, @patience + 1_000)
+  defp answer(pid, what) do
+    GenServer.call(pid, {:describe, what, @patience}, @patience + 1_000)
   catch
     :exit, _gone -> nil
   end

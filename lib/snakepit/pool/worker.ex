@@ -64,12 +64,13 @@ defmodule Snakepit.Pool.Worker do
   end
 
   @impl true
-  def handle_call({:describe, _timeout}, _from, %{key: nil} = state),
+  def handle_call({:describe, _what, _timeout}, _from, %{key: nil} = state),
     do: {:reply, description(nil, state), state}
 
-  def handle_call({:describe, timeout}, from, state) do
+  def handle_call({:describe, what, timeout}, from, state) do
     timer = Process.send_after(self(), {:describe_timeout, from}, timeout)
-    {:noreply, request({:describe, from, timer}, "$info", %{}, state)}
+    args = if what == :commands, do: %{commands: true}, else: %{}
+    {:noreply, request({:describe, from, timer}, "$info", args, state)}
   end
 
   @impl true
@@ -268,7 +269,7 @@ defmodule Snakepit.Pool.Worker do
 
   defp told({:describe, from, timer}, message, state) do
     Process.cancel_timer(timer)
-    GenServer.reply(from, description(said(message, nil), state))
+    GenServer.reply(from, description(said(message, %{}), state))
     state
   end
 

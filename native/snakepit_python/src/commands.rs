@@ -5,7 +5,8 @@ use crate::{
     call::{Call, Request},
     failure,
 };
-use pyo3::{prelude::*, types::PyDict};
+use pyo3::{FromPyObject, prelude::*, types::PyDict};
+use snakepit_proto::{CommandInfo, ParameterInfo};
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 pub(crate) struct Command {
@@ -17,6 +18,50 @@ pub(crate) struct Command {
     pub(crate) is_async: bool,
     takes_context: bool,
     pub(crate) help: String,
+    pub(crate) info: CommandInfo,
+}
+
+/// What `Command.describe` gives.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Described {
+    name: String,
+    signature: String,
+    doc: String,
+    streams: bool,
+    is_async: bool,
+    parameters: Vec<DescribedParameter>,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct DescribedParameter {
+    name: String,
+    #[pyo3(item("type"))]
+    kind: Option<String>,
+    default: Option<String>,
+    required: bool,
+}
+
+impl From<Described> for CommandInfo {
+    fn from(command: Described) -> Self {
+        let parameters = command.parameters.into_iter();
+        Self {
+            name: command.name,
+            signature: command.signature,
+            doc: command.doc,
+            streams: command.streams,
+            is_async: command.is_async,
+            parameters: parameters
+                .map(|parameter| ParameterInfo {
+                    name: parameter.name,
+                    r#type: parameter.kind,
+                    default: parameter.default,
+                    required: parameter.required,
+                })
+                .collect(),
+        }
+    }
 }
 
 impl Command {
@@ -29,6 +74,10 @@ impl Command {
             is_async: command.getattr("is_async")?.extract()?,
             takes_context: command.getattr("takes_context")?.extract()?,
             help: command.getattr("help")?.extract()?,
+            info: command
+                .call_method0("describe")?
+                .extract::<Described>()?
+                .into(),
         })
     }
 }

@@ -319,13 +319,12 @@ impl Rpc {
     async fn info(&mut self) -> Result<(), Status> {
         let request: InfoRequest = self.request().await?;
         let worker = &self.worker;
+        let commands = || {
+            let names = worker.commands.names.iter();
+            names.filter_map(|name| worker.commands.get(name))
+        };
         let helps = || {
-            let commands = worker
-                .commands
-                .names
-                .iter()
-                .filter_map(|name| worker.commands.get(name));
-            commands
+            commands()
                 .map(|command| (command.name.clone(), command.help.clone()))
                 .collect()
         };
@@ -344,6 +343,11 @@ impl Rpc {
                 None
             },
             system_info: worker.settings.system_info.iter().cloned().collect(),
+            commands: if request.include_commands {
+                commands().map(|command| command.info.clone()).collect()
+            } else {
+                Vec::new()
+            },
         };
         rpc::answer(&mut self.respond, &info);
         Ok(())

@@ -234,15 +234,17 @@ class HealthResponse(_message.Message):
     def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ...) -> None: ...
 
 class InfoRequest(_message.Message):
-    __slots__ = ("include_capabilities", "include_stats")
+    __slots__ = ("include_capabilities", "include_stats", "include_commands")
     INCLUDE_CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_STATS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_COMMANDS_FIELD_NUMBER: _ClassVar[int]
     include_capabilities: bool
     include_stats: bool
-    def __init__(self, include_capabilities: bool = ..., include_stats: bool = ...) -> None: ...
+    include_commands: bool
+    def __init__(self, include_capabilities: bool = ..., include_stats: bool = ..., include_commands: bool = ...) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("worker_type", "version", "supported_commands", "capabilities", "stats", "system_info")
+    __slots__ = ("worker_type", "version", "supported_commands", "capabilities", "stats", "system_info", "commands")
     class CapabilitiesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -263,13 +265,43 @@ class InfoResponse(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_INFO_FIELD_NUMBER: _ClassVar[int]
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
     worker_type: str
     version: str
     supported_commands: _containers.RepeatedScalarFieldContainer[str]
     capabilities: _containers.ScalarMap[str, str]
     stats: WorkerStats
     system_info: _containers.ScalarMap[str, str]
-    def __init__(self, worker_type: _Optional[str] = ..., version: _Optional[str] = ..., supported_commands: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Mapping[str, str]] = ..., stats: _Optional[_Union[WorkerStats, _Mapping]] = ..., system_info: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    commands: _containers.RepeatedCompositeFieldContainer[CommandInfo]
+    def __init__(self, worker_type: _Optional[str] = ..., version: _Optional[str] = ..., supported_commands: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Mapping[str, str]] = ..., stats: _Optional[_Union[WorkerStats, _Mapping]] = ..., system_info: _Optional[_Mapping[str, str]] = ..., commands: _Optional[_Iterable[_Union[CommandInfo, _Mapping]]] = ...) -> None: ...
+
+class CommandInfo(_message.Message):
+    __slots__ = ("name", "signature", "doc", "streams", "is_async", "parameters")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    DOC_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    IS_ASYNC_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    signature: str
+    doc: str
+    streams: bool
+    is_async: bool
+    parameters: _containers.RepeatedCompositeFieldContainer[ParameterInfo]
+    def __init__(self, name: _Optional[str] = ..., signature: _Optional[str] = ..., doc: _Optional[str] = ..., streams: bool = ..., is_async: bool = ..., parameters: _Optional[_Iterable[_Union[ParameterInfo, _Mapping]]] = ...) -> None: ...
+
+class ParameterInfo(_message.Message):
+    __slots__ = ("name", "type", "default", "required")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: str
+    default: str
+    required: bool
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., default: _Optional[str] = ..., required: bool = ...) -> None: ...
 
 class WorkerStats(_message.Message):
     __slots__ = ("requests_handled", "requests_failed", "uptime_ms", "memory_usage_bytes", "cpu_usage_percent", "active_sessions", "python_stuck_ms")

@@ -10,7 +10,7 @@ use crate::{
     reply::Reply,
 };
 use rustler::{Atom, Encoder, Env, NifMap, Resource, ResourceArc, Term};
-use snakepit_proto::{HealthRequest, InfoRequest};
+use snakepit_proto::{CommandInfo, HealthRequest, InfoRequest};
 use snakepit_wire::StartJournal;
 use std::{
     sync::Arc,
@@ -135,10 +135,12 @@ fn get_info<'a>(
     reference: Term<'a>,
     channel: ResourceArc<ChannelResource>,
     timeout: u64,
+    include_commands: bool,
 ) -> Term<'a> {
     let request = InfoRequest {
         include_capabilities: true,
         include_stats: true,
+        include_commands,
     };
     let work = move |mut channel: Channel, timeout| {
         let request = Channel::request(request, Some(timeout));
@@ -167,9 +169,34 @@ fn get_info<'a>(
                 ("capabilities", map::from_pairs(env, info.capabilities)),
                 ("stats", stats),
                 ("system_info", map::from_pairs(env, info.system_info)),
+                ("commands", commands(env, info.commands)),
             ],
         )
     })
+}
+
+fn commands(env: Env<'_>, commands: Vec<CommandInfo>) -> Term<'_> {
+    let commands = commands.into_iter().map(|command| {
+        let parameters = command.parameters.into_iter().map(|parameter| {
+            let pairs = [
+                ("name", parameter.name.encode(env)),
+                ("type", parameter.r#type.encode(env)),
+                ("default", parameter.default.encode(env)),
+                ("required", parameter.required.encode(env)),
+            ];
+            map::from_pairs(env, pairs)
+        });
+        let pairs = [
+            ("name", command.name.encode(env)),
+            ("signature", command.signature.encode(env)),
+            ("doc", command.doc.encode(env)),
+            ("streams", command.streams.encode(env)),
+            ("is_async", command.is_async.encode(env)),
+            ("parameters", parameters.collect::<Vec<_>>().encode(env)),
+        ];
+        map::from_pairs(env, pairs)
+    });
+    commands.collect::<Vec<_>>().encode(env)
 }
 
 /// Runs one of a server's own RPCs and replies `{ref, {:ok, term} | {:error, failure}}`.
