@@ -34,7 +34,7 @@ defmodule Snakepit.Faults.Clients do
     descriptors = OS.descriptors(os_pid)
     seconds = times(what, 1, 5)
 
-    modes = times(what, @short, @modes) -- left_out(server)
+    modes = times(what, @short, @modes)
     attacks = for mode <- modes, do: attack(pool, os_pid, address, mode, seconds)
 
     all = Enum.flat_map(attacks, & &1)
@@ -56,11 +56,6 @@ defmodule Snakepit.Faults.Clients do
     if transport == :unix, do: {:ok, _} = Client.connect(address, timeout: 60_000)
     stop_pools([{pool, supervisor}])
   end
-
-  # grpcio's server ends other clients' calls, too, when one resets thousands; floods of headers that are
-  # too large cost it a gigabyte.
-  defp left_out(:grpcio), do: ["resets", "headers"]
-  defp left_out(:native), do: []
 
   defp attack(pool, os_pid, address, mode, seconds) do
     before = OS.rss(os_pid)

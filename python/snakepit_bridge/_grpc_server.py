@@ -38,6 +38,14 @@ HEALTH_MARGIN = 0.05
 MAX_METADATA = 64 * 1024
 #: How long a client may take to speak HTTP/2, in milliseconds.
 HANDSHAKE_TIMEOUT = 10_000
+#: How many RPCs of one connection grpcio holds, beside those that run. Without a limit it keeps
+#: thousands that were reset, and from a thousand on it cancels those of other connections, too.
+MAX_STREAMS = 64
+#: How many connections there may be over TCP, where anybody of the machine can connect.
+MAX_CONNECTIONS = 256
+#: How long a connection over TCP may be without an RPC, in milliseconds. The pool's checks of the
+#: worker's health come more often, and a pool without them connects again.
+MAX_IDLE = 60_000
 
 _SERVICE = "/snakepit.SnakepitBridge/"
 _SECRET = "x-snakepit-secret"
@@ -69,16 +77,19 @@ def run(
     )
     limit = options.max_message_size
     most_rpcs = MAX_RPCS + options.max_concurrency
+    exposed = options.listen.startswith("tcp:")
     server = grpc.server(
         futures.ThreadPoolExecutor(most_rpcs, thread_name_prefix="snakepit-rpc"),
-        handlers=[_Service(worker, limit, secret if options.listen.startswith("tcp:") else "")],
+        handlers=[_Service(worker, limit, secret if exposed else "")],
         options=[
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
             ("grpc.max_metadata_size", MAX_METADATA),
             ("grpc.absolute_max_metadata_size", MAX_METADATA),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT),
+            ("grpc.max_concurrent_streams", MAX_STREAMS + options.max_concurrency),
             ("grpc.so_reuseport", 0),
+            *(_limits_of_strangers() if exposed else ()),
         ],
         maximum_concurrent_rpcs=most_rpcs,
     )
@@ -89,6 +100,13 @@ def run(
     _shut_down(server, worker, timeout, options.kill_grace)
     registry.adapter.close()
     return 0
+
+
+def _limits_of_strangers() -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+        ("grpc.max_connection_idle_ms", MAX_IDLE),
+    )
 
 
 def _bind(server: grpc.Server, address: str) -> str:
@@ -108,7 +126,8 @@ class _Service(grpc.GenericRpcHandler):
         self._worker = worker
         self._limit = limit
         self._secret = secret.encode()
-        self._refusal: Any = grpc.unary_unary_rpc_method_handler(_refuse)
+        # One that takes a stream does not wait for a request that may never come.
+        self._refusal: Any = grpc.stream_unary_rpc_method_handler(_refuse)
         unary = (grpc.unary_unary_rpc_method_handler, self._execute)
         stream = (grpc.unary_stream_rpc_method_handler, self._execute_stream)
         execute, session = pb.ExecuteRequest.FromString, pb.SessionRequest.FromString
@@ -281,7 +300,7 @@ def _metadata(rpc: grpc.ServicerContext) -> Mapping[str, str]:
     }
 
 
-def _refuse(_request: bytes, rpc: grpc.ServicerContext) -> NoReturn:
+def _refuse(_requests: Iterator[bytes], rpc: grpc.ServicerContext) -> NoReturn:
     rpc.abort(
         grpc.StatusCode.UNAUTHENTICATED,
         f"the metadata {_SECRET!r} must be the secret that the worker was started with",

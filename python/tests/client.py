@@ -71,6 +71,7 @@ class Pipe:
 
 class Client:
     def __init__(self, address: str, secret: Optional[str] = None) -> None:
+        self.address = address
         target = address if address.startswith("unix:") else address.partition(":")[2]
         self.channel = grpc.insecure_channel(
             target,

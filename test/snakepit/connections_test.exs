@@ -14,6 +14,24 @@ defmodule Snakepit.ConnectionsTest do
     use Snakepit.Test.ServerAdapter, script: "plain_server.py"
   end
 
+  test "a pool whose server ends idle connections connects again, and loses no call" do
+    environment = environment("grpc.max_connection_idle_ms")
+    options = [transport: :tcp, env: environment, health_interval: :infinity]
+    pool = start_server_pool!(Adapter, options)
+    options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+
+    peers =
+      for n <- 1..12 do
+        assert {:ok, %{"peer" => peer}} = Snakepit.execute("peer", %{}, options)
+        # grpcio waits up to twice as long: calls are to meet the end of their connection.
+        Process.sleep(2 * @age_ms + 20 * (n - 6))
+        peer
+      end
+
+    assert length(Enum.uniq(peers)) > 1
+    assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
+  end
+
   test "the calls and streams of a pool go on over the next ones, and its worker stays" do
     pool = start_server_pool!(Adapter, transport: :tcp, max_concurrency: 8, env: environment())
     options = [pool: pool, timeout: @patience, queue_timeout: @patience]
@@ -81,8 +99,8 @@ defmodule Snakepit.ConnectionsTest do
     assert {:ok, %{"healthy" => true}} = Client.health(channel)
   end
 
-  defp environment do
-    options = ~s([["grpc.max_connection_age_ms", #{@age_ms}]])
+  defp environment(limit \\ "grpc.max_connection_age_ms") do
+    options = ~s([["#{limit}", #{@age_ms}]])
     %{"PYTHONPATH" => Path.expand("python"), "SERVER_OPTIONS" => options}
   end
 
