@@ -112,7 +112,15 @@ def _start(
             errors.append(error)
 
     def start() -> None:
-        task = loop.create_task(guarded())
+        running = guarded()
+        try:
+            task = loop.create_task(running)
+        except BaseException as error:
+            # A task factory is the user's.
+            running.close()
+            errors.append(error)
+            done()
+            return
         task.add_done_callback(finish)
         call.interrupt = functools.partial(loop.call_soon_threadsafe, task.cancel)
         if call.context.cancelled:

@@ -127,5 +127,5 @@ class Context:
         for callback in callbacks or ():
             try:
                 callback()
-            except Exception:
+            except BaseException:
                 logging.getLogger(__name__).exception("on_cancel callback %r failed", callback)

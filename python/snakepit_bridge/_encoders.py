@@ -12,6 +12,7 @@ from typing import Any, Optional, TypeVar, Union, overload
 from snakepit_bridge._frames import Columns
 from snakepit_bridge._invalid import InvalidValueError, qualified_name
 from snakepit_bridge._known import Encoder, advice_for, encoder_by_shape, encoder_of
+from snakepit_bridge._traceback import repr_of
 
 _F = TypeVar("_F", bound=Encoder)
 
@@ -83,7 +84,7 @@ def substitute(value: object) -> object:
     except InvalidValueError as error:
         return refused(value, str(error))
     except Exception as error:
-        problem = f"is of type {qualified_name(cls)}, whose encoder raised {error!r}"
+        problem = f"is of type {qualified_name(cls)}, whose encoder raised {repr_of(error)}"
         raise InvalidValueError(problem) from error
 
 
@@ -116,7 +117,9 @@ def key_text(key: object) -> str:
     except InvalidValueError:
         raise
     except Exception as error:
-        problem = f"has a key of type {qualified_name(type(key))}, whose text raised {error!r}"
+        problem = (
+            f"has a key of type {qualified_name(type(key))}, whose text raised {repr_of(error)}"
+        )
         raise InvalidValueError(problem) from error
 
 

@@ -42,10 +42,22 @@ class EventLoop(threading.Thread):
         for resume in resumes:
             resume()
         for call in calls:
-            task = self._loop.create_task(_run(call))
-            self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._ended, call))
-            call.on_cancel(functools.partial(self._loop.call_soon_threadsafe, task.cancel))
+            try:
+                self._start(call)
+            except BaseException as error:
+                call.fail(error)
+
+    def _start(self, call: AsyncCall) -> None:
+        running = _run(call)
+        try:
+            task = self._loop.create_task(running)
+        except BaseException:
+            # A task factory is the user's.
+            running.close()
+            raise
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._ended, call))
+        call.on_cancel(functools.partial(self._loop.call_soon_threadsafe, task.cancel))
 
     def _ended(self, call: AsyncCall, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -12,6 +12,7 @@ from snakepit_bridge._context import running
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._runner import Runner, cancelled
 from snakepit_bridge._serving import leave_fork
+from snakepit_bridge._traceback import shown
 from snakepit_bridge._values import InvalidValueError, encode_fields
 
 _log = logging.getLogger("snakepit_bridge")
@@ -31,17 +32,26 @@ def answer(
     refusal: Callable[[CallError], bytes],
 ) -> bytes:
     """As `run`, for a transport that makes messages of values."""
-    failure: Optional[CallError] = None
+    failed = True
     before = running.set(call.context)
     try:
         runner.enter(call)
         message = result(_value(call))
+        failed = False
     except BaseException as error:
-        failure = _failure(call, error)
-        message = refusal(failure)
-    running.reset(before)
-    runner.leave(call, failed=failure is not None)
+        message = refused(refusal, _failure(call, error), call.command.name)
+    finally:
+        running.reset(before)
+        runner.leave(call, failed=failed)
     return message
+
+
+def refused(refusal: Callable[[CallError], bytes], failure: CallError, command: str) -> bytes:
+    """The message of a failure, or of that it cannot be made: there always is one."""
+    try:
+        return refusal(failure)
+    except BaseException as error:
+        return refusal(CallError.internal(error, command))
 
 
 def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, None, None]:
@@ -49,9 +59,9 @@ def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, Non
     steps = _Steps(call, wire)
     try:
         runner.enter(call)
-    except CallError as failure:
+    except BaseException as error:
         runner.leave(call, failed=True)
-        yield wire.failure(failure)
+        yield refused(wire.failure, _failure(call, error), call.command.name)
         return
     try:
         message = steps.next()
@@ -83,7 +93,11 @@ class _Steps:
             return self._next()
         except BaseException as error:
             self.ended = self.failed = True
-            return self._wire.failure(_failure(self._call, error), self._index)
+            failure = _failure(self._call, error)
+            index = self._index
+            return refused(
+                lambda failure: self._wire.failure(failure, index), failure, self._call.command.name
+            )
         finally:
             running.reset(before)
 
@@ -96,7 +110,7 @@ class _Steps:
         try:
             self._generator.close()
         except BaseException as error:
-            _log.warning("%s raised %r when it was closed", self._call.command.name, error)
+            _log.warning("%s raised %s when it was closed", self._call.command.name, shown(error))
         finally:
             running.reset(before)
         if not self.ended:
@@ -167,11 +181,12 @@ def _fields(call: Call, value: object, root: str) -> tuple[dict[str, bytes], Opt
 
 def _failure(call: Call, error: BaseException) -> CallError:
     leave_fork(error)
-    if isinstance(error, CallError):
-        return error
+    kind = type(error)
+    if issubclass(kind, CallError):
+        return error  # type: ignore[return-value]
     if call.context.cancelled:
-        call.closed = call.closed or isinstance(error, asyncio.CancelledError)
-        if not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            _log.info("%s raised %r after it was cancelled", call.command.name, error)
+        call.closed = call.closed or issubclass(kind, asyncio.CancelledError)
+        if not issubclass(kind, (asyncio.CancelledError, GeneratorExit)):
+            _log.info("%s raised %s after it was cancelled", call.command.name, shown(error))
         return cancelled()
     return CallError.of(error)

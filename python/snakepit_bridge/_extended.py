@@ -16,6 +16,7 @@ from snakepit_bridge._invalid import (
     too_deep,
 )
 from snakepit_bridge._json import MAX_DIGITS, encoder, exact_int, is_too_deep
+from snakepit_bridge._snapshot import items
 from snakepit_bridge._tensor import Tensor, array
 
 MARK = "$snakepit"
@@ -120,22 +121,22 @@ class _Writer:
         return None
 
     def _dict(self, value: dict[Any, Any], path: str, depth: int) -> str:
-        items = [
+        entries = [
             (_checked_text(name, f"a key of {path}"), path_to(path, name), item)
             for name, item in named_items(value, path)
         ]
-        names = {name for name, _, _ in items}
-        if len(names) < len(items):
+        names = {name for name, _, _ in entries}
+        if len(names) < len(entries):
             raise InvalidValueError(f"{path} has two keys with the same text")
         if self._tail is not None and _MARK_TEXT in names:
-            pairs = (f"[{name},{self.text(item, at, depth)}]" for name, at, item in items)
+            pairs = (f"[{name},{self.text(item, at, depth)}]" for name, at, item in entries)
             return f'{{{_MARK_TEXT}:["map",[{",".join(pairs)}]]}}'
-        pairs = (f"{name}:{self.text(item, at, depth)}" for name, at, item in items)
+        pairs = (f"{name}:{self.text(item, at, depth)}" for name, at, item in entries)
         return f"{{{','.join(pairs)}}}"
 
     def _list(self, value: Any, path: str, depth: int) -> str:
-        items = (self.text(item, f"{path}[{index}]", depth) for index, item in enumerate(value))
-        return f"[{','.join(items)}]"
+        texts = (self.text(item, f"{path}[{index}]", depth) for index, item in enumerate(value))
+        return f"[{','.join(texts)}]"
 
     def _int(self, value: int, given: object, path: str, depth: int) -> str:
         from decimal import Decimal
@@ -168,11 +169,8 @@ class _Writer:
 
 def named_items(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
     """The items of a dict, under the texts of their keys."""
-    if isinstance(value, dict) and not dict.__len__(value):
-        # Python's json asks no dict for its items that holds none itself.
-        return []
     try:
-        return [(key_text(key), item) for key, item in value.items()]
+        return [(key_text(key), item) for key, item in items(value)]
     except InvalidValueError as error:
         raise InvalidValueError(f"{path} {error}") from error.__cause__
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
 from snakepit_bridge._builders import Fault
 from snakepit_bridge._invalid import InvalidValueError, qualified_name
-from snakepit_bridge._traceback import Frame, Raised
+from snakepit_bridge._traceback import Frame, Raised, attempt, cause_of, shown, text_of
+
+_log = logging.getLogger("snakepit_bridge")
 
 # An error must fit in a message, whatever went wrong.
 _LONGEST = 16_000
@@ -57,11 +60,12 @@ class CallError(Exception):
     def __init__(
         self, reason: str, message: str, *, type_name: str = "", traceback: str = ""
     ) -> None:
+        message = sendable(message)
         super().__init__(message)
         self.reason = reason
         self.message = message
-        self.type = type_name
-        self.traceback = traceback
+        self.type = sendable(type_name)
+        self.traceback = sendable(traceback)
         self.frames = []
         self.notes = []
         self.cause = None
@@ -99,32 +103,50 @@ class CallError(Exception):
 
     @classmethod
     def of(cls, error: BaseException) -> CallError:
-        """The failure that a command's exception is, with the traceback from its own code on."""
+        """The failure that a command's exception is, with the traceback from its own code on.
+
+        It raises nothing, whatever the exception does when it is asked.
+        """
         failure = cls._raised(Raised(error), _MOST_CAUSES)
-        if isinstance(error, CommandError):
+        if issubclass(type(error), CommandError):
             failure.reason = "command_error"
-            failure.code = _sendable(str(error.code))
-            failure.message = _sendable(str(error.message))
-            failure.data = b"" if error.data is None else _encoded(error.data)
+            given: Any = error
+            failure.code = sendable(attempt(lambda: text_of(given.code), ""))
+            failure.message = sendable(attempt(lambda: text_of(given.message), failure.message))
+            failure.data = _encoded(lambda: given.data)
         return failure
+
+    @classmethod
+    def internal(cls, error: BaseException, command: str) -> CallError:
+        """The failure of a call that Snakepit itself failed to serve. It is logged."""
+        attempt(
+            lambda: _log.error(
+                "Snakepit failed to serve a call of %s: %s", command, Raised(error).text()
+            ),
+            None,
+        )
+        return cls(
+            "internal_error",
+            f"Snakepit failed to serve the call ({shown(error)}): this is a bug in it; the log of "
+            "the worker has the traceback",
+        )
 
     @classmethod
     def _raised(cls, raised: Raised, causes: int) -> CallError:
         failure = cls(
             "python_error",
-            _sendable(raised.message()),
+            raised.message(),
             type_name=qualified_name(type(raised.error)),
-            traceback=_sendable(raised.text()),
+            traceback=raised.text() if causes == _MOST_CAUSES else "",
         )
         failure.frames = [
-            (_sendable(file), line, _sendable(function), _sendable(source))
+            (sendable(file), line, sendable(function), sendable(source))
             for file, line, function, source in raised.frames()
         ]
-        failure.notes = [_sendable(note) for note in raised.notes()[:_MOST_NOTES]]
-        cause = raised.error.__cause__
+        failure.notes = [sendable(note) for note in raised.notes()[:_MOST_NOTES]]
+        cause = cause_of(raised.error)
         if cause is not None and causes:
             failure.cause = cls._raised(Raised(cause), causes - 1)
-            failure.cause.traceback = ""
         return failure
 
 
@@ -132,29 +154,32 @@ class ArgumentsError(CallError):
     """Arguments that a command does not take, with what is wrong with each."""
 
     def __init__(self, message: str, faults: Iterable[Fault]) -> None:
-        super().__init__("invalid_args", _sendable(message))
+        super().__init__("invalid_args", message)
         self.faults = list(faults)
         self.data = _encoded(
-            [
+            lambda: [
                 {
-                    "path": [key if isinstance(key, int) else _sendable(str(key)) for key in path],
-                    "message": _sendable(text),
+                    "path": [key if isinstance(key, int) else sendable(str(key)) for key in path],
+                    "message": sendable(text),
                 }
                 for path, text in self.faults
             ]
         )
 
 
-def _encoded(data: object) -> bytes:
+def _encoded(ask: Callable[[], object]) -> bytes:
     from snakepit_bridge._extended import encode_extended
 
     try:
-        return encode_extended(data, "data")
-    except InvalidValueError as error:
-        return encode_extended(f"the data of the error cannot be sent: {error}")
+        data = ask()
+        return b"" if data is None else encode_extended(data, "data")
+    except BaseException as error:
+        why = str(error) if type(error) is InvalidValueError else shown(error)
+        return encode_extended(sendable(f"the data of the error cannot be sent: {why}"))
 
 
-def _sendable(text: str) -> str:
+def sendable(text: str) -> str:
+    """A text of bounded length that UTF-8 can carry."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}\n[...]\n{text[-_LONGEST // 2 :]}"
     return text.encode(errors="backslashreplace").decode()

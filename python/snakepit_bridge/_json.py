@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from snakepit_bridge._invalid import MAX_DEPTH, too_deep
+from snakepit_bridge._snapshot import snapshot
 
 #: Converting an integer takes time that grows with the square of its length.
 MAX_DIGITS = 100_000
@@ -35,7 +36,7 @@ _loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _exact_loads = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=exact_int).decode
 
 
-def encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[Any], str]:
+def _encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[Any], str]:
     return json.JSONEncoder(
         ensure_ascii=False,
         allow_nan=allow_nan,
@@ -43,6 +44,27 @@ def encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[A
         separators=(",", ":"),
         default=default,
     ).encode
+
+
+# `[].clear` takes no argument: it refuses any value, and runs no Python code to do so.
+_refuse: Any = [].clear
+_PLAIN = {allow_nan: _encoder(_refuse, allow_nan=allow_nan) for allow_nan in (False, True)}
+
+
+def encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[Any], str]:
+    """What makes a JSON text of a value; `default` gives what is to stand for what JSON has not."""
+    plain = _PLAIN[allow_nan]
+    full = _encoder(lambda value: snapshot(default(value)), allow_nan=allow_nan)
+
+    def encode(value: Any) -> str:
+        # Nobody can change the value while no Python code runs. The encoder in C iterates over
+        # dicts that `default` must not change.
+        try:
+            return plain(value)
+        except TypeError:
+            return full(snapshot(value))
+
+    return encode
 
 
 def read(text: str, name: str) -> Any:

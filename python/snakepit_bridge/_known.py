@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from typing import Any, Optional
 
 from snakepit_bridge import _arrays, _frames
+from snakepit_bridge._invalid import class_name, module_name
+from snakepit_bridge._snapshot import items, settled
 
 Encoder = Callable[[Any], object]
 
@@ -127,8 +129,8 @@ def encoder_by_shape(cls: type) -> Optional[Encoder]:
     if hasattr(cls, "__fspath__"):
         return os.fspath
     if issubclass(cls, Mapping):
-        return dict
-    return list if issubclass(cls, (AbstractSet, Sequence, ValuesView)) else None
+        return _mapping
+    return _list if issubclass(cls, (AbstractSet, Sequence, ValuesView)) else None
 
 
 def advice_for(cls: type) -> str:
@@ -142,7 +144,15 @@ def advice_for(cls: type) -> str:
 
 def _name(cls: type) -> str:
     """The first part of the module's name, and the class's own."""
-    return f"{str(cls.__module__).partition('.')[0]}.{cls.__name__}"
+    return f"{module_name(cls).partition('.')[0]}.{class_name(cls)}"
+
+
+def _mapping(value: Mapping[Any, Any]) -> dict[Any, Any]:
+    return dict(items(value))
+
+
+def _list(value: Collection[Any]) -> list[Any]:
+    return settled(lambda: list(value))
 
 
 def _dataclass_fields(value: Any) -> dict[str, object]:

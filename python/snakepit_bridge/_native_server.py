@@ -18,6 +18,7 @@ from snakepit_bridge._failure import CallError
 from snakepit_bridge._native import Server
 from snakepit_bridge._serving import Signals, leave_fork, leave_running
 from snakepit_bridge._sessions import Sessions
+from snakepit_bridge._traceback import shown
 from snakepit_bridge._values import InvalidValueError
 from snakepit_bridge._version import __version__
 from snakepit_bridge._worker import system_info
@@ -131,18 +132,24 @@ class _Hooks:
 
     def failure(self, error: BaseException, cancelled: bool, command: str) -> CallError:  # noqa: FBT001
         leave_fork(error)
-        if isinstance(error, CallError):
-            return error
+        kind = type(error)
+        if issubclass(kind, CallError):
+            return error  # type: ignore[return-value]
         if not cancelled:
             return CallError.of(error)
         failure = CallError("cancelled", "the call was cancelled")
-        failure.closed = _is_task_cancelled(error)
-        if not failure.closed and not isinstance(error, GeneratorExit):
-            _log.info("%s raised %r after it was cancelled", command, error)
+        failure.closed = _is_task_cancelled(kind)
+        if not failure.closed and not issubclass(kind, GeneratorExit):
+            _log.info("%s raised %s after it was cancelled", command, shown(error))
         return failure
 
+    def panicked(self, command: str, panic: str) -> None:
+        _log.error(
+            "Snakepit's native server panicked while it served a call of %s: %s", command, panic
+        )
+
     def close_failed(self, command: str, error: BaseException) -> None:
-        _log.warning("%s raised %r when it was closed", command, error)
+        _log.warning("%s raised %s when it was closed", command, shown(error))
 
     def leave_fork(self) -> None:
         leave_fork()
@@ -184,7 +191,7 @@ class _Hooks:
             raise CallError("invalid_args", str(error)) from None
 
 
-def _is_task_cancelled(error: BaseException) -> bool:
+def _is_task_cancelled(kind: type[BaseException]) -> bool:
     # Where nothing has imported asyncio nothing raised its exception.
     asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+    return asyncio is not None and issubclass(kind, asyncio.CancelledError)

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterator
-from typing import Optional
+from typing import Optional, Union
 
 #: How many messages may wait for the network.
 MESSAGES_AHEAD = 32
@@ -21,16 +21,20 @@ def relay(messages: Generator[bytes, None, None], deadline: float) -> Iterator[b
 
     Closing it, or its end, lets the thread close `messages` at the next one of them.
     """
-    waiting: queue.Queue[Optional[bytes]] = queue.Queue(MESSAGES_AHEAD)
+    waiting: queue.Queue[Union[bytes, BaseException, None]] = queue.Queue(MESSAGES_AHEAD)
     closed = False
 
     def feed() -> None:
-        for message in messages:
-            waiting.put(message)
-            if closed:
-                messages.close()
-                return
-        waiting.put(None)
+        end: Optional[BaseException] = None
+        try:
+            for message in messages:
+                waiting.put(message)
+                if closed:
+                    messages.close()
+                    return
+        except BaseException as error:
+            end = error
+        waiting.put(end)
 
     threading.Thread(target=feed, name="snakepit-relay", daemon=True).start()
     try:
@@ -38,6 +42,8 @@ def relay(messages: Generator[bytes, None, None], deadline: float) -> Iterator[b
             message = waiting.get(timeout=max(0.0, deadline - time.monotonic()))
             if message is None:
                 return
+            if not isinstance(message, bytes):
+                raise message
             yield message
     except queue.Empty:
         raise TimedOutError from None

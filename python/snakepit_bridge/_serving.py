@@ -9,9 +9,10 @@ import select
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, Optional
+
+from snakepit_bridge._traceback import Raised, attempt
 
 if TYPE_CHECKING:
     import asyncio
@@ -70,12 +71,17 @@ def leave_fork(error: Optional[BaseException] = None) -> None:
     """
     if not _forks:
         return
-    code: object = error.code or 0 if isinstance(error, SystemExit) else error is not None
-    if error is not None and not isinstance(error, SystemExit):
-        traceback.print_exception(type(error), error, error.__traceback__)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
+    code: object = 1
+    try:
+        code = error is not None
+        if error is not None and issubclass(type(error), SystemExit):
+            code = error.code or 0  # type: ignore[attr-defined]
+        elif error is not None:
+            sys.stderr.write(Raised(error).text())
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def run_on(loop: asyncio.AbstractEventLoop) -> None:
@@ -87,7 +93,8 @@ def run_on(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     except (SystemExit, KeyboardInterrupt) as error:
         leave_fork(error)
-        _log.exception("%r was raised in the event loop, outside of any call", error)
+        named = attempt(functools.partial(repr, error), type(error).__name__)
+        _log.exception("%s was raised in the event loop, outside of any call", named)
 
 
 def leave_running(kill_grace: float) -> NoReturn:

@@ -117,9 +117,16 @@ class _Server:
             self._worker.runner.cancel(call)
 
     def _answer(self, request: dict[str, Any]) -> bytes:
-        control = self._controls.get(request["command"])
-        if control is not None:
-            return response(request["id"], control(request["args"]))
+        try:
+            control = self._controls.get(request["command"])
+            if control is not None:
+                return response(request["id"], control(request["args"]))
+            return self._run(request)
+        except BaseException as error:
+            failure = CallError.internal(error, request["command"])
+            return encode_extended(refusal(request["id"], failure))
+
+    def _run(self, request: dict[str, Any]) -> bytes:
         try:
             call = self._call(request)
         except CallError as failure:

@@ -70,7 +70,7 @@ def _exception(failure: CallError) -> dict[str, Any]:
     }
     if failure.traceback:
         detail["traceback"] = failure.traceback
-    if failure.code:
+    if failure.reason == "command_error":
         detail["code"] = failure.code
         detail["data"] = decode_extended(failure.data) if failure.data else None
     return detail

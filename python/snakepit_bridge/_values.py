@@ -86,9 +86,9 @@ def encode_fields(
     if not isinstance(result, dict):
         kind, data = encode(result, root, kinds=kinds)
         return {"result": data}, bytes((kind,)) if kinds else None
-    items = named_items(result, root)
-    encoded = {_checked(name): encode(value, root, name, kinds=kinds) for name, value in items}
-    if len(encoded) < len(items):
+    entries = named_items(result, root)
+    encoded = {_checked(name): encode(value, root, name, kinds=kinds) for name, value in entries}
+    if len(encoded) < len(entries):
         raise InvalidValueError(f"{root} has two keys with the same text")
     fields = {name: data for name, (_, data) in encoded.items()}
     return fields, bytes(encoded[name][0] for name in sorted(encoded)) if kinds else None

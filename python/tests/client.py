@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import grpc
 
@@ -268,3 +268,129 @@ class WorkerProcess:
         for line in self.process.stdout:
             self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
+
+
+class Stdio:
+    """A worker over stdin and stdout, and its other end."""
+
+    def __init__(self, *options: str, errors: Path) -> None:
+        with errors.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                # Without site-packages: it needs no more than Python.
+                [
+                    WORKER_PYTHON,
+                    "-S",
+                    "-W",
+                    "error",
+                    "-m",
+                    "snakepit_bridge",
+                    "--stdio",
+                    *_with_defaults(options),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        self._id = 0
+
+    def drain(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.receive() == {"draining": True}
+
+    def stop(self) -> int:
+        self.drain()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def send(self, command: str, /, args: dict[str, Any], **fields: Any) -> int:
+        self._id += 1
+        request = {"id": self._id, "command": command, "args": args, "timestamp": 0, **fields}
+        data = json.dumps(request).encode()
+        assert self.process.stdin is not None
+        self.process.stdin.write(len(data).to_bytes(4, "big") + data)
+        self.process.stdin.flush()
+        return self._id
+
+    def receive(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        size = int.from_bytes(self.process.stdout.read(4), "big")
+        response: dict[str, Any] = json.loads(self.process.stdout.read(size))
+        return response
+
+    def ask(self, command: str, /, **args: Any) -> Any:
+        sent = self.send(command, args)
+        response = self.receive()
+        assert response["id"] == sent
+        assert response["success"], response
+        return response["result"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+def _with_defaults(options: tuple[str, ...]) -> list[str]:
+    defaults = {"--adapter": "probe:Probe", "--import-path": str(SUPPORT)}
+    given = [part for pair in defaults.items() if pair[0] not in options for part in pair]
+    return [*options, *given]
+
+
+class Way:
+    """A worker on one of the servers, and the answers to calls of it, as all three give them."""
+
+    def __init__(self, worker: Union[Client, Stdio]) -> None:
+        self._worker = worker
+        self.streams = isinstance(worker, Client)
+
+    def call(self, command: str, /, **args: Any) -> tuple[Optional[dict[str, Any]], dict[str, Any]]:
+        """The result, or None and the error's details."""
+        if isinstance(self._worker, Stdio):
+            sent = self._worker.send(command, args)
+            response = self._worker.receive()
+            assert response["id"] == sent
+            error = response.get("error_detail") or {}
+            return response.get("result"), {"message": response.get("error"), **error}
+        answer = self._worker.execute(command, **args)
+        if not answer.success:
+            assert answer.error
+            return None, _detail(answer.error_detail)
+        return {name: _value(data) for name, data in answer.result.items()}, {}
+
+    def error(self, command: str, /, **args: Any) -> dict[str, Any]:
+        result, error = self.call(command, **args)
+        assert result is None, result
+        return error
+
+    def stream(self, command: str, /, **args: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The chunks, and the details of the error that ended them, if one did."""
+        assert isinstance(self._worker, Client)
+        chunks = self._worker.chunks(command, **args)
+        values = [{k: _value(v) for k, v in chunk.chunk.items()} for chunk in chunks]
+        if chunks and chunks[-1].error:
+            return values[:-1], _detail(chunks[-1].error_detail)
+        return values, {}
+
+
+def _value(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data
+
+
+def _detail(error: pb.ErrorDetail) -> dict[str, Any]:
+    return {
+        "reason": error.reason,
+        "type": error.type,
+        "message": error.message,
+        "traceback": error.traceback,
+        "frames": [{"file": frame.file, "line": frame.line} for frame in error.frames],
+        "notes": list(error.notes),
+        "cause": _detail(error.cause) if error.HasField("cause") else None,
+        "code": error.code,
+        "data": error.data,
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from client import SUPPORT, Client, Pipe, WorkerProcess
+from client import SUPPORT, Client, Pipe, Stdio, Way, WorkerProcess
 from hypothesis import settings
 
 settings.register_profile("steady", database=None, deadline=None, derandomize=True)
@@ -75,6 +75,25 @@ def client(server: str) -> Iterator[Client]:
         client = Client(_starter(stack, server)("--max-concurrency", "4").address())
         stack.callback(client.close)
         yield client
+
+
+@pytest.fixture(params=["native", "grpcio", "stdio"])
+def way(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Way]]:
+    """Starts a worker with these options, on each of the three servers."""
+    server: str = request.param
+    with ExitStack() as stack:
+        start_grpc = _starter(stack, server)
+
+        def start(*options: str) -> Way:
+            if server == "stdio":
+                worker = Stdio(*options, errors=tmp_path / "stderr")
+                stack.callback(worker.close)
+                return Way(worker)
+            client = Client(start_grpc(*options).address())
+            stack.callback(client.close)
+            return Way(client)
+
+        yield start
 
 
 @pytest.fixture

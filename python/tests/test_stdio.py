@@ -1,84 +1,13 @@
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from client import PATIENCE, ROOT, SUPPORT, WORKER_PYTHON, Pipe
+from client import PATIENCE, Pipe, Stdio
 
 MakePipe = Callable[[str], Pipe]
-
-
-class Stdio:
-    """A worker over stdin and stdout, and its other end."""
-
-    def __init__(self, *options: str, errors: Path) -> None:
-        with errors.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                # Without site-packages: it needs no more than Python.
-                [
-                    WORKER_PYTHON,
-                    "-S",
-                    "-W",
-                    "error",
-                    "-m",
-                    "snakepit_bridge",
-                    "--stdio",
-                    "--adapter",
-                    "probe:Probe",
-                    "--import-path",
-                    str(SUPPORT),
-                    *options,
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
-        self._id = 0
-
-    def drain(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.receive() == {"draining": True}
-
-    def stop(self) -> int:
-        self.drain()
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
-
-    def send(self, command: str, /, args: dict[str, Any], **fields: Any) -> int:
-        self._id += 1
-        request = {"id": self._id, "command": command, "args": args, "timestamp": 0, **fields}
-        data = json.dumps(request).encode()
-        assert self.process.stdin is not None
-        self.process.stdin.write(len(data).to_bytes(4, "big") + data)
-        self.process.stdin.flush()
-        return self._id
-
-    def receive(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        size = int.from_bytes(self.process.stdout.read(4), "big")
-        response: dict[str, Any] = json.loads(self.process.stdout.read(size))
-        return response
-
-    def ask(self, command: str, /, **args: Any) -> Any:
-        sent = self.send(command, args)
-        response = self.receive()
-        assert response["id"] == sent
-        assert response["success"], response
-        return response["result"]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(PATIENCE)
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
 
 
 @pytest.fixture

@@ -161,11 +161,15 @@ impl AsyncCall {
     /// The command has ended with this exception.
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) {
         let known = self.progress().failure.take();
-        let failure = known.unwrap_or_else(|| {
+        let describe = || {
             self.worker
                 .commands
                 .failure(py, &self.call, PyErr::from_value(error))
-        });
-        self.answer(py, Err(failure));
+        };
+        let failure = known.map_or_else(
+            || handler::caught(py, &self.worker, &self.call, || Err(describe())),
+            Err,
+        );
+        self.answer(py, failure);
     }
 }

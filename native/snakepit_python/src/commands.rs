@@ -5,9 +5,14 @@ use crate::{
     call::{Call, Request},
     failure,
 };
-use pyo3::{FromPyObject, prelude::*, types::PyDict};
+use pyo3::{FromPyObject, panic::PanicException, prelude::*, types::PyDict};
 use snakepit_proto::{CommandInfo, ParameterInfo};
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
 
 pub(crate) struct Command {
     pub(crate) name: String,
@@ -166,13 +171,16 @@ impl Commands {
 
     /// The failure that an exception of a command is.
     pub(crate) fn failure(&self, py: Python<'_>, call: &Call, error: PyErr) -> Failure {
-        let shown = error.to_string();
-        let args = (
-            error.into_value(py),
-            call.is_cancelled(),
-            &call.command.name,
-        );
-        match self.hooks.call_method1(py, "failure", args) {
+        let name = &call.command.name;
+        let error = error.into_value(py).into_bound(py).into_any();
+        if error.is_instance_of::<PanicException>() {
+            let text = error.str().map(|text| text.to_string());
+            return self.panicked(py, name, &text.unwrap_or_default());
+        }
+        match self
+            .hooks
+            .call_method1(py, "failure", (&error, call.is_cancelled(), name))
+        {
             Ok(described) => {
                 let described = described.bind(py);
                 if described
@@ -184,9 +192,27 @@ impl Commands {
                 failure::read(described)
             }
             Err(broken) => {
-                Failure::new("python_error", format!("{shown}; describing it: {broken}"))
+                let kind = error.get_type().name();
+                let kind = kind.map_or_else(|_| "an exception".into(), |kind| kind.to_string());
+                let message = format!("{kind} was raised, and describing it failed: {broken}");
+                Failure::new("python_error", message)
             }
         }
+    }
+
+    /// What a call is answered with that the server itself failed to serve. The panic is reported.
+    pub(crate) fn panicked(&self, py: Python<'_>, name: &str, panic: &str) -> Failure {
+        // What the user's handlers of logging do is of no matter here.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            self.hooks.call_method1(py, "panicked", (name, panic))
+        }));
+        Failure::new(
+            "internal_error",
+            format!(
+                "Snakepit failed to serve the call (its native server panicked: {panic}): this is a \
+                 bug in it; the worker's log has the panic's text"
+            ),
+        )
     }
 
     pub(crate) fn hooks(&self) -> &Py<PyAny> {

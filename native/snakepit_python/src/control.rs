@@ -9,6 +9,7 @@ use crate::{
 use pyo3::Python;
 use snakepit_wire::append;
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{self, Receiver, Sender},
@@ -54,10 +55,13 @@ impl Control {
         let run = move || {
             for job in receiver {
                 *lock(&waiting_since) = Some(Instant::now());
-                Python::attach(|py| {
-                    *lock(&waiting_since) = None;
-                    job.run(py, &worker);
-                });
+                // A panic is printed, and must not keep the jobs after it from being done.
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    Python::attach(|py| {
+                        *lock(&waiting_since) = None;
+                        job.run(py, &worker);
+                    });
+                }));
             }
         };
         let thread = std::thread::Builder::new()

@@ -12,7 +12,9 @@ use prost::Message;
 use pyo3::{exceptions::PyStopIteration, prelude::*};
 use snakepit_proto::{Fields, StreamResponse};
 use std::{
+    any::Any,
     cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -32,6 +34,8 @@ pub(crate) fn request_id() -> String {
 
 /// Runs commands in this thread until the worker stops.
 pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
+    // However this thread ends: health tells how many there are.
+    let _thread = worker.scheduler.thread();
     let writer = worker.next_writer();
     let mut done: Option<Arc<Call>> = None;
     let mut unsent: Vec<Arc<Lane>> = Vec::new();
@@ -92,7 +96,7 @@ fn run(py: Python<'_>, worker: &Worker, call: &Call) {
     let started = Instant::now();
     if let Answer::Stream(chunks) = &call.answer {
         let mut steps = Steps::new(worker, call, chunks);
-        let ended = steps.run(py);
+        let ended = caught(py, worker, call, || steps.run(py));
         if let Err(failure) = ended {
             let (id, index) = (&call.request.request_id, steps.index);
             chunks.push(&failed_chunk(id, index, failure));
@@ -104,10 +108,29 @@ fn run(py: Python<'_>, worker: &Worker, call: &Call) {
         chunks.end();
         return;
     }
-    let result = unary(py, worker, call);
+    let result = caught(py, worker, call, || unary(py, worker, call));
     let took = started.elapsed();
     worker.took(took);
     worker.finish(call, result, took);
+}
+
+/// What `run` gives. A panic in it is reported, and is the failure of the call.
+pub(crate) fn caught<T>(
+    py: Python<'_>,
+    worker: &Worker,
+    call: &Call,
+    run: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let name = &call.command.name;
+        Err(worker.commands.panicked(py, name, panic_text(&*panic)))
+    })
+}
+
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("it has no text")
 }
 
 fn unary(py: Python<'_>, worker: &Worker, call: &Call) -> Result<Fields, Failure> {

@@ -197,6 +197,17 @@ impl<J: Job> Scheduler<J> {
         wanted
     }
 
+    /// To be held by a thread that runs commands, for as long as it does.
+    pub(crate) fn thread(&self) -> impl Drop + '_ {
+        Thread(self)
+    }
+
+    /// Whether there are threads to run commands, or need not be any more.
+    pub(crate) fn has_threads(&self) -> bool {
+        let state = self.lock();
+        state.threads > 0 || state.closed
+    }
+
     /// Lets the threads go that wait; what runs goes on.
     pub(crate) fn close(&self) {
         let driver = {
@@ -234,6 +245,14 @@ impl<J: Job> Scheduler<J> {
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Thread<'a, J: Job>(&'a Scheduler<J>);
+
+impl<J: Job> Drop for Thread<'_, J> {
+    fn drop(&mut self) {
+        self.0.lock().threads -= 1;
     }
 }
 
@@ -373,6 +392,18 @@ mod tests {
         }
         scheduler.close();
         assert!(thread.join().unwrap().is_none());
+    }
+
+    #[test]
+    fn threads_that_have_ended_are_not_there_and_may_be_replaced() {
+        let scheduler = scheduler(1);
+        assert!(!scheduler.wants_thread());
+        drop(scheduler.thread());
+        assert!(!scheduler.has_threads());
+        assert!(scheduler.wants_thread());
+        drop(scheduler.thread());
+        scheduler.close();
+        assert!(scheduler.has_threads());
     }
 
     #[test]

@@ -288,7 +288,7 @@ impl Rpc {
             }
         }
         let health = HealthResponse {
-            healthy: true,
+            healthy: worker.scheduler.has_threads(),
             worker_id: worker.settings.worker_id.clone(),
             uptime_ms: millis(worker.started.elapsed()),
             total_requests: worker.handled.load(Ordering::Relaxed),

@@ -8,6 +8,7 @@ use pyo3::{
     exceptions::PyValueError,
     prelude::*,
     pybacked::{PyBackedBytes, PyBackedStr},
+    sync::critical_section::with_critical_section,
     types::{PyBytes, PyDict, PyString},
 };
 use snakepit_proto::{Field, Fields, copied, packed};
@@ -99,8 +100,9 @@ pub(crate) fn encode_fields(
         // It may have items of its own.
         return encode_all(value, root, kinds, hooks);
     }
-    let mut found = Vec::with_capacity(dict.len());
-    for (key, item) in dict.iter() {
+    let entries = entries(dict);
+    let mut found = Vec::with_capacity(entries.len());
+    for (key, item) in entries {
         let name = key
             .cast_exact::<PyString>()
             .ok()
@@ -116,6 +118,14 @@ pub(crate) fn encode_fields(
         found.push((Field::new(name, bytes), kind));
     }
     Ok(Fields::sent(found, kinds))
+}
+
+/// What is in a dict at this moment. Other threads, and the encoders of its values, may change it as soon
+/// as any Python code runs.
+pub(super) fn entries<'py>(
+    dict: &Bound<'py, PyDict>,
+) -> Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    with_critical_section(dict, || dict.iter().collect())
 }
 
 /// A dict of which only Python knows the items, or the texts of their keys.

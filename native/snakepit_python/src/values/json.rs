@@ -131,8 +131,7 @@ fn write_dict(dict: &Bound<'_, PyDict>, out: &mut Writer<'_>, depth: usize) -> R
         let name: String = name.extract().map_err(|_| Other)?;
         if name == MARK { Err(Other) } else { Ok(name) }
     };
-    let entries: Vec<_> = dict.iter().collect();
-    out.object(&entries, name, |out, _, value| {
+    out.object(&super::entries(dict), name, |out, _, value| {
         write_value(value, out, depth + 1)
     })
 }
