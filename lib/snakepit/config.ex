@@ -42,6 +42,9 @@ defmodule Snakepit.Config do
     session_ttl: {:timeout, 3_600_000, "how long a session is kept that no call uses, in ms"},
     demand: {:positive, 256, "how many chunks of a stream may be on their way to the consumer"},
     max_message_size: {:bytes, 67_108_864, "bytes of a request, a result or a chunk"},
+    frames:
+      {:frames, :lists,
+       "how frames of pandas and polars and Arrow tables in results arrive: `:lists`, as maps of lists, or `:arrow`, each as a `Snakepit.Arrow`"},
     unencodable:
       {:unencodable, :error,
        "what becomes of a value in a result that cannot be sent: `:error`, or `:marker` for a map with its type in its place"},
@@ -109,6 +112,7 @@ defmodule Snakepit.Config do
     timeout: "a number of milliseconds above 0, at most #{@max}, or :infinity",
     server: ":native or :grpcio",
     transport: ":unix or :tcp",
+    frames: ":lists or :arrow",
     unencodable: ":error or :marker",
     log_level: ":debug, :info, :warning or :error",
     range: "a pair {first, longest} of milliseconds above 0, at most #{@max_millis}"
@@ -264,6 +268,7 @@ defmodule Snakepit.Config do
   defp valid?(:timeout, value), do: value == :infinity or valid?(:positive, value)
   defp valid?(:server, value), do: value in [:native, :grpcio]
   defp valid?(:transport, value), do: value in [:unix, :tcp]
+  defp valid?(:frames, value), do: value in [:lists, :arrow]
   defp valid?(:unencodable, value), do: value in [:error, :marker]
   defp valid?(:log_level, value), do: value in [:debug, :info, :warning, :error]
 

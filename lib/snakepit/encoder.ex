@@ -16,8 +16,8 @@ defprotocol Snakepit.Encoder do
   `only:` and `except:` are optional. What `encode/1` returns may have structs in it.
 
   These have an implementation: `Date`, `Time`, `DateTime` and `NaiveDateTime` (ISO 8601), `URI` and
-  `Decimal` (text), `MapSet` and `Range` (lists), and the tensors of `Nx` (`Snakepit.Tensor`). A
-  struct without one is refused, with its place.
+  `Decimal` (text), `MapSet` and `Range` (lists), the tensors of `Nx` (`Snakepit.Tensor`) and the
+  frames of `Explorer` (`Snakepit.Arrow`). A struct without one is refused, with its place.
   """
 
   @doc "A term for Python: anything but a pid, a port, a reference or a function."

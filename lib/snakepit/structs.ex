@@ -2,7 +2,7 @@ defmodule Snakepit.Structs do
   @moduledoc false
   # Puts what `Snakepit.Encoder` makes of structs in their places. A NIF cannot call a protocol.
 
-  alias Snakepit.{Bytes, Encoder, Error, Tensor}
+  alias Snakepit.{Arrow, Bytes, Encoder, Error, Tensor}
 
   @compile {:no_warn_undefined, Decimal}
 
@@ -25,7 +25,8 @@ defmodule Snakepit.Structs do
     throw({:refused, path, "is nested deeper than 128 levels"})
   end
 
-  defp replace(%module{} = struct, _path, _depth) when module in [Bytes, Tensor], do: struct
+  defp replace(%module{} = struct, _path, _depth) when module in [Arrow, Bytes, Tensor],
+    do: struct
 
   defp replace(%module{} = struct, path, depth) do
     case encode(struct) do
@@ -90,6 +91,9 @@ defmodule Snakepit.Structs do
   rescue
     error in Error -> {:refused, "is #{error.message}"}
   end
+
+  defp encode_optional(%{__struct__: Explorer.DataFrame} = frame),
+    do: {:ok, Arrow.from_explorer(frame)}
 
   defp encode_optional(_struct), do: :error
 

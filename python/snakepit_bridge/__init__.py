@@ -9,6 +9,7 @@ class Greeter(Adapter):
 """
 
 from snakepit_bridge._adapter import Adapter, command
+from snakepit_bridge._arrow import Arrow, arrow
 from snakepit_bridge._builtin import BuiltinAdapter
 from snakepit_bridge._context import Context
 from snakepit_bridge._encoders import register_encoder
@@ -20,6 +21,7 @@ from snakepit_bridge._version import __version__
 
 __all__ = [
     "Adapter",
+    "Arrow",
     "BuiltinAdapter",
     "CommandError",
     "Context",
@@ -27,6 +29,7 @@ __all__ = [
     "Session",
     "Tensor",
     "__version__",
+    "arrow",
     "command",
     "register_encoder",
 ]

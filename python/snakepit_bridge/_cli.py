@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Optional
 
 from snakepit_bridge import _logs, _process
-from snakepit_bridge._encoders import mark_unencodable
+from snakepit_bridge._arrow import arrow
+from snakepit_bridge._encoders import encode_frames_by, mark_unencodable
 from snakepit_bridge._loading import NoServerError, StartError, load_commands
 from snakepit_bridge._version import __version__
 
@@ -22,6 +23,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Serves calls until SIGTERM; returns the exit code."""
     options = _parser().parse_args(argv)
     mark_unencodable(mark=options.unencodable == "marker")
+    encode_frames_by(arrow if options.frames == "arrow" else None)
     token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
     secret = os.environ.pop("SNAKEPIT_SECRET", "")
     journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")
@@ -177,6 +179,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=["error", "marker"],
         default="error",
         help="what is sent in place of a value that cannot be (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frames",
+        choices=["lists", "arrow"],
+        default="lists",
+        help="whether frames and tables are sent as maps of lists or as Arrow tables "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--log-level",

@@ -1,15 +1,15 @@
 """What is sent in place of a value of a type that is none of the wire's own.
 
-None, bool, int, float, str, bytes, list, tuple, dict and `Tensor` are.
+None, bool, int, float, str, bytes, list, tuple, dict, `Tensor` and `Arrow` are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Optional, TypeVar, Union, overload
 
-from snakepit_bridge._frames import Columns
+from snakepit_bridge._frames import Columns, arrow_table, pandas_frame, polars_frame
 from snakepit_bridge._invalid import InvalidValueError, qualified_name
 from snakepit_bridge._known import Encoder, advice_for, encoder_by_shape, encoder_of
 from snakepit_bridge._traceback import repr_of
@@ -28,6 +28,10 @@ _JSON_WORDS = {True: "true", False: "false", None: "null"}
 _registered: dict[type, Encoder] = {}
 _found: dict[type, Optional[Encoder]] = {}
 _mark_unencodable = False
+_frame_encoder: Optional[Encoder] = None
+
+#: What makes maps of lists of frames.
+_FRAME_ENCODERS = (arrow_table, pandas_frame, polars_frame)
 
 
 @overload
@@ -67,6 +71,12 @@ def mark_unencodable(*, mark: bool) -> None:
     _mark_unencodable = mark
 
 
+def encode_frames_by(encoder: Optional[Encoder]) -> None:
+    """What is sent in place of a frame, rather than a map of lists."""
+    global _frame_encoder  # noqa: PLW0603 (a worker serves one pool)
+    _frame_encoder = encoder
+
+
 def substitute(value: object) -> object:
     """What is sent in place of `value`; it may need a substitute in turn.
 
@@ -78,6 +88,8 @@ def substitute(value: object) -> object:
         return refused(
             value, f"is of type {qualified_name(cls)}, which cannot be sent; {advice_for(cls)}"
         )
+    if _frame_encoder is not None and encoder in _FRAME_ENCODERS:
+        encoder = _frame_encoder
     try:
         sent = encoder(value)
         return _named(sent) if type(sent) is Columns else sent
@@ -152,22 +164,34 @@ def _scalar_text(value: object) -> Optional[str]:
 
 
 def _named(columns: Columns) -> dict[str, list[Any]]:
-    named = {_column_name(label): values for label, values in columns.index}
-    if len(named) < len(columns.index):
+    labels = [label for label, _ in columns.index], [label for label, _ in columns.own]
+    values = [values for _, values in (*columns.index, *columns.own)]
+    return dict(zip(column_names(*labels), values))
+
+
+def column_names(index: Iterable[object], own: Iterable[object]) -> list[str]:
+    """The names of a frame's columns, those of its index first, of their labels.
+
+    Raises an `InvalidValueError` where two are the same.
+    """
+    named = [_column_name(label) for label in index]
+    levels = frozenset(named)
+    if len(levels) < len(named):
         raise InvalidValueError(
             "has an index with two levels of the same name; rename one (rename_axis)"
         )
-    levels = frozenset(named)
-    for label, values in columns.own:
+    found = set(levels)
+    for label in own:
         name = _column_name(label)
         if name in levels:
             raise InvalidValueError(
                 f"has a column and a level of its index that are both named {name!r}; "
                 "rename one (rename_axis), or drop the index (reset_index(drop=True))"
             )
-        if name in named:
+        if name in found:
             raise InvalidValueError(f"has two columns that are named {name!r}; rename one")
-        named[name] = values
+        found.add(name)
+        named.append(name)
     return named
 
 

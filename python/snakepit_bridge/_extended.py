@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
+from snakepit_bridge import _arrow
+from snakepit_bridge._arrow import Arrow
 from snakepit_bridge._encoders import MOST_HOPS, key_text, refused, substitute
 from snakepit_bridge._invalid import (
     MAX_DEPTH,
@@ -64,18 +66,20 @@ class _Tail:
 
     def mark(self, value: object) -> Optional[list[object]]:
         if isinstance(value, _ENCODED_BYTES):
-            return ["bytes", *self._put(bytes(value), 1)]
+            return ["bytes", *self._put([bytes(value)], 1)]
         if isinstance(value, Tensor):
-            return ["tensor", value.dtype, value.shape, *self._put(value.data, ALIGNMENT)]
+            return ["tensor", value.dtype, value.shape, *self._put([value.data], ALIGNMENT)]
+        if isinstance(value, Arrow):
+            return ["arrow", *self._put(value.stream(), ALIGNMENT)]
         return None
 
-    def _put(self, data: Union[bytes, memoryview], alignment: int) -> tuple[int, int]:
+    def _put(self, data: Sequence[Union[bytes, memoryview]], alignment: int) -> tuple[int, int]:
         self.marks += 1
         gap = -self._size % alignment
-        self._pieces += [bytes(gap), data]
-        offset = self._size + gap
-        self._size = offset + len(data)
-        return offset, len(data)
+        self._pieces += [bytes(gap), *data]
+        offset, size = self._size + gap, sum(map(len, data))
+        self._size = offset + size
+        return offset, size
 
     def after(self, text: bytes) -> bytes:
         if not self.marks:
@@ -116,7 +120,7 @@ class _Writer:
             return self._int(int(value), value, path, depth)
         if isinstance(value, float):
             return self._float(float(value), value, path, depth)
-        if isinstance(value, (*_ENCODED_BYTES, Tensor)):
+        if isinstance(value, (*_ENCODED_BYTES, Tensor, Arrow)):
             return self._marked(value, path, depth)
         return None
 
@@ -189,22 +193,27 @@ def check_text(text: str, path: str) -> None:
         raise InvalidValueError(f"{path} has a lone surrogate, which UTF-8 cannot carry") from None
 
 
-def decode_extended(data: bytes, name: str = "message") -> Any:
-    """The value that extended JSON stands for."""
+def decode_extended(
+    data: bytes, name: str = "message", problems: Optional[list[str]] = None
+) -> Any:
+    """The value that extended JSON stands for.
+
+    With `problems`, an Arrow table that cannot be read is None, and why it cannot is added there.
+    """
     end = data.find(0)
     text = data if end < 0 else data[:end]
     tail = memoryview(data)[end + ALIGNMENT - end % ALIGNMENT :] if end >= 0 else memoryview(b"")
     if is_too_deep(text):
         raise too_deep(name)
     try:
-        return _decode(text.decode(), tail)
+        return _decode(text.decode(), tail, problems)
     except InvalidValueError as error:
         raise InvalidValueError(f"{name} {error}") from None
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"{name} is no extended JSON: {error}") from None
 
 
-def _decode(text: str, tail: memoryview) -> Any:
+def _decode(text: str, tail: memoryview, problems: Optional[list[str]]) -> Any:
     if _MARK_TEXT not in text:
         try:
             return json.loads(text)
@@ -213,18 +222,19 @@ def _decode(text: str, tail: memoryview) -> Any:
         except ValueError:
             return json.loads(text, parse_int=exact_int)
     try:
-        return json.loads(text, object_hook=_Marks(tail).replace)
+        return json.loads(text, object_hook=_Marks(tail, problems).replace)
     except (InvalidValueError, json.JSONDecodeError):
         raise
     except ValueError:
-        return json.loads(text, object_hook=_Marks(tail).replace, parse_int=exact_int)
+        return json.loads(text, object_hook=_Marks(tail, problems).replace, parse_int=exact_int)
 
 
 class _Marks:
     """What marked objects stand for, in the order of the text."""
 
-    def __init__(self, tail: memoryview) -> None:
+    def __init__(self, tail: memoryview, problems: Optional[list[str]]) -> None:
         self._tail = tail
+        self._problems = problems
         self._from = 0
 
     def replace(self, value: dict[str, Any]) -> Any:
@@ -233,6 +243,8 @@ class _Marks:
         try:
             (mark,) = value.values()
             return self._unmarked(*mark)
+        except InvalidValueError:
+            raise
         except (TypeError, ValueError) as error:
             raise InvalidValueError(f"has an invalid mark: {error}") from None
 
@@ -242,10 +254,21 @@ class _Marks:
         if name == "tensor":
             dtype, shape, *place = parts
             return array(dtype, shape, self._cut(*place))
+        if name == "arrow":
+            return self._arrow(self._cut(*parts))
         if name == "map":
             (pairs,) = parts
             return dict(pairs)
         raise ValueError(f"its name is {name!r}")
+
+    def _arrow(self, stream: memoryview) -> Any:
+        try:
+            return _arrow.read(stream)
+        except InvalidValueError as error:
+            if self._problems is None:
+                raise
+            self._problems.append(str(error))
+            return None
 
     def _cut(self, offset: int, size: int) -> memoryview:
         end = offset + size

@@ -110,15 +110,21 @@ def arrow_values(values: Any) -> list[Any]:
     return list(values.to_pylist())
 
 
-def _index(index: Any, labels: Any) -> list[tuple[object, list[Any]]]:
-    """The columns of an index, which are named as `reset_index` names them."""
+def index_labels(index: Any, labels: Any) -> list[object]:
+    """The labels of the columns that an index becomes, as `reset_index` has them."""
     if _counts_rows(index):
         return []
     if index.nlevels > 1:
-        names = (f"level_{n}" if name is None else name for n, name in enumerate(index.names))
-        return list(zip(names, _levels(index)))
+        return [f"level_{n}" if name is None else name for n, name in enumerate(index.names)]
     unnamed = "level_0" if "index" in labels else "index"
-    return [(unnamed if index.name is None else index.name, pandas_values(index))]
+    return [unnamed if index.name is None else index.name]
+
+
+def _index(index: Any, labels: Any) -> list[tuple[object, list[Any]]]:
+    of_index = index_labels(index, labels)
+    if not of_index:
+        return []
+    return list(zip(of_index, _levels(index) if index.nlevels > 1 else [pandas_values(index)]))
 
 
 def _counts_rows(index: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -17,6 +18,7 @@ from snakepit_bridge._commands import Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._extended import decode_extended, encode_extended
 from snakepit_bridge._failure import CallError
+from snakepit_bridge._invalid import InvalidValueError
 from snakepit_bridge._serving import Signals, leave_running
 from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._stdio_wire import StdioWire, refusal, response
@@ -98,7 +100,9 @@ class _Server:
     def _serve(self) -> None:
         try:
             while True:
-                self._write(self._answer(decode_extended(self._next())))
+                problems: list[str] = []
+                request = decode_extended(self._next(), problems=problems)
+                self._write(self._answer(request, problems))
                 with self._counting:
                     self._at_rest += 1
         except (EOFError, BrokenPipeError):
@@ -116,19 +120,19 @@ class _Server:
         for call in list(self._calls.values()):
             self._worker.runner.cancel(call)
 
-    def _answer(self, request: dict[str, Any]) -> bytes:
+    def _answer(self, request: dict[str, Any], problems: list[str]) -> bytes:
         try:
             control = self._controls.get(request["command"])
             if control is not None:
                 return response(request["id"], control(request["args"]))
-            return self._run(request)
+            return self._run(request, problems)
         except BaseException as error:
             failure = CallError.internal(error, request["command"])
             return encode_extended(refusal(request["id"], failure))
 
-    def _run(self, request: dict[str, Any]) -> bytes:
+    def _run(self, request: dict[str, Any], problems: list[str]) -> bytes:
         try:
-            call = self._call(request)
+            call = self._call(request, problems)
         except CallError as failure:
             self._worker.runner.refuse()
             return encode_extended(refusal(request["id"], failure))
@@ -139,7 +143,7 @@ class _Server:
         finally:
             del self._calls[call.call_id]
 
-    def _call(self, request: dict[str, Any]) -> Call:
+    def _call(self, request: dict[str, Any], problems: list[str]) -> Call:
         command = self._worker.registry.find(request["command"], stream=False)
         remaining = request.get("timeout_ms")
         context = Context(
@@ -151,7 +155,8 @@ class _Server:
             deadline=None if remaining is None else time.monotonic() + remaining / 1000,
             metadata=lambda: request.get("metadata", {}),
         )
-        return Call(command, lambda: request["args"], context, call_id=request["id"], kinds=True)
+        args = functools.partial(_args, request, problems)
+        return Call(command, args, context, call_id=request["id"], kinds=True)
 
     def _write(self, message: bytes) -> None:
         data = memoryview(len(message).to_bytes(4, "big") + message)
@@ -193,6 +198,13 @@ class _Server:
     def _end_session(self, args: dict[str, Any]) -> dict[str, Any]:
         ended = self._worker.sessions.end(args["session_id"], args.get("session_generation", 0))
         return {"ended": ended}
+
+
+def _args(request: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    if problems:
+        raise InvalidValueError(f"args {problems[0]}")
+    args: dict[str, Any] = request["args"]
+    return args
 
 
 class _Inlet:

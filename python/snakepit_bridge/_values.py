@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from snakepit_bridge import _json
+from snakepit_bridge._arrow import Arrow
 from snakepit_bridge._encoders import substitute
 from snakepit_bridge._extended import (
     check_text,
@@ -118,7 +119,7 @@ def encode(
 
 
 def _substitute(value: object) -> object:
-    if isinstance(value, (bytes, bytearray, memoryview, Tensor)):
+    if isinstance(value, (bytes, bytearray, memoryview, Tensor, Arrow)):
         raise TypeError("no JSON")
     return substitute(value)
 

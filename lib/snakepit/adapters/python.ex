@@ -25,6 +25,7 @@ defmodule Snakepit.Adapters.Python do
       ["--max-message-size", to_string(options.max_message_size)] ++
       ["--max-sessions", to_string(options.max_sessions)] ++
       ["--session-ttl", seconds(options.session_ttl)] ++
+      ["--frames", to_string(options.frames)] ++
       ["--unencodable", to_string(options.unencodable)] ++
       ["--log-level", to_string(options.log_level)] ++
       ["--shutdown-timeout", seconds(options.shutdown_timeout)] ++

@@ -104,6 +104,7 @@ mod atoms {
         shape,
         size,
         snakepit,
+        snakepit_arrow = "Elixir.Snakepit.Arrow",
         snakepit_bytes = "Elixir.Snakepit.Bytes",
         snakepit_drained,
         snakepit_end_session,

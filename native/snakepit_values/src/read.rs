@@ -27,6 +27,8 @@ pub trait Builder {
         shape: &[usize],
         range: Range<usize>,
     ) -> Result<Self::Value, ReadError>;
+    /// An Arrow IPC stream, which is as it is.
+    fn arrow(&mut self, range: Range<usize>) -> Result<Self::Value, ReadError>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +239,10 @@ impl<'a, B: Builder> Reader<'a, B> {
                 self.builder.bytes(range)?
             }
             "tensor" => self.tensor()?,
+            "arrow" => {
+                let range = self.range(ALIGNMENT)?;
+                self.builder.arrow(range)?
+            }
             _ => return Err(self.wrong("the mark has an unknown name")),
         };
         self.expect(b']', "the mark has something else")?;

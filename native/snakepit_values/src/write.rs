@@ -114,6 +114,12 @@ impl<'a> Writer<'a> {
         let _ = write!(self.out, "],{offset},{size}]}}");
     }
 
+    /// `stream` is an Arrow IPC stream.
+    pub fn arrow(&mut self, stream: impl Into<Cow<'a, [u8]>>) {
+        let (offset, size) = self.put(stream.into(), ALIGNMENT);
+        let _ = write!(self.out, r#"{{"{MARK}":["arrow",{offset},{size}]}}"#);
+    }
+
     fn put(&mut self, bytes: Cow<'a, [u8]>, alignment: usize) -> (usize, usize) {
         self.extended = true;
         let offset = self.tail_size.next_multiple_of(alignment);

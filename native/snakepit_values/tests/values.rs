@@ -30,6 +30,7 @@ fn value() -> impl Strategy<Value = Value> {
         text().prop_map(Value::Text),
         vec(any::<u8>(), 0..100).prop_map(Value::Bytes),
         tensor(),
+        vec(any::<u8>(), 0..100).prop_map(Value::Arrow),
     ];
     scalar.prop_recursive(6, 60, 6, |inner| {
         prop_oneof![
@@ -161,6 +162,8 @@ fn a_place_that_the_tail_does_not_have_is_refused() {
         r#"{"$snakepit":["tensor","int8",[3],0,2]}"#,
         r#"{"$snakepit":["tensor","int64",[4611686018427387904,4],0,0]}"#,
         r#"{"$snakepit":["tensor","int4",[2],0,2]}"#,
+        r#"{"$snakepit":["arrow",0,3]}"#,
+        r#"{"$snakepit":["arrow",1,1]}"#,
         r#"{"$snakepit":["map",[["a"]]]}"#,
         r#"{"$snakepit":["other",1]}"#,
         r#"{"$snakepit":["bytes",0,1],"a":1}"#,

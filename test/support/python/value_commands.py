@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from snakepit_bridge import BuiltinAdapter, command, register_encoder
+from snakepit_bridge import BuiltinAdapter, arrow, command, register_encoder
 
 
 class Color(enum.Enum):
@@ -158,6 +158,12 @@ def shown(value: Any) -> str:
     return f"{type(value).__name__} {pprint.pformat(value, width=1000)}"
 
 
+def _reader(rows: int, batch: int) -> Any:
+    import pyarrow as pa
+
+    return pa.table({"n": range(rows)}).to_reader(max_chunksize=batch)
+
+
 class ValueCommands(BuiltinAdapter):
     @command
     def arrives_as(self, value: Any, code: str) -> dict[str, Any]:
@@ -180,6 +186,40 @@ class ValueCommands(BuiltinAdapter):
     @command
     def describe(self, value: Any) -> str:
         return shown(value)
+
+    @command
+    def same_table(self, value: Any, nested: Any, code: str) -> dict[str, bool]:
+        wanted = evaluated(code)
+
+        def same(table: Any) -> bool:
+            # Equal with their NaNs, which as text are alike.
+            return bool(table.schema.equals(wanted.schema)) and (
+                table.combine_chunks().to_pylist().__repr__() == wanted.to_pylist().__repr__()
+            )
+
+        buffers = [
+            buffer
+            for column in value.columns
+            for chunk in column.chunks
+            for buffer in chunk.buffers()
+            if buffer is not None and buffer.size
+        ]
+        return {
+            "same": same(value),
+            "nested": same(nested[0]["x"]) and nested[1] == "after",
+            # None is memory that pyarrow allocated: they are slices of what came.
+            "over_the_message": all(buffer.parent is not None for buffer in buffers),
+        }
+
+    @command
+    def stream_batches(self, rows: int, batch: int) -> Any:
+        for one in _reader(rows, batch):
+            yield {"batch": arrow(one)}
+
+    @command
+    async def stream_batches_async(self, rows: int, batch: int) -> Any:
+        for one in _reader(rows, batch):
+            yield {"batch": arrow(one)}
 
     @command
     def view(self, data: memoryview) -> dict[str, Any]:

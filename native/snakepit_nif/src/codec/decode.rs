@@ -193,4 +193,13 @@ impl<'a> Builder for Terms<'a, '_> {
         ];
         Ok(map::from_pairs(env, pairs))
     }
+
+    fn arrow(&mut self, range: Range<usize>) -> Result<Term<'a>, ReadError> {
+        let env = self.env;
+        let pairs = [
+            (atoms::__struct__(), atoms::snakepit_arrow().to_term(env)),
+            (atoms::data(), self.bytes(range)?),
+        ];
+        Ok(map::from_pairs(env, pairs))
+    }
 }

@@ -308,6 +308,9 @@ impl TermWriter {
         if atoms::snakepit_tensor() == name {
             return self.tensor(out, term);
         }
+        if atoms::snakepit_arrow() == name {
+            return self.arrow(out, term);
+        }
         if atoms::snakepit_bytes() == name {
             return Err(EncodeError::invalid("is a %Snakepit.Bytes{} of no binary"));
         }
@@ -328,6 +331,18 @@ impl TermWriter {
         };
         self.spend(data.len())?;
         out.tensor(dtype, &shape, data.as_slice());
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn arrow<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
+        self.extended("an Arrow table")?;
+        let data = term.map_get(atoms::data()).and_then(Term::decode);
+        let stream: Binary<'a> = data.map_err(|_| {
+            EncodeError::invalid("is not a valid Arrow table: make it with Snakepit.Arrow.new/1")
+        })?;
+        self.spend(stream.len())?;
+        out.arrow(stream.as_slice());
         Ok(())
     }
 }

@@ -79,6 +79,10 @@ impl<'py> Builder for Objects<'py> {
     ) -> Result<Self::Value, ReadError> {
         Err(ReadError::Unbuildable("a tensor".into()))
     }
+
+    fn arrow(&mut self, _range: Range<usize>) -> Result<Self::Value, ReadError> {
+        Err(ReadError::Unbuildable("an Arrow stream".into()))
+    }
 }
 
 pub(super) fn write(value: &Bound<'_, PyAny>) -> Option<Vec<u8>> {

@@ -13,6 +13,7 @@ pub(crate) enum Value {
     Text(String),
     Bytes(Vec<u8>),
     Tensor(Dtype, Vec<usize>, Vec<u8>),
+    Arrow(Vec<u8>),
     List(Vec<Value>),
     Map(Vec<(String, Value)>),
 }
@@ -28,7 +29,7 @@ impl PartialEq for Value {
             (Self::Bool(a), Self::Bool(b)) => a == b,
             (Self::Int(a), Self::Int(b)) => a == b,
             (Self::Big(a), Self::Big(b)) | (Self::Text(a), Self::Text(b)) => a == b,
-            (Self::Bytes(a), Self::Bytes(b)) => a == b,
+            (Self::Bytes(a), Self::Bytes(b)) | (Self::Arrow(a), Self::Arrow(b)) => a == b,
             (Self::Tensor(d, s, b), Self::Tensor(d2, s2, b2)) => (d, s, b) == (d2, s2, b2),
             (Self::List(a), Self::List(b)) => a == b,
             (Self::Map(a), Self::Map(b)) => a == b,
@@ -81,6 +82,9 @@ impl Builder for Values<'_> {
     ) -> Result<Value, ReadError> {
         Ok(Value::Tensor(dtype, shape.into(), self.0[range].into()))
     }
+    fn arrow(&mut self, range: Range<usize>) -> Result<Value, ReadError> {
+        Ok(Value::Arrow(self.0[range].into()))
+    }
 }
 
 pub(crate) fn read_json(text: &str) -> Result<Value, ReadError> {
@@ -111,6 +115,7 @@ fn write<'a>(writer: &mut Writer<'a>, value: &'a Value) {
         Value::Text(text) => writer.text(text),
         Value::Bytes(bytes) => writer.bytes(bytes.as_slice()),
         Value::Tensor(dtype, shape, bytes) => writer.tensor(*dtype, shape, bytes.as_slice()),
+        Value::Arrow(stream) => writer.arrow(stream.as_slice()),
         Value::List(items) => always(writer.array(items.iter(), |writer, _, item| {
             write(writer, item);
             Ok(())

@@ -1,0 +1,69 @@
+defmodule Snakepit.Arrow do
+  @moduledoc """
+  A table of columns as Arrow has it, which is a `pyarrow.Table` in Python.
+
+  A command that returns `snakepit_bridge.arrow(frame)`, or any frame in a pool with `frames: :arrow`, gives one:
+
+      {:ok, %{"result" => %Snakepit.Arrow{} = sales}} = Snakepit.execute("sales", %{year: 2026})
+      Snakepit.Arrow.to_explorer(sales)
+      {:ok, _} = Snakepit.execute("plot", %{sales: sales})
+
+  `:data` is a stream of Arrow's IPC format. Types, missing values, dictionaries, nested columns and time zones
+  survive, and no value is converted on the way.
+  """
+
+  alias Snakepit.Error
+
+  # Only an application that has Explorer calls what needs it.
+  @compile {:no_warn_undefined, Explorer.DataFrame}
+
+  @enforce_keys [:data]
+  defstruct [:data]
+
+  @type t :: %__MODULE__{data: binary}
+
+  @doc """
+  A table of an Arrow IPC stream, which other libraries and programs write too.
+
+  Raises `Snakepit.Error` for anything else; that every part of it is right is seen where it is read.
+  """
+  @spec new(binary) :: t
+  def new(<<0xFFFFFFFF::32, size::little-32, _::binary>> = data) when size > 0,
+    do: %__MODULE__{data: data}
+
+  def new(<<"ARROW1", _::binary>>),
+    do: invalid("is a file of Arrow's IPC format; write it as a stream")
+
+  def new(data) when is_binary(data), do: invalid("has no stream of Arrow's IPC format")
+
+  def new(other),
+    do: raise(ArgumentError, "expected a binary, got: #{inspect(other, limit: 5)}")
+
+  defp invalid(problem) do
+    raise Error, reason: :invalid_args, message: "the binary #{problem}"
+  end
+
+  @doc "The table that an `Explorer.DataFrame` is. One among the arguments of a call is converted by itself."
+  @spec from_explorer(struct) :: t
+  def from_explorer(%{__struct__: Explorer.DataFrame} = frame),
+    do: %__MODULE__{data: Explorer.DataFrame.dump_ipc_stream!(frame)}
+
+  def from_explorer(other) do
+    raise ArgumentError, "expected an Explorer.DataFrame, got: #{inspect(other, limit: 5)}"
+  end
+
+  @doc "The `Explorer.DataFrame` that a table is."
+  @spec to_explorer(t) :: struct
+  def to_explorer(%__MODULE__{data: data}), do: Explorer.DataFrame.load_ipc_stream!(data)
+
+  def to_explorer(other) do
+    raise ArgumentError, "expected a Snakepit.Arrow, got: #{inspect(other, limit: 5)}"
+  end
+
+  defimpl Inspect do
+    def inspect(%{data: data}, _options) when is_binary(data),
+      do: "#Snakepit.Arrow<#{byte_size(data)} bytes>"
+
+    def inspect(arrow, options), do: Inspect.Any.inspect(arrow, options)
+  end
+end
