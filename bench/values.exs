@@ -2,7 +2,9 @@
 #
 # What it costs to carry values: nested maps of three sizes through this codec, :erlang.term_to_binary,
 # and Python's json and orjson (where it is installed), all in one run; then a tensor of 100 MB to
-# Python and back. Compare figures of one run only: a machine's speed drifts.
+# Python and back; then tables from Python and to it, as maps of lists and as Arrow (pyarrow has to be
+# installed), beside what it costs to copy as many bytes in memory. Compare figures of one run only: a
+# machine's speed drifts.
 defmodule Snakepit.Bench.Values do
   alias Snakepit.GRPC.Client
 
@@ -37,6 +39,7 @@ defmodule Snakepit.Bench.Values do
         do: size(name, size)
 
     tensor()
+    tables()
   end
 
   defp size(name, size) do
@@ -108,6 +111,43 @@ defmodule Snakepit.Bench.Values do
     IO.puts("a tensor of 100 MB to Python and back: #{round(time / 1000)} ms")
     Supervisor.stop(pool)
   end
+
+  defp tables do
+    name = __MODULE__.Tables
+    limit = 2_000_000_000
+    args = [class: "table_commands:TableCommands", paths: ["bench"]]
+    options = [name: name, size: 1, max_message_size: limit, adapter_args: args]
+    {:ok, pool} = Snakepit.Pool.start_link(options)
+    :ok = Snakepit.Pool.await_ready(name)
+
+    for {form, megabytes} <- [lists: 10, arrow: 10, arrow: 100] do
+      get = fn ->
+        {:ok, %{"result" => table}} =
+          Snakepit.execute("get_#{form}", %{megabytes: megabytes}, pool: name, timeout: 120_000)
+
+        table
+      end
+
+      table = get.()
+
+      put = fn ->
+        {:ok, %{"result" => rows}} =
+          Snakepit.execute("rows_of_#{form}", %{table: table}, pool: name, timeout: 120_000)
+
+        ^rows = div(megabytes * 1_000_000, 16)
+      end
+
+      IO.puts(
+        "a table of #{megabytes} MB as #{form}: #{millis(get)} ms from Python, #{millis(put)} ms to it"
+      )
+    end
+
+    bytes = :binary.copy(<<1>>, 100_000_000)
+    IO.puts("a copy of 100 MB in memory: #{millis(fn -> :binary.copy(bytes) end)} ms")
+    Supervisor.stop(pool)
+  end
+
+  defp millis(work), do: Float.round(median(7, work) / 1000, 1)
 
   defp median(rounds, work) do
     times = for _ <- 1..rounds, do: work |> :timer.tc() |> elem(0)

@@ -152,6 +152,27 @@ class Instance(Builder):
         raise self.mismatch(value)
 
 
+class Frame(Builder):
+    """A data frame, which comes as an Arrow table or as a map of lists."""
+
+    def __init__(self, expected: str, cls: Any, of_table: Callable[[Any], object]) -> None:
+        super().__init__(expected)
+        self._cls = cls
+        self._of_table = of_table
+
+    def build(self, value: Any) -> Any:
+        if isinstance(value, self._cls):
+            return value
+        if qualified_name(type(value)) == "pyarrow.lib.Table":
+            return self._of_table(value)
+        if not isinstance(value, dict):
+            raise self.mismatch(value)
+        try:
+            return self._cls(value)
+        except Exception as error:
+            raise misfit(f"cannot become {self.expected}: {error}") from error
+
+
 class Array(Builder):
     """A numpy array of a dtype: `numpy.typing.NDArray[numpy.float32]`."""
 

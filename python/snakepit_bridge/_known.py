@@ -107,7 +107,7 @@ _ADVICE = {
     "numpy.complexfloating": "send its real and its imag",
     "pandas.BaseGroupBy": "aggregate it, as sum() does",
     "polars.LazyFrame": "send what collect() gives",
-    "pyarrow.RecordBatchReader": "send what read_all() gives",
+    "pyarrow.RecordBatchReader": "send what read_all() gives, or arrow(reader)",
     "re.Match": "send its group(), groups() or groupdict()",
     "re.Pattern": "send its pattern",
 }

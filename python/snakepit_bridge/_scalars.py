@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Optional
 
-from snakepit_bridge._builders import Builder, Instance, Scalar
+from snakepit_bridge._builders import Builder, Frame, Instance, Scalar
 
 _FRACTION = re.compile(r"[.,](\d+)")
 
@@ -18,11 +18,24 @@ _FRACTION = re.compile(r"[.,](\d+)")
 _NATIVE = ("numpy.ndarray", "pyarrow.Table", "pyarrow.RecordBatch", "snakepit_bridge.Tensor")
 
 
+def _pandas_frame(table: Any) -> object:
+    return table.to_pandas()
+
+
+def _polars_frame(table: Any) -> object:
+    return sys.modules["polars"].from_arrow(table)
+
+
+_FRAMES = {"pandas.DataFrame": _pandas_frame, "polars.DataFrame": _polars_frame}
+
+
 def scalar(cls: type, expected: str) -> Optional[Builder]:
     """The builder of a class of the standard library, or of one that arguments arrive as."""
     name = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
     if name in _NATIVE:
         return Instance(expected, cls)
+    if name in _FRAMES:
+        return Frame(expected, cls, _FRAMES[name])
     known = _KNOWN.get(name)
     if known is None and cls.__module__ == "ipaddress":
         known = (str,), _call

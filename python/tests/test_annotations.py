@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Optional, Ty
 
 import annotated_types
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pydantic
 import pydantic.v1
 import pytest
@@ -89,6 +92,9 @@ class Kept(Adapter):
         queue: Optional[collections.deque[int]] = None,
         array: Optional[npt.NDArray[np.float32]] = None,
         tensor: Optional[Tensor] = None,
+        frame: Optional[pd.DataFrame] = None,
+        columns: Optional[pl.DataFrame] = None,
+        table: Optional[pa.Table] = None,
         day: Optional[limits.date] = None,
         price: Union[Decimal, str, None] = None,
     ) -> Awaitable[None]:
@@ -156,6 +162,23 @@ def test_arrays_pass_as_they_are(kept: Registry) -> None:
         built(kept, "array", np.zeros(2))
     tensor = Tensor("uint8", (1,), b"\x00")
     assert built(kept, "tensor", tensor) is tensor
+
+
+def test_a_frame_is_made_of_a_table_or_of_a_map_of_lists(kept: Registry) -> None:
+    table = pa.table({"n": [1, None], "t": ["a", "b"]})
+    assert built(kept, "table", table) is table
+    frame = built(kept, "frame", table)
+    assert frame.equals(table.to_pandas())
+    assert built(kept, "frame", frame) is frame
+    assert built(kept, "frame", {"n": [1, 2]}).equals(pd.DataFrame({"n": [1, 2]}))
+    columns = built(kept, "columns", table)
+    assert columns.equals(pl.DataFrame({"n": [1, None], "t": ["a", "b"]}))
+    assert built(kept, "columns", {"n": [1, 2]}).equals(pl.DataFrame({"n": [1, 2]}))
+    with pytest.raises(ArgumentsError, match=r"frame \(cannot become .*DataFrame: .*same length"):
+        built(kept, "frame", {"n": [1], "t": []})
+    for name in ("frame", "columns", "table"):
+        with pytest.raises(ArgumentsError, match=rf"{name} \(expected .*, got list"):
+            built(kept, name, [1])
 
 
 @pytest.mark.parametrize(
