@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from snakepit_bridge import _call_context
 from snakepit_bridge._context import Context, running
 from snakepit_bridge._native import AsyncCall, Server
 from snakepit_bridge._serving import leave_fork, run_on
@@ -18,6 +19,8 @@ class EventLoop(threading.Thread):
 
     def __init__(self, server: Server) -> None:
         super().__init__(name="snakepit-asyncio", daemon=True)
+        #: The variables that tasks start with: those of the thread that makes the loop.
+        self._context = _call_context.new()
         self._server = server
         self._loop = _new_loop()
         self._stopped = False
@@ -50,7 +53,7 @@ class EventLoop(threading.Thread):
     def _start(self, call: AsyncCall) -> None:
         running = _run(call)
         try:
-            task = self._loop.create_task(running)
+            task = self._context.run(self._loop.create_task, running)
         except BaseException:
             # A task factory is the user's.
             running.close()
@@ -76,6 +79,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _run(call: AsyncCall) -> None:
+    _call_context.set_decimal()
     running.set(Context(request_id=call.request_id))
     # Nothing may leave the task: SystemExit would end the loop for every other call.
     try:

@@ -1,12 +1,14 @@
-"""Runs a call's command in the calling thread and turns what it gives into messages."""
+"""Runs a call's command, in the thread that is for it, and makes messages of what it gives."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Generator
 from typing import Any, Optional
 
+from snakepit_bridge import _call_context
 from snakepit_bridge._call import Call, StreamWire, UnaryWire
 from snakepit_bridge._context import running
 from snakepit_bridge._failure import CallError
@@ -33,15 +35,14 @@ def answer(
 ) -> bytes:
     """As `run`, for a transport that makes messages of values."""
     failed = True
-    before = running.set(call.context)
     try:
         runner.enter(call)
-        message = result(_value(call))
+        context = _context(call)
+        message = runner.run(call, lambda: context.run(lambda: result(_value(call))))
         failed = False
     except BaseException as error:
         message = refused(refusal, _failure(call, error), call.command.name)
     finally:
-        running.reset(before)
         runner.leave(call, failed=failed)
     return message
 
@@ -64,12 +65,12 @@ def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, Non
         yield refused(wire.failure, _failure(call, error), call.command.name)
         return
     try:
-        message = steps.next()
+        message = runner.run(call, steps.next)
         while message is not None and not steps.ended:
             yield message
-            message = steps.next()
+            message = runner.run(call, steps.next)
     finally:
-        steps.close()
+        runner.run(call, steps.close)
         runner.leave(call, failed=steps.failed)
     if message is not None:
         yield message
@@ -82,15 +83,16 @@ class _Steps:
         self.ended = False
         self.failed = False
         self._call = call
+        self._context = _context(call)
         self._wire = wire
         self._index = 0
         self._generator: Optional[Generator[object, None, object]] = None
 
     def next(self) -> Optional[bytes]:
         """The next message. With the last one it has `ended`; None is an end without one."""
-        before = running.set(self._call.context)
         try:
-            return self._next()
+            self._check_cancelled()
+            return self._context.run(self._next)
         except BaseException as error:
             self.ended = self.failed = True
             failure = _failure(self._call, error)
@@ -98,28 +100,25 @@ class _Steps:
             return refused(
                 lambda failure: self._wire.failure(failure, index), failure, self._call.command.name
             )
-        finally:
-            running.reset(before)
 
     def close(self) -> None:
         """Ends the command, by an exception where it stands if it has not ended yet."""
         if self._generator is None:
             return
         self._call.closed = not self.ended
-        before = running.set(self._call.context)
         try:
-            self._generator.close()
+            self._context.run(self._generator.close)
         except BaseException as error:
             _log.warning("%s raised %s when it was closed", self._call.command.name, shown(error))
-        finally:
-            running.reset(before)
         if not self.ended:
             self.failed = True
 
-    def _next(self) -> Optional[bytes]:
+    def _check_cancelled(self) -> None:
         if self._call.context.cancelled:
             self.close()
             raise cancelled()
+
+    def _next(self) -> Optional[bytes]:
         if not self._call.command.streams:
             return self._final(_value(self._call))
         if self._generator is None:
@@ -142,6 +141,12 @@ class _Steps:
     def _chunk(self, value: object, root: str, *, final: bool) -> bytes:
         fields, kinds = _fields(self._call, value, root)
         return self._wire.chunk(fields, kinds, self._index, final=final)
+
+
+def _context(call: Call) -> contextvars.Context:
+    context = _call_context.new()
+    context.run(running.set, call.context)
+    return context
 
 
 def _value(call: Call) -> object:

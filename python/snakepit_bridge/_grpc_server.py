@@ -7,6 +7,7 @@ the asyncio server to a handler thread and back took half as long again per call
 from __future__ import annotations
 
 import argparse
+import contextvars
 import functools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any, NoReturn, Optional, Union
 
 import grpc
 
-from snakepit_bridge import _address, _execution
+from snakepit_bridge import _address, _call_context, _execution
 from snakepit_bridge._call import Call, arrival
 from snakepit_bridge._commands import Command, Registry
 from snakepit_bridge._context import Context
@@ -69,6 +70,7 @@ def run(
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
     signals = Signals()
+    _call_context.set_base(contextvars.copy_context())
     worker = Worker(
         registry,
         worker_id=options.worker_id,
@@ -96,8 +98,8 @@ def run(
     address = _address.bind_first(options.listen, functools.partial(_bind, server))
     server.start()
     ready(address)
-    timeout = signals.await_end(leaving, options.shutdown_timeout)
-    _shut_down(server, worker, timeout, options.kill_grace)
+    stop = functools.partial(_shut_down, server, worker, options.kill_grace)
+    signals.serve(worker.main, leaving, options.shutdown_timeout, stop)
     registry.adapter.close()
     return 0
 
@@ -115,7 +117,7 @@ def _bind(server: grpc.Server, address: str) -> str:
     return address if kind == "unix" else f"tcp:{rest.rpartition(':')[0]}:{port}"
 
 
-def _shut_down(server: grpc.Server, worker: Worker, timeout: float, kill_grace: float) -> None:
+def _shut_down(server: grpc.Server, worker: Worker, kill_grace: float, timeout: float) -> None:
     server.stop(timeout).wait()
     if not worker.runner.wait_gone(None, kill_grace):
         leave_running(kill_grace)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextvars
+import functools
 import logging
 import os
 import sys
@@ -11,10 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Optional
 
-from snakepit_bridge import _address, _context, _native, _values
+from snakepit_bridge import _address, _call_context, _context, _native, _values
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
+from snakepit_bridge._main_thread import MainThread
 from snakepit_bridge._native import Server
 from snakepit_bridge._serving import Signals, leave_fork, leave_running
 from snakepit_bridge._sessions import Sessions
@@ -38,7 +41,9 @@ def run(
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
     signals = Signals()
-    hooks = _Hooks(registry, options.worker_id, Sessions(options.max_sessions, options.session_ttl))
+    _call_context.set_base(contextvars.copy_context())
+    sessions = Sessions(options.max_sessions, options.session_ttl)
+    hooks = _Hooks(registry, options.worker_id, sessions, signals)
     settings = {
         "worker_id": options.worker_id,
         "max_message_size": options.max_message_size,
@@ -52,38 +57,46 @@ def run(
     hooks.server = server
     os.register_at_fork(after_in_child=server.forked)
     address = _address.bind_first(options.listen, server.listen)
-    hooks.start_thread()
     if server.has_async:
         from snakepit_bridge._event_loop import EventLoop
 
         hooks.event_loop = EventLoop(server)
     ready(address)
-    timeout = signals.await_end(leaving, options.shutdown_timeout)
-    _shut_down(server, hooks, timeout, options.kill_grace)
+    stop = functools.partial(_shut_down, server, options.kill_grace)
+    if options.max_concurrency == 1:
+        signals.on_other = server.wake
+        signals.end_in_thread(leaving, options.shutdown_timeout, stop, server.end_threads)
+        server.serve()
+    else:
+        hooks.start_thread()
+        signals.serve(MainThread(), leaving, options.shutdown_timeout, stop)
+        server.end_threads()
+    hooks.join()
+    server.close()
     registry.adapter.close()
     return 0
 
 
-def _shut_down(server: Server, hooks: _Hooks, timeout: float, kill_grace: float) -> None:
+def _shut_down(server: Server, kill_grace: float, timeout: float) -> None:
     server.stop()
     if not server.wait_idle(timeout):
         server.cancel_all()
         if not server.wait_idle(kill_grace):
             leave_running(kill_grace)
-    server.end_threads()
-    hooks.join()
-    server.close()
 
 
 class _Hooks:
     """What the server asks of Python."""
 
-    def __init__(self, registry: Registry, worker_id: str, sessions: Sessions) -> None:
+    def __init__(
+        self, registry: Registry, worker_id: str, sessions: Sessions, signals: Signals
+    ) -> None:
         self.server: Server
         self.event_loop: Optional[threading.Thread] = None
         self._registry = registry
         self._worker_id = worker_id
         self._sessions = sessions
+        self._signals = signals
         self._threads: list[threading.Thread] = []
 
     def start_thread(self) -> None:
@@ -99,6 +112,15 @@ class _Hooks:
             thread.join()
         if self.event_loop is not None:
             self.event_loop.join()
+
+    def call_context(self) -> Callable[[], contextvars.Context]:
+        return _call_context.maker()
+
+    def restore_signals(self) -> None:
+        self._signals.restore()
+
+    def signal_failed(self, error: BaseException) -> None:
+        _log.error("a signal's handler raised %s outside of any call", shown(error))
 
     def refusal(self, name: str, stream: bool) -> CallError:  # noqa: FBT001
         try:

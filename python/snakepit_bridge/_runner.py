@@ -1,14 +1,17 @@
-"""Which calls run: at most so many at once, the others in the order of their arrival."""
+"""Which calls run, and where: at most so many at once, the others in the order of their arrival."""
 
 from __future__ import annotations
 
 import bisect
 import threading
 from collections.abc import Callable
-from typing import Optional
+from typing import Optional, TypeVar
 
 from snakepit_bridge._call import Call
 from snakepit_bridge._failure import CallError
+from snakepit_bridge._main_thread import MainThread
+
+_T = TypeVar("_T")
 
 #: Of how many cancelled calls a runner remembers how they ended.
 ENDS_KEPT = 1024
@@ -17,7 +20,9 @@ ENDS_KEPT = 1024
 class Runner:
     """Safe to use from any thread. A call's own thread is the one that enters and leaves."""
 
-    def __init__(self, max_concurrency: int) -> None:
+    def __init__(self, max_concurrency: int, main: Optional[MainThread] = None) -> None:
+        #: Runs synchronous commands, if only one may run at a time.
+        self._main = main if max_concurrency == 1 else None
         self.handled = 0
         self.failed = 0
         self._changed = threading.Condition(threading.Lock())
@@ -43,6 +48,12 @@ class Runner:
         call.gate.acquire()
         if not call.started:
             raise cancelled()
+
+    def run(self, call: Call, step: Callable[[], _T]) -> _T:
+        """Runs a step of a call that has entered, in the thread that commands of its kind see."""
+        if self._main is None or call.command.is_async:
+            return step()
+        return self._main.call(step)
 
     def leave(self, call: Call, *, failed: bool) -> None:
         """Counts a call that entered, or could not, and lets the next one in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import contextvars
 import functools
 import logging
 import os
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Optional
 
-from snakepit_bridge import _execution, _process
+from snakepit_bridge import _call_context, _execution, _process
 from snakepit_bridge._call import Call
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._context import Context
@@ -33,6 +34,7 @@ _log = logging.getLogger("snakepit_bridge")
 def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int]) -> int:
     """Serves until SIGTERM or SIGINT, or the end of stdin; returns the exit code."""
     signals = Signals()
+    _call_context.set_base(contextvars.copy_context())
     worker = Worker(
         registry,
         worker_id=options.worker_id,
@@ -42,13 +44,17 @@ def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int])
     # One thread more than calls that run: it takes what is said meanwhile.
     server = _Server(worker, options.max_message_size, pipes, options.max_concurrency + 1)
     server.start_thread()
-    timeout = signals.await_end(server.say_draining, options.shutdown_timeout)
-    if not worker.runner.wait_gone(None, timeout):
-        server.cancel_all()
-        if not worker.runner.wait_gone(None, options.kill_grace):
-            leave_running(options.kill_grace)
+    stop = functools.partial(_shut_down, server, worker, options.kill_grace)
+    signals.serve(worker.main, server.say_draining, options.shutdown_timeout, stop)
     registry.adapter.close()
     return 0
+
+
+def _shut_down(server: _Server, worker: Worker, kill_grace: float, timeout: float) -> None:
+    if not worker.runner.wait_gone(None, timeout):
+        server.cancel_all()
+        if not worker.runner.wait_gone(None, kill_grace):
+            leave_running(kill_grace)
 
 
 class _Server:

@@ -33,7 +33,10 @@ _MOST_LINE = 2**31 - 1
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)
 
 # The modules whose frames stand above a command's own.
-_CALLERS = ("snakepit_bridge._execution", "snakepit_bridge._async", "snakepit_bridge._event_loop")
+_CALLERS = tuple(
+    f"snakepit_bridge.{name}"
+    for name in ("_async", "_event_loop", "_execution", "_main_thread", "_runner")
+)
 
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 _DURING = "\nDuring handling of the above exception, another exception occurred:\n\n"

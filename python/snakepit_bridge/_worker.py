@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from snakepit_bridge._commands import Registry
+from snakepit_bridge._main_thread import MainThread
 from snakepit_bridge._runner import Runner
 from snakepit_bridge._sessions import Sessions
 
@@ -21,7 +22,9 @@ class Worker:
     ) -> None:
         self.worker_id = worker_id
         self.registry = registry
-        self.runner = Runner(max_concurrency)
+        #: The one that the server is made in, which serves once it is ready.
+        self.main = MainThread()
+        self.runner = Runner(max_concurrency, self.main)
         self.sessions = sessions
         self._started = time.monotonic()
 

@@ -5,7 +5,7 @@ use crate::{
     call::{Call, Request},
     failure,
 };
-use pyo3::{FromPyObject, panic::PanicException, prelude::*, types::PyDict};
+use pyo3::{FromPyObject, panic::PanicException, prelude::*, sync::PyOnceLock, types::PyDict};
 use snakepit_proto::{CommandInfo, ParameterInfo};
 use std::{
     collections::HashMap,
@@ -92,6 +92,8 @@ pub(crate) struct Commands {
     pub(crate) names: Vec<String>,
     by_name: HashMap<String, Arc<Command>>,
     hooks: Py<PyAny>,
+    /// Makes the context of a call's variables.
+    call_context: PyOnceLock<Py<PyAny>>,
 }
 
 impl Commands {
@@ -107,6 +109,7 @@ impl Commands {
             names,
             by_name,
             hooks,
+            call_context: PyOnceLock::new(),
         })
     }
 
@@ -149,6 +152,15 @@ impl Commands {
         let checked = call.request.args.kinds.is_some();
         let keywords = call.command.bind.bind(py).call1((args, context, checked))?;
         Ok(keywords.cast_into::<PyDict>()?)
+    }
+
+    /// The variables that a call begins with, a copy of its own. The adapter must have started.
+    pub(crate) fn call_context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let make = || self.hooks.call_method0(py, "call_context");
+        self.call_context
+            .get_or_try_init(py, make)?
+            .bind(py)
+            .call0()
     }
 
     fn context(&self, py: Python<'_>, request: &Request) -> PyResult<Py<PyAny>> {

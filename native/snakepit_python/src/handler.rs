@@ -9,17 +9,21 @@ use crate::{
     worker::Worker,
 };
 use prost::Message;
-use pyo3::{exceptions::PyStopIteration, prelude::*};
+use pyo3::{exceptions::PyStopIteration, intern, prelude::*, types::PyCFunction};
 use snakepit_proto::{Fields, StreamResponse};
 use std::{
     any::Any,
     cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+/// A command that takes no longer has run no event loop, which may have left signals changed.
+const NO_EVENT_LOOP: Duration = Duration::from_micros(100);
+
 thread_local! {
+    static WORKER: RefCell<Option<Arc<Worker>>> = const { RefCell::new(None) };
     static RUNNING: RefCell<Option<Arc<Call>>> = const { RefCell::new(None) };
 }
 
@@ -37,8 +41,14 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
     // However this thread ends: health tells how many there are.
     let _thread = worker.scheduler.thread();
     let writer = worker.next_writer();
+    let Ok(run_current) = wrap_pyfunction!(run_current, py) else {
+        return;
+    };
+    WORKER.set(Some(worker.clone()));
     let mut done: Option<Arc<Call>> = None;
     let mut unsent: Vec<Arc<Lane>> = Vec::new();
+    // Whether a command may have changed which signals end the worker: only the main thread can.
+    let mut long = false;
     loop {
         let mut next = worker.scheduler.next(done.as_ref());
         if done.take().is_some() {
@@ -48,6 +58,10 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
             .as_ref()
             .is_some_and(|call| may_start(py, worker, call, &unsent, writer))
         {
+            if std::mem::take(&mut long) {
+                py.detach(|| unsent.drain(..).for_each(|lane| lane.flush()));
+                let _ = worker.commands.hooks().call_method0(py, "restore_signals");
+            }
             py.detach(|| {
                 unsent.drain(..).for_each(|lane| lane.flush());
                 if next.is_none() {
@@ -55,7 +69,13 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
                 }
             });
         }
-        let Some(call) = next else { return };
+        let Some(call) = next else {
+            if worker.scheduler.is_closed() {
+                break;
+            }
+            run_signal_handlers(py, worker);
+            continue;
+        };
         if worker.scheduler.wants_thread() {
             // Without it calls run one after another, which is no reason to fail this one.
             let _ = worker.commands.hooks().call_method0(py, "start_thread");
@@ -64,7 +84,9 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
             worker.seat.leave();
         }
         RUNNING.set(Some(call.clone()));
-        run(py, worker, &call);
+        let started = Instant::now();
+        run_in_context(py, worker, &call, &run_current);
+        long |= worker.seat.is_shared() && started.elapsed() > NO_EVENT_LOOP;
         RUNNING.set(None);
         if let Answer::Frame(lane) = &call.answer
             && !unsent.iter().any(|one| Arc::ptr_eq(one, lane))
@@ -73,6 +95,43 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         }
         done = Some(call);
     }
+    WORKER.set(None);
+}
+
+fn run_signal_handlers(py: Python<'_>, worker: &Worker) {
+    if let Err(error) = py.check_signals() {
+        let hooks = worker.commands.hooks();
+        let _ = hooks.call_method1(py, "signal_failed", (error.into_value(py),));
+    }
+}
+
+/// Runs a call with variables of its own (`contextvars`).
+fn run_in_context(
+    py: Python<'_>,
+    worker: &Worker,
+    call: &Call,
+    run_current: &Bound<'_, PyCFunction>,
+) {
+    let ran = worker
+        .commands
+        .call_context(py)
+        .and_then(|context| context.call_method1(intern!(py, "run"), (run_current,)));
+    if let Err(error) = ran {
+        let failure = worker.commands.failure(py, call, error);
+        worker.finish(call, Err(failure), Duration::ZERO);
+    }
+}
+
+/// Runs the call that this thread is at.
+#[pyfunction]
+fn run_current(py: Python<'_>) {
+    RUNNING.with_borrow(|call| {
+        WORKER.with_borrow(|worker| {
+            if let (Some(call), Some(worker)) = (call, worker) {
+                run(py, worker, call);
+            }
+        });
+    });
 }
 
 /// Whether the replies of the calls before it may go on waiting while a call runs.

@@ -80,6 +80,11 @@ impl PyServer {
         handler::serve(py, &self.worker);
     }
 
+    /// Has the thread that serves, if it is the only one, run the handlers of signals that wait for it.
+    fn wake(&self) {
+        self.worker.scheduler.wake();
+    }
+
     /// Whether any command is `async`.
     #[getter]
     fn has_async(&self) -> bool {

@@ -35,6 +35,8 @@ struct State<J> {
     idle_threads: usize,
     /// Of the thread that drives the network while it waits for a call.
     driver: Option<Waker>,
+    /// The thread that drives is to look after signals.
+    woken: bool,
     /// Whether anybody waits for the last call's end: to tell nobody is a system call, too.
     watched: bool,
     closed: bool,
@@ -54,6 +56,7 @@ impl<J: Job> Scheduler<J> {
                 threads: 1,
                 idle_threads: 0,
                 driver: None,
+                woken: false,
                 watched: false,
                 closed: false,
             }),
@@ -99,13 +102,14 @@ impl<J: Job> Scheduler<J> {
         }
     }
 
-    /// As `wait_next`, for a thread that does something else meanwhile.
+    /// As `wait_next`, for a thread that does something else meanwhile; nothing as well once `wake` was
+    /// called.
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<J>>> {
         let mut state = self.lock();
         if let Some(call) = state.start_next() {
             return Poll::Ready(Some(call));
         }
-        if state.closed {
+        if state.closed || std::mem::take(&mut state.woken) {
             return Poll::Ready(None);
         }
         state.driver = Some(cx.waker().clone());
@@ -206,6 +210,22 @@ impl<J: Job> Scheduler<J> {
     pub(crate) fn has_threads(&self) -> bool {
         let state = self.lock();
         state.threads > 0 || state.closed
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Lets the thread that drives return without a call.
+    pub(crate) fn wake(&self) {
+        let driver = {
+            let mut state = self.lock();
+            state.woken = true;
+            state.driver.take()
+        };
+        if let Some(driver) = driver {
+            driver.wake();
+        }
     }
 
     /// Lets the threads go that wait; what runs goes on.
@@ -404,6 +424,20 @@ mod tests {
         drop(scheduler.thread());
         scheduler.close();
         assert!(scheduler.has_threads());
+    }
+
+    #[test]
+    fn a_thread_that_drives_is_woken_without_a_call_once() {
+        let scheduler = scheduler(1);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(scheduler.poll_next(&mut cx).is_pending());
+        scheduler.wake();
+        assert_eq!(scheduler.poll_next(&mut cx), Poll::Ready(None));
+        assert!(!scheduler.is_closed());
+        assert!(scheduler.poll_next(&mut cx).is_pending());
+        scheduler.close();
+        assert_eq!(scheduler.poll_next(&mut cx), Poll::Ready(None));
+        assert!(scheduler.is_closed());
     }
 
     #[test]

@@ -64,6 +64,11 @@ impl Seat {
         })
     }
 
+    /// Whether one thread, the main one, runs all commands that take a thread.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     /// The next call to run, once there is one; nothing when there will be no more. Whoever waits
     /// here drives the network.
     pub(crate) fn wait_next<J: Job>(&self, scheduler: &Scheduler<J>) -> Option<Arc<J>> {
