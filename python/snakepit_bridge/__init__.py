@@ -8,6 +8,25 @@ class Greeter(Adapter):
         return f"Hello {name}, this is {context.worker_id}."
 """
 
+import sys
+
+# What is above this line, and in it, older versions can read.
+if sys.version_info < (3, 9):  # noqa: UP036
+    _OLD = "Snakepit needs Python 3.9 or newer, and %s is Python %s" % (  # noqa: UP031
+        sys.executable,
+        sys.version.split()[0],
+    )
+    if "--worker-id" in sys.argv:
+        sys.exit(_OLD + ": name another one with the option :python of the pool")
+    if sys.argv[:1] == ["-m"]:
+        sys.exit(_OLD)
+    raise ImportError(_OLD)
+
+from snakepit_bridge import _imports
+
+if sys.argv[:1] == ["-m"] and "--worker-id" in sys.argv:
+    _imports.put_users_last()
+
 from snakepit_bridge._adapter import Adapter, command
 from snakepit_bridge._arrow import Arrow, arrow
 from snakepit_bridge._builtin import BuiltinAdapter

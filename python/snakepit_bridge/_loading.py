@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 
+from snakepit_bridge import _imports
 from snakepit_bridge._adapter import Adapter
 from snakepit_bridge._commands import Registry
+from snakepit_bridge._traceback import Raised
 
 
 class StartError(Exception):
@@ -25,7 +26,7 @@ class NoServerError(StartError):
 
 def load_commands(path: str, import_paths: Sequence[str]) -> Registry:
     """The commands of an instance of the class at `path`, which is `module:Class`."""
-    sys.path[0:0] = import_paths
+    _imports.put_users_first(list(import_paths))
     cls = _find(path)
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
         raise StartError(
@@ -33,10 +34,10 @@ def load_commands(path: str, import_paths: Sequence[str]) -> Registry:
         )
     try:
         adapter = cls()
-    except Exception:
+    except (Exception, SystemExit) as error:
         raise StartError(
-            f"{traceback.format_exc()}\nthe adapter {path} could not be made: its __init__, which "
-            "is called without arguments, raised the error above"
+            f"{Raised(error).text()}\nthe adapter {path} could not be made: its __init__, which "
+            f"is called without arguments, raised the error above{_hidden()}"
         ) from None
     try:
         commands = Registry(adapter)
@@ -57,20 +58,31 @@ def _find(path: str) -> object:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise StartError(
                 f"no module {error.name!r} for the adapter {path}: add its directory with "
-                f"--import-path; searched were {', '.join(filter(None, sys.path))}"
+                f"--import-path; searched were {', '.join(filter(None, sys.path))}{_hidden()}"
             ) from None
-        raise _import_failed(path) from None
-    except Exception:
-        raise _import_failed(path) from None
+        raise _import_failed(path, error) from None
+    except (Exception, SystemExit) as error:
+        raise _import_failed(path, error) from None
     for name in class_name.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise StartError(f"the module {module_name!r} has no {class_name!r}") from None
+            where = getattr(sys.modules[module_name], "__file__", None) or "built into Python"
+            raise StartError(
+                f"the module {module_name!r} ({where}) has no {class_name!r}{_hidden()}"
+            ) from None
     return found
 
 
-def _import_failed(path: str) -> StartError:
+def _import_failed(path: str, error: BaseException) -> StartError:
     return StartError(
-        f"{traceback.format_exc()}\nthe adapter {path} could not be imported: see the error above"
+        f"{Raised(error).text()}\nthe adapter {path} could not be imported: see the error above"
+        f"{_hidden()}"
+    )
+
+
+def _hidden() -> str:
+    return "".join(
+        f"; {path} is not imported, as {module} has the same name: rename it"
+        for path, module in _imports.hidden()
     )

@@ -19,6 +19,7 @@ from typing import Any, Optional, Union
 import grpc
 
 from snakepit_bridge._proto import snakepit_pb2 as pb
+from snakepit_bridge._values import decode_extended
 
 ROOT = Path(__file__).parents[1]
 SUPPORT = Path(__file__).parent / "support"
@@ -315,7 +316,7 @@ class Stdio:
     def receive(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         size = int.from_bytes(self.process.stdout.read(4), "big")
-        response: dict[str, Any] = json.loads(self.process.stdout.read(size))
+        response: dict[str, Any] = decode_extended(self.process.stdout.read(size))
         return response
 
     def ask(self, command: str, /, **args: Any) -> Any:
@@ -359,6 +360,13 @@ class Way:
             assert answer.error
             return None, _detail(answer.error_detail)
         return {name: _value(data) for name, data in answer.result.items()}, {}
+
+    def in_session(self, session_id: str, command: str, /, **args: Any) -> bool:
+        """Whether the call succeeded."""
+        if isinstance(self._worker, Stdio):
+            self._worker.send(command, args, session_id=session_id)
+            return bool(self._worker.receive()["success"])
+        return bool(self._worker.begin(command, args, session_id=session_id).result().success)
 
     def error(self, command: str, /, **args: Any) -> dict[str, Any]:
         result, error = self.call(command, **args)
