@@ -1,5 +1,5 @@
 use crate::{ALIGNMENT, Dtype, MARK, MAX_DEPTH, MAX_DIGITS, ReadError, text::plain_run};
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, mem, ops::Range};
 
 /// Makes values of what is read.
 pub trait Builder {
@@ -62,6 +62,7 @@ pub fn read<B: Builder>(text: &str, form: Form, builder: &mut B) -> Result<B::Va
         },
         keys: Vec::new(),
         values: Vec::new(),
+        scratch: String::new(),
         builder,
     };
     let value = reader.value(0)?;
@@ -72,6 +73,65 @@ pub fn read<B: Builder>(text: &str, form: Form, builder: &mut B) -> Result<B::Va
     }
 }
 
+/// The digits of a number as long as they are few, which most are: those are a number without being
+/// read again.
+#[derive(Default)]
+struct Decimal {
+    digits: u64,
+    count: usize,
+    /// How many of the digits come after the point.
+    fraction: usize,
+    has_exponent: bool,
+}
+
+/// As many digits always fit in 64 bits.
+const FEW_DIGITS: usize = 19;
+/// The powers of ten that are floats exactly.
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+];
+
+impl Decimal {
+    /// Takes the digits at the start of `bytes`, and says how many they are.
+    fn extend(&mut self, bytes: &[u8]) -> usize {
+        let mut digits = self.digits;
+        let mut count = 0;
+        for byte in bytes {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                break;
+            }
+            digits = digits.wrapping_mul(10).wrapping_add(digit.into());
+            count += 1;
+        }
+        self.digits = digits;
+        self.count += count;
+        count
+    }
+
+    fn int(&self, negative: bool) -> Option<i64> {
+        if self.count > FEW_DIGITS {
+            return None;
+        }
+        if negative {
+            0i64.checked_sub_unsigned(self.digits)
+        } else {
+            self.digits.try_into().ok()
+        }
+    }
+
+    /// One division of two exact floats gives the float that is nearest.
+    fn float(&self, negative: bool) -> Option<f64> {
+        const MOST: u64 = 1 << f64::MANTISSA_DIGITS;
+        if self.has_exponent || self.count > FEW_DIGITS || self.digits > MOST {
+            return None;
+        }
+        let float = self.digits as f64 / POWERS[self.fraction];
+        Some(if negative { -float } else { float })
+    }
+}
+
 struct Reader<'a, B: Builder> {
     text: &'a str,
     at: usize,
@@ -79,6 +139,8 @@ struct Reader<'a, B: Builder> {
     tail: Option<Range<usize>>,
     keys: Vec<B::Value>,
     values: Vec<B::Value>,
+    /// What the last string with escapes was unescaped into.
+    scratch: String,
     builder: &'a mut B,
 }
 
@@ -123,7 +185,7 @@ impl<'a, B: Builder> Reader<'a, B> {
         match self.next() {
             Some(b'"') => {
                 let text = self.string()?;
-                Ok(self.builder.text(&text))
+                Ok(self.text(text))
             }
             Some(b'[') => self.array(depth),
             Some(b'{') => self.object(depth),
@@ -150,6 +212,14 @@ impl<'a, B: Builder> Reader<'a, B> {
             }
             _ => Err(self.wrong("a value is expected")),
         }
+    }
+
+    fn text(&mut self, text: Cow<'_, str>) -> B::Value {
+        let value = self.builder.text(&text);
+        if let Cow::Owned(unescaped) = text {
+            self.scratch = unescaped;
+        }
+        value
     }
 
     /// Whether another item follows; takes the comma before it, or the closing `end`.
@@ -208,7 +278,7 @@ impl<'a, B: Builder> Reader<'a, B> {
                 self.expect(b'}', "the mark is not alone")?;
                 return Ok(marked);
             }
-            let key = self.builder.text(&key);
+            let key = self.text(key);
             self.keys.push(key);
             let value = self.value(depth + 1)?;
             self.values.push(value);
@@ -258,7 +328,7 @@ impl<'a, B: Builder> Reader<'a, B> {
                 return Err(self.wrong("a key is expected"));
             }
             let key = self.string()?;
-            let key = self.builder.text(&key);
+            let key = self.text(key);
             self.keys.push(key);
             self.expect(b',', "a comma is expected")?;
             let value = self.value(depth + 1)?;
@@ -323,25 +393,33 @@ impl<'a, B: Builder> Reader<'a, B> {
 
     fn number(&mut self) -> Result<B::Value, ReadError> {
         let start = self.at;
-        if self.peek() == Some(b'-') {
+        let negative = self.peek() == Some(b'-');
+        if negative {
             self.at += 1;
             if self.tail.is_some() && self.peek() == Some(b'I') {
                 let infinity = self.builder.float(f64::NEG_INFINITY);
                 return self.word("Infinity", infinity);
             }
         }
-        let whole = self.digits();
-        if whole.is_empty() || (whole.len() > 1 && whole.starts_with('0')) {
+        let mut decimal = Decimal::default();
+        let first = self.peek();
+        let whole = self.number_digits(&mut decimal);
+        if whole == 0 || (whole > 1 && first == Some(b'0')) {
             return Err(self.wrong("a number is expected"));
         }
         let mut is_float = false;
         if self.peek() == Some(b'.') {
             is_float = true;
             self.at += 1;
-            self.some_digits()?;
+            let fraction = self.number_digits(&mut decimal);
+            if fraction == 0 {
+                return Err(self.wrong("a digit is expected"));
+            }
+            decimal.fraction = fraction;
         }
         if let Some(b'e' | b'E') = self.peek() {
             is_float = true;
+            decimal.has_exponent = true;
             self.at += 1;
             if let Some(b'+' | b'-') = self.peek() {
                 self.at += 1;
@@ -350,18 +428,28 @@ impl<'a, B: Builder> Reader<'a, B> {
         }
         let number = &self.text[start..self.at];
         if is_float {
+            if let Some(float) = decimal.float(negative) {
+                return Ok(self.builder.float(float));
+            }
             return match number.parse::<f64>() {
                 Ok(float) if float.is_finite() => Ok(self.builder.float(float)),
                 _ => Err(self.wrong("a number is beyond the range of floats")),
             };
         }
-        if let Ok(int) = number.parse() {
+        if let Some(int) = decimal.int(negative) {
             return Ok(self.builder.int(int));
         }
-        if whole.len() > MAX_DIGITS {
+        if whole > MAX_DIGITS {
             return Err(ReadError::TooManyDigits);
         }
         self.builder.big(number)
+    }
+
+    /// Takes the digits that come here, and says how many they are.
+    fn number_digits(&mut self, decimal: &mut Decimal) -> usize {
+        let count = decimal.extend(&self.text.as_bytes()[self.at..]);
+        self.at += count;
+        count
     }
 
     fn some_digits(&mut self) -> Result<(), ReadError> {
@@ -380,7 +468,9 @@ impl<'a, B: Builder> Reader<'a, B> {
             self.at += 1;
             return Ok(Cow::Borrowed(&self.text[start..self.at - 1]));
         }
-        let mut unescaped = String::from(&self.text[start..self.at]);
+        let mut unescaped = mem::take(&mut self.scratch);
+        unescaped.clear();
+        unescaped.push_str(&self.text[start..self.at]);
         loop {
             match self.peek() {
                 Some(b'"') => {

@@ -1,8 +1,7 @@
 /// How many bytes at the start of `bytes` stand in a JSON string as they are.
 pub(crate) fn plain_run(bytes: &[u8]) -> usize {
-    let mut words = bytes.chunks_exact(8);
     let mut run = 0;
-    for word in words.by_ref() {
+    for word in bytes.chunks_exact(8).take(BLOCK / 8) {
         let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
         let special = special_bytes(word);
         if special != 0 {
@@ -10,11 +9,29 @@ pub(crate) fn plain_run(bytes: &[u8]) -> usize {
         }
         run += 8;
     }
-    let rest = words.remainder();
+    if run == BLOCK {
+        return long_run(bytes);
+    }
+    let rest = &bytes[run..];
     run + rest
         .iter()
         .position(|byte| is_special(*byte))
         .unwrap_or(rest.len())
+}
+
+const BLOCK: usize = 64;
+
+/// The same for a run that has gone on for a block: it may well go on for many.
+#[inline(never)]
+fn long_run(bytes: &[u8]) -> usize {
+    // Without a branch for each byte, so that the compiler takes many at once.
+    let is_plain = |block: &&[u8]| {
+        !block
+            .iter()
+            .fold(false, |any, byte| any | is_special(*byte))
+    };
+    let blocks = bytes.chunks_exact(BLOCK).take_while(is_plain).count();
+    blocks * BLOCK + plain_run(&bytes[blocks * BLOCK..])
 }
 
 fn is_special(byte: u8) -> bool {

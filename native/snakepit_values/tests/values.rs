@@ -101,6 +101,30 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn decimal_numbers_are_the_nearest_floats_and_exact_integers(
+        number in "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,2})?"
+    ) {
+        let wanted = if number.contains(['.', 'e', 'E']) {
+            Value::Float(number.parse()?)
+        } else if let Ok(int) = number.parse() {
+            Value::Int(int)
+        } else {
+            Value::Big(number.clone())
+        };
+        prop_assert_eq!(read_json(&number), Ok(wanted));
+    }
+
+    #[test]
+    fn strings_with_escapes_follow_each_other(texts in vec("[a\"\\\\\n\u{1F600}]{0,40}", 0..5)) {
+        let value = Value::List(texts.into_iter().map(Value::Text).collect());
+        prop_assert_eq!(read_extended(&written(&value).1), Some(Ok(value)));
+    }
+}
+
 fn agrees(text: &str) -> Result<(), TestCaseError> {
     let ours = read_json(text);
     let theirs = serde_json::from_str::<serde_json::Value>(text);
