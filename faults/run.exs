@@ -91,7 +91,7 @@ defmodule Snakepit.Faults do
     unless File.exists?(".venv/bin/python"),
       do: stop("there is no .venv/bin/python: mix snakepit.setup --dev makes it")
 
-    IO.puts("#{length(trials)} trials, #{form}, --seed #{seed}\n")
+    IO.puts("#{count(trials)}, #{form}, --seed #{seed}\n")
 
     one = fn {{file, trial}, index} ->
       trial(file, trial, form, seed, Path.join(folder, "#{index}"), options[:verbose])
@@ -110,9 +110,12 @@ defmodule Snakepit.Faults do
     if options[:markdown], do: markdown(rows)
     counts = Enum.frequencies_by(rows, & &1.verdict)
     summary = Enum.map_join([:good, :bad, :skipped], ", ", &"#{Map.get(counts, &1, 0)} #{&1}")
-    IO.puts("\n#{length(rows)} trials: #{summary}. --seed #{seed}")
+    IO.puts("\n#{count(rows)}: #{summary}. --seed #{seed}")
     if counts[:bad], do: System.halt(1)
   end
+
+  defp count([_trial]), do: "1 trial"
+  defp count(trials), do: "#{length(trials)} trials"
 
   # Short: the path of a socket in it has at most 107 bytes.
   defp folder do

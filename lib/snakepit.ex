@@ -6,8 +6,8 @@ defmodule Snakepit do
   alias Snakepit.GRPC.Client
   alias Snakepit.Pool.{Diagnostics, Gate, Manager}
 
-  @options Map.put(Config.call_options(), :pool, :name)
-  @stream_options Map.put(Config.stream_options(), :pool, :name)
+  @options Map.put(Config.call_options(), :pool, :pool)
+  @stream_options Map.put(Config.stream_options(), :pool, :pool)
 
   @doc "Matches the messages of a call that `start_stream/3` started."
   defguard is_event(message, call)
@@ -121,7 +121,7 @@ defmodule Snakepit do
   def end_session(session_id, options \\ []) do
     options = [{:session_id, session_id} | options]
 
-    with :ok <- Config.check(options, %{session_id: :session_id, pool: :name}),
+    with :ok <- Config.check(options, %{session_id: :session_id, pool: :pool}),
          name = Keyword.get(options, :pool, Snakepit.Pool),
          {:ok, pool} <- Manager.fetch(name) do
       case Client.end_session(pool.native, session_id) do
@@ -147,7 +147,7 @@ defmodule Snakepit do
 
   The command starts when the stream is enumerated, each time anew, and is cancelled as soon as that
   halts. Errors are raised. An enumeration that was suspended belongs to the process that began it:
-  another one that goes on with it raises. Options as for `execute_stream/4`.
+  another one that goes on with it raises; any may halt it, which cancels the command. Options as for `execute_stream/4`.
   """
   @spec stream(String.t(), map | keyword, keyword) :: Enumerable.t()
   def stream(command, args \\ %{}, options \\ []) do
@@ -309,7 +309,9 @@ defmodule Snakepit do
       "the workers of #{inspect(how.pool)} have no streams: they are spoken to over stdin and stdout; " <>
         "take an adapter that uses gRPC, as Snakepit.Adapters.GRPCPython"
 
-    {:error, %Error{reason: :streaming_not_supported, command: command, message: message}}
+    with :ok <- Client.check_command(command),
+         do:
+           {:error, %Error{reason: :streaming_not_supported, command: command, message: message}}
   end
 
   # The first event of a call names it already.

@@ -22,6 +22,7 @@ defmodule Snakepit.Adapter do
   | `c:executable_path/0` | required |
   | `c:script_path/0`, `c:script_args/0` | optional: the arguments of the executable |
   | `c:command_line/1` | optional: in place of these three, for what depends on the pool's options |
+  | `c:validate_options/1` | optional: a check of the pool's options when it starts |
   | `c:uses_grpc?/0` | optional: whether workers speak gRPC, by default not |
   | `c:get_port/0` | optional, of gRPC workers: the first TCP port to try |
   | `c:supported_commands/0` | optional: the commands there are |
@@ -69,6 +70,12 @@ defmodule Snakepit.Adapter do
   """
   @callback command_line(worker) :: {:ok, command_line} | {:error, String.t()}
 
+  @doc """
+  Checks the pool's options, complete, when the pool starts: `:adapter_args` above all, which nobody else
+  can. The message is that of the error `:invalid_options` which the start returns.
+  """
+  @callback validate_options(options :: map) :: :ok | {:error, String.t()}
+
   @doc "Whether workers serve `proto/snakepit.proto`. By default they are spoken to over stdin and stdout."
   @callback uses_grpc?() :: boolean
 
@@ -111,6 +118,7 @@ defmodule Snakepit.Adapter do
   @optional_callbacks script_path: 0,
                       script_args: 0,
                       command_line: 1,
+                      validate_options: 1,
                       uses_grpc?: 0,
                       get_port: 0,
                       supported_commands: 0,
@@ -154,6 +162,24 @@ defmodule Snakepit.Adapter do
       facts = %{adapter: adapter, grpc?: grpc?, port: port, commands: commands}
       {:ok, Map.merge(facts, %{validates: validates, limits: limits})}
     else
+      {:error, message} -> {:error, %Error{reason: :adapter_error, message: message}}
+    end
+  end
+
+  @doc false
+  # The message has no value of the environment in it.
+  @spec validate_options(module, map) :: :ok | {:error, Error.t()}
+  def validate_options(adapter, %{env: env} = options) do
+    wanted = ":ok or {:error, a string}"
+    valid? = &(&1 == :ok or match?({:error, message} when is_binary(message), &1))
+
+    with true <- exports?(adapter, :validate_options, 1),
+         args = [%{options | env: Map.new(env)}],
+         {:ok, verdict} <- call(adapter, :validate_options, args, wanted, valid?, env) do
+      with {:error, message} <- verdict,
+           do: {:error, %Error{reason: :invalid_options, message: message}}
+    else
+      false -> :ok
       {:error, message} -> {:error, %Error{reason: :adapter_error, message: message}}
     end
   end

@@ -15,7 +15,7 @@ defmodule Snakepit.AdapterFallback do
   alias Snakepit.{Config, Error, Pool}
   alias Snakepit.Pool.Diagnostics
 
-  @options Map.merge(Config.call_options(), %{pool: :name, fallback_adapter: :adapter})
+  @options Map.merge(Config.call_options(), %{pool: :pool, fallback_adapter: :adapter})
 
   @doc """
   As `Snakepit.execute/3`, and once more by the fallback's workers if that returned `:grpc_unavailable`.

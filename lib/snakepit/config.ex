@@ -5,9 +5,11 @@ defmodule Snakepit.Config do
   alias Snakepit.Config.{Env, Environment, Paths}
   alias Snakepit.Error
 
+  @demand {:positive, 10_000_000}
+
   @pool [
     name: {:name, Snakepit.Pool, "an atom; calls name the pool by it"},
-    size: {:positive, quote(do: System.schedulers_online()), "how many workers"},
+    size: {{:positive, 10_000}, quote(do: System.schedulers_online()), "how many workers"},
     adapter:
       {:adapter, Snakepit.Adapters.GRPCPython, "a module that implements `Snakepit.Adapter`"},
     adapter_args:
@@ -28,19 +30,20 @@ defmodule Snakepit.Config do
     fallback_adapter:
       {:adapter, nil, "the adapter of the workers where those of `:adapter` cannot have gRPC"},
     thread_limit:
-      {:positive, nil,
+      {{:positive, 1024}, nil,
        "how many threads a worker's numerical libraries may use: `OMP_NUM_THREADS` and its kin, unless `:env` has them"},
-    max_concurrency: {:positive, 1, "how many commands a worker runs at once"},
-    max_queue: {:count, 1000, "how many calls may wait for a worker"},
+    max_concurrency: {{:positive, 100_000}, 1, "how many commands a worker runs at once"},
+    max_queue: {{:count, 10_000_000}, 1000, "how many calls may wait for a worker"},
     pipeline_budget:
-      {:count, 500,
+      {{:count, 60_000_000}, 500,
        "how much work, in µs, a worker may be sent ahead of what it does, so that short calls never leave it idle; 0 for none"},
     queue_timeout: {:timeout, 5_000, "how long a call may wait for a worker, in ms"},
     timeout: {:timeout, 30_000, "how long a call may take, its wait included, in ms"},
     max_sessions:
-      {:positive, 10_000, "how many sessions are kept; beyond it the least recently used goes"},
+      {{:positive, 100_000_000}, 10_000,
+       "how many sessions are kept; beyond it the least recently used goes"},
     session_ttl: {:timeout, 3_600_000, "how long a session is kept that no call uses, in ms"},
-    demand: {:positive, 256, "how many chunks of a stream may be on their way to the consumer"},
+    demand: {@demand, 256, "how many chunks of a stream may be on their way to the consumer"},
     max_message_size: {:bytes, 67_108_864, "bytes of a request, a result or a chunk"},
     frames:
       {:frames, :lists,
@@ -67,7 +70,7 @@ defmodule Snakepit.Config do
       {:timeout, 10_000,
        "how often a worker is asked whether it is alive, in ms, or `:infinity` for never"},
     health_misses:
-      {:positive, 6,
+      {{:positive, 1_000_000}, 6,
        "after how many intervals in a row without an answer a worker is replaced; a command that holds Python's global lock in C code keeps the grpcio server from answering"},
     restart_backoff:
       {:range, {100, 10_000},
@@ -89,14 +92,13 @@ defmodule Snakepit.Config do
 
   @wanted %{
     name: "an atom",
+    pool: "the name of a pool, an atom: the option :name that it was started with",
     adapter: "a module that implements Snakepit.Adapter",
-    positive: "an integer above 0, at most #{@max}",
     millis: "a number of milliseconds above 0, at most #{@max_millis}",
     bytes: "a number of bytes above 0, at most #{@max_bytes}",
     ports: "a number of ports, 1 to 65535",
     threads: "a number of threads, 1 to #{@max_threads}",
     port: "a port, 0 to 65535",
-    count: "an integer of 0 or more, at most #{@max}",
     keyword: "a keyword list",
     section: "a map or keyword list",
     string: "a string",
@@ -151,6 +153,8 @@ defmodule Snakepit.Config do
   end
 
   @doc "What a type takes, for messages."
+  def wanted({:positive, max}), do: "an integer above 0, at most #{max}"
+  def wanted({:count, max}), do: "an integer of 0 or more, at most #{max}"
   def wanted(type), do: Map.fetch!(@wanted, type)
 
   @doc "The type of each of a pool's options."
@@ -171,7 +175,7 @@ defmodule Snakepit.Config do
 
   def stream_options do
     Map.merge(call_options(), %{
-      demand: :positive,
+      demand: @demand,
       first_chunk_timeout: :timeout,
       idle_timeout: :timeout
     })
@@ -221,18 +225,19 @@ defmodule Snakepit.Config do
   end
 
   defp problem(type, value) do
-    unless valid?(type, value), do: "wants #{@wanted[type]}, got: #{shown(value)}"
+    unless valid?(type, value), do: "wants #{wanted(type)}, got: #{shown(value)}"
   end
 
   defp valid?(:name, value), do: is_atom(value) and value not in [nil, true, false]
+  defp valid?(:pool, value), do: valid?(:name, value)
   defp valid?(:adapter, value), do: Snakepit.Adapter.adapter?(value)
-  defp valid?(:positive, value), do: is_integer(value) and value in 1..@max
+  defp valid?({:positive, max}, value), do: is_integer(value) and value in 1..max
+  defp valid?({:count, max}, value), do: is_integer(value) and value in 0..max
   defp valid?(:millis, value), do: is_integer(value) and value in 1..@max_millis
   defp valid?(:bytes, value), do: is_integer(value) and value in 1..@max_bytes
   defp valid?(:port, value), do: is_integer(value) and value in 0..65_535
   defp valid?(:ports, value), do: is_integer(value) and value in 1..65_535
   defp valid?(:threads, value), do: is_integer(value) and value in 1..@max_threads
-  defp valid?(:count, value), do: is_integer(value) and value in 0..@max
   defp valid?(:keyword, value), do: Keyword.keyword?(value)
 
   defp valid?(:section, value),
@@ -265,7 +270,7 @@ defmodule Snakepit.Config do
         @metadata_bytes
   end
 
-  defp valid?(:timeout, value), do: value == :infinity or valid?(:positive, value)
+  defp valid?(:timeout, value), do: value == :infinity or valid?({:positive, @max}, value)
   defp valid?(:server, value), do: value in [:native, :grpcio]
   defp valid?(:transport, value), do: value in [:unix, :tcp]
   defp valid?(:frames, value), do: value in [:lists, :arrow]
@@ -295,11 +300,11 @@ defmodule Snakepit.Config do
 
   defp printable?(value), do: for(<<c <- value>>, c not in 0x20..0x7E, do: c) == []
 
-  # An id of a megabyte must not make a message of one.
-  defp shown(value) when is_binary(value) and byte_size(value) > 200,
+  @doc "A value for a message: an id of a megabyte must not make one of that."
+  def shown(value) when is_binary(value) and byte_size(value) > 200,
     do: "#{byte_size(value)} bytes that begin with #{inspect(binary_part(value, 0, 20))}"
 
-  defp shown(value), do: inspect(value)
+  def shown(value), do: inspect(value)
 
   defp invalid(message), do: {:error, %Error{reason: :invalid_options, message: message}}
 end

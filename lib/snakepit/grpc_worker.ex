@@ -48,7 +48,8 @@ defmodule Snakepit.GRPCWorker do
     asked: %{},
     tail: [],
     why: nil,
-    no_grpc: false
+    no_grpc: false,
+    terminated: false
   ]
 
   @doc "Options: `:id`, `:attempt`, `:pool` (native), `:manager`, `:runtime_dir`, `:options` (the pool's)."
@@ -102,7 +103,8 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = state) do
-    state = %{state | no_grpc: status == @no_server}
+    terminated = OSProcess.terminated?(status)
+    state = %{state | no_grpc: status == @no_server, terminated: terminated}
     {:noreply, ended(OSProcess.status_text(status), state)}
   end
 
@@ -196,7 +198,11 @@ defmodule Snakepit.GRPCWorker do
     do: {:noreply, kill("its connection was lost", state)}
 
   def handle_info(:snakepit_drained, state), do: {:noreply, ask_to_exit(state)}
-  def handle_info(:drain_timeout, state), do: {:noreply, ask_to_exit(state)}
+
+  def handle_info(:drain_timeout, state) do
+    Native.worker_ended(state.channel, stopped_text())
+    {:noreply, ask_to_exit(state)}
+  end
 
   def handle_info(:exit_timeout, %{ended: nil} = state),
     do: {:noreply, kill("it did not exit after SIGTERM", state)}
@@ -283,7 +289,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp stop_failed(message, state) do
-    failed = if state.no_grpc, do: :no_grpc, else: :start_failed
+    failed = if state.no_grpc, do: :no_grpc, else: start_failure(state)
     stop({failed, OSProcess.start_error(state, message)}, state)
   end
 

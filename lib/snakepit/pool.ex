@@ -71,17 +71,21 @@ defmodule Snakepit.Pool do
   @spec start_link(keyword) :: Supervisor.on_start() | {:error, Error.t()}
   def start_link(options \\ []) do
     with {:ok, options} <- Config.pool(options),
-         {:ok, facts} <- facts([options.adapter, options.fallback_adapter]),
+         {:ok, facts} <- facts(options),
          {:ok, supervisor} <-
            Supervisor.start_link(__MODULE__, {options, facts}, name: options.name) do
       await_started(supervisor, options)
     end
   end
 
-  defp facts(adapters) do
-    for adapter when adapter != nil <- adapters, reduce: {:ok, %{}} do
+  # What each adapter says of itself; each may refuse the options.
+  defp facts(options) do
+    for adapter when adapter != nil <- [options.adapter, options.fallback_adapter],
+        reduce: {:ok, %{}} do
       {:ok, facts} ->
-        with {:ok, of_one} <- Adapter.facts(adapter), do: {:ok, Map.put(facts, adapter, of_one)}
+        with :ok <- Adapter.validate_options(adapter, options),
+             {:ok, of_one} <- Adapter.facts(adapter),
+             do: {:ok, Map.put(facts, adapter, of_one)}
 
       failed ->
         failed

@@ -111,6 +111,27 @@ defmodule Snakepit.NonsenseTest do
     assert {:error, %Error{reason: :invalid_options}} = Pool.await_ready(pool, 2 ** 33)
   end
 
+  test "what is no name of a pool is told in one way", %{pool: pool} do
+    for wrong <- ["x", ~c"x", self(), make_ref(), nil, true, 1, {pool, node()}, [pool], %{}] do
+      for ask <- [
+            &Snakepit.health/1,
+            &Snakepit.info/1,
+            &Snakepit.stats/1,
+            &Snakepit.list_workers/1,
+            &Pool.await_ready/1,
+            &Snakepit.execute("ping", %{}, pool: &1),
+            &Snakepit.execute_stream("ping_stream", %{}, fn _ -> nil end, pool: &1),
+            &Snakepit.start_stream("ping_stream", %{}, pool: &1),
+            &Snakepit.end_session("s", pool: &1),
+            &AdapterFallback.execute_with_fallback("ping", %{}, pool: &1)
+          ] do
+        assert {:error, %Error{reason: :invalid_options, message: message}} = ask.(wrong)
+        assert message =~ "the name of a pool, an atom"
+        assert message =~ "got: #{inspect(wrong)}"
+      end
+    end
+  end
+
   test "each option of a pool" do
     try!(Pool, :child_spec, [[name: :nonsense]])
 
@@ -168,7 +189,7 @@ defmodule Snakepit.NonsenseTest do
         assert {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, options)
 
         if unquote(way[:server]) do
-          times = [demand: @max, first_chunk_timeout: @max, idle_timeout: @max]
+          times = [demand: 10_000_000, first_chunk_timeout: @max, idle_timeout: @max]
           stream = Snakepit.stream("counted", %{count: 3}, times ++ options)
           assert Enum.count(stream) == 3
         end
@@ -183,7 +204,8 @@ defmodule Snakepit.NonsenseTest do
     # Each at its limit, which one more is beyond.
     defp largest(option, type) when option not in [:size, :thread_limit] do
       case type do
-        type when type in [:positive, :count, :timeout] -> @max
+        {kind, max} when kind in [:positive, :count] -> max
+        :timeout -> @max
         :millis -> 1_000_000_000
         :bytes -> 2_147_483_647
         :range -> {1_000_000_000, 1_000_000_000}

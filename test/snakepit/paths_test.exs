@@ -68,6 +68,22 @@ defmodule Snakepit.PathsTest do
     message
   end
 
+  # For every adapter that has them, also as the one to fall back to.
+  defp refused(options) do
+    gpv = Snakepit.Adapters.GenericPythonV2
+
+    messages =
+      for adapters <- [[], [adapter: gpv], [adapter: ScriptAdapter, fallback_adapter: gpv]] do
+        assert {:error, %Error{reason: :invalid_options, message: message}} =
+                 Snakepit.Pool.start_link([name: :refused] ++ adapters ++ options)
+
+        message
+      end
+
+    assert [message] = Enum.uniq(messages)
+    message
+  end
+
   kinds = [
     native: [server: :native],
     grpcio: [server: :grpcio],
@@ -212,10 +228,11 @@ defmodule Snakepit.PathsTest do
     end
 
     test "that is not there is an error with its name" do
-      message = start_error(adapter_args: [paths: [{:sp_none, "priv/python"}]])
-      assert message =~ "there is no application :sp_none"
-      message = start_error(python: {:sp_none, "bin/python"})
-      assert message =~ "there is no application :sp_none"
+      for options <- [
+            [adapter_args: [paths: [{:sp_none, "priv/python"}]]],
+            [python: {:sp_none, "bin/python"}]
+          ],
+          do: assert(refused(options) =~ "there is no application :sp_none")
     end
   end
 
@@ -231,8 +248,15 @@ defmodule Snakepit.PathsTest do
 
     assert {:error, %Error{message: message}} = Config.pool(root: :here)
     assert message =~ ":root"
-    message = start_error(adapter_args: [paths: ["ok", 3]])
-    assert message =~ "adapter_args takes" and message =~ "{:paths, [\"ok\", 3]}"
+
+    for {args, shown} <- [
+          {[paths: ["ok", 3]], "{:paths, [\"ok\", 3]}"},
+          {[class: 5], "{:class, 5}"},
+          {[clas: "a:B"], "{:clas, \"a:B\"}"}
+        ] do
+      message = refused(adapter_args: args)
+      assert message =~ "adapter_args takes" and message =~ shown
+    end
   end
 
   test "paths are made absolute as Path.expand/2 does it" do
@@ -251,6 +275,8 @@ defmodule Snakepit.PathsTest do
     File.write!(tool, "#!/bin/sh\n")
     assert {:error, message} = Paths.find("bin/sp-tool", elsewhere)
     assert message == "#{tool} is not executable"
+    assert {:error, message} = Paths.find(Path.dirname(tool), elsewhere)
+    assert message == "#{Path.dirname(tool)} is a directory; expected an executable file"
     File.chmod!(tool, 0o755)
     assert Paths.find("bin/sp-tool", elsewhere) == {:ok, tool}
     assert Paths.find(tool, "/") == {:ok, tool}

@@ -63,6 +63,9 @@ defmodule Snakepit.SameOnBothKindsTest do
     held = Task.async(fn -> Snakepit.execute("hold", args, pool: pool) end)
     eventually(fn -> File.exists?(args.started) end)
 
+    assert {:error, %Error{reason: :unknown_command, pool: ^pool}} =
+             Snakepit.execute_stream(<<255>>, %{}, & &1, pool: pool)
+
     assert {:error, %Error{reason: :streaming_not_supported, pool: ^pool}} =
              Snakepit.execute_stream("ping_stream", %{}, & &1, pool: pool)
 

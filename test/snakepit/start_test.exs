@@ -83,6 +83,40 @@ defmodule Snakepit.StartTest do
         assert message =~ "there is no model"
       end
 
+      test "calls wait for the next worker where one gets SIGTERM before it can act on that",
+           context do
+        python = Path.join(context.tmp_dir, "python")
+
+        # The first one is sent it at once.
+        File.write!(python, """
+        #!/bin/sh
+        test -e #{python}.once || { touch #{python}.once; kill -TERM $$; }
+        exec #{Path.expand(".venv/bin/python")} "$@"
+        """)
+
+        File.chmod!(python, 0o755)
+        pool = start_pool_unready!(context.options ++ starting(%{}) ++ [python: python])
+        options = [pool: pool, timeout: @patience]
+        assert {:ok, _} = Snakepit.execute("ping", %{}, options)
+        assert_received {:restarted, ^pool, %{why: why}}
+        assert why =~ "it was killed by SIGTERM"
+      end
+
+      test "calls wait for the next worker where one gets SIGTERM while it loads", context do
+        {hold, env} = hold(context)
+        env = Map.put(env, "BEGUN", hold <> ".begun")
+        options = [shutdown_timeout: @patience, kill_grace: @patience]
+        options = Keyword.merge(context.options ++ starting(env), options)
+        pool = start_pool_unready!(options)
+        call = Task.async(fn -> Snakepit.execute("ping", %{}, pool: pool, timeout: @patience) end)
+        eventually(fn -> File.exists?(hold <> ".begun") end, @patience)
+        [os_pid] = os_pids(pool)
+        System.cmd("kill", ["-TERM", to_string(os_pid)])
+        File.rm!(hold)
+        assert {:ok, %{"worker_id" => _}} = Task.await(call, @patience)
+        eventually(fn -> os_pid not in os_pids(pool) end, @patience)
+      end
+
       test "a worker that ends as soon as it is ready is tried again later and later", context do
         {hold, env} = hold(context)
         File.rm!(hold)

@@ -40,6 +40,17 @@ defmodule Snakepit.StopTest do
         assert next != held.os_pid
       end
 
+      test "past its time tells one reason to calls of all forms, however they end", %{
+        tmp_dir: dir
+      } do
+        pool =
+          start_pool!([shutdown_timeout: 100, kill_grace: 100, max_concurrency: 3] ++ @options)
+
+        held = [hold(pool, dir, "one"), hold_async(pool, dir), hold_last(@options, pool, dir)]
+        signal("TERM", hd(held).os_pid)
+        assert reasons(held) == [:worker_crashed]
+      end
+
       test "and does not run anything loses nothing under load" do
         pool = start_pool!([size: 2, max_queue: 1000] ++ @options)
         load = load(pool, 8)
@@ -56,6 +67,15 @@ defmodule Snakepit.StopTest do
     end
 
     describe "#{way}: a pool that stops" do
+      test "past :shutdown_timeout tells one reason to calls of all forms", %{tmp_dir: dir} do
+        pool =
+          start_pool!([shutdown_timeout: 100, kill_grace: 100, max_concurrency: 3] ++ @options)
+
+        held = [hold(pool, dir, "one"), hold_async(pool, dir), hold_last(@options, pool, dir)]
+        :ok = stop_supervised({Snakepit.Pool, pool})
+        assert reasons(held) == [:worker_crashed]
+      end
+
       test "under load loses no call, and tells each caller" do
         for _ <- 1..3 do
           pool = start_pool!([size: 2, shutdown_timeout: @patience] ++ @options)
@@ -237,6 +257,19 @@ defmodule Snakepit.StopTest do
     held(call(pool, "hold", args, @endless), args)
   end
 
+  defp hold_async(pool, dir) do
+    args = %{started: Path.join(dir, "async")}
+    held(call(pool, "hold_async", args, @endless), Map.put(args, :until, nil))
+  end
+
+  # Why they ended, each reason once.
+  defp reasons(held) do
+    held
+    |> Enum.map(&Task.await(&1.task, @patience))
+    |> Enum.map(fn {:error, error} -> error.reason end)
+    |> Enum.uniq()
+  end
+
   defp hold_last(options, pool, dir) do
     if options[:adapter] do
       hold(pool, dir, "last")
@@ -245,7 +278,10 @@ defmodule Snakepit.StopTest do
       options = [pool: pool] ++ @endless
 
       held(
-        Task.async(fn -> {:ok, Enum.to_list(Snakepit.stream("hold_stream", args, options))} end),
+        Task.async(fn ->
+          with :ok <- Snakepit.execute_stream("hold_stream", args, fn _chunk -> nil end, options),
+               do: {:ok, nil}
+        end),
         args
       )
     end

@@ -83,10 +83,32 @@ for server <- [:native, :grpcio] do
         assert no_messages?()
       end
 
+      @tag :tmp_dir
+      test "that is suspended may be ended by another process", %{pool: pool, tmp_dir: dir} do
+        args = %{closed: Path.join(dir, "closed")}
+        stream = Snakepit.stream("endless", args, pool: pool, demand: 1, timeout: :infinity)
+        step = fn chunk, _ -> {:suspend, chunk["index"]} end
+        {:suspended, _, next} = Enumerable.reduce(stream, {:cont, nil}, step)
+        assert {:halted, 5} = Task.await(Task.async(fn -> next.({:halt, 5}) end), patience())
+        eventually(fn -> File.exists?(args.closed) end)
+        assert {:error, error} = catch_end(next)
+        assert %Error{reason: :cancelled, message: message} = error
+        assert message =~ "ended by another process"
+      end
+
       test "starts nothing before it is enumerated" do
         stream = Snakepit.stream("counted", %{count: 1}, pool: :nowhere)
         assert_raise Error, ~r/there is no pool :nowhere/, fn -> Enum.to_list(stream) end
       end
+    end
+
+    # An owner that goes on all the same gets the chunks that were on their way.
+    defp catch_end(next) do
+      case next.({:cont, nil}) do
+        {:suspended, _index, next} -> catch_end(next)
+      end
+    rescue
+      error in Error -> {:error, error}
     end
 
     describe "start_stream/3" do

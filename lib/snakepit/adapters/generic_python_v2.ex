@@ -21,5 +21,8 @@ defmodule Snakepit.Adapters.GenericPythonV2 do
   def executable_path, do: Python.executable()
 
   @impl true
+  defdelegate validate_options(options), to: Python
+
+  @impl true
   def command_line(worker), do: Python.command_line(worker, ["--stdio"])
 end

@@ -29,6 +29,9 @@ defmodule Snakepit.Adapters.GRPCPython do
   def executable_path, do: Python.executable()
 
   @impl true
+  defdelegate validate_options(options), to: Python
+
+  @impl true
   def command_line(%{options: options} = worker) do
     server = if options.server, do: ["--server", to_string(options.server)], else: []
     Python.command_line(worker, ["--listen", worker.listen] ++ server)

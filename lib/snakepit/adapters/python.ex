@@ -11,6 +11,13 @@ defmodule Snakepit.Adapters.Python do
     if match?({:ok, _}, File.lstat(venv)), do: venv, else: "python3"
   end
 
+  @doc "As `c:Snakepit.Adapter.validate_options/1`."
+  def validate_options(options) do
+    with {:ok, _args} <- adapter_args(options.adapter_args, options.root),
+         {:ok, _path} <- Paths.expand(options.python || "", options.root),
+         do: :ok
+  end
+
   def command_line(%{options: %{root: root} = options} = worker, transport) do
     with {:ok, adapter_args} <- adapter_args(options.adapter_args, root),
          {:ok, python} <- find(options.python || executable(root), root) do

@@ -80,6 +80,9 @@ defmodule Snakepit.Config.Paths do
       {_, {:ok, %{type: :regular}}} ->
         "#{path} is not executable"
 
+      {_, {:ok, %{type: :directory}}} ->
+        "#{path} is a directory; expected an executable file"
+
       _ ->
         if is_tuple(name) or String.contains?(name, "/"),
           do: "there is no #{path}",

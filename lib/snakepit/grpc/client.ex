@@ -31,7 +31,7 @@ defmodule Snakepit.GRPC.Client do
   @not_owner "a stream belongs to the process that started it: its chunks are messages to that one; " <>
                "go on with it there, or send the chunks on"
 
-  @connect_options %{secret: :string, max_message_size: :bytes, timeout: :positive}
+  @connect_options %{secret: :string, max_message_size: :bytes, timeout: {:positive, @longest}}
   @max_chunks 4_294_967_295
   @call_options Config.call_options()
   @stream_options Config.stream_options()
@@ -189,14 +189,15 @@ defmodule Snakepit.GRPC.Client do
       end,
       fn
         {owner, next} when owner == self() -> next_chunks(owner, next)
-        {_owner, _next} -> raise ArgumentError, @not_owner
+        # The stream goes on in its owner.
+        {_owner, _next} -> {:halt, :not_owner}
       end,
       fn
         {:failed, error} -> raise error
+        :not_owner -> raise ArgumentError, @not_owner
         :done -> :ok
         {owner, {_state, call, _rest}} when owner == self() -> halt(call.ref, call)
-        # It is its owner's, who may go on with it.
-        {_owner, _next} -> :ok
+        {owner, {_state, call, _rest}} -> halt_elsewhere(owner, call)
       end
     )
   end
@@ -282,7 +283,7 @@ defmodule Snakepit.GRPC.Client do
   @doc "Asks a server how it is: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."
   @spec health(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def health(channel, options \\ []) do
-    with :ok <- Config.check(options, %{timeout: :positive, worker_id: :string}) do
+    with :ok <- Config.check(options, %{timeout: {:positive, @longest}, worker_id: :string}) do
       timeout = Keyword.get(options, :timeout, @timeout)
       answer(&Native.health(&1, channel, Keyword.get(options, :worker_id, ""), timeout))
     end
@@ -295,7 +296,7 @@ defmodule Snakepit.GRPC.Client do
   @doc "Asks a server what it is: its type, version, commands, statistics and system."
   @spec get_info(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def get_info(channel, options \\ []) do
-    with :ok <- Config.check(options, %{timeout: :positive}),
+    with :ok <- Config.check(options, %{timeout: {:positive, @longest}}),
          do: answer(&Native.get_info(&1, channel, Keyword.get(options, :timeout, @timeout), true))
   end
 
@@ -556,6 +557,15 @@ defmodule Snakepit.GRPC.Client do
 
   defp halt(ref, call) do
     cancel(ref, call)
+    Telemetry.stop_call(call.span, nil, true)
+  end
+
+  # A suspended stream that another process than its owner ends: an owner that goes on with it all the same
+  # finds that out behind the chunks that it has been sent.
+  defp halt_elsewhere(owner, %{ref: ref} = call) do
+    Native.cancel(call.handle)
+    message = "the stream was ended by another process, #{inspect(self())}"
+    send(owner, {:snakepit, ref, {:error, %Error{reason: :cancelled, message: message}}})
     Telemetry.stop_call(call.span, nil, true)
   end
 

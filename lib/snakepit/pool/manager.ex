@@ -10,7 +10,7 @@ defmodule Snakepit.Pool.Manager do
 
   require Logger
 
-  alias Snakepit.{Error, GRPCWorker, Telemetry}
+  alias Snakepit.{Config, Error, GRPCWorker, Telemetry}
   alias Snakepit.Error.Cause
   alias Snakepit.GRPC.{Client, Native}
   alias Snakepit.Pool.{Gate, RuntimeDir, StartLog, Worker, WorkerSupervisor}
@@ -40,6 +40,11 @@ defmodule Snakepit.Pool.Manager do
     do: GenServer.start_link(__MODULE__, pool)
 
   @doc "What a call needs to know of its pool."
+  def fetch(name) when not is_atom(name) or name in [nil, true, false] do
+    message = "expected #{Config.wanted(:pool)}, got: #{Config.shown(name)}"
+    {:error, %Error{reason: :invalid_options, message: message}}
+  end
+
   def fetch(name) do
     case :persistent_term.get({Snakepit.Pool, name}, nil) do
       nil ->
@@ -228,6 +233,12 @@ defmodule Snakepit.Pool.Manager do
   end
 
   # It ended before it was ready.
+  defp start_failed({:shutdown, {:terminated, message}}, worker, state) do
+    # The first time calls wait for the next one, which need not be sent SIGTERM as well.
+    state = try_later(worker, :warning, message, state)
+    if worker.attempt > 0, do: set_failed(state, worker.slot, message, false), else: state
+  end
+
   defp start_failed(reason, worker, state) do
     {no_grpc, message} =
       case reason do

@@ -53,6 +53,16 @@ defmodule Snakepit.Pool.Membership do
     %{state | leaving: :asked}
   end
 
+  @doc "What the calls hear that a worker has when the time to finish them is up."
+  def stopped_text, do: "it was stopped, and the call went on for longer than :shutdown_timeout"
+
+  @doc "What a worker tells its manager that has ended before it was ready: SIGTERM is no failure of its own."
+  def start_failure(%{why: nil, leaving: leaving, terminated: terminated})
+      when leaving != nil or terminated,
+      do: :terminated
+
+  def start_failure(_state), do: :start_failed
+
   @doc "How long a supervisor has to wait for a worker to stop, in ms."
   def time_to_stop(options), do: options.shutdown_timeout + 3 * options.kill_grace + 4_000
 

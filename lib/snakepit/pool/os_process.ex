@@ -114,6 +114,9 @@ defmodule Snakepit.Pool.OSProcess do
   def end_text(state),
     do: "#{state.why || state.ended}; its last output:\n#{Enum.join(state.tail, "\n")}"
 
+  @doc "Whether a status says that it was sent SIGTERM, and was not ready to act on that."
+  def terminated?(status), do: status == 128 + 15
+
   @doc """
   What an exit status says. A port tells signals, of which there are 64, as a shell does: a process that
   exits with such a status by itself cannot be told from one that was killed.

@@ -15,7 +15,6 @@ defmodule Snakepit.Pool.Worker do
   @output_grace 1_000
   # What a message has beside its value: an error's text and traceback, for one.
   @envelope_bytes 1_048_576
-  @stopped "it was stopped, and the call went on for longer than :shutdown_timeout"
 
   # It has what its callers have sent in it.
   @derive {Inspect, only: [:id, :key, :why]}
@@ -34,6 +33,7 @@ defmodule Snakepit.Pool.Worker do
     :leaving,
     :tail,
     closed: false,
+    terminated: false,
     calls: %{},
     asked: %{}
   ]
@@ -124,6 +124,7 @@ defmodule Snakepit.Pool.Worker do
     do: {:noreply, kill("it closed its standard output", state)}
 
   def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = state) do
+    state = %{state | terminated: OSProcess.terminated?(status)}
     ended(OSProcess.status_text(status), state)
   end
 
@@ -211,7 +212,7 @@ defmodule Snakepit.Pool.Worker do
   def terminate(_reason, state) do
     if state.process do
       left = if state.ended, do: state, else: shut_down(state)
-      answer_all(left, left.ended || @stopped)
+      answer_all(left, left.ended || stopped_text())
       OSProcess.stopped(state.process, state.ended || :shutdown)
     end
   end
@@ -283,10 +284,20 @@ defmodule Snakepit.Pool.Worker do
   defp answered(call, message, state) do
     Process.demonitor(call.monitor, [:flush])
     if call.timer, do: Process.cancel_timer(call.timer)
-    if call.ref, do: send(call.ref, {call.ref, {:ok, message}})
+    if call.ref, do: send(call.ref, {call.ref, answer(message, state)})
     Native.release(call.lease)
     unless call.ref, do: tell_ended(call, Message.ended(message), state)
     state
+  end
+
+  # A worker whose time is up cancels what still runs.
+  defp answer(message, %{leaving: nil}), do: {:ok, message}
+
+  defp answer(message, _state) do
+    case Message.result(message) do
+      {:error, {:cancelled, _text, _details}} -> {:crashed, stopped_text()}
+      _ -> {:ok, message}
+    end
   end
 
   # Nobody waits for the call any more. Its place is not free before it has ended.
@@ -300,7 +311,7 @@ defmodule Snakepit.Pool.Worker do
 
   defp abandon_all(state) do
     for({_id, %{ref: ref} = call} when ref != nil <- state.calls, do: call)
-    |> Enum.reduce(state, &abandon(&1, {:crashed, @stopped}, &2))
+    |> Enum.reduce(state, &abandon(&1, {:crashed, stopped_text()}, &2))
   end
 
   defp tell_ended(call, how, state) do
@@ -331,7 +342,7 @@ defmodule Snakepit.Pool.Worker do
     state = %{answer_all(state, why) | ended: why}
 
     if state.timer,
-      do: stop({:start_failed, OSProcess.start_error(state, why)}, state),
+      do: stop({start_failure(state), OSProcess.start_error(state, why)}, state),
       else: stop({:exited, why}, state)
   end
 

@@ -76,15 +76,21 @@ impl Link {
         }))
     }
 
-    /// The worker behind it has ended.
+    /// The worker behind it has ended, or ends its calls. The first cause counts.
     pub(crate) fn set_ended(&self, why: String) {
-        self.ended.send_replace(Some(why));
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            if first {
+                *ended = Some(why);
+            }
+            first
+        });
     }
 
     /// Why the worker ended, or `otherwise` if nobody tells.
-    pub(crate) async fn cause(&self, otherwise: String) -> String {
+    async fn cause(&self, otherwise: String, within: Duration) -> String {
         let mut ended = self.ended.subscribe();
-        let told = tokio::time::timeout(CAUSE_WITHIN, ended.wait_for(Option::is_some)).await;
+        let told = tokio::time::timeout(within, ended.wait_for(Option::is_some)).await;
         match told {
             Ok(Ok(why)) => why.clone().unwrap_or(otherwise),
             _ => otherwise,
@@ -277,6 +283,12 @@ impl Waiting {
     }
 }
 
+/// Knows why a worker ended, or will within that time.
+struct Witness {
+    link: Arc<Link>,
+    within: Duration,
+}
+
 /// What the RPC runs on.
 pub(crate) enum Place {
     Worker(Lease<Arc<Worker>>, Arc<Link>),
@@ -329,12 +341,28 @@ impl Place {
         }
     }
 
-    /// The link of a worker whose owner will know why it died.
-    fn worker_link(&self) -> Option<Arc<Link>> {
-        match self {
-            Self::Worker(_, link) => Some(link.clone()),
-            Self::Channel(..) => None,
-        }
+    /// Who knows why the worker ended, for a call that failed with that, and for how long to wait for it. A
+    /// worker whose time is up cancels what still runs; grpcio's server says that it is unavailable.
+    fn witness(&self, failure: &Failure) -> Option<Witness> {
+        let Self::Worker(lease, link) = self else {
+            return None;
+        };
+        let unavailable = matches!(
+            failure,
+            Failure::Status {
+                code: tonic::Code::Unavailable,
+                ..
+            }
+        );
+        let within = match failure {
+            Failure::WorkerCrashed(_) => CAUSE_WITHIN,
+            _ if !unavailable && !failure.is_servers_cancel() => return None,
+            _ if lease.is_leaving() => CAUSE_WITHIN,
+            _ if unavailable => Duration::ZERO,
+            _ => return None,
+        };
+        let link = link.clone();
+        Some(Witness { link, within })
     }
 
     /// Gives the place back if the call's end says enough; the rest is to be awaited after the
@@ -597,24 +625,24 @@ impl Call {
     }
 }
 
-/// A failure with the cause of its worker's death, where that is what it tells.
-async fn explained(failure: Failure, link: Option<Arc<Link>>) -> Failure {
-    match (failure, link) {
-        (Failure::WorkerCrashed(seen), Some(link)) => {
-            Failure::WorkerCrashed(link.cause(seen).await)
+/// The failure of a call that ended with its worker, whose owner tells the cause: it may have run, unlike
+/// what a caller of another server would conclude.
+async fn explained(failure: Failure, witness: Option<Witness>) -> Failure {
+    let Some(Witness { link, within }) = witness else {
+        return failure;
+    };
+    let seen = match failure {
+        Failure::WorkerCrashed(seen) => seen,
+        Failure::Status {
+            code: tonic::Code::Unavailable,
+            message,
+            ..
+        } => {
+            format!("it stopped serving while the call ran ({message})")
         }
-        // grpcio's server ends so what still runs when it stops: it may have run, unlike what a caller of
-        // another server would conclude.
-        (
-            Failure::Status {
-                code: tonic::Code::Unavailable,
-                message,
-                ..
-            },
-            Some(_),
-        ) => Failure::WorkerCrashed(format!("it stopped serving while the call ran ({message})")),
-        (failure, _) => failure,
-    }
+        failure => format!("it stopped while the call ran ({failure})"),
+    };
+    Failure::WorkerCrashed(link.cause(seen, within).await)
 }
 
 /// What the reply says beside the result: `{request_id, worker_id, queue_us, execution_us}`.

@@ -425,6 +425,11 @@ impl<W: Worker> Lease<W> {
         self.dispatcher.lock().stall(self.key);
     }
 
+    /// Whether the worker drains, or has left.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.dispatcher.lock().is_leaving(self.key)
+    }
+
     /// The worker with the connection that it has now; the lease's own once it is out of the pool.
     pub(crate) fn present_worker(&self) -> W {
         let present = self.dispatcher.lock().worker(self.key);

@@ -212,6 +212,11 @@ fn queue_timeout_text(after: Duration, has_workers: bool) -> String {
 }
 
 impl Failure {
+    /// Whether the server has cancelled the call, and not this end.
+    pub(crate) fn is_servers_cancel(&self) -> bool {
+        self.reason() == Reason::Cancelled && !matches!(self, Self::Cancelled)
+    }
+
     pub(crate) fn overdue(after: Duration) -> Self {
         Self::Overdue(format!("the deadline of {} ms passed", after.as_millis()))
     }

@@ -12,12 +12,14 @@ from snakepit_bridge import BuiltinAdapter, command
 
 
 class Starting(BuiltinAdapter):
-    """Raises in the slots that FAIL names, then waits for as long as there is the file HOLD."""
+    """Raises in the slots that FAIL names, makes BEGUN, and waits while there is the file HOLD."""
 
     def __init__(self) -> None:
         slot = sys.argv[sys.argv.index("--worker-id") + 1].rpartition("/")[2]
         if slot in os.environ.get("FAIL", "").split(","):
             raise RuntimeError("there is no model")
+        if begun := os.environ.get("BEGUN"):
+            Path(begun).touch()
         hold = os.environ.get("HOLD", "")
         while hold and Path(hold).exists():
             time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import itertools
 import logging
@@ -51,6 +52,12 @@ class Trouble(BuiltinAdapter):
         while not Path(until).exists():
             time.sleep(0.002)
         return {"pid": os.getpid()}
+
+    @command
+    async def hold_async(self, started: str) -> None:
+        """Waits for its cancellation."""
+        _touch(started)
+        await asyncio.Event().wait()
 
     @command
     def hold_stream(self, started: str, until: str) -> Generator[dict[str, int], None, None]:

@@ -195,11 +195,15 @@ pub(crate) async fn run_stream(
             consumer.pass_on(stream, events).await
         }
     };
-    let link = place.worker_link();
-    let rest = place.give_back(&call, status.ended());
-    let result = match status {
-        Status::Failed(failure) => Err(explained(failure, link).await),
-        Status::Done | Status::More => Ok(()),
+    let ended = status.ended();
+    let failed = match status {
+        Status::Failed(failure) => Some((place.witness(&failure), failure)),
+        Status::Done | Status::More => None,
+    };
+    let rest = place.give_back(&call, ended);
+    let result = match failed {
+        Some((witness, failure)) => Err(explained(failure, witness).await),
+        None => Ok(()),
     };
     if let Some(events) = events {
         events.finish(result, &clock.meta());

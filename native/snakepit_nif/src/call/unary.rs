@@ -1,8 +1,8 @@
 //! A unary call: one frame among others where the server has `Calls`, else an RPC of its own.
 
 use super::{
-    Call, Clock, DECODED_ASIDE_FROM, Ended, MOST_ATTEMPTS, Place, Route, explained, failed_term,
-    refused_term,
+    Call, Clock, DECODED_ASIDE_FROM, Ended, MOST_ATTEMPTS, Place, Route, Witness, explained,
+    failed_term, refused_term,
 };
 use crate::{
     calls::{Abandoned, Calls, Job, NotStarted, WorkEnded},
@@ -72,13 +72,16 @@ pub(crate) async fn run_unary(call: Call, mut route: Route, reply: Reply, owner:
             result => break (place, clock, result),
         }
     };
-    let link = place.worker_link();
+    let witness = result
+        .as_ref()
+        .err()
+        .and_then(|failure| place.witness(failure));
     let rest = place.give_back(
         &call,
         result.as_ref().err().map_or(Ended::Answered, Ended::by),
     );
     let result = match result {
-        Err(failure) => Err(explained(failure, link).await),
+        Err(failure) => Err(explained(failure, witness).await),
         result => result,
     };
     answer(reply, result, clock);
@@ -146,6 +149,15 @@ fn tell(reply: Option<Reply>, clock: &Clock, failure: Failure) {
     }
 }
 
+fn tell_explained(reply: Option<Reply>, clock: Clock, failure: Failure, witness: Option<Witness>) {
+    match runtime::get() {
+        Ok(runtime) if witness.is_some() => drop(runtime.spawn(async move {
+            tell(reply, &clock, explained(failure, witness).await);
+        })),
+        _ => tell(reply, &clock, failure),
+    }
+}
+
 impl Job for Unary {
     fn deadline(&self) -> Option<Instant> {
         self.call.deadline()
@@ -194,8 +206,17 @@ impl Job for Unary {
             Err(Failure::from_reply(frame.error, frame.error_detail))
         };
         let clock = self.clock;
+        let witness = result
+            .as_ref()
+            .err()
+            .and_then(|failure| self.place.witness(failure));
         self.place.done(Duration::from_nanos(frame.handler_ns));
-        answer(reply, result, clock);
+        match (result, witness) {
+            (Err(failure), Some(witness)) => {
+                tell_explained(Some(reply), clock, failure, Some(witness));
+            }
+            (result, _) => answer(reply, result, clock),
+        }
     }
 
     fn abandoned(&mut self, why: Abandoned) {
@@ -217,18 +238,12 @@ impl Job for Unary {
 
     fn lost(self, cause: &str) {
         let failure = Failure::WorkerCrashed(cause.into());
-        let link = self.place.worker_link();
+        let witness = self.place.witness(&failure);
         // The caller's next call must not find the worker again.
         if let Place::Worker(lease, _) = self.place {
             lease.condemn();
         }
-        let (reply, clock) = (self.reply, self.clock);
-        match runtime::get() {
-            Ok(runtime) if link.is_some() => drop(runtime.spawn(async move {
-                tell(reply, &clock, explained(failure, link).await);
-            })),
-            _ => tell(reply, &clock, failure),
-        }
+        tell_explained(self.reply, self.clock, failure, witness);
     }
 
     fn not_started(self, why: NotStarted) {

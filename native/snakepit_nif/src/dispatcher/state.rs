@@ -309,6 +309,11 @@ impl<W: Worker> State<W> {
         self.entry(key).map(|entry| entry.worker.clone())
     }
 
+    pub(super) fn is_leaving(&self, key: WorkerKey) -> bool {
+        let entry = self.workers.iter().find(|entry| entry.key == key);
+        entry.is_none_or(|entry| entry.phase == Phase::Draining)
+    }
+
     pub(super) fn stall(&mut self, key: WorkerKey) {
         if let Some(entry) = self.entry(key) {
             entry.stalled = true;
