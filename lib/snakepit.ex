@@ -246,7 +246,8 @@ defmodule Snakepit do
   defdelegate stats(pool \\ Snakepit.Pool), to: Diagnostics
 
   @doc """
-  A pool's workers, each a map with
+  A pool's workers, each a map with the following. One that is replaced (`restart/2`) and its replacement are
+  both there, with one id.
 
     * `:id`, and `:os_pid`, nil while there is no process
     * `:state` - `:starting`, `:ready`, `:draining`, or `:waiting` to be tried again, with the `:error` of
@@ -260,6 +261,33 @@ defmodule Snakepit do
   """
   @spec list_workers(atom) :: {:ok, [map]} | {:error, Error.t()}
   defdelegate list_workers(pool \\ Snakepit.Pool), to: Diagnostics
+
+  @doc """
+  Replaces a pool's workers one after another, by ones that load the code anew.
+
+      :ok = Snakepit.restart(MyApp.Python)
+
+  Each worker works on until its replacement, which starts beside it, is ready; then it gets no new calls,
+  ends those that it has, and leaves. No call fails because of it, unless it goes on for longer than
+  `:shutdown_timeout` on a worker that leaves. Sessions are lost with their workers: the next call in each
+  returns `:session_lost`, once.
+
+  If a replacement does not become ready, the restart ends there and returns an error that says why. The
+  workers that were not replaced by then stay as they are.
+
+  A restart that comes while another one goes on waits for the end of that one, and then replaces all
+  workers once more. Ports of `:port_range` must be one more than there are workers.
+
+  `timeout:` is how long to wait for the end, in ms, by default `:infinity`; each step of a restart has its
+  own limit (`:startup_timeout`, `:shutdown_timeout`). Past it the restart goes on, and the caller gets a
+  `:timeout`.
+  """
+  @spec restart(atom, keyword) :: :ok | {:error, Error.t()}
+  def restart(pool \\ Snakepit.Pool, options \\ []) do
+    with :ok <- Config.check(options, %{timeout: :timeout}),
+         do:
+           Manager.restart(pool, "Snakepit.restart/2", Keyword.get(options, :timeout, :infinity))
+  end
 
   # `ref` is that of the stream's messages; they are for `Snakepit.GRPC.Client` if `bounded`.
   defp open(ref, command, args, options, bounded) do

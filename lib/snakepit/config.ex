@@ -57,6 +57,9 @@ defmodule Snakepit.Config do
     transport: {:transport, :unix, "`:unix`, or `:tcp` on 127.0.0.1 with a secret per worker"},
     base_port: {:port, 0, "with `:tcp`, the first port to try; 0 is any free one"},
     port_range: {:ports, 100, "with `:tcp`, how many ports to try from there on"},
+    reload:
+      {:boolean, false,
+       "for development: whether the workers are replaced, one after another, when a Python file under `paths:` changes"},
     startup_timeout: {:millis, 30_000, "how long a worker may take to be ready, in ms"},
     await_ready:
       {:await, false,
@@ -110,6 +113,7 @@ defmodule Snakepit.Config do
     metadata:
       "a map or list of names (a-z, 0-9, \"_\", \"-\", \".\"; none of gRPC's or HTTP's own) and values of " <>
         "printable ASCII, at most #{@metadata_bytes} bytes in all",
+    boolean: "true or false",
     await: "true, false, or a number of milliseconds above 0, at most #{@max_millis}",
     timeout: "a number of milliseconds above 0, at most #{@max}, or :infinity",
     server: ":native or :grpcio",
@@ -277,6 +281,7 @@ defmodule Snakepit.Config do
   defp valid?(:unencodable, value), do: value in [:error, :marker]
   defp valid?(:log_level, value), do: value in [:debug, :info, :warning, :error]
 
+  defp valid?(:boolean, value), do: is_boolean(value)
   defp valid?(:await, value), do: is_boolean(value) or valid?(:millis, value)
 
   defp valid?(:range, value) do

@@ -26,7 +26,7 @@ defmodule Snakepit.GRPCWorker do
   @derive {Inspect, only: [:id, :key, :why]}
   defstruct [
     :id,
-    :attempt,
+    :held,
     :pool,
     :manager,
     :options,
@@ -52,7 +52,7 @@ defmodule Snakepit.GRPCWorker do
     terminated: false
   ]
 
-  @doc "Options: `:id`, `:attempt`, `:pool` (native), `:manager`, `:runtime_dir`, `:options` (the pool's)."
+  @doc "Options: `:id`, `:held`, `:pool` (native), `:manager`, `:runtime_dir`, `:options` (the pool's)."
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @impl true
@@ -73,7 +73,7 @@ defmodule Snakepit.GRPCWorker do
     with {:ok, listen} <- listen(state),
          worker = %{id: state.id, listen: listen, options: options},
          env = [{"SNAKEPIT_LISTEN", listen} | private_env],
-         how = [token: state.token, held: state.attempt > 0],
+         how = [token: state.token, held: state.held],
          {:ok, process} <- OSProcess.start(worker, env, how) do
       timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
       {:noreply, %{state | process: process, timer: timer, journal: journal}}
@@ -197,6 +197,8 @@ defmodule Snakepit.GRPCWorker do
   def handle_info(:connection_lost, %{ended: nil} = state),
     do: {:noreply, kill("its connection was lost", state)}
 
+  # Its successor is ready.
+  def handle_info(:retire, state), do: {:noreply, drain(state)}
   def handle_info(:snakepit_drained, state), do: {:noreply, ask_to_exit(state)}
 
   def handle_info(:drain_timeout, state) do

@@ -21,6 +21,9 @@ defmodule Snakepit.Pool do
   start itself waits for its workers, so that what the supervisor starts after it can call at once; it
   fails with the reason where a worker does not start.
 
+  `Snakepit.restart/2` replaces the workers one after another, without a call that fails. With
+  `reload: true` that happens by itself when Python code changes: `guides/writing_commands.md`.
+
   ## Options
 
   #{Snakepit.Config.table()}
@@ -44,7 +47,7 @@ defmodule Snakepit.Pool do
 
   alias Snakepit.{Adapter, Config, Error}
   alias Snakepit.Config.{Env, Paths}
-  alias Snakepit.Pool.{Manager, Notifier, RuntimeDir, WorkerSupervisor}
+  alias Snakepit.Pool.{Manager, Notifier, Reloader, RuntimeDir, WorkerSupervisor}
 
   @doc false
   def child_spec(options) do
@@ -152,12 +155,11 @@ defmodule Snakepit.Pool do
   def init({options, facts}) do
     # The manager stops first, so that nothing is started while workers stop, the directory of their
     # sockets is removed when they are gone, and the notifier stops last, with what all have told.
-    children = [
-      {Notifier, options.name},
-      {RuntimeDir, root: options.root},
-      WorkerSupervisor,
-      {Manager, {self(), options, facts}}
-    ]
+    reloader = if options.reload, do: [{Reloader, options}], else: []
+
+    children =
+      [{Notifier, options.name}, {RuntimeDir, root: options.root}, WorkerSupervisor] ++
+        reloader ++ [{Manager, {self(), options, facts}}]
 
     Supervisor.init(children, strategy: :one_for_all)
   end

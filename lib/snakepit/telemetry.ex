@@ -58,12 +58,18 @@ defmodule Snakepit.Telemetry do
   | `[:snakepit, :worker, :restarted]` | `:attempt`, from 1 on | `:why` |
   | `[:snakepit, :health, :failed]` | `:missed` in a row | `:why` |
   | `[:snakepit, :health, :stuck]` | `:python_stuck_ms` | |
+  | `[:snakepit, :pool, :restarted]` | `:duration`, `:replaced` workers | `:why`, `:error` |
   | `[:snakepit, :pool, :fallback]` | `:system_time` | `:adapter`, `:fallback_adapter`, `:why` |
 
   A worker that ends has `:stopped` as its last event, after `:killed` if Snakepit killed it; its `:why` is
   `:shutdown` when the pool stops. `:stuck` comes with each health check of a worker of which one command
   has let no other Python thread run for a second or more; it stays in the pool. `:restarted` comes when its successor is started. `:fallback` is when no
   worker can have gRPC, and the pool goes on with those of its `:fallback_adapter`.
+
+  The `:restarted` of a pool is the end of `Snakepit.restart/2`, or of a reload (`reload: true`): `:why` is
+  a text that says which, and which files have changed; `:error` is nil, or the `Snakepit.Error` because
+  of which it went no further. The workers that it replaced have `:started`, `:ready` and `:stopped`, and
+  no `:restarted` of their own.
 
   ## Sessions
 
@@ -93,6 +99,7 @@ defmodule Snakepit.Telemetry do
     [:snakepit, :queue, :full],
     [:snakepit, :health, :failed],
     [:snakepit, :health, :stuck],
+    [:snakepit, :pool, :restarted],
     [:snakepit, :pool, :fallback]
   ]
   @events @calls ++ @workers ++ @sessions ++ @others
@@ -259,6 +266,10 @@ defmodule Snakepit.Telemetry do
   @doc false
   def pool_fell_back(metadata),
     do: emit([:snakepit, :pool, :fallback], %{system_time: System.system_time()}, metadata)
+
+  @doc false
+  def pool_restarted(measurements, metadata),
+    do: emit([:snakepit, :pool, :restarted], measurements, metadata)
 
   defp emit(event, measurements, metadata) do
     if available?() do

@@ -6,6 +6,10 @@ defmodule Snakepit.Pool.Manager do
   # Each worker has a slot, whose attempts are counted until a worker of it has proved itself: it has
   # come through a call, or has been ready for the longest back-off. One that proved itself is replaced
   # at once; any other end is one more attempt, however it came about.
+  #
+  # A worker that still works is replaced by one that starts beside it (`replace_worker/2`): the slot has
+  # two for a moment, its `:current` and its `:replacement`. Once that is ready it is the current one, and
+  # the other is `:retired`: it ends its calls, and leaves.
   use GenServer
 
   require Logger
@@ -13,7 +17,7 @@ defmodule Snakepit.Pool.Manager do
   alias Snakepit.{Config, Error, GRPCWorker, Telemetry}
   alias Snakepit.Error.Cause
   alias Snakepit.GRPC.{Client, Native}
-  alias Snakepit.Pool.{Gate, RuntimeDir, StartLog, Worker, WorkerSupervisor}
+  alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, Worker, WorkerSupervisor}
 
   @derive {Inspect, only: [:restarts, :workers, :failed]}
   defstruct [
@@ -23,13 +27,16 @@ defmodule Snakepit.Pool.Manager do
     :supervisor,
     :runtime_dir,
     restarts: 0,
-    # By process: `%{slot:, attempt:, key:, ready_at:}`, the last two nil until it is ready.
+    # By process: `%{slot:, attempt:, role:, key:, ready_at:}`, the last two nil until it is ready.
     workers: %{},
     # By slot, from when it has failed until it is ready again: why.
     failed: %{},
     start_log: StartLog.new(),
     no_grpc: false,
-    waiting: []
+    waiting: [],
+    # The rolling restart that is going on, and who wants one after it: `{from, why}`.
+    restart: nil,
+    restarts_wanted: []
   ]
 
   @doc """
@@ -60,6 +67,22 @@ defmodule Snakepit.Pool.Manager do
       %{error: error} ->
         {:error, %{error | pool: name}}
     end
+  end
+
+  @doc "Replaces a pool's workers one after another; `why` is for those who read of it."
+  @spec restart(atom, String.t(), timeout) :: :ok | {:error, Error.t()}
+  def restart(name, why, timeout) do
+    with {:ok, %{manager: manager}} <- fetch(name),
+         do: GenServer.call(manager, {:restart, why}, timeout)
+  catch
+    :exit, {:timeout, _call} ->
+      message =
+        "the pool's workers were not all replaced within #{timeout} ms; the restart goes on"
+
+      {:error, %Error{reason: :timeout, pool: name, message: message}}
+
+    :exit, _stopped ->
+      {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
   end
 
   @impl true
@@ -95,10 +118,22 @@ defmodule Snakepit.Pool.Manager do
     {:reply, overview, state}
   end
 
+  def handle_call({:restart, why}, from, state) do
+    case no_port_to_replace(state) do
+      nil ->
+        state = %{state | restarts_wanted: [{from, why} | state.restarts_wanted]}
+        {:noreply, begin_restart(state)}
+
+      message ->
+        error = %Error{reason: :invalid_options, pool: state.options.name, message: message}
+        {:reply, {:error, error}, state}
+    end
+  end
+
   @impl true
   def handle_info({:worker_ready, pid, key}, state) do
     case state.workers do
-      %{^pid => worker} ->
+      %{^pid => worker} when worker.role != :retired ->
         if is_map_key(state.failed, worker.slot),
           do:
             Logger.info(
@@ -106,9 +141,9 @@ defmodule Snakepit.Pool.Manager do
             )
 
         workers = Map.put(state.workers, pid, %{worker | key: key, ready_at: now()})
-
-        {:noreply,
-         tell_waiting(%{state | workers: workers, failed: Map.delete(state.failed, worker.slot)})}
+        state = %{state | workers: workers, failed: Map.delete(state.failed, worker.slot)}
+        state = if worker.role == :replacement, do: take_over(pid, state), else: state
+        {:noreply, state |> tell_waiting() |> continue_restart()}
 
       _ ->
         {:noreply, state}
@@ -121,16 +156,17 @@ defmodule Snakepit.Pool.Manager do
         # It was stopped for good.
         {:noreply, state}
 
-      {%{ready_at: nil} = worker, workers} ->
-        {:noreply, start_failed(reason, worker, %{state | workers: workers})}
-
       {worker, workers} ->
-        {:noreply, ended(reason, worker, %{state | workers: workers})}
+        {:noreply, continue_restart(gone(reason, worker, %{state | workers: workers}))}
     end
   end
 
-  def handle_info({:start, native, slot, attempt, why}, %{native: native} = state),
-    do: {:noreply, restart_worker(slot, attempt, why, state)}
+  def handle_info({:start, native, slot, attempt, why}, %{native: native} = state) do
+    # A restart may have started one meanwhile.
+    if find(slot, :current, state),
+      do: {:noreply, state},
+      else: {:noreply, restart_worker(slot, attempt, why, state)}
+  end
 
   def handle_info({:start, _native, _slot, _attempt, _why}, state), do: {:noreply, state}
 
@@ -199,20 +235,21 @@ defmodule Snakepit.Pool.Manager do
   defp start_workers(state),
     do: Enum.reduce(1..state.options.size, state, &start_worker(&1, 0, &2))
 
-  defp start_worker(slot, attempt, %{options: options} = state) do
+  defp start_worker(slot, attempt, role \\ :current, %{options: options} = state) do
     facts = Map.fetch!(state.facts, options.adapter)
     module = if facts.grpc?, do: GRPCWorker, else: Worker
 
     worker = %{
       id: id(slot, state),
-      attempt: attempt,
+      # What it prints is in the error, should it not be ready.
+      held: attempt > 0 or role == :replacement,
       pool: state.native,
       manager: self(),
       runtime_dir: state.runtime_dir,
       options: %{options | base_port: facts.port || options.base_port}
     }
 
-    started = %{slot: slot, attempt: attempt, key: nil, ready_at: nil}
+    started = %{slot: slot, attempt: attempt, role: role, key: nil, ready_at: nil}
 
     case WorkerSupervisor.start_worker(state.supervisor, module, worker) do
       {:ok, pid} ->
@@ -222,14 +259,117 @@ defmodule Snakepit.Pool.Manager do
         %{state | workers: Map.put(state.workers, pid, started)}
 
       {:error, reason} ->
-        start_failed(reason, started, state)
+        gone(reason, started, state)
     end
+  end
+
+  # Replaces the worker of a slot while it works. One that is tried again later is tried now.
+  defp replace_worker(slot, state) do
+    if find(slot, :current, state),
+      do: start_worker(slot, 0, :replacement, state),
+      else: start_worker(slot, 1, state)
+  end
+
+  # The replacement is ready, and calls come to it.
+  defp take_over(pid, state) do
+    %{slot: slot} = state.workers[pid]
+    state = retire(find(slot, :current, state), state)
+    put_in(state.workers[pid].role, :current)
+  end
+
+  defp retire(pid, state) do
+    send(pid, :retire)
+    put_in(state.workers[pid].role, :retired)
+  end
+
+  defp find(slot, role, state) do
+    Enum.find_value(state.workers, fn {pid, worker} ->
+      if worker.slot == slot and worker.role == role, do: pid
+    end)
+  end
+
+  # A restart that is asked for while another one goes on comes after it: what it is for may have come
+  # too late for the workers that were replaced already.
+  defp begin_restart(%{restart: nil, restarts_wanted: [_ | _] = wanted} = state) do
+    restart = Restart.new(state.options.name, Enum.reverse(wanted), state.options.size)
+    replace_next(%{state | restart: restart, restarts_wanted: []})
+  end
+
+  defp begin_restart(state), do: state
+
+  defp replace_next(%{restart: restart} = state) do
+    case Restart.next(restart) do
+      nil ->
+        Restart.done(restart)
+        begin_restart(%{state | restart: nil})
+
+      restart ->
+        replace_worker(restart.slot, %{state | restart: restart})
+    end
+  end
+
+  # Once the new worker is ready and the old one has left, the next slot is due.
+  defp continue_restart(%{restart: nil} = state), do: state
+
+  defp continue_restart(%{restart: %{slot: slot}} = state) do
+    case for({_pid, %{slot: ^slot} = worker} <- state.workers, do: worker) do
+      [%{role: :current, ready_at: ready_at}] when ready_at != nil -> replace_next(state)
+      _ -> state
+    end
+  end
+
+  defp fail_restart(%{slot: slot}, message, %{restart: %{slot: slot} = restart} = state) do
+    Restart.failed(restart, message)
+    begin_restart(%{state | restart: nil})
+  end
+
+  defp fail_restart(_worker, _message, state), do: state
+
+  # Whether the range of ports is as large as the pool: a replacement listens beside all workers.
+  defp no_port_to_replace(%{options: options} = state) do
+    facts = Map.fetch!(state.facts, options.adapter)
+    %{size: size, port_range: range} = options
+
+    if facts.grpc? and options.transport == :tcp and (facts.port || options.base_port) != 0 and
+         range <= size,
+       do:
+         "a worker is replaced by one that starts beside it, which takes a port more than there are " <>
+           "workers: with :size #{size}, :port_range must be #{size + 1} or more, and is #{range}"
   end
 
   defp restart_worker(slot, attempt, why, state) do
     metadata = %{pool: state.options.name, worker_id: id(slot, state), why: why}
     Telemetry.worker(:restarted, %{attempt: max(attempt, 1)}, metadata)
     start_worker(slot, attempt, %{state | restarts: state.restarts + 1})
+  end
+
+  # A worker has ended, or could not even be started.
+  defp gone(_reason, %{role: :retired} = worker, state) do
+    # What is known of it is forgotten.
+    if worker.key, do: Native.pool_had_answered(state.native, worker.key)
+    state
+  end
+
+  defp gone(reason, %{role: :replacement} = worker, state) do
+    {_no_grpc, message} = start_error(reason, worker, state)
+    fail_restart(worker, message, state)
+  end
+
+  defp gone(reason, worker, state) do
+    case find(worker.slot, :replacement, state) do
+      nil when worker.ready_at == nil -> start_failed(reason, worker, state)
+      nil -> ended(reason, worker, state)
+      pid -> succeeded(pid, reason, worker, state)
+    end
+  end
+
+  # It ended while its replacement starts, which has its slot now.
+  defp succeeded(pid, reason, worker, state) do
+    Logger.warning("worker #{id(worker.slot, state)} ended while it was replaced: #{why(reason)}")
+    metadata = %{pool: state.options.name, worker_id: id(worker.slot, state), why: why(reason)}
+    Telemetry.worker(:restarted, %{attempt: 1}, metadata)
+    state = put_in(state.workers[pid].role, :current)
+    %{state | restarts: state.restarts + 1}
   end
 
   # It ended before it was ready.
@@ -240,20 +380,24 @@ defmodule Snakepit.Pool.Manager do
   end
 
   defp start_failed(reason, worker, state) do
-    {no_grpc, message} =
-      case reason do
-        {:shutdown, {:no_grpc, message}} -> {true, message}
-        {:shutdown, {:start_failed, message}} -> {false, message}
-        other -> {false, "worker #{id(worker.slot, state)} did not start: #{why(other)}"}
-      end
+    {no_grpc, message} = start_error(reason, worker, state)
 
     if no_grpc and state.options.fallback_adapter != nil and count_ready(state) == 0 do
       Logger.error(message)
       fall_back(message, state)
     else
-      worker |> try_later(:error, message, state) |> set_failed(worker.slot, message, no_grpc)
+      state =
+        worker |> try_later(:error, message, state) |> set_failed(worker.slot, message, no_grpc)
+
+      fail_restart(worker, message, state)
     end
   end
+
+  defp start_error({:shutdown, {:no_grpc, message}}, _worker, _state), do: {true, message}
+  defp start_error({:shutdown, {:start_failed, message}}, _worker, _state), do: {false, message}
+
+  defp start_error(reason, worker, state),
+    do: {false, "worker #{id(worker.slot, state)} did not start: #{why(reason)}"}
 
   # It ended after it was ready.
   defp ended(reason, worker, state) do
@@ -310,20 +454,31 @@ defmodule Snakepit.Pool.Manager do
     for {pid, _worker} <- state.workers, do: Process.exit(pid, :shutdown)
     metadata = %{pool: name, adapter: adapter, fallback_adapter: fallback, why: message}
     Telemetry.pool_fell_back(metadata)
-    start_workers(%{state | workers: %{}, failed: %{}})
+
+    if state.restart,
+      do: Restart.failed(state.restart, "the pool fell back meanwhile: #{message}")
+
+    start_workers(%{state | workers: %{}, failed: %{}, restart: nil}) |> begin_restart()
   end
 
   defp overview(state) do
-    running =
-      Map.new(state.workers, fn {pid, %{slot: slot, ready_at: ready_at}} ->
-        {slot, {pid, if(ready_at, do: :ready, else: :starting)}}
-      end)
-
-    for slot <- 1..state.options.size do
-      {pid, phase} = Map.get(running, slot, {nil, :waiting})
-      %{id: id(slot, state), pid: pid, state: phase, error: state.failed[slot]}
+    for slot <- 1..state.options.size, {pid, phase, error} <- overview(slot, state) do
+      %{id: id(slot, state), pid: pid, state: phase, error: error}
     end
   end
+
+  defp overview(slot, state) do
+    error = state.failed[slot]
+
+    case for({_pid, %{slot: ^slot}} = worker <- state.workers, do: worker) do
+      [] -> [{nil, :waiting, error}]
+      workers -> for {pid, worker} <- workers, do: {pid, phase(worker), error}
+    end
+  end
+
+  defp phase(%{role: :retired}), do: :draining
+  defp phase(%{ready_at: nil}), do: :starting
+  defp phase(_worker), do: :ready
 
   defp id(slot, state), do: "#{inspect(state.options.name)}/#{slot}"
 
@@ -333,7 +488,7 @@ defmodule Snakepit.Pool.Manager do
         reply_all(:ok, %{state | start_log: StartLog.new()})
 
       state.failed != %{} ->
-        reply_all({:error, start_error(state)}, state)
+        reply_all({:error, not_ready_error(state)}, state)
 
       true ->
         state
@@ -341,7 +496,10 @@ defmodule Snakepit.Pool.Manager do
   end
 
   defp count_ready(state),
-    do: Enum.count(state.workers, fn {_pid, worker} -> worker.ready_at != nil end)
+    do:
+      Enum.count(state.workers, fn {_pid, worker} ->
+        worker.role == :current and worker.ready_at != nil
+      end)
 
   defp expire_sessions_later(:infinity), do: nil
 
@@ -349,7 +507,7 @@ defmodule Snakepit.Pool.Manager do
     Process.send_after(self(), :expire_sessions, ttl |> div(4) |> max(100) |> min(60_000))
   end
 
-  defp start_error(state) do
+  defp not_ready_error(state) do
     {_slot, message} = Enum.min(state.failed)
     reason = if state.no_grpc, do: :grpc_unavailable, else: :worker_start_failed
     %Error{reason: reason, pool: state.options.name, message: message}

@@ -20,7 +20,7 @@ defmodule Snakepit.Pool.Worker do
   @derive {Inspect, only: [:id, :key, :why]}
   defstruct [
     :id,
-    :attempt,
+    :held,
     :pool,
     :manager,
     :options,
@@ -38,7 +38,7 @@ defmodule Snakepit.Pool.Worker do
     asked: %{}
   ]
 
-  @doc "Options: `:id`, `:attempt`, `:pool` (native), `:manager`, `:options` (the pool's)."
+  @doc "Options: `:id`, `:held`, `:pool` (native), `:manager`, `:options` (the pool's)."
   def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
 
   @impl true
@@ -53,7 +53,7 @@ defmodule Snakepit.Pool.Worker do
 
     limit = state.options.max_message_size + @envelope_bytes
 
-    case OSProcess.start(worker, [], messages: limit, held: state.attempt > 0) do
+    case OSProcess.start(worker, [], messages: limit, held: state.held) do
       {:ok, process} ->
         timer = Process.send_after(self(), :startup_timeout, state.options.startup_timeout)
         {:noreply, request(:ready, "$health", %{}, %{state | process: process, timer: timer})}
@@ -193,6 +193,8 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
+  # Its successor is ready.
+  def handle_info(:retire, state), do: {:noreply, drain(state)}
   def handle_info(:snakepit_drained, state), do: {:noreply, ask_to_exit(state)}
   def handle_info(:drain_timeout, state), do: {:noreply, abandon_all(state)}
 
@@ -246,6 +248,9 @@ defmodule Snakepit.Pool.Worker do
       kill("it wrote to its standard output what answers nothing: #{text}", state)
     end
   end
+
+  # It takes no calls any more.
+  defp told(:ready, _message, %{leaving: leaving} = state) when leaving != nil, do: state
 
   defp told(:ready, message, state) do
     case Message.result(message) do

@@ -1,0 +1,95 @@
+defmodule Snakepit.Pool.Reloader do
+  @moduledoc false
+  # Restarts a pool when its Python code has changed (`reload: true`): it looks at the files under `paths:`
+  # every so often, and waits until they have stayed the same for as long, so that it takes no file that
+  # is half written. Whether the new code imports is seen by the first worker that is replaced.
+  use GenServer
+
+  require Logger
+
+  alias Snakepit.Config.Paths
+  alias Snakepit.Pool.{Manager, SourceFiles}
+
+  @period 500
+
+  defstruct [:pool, :root, :paths, :files, changed: []]
+
+  def start_link(options), do: GenServer.start_link(__MODULE__, options)
+
+  @impl true
+  # The first look comes before any worker reads the files.
+  def init(%{name: pool, adapter_args: args, root: root}) do
+    paths = for path <- paths(args[:paths]), {:ok, path} <- [Paths.expand(path, root)], do: path
+
+    if paths == [] do
+      Logger.warning(
+        "the pool #{inspect(pool)} reloads nothing: its adapter_args have no `paths:`"
+      )
+
+      :ignore
+    else
+      files = SourceFiles.read(paths)
+
+      if map_size(files) == SourceFiles.most(),
+        do:
+          Logger.warning(
+            "the pool #{inspect(pool)} reloads on changes of #{map_size(files)} Python files; there " <>
+              "are more under #{Enum.join(paths, ", ")}"
+          )
+
+      look_later()
+      {:ok, %__MODULE__{pool: pool, root: root, paths: paths, files: files}}
+    end
+  end
+
+  @impl true
+  def handle_info(:look, state) do
+    files = SourceFiles.read(state.paths, state.files)
+    changed = SourceFiles.changed(state.files, files)
+    state = %{state | files: files}
+
+    state =
+      cond do
+        changed != [] -> %{state | changed: Enum.uniq(changed ++ state.changed)}
+        state.changed != [] -> restart(state)
+        true -> state
+      end
+
+    look_later()
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  # What changes meanwhile is seen by the next look.
+  defp restart(state) do
+    why = describe(Enum.sort(state.changed), state.root)
+
+    case Manager.restart(state.pool, why, :infinity) do
+      {:error, %{reason: reason} = error} when reason != :pool_stopped ->
+        Logger.error(
+          "the pool #{inspect(state.pool)} does not run new code (#{why}): #{error.message}"
+        )
+
+      _done ->
+        :ok
+    end
+
+    %{state | changed: []}
+  end
+
+  defp describe([path], root), do: "#{shown(path, root)} has changed"
+
+  defp describe([path | more], root),
+    do: "#{shown(path, root)} has changed, and #{length(more)} more"
+
+  defp shown(path, root) do
+    path = Path.relative_to(path, root)
+    if String.valid?(path), do: path, else: inspect(path)
+  end
+
+  defp look_later, do: Process.send_after(self(), :look, @period)
+
+  defp paths(paths) when is_list(paths), do: paths
+  defp paths(_other), do: []
+end
