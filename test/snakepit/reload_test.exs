@@ -114,7 +114,14 @@ defmodule Snakepit.ReloadTest do
     pool = start_pool!(dir, reload: true)
     {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
     Process.exit(manager, :kill)
-    eventually(fn -> match?({:ok, _}, Snakepit.execute("version", %{}, pool: pool)) end)
+    # Until then calls may find the workers of before.
+    eventually(fn ->
+      case Snakepit.Pool.Manager.fetch(pool) do
+        {:ok, %{manager: other}} -> other != manager
+        {:error, _stopped} -> false
+      end
+    end)
+
     write!(dir, 2)
     assert {_measurements, %{error: nil}} = restarted(pool)
     assert {2, _pid} = version(pool)

@@ -12,7 +12,8 @@ defmodule Snakepit.Pool.Reloader do
 
   @period 500
 
-  defstruct [:pool, :root, :paths, :files, changed: []]
+  # `loaded` is what the workers have been started with, `files` what the last look has found.
+  defstruct [:pool, :root, :paths, :loaded, :files]
 
   def start_link(options), do: GenServer.start_link(__MODULE__, options)
 
@@ -38,23 +39,17 @@ defmodule Snakepit.Pool.Reloader do
           )
 
       look_later()
-      {:ok, %__MODULE__{pool: pool, root: root, paths: paths, files: files}}
+      {:ok, %__MODULE__{pool: pool, root: root, paths: paths, loaded: files, files: files}}
     end
   end
 
   @impl true
   def handle_info(:look, state) do
     files = SourceFiles.read(state.paths, state.files)
-    changed = SourceFiles.changed(state.files, files)
+    steady? = SourceFiles.changed(state.files, files) == []
+    changed = if steady?, do: SourceFiles.changed(state.loaded, files), else: []
     state = %{state | files: files}
-
-    state =
-      cond do
-        changed != [] -> %{state | changed: Enum.uniq(changed ++ state.changed)}
-        state.changed != [] -> restart(state)
-        true -> state
-      end
-
+    state = if changed == [], do: state, else: restart(changed, state)
     look_later()
     {:noreply, state}
   end
@@ -62,8 +57,8 @@ defmodule Snakepit.Pool.Reloader do
   def handle_info(_other, state), do: {:noreply, state}
 
   # What changes meanwhile is seen by the next look.
-  defp restart(state) do
-    why = describe(Enum.sort(state.changed), state.root)
+  defp restart(changed, state) do
+    why = describe(Enum.sort(changed), state.root)
 
     case Manager.restart(state.pool, why, :infinity) do
       {:error, %{reason: reason} = error} when reason != :pool_stopped ->
@@ -75,7 +70,7 @@ defmodule Snakepit.Pool.Reloader do
         :ok
     end
 
-    %{state | changed: []}
+    %{state | loaded: state.files}
   end
 
   defp describe([path], root), do: "#{shown(path, root)} has changed"
