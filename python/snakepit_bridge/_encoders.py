@@ -77,6 +77,11 @@ def encode_frames_by(encoder: Optional[Encoder]) -> None:
     _frame_encoder = encoder
 
 
+def is_encoded_frame(value: object) -> bool:
+    """Whether `value` is a frame that is not sent as a map of lists."""
+    return _frame_encoder is not None and _encoder(type(value)) in _FRAME_ENCODERS
+
+
 def substitute(value: object) -> object:
     """What is sent in place of `value`; it may need a substitute in turn.
 

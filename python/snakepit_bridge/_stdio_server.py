@@ -165,10 +165,14 @@ class _Server:
         return Call(command, args, context, call_id=request["id"], kinds=True)
 
     def _write(self, message: bytes) -> None:
-        data = memoryview(len(message).to_bytes(4, "big") + message)
+        size = len(message).to_bytes(4, "big")
+        # A large one is not copied to stand behind its size.
+        parts = [size + message] if len(message) < _READ_AHEAD else [size, message]
         with self._writing:
-            while data:
-                data = data[os.write(self._outlet, data) :]
+            for part in parts:
+                data = memoryview(part)
+                while data:
+                    data = data[os.write(self._outlet, data) :]
 
     def _health(self, _args: dict[str, Any]) -> dict[str, Any]:
         runner = self._worker.runner
@@ -227,10 +231,11 @@ class _Inlet:
 
     def _take(self, size: int) -> bytes:
         while len(self._read) < size:
-            part = os.read(self._fd, max(size - len(self._read), _READ_AHEAD))
+            part = os.read(self._fd, _READ_AHEAD)
             if not part:
                 raise EOFError
             self._read += part
-        taken = bytes(self._read[:size])
+        with memoryview(self._read) as read, read[:size] as message:
+            taken = bytes(message)
         del self._read[:size]
         return taken

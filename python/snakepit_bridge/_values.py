@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from snakepit_bridge import _json
 from snakepit_bridge._arrow import Arrow
-from snakepit_bridge._encoders import substitute
+from snakepit_bridge._encoders import is_encoded_frame, substitute
 from snakepit_bridge._extended import (
     check_text,
     decode_extended,
@@ -119,7 +119,9 @@ def encode(
 
 
 def _substitute(value: object) -> object:
-    if isinstance(value, (bytes, bytearray, memoryview, Tensor, Arrow)):
+    no_json = isinstance(value, (bytes, bytearray, memoryview, Tensor, Arrow))
+    # To make a table of a frame only to see that it is no JSON would be to make it twice.
+    if no_json or is_encoded_frame(value):
         raise TypeError("no JSON")
     return substitute(value)
 

@@ -163,6 +163,21 @@ def test_frames_can_be_tables_without_a_mark() -> None:
     assert encode(pd.Series([1]), kinds=True)[1] == b"[1]"
 
 
+def test_a_frame_is_made_a_table_once() -> None:
+    made = []
+
+    def counted(frame: object) -> object:
+        made.append(frame)
+        return arrow(frame)
+
+    encode_frames_by(counted)
+    try:
+        encode([pd.DataFrame({"n": [1]})], kinds=True)
+    finally:
+        encode_frames_by(None)
+    assert len(made) == 1
+
+
 def test_without_pyarrow_the_error_says_what_to_do() -> None:
     code = (
         "import sys; sys.modules['pyarrow'] = None; sys.modules['pyarrow.ipc'] = None\n"

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from snakepit_bridge import Tensor, register_encoder
 from snakepit_bridge._encoders import mark_unencodable
 from snakepit_bridge._extended import ALIGNMENT, MARK
+from snakepit_bridge._tensor import DTYPES, ML_DTYPES
 from snakepit_bridge._values import (
     BYTES,
     EXTENDED,
@@ -101,6 +102,27 @@ def test_tensors_are_aligned_in_the_tail(pieces: list[Any]) -> None:
     for mark in json.loads(data.partition(b"\0")[0]):
         if mark[MARK][0] == "tensor":
             assert mark[MARK][3] % ALIGNMENT == 0
+
+
+@st.composite
+def arrays(draw: Any) -> Any:
+    """An array of any dtype, shape, layout and bytes."""
+    name = draw(st.sampled_from([name for name in DTYPES if name != "bool"]))
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    dtype = np.dtype(getattr(ml_dtypes, name) if name in ML_DTYPES else name)
+    size = math.prod(shape) * dtype.itemsize
+    data = draw(st.binary(min_size=size, max_size=size))
+    array = np.ndarray(shape, dtype, data) if size else np.zeros(shape, dtype)
+    return draw(st.sampled_from([array, array.T, array[::-1] if shape else array]))
+
+
+@given(st.lists(arrays(), max_size=5))
+def test_arrays_of_any_dtype_arrive_as_they_were(given: list[Any]) -> None:
+    for array, arrived in zip(given, carried([*given, b"\xff"])):
+        assert (arrived.dtype, arrived.shape) == (array.dtype, array.shape)
+        assert arrived.tobytes() == array.tobytes()
+    tensors = [Tensor(array.dtype.name, array.shape, array.tobytes()) for array in given]
+    assert repr([tensor.tolist() for tensor in tensors]) == repr([a.tolist() for a in given])
 
 
 def test_an_array_is_not_copied_and_cannot_be_written() -> None:
