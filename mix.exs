@@ -34,8 +34,7 @@ defmodule Snakepit.MixProject do
     [
       licenses: ["MIT"],
       links: %{},
-      files:
-        ~w(lib native proto guides python priv Cargo.toml Cargo.lock .cargo pyproject.toml mix.exs
+      files: ~w(lib native proto guides python priv Cargo.toml Cargo.lock .cargo mix.exs
                 .formatter.exs README.md CHANGELOG.md LICENSE)
     ]
   end

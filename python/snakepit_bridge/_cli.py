@@ -21,7 +21,12 @@ from snakepit_bridge._version import __version__
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Serves calls until SIGTERM; returns the exit code."""
-    options = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] in (["call"], ["commands"]):
+        from snakepit_bridge import _shell
+
+        return _shell.main(arguments)
+    options = _parser().parse_args(arguments)
     mark_unencodable(mark=options.unencodable == "marker")
     encode_frames_by(arrow if options.frames == "arrow" else None)
     token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
@@ -110,7 +115,8 @@ def _serve_stdio(options: argparse.Namespace, pipes: tuple[int, int]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m snakepit_bridge",
-        description="Serves an adapter's commands, over gRPC or stdin and stdout.",
+        description="Serves an adapter's commands, over gRPC or stdin and stdout. "
+        "`%(prog)s call --help` and `%(prog)s commands --help`: runs one here, lists them.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(

@@ -108,6 +108,7 @@ class CallError(Exception):
         It raises nothing, whatever the exception does when it is asked.
         """
         failure = cls._raised(Raised(error), _MOST_CAUSES)
+        failure.__cause__ = error
         if issubclass(type(error), CommandError):
             failure.reason = "command_error"
             given: Any = error

@@ -24,14 +24,20 @@ class NoServerError(StartError):
     exit_code = 69  # EX_UNAVAILABLE of sysexits.h
 
 
-def load_commands(path: str, import_paths: Sequence[str]) -> Registry:
-    """The commands of an instance of the class at `path`, which is `module:Class`."""
+def find_adapter(path: str, import_paths: Sequence[str]) -> type[Adapter]:
+    """The class at `path`, which is `module:Class`."""
     _imports.put_users_first(list(import_paths))
     cls = _find(path)
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
         raise StartError(
             f"{path} is not an adapter: it must be a subclass of snakepit_bridge.Adapter"
         )
+    return cls
+
+
+def load_commands(path: str, import_paths: Sequence[str]) -> Registry:
+    """The commands of an instance of the class at `path`, which is `module:Class`."""
+    cls = find_adapter(path, import_paths)
     try:
         adapter = cls()
     except (Exception, SystemExit) as error:

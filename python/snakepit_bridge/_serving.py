@@ -150,6 +150,11 @@ class Signals:
         self._let_go()
 
 
+def forget_forks() -> None:
+    """Takes this process for one that nothing has forked."""
+    _forks.clear()
+
+
 def leave_fork(error: Optional[BaseException] = None) -> None:
     """Ends a process that a command has forked, once the command is over in it.
 

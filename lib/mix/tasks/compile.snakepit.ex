@@ -36,10 +36,12 @@ defmodule Mix.Tasks.Compile.Snakepit do
   def build_for(python) do
     {output, 0} = System.cmd(python, ["-c", @free_threaded])
     suffix = String.trim(output)
-    source = Map.get(Mix.Project.deps_paths(), :snakepit, File.cwd!())
-    if suffix != "", do: File.cd!(source, fn -> build_free_threaded(python, suffix) end)
+    if suffix != "", do: File.cd!(source(), fn -> build_free_threaded(python, suffix) end)
     if suffix == "", do: :any, else: :free_threaded
   end
+
+  # Snakepit's own folder.
+  def source, do: Map.get(Mix.Project.deps_paths(), :snakepit, File.cwd!())
 
   defp build_free_threaded(python, suffix) do
     # In a folder of its own: in one, each of the two builds would undo the other.

@@ -1,5 +1,5 @@
 defmodule Mix.Tasks.Snakepit.Setup do
-  @shortdoc "Makes .venv with the packages of commands, and grpcio"
+  @shortdoc "Makes .venv with the packages of commands, grpcio, and snakepit_bridge for editors"
 
   @moduledoc """
   Makes a virtual environment with the packages that your commands need, and with grpcio for pools with
@@ -12,6 +12,11 @@ defmodule Mix.Tasks.Snakepit.Setup do
     * `--requirements` - a file of further packages, as pip reads it: those of your own commands
     * `--dev` - also what Snakepit's own tests and checks use
 
+  Editors, mypy and pytest find `snakepit_bridge` in it: a file `snakepit_bridge.pth` in its `site-packages`
+  names the folder that workers import it from, so that both always have the same version. Workers import
+  it from there whatever else is installed. Where the environment has a copy of its own, from `pip install`,
+  the task says so.
+
   What is there already is left alone, so that it can run before every start. Only an environment whose
   Python is gone is made anew.
 
@@ -23,7 +28,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
   alias Mix.Tasks.Compile
 
   @worker ~w(grpcio>=1.60 protobuf>=4.25)
-  @dev ~w(attrs grpcio-tools hypothesis ml_dtypes msgspec mypy numpy orjson pandas polars pyarrow) ++
+  @dev ~w(hatchling attrs grpcio-tools hypothesis ml_dtypes msgspec mypy numpy orjson pandas polars pyarrow) ++
          ~w(pydantic pytest ruff types-grpcio types-protobuf)
   @options [python: :string, venv: :string, requirements: :string, dev: :boolean]
 
@@ -52,6 +57,35 @@ defmodule Mix.Tasks.Snakepit.Setup do
       pip_args = packages ++ pip_args
       if pip_args != [], do: run!(python, ["-m", "pip", "install", "--quiet"] ++ pip_args)
       File.write!(stamp, Enum.join(wanted, "\n"))
+    end
+
+    link_package(python)
+  end
+
+  @locate "import sysconfig; print(sysconfig.get_path('purelib'))"
+  @find "import importlib.util as u; print(u.find_spec('snakepit_bridge').origin)"
+
+  @doc false
+  # Has `python` find the package of workers.
+  def link_package(python) do
+    folder = Path.join(Compile.Snakepit.source(), "priv/python")
+    link = Path.join(output!(python, @locate), "snakepit_bridge.pth")
+    if File.read(link) != {:ok, folder}, do: File.write!(link, folder)
+    found = output!(python, @find)
+
+    if Path.dirname(found) != Path.join(folder, "snakepit_bridge") do
+      Mix.shell().info(
+        "#{python} has a snakepit_bridge of its own, #{found}: editors and tests find that in place of the one " <>
+          "that workers take; to have them agree, run #{python} -m pip uninstall snakepit-bridge"
+      )
+    end
+  end
+
+  # -I: as nothing but the environment itself has it.
+  defp output!(python, code) do
+    case System.cmd(python, ["-I", "-c", code], stderr_to_stdout: true) do
+      {output, 0} -> String.trim(output)
+      {output, _status} -> Mix.raise("#{python} could not be run: #{output}")
     end
   end
 

@@ -19,10 +19,28 @@ defmodule Snakepit.Adapters.Python do
   end
 
   def command_line(%{options: %{root: root} = options} = worker, transport) do
-    with {:ok, adapter_args} <- adapter_args(options.adapter_args, root),
+    with :ok <- check_root(root),
+         {:ok, adapter_args} <- adapter_args(options.adapter_args, root),
          {:ok, python} <- find(options.python || executable(root), root) do
       args = args(worker) ++ transport ++ adapter_args
       {:ok, {python, args, [{"PYTHONPATH", python_path(options.env)}]}}
+    end
+  end
+
+  # The folder that workers run in comes before all others, PYTHONPATH included. One without __init__.py
+  # comes after them.
+  defp check_root(root) do
+    ["snakepit_bridge/__init__.py", "snakepit_bridge.py"]
+    |> Enum.map(&Path.join(root, &1))
+    |> Enum.find(:ok, &File.regular?/1)
+    |> case do
+      :ok ->
+        :ok
+
+      path ->
+        {:error,
+         "#{path} would be imported in place of Snakepit's own package, which may be of another version: " <>
+           "rename it, or move it out of the pool's :root"}
     end
   end
 

@@ -1,0 +1,467 @@
+"""Calls commands in this process as a worker does: for the tests of an adapter.
+
+    from snakepit_bridge import testing
+
+    def test_greets():
+        with testing.Worker(Greeter) as worker:
+            assert worker.call("greet", {"name": "Ada"}) == {"result": "Hello Ada"}
+
+Arguments and results are encoded, decoded and checked as on their way from Elixir and back: what a
+call returns is what Elixir gets. What a command raises is raised here as it is, any other failure
+is a `CallError`, and `error_of` tells how Elixir sees either. No process and no connection is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Optional, TypedDict, Union
+
+from snakepit_bridge import _execution, _failure
+from snakepit_bridge._adapter import Adapter
+from snakepit_bridge._call import Call as _Call
+from snakepit_bridge._commands import Registry
+from snakepit_bridge._context import Context
+from snakepit_bridge._runner import Runner
+from snakepit_bridge._serving import forget_forks
+from snakepit_bridge._sessions import Session, Sessions
+from snakepit_bridge._values import (
+    InvalidValueError,
+    decode_extended,
+    decode_fields,
+    encode_fields,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+__all__ = [
+    "Call",
+    "CallError",
+    "Options",
+    "Worker",
+    "acall",
+    "astream",
+    "call",
+    "error_of",
+    "stream",
+]
+
+_AnyAdapter = Union[Adapter, type[Adapter]]
+_END = object()
+# The attribute of an exception that says how Elixir sees it.
+_SEEN = "__snakepit_failure__"
+
+
+class Options(TypedDict, total=False):
+    """What a call may have beside its arguments.
+
+    `session_id` is that of `execute_in_session`; `timeout`, in seconds, gives the call a deadline,
+    at which it is cancelled; `request_id` and `metadata` are what the context has of them.
+    """
+
+    session_id: Optional[str]
+    timeout: Optional[float]
+    request_id: str
+    metadata: Mapping[str, str]
+
+
+class CallError(Exception):
+    """How Elixir sees a call that has failed: `Snakepit.Error`.
+
+    `reason` is an atom's name, as "invalid_args", and `details` depends on it, as `Snakepit.Error`
+    tells.
+    """
+
+    def __init__(self, reason: str, message: str, details: Optional[dict[str, Any]] = None) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+        self.details: dict[str, Any] = {} if details is None else details
+
+    def __str__(self) -> str:
+        if self.reason == "command_error":
+            return self.message
+        return f"{self.reason}: {self.message}"
+
+
+def error_of(error: BaseException) -> CallError:
+    """How Elixir sees what a call in this module has raised."""
+    if isinstance(error, CallError):
+        return error
+    # As it was before it went on through this module and its test.
+    failure = getattr(error, _SEEN, None) or _failure.CallError.of(error)
+    return _seen(failure)
+
+
+def _seen(failure: _failure.CallError) -> CallError:
+    details: dict[str, Any] = {}
+    data = decode_extended(failure.data) if failure.data else None
+    if failure.type:
+        details = failure.detail()
+        del details["reason"], details["code"], details["data"]
+    elif data is not None:
+        details = {"errors": data}
+    if failure.code:
+        details.update(code=failure.code, data=data)
+    return CallError(failure.reason, str(failure), details)
+
+
+class Call:
+    """A call that `Worker.start` has started; it runs in a thread of its own."""
+
+    def __init__(self, worker: Worker, call: _Call) -> None:
+        self._worker = worker
+        self._call = call
+        self._future: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+        self._future.set_running_or_notify_cancel()
+        name = f"snakepit-testing-{call.command.name}"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    @property
+    def done(self) -> bool:
+        """Whether the command has ended."""
+        return self._future.done()
+
+    def result(self, wait: Optional[float] = None) -> dict[str, Any]:
+        """What the call returns or raises, once the command has ended.
+
+        After `wait` seconds, if there are any, it raises a `TimeoutError`, and the command goes on.
+        """
+        try:
+            return self._future.result(wait)
+        except concurrent.futures.TimeoutError:
+            if self._future.done():
+                raise
+            raise TimeoutError(f"the command still runs after {wait} s") from None
+
+    def cancel(self) -> None:
+        """Tells the command that nobody waits for it any more, as when Elixir's caller dies."""
+        self._worker._cancel(self._call)  # noqa: SLF001 (of one module)
+
+    def expire(self) -> None:
+        """Has the deadline pass now."""
+        self._worker._expire(self._call)  # noqa: SLF001
+
+    def _run(self) -> None:
+        try:
+            self._future.set_result(self._worker._result(self._call))  # noqa: SLF001
+        except BaseException as error:
+            self._future.set_exception(error)
+
+
+class Worker:
+    """A worker in this process, with one instance of an adapter.
+
+    Of a class it makes the instance when the `with` block begins, with `init` as the keyword
+    arguments of its `__init__`, and closes it at its end. An instance is taken as it is, and is not
+    closed.
+
+    At most `max_concurrency` calls run at once. Synchronous commands run in the thread that calls,
+    `async` ones on an event loop in a thread of its own, as in a worker.
+    """
+
+    def __init__(
+        self,
+        adapter: _AnyAdapter,
+        *,
+        init: Optional[Mapping[str, Any]] = None,
+        worker_id: str = "testing",
+        max_concurrency: int = 1,
+        max_sessions: int = 10_000,
+        session_ttl: float = 3600.0,
+    ) -> None:
+        self._given = adapter
+        self._init = dict(init or {})
+        self._worker_id = worker_id
+        self._runner = Runner(max_concurrency)
+        self._sessions = Sessions(max_sessions, session_ttl)
+        self._registry: Optional[Registry] = None
+        self._expired: set[_Call] = set()
+
+    def __enter__(self) -> Self:
+        # A test may run in a child that was forked before.
+        forget_forks()
+        given = self._given
+        self._registry = Registry(given if isinstance(given, Adapter) else given(**self._init))
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        adapter = self.adapter
+        self._registry = None
+        if adapter is not self._given:
+            adapter.close()
+
+    @property
+    def adapter(self) -> Any:
+        """The adapter's instance."""
+        return self._commands().adapter
+
+    @property
+    def commands(self) -> list[dict[str, Any]]:
+        """Each command's name, signature, parameters and docstring, as `Snakepit.commands/1`."""
+        return [command.describe() for command in self._commands().values()]
+
+    def call(
+        self,
+        command: str,
+        args: Optional[Mapping[str, Any]] = None,
+        **options: Unpack[Options],
+    ) -> dict[str, Any]:
+        """Calls a command and returns its result as Elixir gets it: `{"result": 5}`, or a dict.
+
+        At the end of `timeout` seconds the call is cancelled; a `CallError` for "timeout" is raised
+        when the command has ended.
+        """
+        made = self._make(command, args, options, stream=False)
+        return self._result(made)
+
+    def start(
+        self,
+        command: str,
+        args: Optional[Mapping[str, Any]] = None,
+        **options: Unpack[Options],
+    ) -> Call:
+        """As `call`, in a thread of its own: for tests that cancel."""
+        made = self._make(command, args, options, stream=False)
+        return Call(self, made)
+
+    async def acall(
+        self,
+        command: str,
+        args: Optional[Mapping[str, Any]] = None,
+        **options: Unpack[Options],
+    ) -> dict[str, Any]:
+        """As `call`, for `async` tests. To cancel it cancels the call."""
+        started = self.start(
+            command,
+            args,
+            **options,
+        )
+        try:
+            return await asyncio.wrap_future(started._future)  # noqa: SLF001
+        except asyncio.CancelledError:
+            started.cancel()
+            raise
+
+    def stream(
+        self,
+        command: str,
+        args: Optional[Mapping[str, Any]] = None,
+        **options: Unpack[Options],
+    ) -> Generator[dict[str, Any], None, None]:
+        """The chunks of a command, as Elixir gets them: dicts with the key "is_final".
+
+        To close it, as a `break` and `del` do, closes the command, as when Elixir's consumer halts.
+        """
+        made = self._make(command, args, options, stream=True)
+        return self._chunks(made)
+
+    async def astream(
+        self,
+        command: str,
+        args: Optional[Mapping[str, Any]] = None,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """As `stream`, for `async` tests."""
+        chunks = self.stream(
+            command,
+            args,
+            **options,
+        )
+        loop = asyncio.get_running_loop()
+        # One thread for all steps, as a generator may expect.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            try:
+                while True:
+                    chunk = await loop.run_in_executor(thread, next, chunks, _END)
+                    if not isinstance(chunk, dict):
+                        return
+                    yield chunk
+            finally:
+                thread.submit(chunks.close).result()
+
+    def session(self, session_id: str) -> Session:
+        """What the calls of a session share: `context.session`."""
+        return Context(session_id=session_id, sessions=self._sessions).session
+
+    def end_session(self, session_id: str) -> bool:
+        """Ends a session as `Snakepit.end_session/2` does; tells whether there was one."""
+        return self._sessions.end(session_id)
+
+    def _commands(self) -> Registry:
+        if self._registry is None:
+            raise RuntimeError("the worker runs only in its `with` block")
+        return self._registry
+
+    def _make(
+        self,
+        name: str,
+        args: Optional[Mapping[str, Any]],
+        options: Options,
+        *,
+        stream: bool,
+    ) -> _Call:
+        for option in options.keys() - Options.__annotations__.keys():
+            raise TypeError(
+                f"{option!r} is no option of a call; a command's arguments go into a dict: "
+                f"({name!r}, {{{option!r}: ...}})"
+            )
+        try:
+            command = self._commands().find(name, stream=stream)
+            fields, kinds = encode_fields(dict(args or {}), "args", kinds=True)
+            timeout, request_id = options.get("timeout"), options.get("request_id", "")
+            metadata = {"x-request-id": request_id, **(options.get("metadata") or {})}
+            context = Context(
+                request_id=request_id,
+                session_id=options.get("session_id"),
+                sessions=self._sessions,
+                worker_id=self._worker_id,
+                deadline=None if timeout is None else time.monotonic() + timeout,
+                metadata=lambda: metadata,
+            )
+        except _failure.CallError as failure:
+            raise _seen(failure) from None
+        except InvalidValueError as error:
+            raise CallError("invalid_args", str(error)) from None
+        return _Call(command, functools.partial(decode_fields, fields, kinds), context, kinds=True)
+
+    def _result(self, call: _Call) -> dict[str, Any]:
+        wire = _Wire()
+        with self._watched(call):
+            _execution.run(self._runner, call, wire)
+        return self._taken(wire, call)
+
+    def _chunks(self, call: _Call) -> Generator[dict[str, Any], None, None]:
+        wire = _Wire()
+        with self._watched(call):
+            messages = _execution.stream(self._runner, call, wire)
+            try:
+                for _message in messages:
+                    yield self._taken(wire, call)
+            finally:
+                messages.close()
+
+    @contextlib.contextmanager
+    def _watched(self, call: _Call) -> Generator[None, None, None]:
+        deadline = call.context.deadline
+        if deadline is None:
+            yield
+            return
+        left = max(0.0, deadline - time.monotonic())
+        timer = threading.Timer(left, self._expire, (call,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _expire(self, call: _Call) -> None:
+        if not call.ended:
+            call.context.deadline = time.monotonic()
+            self._expired.add(call)
+            self._runner.cancel(call)
+
+    def _cancel(self, call: _Call) -> None:
+        self._runner.cancel(call)
+
+    def _taken(self, wire: _Wire, call: _Call) -> dict[str, Any]:
+        # Nobody waits for what a command says after that.
+        if call in self._expired:
+            self._expired.discard(call)
+            raise CallError("timeout", "the deadline passed while the call was running")
+        if call.context.cancelled:
+            raise CallError("cancelled", "the call was cancelled")
+        failure = wire.failed
+        if failure is None:
+            return wire.value
+        raised = failure.__cause__
+        if failure.type and raised is not None:
+            with contextlib.suppress(Exception):
+                setattr(raised, _SEEN, failure)
+            raise raised
+        raise _seen(failure)
+
+
+class _Wire:
+    """Keeps the one message that was last made, as what Elixir makes of it."""
+
+    def __init__(self) -> None:
+        self.value: dict[str, Any] = {}
+        self.failed: Optional[_failure.CallError] = None
+
+    def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes:
+        self.value = decode_fields(fields, kinds)
+        return b""
+
+    def chunk(
+        self,
+        fields: Mapping[str, bytes],
+        kinds: Optional[bytes],
+        index: int,  # noqa: ARG002 (of the protocol)
+        *,
+        final: bool,
+    ) -> bytes:
+        self.value = {**decode_fields(fields, kinds), "is_final": final}
+        return b""
+
+    def failure(self, failure: _failure.CallError, index: int = 0) -> bytes:  # noqa: ARG002
+        self.failed = failure
+        return b""
+
+
+def call(
+    adapter: _AnyAdapter,
+    command: str,
+    args: Optional[Mapping[str, Any]] = None,
+    **options: Unpack[Options],
+) -> dict[str, Any]:
+    """One call in a `Worker` of its own; `options` are those of `Worker.call`."""
+    with Worker(adapter) as worker:
+        return worker.call(command, args, **options)
+
+
+def stream(
+    adapter: _AnyAdapter,
+    command: str,
+    args: Optional[Mapping[str, Any]] = None,
+    **options: Unpack[Options],
+) -> Generator[dict[str, Any], None, None]:
+    """The chunks of one call in a `Worker` of its own; `options` are those of `Worker.stream`."""
+    with Worker(adapter) as worker:
+        yield from worker.stream(command, args, **options)
+
+
+async def acall(
+    adapter: _AnyAdapter,
+    command: str,
+    args: Optional[Mapping[str, Any]] = None,
+    **options: Unpack[Options],
+) -> dict[str, Any]:
+    """As `call`, for `async` tests."""
+    with Worker(adapter) as worker:
+        return await worker.acall(command, args, **options)
+
+
+async def astream(
+    adapter: _AnyAdapter,
+    command: str,
+    args: Optional[Mapping[str, Any]] = None,
+    **options: Unpack[Options],
+) -> AsyncGenerator[dict[str, Any], None]:
+    """As `stream`, for `async` tests."""
+    with Worker(adapter) as worker:
+        async for chunk in worker.astream(command, args, **options):
+            yield chunk

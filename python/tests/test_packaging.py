@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import venv
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client import PATIENCE, ROOT, Client
+
+from snakepit_bridge import __version__
+
+# Where the packages of this environment are: a fresh one has none, and no network.
+_PACKAGES = str(Path(str(importlib.util.find_spec("pytest").origin)).parents[1])  # type: ignore[union-attr]
+_MODULE = '''
+"""Commands of a user."""
+
+from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING
+
+from snakepit_bridge import (
+    Adapter,
+    BuiltinAdapter,
+    CommandError,
+    Context,
+    RequestIdFilter,
+    Session,
+    Tensor,
+    command,
+    register_encoder,
+    testing,
+)
+
+
+class Money:
+    amount = 3
+
+
+@register_encoder(Money)
+def encode_money(money: Money) -> dict[str, int]:
+    return {"amount": money.amount}
+
+
+class Greeter(Adapter):
+    @command
+    def greet(self, name: str, context: Context) -> str:
+        """Greets somebody."""
+        session: Session = context.session if context.session_id else Session()
+        session["name"] = name
+        if name == "nobody":
+            raise CommandError("nobody", "there is nobody", data={"name": name})
+        return f"Hello {name}"
+
+    @command(name="count-up")
+    def count(self, to: int) -> Generator[dict[str, int], None, None]:
+        for number in range(to):
+            yield {"number": number}
+
+    @command
+    async def ticks(self) -> AsyncGenerator[int, None]:
+        yield 1
+
+    def tensor(self) -> Tensor:
+        return Tensor("uint8", (1,), b"x")
+
+
+class More(BuiltinAdapter):
+    log_filter = RequestIdFilter()
+
+
+def greeted() -> dict[str, object]:
+    with testing.Worker(Greeter, init={}) as worker:
+        error = testing.error_of(ValueError("x"))
+        text: str = error.message
+        started = worker.start("greet", {"name": text}, timeout=1.5, session_id="s")
+        started.cancel()
+        return worker.call("greet", {"name": "Ada"}, request_id="r")
+
+
+def name_of(context: Context) -> str:
+    return context.request_id
+
+
+if TYPE_CHECKING:
+    reveal_type(Greeter().greet("x", Context()))
+    reveal_type(testing.call(Greeter, "greet"))
+'''
+_TEST = """
+import pytest
+from snakepit_bridge import CommandError, testing
+from user_commands import Greeter, greeted
+
+
+def test_greets():
+    assert greeted() == {"result": "Hello Ada"}
+
+
+def test_nobody():
+    with pytest.raises(CommandError, match="nobody: there is nobody"):
+        testing.call(Greeter, "greet", {"name": "nobody"})
+"""
+
+
+def _pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True)
+
+
+def _isolation() -> list[str]:
+    # Otherwise pip fetches the build backend.
+    return ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
+
+
+class Environment:
+    """A fresh virtual environment of a user, with the package and a module of commands."""
+
+    def __init__(self, folder: Path, *package: str) -> None:
+        venv.create(folder, with_pip=False)
+        self.python = str(folder / "bin" / "python")
+        _pip("--python", self.python, "install", "--no-deps", *package)
+        self.folder = folder / "user"
+        self.folder.mkdir()
+        (self.folder / "user_commands.py").write_text(_MODULE)
+        (self.folder / "test_user_commands.py").write_text(_TEST)
+
+    def run(self, *arguments: str, packages: bool = False) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.python, *arguments],
+            cwd=self.folder,
+            env=self.env(packages=packages),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def env(self, *, packages: bool) -> dict[str, str]:
+        """The variables of its processes, which find this environment's other packages or none."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        return {**env, "PYTHONPATH": _PACKAGES} if packages else env
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sp-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def wheel(folder: Path) -> Path:
+    _pip("wheel", "--no-deps", *_isolation(), "--wheel-dir", str(folder), str(ROOT))
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def user(folder: Path, wheel: Path) -> Environment:
+    return Environment(folder / "installed", "--no-index", str(wheel))
+
+
+def test_the_wheel_is_for_every_platform_and_typed(wheel: Path) -> None:
+    assert wheel.name == f"snakepit_bridge-{__version__}-py3-none-any.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "snakepit_bridge/py.typed" in names
+    assert "snakepit_bridge/testing.py" in names
+    assert "snakepit_bridge/_proto/snakepit_pb2.py" in names
+    assert any(name.endswith("/LICENSE") for name in names)
+    assert not [name for name in names if name.endswith(".so") or "tests" in name]
+
+
+def test_it_is_found_where_it_was_installed(user: Environment) -> None:
+    code = (
+        "import importlib.metadata, snakepit_bridge; "
+        "print(snakepit_bridge.__file__, importlib.metadata.version('snakepit-bridge'))"
+    )
+    file, version = user.run("-c", code).stdout.split()
+    assert "site-packages" in file
+    assert version == __version__
+
+
+def test_commands_are_called_and_listed_from_the_shell(user: Environment) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return user.run("-m", "snakepit_bridge", *arguments)
+
+    listed = run("commands", "user_commands:Greeter")
+    assert listed.stdout == (
+        "count-up(to: int) -> stream\n"
+        "greet(name: str)\n    Greets somebody.\n"
+        "async ticks() -> stream\n"
+    )
+    called = run("call", "user_commands:Greeter", "greet", "name=you")
+    assert (called.stdout, called.stderr, called.returncode) == ('{"result": "Hello you"}\n', "", 0)
+    assert json.loads(run("call", "user_commands:Greeter", "greet", 'name="1"').stdout) == {
+        "result": "Hello 1"
+    }
+    chunks = run("call", "user_commands:Greeter", "count-up", "to=2").stdout.splitlines()
+    assert [json.loads(chunk)["number"] for chunk in chunks] == [0, 1]
+
+    for arguments, text in (
+        (("user_commands:Greeter", "greet", "name=1"), "name (expected str, got int 1)"),
+        (("user_commands:Greeter", "gret"), "there are count-up, greet, ticks"),
+        (("user_commands:Greeter", "greet", "name=nobody"), "nobody: there is nobody"),
+        (("user_commands:Nobody", "greet"), "the module 'user_commands' has no 'Nobody'"),
+        (("nowhere:Greeter", "greet"), "no module 'nowhere'"),
+    ):
+        failed = run("call", *arguments)
+        assert (failed.stdout, failed.returncode) == ("", 1)
+        assert text in failed.stderr
+
+
+def test_a_users_module_is_checked_strictly(user: Environment) -> None:
+    checked = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--python-executable", user.python),
+            *("--config-file", os.devnull, "--cache-dir", os.devnull, "user_commands.py"),
+        ],
+        cwd=user.folder,
+        env=user.env(packages=False),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert '"str"' in checked.stdout
+    assert "dict[str, Any]" in checked.stdout
+
+
+def test_a_users_tests_run(user: Environment) -> None:
+    ran = user.run("-m", "pytest", "-q", "-p", "no:cacheprovider", packages=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "2 passed" in ran.stdout
+
+
+def test_without_the_extension_it_serves_over_stdin_and_stdout(user: Environment) -> None:
+    def frame(message: dict[str, Any]) -> bytes:
+        data = json.dumps(message).encode()
+        return len(data).to_bytes(4, "big") + data
+
+    command = [user.python, "-m", "snakepit_bridge", "--stdio", "--adapter"]
+    with subprocess.Popen(
+        [*command, "user_commands:Greeter"],
+        cwd=user.folder,
+        env=user.env(packages=False),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(frame({"id": 1, "command": "greet", "args": {"name": "you"}}))
+        process.stdin.flush()
+        size = int.from_bytes(process.stdout.read(4), "big")
+        answer = json.loads(process.stdout.read(size))
+        assert answer["result"] == {"result": "Hello you"}
+
+
+def test_without_the_extension_it_serves_with_grpcio(user: Environment) -> None:
+    with subprocess.Popen(
+        [
+            *(user.python, "-m", "snakepit_bridge", "--adapter", "user_commands:Greeter"),
+            *("--listen", f"unix:{user.folder}/s.sock"),
+        ],
+        cwd=user.folder,
+        env=user.env(packages=True),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = process.stdout.readline().removeprefix("listening on ").strip()
+        client = Client(address)
+        assert client.result("greet", name=b'"you"') == {"result": "Hello you"}
+        client.close()
+        process.terminate()
+        assert "run `mix compile` to build it; serving with grpcio" in process.stderr.read()
+        assert process.wait(PATIENCE) == 0
+
+
+def test_an_editable_install_follows_the_source(folder: Path) -> None:
+    user = Environment(folder / "editable", *_isolation(), "--editable", str(ROOT))
+    file = user.run("-c", "import snakepit_bridge; print(snakepit_bridge.__file__)").stdout.strip()
+    assert Path(file) == ROOT / "snakepit_bridge" / "__init__.py"
+
+
+def test_a_source_distribution_builds_the_same_wheel(folder: Path, wheel: Path) -> None:
+    if not importlib.util.find_spec("hatchling"):
+        pytest.skip("hatchling is not installed: mix snakepit.setup --dev")
+    code = f"from hatchling.build import build_sdist; build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    (source,) = folder.glob("*.tar.gz")
+    out = folder / "from_source"
+    _pip("wheel", "--no-deps", *_isolation(), "--wheel-dir", str(out), str(source))
+    (built,) = out.glob("*.whl")
+    assert zipfile.ZipFile(built).namelist() == zipfile.ZipFile(wheel).namelist()
+
+
+def test_the_version_is_written_once() -> None:
+    text = textwrap.dedent((ROOT / "pyproject.toml").read_text())
+    assert 'path = "snakepit_bridge/_version.py"' in text
+    if "snakepit-bridge" in {found.metadata["Name"] for found in metadata.distributions()}:
+        assert metadata.version("snakepit-bridge") == __version__

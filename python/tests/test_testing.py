@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import threading
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import pytest
+from client import PATIENCE
+
+from snakepit_bridge import Adapter, CommandError, Context, command, testing
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+class Kept(Adapter):
+    closed = 0
+
+    def __init__(self, greeting: str = "Hello") -> None:
+        self.greeting = greeting
+        self.entered = threading.Event()
+        self.ended: list[str] = []
+        self.threads: list[threading.Thread] = []
+
+    def close(self) -> None:
+        Kept.closed += 1
+
+    @command
+    def greet(self, name: str, context: Context) -> str:
+        self.threads.append(threading.current_thread())
+        return f"{self.greeting} {name} of {context.worker_id}"
+
+    @command
+    def move(self, point: Point, when: Optional[dt.date] = None) -> dict[str, Any]:
+        result: dict[Any, Any] = {"point": point, "when": when, 3: {1}, "raw": b"\xff"}
+        return result
+
+    @command
+    def fail(self) -> None:
+        raise ValueError("no good")
+
+    @command
+    def refuse(self) -> None:
+        raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
+
+    @command
+    def unsendable(self) -> object:
+        return object()
+
+    @command
+    def remember(self, value: int, context: Context) -> list[int]:
+        values: list[int] = context.session.setdefault("values", [])
+        values.append(value)
+        return values
+
+    @command
+    def told(self, context: Context) -> dict[str, Any]:
+        return {"id": context.request_id, "metadata": dict(context.metadata)}
+
+    @command
+    def hold(self, context: Context) -> bool:
+        self.entered.set()
+        cancelled = context.wait_cancelled(PATIENCE)
+        self.ended.append(f"cancelled {cancelled}, {context.remaining()} s left")
+        return cancelled
+
+    @command
+    async def wait(self) -> None:
+        self.entered.set()
+        try:
+            await asyncio.sleep(PATIENCE)
+        except asyncio.CancelledError:
+            self.ended.append("wait")
+            raise
+
+    @command
+    async def double(self, number: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * number
+
+    @command
+    def count(self, to: int) -> Generator[dict[str, int], None, dict[str, int]]:
+        try:
+            for number in range(1, to):
+                yield {"number": number}
+            return {"number": to}
+        finally:
+            self.ended.append("count")
+
+    @command
+    async def ticks(self, count: int) -> AsyncGenerator[dict[str, int], None]:
+        for number in range(count):
+            await asyncio.sleep(0)
+            yield {"tick": number}
+
+    @command
+    def broken_stream(self) -> Generator[int, None, None]:
+        yield 1
+        raise ValueError("no more")
+
+
+@pytest.fixture
+def worker() -> Generator[testing.Worker, None, None]:
+    with testing.Worker(Kept) as worker:
+        yield worker
+
+
+def test_a_call_returns_what_elixir_gets(worker: testing.Worker) -> None:
+    assert worker.call("greet", {"name": "Ada"}) == {"result": "Hello Ada of testing"}
+    assert worker.call("double", {"number": 2}) == {"result": 4}
+    assert worker.call("move", {"point": {"x": 1}, "when": dt.date(2026, 1, 31)}) == {
+        "point": {"x": 1, "y": 0},
+        "when": "2026-01-31",
+        "3": [1],
+        "raw": b"\xff",
+    }
+
+
+def test_a_synchronous_command_runs_in_the_thread_that_calls(worker: testing.Worker) -> None:
+    worker.call("greet", {"name": "Ada"})
+    assert worker.adapter.threads == [threading.current_thread()]
+
+
+def test_the_adapter_is_made_with_init_and_closed() -> None:
+    closed = Kept.closed
+    with testing.Worker(Kept, init={"greeting": "Hi"}, worker_id="w") as worker:
+        assert worker.call("greet", {"name": "Bo"}) == {"result": "Hi Bo of w"}
+        assert Kept.closed == closed
+    assert Kept.closed == closed + 1
+    with pytest.raises(RuntimeError, match="only in its `with` block"):
+        worker.call("greet", {"name": "Bo"})
+    with testing.Worker(Kept()) as worker:
+        worker.call("greet", {"name": "Bo"})
+    assert Kept.closed == closed + 1
+
+
+def test_what_a_command_raises_is_raised_and_how_elixir_sees_it_is_told(
+    worker: testing.Worker,
+) -> None:
+    with pytest.raises(ValueError, match=r"^no good$") as caught:
+        worker.call("fail")
+    error = testing.error_of(caught.value)
+    assert (error.reason, error.message) == ("python_error", "ValueError: no good")
+    assert error.details["type"] == "ValueError"
+    assert [frame["function"] for frame in error.details["frames"]] == ["fail"]
+    assert "testing.py" not in error.details["traceback"].replace("test_testing.py", "")
+
+    with pytest.raises(CommandError) as refused:
+        worker.call("refuse")
+    assert str(refused.value) == "out_of_stock: only 3 are left"
+    error = testing.error_of(refused.value)
+    assert (error.reason, str(error)) == ("command_error", "out_of_stock: only 3 are left")
+    assert error.details["code"] == "out_of_stock"
+    assert error.details["data"] == {"left": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "reason", "message"),
+    [
+        ("gret", {}, "unknown_command", "did you mean 'greet'?"),
+        ("greet", {}, "invalid_args", "missing name: the command is greet(name: str)"),
+        ("greet", {"name": 1}, "invalid_args", "name (expected str, got int 1)"),
+        ("greet", {"name": [object()]}, "invalid_args", "args.name[0] is of type object"),
+        ("move", {"point": {"x": "1"}}, "invalid_args", "point.x: expected int, got str '1'"),
+        ("count", {"to": 1}, "invalid_args", "call it with execute_stream"),
+        ("unsendable", {}, "invalid_result", "result is of type object, which cannot be sent"),
+        ("remember", {"value": 1}, "python_error", "this call belongs to no session"),
+    ],
+)
+def test_other_failures_are_what_elixir_gets(
+    worker: testing.Worker, name: str, args: dict[str, Any], reason: str, message: str
+) -> None:
+    with pytest.raises((testing.CallError, RuntimeError)) as caught:
+        worker.call(name, args)
+    error = testing.error_of(caught.value)
+    assert error.reason == reason
+    assert message in error.message
+
+
+def test_faults_of_arguments_are_in_the_details(worker: testing.Worker) -> None:
+    with pytest.raises(testing.CallError) as caught:
+        worker.call("move", {"point": {"x": "1"}})
+    assert caught.value.details == {
+        "errors": [{"path": ["point", "x"], "message": "expected int, got str '1'"}]
+    }
+
+
+def test_calls_of_a_session_share_its_state(worker: testing.Worker) -> None:
+    worker.call("remember", {"value": 1}, session_id="a")
+    assert worker.call("remember", {"value": 2}, session_id="a") == {"result": [1, 2]}
+    assert worker.call("remember", {"value": 3}, session_id="b") == {"result": [3]}
+    assert worker.session("a")["values"] == [1, 2]
+    assert worker.end_session("a")
+    assert not worker.end_session("a")
+    assert worker.call("remember", {"value": 4}, session_id="a") == {"result": [4]}
+
+
+def test_a_call_has_its_request_id_and_metadata(worker: testing.Worker) -> None:
+    assert worker.call("told", request_id="r1", metadata={"tenant": "t"}) == {
+        "id": "r1",
+        "metadata": {"x-request-id": "r1", "tenant": "t"},
+    }
+    with pytest.raises(TypeError, match=r"'name' is no option .*\('greet', \{'name': \.\.\.\}\)"):
+        worker.call("greet", name="Ada")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["hold", "wait"])
+def test_a_test_can_cancel_a_call(worker: testing.Worker, name: str) -> None:
+    started = worker.start(name)
+    assert worker.adapter.entered.wait(PATIENCE)
+    assert not started.done
+    with pytest.raises(TimeoutError, match="the command still runs"):
+        started.result(0)
+    started.cancel()
+    with pytest.raises(testing.CallError) as caught:
+        started.result(PATIENCE)
+    assert caught.value.reason == "cancelled"
+    assert len(worker.adapter.ended) == 1
+    assert started.done
+
+
+def test_a_test_can_let_a_deadline_pass(worker: testing.Worker) -> None:
+    started = worker.start("hold", timeout=PATIENCE)
+    assert worker.adapter.entered.wait(PATIENCE)
+    started.expire()
+    with pytest.raises(testing.CallError) as caught:
+        started.result(PATIENCE)
+    assert caught.value.reason == "timeout"
+    assert worker.adapter.ended == ["cancelled True, 0.0 s left"]
+
+
+def test_a_deadline_passes_by_itself(worker: testing.Worker) -> None:
+    with pytest.raises(testing.CallError, match=r"^timeout: ") as caught:
+        worker.call("hold", timeout=0.01)
+    assert caught.value.reason == "timeout"
+
+
+def test_no_more_calls_run_at_once_than_may(worker: testing.Worker) -> None:
+    first = worker.start("hold")
+    assert worker.adapter.entered.wait(PATIENCE)
+    second = worker.start("greet", {"name": "Ada"})
+    with pytest.raises(TimeoutError):
+        second.result(0.05)
+    first.cancel()
+    assert second.result(PATIENCE) == {"result": "Hello Ada of testing"}
+
+
+def test_a_stream_gives_its_chunks(worker: testing.Worker) -> None:
+    assert list(worker.stream("count", {"to": 3})) == [
+        {"number": 1, "is_final": False},
+        {"number": 2, "is_final": False},
+        {"number": 3, "is_final": True},
+    ]
+    assert list(worker.stream("ticks", {"count": 2})) == [
+        {"tick": 0, "is_final": False},
+        {"tick": 1, "is_final": False},
+    ]
+    assert list(worker.stream("double", {"number": 2})) == [{"result": 4, "is_final": True}]
+
+
+def test_a_stream_that_is_closed_closes_its_command(worker: testing.Worker) -> None:
+    chunks = worker.stream("count", {"to": 100})
+    assert next(chunks)["number"] == 1
+    assert worker.adapter.ended == []
+    chunks.close()
+    assert worker.adapter.ended == ["count"]
+
+
+def test_a_stream_raises_what_its_command_raises(worker: testing.Worker) -> None:
+    chunks = worker.stream("broken_stream")
+    assert next(chunks) == {"result": 1, "is_final": False}
+    with pytest.raises(ValueError, match="no more"):
+        next(chunks)
+    with pytest.raises(testing.CallError, match="missing to"):
+        next(worker.stream("count"))
+
+
+def test_asynchronous_tests_await_calls_and_streams(worker: testing.Worker) -> None:
+    async def calls() -> None:
+        assert await worker.acall("double", {"number": 3}) == {"result": 6}
+        assert await worker.acall("greet", {"name": "A"}) == {"result": "Hello A of testing"}
+        chunks = [chunk["tick"] async for chunk in worker.astream("ticks", {"count": 3})]
+        assert chunks == [0, 1, 2]
+        stream = worker.astream("count", {"to": 100})
+        assert (await stream.__anext__())["number"] == 1
+        await stream.aclose()
+        assert worker.adapter.ended == ["count"]
+        with pytest.raises(ValueError, match="no good"):
+            await worker.acall("fail")
+
+    asyncio.run(calls())
+
+
+def test_a_cancelled_task_cancels_its_call(worker: testing.Worker) -> None:
+    async def cancel() -> None:
+        task = asyncio.create_task(worker.acall("hold"))
+        await asyncio.to_thread(worker.adapter.entered.wait, PATIENCE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    # The next one runs when that has ended.
+    assert worker.call("greet", {"name": "A"}) == {"result": "Hello A of testing"}
+    assert worker.adapter.ended == [worker.adapter.ended[0]]
+
+
+def test_one_call_needs_no_worker() -> None:
+    closed = Kept.closed
+    assert testing.call(Kept, "double", {"number": 2}) == {"result": 4}
+    assert list(testing.stream(Kept, "count", {"to": 1})) == [{"number": 1, "is_final": True}]
+    assert Kept.closed == closed + 2
+
+    async def both() -> None:
+        assert await testing.acall(Kept, "double", {"number": 2}) == {"result": 4}
+        assert [chunk async for chunk in testing.astream(Kept, "count", {"to": 1})] == [
+            {"number": 1, "is_final": True}
+        ]
+
+    asyncio.run(both())
+
+
+def test_the_commands_are_listed(worker: testing.Worker) -> None:
+    (greet,) = [command for command in worker.commands if command["name"] == "greet"]
+    assert greet["signature"] == "greet(name: str)"
