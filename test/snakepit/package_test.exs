@@ -71,7 +71,10 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         copy = Path.join(packages(python), "snakepit_bridge")
         File.mkdir_p!(copy)
         File.write!(Path.join(copy, "__init__.py"), "")
-        text = ExUnit.CaptureIO.capture_io(fn -> Mix.Tasks.Snakepit.Setup.link_package(python) end)
+
+        text =
+          ExUnit.CaptureIO.capture_io(fn -> Mix.Tasks.Snakepit.Setup.link_package(python) end)
+
         assert text =~ "has a snakepit_bridge of its own, #{copy}/__init__.py"
         assert text =~ "-m pip uninstall snakepit-bridge"
       end
