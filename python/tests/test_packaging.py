@@ -207,7 +207,7 @@ def test_commands_are_called_and_listed_from_the_shell(user: Environment) -> Non
         (("user_commands:Greeter", "greet", "name=1"), "name (expected str, got int 1)"),
         (("user_commands:Greeter", "gret"), "there are count-up, greet, ticks"),
         (("user_commands:Greeter", "greet", "name=nobody"), "nobody: there is nobody"),
-        (("user_commands:Nobody", "greet"), "the module 'user_commands' has no 'Nobody'"),
+        (("user_commands:Nobody", "greet"), "has no 'Nobody'"),
         (("nowhere:Greeter", "greet"), "no module 'nowhere'"),
     ):
         failed = run("call", *arguments)
