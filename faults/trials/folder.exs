@@ -29,14 +29,19 @@ defmodule Snakepit.Faults.Folder do
     for _ <- 1..times(what, 1, 20) do
       for folder <- folders(), do: File.rm_rf!(folder)
 
-      for {kind, {pool, _}} <- pools do
-        answers!(pool, "#{kind}: without its folder")
-        OS.signal(OS.workers(pool), "KILL")
-      end
+      killed =
+        for {kind, {pool, _}} <- pools do
+          answers!(pool, "#{kind}: without its folder")
+          os_pids = OS.workers(pool)
+          OS.signal(os_pids, "KILL")
+          {kind, pool, os_pids}
+        end
 
-      for {kind, {pool, _}} <- pools do
+      for {kind, pool, os_pids} <- killed do
+        # A call that comes before the pool has noticed goes to a worker that is killed.
         wait("#{kind}: workers start again without the folder", fn ->
-          Snakepit.Pool.await_ready(pool, 60_000) == :ok
+          {:ok, workers} = Snakepit.list_workers(pool)
+          Enum.all?(workers, &(&1.state == :ready and &1.os_pid not in os_pids))
         end)
 
         answers!(pool, "#{kind}: after its workers were killed")
