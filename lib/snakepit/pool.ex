@@ -47,7 +47,10 @@ defmodule Snakepit.Pool do
 
   alias Snakepit.{Adapter, Config, Error}
   alias Snakepit.Config.{Env, Paths}
-  alias Snakepit.Pool.{Manager, Notifier, Reloader, RuntimeDir, WorkerSupervisor}
+  alias Snakepit.Pool.{Diagnostics, Manager, Notifier, Reloader, RuntimeDir, WorkerSupervisor}
+
+  # How often a pool that is gone is looked for, in ms: nobody tells when it is there again.
+  @return_poll 20
 
   @doc false
   def child_spec(options) do
@@ -100,7 +103,7 @@ defmodule Snakepit.Pool do
   defp await_started(supervisor, %{await_ready: await, name: name}) do
     timeout = if await == true, do: :infinity, else: await
 
-    with {:error, error} <- await_ready(name, timeout) do
+    with {:error, error} <- await(name, timeout, fn -> Process.alive?(supervisor) end) do
       error = if error.reason == :timeout, do: %{error | reason: :not_ready}, else: error
       Supervisor.stop(supervisor)
 
@@ -123,22 +126,52 @@ defmodule Snakepit.Pool do
   Waits until every worker is ready.
 
   Returns the error of a worker that could not start as soon as there is one (the pool goes on
-  trying), or a `:timeout` after `timeout` ms.
+  trying), or a `:timeout` after `timeout` ms. A pool that was killed, or that crashed, is waited for as
+  well: its supervisor is about to start it again. One that was never started, or was stopped, is the
+  error `:pool_stopped` at once.
   """
   @spec await_ready(atom, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool \\ __MODULE__, timeout \\ 30_000) do
     with :ok <- Config.check([timeout: timeout], %{timeout: :timeout}),
-         {:ok, %{manager: manager}} <- Manager.fetch(pool) do
-      GenServer.call(manager, :await_ready, timeout)
-    end
-  catch
-    :exit, {:timeout, _call} ->
-      message = "the pool was not ready within #{timeout} ms: #{progress(pool)}"
-      {:error, %Error{reason: :timeout, pool: pool, message: message}}
-
-    :exit, _stopped ->
-      {:error, %Error{reason: :pool_stopped, pool: pool, message: "the pool has stopped"}}
+         do: await(pool, timeout, fn -> Manager.comes_back?(pool) end)
   end
+
+  # `comes_back?` tells whether a pool that is gone may be there again.
+  defp await(pool, timeout, comes_back?) do
+    until = if timeout != :infinity, do: now() + timeout
+    await(pool, timeout, until, comes_back?)
+  end
+
+  defp await(pool, timeout, until, comes_back?) do
+    left = if until, do: max(until - now(), 0), else: :infinity
+
+    case ask_ready(pool, left) do
+      {:error, %Error{reason: :pool_stopped}} = stopped ->
+        if left > @return_poll and comes_back?.() do
+          Process.sleep(@return_poll)
+          await(pool, timeout, until, comes_back?)
+        else
+          stopped
+        end
+
+      :timeout ->
+        message = "the pool was not ready within #{timeout} ms: #{progress(pool)}"
+        {:error, %Error{reason: :timeout, pool: pool, message: message}}
+
+      answer ->
+        answer
+    end
+  end
+
+  defp ask_ready(pool, timeout) do
+    with {:ok, %{manager: manager}} <- Manager.fetch(pool),
+         do: GenServer.call(manager, :await_ready, timeout)
+  catch
+    :exit, {:timeout, _call} -> :timeout
+    :exit, _stopped -> Diagnostics.stopped(pool)
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   defp progress(pool) do
     case Snakepit.list_workers(pool) do

@@ -176,6 +176,49 @@ defmodule Snakepit.StopTest do
     assert message =~ "there is no pool"
   end
 
+  test "a pool that was killed is waited for, one that was stopped or never started is not" do
+    name = :"back#{System.unique_integer([:positive])}"
+    args = [class: "trouble:Trouble", paths: ["test/support/python"]]
+    {Snakepit.Pool, options} = spec = {Snakepit.Pool, [name: name, size: 1, adapter_args: args]}
+    assert {:error, %Error{reason: :pool_stopped, message: advice}} = ready(name)
+    assert advice =~ "start one with"
+    {:ok, supervisor} = Supervisor.start_link([spec], strategy: :one_for_one, max_restarts: 1000)
+    assert :ok = ready(name)
+
+    kills = [
+      fn -> name |> Process.whereis() |> Process.exit(:kill) end,
+      fn -> manager(name) |> Process.exit(:kill) end,
+      fn -> name |> worker_supervisor() |> Process.exit(:kill) end
+    ]
+
+    for kill <- kills do
+      monitor = Process.monitor(manager(name))
+      kill.()
+      assert_receive {:DOWN, ^monitor, :process, _manager, _reason}, @patience
+      assert :ok = ready(name)
+    end
+
+    # It does not come back here: no supervisor has it.
+    killed = :"#{name}_killed"
+    {:ok, pid} = Snakepit.Pool.start_link(Keyword.put(options, :name, killed))
+    Process.unlink(pid)
+    Process.exit(pid, :kill)
+    eventually(fn -> Process.whereis(Module.concat(killed, "Manager")) == nil end, @patience)
+    assert {:error, %Error{reason: :pool_stopped}} = Snakepit.Pool.await_ready(killed, 100)
+    Supervisor.stop(supervisor)
+    assert {:error, %Error{reason: :pool_stopped, message: ^advice}} = ready(name)
+    # Another process of that name is no pool.
+    Process.register(self(), name)
+    assert {:error, %Error{reason: :pool_stopped, message: ^advice}} = ready(name)
+  end
+
+  defp ready(name), do: Snakepit.Pool.await_ready(name, :infinity)
+
+  defp manager(name) do
+    {:ok, %{manager: manager}} = Manager.fetch(name)
+    manager
+  end
+
   test "a pool that falls back sends its callers on, however late they come" do
     pool = start_pool!()
     native = native(pool)

@@ -85,6 +85,18 @@ defmodule Snakepit.Pool.Manager do
       {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
   end
 
+  @doc "Whether a pool that is gone may be started again: it was killed, or its supervisor is there."
+  def comes_back?(name) do
+    with nil <- :persistent_term.get({Snakepit.Pool, name}, nil),
+         pid when is_pid(pid) <- Process.whereis(name),
+         {:dictionary, dictionary} <- Process.info(pid, :dictionary) do
+      match?({:supervisor, Snakepit.Pool, 1}, dictionary[:"$initial_call"])
+    else
+      gone when gone in [nil, :undefined] -> false
+      _published -> true
+    end
+  end
+
   @impl true
   def init({supervisor, options, facts}) do
     Process.flag(:trap_exit, true)
@@ -190,11 +202,16 @@ defmodule Snakepit.Pool.Manager do
   def handle_info({:EXIT, _pid, reason}, state), do: {:stop, reason, state}
 
   @impl true
-  def terminate(_reason, state) do
+  def terminate(reason, state) do
     # Whoever finds the pool from here on, or has found it, hears that it has stopped.
     if state.native, do: Native.pool_close(state.native)
-    :persistent_term.erase({Snakepit.Pool, state.options.name})
+    if orderly?(reason), do: :persistent_term.erase({Snakepit.Pool, state.options.name})
   end
+
+  # A pool that was killed stays published, as one whose manager was: it is known to have been there.
+  defp orderly?(reason) when reason in [:normal, :shutdown], do: true
+  defp orderly?({:shutdown, _}), do: true
+  defp orderly?(_reason), do: false
 
   # Of the managers of one name there is one at a time that publishes the pool and takes that back: where
   # a supervisor was killed its manager may still be about to end when the next one starts.
