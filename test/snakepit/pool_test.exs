@@ -1,10 +1,10 @@
 defmodule Snakepit.PoolTest do
   use ExUnit.Case, async: true
 
-  import ExUnit.CaptureLog
   import Snakepit.Test.Pools
 
   alias Snakepit.Error
+  alias Snakepit.Test.Log
 
   @moduletag :tmp_dir
 
@@ -170,16 +170,13 @@ defmodule Snakepit.PoolTest do
   test "prints and logs reach Logger with the worker's id, and break nothing" do
     pool = start_pool!()
 
-    log =
-      capture_log(fn ->
-        assert {:ok, _} = Snakepit.execute("noise", %{megabytes: 4}, pool: pool)
-        assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
-        # The worker's process logs in order: what it says at its end comes after the noise.
-        stop_supervised!({Snakepit.Pool, pool})
-      end)
-
-    assert log =~ "[:#{pool}/1] from stderr"
-    assert log =~ ~r/\[error\].*\[:#{pool}\/1\].*from logging/
+    Log.follow(pool)
+    assert {:ok, _} = Snakepit.execute("noise", %{megabytes: 4}, pool: pool)
+    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+    lines = Log.await(pool, "from logging")
+    assert {:error, last} = List.last(lines)
+    assert last =~ "[:#{pool}/1]"
+    assert {:info, "[:#{pool}/1] from stderr"} in lines
   end
 
   test "serves over TCP, with a secret that others do not have" do
