@@ -52,7 +52,7 @@ class Parameters:
         by_name = [p for p in self._arguments if p.kind in _KEYWORD]
         self._accepted = frozenset(p.name for p in by_name)
         self._required = frozenset(p.name for p in by_name if p.default is p.empty)
-        self._names = getattr(inspect.unwrap(function), "__globals__", {})
+        self._names = _globals(function)
         self._scope = scope
         self._builders: dict[str, Builder] = {}
         for parameter in by_name:
@@ -221,6 +221,15 @@ def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
             f"{name}: an annotation cannot be resolved ({error}): what it names has to be there "
             "when the worker runs, so import it outside of `if TYPE_CHECKING`"
         ) from None
+
+
+def _globals(function: Callable[..., Any]) -> dict[str, Any]:
+    """The names that annotations may use: those of the module that defines the function."""
+    # Of a class it is its __init__ that is called.
+    is_class = isinstance(function, type)
+    called: Any = inspect.getattr_static(function, "__init__") if is_class else function
+    names: dict[str, Any] = getattr(inspect.unwrap(called), "__globals__", {})
+    return names
 
 
 def _shown(parameter: inspect.Parameter) -> str:

@@ -26,6 +26,7 @@ from typing_extensions import NotRequired, TypedDict, Unpack
 from snakepit_bridge import Adapter, Context, Tensor, command
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._failure import ArgumentsError
+from snakepit_bridge._parameters import Parameters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -255,6 +256,21 @@ def test_further_keywords_are_checked(kept: Registry) -> None:
     assert kept["named"].bind({"level": 2}, None) == {"level": Level.HIGH}
     with pytest.raises(ArgumentsError, match="missing level; unknown nte"):
         kept["named"].bind({"nte": "x"}, None)
+
+
+def test_the_keywords_of_an_init_are_built_in_the_same_way() -> None:
+    class Trained:
+        def __init__(self, tree: Tree, rate: float = 0.1) -> None:
+            self.tree, self.rate = tree, rate
+
+    parameters = Parameters(Trained, "Trained", what="adapter")
+    assert parameters.bind({"tree": {"name": "a"}}, None) == {"tree": Tree("a")}
+    with pytest.raises(ArgumentsError) as caught:
+        parameters.bind({"rate": "x", "tre": 1}, None)
+    assert caught.value.message == (
+        "missing tree; unknown tre (did you mean tree?); of the wrong type rate "
+        "(expected float, got str 'x'): the adapter is Trained(tree: Tree, rate: float = 0.1)"
+    )
 
 
 def test_of_many_faults_some_are_shown(kept: Registry) -> None:
