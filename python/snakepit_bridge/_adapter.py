@@ -40,11 +40,18 @@ def command(
     """
 
     def mark(function: _Function) -> _Function:
-        if not hasattr(function, "__code__"):
+        marked: Any = function
+        if isinstance(function, (staticmethod, classmethod)):
+            marked = function.__func__
+        elif isinstance(function, type) or not callable(function):
+            raise TypeError(f"@command goes on a method, not on {function!r}")
+        try:
+            setattr(marked, MARK, name or "")
+        except AttributeError:
             raise TypeError(
-                f"@command goes on a method, directly above its def, not on {function!r}"
-            )
-        setattr(function, MARK, name or "")
+                "@command goes on a method, or on an object that is called and has attributes, "
+                f"not on {function!r}"
+            ) from None
         return function
 
     return mark if function is None else mark(function)

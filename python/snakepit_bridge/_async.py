@@ -6,11 +6,11 @@ import asyncio
 import functools
 import queue
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from typing import Any, Optional
 
-from snakepit_bridge._call import Call
 from snakepit_bridge._serving import leave_fork, run_on
+from snakepit_bridge._unwrapping import Cancellable
 
 #: How many chunks an async generator may be ahead of the network.
 CHUNKS_AHEAD = 32
@@ -19,13 +19,19 @@ _END = object()
 
 
 _making = threading.Lock()
+_shared: list[asyncio.AbstractEventLoop] = []
+
+
+def share(loop: asyncio.AbstractEventLoop) -> None:
+    """Has this loop used, which runs in a thread of its own, in place of one that is made here."""
+    _shared.append(loop)
 
 
 def _loop() -> asyncio.AbstractEventLoop:
     # Calls that come first together must share one loop: another would not see what is done to its
     # tasks, and a cache alone makes one for each of them.
     with _making:
-        return _started_loop()
+        return _shared[0] if _shared else _started_loop()
 
 
 @functools.cache
@@ -40,23 +46,37 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         run_on(loop)
 
 
-def run_coroutine(call: Call, keywords: dict[str, Any]) -> object:
-    """What the coroutine returns or raises, once it has ended, even if it is cancelled."""
+def run_awaitable(call: Cancellable, awaitable: Awaitable[object]) -> object:
+    """What it returns or raises, once it has ended, even if it is cancelled."""
+    if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not _loop():
+        if awaitable.done():
+            return awaitable.result()
+        raise TypeError(
+            f"the command returned a {type(awaitable).__name__} of an event loop that does not run "
+            "here: make it `async def`, and await it there"
+        )
+    return run_coroutine(call, lambda: awaitable)
+
+
+def run_coroutine(call: Cancellable, make: Callable[[], Awaitable[object]]) -> object:
+    """What the awaitable that `make` makes returns or raises, once it has ended."""
     results: list[object] = []
 
     async def main() -> None:
-        results.append(await call.command.function(**keywords))
+        results.append(await make())
         leave_fork()
 
     done = threading.Event()
-    errors = _start(call, main, done.set)
+    task = _Task(call, main, done.set)
     done.wait()
-    if errors:
-        raise errors[0]
+    if task.error is not None:
+        raise task.error
     return results[0]
 
 
-def run_generator(call: Call, keywords: dict[str, Any]) -> Generator[object, None, None]:
+def run_generator(
+    call: Cancellable, make: Callable[[], AsyncGenerator[object, Any]]
+) -> Generator[object, None, None]:
     """What the async generator yields. One task runs all of it, a bounded number of steps ahead."""
     values: queue.SimpleQueue[object] = queue.SimpleQueue()
     rooms: list[asyncio.Semaphore] = []
@@ -65,7 +85,7 @@ def run_generator(call: Call, keywords: dict[str, Any]) -> Generator[object, Non
         # Made here because Python 3.9 ties a semaphore to the loop that runs when it is made.
         room = asyncio.Semaphore(CHUNKS_AHEAD)
         rooms.append(room)
-        generator: AsyncGenerator[object, None] = call.command.function(**keywords)
+        generator = make()
         try:
             async for value in generator:
                 leave_fork()
@@ -74,7 +94,7 @@ def run_generator(call: Call, keywords: dict[str, Any]) -> Generator[object, Non
         finally:
             await generator.aclose()
 
-    errors = _start(call, main, lambda: values.put(_END))
+    task = _Task(call, main, lambda: values.put(_END))
     taken = 0
     value: object = None
     try:
@@ -84,12 +104,12 @@ def run_generator(call: Call, keywords: dict[str, Any]) -> Generator[object, Non
                 _loop().call_soon_threadsafe(_release, rooms[0])
             yield value
     finally:
-        if value is not _END and call.interrupt is not None:
-            call.interrupt()
+        if value is not _END:
+            task.cancel()
             while values.get() is not _END:
                 pass
-    if errors:
-        raise errors[0]
+    if task.error is not None:
+        raise task.error
 
 
 def _release(room: asyncio.Semaphore) -> None:
@@ -97,40 +117,57 @@ def _release(room: asyncio.Semaphore) -> None:
         room.release()
 
 
-def _start(
-    call: Call, main: Callable[[], Awaitable[None]], done: Callable[[], object]
-) -> list[BaseException]:
-    """Runs `main` in a task that the call's cancellation cancels; collects what it raised."""
-    errors: list[BaseException] = []
+class _Task:
+    """Runs `main` in a task that the call's cancellation cancels; keeps what it raised."""
 
-    async def guarded() -> None:
-        # Nothing may leave the task: SystemExit would end the loop for every other call.
-        try:
-            await main()
-        except BaseException as error:
-            leave_fork(error)
-            errors.append(error)
+    def __init__(
+        self,
+        call: Cancellable,
+        main: Callable[[], Coroutine[Any, Any, None]],
+        done: Callable[[], object],
+    ) -> None:
+        self.error: Optional[BaseException] = None
+        self._call = call
+        self._main = main
+        self._done = done
+        self._cancelled = False
+        self._task: Optional[asyncio.Task[None]] = None
+        self._loop = _loop()
+        self._loop.call_soon_threadsafe(self._start)
 
-    def start() -> None:
-        running = guarded()
+    def cancel(self) -> None:
+        """From any thread."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        running = self._guarded()
         try:
-            task = loop.create_task(running)
+            self._task = self._loop.create_task(running)
         except BaseException as error:
             # A task factory is the user's.
             running.close()
-            errors.append(error)
-            done()
+            self.error = error
+            self._done()
             return
-        task.add_done_callback(finish)
-        call.interrupt = functools.partial(loop.call_soon_threadsafe, task.cancel)
-        if call.context.cancelled:
-            task.cancel()
+        self._task.add_done_callback(self._finish)
+        self._call.on_cancel(self.cancel)
+        if self._cancelled:
+            self._task.cancel()
 
-    def finish(task: asyncio.Task[None]) -> None:
+    async def _guarded(self) -> None:
+        # Nothing may leave the task: SystemExit would end the loop for every other call.
+        try:
+            await self._main()
+        except BaseException as error:
+            leave_fork(error)
+            self.error = error
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            errors.append(asyncio.CancelledError())
-        done()
-
-    loop = _loop()
-    loop.call_soon_threadsafe(start)
-    return errors
+            self.error = asyncio.CancelledError()
+        self._done()

@@ -76,3 +76,9 @@ class Call:
         self.gate: Optional[threading.Lock] = None
         #: Stops an async command, once it has started.
         self.interrupt: Optional[Callable[[], object]] = None
+
+    def on_cancel(self, stop: Callable[[], object]) -> None:
+        """Has `stop` called once the call is cancelled, at once if it is."""
+        self.interrupt = stop
+        if self.context.cancelled:
+            stop()

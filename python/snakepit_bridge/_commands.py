@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
 from snakepit_bridge._adapter import MARK, Adapter
 from snakepit_bridge._failure import CallError
+from snakepit_bridge._invalid import qualified_name
 from snakepit_bridge._parameters import Parameters
+from snakepit_bridge._unwrapping import is_stream
 
 
 class Command:
@@ -60,7 +63,9 @@ class Registry(Mapping[str, Command]):
             name = given or attribute
             if name in self._commands:
                 raise TypeError(f"two commands of {type(adapter).__name__} are named {name!r}")
-            self._commands[name] = Command(name, getattr(adapter, attribute), type(adapter))
+            method = getattr(adapter, attribute)
+            _check_self(type(adapter), attribute, method)
+            self._commands[name] = Command(name, method, type(adapter))
 
     def __getitem__(self, name: str) -> Command:
         return self._commands[name]
@@ -77,10 +82,7 @@ class Registry(Mapping[str, Command]):
         if command is None:
             raise CallError("unknown_command", self._unknown(name))
         if command.streams and not stream:
-            raise CallError(
-                "invalid_args",
-                f"{name!r} yields a stream of results: call it with execute_stream, not execute",
-            )
+            raise is_stream(name)
         return command
 
     def _unknown(self, name: str) -> str:
@@ -99,9 +101,50 @@ def _marked(cls: type) -> dict[str, str]:
     names: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
-            mark: Optional[str] = getattr(value, MARK, None)
+            mark = _mark(value)
             if mark is not None:
                 names[attribute] = mark
             elif value is None:
                 names.pop(attribute, None)
+            elif attribute not in names and _hides_command(attribute, value):
+                raise TypeError(
+                    f"{base.__qualname__}.{attribute}{_place(value)} is no command: what stands "
+                    f"above its @command, {qualified_name(type(value))}, hides that; put @command "
+                    "on top"
+                )
     return names
+
+
+def _mark(value: object) -> Optional[str]:
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    mark: Optional[str] = getattr(value, MARK, None)
+    return mark
+
+
+def _hides_command(name: str, value: Any) -> bool:
+    """Whether an attribute is made from a command of its name, as a plain decorator does."""
+    inner = [getattr(value, at, None) for at in ("__wrapped__", "__func__", "func", "fget")]
+    for cell in getattr(value, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):
+            inner.append(cell.cell_contents)
+    return any(
+        inspect.isfunction(one) and one.__name__ == name and hasattr(one, MARK) for one in inner
+    )
+
+
+def _check_self(cls: type, attribute: str, method: Any) -> None:
+    code = getattr(getattr(method, "__func__", None), "__code__", None)
+    if code is None or isinstance(vars(cls).get(attribute), classmethod):
+        return
+    first = code.co_varnames[: code.co_argcount][:1]
+    if first == ("context",) or not (first or code.co_flags & inspect.CO_VARARGS):
+        raise TypeError(
+            f"{cls.__qualname__}.{attribute}{_place(method)} has no parameter for the object that "
+            "it is a method of: add `self` as the first one, or @staticmethod above @command"
+        )
+
+
+def _place(value: Any) -> str:
+    code = getattr(inspect.unwrap(getattr(value, "__func__", value)), "__code__", None)
+    return "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"

@@ -121,6 +121,11 @@ def _encoder(cls: type) -> Optional[Encoder]:
         return encoder
 
 
+def is_encoded(cls: type) -> bool:
+    """Whether the values of a class have something that is sent in their place."""
+    return _encoder(cls) is not None
+
+
 def key_text(key: object) -> str:
     """A key as JSON names what is sent for it; where that is no scalar, the key's `str`.
 

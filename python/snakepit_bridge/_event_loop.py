@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import inspect
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
-from snakepit_bridge import _call_context
+from snakepit_bridge import _async, _call_context
 from snakepit_bridge._context import Context, running
 from snakepit_bridge._native import AsyncCall, Server
 from snakepit_bridge._serving import leave_fork, run_on
+from snakepit_bridge._unwrapping import MOST_AWAITED, is_stream
 
 
 class EventLoop(threading.Thread):
@@ -23,6 +26,7 @@ class EventLoop(threading.Thread):
         self._context = _call_context.new()
         self._server = server
         self._loop = _new_loop()
+        _async.share(self._loop)
         self._stopped = False
         #: The loop itself holds tasks weakly.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,11 +93,32 @@ async def _run(call: AsyncCall) -> None:
             leave_fork()
             call.finish(None)
         else:
-            value = await call.function(**keywords)
-            leave_fork()
-            call.finish(value)
+            await _finish(call, await call.function(**keywords))
     except BaseException as error:
         call.fail(error)
+
+
+async def _finish(call: AsyncCall, value: Any) -> None:
+    """What a coroutine returned may have to be awaited, or iterated over, in turn."""
+    leave_fork()
+    for _ in range(MOST_AWAITED):
+        if not inspect.isawaitable(value):
+            break
+        value = await value
+        leave_fork()
+    if inspect.isasyncgen(value) or inspect.isgenerator(value):
+        if not call.is_stream:
+            raise is_stream(call.name)
+        generator: Any = value
+        await _stream(call, generator if inspect.isasyncgen(value) else _iterate(generator))
+        value = None
+    call.finish(value)
+
+
+async def _iterate(generator: Generator[object, None, object]) -> AsyncGenerator[object, None]:
+    with contextlib.closing(generator):
+        for value in generator:
+            yield value
 
 
 async def _stream(call: AsyncCall, generator: AsyncGenerator[object, None]) -> None:

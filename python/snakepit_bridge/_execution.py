@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 from collections.abc import Callable, Generator
 from typing import Any, Optional
@@ -15,6 +16,7 @@ from snakepit_bridge._failure import CallError
 from snakepit_bridge._runner import Runner, cancelled
 from snakepit_bridge._serving import leave_fork
 from snakepit_bridge._traceback import shown
+from snakepit_bridge._unwrapping import unwrap
 from snakepit_bridge._values import InvalidValueError, encode_fields
 
 _log = logging.getLogger("snakepit_bridge")
@@ -38,7 +40,7 @@ def answer(
     try:
         runner.enter(call)
         context = _context(call)
-        message = runner.run(call, lambda: context.run(lambda: result(_value(call))))
+        message = runner.run(call, lambda: context.run(lambda: result(_result(call))))
         failed = False
     except BaseException as error:
         message = refused(refusal, _failure(call, error), call.command.name)
@@ -119,10 +121,10 @@ class _Steps:
             raise cancelled()
 
     def _next(self) -> Optional[bytes]:
-        if not self._call.command.streams:
-            return self._final(_value(self._call))
         if self._generator is None:
-            self._generator = _generator(self._call)
+            value, self._generator = _chunks(self._call)
+            if self._generator is None:
+                return self._final(value)
         try:
             value = next(self._generator)
             leave_fork()
@@ -149,25 +151,32 @@ def _context(call: Call) -> contextvars.Context:
     return context
 
 
+def _result(call: Call) -> object:
+    return unwrap(_value(call), call, call.command.name, stream=False)[0]
+
+
+def _chunks(call: Call) -> tuple[object, Optional[Generator[object, None, object]]]:
+    """The generator of a stream's chunks, or the value that is all of it."""
+    command = call.command
+    if not command.streams:
+        return unwrap(_value(call), call, command.name, stream=True)
+    make = functools.partial(command.function, **_keywords(call))
+    if not command.is_async:
+        return None, make()
+    from snakepit_bridge._async import run_generator
+
+    return None, run_generator(call, make)
+
+
 def _value(call: Call) -> object:
-    keywords = _keywords(call)
+    make = functools.partial(call.command.function, **_keywords(call))
     if call.command.is_async:
         from snakepit_bridge._async import run_coroutine
 
-        return run_coroutine(call, keywords)
-    value = call.command.function(**keywords)
+        return run_coroutine(call, make)
+    value = make()
     leave_fork()
     return value
-
-
-def _generator(call: Call) -> Generator[object, None, object]:
-    keywords = _keywords(call)
-    if call.command.is_async:
-        from snakepit_bridge._async import run_generator
-
-        return run_generator(call, keywords)
-    generator: Generator[object, None, object] = call.command.function(**keywords)
-    return generator
 
 
 def _keywords(call: Call) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Optional
 
-from snakepit_bridge import _address, _call_context, _context, _native, _values
+from snakepit_bridge import _address, _call_context, _context, _native, _unwrapping, _values
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
@@ -172,6 +172,18 @@ class _Hooks:
 
     def close_failed(self, command: str, error: BaseException) -> None:
         _log.warning("%s raised %s when it was closed", command, shown(error))
+
+    def unwrap(
+        self,
+        value: object,
+        call: _native.AsyncCall,
+        name: str,
+        stream: bool,  # noqa: FBT001
+    ) -> tuple[object, Optional[Generator[object, None, object]]]:
+        """What Rust does not know as a result, as `_unwrapping.unwrap` has it."""
+        if _context.running.get() is None:
+            _context.running.set(Context(request_id=call.request_id))
+        return _unwrapping.unwrap(value, call, name, stream=stream)
 
     def leave_fork(self) -> None:
         leave_fork()

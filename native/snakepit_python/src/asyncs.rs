@@ -66,6 +66,10 @@ impl AsyncCall {
         }
     }
 
+    fn has_sent(&self) -> bool {
+        self.progress().index > 0
+    }
+
     fn give_up(&self, failure: Failure) -> PyErr {
         let message = failure.text.clone();
         self.progress().failure = Some(failure);
@@ -102,6 +106,17 @@ impl AsyncCall {
     #[getter]
     fn streams(&self) -> bool {
         self.call.command.streams
+    }
+
+    /// Whether the call takes chunks.
+    #[getter]
+    fn is_stream(&self) -> bool {
+        self.call.answer.is_stream()
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.call.command.name
     }
 
     #[getter]
@@ -144,7 +159,8 @@ impl AsyncCall {
     /// The command has ended with this value.
     fn finish(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         match &self.call.answer {
-            Answer::Stream(_) if self.call.command.streams => {}
+            Answer::Stream(_)
+                if self.call.command.streams || self.has_sent() && value.is_none() => {}
             Answer::Stream(_) => {
                 self.push(value, true)?;
             }

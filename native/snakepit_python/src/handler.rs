@@ -2,6 +2,7 @@
 
 use crate::{
     answer::{Answer, Failure, chunk, failed_chunk},
+    asyncs::AsyncCall,
     call::Call,
     chunks::Chunks,
     lane::Lane,
@@ -9,7 +10,12 @@ use crate::{
     worker::Worker,
 };
 use prost::Message;
-use pyo3::{exceptions::PyStopIteration, intern, prelude::*, types::PyCFunction};
+use pyo3::{
+    exceptions::PyStopIteration,
+    intern,
+    prelude::*,
+    types::{PyBool, PyBytes, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
+};
 use snakepit_proto::{Fields, StreamResponse};
 use std::{
     any::Any,
@@ -193,7 +199,7 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 fn unary(py: Python<'_>, worker: &Worker, call: &Call) -> Result<Fields, Failure> {
-    let value = value(py, worker, call)?;
+    let (value, _) = unwrapped(py, worker, call, value(py, worker, call)?)?;
     unary_result(py, worker, call, &value)
 }
 
@@ -217,6 +223,49 @@ fn value<'py>(py: Python<'py>, worker: &Worker, call: &Call) -> Result<Bound<'py
         .and_then(|keywords| call.command.function.bind(py).call((), Some(&keywords)))
         .inspect(|_| leave_fork(py, worker))
         .map_err(|error| worker.commands.failure(py, call, error))
+}
+
+/// A result, or the generator of a stream's chunks. What a plain decorator hides, that a method is `async`
+/// or a generator, is seen by what it returns.
+fn unwrapped<'py>(
+    py: Python<'py>,
+    worker: &Worker,
+    call: &Call,
+    value: Bound<'py, PyAny>,
+) -> Result<(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>), Failure> {
+    if is_result(&value) {
+        return Ok((value, None));
+    }
+    let async_call = RUNNING.with_borrow(|call| {
+        WORKER.with_borrow(|worker| Some(AsyncCall::new(worker.clone()?, call.clone()?)))
+    });
+    let Some(async_call) = async_call else {
+        return Ok((value, None));
+    };
+    let args = (
+        value,
+        async_call,
+        &call.command.name,
+        call.answer.is_stream(),
+    );
+    let hooks = worker.commands.hooks().bind(py);
+    hooks
+        .call_method1("unwrap", args)
+        .and_then(|unwrapped| unwrapped.extract())
+        .map_err(|error| worker.commands.failure(py, call, error))
+}
+
+/// Of the types of most results none is to be unwrapped.
+fn is_result(value: &Bound<'_, PyAny>) -> bool {
+    value.is_none()
+        || value.is_exact_instance_of::<PyDict>()
+        || value.is_exact_instance_of::<PyString>()
+        || value.is_exact_instance_of::<PyList>()
+        || value.is_exact_instance_of::<PyInt>()
+        || value.is_exact_instance_of::<PyFloat>()
+        || value.is_exact_instance_of::<PyBool>()
+        || value.is_exact_instance_of::<PyBytes>()
+        || value.is_exact_instance_of::<PyTuple>()
 }
 
 /// Ends a child that a command has forked: it must not go on with its parent's connections.
@@ -267,12 +316,17 @@ impl<'a> Steps<'a> {
 
     fn run(&mut self, py: Python<'_>) -> Result<(), Failure> {
         let first = value(py, self.worker, self.call)?;
-        if !self.call.command.streams {
-            return self.push(py, &first, true).map(drop);
-        }
-        let ended = self.drive(py, &first);
+        let (value, generator) = if self.call.command.streams {
+            (py.None().into_bound(py), Some(first))
+        } else {
+            unwrapped(py, self.worker, self.call, first)?
+        };
+        let Some(generator) = generator else {
+            return self.push(py, &value, true).map(drop);
+        };
+        let ended = self.drive(py, &generator);
         if ended.is_err() {
-            self.close(&first);
+            self.close(&generator);
         }
         ended
     }

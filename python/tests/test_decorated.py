@@ -1,0 +1,67 @@
+"""Decorators over commands, and what else hides that a method is `async` or a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from client import SUPPORT, Way
+from conftest import Start
+
+ONE = ["plain_async", "wrapped_async", "lazy_async", "in_a_thread", "cached", "partial", "added"]
+PLACED = ["static", "static_above", "class_above"]
+STREAMS = ["plain_stream", "wrapped_async_stream", "lazy_async_stream", "iterator"]
+
+
+@pytest.fixture
+def worker(way: Callable[..., Way]) -> Way:
+    return way("--adapter", "decorated:Decorated", "--max-concurrency", "1")
+
+
+def test_what_has_to_be_awaited_is(worker: Way) -> None:
+    for command in (*ONE, *PLACED):
+        result, error = worker.call(command, number=1)
+        assert result == {"result": 2}, (command, error)
+        if worker.streams:
+            assert worker.stream(command, number=1)[0] == [{"result": 2}], command
+    assert worker.call("own_awaitable")[0] == {"result": "later"}
+    error = worker.error("plain_failing", number=7)
+    assert (error["type"], error["message"]) == ("LookupError", "7")
+    assert "decorated.py" in error["traceback"]
+
+
+def test_what_yields_is_a_stream(worker: Way) -> None:
+    for command in STREAMS:
+        error = worker.error(command, number=1)
+        if command == "iterator":
+            assert error["reason"] == "invalid_result"
+            assert "send a list of its items" in error["message"]
+        else:
+            assert error["reason"] == "invalid_args", command
+            assert "yields a stream of results" in error["message"]
+        if worker.streams:
+            chunks, error = worker.stream(command, number=1)
+            assert chunks == [{"result": 1}, {"result": 2}], (command, error)
+
+
+def test_what_cannot_be_unwrapped_says_so(worker: Way) -> None:
+    error = worker.error("foreign_future")
+    assert "of an event loop that does not run here: make it `async def`" in error["message"]
+    error = worker.error("nested")
+    assert "result.made is of type coroutine, which cannot be sent; await it" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("WithoutSelf", "has no parameter for the object that it is a method of: add `self`"),
+        ("Hidden", "is no command: what stands above its @command, function, hides that"),
+        ("Cached", "is no command: what stands above its @command, functools.cached_property"),
+    ],
+)
+def test_what_can_be_no_command_is_told_at_the_start(start: Start, name: str, told: str) -> None:
+    worker = start("--adapter", f"decorated:{name}")
+    output = "\n".join(worker.lines())
+    assert worker.ended() == 1
+    assert f"{name}.ok ({SUPPORT}/decorated.py:" in output or name == "Cached"
+    assert told in output
