@@ -88,7 +88,10 @@ def substitute(value: object) -> object:
     Raises an `InvalidValueError` of which the message goes on after the value's path.
     """
     cls = type(value)
-    encoder = _encoder(cls)
+    try:
+        encoder = _found[cls]
+    except KeyError:
+        encoder = _encoder(cls)
     if encoder is None:
         return refused(
             value, f"is of type {qualified_name(cls)}, which cannot be sent; {advice_for(cls)}"

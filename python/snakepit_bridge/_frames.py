@@ -110,6 +110,10 @@ def arrow_values(values: Any) -> list[Any]:
     return list(values.to_pylist())
 
 
+def arrow_scalar(value: Any) -> object:
+    return value.cast("string").as_py() if str(value.type) == "time64[ns]" else value.as_py()
+
+
 def index_labels(index: Any, labels: Any) -> list[object]:
     """The labels of the columns that an index becomes, as `reset_index` has them."""
     if _counts_rows(index):

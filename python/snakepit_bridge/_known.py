@@ -84,7 +84,7 @@ _KNOWN: dict[str, Encoder] = {
     "pyarrow.RecordBatch": _frames.arrow_table,
     "pyarrow.ChunkedArray": _frames.arrow_values,
     "pyarrow.Array": _frames.arrow_values,
-    "pyarrow.Scalar": lambda value: value.as_py(),
+    "pyarrow.Scalar": _frames.arrow_scalar,
     "pydantic.BaseModel": _model,
     "pydantic.AnyUrl": str,
     "pydantic._BaseUrl": str,
