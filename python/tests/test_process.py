@@ -246,7 +246,7 @@ def test_a_file_that_is_no_socket_is_left_alone(start: Start, tmp_path: Path) ->
     ("options", "message"),
     [
         (["--adapter", "no.such:Class"], "no module 'no' for the adapter no.such:Class"),
-        (["--adapter", "probe:Prob"], "the module 'probe' has no 'Prob'"),
+        (["--adapter", "probe:Prob"], "probe.py) has no 'Prob'"),
         (["--adapter", "probe"], "must have the form module:Class"),
         (["--adapter", "probe:tell"], "not an adapter: it must be a subclass of"),
         (["--adapter", "broken_adapters:NotAnAdapter"], "not an adapter"),
