@@ -217,7 +217,12 @@ defmodule Snakepit.Tensor do
   # Elements of less than a byte.
   defp wider({kind, _bits}), do: {kind, 8}
 
-  @doc "The `Nx` tensor that a tensor is. A `:bool` becomes `{:u, 8}`."
+  @doc """
+  The `Nx` tensor that a tensor is. A `:bool` becomes `{:u, 8}`.
+
+  Nx raises `ArgumentError` for a type that its version does not have, the float8 ones before 0.9 and 0.11, and for
+  a tensor without elements.
+  """
   @spec to_nx(t) :: struct
   def to_nx(%__MODULE__{} = tensor) do
     tensor = new(tensor.data, tensor.dtype, tensor.shape)
