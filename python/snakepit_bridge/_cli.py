@@ -12,7 +12,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from typing import Optional
 
-from snakepit_bridge import _logs, _process
+from snakepit_bridge import _logs, _process, _terminal
 from snakepit_bridge._arrow import arrow
 from snakepit_bridge._encoders import encode_frames_by, mark_unencodable
 from snakepit_bridge._loading import NoServerError, StartError, load_commands
@@ -36,6 +36,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     pipes = _process.take_stdio() if options.stdio else None
     if token and not options.stdio:
         _process.take_lifeline(watched=watched)
+    if token or options.stdio:
+        _terminal.set_up()
     _logs.set_up(prefixed=bool(token) or options.stdio, level=options.log_level)
     try:
         if pipes is not None:
@@ -49,7 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _serve(options: argparse.Namespace, token: str, secret: str, journal: str) -> int:
     run = _server(options.server)
     registry = load_commands(options.adapter, options.import_path)
-    _logs.yield_to_user()
+    _logs.yield_to_user(prefixed=bool(token))
 
     def ready(address: str) -> None:
         if token:
@@ -108,7 +110,7 @@ def _serve_stdio(options: argparse.Namespace, pipes: tuple[int, int]) -> int:
     from snakepit_bridge import _stdio_server
 
     registry = load_commands(options.adapter, options.import_path)
-    _logs.yield_to_user()
+    _logs.yield_to_user(prefixed=True)
     return _stdio_server.run(registry, options, pipes)
 
 

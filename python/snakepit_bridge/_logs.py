@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import io
 import logging
 import sys
 import sysconfig
 from functools import cache
+from typing import Any
 
 from snakepit_bridge._context import running_request_id
 
@@ -42,15 +44,20 @@ class _Formatter(logging.Formatter):
         return super().format(record)
 
 
-class _PrefixFormatter(_Formatter):
-    """Marks every line with its level, so that the parent can log it at the same level."""
+class _Prefixed(logging.Formatter):
+    """Marks every line of another one with its level: the parent logs it at the same level."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = next((p for level, p in _PREFIXES if record.levelno >= level), "<7>")
         # The parent takes what is between the separators for the request that the line belongs to.
         if request_id := getattr(record, "request_id", ""):
             prefix += f"\x1f{request_id}\x1f"
-        return "\n".join(prefix + line for line in super().format(record).splitlines())
+        lines = self._formatter.format(record).splitlines()
+        return "\n".join(prefix + line for line in lines)
 
 
 class _LibraryFilter(logging.Filter):
@@ -97,16 +104,51 @@ def set_up(*, prefixed: bool, level: str) -> None:
     handler.addFilter(RequestIdFilter())
     handler.addFilter(_LibraryFilter())
     if prefixed:
-        handler.setFormatter(_PrefixFormatter("%(name)s: %(request)s%(message)s"))
+        handler.setFormatter(_Prefixed(_Formatter("%(name)s: %(request)s%(message)s")))
     else:
         handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(request)s%(message)s"))
     logging.root.addHandler(handler)
     logging.root.setLevel(LEVELS[level])
+    _give_way(handler, prefixed=prefixed)
 
 
-def yield_to_user() -> None:
+def _give_way(own: logging.Handler, *, prefixed: bool) -> None:
+    """Has `logging.basicConfig` do what it does in a script, where there is no handler yet."""
+    configure = logging.basicConfig
+
+    @functools.wraps(configure)
+    def basic_config(**options: Any) -> None:
+        had = own in logging.root.handlers
+        logging.root.removeHandler(own)
+        try:
+            configure(**options)
+        finally:
+            if had and not logging.root.handlers:
+                logging.root.addHandler(own)
+        if prefixed:
+            _prefix_users()
+
+    logging.basicConfig = basic_config
+
+
+def yield_to_user(*, prefixed: bool) -> None:
     """Takes the bridge's handler away once the user's code has added its own."""
     handlers = logging.root.handlers
     if any(not isinstance(handler, _Handler) for handler in handlers):
         for handler in [each for each in handlers if isinstance(each, _Handler)]:
             logging.root.removeHandler(handler)
+    if prefixed:
+        _prefix_users()
+
+
+def _prefix_users() -> None:
+    """Has the handlers that the user's code has made for stdout and stderr tell levels as well."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    for handler in [each for logger in loggers for each in getattr(logger, "handlers", ())]:
+        if (
+            type(handler).emit is logging.StreamHandler.emit
+            and handler.stream in (sys.stdout, sys.stderr)
+            and not isinstance(handler.formatter, _Prefixed)
+        ):
+            handler.addFilter(RequestIdFilter())
+            handler.setFormatter(_Prefixed(handler.formatter or logging.Formatter()))

@@ -93,7 +93,7 @@ def test_it_dies_with_its_parent() -> None:
 def test_user_code_has_neither_the_lifeline_nor_the_secrets(start: Start) -> None:
     worker = start(SNAKEPIT_SECRET="s")
     with connected(worker.address()) as client:
-        assert client.result("stdin") == {"read": "", "raw": ""}
+        assert client.result("stdin") == {"read": ""}
         assert client.result("environment") == {"result": []}
 
 
@@ -155,7 +155,8 @@ def test_a_user_s_own_logging_takes_over(start: Start, tmp_path: Path) -> None:
     worker = start("--adapter", "own:Own", *paths)
     with connected(worker.address()) as client:
         client.execute("log")
-    assert next(worker.lines()) == "own a detail"
+    # Each line has its level, for the parent to log it at.
+    assert next(worker.lines()) == "<7>own a detail"
 
 
 def test_sigterm_ends_the_worker_whichever_thread_gets_it(start: Start) -> None:

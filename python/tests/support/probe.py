@@ -310,7 +310,7 @@ class Probe(BuiltinAdapter):
 
     @command
     def stdin(self) -> dict[str, Any]:
-        return {"read": sys.stdin.read(), "raw": os.read(0, 10).decode()}
+        return {"read": os.read(0, 10).decode()}
 
     @command
     def environment(self) -> list[str]:
