@@ -66,7 +66,7 @@ defmodule Snakepit.Config do
        "whether the pool's start waits until every worker is ready, and fails where one does not start; or for how long, in ms"},
     shutdown_timeout:
       {:millis, 5_000,
-       "how long calls may go on when the pool stops or their worker gets SIGTERM, in ms; then they are cancelled, with `:kill_grace`"},
+       "how long calls may go on when the pool stops or their worker gets SIGTERM, in ms; then they are cancelled, with `:kill_grace`; the hooks `session_ended` and `close` have as long after that"},
     kill_grace:
       {:millis, 2_000, "how long a cancelled call may go on before its worker is killed, in ms"},
     health_interval:

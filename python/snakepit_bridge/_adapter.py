@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Optional, TypeVar, Union, overload
+
+from snakepit_bridge._sessions import Session
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -14,11 +16,30 @@ MARK = "__snakepit_command__"
 class Adapter:
     """The base of a worker's commands. Each worker process has one instance.
 
-    `__init__` takes no arguments and runs before the worker accepts calls: load models here.
+    `__init__` gets the pool's `adapter_args: [init: ...]` as keywords and runs before the worker
+    accepts calls. The other hooks may be plain methods, which run in the process's main thread, or
+    `async` ones, which run on the event loop.
     """
 
-    def close(self) -> None:
-        """Runs once when the worker stops in good order, after the last call."""
+    def start(self) -> Optional[Awaitable[None]]:
+        """Runs once after `__init__`, before the worker accepts calls.
+
+        What it raises is why the worker does not start.
+        """
+
+    def close(self) -> Optional[Awaitable[None]]:
+        """Runs once when the worker stops in good order, after the last call.
+
+        What it raises is logged. It may take as long as the pool's `:shutdown_timeout`.
+        """
+
+    def session_ended(self, session_id: str, session: Session) -> Optional[Awaitable[None]]:
+        """Runs when a session has ended, with what its calls have kept.
+
+        That is when it was ended, expired or had to make room for others, and when the worker
+        stops; after the last call of the session, and before the first one if it begins anew. What
+        it raises is logged.
+        """
 
 
 @overload

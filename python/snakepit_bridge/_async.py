@@ -9,7 +9,8 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, Optional
 
-from snakepit_bridge._serving import leave_fork, run_on
+from snakepit_bridge._loop_thread import shared
+from snakepit_bridge._serving import leave_fork
 from snakepit_bridge._unwrapping import Cancellable
 
 #: How many chunks an async generator may be ahead of the network.
@@ -18,37 +19,9 @@ CHUNKS_AHEAD = 32
 _END = object()
 
 
-_making = threading.Lock()
-_shared: list[asyncio.AbstractEventLoop] = []
-
-
-def share(loop: asyncio.AbstractEventLoop) -> None:
-    """Has this loop used, which runs in a thread of its own, in place of one that is made here."""
-    _shared.append(loop)
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    # Calls that come first together must share one loop: another would not see what is done to its
-    # tasks, and a cache alone makes one for each of them.
-    with _making:
-        return _shared[0] if _shared else _started_loop()
-
-
-@functools.cache
-def _started_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=_run, args=(loop,), name="snakepit-asyncio", daemon=True).start()
-    return loop
-
-
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    while True:
-        run_on(loop)
-
-
 def run_awaitable(call: Cancellable, awaitable: Awaitable[object]) -> object:
     """What it returns or raises, once it has ended, even if it is cancelled."""
-    if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not _loop():
+    if isinstance(awaitable, asyncio.Future) and awaitable.getshared().loop is not shared().loop:
         if awaitable.done():
             return awaitable.result()
         raise TypeError(
@@ -101,7 +74,7 @@ def run_generator(
         while (value := values.get()) is not _END:
             taken += 1
             if taken % (CHUNKS_AHEAD // 2) == 0:
-                _loop().call_soon_threadsafe(_release, rooms[0])
+                shared().loop.call_soon_threadsafe(_release, rooms[0])
             yield value
     finally:
         if value is not _END:
@@ -132,7 +105,7 @@ class _Task:
         self._done = done
         self._cancelled = False
         self._task: Optional[asyncio.Task[None]] = None
-        self._loop = _loop()
+        self._loop = shared().loop
         self._loop.call_soon_threadsafe(self._start)
 
     def cancel(self) -> None:

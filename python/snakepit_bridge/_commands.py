@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
 from snakepit_bridge._adapter import MARK, Adapter
+from snakepit_bridge._adapter_hooks import AdapterHooks
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._invalid import qualified_name
 from snakepit_bridge._parameters import Parameters
@@ -58,6 +59,7 @@ class Registry(Mapping[str, Command]):
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
+        self.hooks = AdapterHooks(adapter)
         self._commands: dict[str, Command] = {}
         for attribute, given in sorted(_marked(type(adapter)).items()):
             name = given or attribute

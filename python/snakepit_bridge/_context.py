@@ -116,6 +116,16 @@ class Context:
                 return
         callback()
 
+    def _settle(self) -> None:
+        """Waits until what an earlier life of the session has left was told of."""
+        if self.session_id is not None and self._sessions is not None:
+            self._sessions.settle(self.session_id)
+
+    def _leave(self) -> None:
+        """The call is over."""
+        if self.session_id is not None and self._sessions is not None:
+            self._sessions.leave(self.session_id, self)
+
     def _cancel(self) -> None:
         with self._lock:
             if self._cancelled:

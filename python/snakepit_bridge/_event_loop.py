@@ -6,43 +6,30 @@ import asyncio
 import contextlib
 import functools
 import inspect
-import threading
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
-from snakepit_bridge import _async, _call_context
+from snakepit_bridge import _call_context
 from snakepit_bridge._context import Context, running
+from snakepit_bridge._loop_thread import shared
 from snakepit_bridge._native import AsyncCall, Server
-from snakepit_bridge._serving import leave_fork, run_on
+from snakepit_bridge._serving import leave_fork
+from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._unwrapping import MOST_AWAITED, is_stream
 
 
-class EventLoop(threading.Thread):
-    """Started when it is made; ends when the server is closed."""
+class EventLoop:
+    """Starts the server's `async` calls on the worker's event loop."""
 
-    def __init__(self, server: Server) -> None:
-        super().__init__(name="snakepit-asyncio", daemon=True)
-        #: The variables that tasks start with: those of the thread that makes the loop.
-        self._context = _call_context.new()
+    def __init__(self, server: Server, sessions: Sessions) -> None:
         self._server = server
-        self._loop = _new_loop()
-        _async.share(self._loop)
-        self._stopped = False
+        self._sessions = sessions
+        self._loop = shared().loop
+        #: The variables that tasks start with.
+        self._context = _call_context.new()
         #: The loop itself holds tasks weakly.
         self._tasks: set[asyncio.Task[None]] = set()
-        self.start()
-
-    def run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.add_reader(self._server.loop_fd(), self._take)
-        while not self._stopped:
-            run_on(self._loop)
-        self._loop.close()
-
-    def join(self, timeout: Any = None) -> None:
-        self._stopped = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        super().join(timeout)
+        self._loop.call_soon_threadsafe(self._loop.add_reader, server.loop_fd(), self._take)
 
     def _take(self) -> None:
         calls, resumes = self._server.take_for_loop()
@@ -55,7 +42,7 @@ class EventLoop(threading.Thread):
                 call.fail(error)
 
     def _start(self, call: AsyncCall) -> None:
-        running = _run(call)
+        running = _run(call, self._sessions)
         try:
             task = self._context.run(self._loop.create_task, running)
         except BaseException:
@@ -73,21 +60,14 @@ class EventLoop(threading.Thread):
             call.fail(asyncio.CancelledError())
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
-async def _run(call: AsyncCall) -> None:
+async def _run(call: AsyncCall, sessions: Sessions) -> None:
     _call_context.set_decimal()
     running.set(Context(request_id=call.request_id))
     # Nothing may leave the task: SystemExit would end the loop for every other call.
     try:
         keywords = call.keywords()
+        if call.session_id is not None:
+            await _settle(sessions, call.session_id)
         if call.streams:
             await _stream(call, call.function(**keywords))
             leave_fork()
@@ -129,6 +109,17 @@ async def _stream(call: AsyncCall, generator: AsyncGenerator[object, None]) -> N
                 await _room(call)
     finally:
         await generator.aclose()
+
+
+async def _settle(sessions: Sessions, session_id: str) -> None:
+    """Waits, as commands in threads do, until no earlier life of its session is to be told of."""
+    loop = asyncio.get_running_loop()
+    settled = asyncio.Event()
+    while sessions.when_settled(
+        session_id, functools.partial(loop.call_soon_threadsafe, settled.set)
+    ):
+        await settled.wait()
+        settled.clear()
 
 
 async def _room(call: AsyncCall) -> None:

@@ -45,6 +45,7 @@ def answer(
     except BaseException as error:
         message = refused(refusal, _failure(call, error), call.command.name)
     finally:
+        call.context._leave()  # noqa: SLF001 (not for users)
         runner.leave(call, failed=failed)
     return message
 
@@ -73,6 +74,7 @@ def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, Non
             message = runner.run(call, steps.next)
     finally:
         runner.run(call, steps.close)
+        call.context._leave()  # noqa: SLF001
         runner.leave(call, failed=steps.failed)
     if message is not None:
         yield message
@@ -180,6 +182,7 @@ def _value(call: Call) -> object:
 
 
 def _keywords(call: Call) -> dict[str, Any]:
+    call.context._settle()  # noqa: SLF001
     try:
         return call.command.bind(call.args(), call.context, checked=call.kinds)
     except InvalidValueError as error:

@@ -7,7 +7,6 @@ the asyncio server to a handler thread and back took half as long again per call
 from __future__ import annotations
 
 import argparse
-import contextvars
 import functools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -16,15 +15,15 @@ from typing import Any, NoReturn, Optional, Union
 
 import grpc
 
-from snakepit_bridge import _address, _call_context, _execution
+from snakepit_bridge import _address, _execution
 from snakepit_bridge._call import Call, arrival
 from snakepit_bridge._commands import Command, Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
+from snakepit_bridge._loading import start
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._relay import TimedOutError, relay
 from snakepit_bridge._serving import Signals, leave_running
-from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._values import decode_fields
 from snakepit_bridge._version import __version__
 from snakepit_bridge._wire import StreamWire, UnaryWire
@@ -69,13 +68,13 @@ def run(
 ) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
+    start(registry, options.adapter)
     signals = Signals()
-    _call_context.set_base(contextvars.copy_context())
     worker = Worker(
         registry,
         worker_id=options.worker_id,
         max_concurrency=options.max_concurrency,
-        sessions=Sessions(options.max_sessions, options.session_ttl),
+        sessions=registry.hooks.sessions(options.max_sessions, options.session_ttl),
     )
     limit = options.max_message_size
     most_rpcs = MAX_RPCS + options.max_concurrency
@@ -100,7 +99,7 @@ def run(
     ready(address)
     stop = functools.partial(_shut_down, server, worker, options.kill_grace)
     signals.serve(worker.main, leaving, options.shutdown_timeout, stop)
-    registry.adapter.close()
+    registry.hooks.end(worker.sessions, options.shutdown_timeout)
     return 0
 
 

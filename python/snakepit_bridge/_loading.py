@@ -54,6 +54,17 @@ def load_commands(path: str, import_paths: Sequence[str]) -> Registry:
     return commands
 
 
+def start(registry: Registry, path: str) -> None:
+    """Runs the adapter's `start`."""
+    try:
+        registry.hooks.start()
+    except Exception:
+        raise StartError(
+            f"{traceback.format_exc()}\nthe adapter {path} did not start: its start() raised the "
+            "error above"
+        ) from None
+
+
 def _find(path: str) -> object:
     module_name, _, class_name = path.partition(":")
     if not module_name or not class_name:

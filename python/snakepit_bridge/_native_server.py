@@ -17,6 +17,7 @@ from snakepit_bridge import _address, _call_context, _context, _native, _unwrapp
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._failure import CallError
+from snakepit_bridge._loading import start
 from snakepit_bridge._main_thread import MainThread
 from snakepit_bridge._native import Server
 from snakepit_bridge._serving import Signals, leave_fork, leave_running
@@ -40,9 +41,9 @@ def run(
 ) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     _address.check(options.listen)
+    start(registry, options.adapter)
     signals = Signals()
-    _call_context.set_base(contextvars.copy_context())
-    sessions = Sessions(options.max_sessions, options.session_ttl)
+    sessions = registry.hooks.sessions(options.max_sessions, options.session_ttl)
     hooks = _Hooks(registry, options.worker_id, sessions, signals)
     settings = {
         "worker_id": options.worker_id,
@@ -60,7 +61,12 @@ def run(
     if server.has_async:
         from snakepit_bridge._event_loop import EventLoop
 
-        hooks.event_loop = EventLoop(server)
+        EventLoop(server, sessions)
+    if options.max_concurrency == 1:
+        sessions.post = server.post
+    else:
+        main = MainThread()
+        sessions.post, sessions.call = main.post, main.call
     ready(address)
     stop = functools.partial(_shut_down, server, options.kill_grace)
     if options.max_concurrency == 1:
@@ -69,11 +75,11 @@ def run(
         server.serve()
     else:
         hooks.start_thread()
-        signals.serve(MainThread(), leaving, options.shutdown_timeout, stop)
+        signals.serve(main, leaving, options.shutdown_timeout, stop)
         server.end_threads()
     hooks.join()
+    registry.hooks.end(sessions, options.shutdown_timeout)
     server.close()
-    registry.adapter.close()
     return 0
 
 
@@ -92,7 +98,6 @@ class _Hooks:
         self, registry: Registry, worker_id: str, sessions: Sessions, signals: Signals
     ) -> None:
         self.server: Server
-        self.event_loop: Optional[threading.Thread] = None
         self._registry = registry
         self._worker_id = worker_id
         self._sessions = sessions
@@ -110,8 +115,6 @@ class _Hooks:
     def join(self) -> None:
         for thread in self._threads:
             thread.join()
-        if self.event_loop is not None:
-            self.event_loop.join()
 
     def call_context(self) -> Callable[[], contextvars.Context]:
         return _call_context.maker()
@@ -135,8 +138,9 @@ class _Hooks:
         session: tuple[Optional[str], int],
         left: Optional[float],
         metadata: Mapping[str, str],
+        may_wait: bool,  # noqa: FBT001
     ) -> Context:
-        return Context(
+        context = Context(
             request_id=request_id,
             session_id=session[0],
             session_generation=session[1],
@@ -145,6 +149,9 @@ class _Hooks:
             deadline=None if left is None else time.monotonic() + left,
             metadata=lambda: {"x-request-id": request_id, **metadata},
         )
+        if may_wait:
+            context._settle()  # noqa: SLF001 (not for users)
+        return context
 
     def end_session(self, session_id: str, generation: int) -> bool:
         return self._sessions.end(session_id, generation)

@@ -190,7 +190,12 @@ def run_on(loop: asyncio.AbstractEventLoop) -> None:
 
 def leave_running(kill_grace: float) -> NoReturn:
     """Ends the process: a command that never returns would hold up the interpreter's own end."""
-    _log.warning("stopping: a command is still running %s s after its cancellation", kill_grace)
+    leave(f"a command is still running {kill_grace} s after its cancellation")
+
+
+def leave(why: str) -> NoReturn:
+    """Ends the process where it stands."""
+    _log.warning("stopping: %s", why)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

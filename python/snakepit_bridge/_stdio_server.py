@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import contextvars
 import functools
 import logging
 import os
@@ -13,15 +12,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Optional
 
-from snakepit_bridge import _call_context, _execution, _process
+from snakepit_bridge import _execution, _process
 from snakepit_bridge._call import Call
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._context import Context
 from snakepit_bridge._extended import decode_extended, encode_extended
 from snakepit_bridge._failure import CallError
 from snakepit_bridge._invalid import InvalidValueError
+from snakepit_bridge._loading import start
 from snakepit_bridge._serving import Signals, leave_running
-from snakepit_bridge._sessions import Sessions
 from snakepit_bridge._stdio_wire import StdioWire, refusal, response
 from snakepit_bridge._version import __version__
 from snakepit_bridge._worker import Worker, system_info
@@ -33,20 +32,20 @@ _log = logging.getLogger("snakepit_bridge")
 
 def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int]) -> int:
     """Serves until SIGTERM or SIGINT, or the end of stdin; returns the exit code."""
+    start(registry, options.adapter)
     signals = Signals()
-    _call_context.set_base(contextvars.copy_context())
     worker = Worker(
         registry,
         worker_id=options.worker_id,
         max_concurrency=options.max_concurrency,
-        sessions=Sessions(options.max_sessions, options.session_ttl),
+        sessions=registry.hooks.sessions(options.max_sessions, options.session_ttl),
     )
     # One thread more than calls that run: it takes what is said meanwhile.
     server = _Server(worker, options.max_message_size, pipes, options.max_concurrency + 1)
     server.start_thread()
     stop = functools.partial(_shut_down, server, worker, options.kill_grace)
     signals.serve(worker.main, server.say_draining, options.shutdown_timeout, stop)
-    registry.adapter.close()
+    registry.hooks.end(worker.sessions, options.shutdown_timeout)
     return 0
 
 

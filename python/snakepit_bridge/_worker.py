@@ -26,6 +26,8 @@ class Worker:
         self.main = MainThread()
         self.runner = Runner(max_concurrency, self.main)
         self.sessions = sessions
+        sessions.post = self.main.post
+        sessions.call = self.main.call
         self._started = time.monotonic()
 
     def uptime_ms(self) -> int:

@@ -6,30 +6,27 @@ import threading
 
 import pytest
 
-from snakepit_bridge import _async
-
-
-class Loop:
-    def run_forever(self) -> None:
-        threading.Event().wait()
+from snakepit_bridge import _loop_thread
 
 
 def test_calls_that_come_first_together_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Loop] = []
+    made: list[asyncio.AbstractEventLoop] = []
+    new_event_loop = asyncio.new_event_loop
     both_in = threading.Barrier(2)
 
-    def make() -> Loop:
+    def make() -> asyncio.AbstractEventLoop:
         with contextlib.suppress(threading.BrokenBarrierError):
             both_in.wait(0.5)
-        made.append(Loop())
+        made.append(new_event_loop())
         return made[-1]
 
     monkeypatch.setattr(asyncio, "new_event_loop", make)
-    _async._started_loop.cache_clear()
-    threads = [threading.Thread(target=_async._loop) for _ in range(2)]
+    _loop_thread._started.cache_clear()
+    threads = [threading.Thread(target=_loop_thread.shared) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    _async._started_loop.cache_clear()
+    _loop_thread.end()
+    _loop_thread._started.cache_clear()
     assert len(made) == 1

@@ -49,7 +49,8 @@ defmodule Snakepit.Pool.Membership do
 
   def ask_to_exit(state) do
     OSProcess.terminate(state.process)
-    Process.send_after(self(), :exit_timeout, 2 * state.options.kill_grace)
+    %{kill_grace: grace, shutdown_timeout: hooks} = state.options
+    Process.send_after(self(), :exit_timeout, 2 * grace + hooks)
     %{state | leaving: :asked}
   end
 
@@ -64,7 +65,7 @@ defmodule Snakepit.Pool.Membership do
   def start_failure(_state), do: :start_failed
 
   @doc "How long a supervisor has to wait for a worker to stop, in ms."
-  def time_to_stop(options), do: options.shutdown_timeout + 3 * options.kill_grace + 4_000
+  def time_to_stop(options), do: 2 * options.shutdown_timeout + 3 * options.kill_grace + 4_000
 
   @doc "Has a worker leave whose process is about to stop: its messages are handled until it has."
   def stop_serving(%{ended: nil} = state, handle_info) do

@@ -78,6 +78,7 @@ impl AsyncCall {
 
     fn answer(&self, py: Python<'_>, result: Result<Fields, Failure>) {
         let took = self.started.elapsed();
+        self.call.leave_session(py);
         match &self.call.answer {
             Answer::Stream(chunks) => {
                 self.worker.count(result.is_err());
@@ -127,6 +128,11 @@ impl AsyncCall {
     #[getter]
     fn request_id(&self) -> &str {
         &self.call.request.request_id
+    }
+
+    #[getter]
+    fn session_id(&self) -> Option<&str> {
+        self.call.request.session_id.as_deref()
     }
 
     /// The keywords to call the function with; raises what is wrong with them.

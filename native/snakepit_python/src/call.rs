@@ -1,7 +1,7 @@
 //! One call on its way through a worker, whatever RPC it came by.
 
 use crate::{answer::Answer, commands::Command, scheduler::Job};
-use pyo3::{Py, PyAny};
+use pyo3::{Py, PyAny, Python};
 use snakepit_proto::Fields;
 use std::{
     sync::{
@@ -84,6 +84,15 @@ impl Call {
         } else {
             "stopped"
         }
+    }
+
+    /// No call of its session that runs here is this one any more.
+    pub(crate) fn leave_session(&self, py: Python<'_>) {
+        if self.request.session_id.is_none() {
+            return;
+        }
+        let context = self.python().context.take();
+        let _ = context.map(|context| context.call_method0(py, "_leave"));
     }
 
     pub(crate) fn python(&self) -> MutexGuard<'_, PythonSide> {

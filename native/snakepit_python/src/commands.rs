@@ -138,7 +138,7 @@ impl Commands {
     ) -> PyResult<Bound<'py, PyDict>> {
         // A session is in use for as long as a call's context lives.
         let context = if call.command.takes_context || call.request.session_id.is_some() {
-            let context = self.context(py, &call.request)?;
+            let context = self.context(py, &call.request, !call.command.is_async)?;
             call.python().context = Some(context.clone_ref(py));
             // Whoever cancelled the call before found no context to tell.
             if call.is_cancelled() {
@@ -163,7 +163,7 @@ impl Commands {
             .call0()
     }
 
-    fn context(&self, py: Python<'_>, request: &Request) -> PyResult<Py<PyAny>> {
+    fn context(&self, py: Python<'_>, request: &Request, may_wait: bool) -> PyResult<Py<PyAny>> {
         let left = request.deadline.map(|deadline| {
             deadline
                 .saturating_duration_since(Instant::now())
@@ -177,7 +177,7 @@ impl Commands {
         self.hooks.call_method1(
             py,
             "context",
-            (&request.request_id, session, left, metadata),
+            (&request.request_id, session, left, metadata, may_wait),
         )
     }
 

@@ -75,6 +75,10 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
                 }
             });
         }
+        if worker.has_posts() {
+            py.detach(|| unsent.drain(..).for_each(|lane| lane.flush()));
+            run_posts(py, worker);
+        }
         let Some(call) = next else {
             if worker.scheduler.is_closed() {
                 break;
@@ -102,6 +106,16 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         done = Some(call);
     }
     WORKER.set(None);
+}
+
+/// None of them raises but by a signal's handler.
+fn run_posts(py: Python<'_>, worker: &Worker) {
+    for function in worker.take_posts() {
+        if let Err(error) = function.call0(py) {
+            let hooks = worker.commands.hooks();
+            let _ = hooks.call_method1(py, "signal_failed", (error.into_value(py),));
+        }
+    }
 }
 
 fn run_signal_handlers(py: Python<'_>, worker: &Worker) {
@@ -169,11 +183,13 @@ fn run(py: Python<'_>, worker: &Worker, call: &Call) {
         } else {
             worker.count(false);
         }
+        call.leave_session(py);
         worker.remember_end(call);
         chunks.end();
         return;
     }
     let result = caught(py, worker, call, || unary(py, worker, call));
+    call.leave_session(py);
     let took = started.elapsed();
     worker.took(took);
     worker.finish(call, result, took);

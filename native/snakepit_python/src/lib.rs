@@ -85,6 +85,11 @@ impl PyServer {
         self.worker.scheduler.wake();
     }
 
+    /// Has the thread that serves, if it is the only one, call `function` between two commands.
+    fn post(&self, function: Py<PyAny>) {
+        self.worker.post(function);
+    }
+
     /// Whether any command is `async`.
     #[getter]
     fn has_async(&self) -> bool {

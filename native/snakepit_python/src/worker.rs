@@ -63,6 +63,9 @@ pub(crate) struct Worker {
     /// What the event loop is to call.
     resumes: Mutex<Vec<Py<PyAny>>>,
     pub(crate) forked: AtomicBool,
+    /// What the main thread is to call between two commands.
+    posts: Mutex<Vec<Py<PyAny>>>,
+    has_posts: AtomicBool,
     /// For the first connection that wants it: the numbers of two would be mixed up.
     journal: Mutex<Option<StartJournal>>,
 }
@@ -94,6 +97,8 @@ impl Worker {
             poke,
             resumes: Mutex::default(),
             forked: AtomicBool::new(false),
+            posts: Mutex::default(),
+            has_posts: AtomicBool::new(false),
             journal: Mutex::new(journal),
         }))
     }
@@ -216,6 +221,25 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
             .push(resume);
         self.poke.wake();
+    }
+
+    /// Has the thread that runs commands call `function`, where there is only one.
+    pub(crate) fn post(&self, function: Py<PyAny>) {
+        let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
+        posts.push(function);
+        self.has_posts.store(true, Ordering::Release);
+        drop(posts);
+        self.scheduler.wake();
+    }
+
+    pub(crate) fn has_posts(&self) -> bool {
+        self.has_posts.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn take_posts(&self) -> Vec<Py<PyAny>> {
+        let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.has_posts.store(false, Ordering::Release);
+        std::mem::take(&mut *posts)
     }
 
     pub(crate) fn take_resumes(&self) -> Vec<Py<PyAny>> {
