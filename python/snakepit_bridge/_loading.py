@@ -58,9 +58,9 @@ def start(registry: Registry, path: str) -> None:
     """Runs the adapter's `start`."""
     try:
         registry.hooks.start()
-    except Exception:
+    except (Exception, SystemExit) as error:
         raise StartError(
-            f"{traceback.format_exc()}\nthe adapter {path} did not start: its start() raised the "
+            f"{Raised(error).text()}\nthe adapter {path} did not start: its start() raised the "
             "error above"
         ) from None
 
