@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import queue
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
@@ -21,7 +20,7 @@ _END = object()
 
 def run_awaitable(call: Cancellable, awaitable: Awaitable[object]) -> object:
     """What it returns or raises, once it has ended, even if it is cancelled."""
-    if isinstance(awaitable, asyncio.Future) and awaitable.getshared().loop is not shared().loop:
+    if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not shared().loop:
         if awaitable.done():
             return awaitable.result()
         raise TypeError(
