@@ -60,14 +60,18 @@ class AdapterHooks:
         late.daemon = True
         late.start()
         sessions.end_all()
-        close = self._close
-        if close is not None:
-            self._attempt(lambda: _run(close), "close")
+        self.close()
         # Where nothing was `async` it was never imported.
         loop_thread = sys.modules.get("snakepit_bridge._loop_thread")
         if loop_thread is not None:
             loop_thread.end()
         late.cancel()
+
+    def close(self) -> None:
+        """Runs `close`."""
+        close = self._close
+        if close is not None:
+            self._attempt(lambda: _run(close), "close")
 
     def session_ended(self, session_id: str, session: Session) -> None:
         hook = self._session_ended

@@ -160,8 +160,10 @@ class Worker:
     """A worker in this process, with one instance of an adapter.
 
     Of a class it makes the instance when the `with` block begins, with `init` as the keyword
-    arguments of its `__init__`, and closes it at its end. An instance is taken as it is, and is not
-    closed.
+    arguments of its `__init__`, and runs its `start`; at its end it runs its `close`. An instance
+    is taken as it is, and neither is run. `session_ended` runs for each session that ends, at the
+    latest at the end of the block. What `close` and `session_ended` raise is logged, as by a
+    worker.
 
     At most `max_concurrency` calls run at once. Synchronous commands run in the thread that calls,
     `async` ones on an event loop in a thread of its own, as in a worker.
@@ -181,7 +183,7 @@ class Worker:
         self._init = dict(init or {})
         self._worker_id = worker_id
         self._runner = Runner(max_concurrency)
-        self._sessions = Sessions(max_sessions, session_ttl)
+        self._sessions = Sessions(max_sessions, session_ttl, self._session_ended)
         self._registry: Optional[Registry] = None
         self._expired: set[_Call] = set()
 
@@ -189,7 +191,10 @@ class Worker:
         # A test may run in a child that was forked before.
         forget_forks()
         given = self._given
-        self._registry = Registry(given if isinstance(given, Adapter) else given(**self._init))
+        registry = Registry(given if isinstance(given, Adapter) else given(**self._init))
+        if registry.adapter is not given:
+            registry.hooks.start()
+        self._registry = registry
         return self
 
     def __exit__(
@@ -198,10 +203,11 @@ class Worker:
         error: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        adapter = self.adapter
+        registry = self._commands()
+        self._sessions.end_all()
         self._registry = None
-        if adapter is not self._given:
-            adapter.close()
+        if registry.adapter is not self._given:
+            registry.hooks.close()
 
     @property
     def adapter(self) -> Any:
@@ -299,6 +305,9 @@ class Worker:
     def end_session(self, session_id: str) -> bool:
         """Ends a session as `Snakepit.end_session/2` does; tells whether there was one."""
         return self._sessions.end(session_id)
+
+    def _session_ended(self, session_id: str, session: Session) -> None:
+        self._commands().hooks.session_ended(session_id, session)
 
     def _commands(self) -> Registry:
         if self._registry is None:

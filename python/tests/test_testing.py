@@ -5,12 +5,12 @@ import datetime as dt
 import threading
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import pytest
 from client import PATIENCE
 
-from snakepit_bridge import Adapter, CommandError, Context, command, testing
+from snakepit_bridge import Adapter, CommandError, Context, Session, command, testing
 
 
 @dataclass
@@ -138,6 +138,57 @@ def test_the_adapter_is_made_with_init_and_closed() -> None:
     with testing.Worker(Kept()) as worker:
         worker.call("greet", {"name": "Bo"})
     assert Kept.closed == closed + 1
+
+
+class Hooked(Adapter):
+    told: ClassVar[list[str]] = []
+
+    async def start(self) -> None:
+        await asyncio.sleep(0)
+        self.told.append("start")
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+        self.told.append("close")
+
+    def session_ended(self, session_id: str, session: Session) -> None:
+        self.told.append(f"{session_id} ended with {dict(session)}")
+        if session_id == "broken":
+            raise ValueError("not saved")
+
+    @command
+    async def keep(self, value: int, context: Context) -> None:
+        context.session["value"] = value
+
+
+def test_hooks_run_as_in_a_worker(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        Hooked.told.clear()
+        with testing.Worker(Hooked) as worker:
+            assert Hooked.told == ["start"]
+            for session in ("a", "broken", "b"):
+                worker.call("keep", {"value": 1}, session_id=session)
+            worker.end_session("b")
+            worker.end_session("broken")
+            assert Hooked.told[1:] == [
+                f"{name} ended with {{'value': 1}}" for name in ("b", "broken")
+            ]
+        assert Hooked.told[3:] == ["a ended with {'value': 1}", "close"]
+    assert "session_ended('broken') failed" in caplog.text
+
+    Hooked.told.clear()
+    with testing.Worker(Hooked()) as worker:
+        worker.call("keep", {"value": 2}, session_id="a")
+    assert Hooked.told == ["a ended with {'value': 2}"]
+
+
+def test_a_start_that_fails_is_raised() -> None:
+    class Failing(Hooked):
+        async def start(self) -> None:
+            raise OSError("no model")
+
+    with pytest.raises(OSError, match="no model"), testing.Worker(Failing):
+        pass
 
 
 def test_what_a_command_raises_is_raised_and_how_elixir_sees_it_is_told(
