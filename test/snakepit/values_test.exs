@@ -249,14 +249,18 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     test "with unencodable: :marker a map with its type stands in its place" do
       pool = start_pool!(pool_options(unencodable: :marker))
-      code = "{'a': [1, Opaque(), b'\\xff'], 'b': numpy.array([1], 'm8[M]'), 'c': 1j}"
+
+      code =
+        "{'a': [1, Opaque(), b'\\xff'], 'b': numpy.array([1], 'm8[M]'), 'c': 1j, " <>
+          "'d': [pyarrow.table([[1], [2]], ['a', 'a'])]}"
 
       assert Snakepit.execute("evaluate", %{code: code}, pool: pool) ==
                {:ok,
                 %{
                   "a" => [1, %{"$unencodable" => "value_commands.Opaque"}, <<255>>],
                   "b" => %{"$unencodable" => "numpy.ndarray"},
-                  "c" => %{"$unencodable" => "complex"}
+                  "c" => %{"$unencodable" => "complex"},
+                  "d" => [%{"$unencodable" => "pyarrow.lib.Table"}]
                 }}
     end
 
