@@ -382,8 +382,13 @@ defmodule Snakepit.Pool.Manager do
 
   # It ended while its replacement starts, which has its slot now.
   defp succeeded(pid, reason, worker, state) do
-    Logger.warning("worker #{id(worker.slot, state)} ended while it was replaced: #{why(reason)}")
-    metadata = %{pool: state.options.name, worker_id: id(worker.slot, state), why: why(reason)}
+    id = id(worker.slot, state)
+
+    why =
+      if worker.ready_at, do: why(reason), else: reason |> start_error(worker, state) |> elem(1)
+
+    Logger.warning("worker #{id} ended while it was replaced: #{why}")
+    metadata = %{pool: state.options.name, worker_id: id, why: why}
     Telemetry.worker(:restarted, %{attempt: 1}, metadata)
     state = put_in(state.workers[pid].role, :current)
     %{state | restarts: state.restarts + 1}
@@ -411,7 +416,10 @@ defmodule Snakepit.Pool.Manager do
   end
 
   defp start_error({:shutdown, {:no_grpc, message}}, _worker, _state), do: {true, message}
-  defp start_error({:shutdown, {:start_failed, message}}, _worker, _state), do: {false, message}
+
+  defp start_error({:shutdown, {how, message}}, _worker, _state)
+       when how in [:start_failed, :terminated],
+       do: {false, message}
 
   defp start_error(reason, worker, state),
     do: {false, "worker #{id(worker.slot, state)} did not start: #{why(reason)}"}
