@@ -8,7 +8,7 @@ import resource
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import grpc
@@ -128,6 +128,13 @@ def field(name: str, value: str) -> bytes:
     return b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
 
 
+@contextlib.contextmanager
+def connecting(address: str) -> Iterator[Callable[[], Raw]]:
+    """Opens a connection with each call of what it gives, and closes them all at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(contextlib.closing(Raw(address)))
+
+
 def over_tcp(start: Start, *options: str) -> str:
     options = ("--listen", "tcp:127.0.0.1:0", *options)
     return start(*options, SNAKEPIT_SECRET=SECRET).address()
@@ -196,11 +203,7 @@ def test_a_connection_without_the_secret_does_not_stay(start: Start, server: str
     # The same limits as by default, but that of grpcio's idle connections takes a minute there.
     adapter = {"native": "probe:Probe", "grpcio": "impatient:Impatient"}[server]
     address = over_tcp(start, "--adapter", adapter)
-    with contextlib.ExitStack() as stack:
-
-        def raw() -> Raw:
-            return stack.enter_context(contextlib.closing(Raw(address)))
-
+    with connecting(address) as raw:
         # grpcio has no `Calls` that would stay open.
         trusted = raw().begin().rpc(SECRET, {"native": "Calls", "grpcio": "Execute"}[server])
         assert trusted.answers()
@@ -213,11 +216,7 @@ def test_there_are_only_so_many_connections_without_the_secret(start: Start, ser
     if server != "native":
         pytest.skip("grpcio's own server does not tell strangers from others: see the next test")
     address = over_tcp(start)
-    with contextlib.ExitStack() as stack:
-
-        def raw() -> Raw:
-            return stack.enter_context(contextlib.closing(Raw(address)))
-
+    with connecting(address) as raw:
         trusted = raw().begin().rpc(SECRET)
         assert trusted.answers()
         strangers = [raw().begin() for _ in range(MANY)]

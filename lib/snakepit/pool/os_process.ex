@@ -54,12 +54,12 @@ defmodule Snakepit.Pool.OSProcess do
          {:ok, {executable, args, adapter_env}} <-
            Adapter.command(worker.options.adapter, worker),
          variables = worker.options |> env() |> Map.merge(adapter_env) |> Map.merge(Map.new(env)),
-         %{name: pool} = worker.options,
+         pool = worker.options.name,
          {:ok, output} <- Output.open(pool, worker.id, options[:token], options[:held]),
          {:ok, messages} <- open_messages(options[:messages]) do
       process = %__MODULE__{
         id: worker.id,
-        pool: worker.options.name,
+        pool: pool,
         started: System.monotonic_time(),
         output: output,
         messages: messages

@@ -20,8 +20,6 @@ use tonic::{Status, Streaming, metadata::AsciiMetadataKey};
 
 /// How often a call that has not started is sent to a server at most.
 const MOST_ATTEMPTS: u32 = 8;
-/// From here on a result is decoded on a thread that no connection waits for.
-const DECODED_ASIDE_FROM: usize = 256 * 1024;
 
 /// How long the calls of a worker that died wait for the cause: its owner gets its status, and the end of
 /// its output, a moment after its connection is gone.
@@ -147,9 +145,7 @@ impl Endpoint {
             }
         }
     }
-}
 
-impl Endpoint {
     /// Runs one of the server's own RPCs; on another connection where it has not started on this one.
     pub(crate) async fn ask<T, F>(&self, rpc: impl Fn(Channel) -> F) -> Result<T, Failure>
     where
@@ -673,19 +669,6 @@ impl Clock {
             micros(self.placed - self.started),
             micros(self.placed.elapsed()),
         )
-    }
-}
-
-/// Decodes and sends here if that is quick, else on a thread for blocking work. A panic there
-/// gives nothing; it has dropped the reply, which tells the caller.
-async fn decode_aside<T: Send + 'static>(
-    size: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    if size < DECODED_ASIDE_FROM {
-        Some(work())
-    } else {
-        tokio::task::spawn_blocking(work).await.ok()
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct WorkEnded {
 
 /// Why a call comes back that has not started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotStarted {
+pub(crate) enum ReturnReason {
     /// The worker has given it back, and goes on.
     Recalled,
     /// Nothing starts on this connection any more.
@@ -67,7 +67,7 @@ pub(crate) trait Job: Send + 'static {
     /// The worker died while it may have run the call.
     fn lost(self, cause: &str);
     /// The call has not started: another worker may take it.
-    fn not_started(self, why: NotStarted);
+    fn not_started(self, why: ReturnReason);
     /// The worker that has the call stands still.
     fn stalled(&self);
 }
@@ -171,7 +171,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         let mut state = self.lock();
         if state.lost {
             drop(state);
-            return job.not_started(NotStarted::ConnectionLost);
+            return job.not_started(ReturnReason::ConnectionLost);
         }
         state.last_id += 1;
         let id = state.last_id;
@@ -328,7 +328,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
                     how: Some(reply.ended),
                     after: since.elapsed(),
                 }),
-                None if reply.not_started => entry.job.not_started(NotStarted::Recalled),
+                None if reply.not_started => entry.job.not_started(ReturnReason::Recalled),
                 None => entry.job.answered(reply),
             }
         }
@@ -439,7 +439,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
                     after: since.elapsed(),
                 }),
                 None if index < capacity || id <= noted => entry.job.lost(cause),
-                None => entry.job.not_started(NotStarted::ConnectionLost),
+                None => entry.job.not_started(ReturnReason::ConnectionLost),
             }
         }
         self.closed.cancel();

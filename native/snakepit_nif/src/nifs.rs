@@ -38,9 +38,10 @@ fn started<'a>(env: Env<'a>, done: Result<(), Failure>) -> Term<'a> {
 }
 
 fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
-    let runtime = runtime::get().map_err(|error| Failure::Unreachable {
-        address: "tokio".into(),
-        cause: error.to_string(),
+    let runtime = runtime::get().map_err(|error| {
+        Failure::NoGrpc(format!(
+            "the system makes no thread for the native library ({error}): raise the limits of processes and memory (ulimit -u, pids.max)"
+        ))
     })?;
     runtime.spawn(work);
     Ok(())

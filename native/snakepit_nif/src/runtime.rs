@@ -3,6 +3,7 @@
 use once_cell::sync::OnceCell;
 use std::{
     io,
+    panic::catch_unwind,
     sync::atomic::{AtomicUsize, Ordering},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -23,11 +24,15 @@ pub(crate) fn tasks() -> usize {
 }
 
 pub(crate) fn get() -> io::Result<&'static Runtime> {
+    // It panics where the system makes no thread.
     RUNTIME.get_or_try_init(|| {
-        Builder::new_multi_thread()
-            .worker_threads(THREADS.load(Ordering::Relaxed))
-            .thread_name("snakepit-io")
-            .enable_all()
-            .build()
+        catch_unwind(|| {
+            Builder::new_multi_thread()
+                .worker_threads(THREADS.load(Ordering::Relaxed))
+                .thread_name("snakepit-io")
+                .enable_all()
+                .build()
+        })
+        .unwrap_or_else(|_| Err(io::ErrorKind::OutOfMemory.into()))
     })
 }

@@ -2,6 +2,8 @@
 //! links only inside of one: the functions of the NIF interface come from it.
 #![allow(dead_code)]
 
+#[path = "../src/aside.rs"]
+mod aside;
 #[path = "../src/calls.rs"]
 mod calls;
 #[path = "../src/channel.rs"]
@@ -16,6 +18,8 @@ mod dispatcher;
 mod failure;
 #[path = "../src/output.rs"]
 mod output;
+#[path = "../src/overdue.rs"]
+mod overdue;
 #[path = "../src/pipe.rs"]
 mod pipe;
 #[path = "../src/runtime_dir.rs"]

@@ -1,10 +1,10 @@
 //! A stream: the same call with many replies, at the consumer's pace.
 
 use super::{
-    Call, Clock, Ended, MOST_ATTEMPTS, Place, Route, decode_aside, explained, refused_meta,
-    sleep_until,
+    Call, Clock, Ended, MOST_ATTEMPTS, Place, Route, explained, refused_meta, sleep_until,
 };
 use crate::{
+    aside::decode_aside,
     channel::Channel,
     chunk_order::ChunkOrder,
     codec,

@@ -1,11 +1,11 @@
 //! A unary call: one frame among others where the server has `Calls`, else an RPC of its own.
 
 use super::{
-    Call, Clock, DECODED_ASIDE_FROM, Ended, MOST_ATTEMPTS, Place, Route, Witness, explained,
-    failed_term, refused_term,
+    Call, Clock, Ended, MOST_ATTEMPTS, Place, Route, Witness, explained, failed_term, refused_term,
 };
 use crate::{
-    calls::{Abandoned, Calls, Job, NotStarted, WorkEnded},
+    aside::{DECODED_ASIDE_FROM, decode_aside},
+    calls::{Abandoned, Calls, Job, ReturnReason, WorkEnded},
     channel::ClientConnection,
     codec,
     failure::Failure,
@@ -91,8 +91,7 @@ pub(crate) async fn run_unary(call: Call, mut route: Route, reply: Reply, owner:
     }
 }
 
-/// Decodes and sends here if that is quick, else on a thread for blocking work. A panic there drops the
-/// reply, which tells the caller.
+/// Decodes and sends as `decode_aside` does.
 fn answer(reply: Reply, result: Result<Fields, Failure>, clock: Clock) {
     let size = result.as_ref().map_or(0, Fields::size);
     let send = move || {
@@ -104,7 +103,9 @@ fn answer(reply: Reply, result: Result<Fields, Failure>, clock: Clock) {
         });
     };
     match runtime::get() {
-        Ok(runtime) if size >= DECODED_ASIDE_FROM => drop(runtime.spawn_blocking(send)),
+        Ok(runtime) if size >= DECODED_ASIDE_FROM => {
+            runtime.spawn(async move { decode_aside(size, send).await });
+        }
         _ => send(),
     }
 }
@@ -246,7 +247,7 @@ impl Job for Unary {
         tell_explained(self.reply, self.clock, failure, witness);
     }
 
-    fn not_started(self, why: NotStarted) {
+    fn not_started(self, why: ReturnReason) {
         let Self {
             call,
             place,
@@ -257,7 +258,7 @@ impl Job for Unary {
         else {
             return;
         };
-        let route = place.elsewhere(&call, true, why == NotStarted::ConnectionLost);
+        let route = place.elsewhere(&call, true, why == ReturnReason::ConnectionLost);
         match (route, runtime::get()) {
             (Ok(route), Ok(runtime)) => drop(runtime.spawn(run_unary(call, route, reply, owner))),
             (Err(failure), _) => {

@@ -283,13 +283,13 @@ pub(super) fn watch_owner(
 }
 
 /// Why a NIF did not start a call.
-enum NotStarted {
+enum Refused {
     NotEncoded(EncodeError),
     /// With the request's id.
     Failed(Failure, String),
 }
 
-impl Encoder for NotStarted {
+impl Encoder for Refused {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
             Self::NotEncoded(error) => error.encode(env),
@@ -310,20 +310,20 @@ impl Encoder for EncodeError {
     }
 }
 
-type Prepared = Result<(Call, Route), NotStarted>;
+type Prepared = Result<(Call, Route), Refused>;
 
 /// Encodes the arguments, then takes a place on a worker or in the queue.
 fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize, unary: bool) -> NifResult<Prepared> {
     let args = match codec::encode_args(spec.args, Rules::Kinds, budget) {
         Ok(args) => args,
-        Err(error) => return Ok(Err(NotStarted::NotEncoded(error))),
+        Err(error) => return Ok(Err(Refused::NotEncoded(error))),
     };
     let call = spec.call(args);
     if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
         return Ok(
             match Waiting::begin(&pool.0, &call, unary && call.is_short()) {
                 Ok(waiting) => Ok((call, Route::Pool(waiting))),
-                Err(failure) => Err(NotStarted::Failed(failure, call.request_id)),
+                Err(failure) => Err(Refused::Failed(failure, call.request_id)),
             },
         );
     }
