@@ -60,8 +60,16 @@ defmodule Snakepit.Test.Formatter do
   defp left_out(lines), do: "... #{lines} lines before these are left out"
 
   defp cut_line(line) when byte_size(line) <= @max_line, do: line
-  defp cut_line(line), do: binary_part(line, 0, @max_line) <> " ..."
+  defp cut_line(line), do: first(line, @max_line) <> " ..."
 
   defp cut(text) when byte_size(text) <= @max_bytes, do: text
-  defp cut(text), do: binary_part(text, 0, @max_bytes) <> " ..."
+  defp cut(text), do: first(text, @max_bytes) <> " ..."
+
+  # Whole characters: what is none ends the formatter, and with it all that the run would tell.
+  defp first(text, bytes) do
+    case text |> binary_part(0, bytes) |> :unicode.characters_to_binary() do
+      text when is_binary(text) -> text
+      {_incomplete, text, _rest} -> text
+    end
+  end
 end
