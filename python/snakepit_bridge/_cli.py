@@ -15,6 +15,7 @@ from typing import Optional
 from snakepit_bridge import _logs, _process, _terminal
 from snakepit_bridge._arrow import arrow
 from snakepit_bridge._encoders import encode_frames_by, mark_unencodable
+from snakepit_bridge._failure import limit_errors
 from snakepit_bridge._loading import NoServerError, StartError, load_commands
 from snakepit_bridge._version import __version__
 
@@ -28,6 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _shell.main(arguments)
     options = _parser().parse_args(arguments)
     mark_unencodable(mark=options.unencodable == "marker")
+    limit_errors(options.max_message_size)
     encode_frames_by(arrow if options.frames == "arrow" else None)
     token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
     secret = os.environ.pop("SNAKEPIT_SECRET", "")

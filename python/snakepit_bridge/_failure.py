@@ -18,6 +18,18 @@ _MOST_NOTES = 20
 _MOST_CAUSES = 8
 
 
+# What a message has beside its error.
+_ENVELOPE = 1024
+
+_max_message_size = 16 * 1024 * 1024
+
+
+def limit_errors(max_message_size: int) -> None:
+    """What is told of an exception is not to be larger: a peer takes no larger message."""
+    global _max_message_size  # noqa: PLW0603 (a worker serves one pool)
+    _max_message_size = max_message_size
+
+
 class CommandError(Exception):
     """An error that callers are to tell from others: by its code, and by data that goes with it.
 
@@ -115,7 +127,39 @@ class CallError(Exception):
             failure.code = sendable(attempt(lambda: text_of(given.code), ""))
             failure.message = sendable(attempt(lambda: text_of(given.message), failure.message))
             failure.data = _encoded(lambda: given.data)
+        failure.fit(_max_message_size)
         return failure
+
+    def fit(self, limit: int) -> None:
+        """Takes away what makes it larger than a message may be, the least important first."""
+        room = limit - _ENVELOPE
+        if self._size() > room and self.data:
+            size = len(self.data)
+            self.data = _encoded(
+                lambda: f"the data of the error has {size} bytes, over the limit of {limit}"
+            )
+        if self._size() > room:
+            self.cause = None
+            self.notes = []
+        if self._size() > room:
+            self.frames = self.frames[-1:]
+        if self._size() > room:
+            self.message = self.message[: room // 8]
+            self.code = self.code[: room // 8]
+        if self._size() > room:
+            self.traceback = self.traceback[-room // 8 :]
+            self.frames = []
+            self.data = b""
+
+    def _size(self) -> int:
+        # The message is in the error's text as well.
+        texts = [self.type, self.message, self.type, self.message, self.traceback, self.code]
+        texts += [text for frame in self.frames for text in frame if isinstance(text, str)]
+        rest = 0 if self.cause is None else self.cause._size()  # noqa: SLF001
+        marks = 16 * (len(self.frames) + len(self.notes) + 1)
+        return (
+            sum(len(text.encode()) for text in texts + self.notes) + len(self.data) + marks + rest
+        )
 
     @classmethod
     def internal(cls, error: BaseException, command: str) -> CallError:

@@ -30,6 +30,14 @@ class StdioWire:
         return message
 
     def failure(self, failure: CallError) -> bytes:
+        message = self._failure(failure)
+        if len(message) > self._limit:
+            # An escaped character takes six.
+            failure.fit(self._limit // 6)
+            message = self._failure(failure)
+        return message
+
+    def _failure(self, failure: CallError) -> bytes:
         message = refusal(self._call.call_id, failure)
         if self._call.context.cancelled:
             message["ended"] = "closed" if self._call.closed else "stopped"

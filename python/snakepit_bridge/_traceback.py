@@ -23,6 +23,9 @@ Frame = tuple[str, int, str, str]
 #: Of a deep traceback so many frames are told, from both ends.
 _MOST_FRAMES = 40
 _LONGEST_SOURCE = 200
+#: A longer text is not cut in its middle, where the frames are, but told in another way.
+_LONGEST_TEXT = 16_000
+_LONGEST_LAST = 1000
 #: Of how many exceptions, chained and grouped, Python's own formatting is asked for.
 _MOST_FORMATTED = 100
 #: Of how many exceptions of a chain the text tells otherwise.
@@ -95,7 +98,7 @@ class Raised:
         """As Python prints it, or nearly so where Python fails to."""
         if _is_few(self.error):
             formatted = attempt(lambda: _formatted(self.error, self._traceback), "")
-            if formatted:
+            if 0 < len(formatted) <= _LONGEST_TEXT:
                 return formatted
         return "".join(reversed(list(self._chain())))
 
@@ -135,7 +138,10 @@ class Raised:
             for file, line, function, source in self.frames()
         ]
         head = "Traceback (most recent call last):\n" if lines else ""
-        return f"{head}{''.join(lines)}{shown(self.error)}\n"
+        last = shown(self.error)
+        if len(last) > _LONGEST_LAST:
+            last = f"{last[: _LONGEST_LAST // 2]}[...]{last[-_LONGEST_LAST // 2 :]}"
+        return f"{head}{''.join(lines)}{last}\n"
 
 
 def _formatted(error: BaseException, start: Optional[TracebackType]) -> str:

@@ -39,6 +39,19 @@ def test_every_exception_is_told_with_type_and_traceback(worker: Way, tmp_path: 
     assert worker.call("ping")[0]
 
 
+def test_an_error_is_no_larger_than_messages_may_be(
+    way: Callable[..., Way], tmp_path: Path
+) -> None:
+    worker = way(*ADAPTER, "--max-message-size", "50000")
+    for how in ("data_large", "data_escaped", "long_lines", "large"):
+        error = worker.error("fail", how=how, directory=str(tmp_path))
+        check(error, how)
+        assert len(str(error)) < 50_000
+    assert "has 1000008 bytes, over the limit of" in str(
+        worker.error("fail", how="data_large", directory=str(tmp_path))["data"]
+    )
+
+
 def test_random_exceptions_are_told_too(worker: Way) -> None:
     for seed in SEEDS:
         check(worker.error("fail_randomly", seed=seed), str(seed))

@@ -120,6 +120,16 @@ def chain(length: int) -> Exception:
     return error
 
 
+def chain_of(text: str) -> Exception:
+    error = ValueError(text)
+    for _ in range(10):
+        outer = noted([text] * 20)
+        outer.__cause__ = error
+        outer.args = (text,)
+        error = outer  # type: ignore[assignment]
+    return error
+
+
 def group(depth: int, width: int = 1) -> Exception:
     # New in Python 3.11.
     make: Any = getattr(builtins, "ExceptionGroup", lambda name, _errors: ValueError(name))
@@ -209,6 +219,9 @@ MAKERS: dict[str, Any] = {
     "generator_exit": lambda _dir: GeneratorExit(),
     "stop_async": lambda _dir: StopAsyncIteration(),
     "cancelled": lambda _dir: asyncio.CancelledError(),
+    "data_large": lambda _dir: CommandError("c", "x", data={"x": "y" * 1_000_000}),
+    "data_escaped": lambda _dir: CommandError("c", "x", data={"x": "\0" * 30_000}),
+    "long_lines": lambda _dir: chain_of("z" * 20_000),
     "exit": lambda _dir: SystemExit(Lazy()),
 }
 
