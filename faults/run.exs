@@ -12,6 +12,7 @@
 # BEAM of its own, so that one that ends its BEAM is a verdict, too. Ends with status 1 if a verdict is bad.
 defmodule Snakepit.Faults do
   @here __DIR__
+  @shared Path.expand("../test/support/os.ex", @here)
   @support for name <- ~w(os trial load beam), do: Path.join(@here, "support/#{name}.exs")
   @trials Path.wildcard(Path.join(@here, "trials/*.exs"))
   @options [
@@ -48,7 +49,7 @@ defmodule Snakepit.Faults do
 
   # {file, trial} for each trial that is asked for.
   defp chosen(options) do
-    Enum.each(@support, &Code.require_file/1)
+    require_support()
     names = Keyword.get_values(options, :only)
 
     all = for file <- @trials, trial <- require_trials(file).trials(), do: {file, trial}
@@ -74,6 +75,12 @@ defmodule Snakepit.Faults do
   end
 
   # The module that a file is for is its last.
+  defp require_support do
+    # What the tests have as well is compiled with them where these run.
+    unless Code.ensure_loaded?(Snakepit.Test.OS), do: Code.require_file(@shared)
+    Enum.each(@support, &Code.require_file/1)
+  end
+
   defp require_trials(file), do: file |> Code.require_file() |> List.last() |> elem(0)
 
   defp list(trials) do
@@ -181,7 +188,7 @@ defmodule Snakepit.Faults do
 
   defp child(argument) do
     what = argument |> Base.decode64!() |> :erlang.binary_to_term()
-    Enum.each(@support, &Code.require_file/1)
+    require_support()
     trial = Enum.find(require_trials(what.file).trials(), &(&1.name == what.name))
     report = Snakepit.Faults.Trial.run(trial, what)
     File.write!(what.result <> ".new", :erlang.term_to_binary(report))

@@ -23,13 +23,7 @@ defmodule Snakepit.Faults.OS do
     end
   end
 
-  def alive?(os_pid) do
-    # A process that has ended and waits to be reaped is no longer alive.
-    case File.read("/proc/#{os_pid}/stat") do
-      {:ok, stat} -> not String.contains?(stat, ") Z ")
-      {:error, _} -> false
-    end
-  end
+  defdelegate alive?(os_pid), to: Snakepit.Test.OS
 
   @doc "The descendants of a process whose command line has this text."
   def children(os_pid, text), do: Enum.filter(matching(text), &(os_pid in ancestors(&1)))

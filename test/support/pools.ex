@@ -76,13 +76,7 @@ defmodule Snakepit.Test.Pools do
     native
   end
 
-  def alive?(os_pid) do
-    # A process that has ended and waits to be reaped is no longer alive.
-    case File.read("/proc/#{os_pid}/stat") do
-      {:ok, stat} -> not String.contains?(stat, ") Z ")
-      {:error, _} -> false
-    end
-  end
+  defdelegate alive?(os_pid), to: Snakepit.Test.OS
 
   @doc "The worker processes of a pool."
   def worker_pids(pool) do
