@@ -31,7 +31,7 @@ defmodule Snakepit.Adapter do
   | `c:init_grpc_connection/1`, `c:grpc_execute/4`, `c:grpc_execute_stream/5` | optional: one worker by its address, past any pool |
   """
 
-  alias Snakepit.Config.{Env, Paths}
+  alias Snakepit.Config.{Env, Hidden, Paths}
   alias Snakepit.Error
   alias Snakepit.Error.Cause
 
@@ -44,10 +44,17 @@ defmodule Snakepit.Adapter do
   """
   @type worker :: %{id: String.t(), listen: String.t() | nil, options: map}
 
-  @typedoc "An executable, its arguments, and environment variables; `nil` unsets one."
+  @typedoc """
+  An executable, its arguments, and environment variables; `nil` unsets one. A fourth element is a message that
+  the worker finds first on its standard input, after its length in 4 bytes, big-endian: for what is secret, or
+  larger than arguments may be.
+  """
   @type command_line ::
-          {Path.t(), [String.t()],
-           [{String.t(), String.t() | nil}] | %{String.t() => String.t() | nil}}
+          {Path.t(), [String.t()], environment}
+          | {Path.t(), [String.t()], environment, input :: binary | nil}
+
+  @typep environment ::
+           [{String.t(), String.t() | nil}] | %{String.t() => String.t() | nil}
 
   @typedoc """
   A path within an application, `{:my_app, "priv/worker.js"}`, or any other one: if relative, to the pool's
@@ -174,7 +181,7 @@ defmodule Snakepit.Adapter do
     valid? = &(&1 == :ok or match?({:error, message} when is_binary(message), &1))
 
     with true <- exports?(adapter, :validate_options, 1),
-         args = [%{options | env: Map.new(env)}],
+         args = [given(options)],
          {:ok, verdict} <- call(adapter, :validate_options, args, wanted, valid?, env) do
       with {:error, message} <- verdict,
            do: {:error, %Error{reason: :invalid_options, message: message}}
@@ -205,12 +212,20 @@ defmodule Snakepit.Adapter do
 
   defp shown(value), do: inspect(value, limit: 20, printable_limit: 200, binaries: :as_strings)
 
+  # The options as adapters get them: what is hidden from logs is plain.
+  defp given(options) do
+    args = Hidden.unwrap(options.adapter_args)
+    %{options | env: Map.new(options.env), adapter_args: args}
+  end
+
   @doc false
-  # The environment is a map by name, where nil unsets a variable.
-  @spec command(module, worker) :: {:ok, {Path.t(), [String.t()], map}} | {:error, String.t()}
+  # The environment is a map by name, where nil unsets a variable. The last is what is to be written to
+  # its standard input, or nil.
+  @spec command(module, worker) ::
+          {:ok, {Path.t(), [String.t()], map, binary | nil}} | {:error, String.t()}
   def command(adapter, %{options: %{env: env}} = worker) do
     if exports?(adapter, :command_line, 1),
-      do: whole_command(adapter, put_in(worker.options.env, Map.new(env)), env),
+      do: whole_command(adapter, %{worker | options: given(worker.options)}, env),
       else: simple_command(adapter, worker.options.root)
   end
 
@@ -224,8 +239,14 @@ defmodule Snakepit.Adapter do
         {:error, message}
 
       {:ok, {:ok, {executable, args, own}}} ->
-        case command_problem(executable, args, own) do
-          nil -> {:ok, {executable, args, Map.new(own)}}
+        case command_problem(executable, args, own, nil) do
+          nil -> {:ok, {executable, args, Map.new(own), nil}}
+          problem -> wrong(adapter, :command_line, [worker], "returned #{problem}", env)
+        end
+
+      {:ok, {:ok, {executable, args, own, input}}} ->
+        case command_problem(executable, args, own, input) do
+          nil -> {:ok, {executable, args, Map.new(own), input}}
           problem -> wrong(adapter, :command_line, [worker], "returned #{problem}", env)
         end
 
@@ -237,7 +258,7 @@ defmodule Snakepit.Adapter do
     end
   end
 
-  defp command_problem(executable, args, own) do
+  defp command_problem(executable, args, own, input) do
     cond do
       not (string?(executable) and executable != "") ->
         "the executable #{shown(executable)}; expected a path, a string"
@@ -250,6 +271,9 @@ defmodule Snakepit.Adapter do
 
       problem = Env.problem(own) ->
         "an environment with #{problem}"
+
+      not (is_binary(input) or input == nil) ->
+        "an input that is neither a binary nor nil"
 
       true ->
         nil
@@ -265,7 +289,7 @@ defmodule Snakepit.Adapter do
          {:ok, args} <- optional(adapter, :script_args, list, &strings?/1) do
       with {:ok, executable} <- Paths.find(name, root),
            {:ok, script} <- script(script, root) do
-        {:ok, {executable, script ++ List.wrap(args), %{}}}
+        {:ok, {executable, script ++ List.wrap(args), %{}, nil}}
       else
         {:error, why} -> {:error, "#{inspect(adapter)} cannot be executed: #{why}"}
       end

@@ -2,7 +2,7 @@ defmodule Snakepit.Config do
   @moduledoc false
   # The one schema of a pool's options, and the one reader of the application's environment.
 
-  alias Snakepit.Config.{Env, Environment, Paths}
+  alias Snakepit.Config.{Env, Environment, Hidden, Paths}
   alias Snakepit.Error
 
   @demand {:positive, 10_000_000}
@@ -14,7 +14,7 @@ defmodule Snakepit.Config do
       {:adapter, Snakepit.Adapters.GRPCPython, "a module that implements `Snakepit.Adapter`"},
     adapter_args:
       {:keyword, [],
-       "for `Snakepit.Adapters.GRPCPython`: `class:`, the \"module:Class\" of the commands, and `paths:`, the directories to import from"},
+       "for `Snakepit.Adapters.GRPCPython`: `class:`, the \"module:Class\" of the commands, `paths:`, the directories to import from, and `init:`, the keyword arguments of the class"},
     python:
       {:path, nil,
        "the Python executable; by default `.venv/bin/python` where there is one, else `python3`"},
@@ -152,6 +152,7 @@ defmodule Snakepit.Config do
     with :ok <- check(options, types()) do
       options = Map.new([{:root, Paths.root()} | options])
       options = Map.merge(defaults(), options)
+      options = %{options | adapter_args: Hidden.wrap_init(options.adapter_args)}
       {:ok, %{options | root: Paths.root(options.root), env: Env.new(options.env)}}
     end
   end
@@ -228,6 +229,10 @@ defmodule Snakepit.Config do
     with problem when problem != nil <- Env.problem(value), do: "has #{problem}"
   end
 
+  # Its values may be secrets.
+  defp problem(:keyword, value),
+    do: unless(Keyword.keyword?(value), do: "wants #{@wanted.keyword}, got something else")
+
   defp problem(type, value) do
     unless valid?(type, value), do: "wants #{wanted(type)}, got: #{shown(value)}"
   end
@@ -242,7 +247,6 @@ defmodule Snakepit.Config do
   defp valid?(:port, value), do: is_integer(value) and value in 0..65_535
   defp valid?(:ports, value), do: is_integer(value) and value in 1..65_535
   defp valid?(:threads, value), do: is_integer(value) and value in 1..@max_threads
-  defp valid?(:keyword, value), do: Keyword.keyword?(value)
 
   defp valid?(:section, value),
     do: Keyword.keyword?(value) or (is_map(value) and not is_struct(value))

@@ -46,7 +46,7 @@ defmodule Snakepit.Pool do
   use Supervisor
 
   alias Snakepit.{Adapter, Config, Error}
-  alias Snakepit.Config.{Env, Paths}
+  alias Snakepit.Config.{Env, Hidden, Paths}
   alias Snakepit.Pool.{Diagnostics, Manager, Notifier, Reloader, RuntimeDir, WorkerSupervisor}
 
   # How often a pool that is gone is looked for, in ms: nobody tells when it is there again.
@@ -59,6 +59,7 @@ defmodule Snakepit.Pool do
 
     # Supervisors report what they start, and with which arguments.
     options = if options[:env], do: Keyword.update!(options, :env, &Env.wrap/1), else: options
+    options = Hidden.wrap(options)
 
     # A supervisor starts the pool anew with these options, whatever the current directory is then.
     options = Keyword.update(options, :root, Paths.root(), &Paths.root/1)

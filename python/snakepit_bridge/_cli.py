@@ -35,6 +35,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     secret = os.environ.pop("SNAKEPIT_SECRET", "")
     journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")
     watched = _process.bind_to_parent() if token or options.stdio else False
+    init = _process.read_message() if options.init_from_stdin else None
     pipes = _process.take_stdio() if options.stdio else None
     if token and not options.stdio:
         _process.take_lifeline(watched=watched)
@@ -43,16 +44,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     _logs.set_up(prefixed=bool(token) or options.stdio, level=options.log_level)
     try:
         if pipes is not None:
-            return _serve_stdio(options, pipes)
-        return _serve(options, token, secret, journal)
+            return _serve_stdio(options, pipes, init)
+        return _serve(options, token, secret, journal, init)
     except StartError as error:
         print(f"snakepit_bridge: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def _serve(options: argparse.Namespace, token: str, secret: str, journal: str) -> int:
+def _serve(
+    options: argparse.Namespace, token: str, secret: str, journal: str, init: Optional[bytes]
+) -> int:
     run = _server(options.server)
-    registry = load_commands(options.adapter, options.import_path)
+    registry = load_commands(options.adapter, options.import_path, init)
     _logs.yield_to_user(prefixed=bool(token))
 
     def ready(address: str) -> None:
@@ -108,10 +111,10 @@ def _native_missing(error: ImportError) -> str:
     return f"the native server does not load ({error}): run `{task}` to build it"
 
 
-def _serve_stdio(options: argparse.Namespace, pipes: tuple[int, int]) -> int:
+def _serve_stdio(options: argparse.Namespace, pipes: tuple[int, int], init: Optional[bytes]) -> int:
     from snakepit_bridge import _stdio_server
 
-    registry = load_commands(options.adapter, options.import_path)
+    registry = load_commands(options.adapter, options.import_path, init)
     _logs.yield_to_user(prefixed=True)
     return _stdio_server.run(registry, options, pipes)
 
@@ -131,6 +134,12 @@ def _parser() -> argparse.ArgumentParser:
         default="snakepit_bridge:BuiltinAdapter",
         metavar="MODULE:CLASS",
         help="a subclass of snakepit_bridge.Adapter (default: the built-in commands)",
+    )
+    parser.add_argument(
+        "--init-from-stdin",
+        action="store_true",
+        help="read the keyword arguments of the class from stdin first: a length of 4 bytes, "
+        'big-endian, and {"init": {...}} in extended JSON',
     )
     parser.add_argument(
         "--import-path",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Optional
 
-from snakepit_bridge import _imports
+from snakepit_bridge import _imports, _init_args
 from snakepit_bridge._adapter import Adapter
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._traceback import Raised
@@ -35,15 +36,25 @@ def find_adapter(path: str, import_paths: Sequence[str]) -> type[Adapter]:
     return cls
 
 
-def load_commands(path: str, import_paths: Sequence[str]) -> Registry:
-    """The commands of an instance of the class at `path`, which is `module:Class`."""
+def load_commands(path: str, import_paths: Sequence[str], init: Optional[bytes] = None) -> Registry:
+    """The commands of an instance of the class at `path`, which is `module:Class`.
+
+    `init` has the keyword arguments of the class, if there are any, as extended JSON.
+    """
     cls = find_adapter(path, import_paths)
     try:
-        adapter = cls()
+        keywords = _init_args.keywords(cls, init)
+    except _init_args.InitError as error:
+        raise StartError(
+            f"the adapter {path} could not be made of what `adapter_args: [init: ...]` gives its "
+            f"__init__: {error}"
+        ) from None
+    try:
+        adapter = cls(**keywords)
     except (Exception, SystemExit) as error:
         raise StartError(
-            f"{Raised(error).text()}\nthe adapter {path} could not be made: its __init__, which "
-            f"is called without arguments, raised the error above{_hidden()}"
+            f"{Raised(error).text()}\nthe adapter {path} could not be made: its __init__ raised "
+            f"the error above{_hidden()}"
         ) from None
     try:
         commands = Registry(adapter)

@@ -31,6 +31,22 @@ def bind_to_parent() -> bool:
     return True
 
 
+def read_message() -> bytes:
+    """The message that is first on stdin, after its length in 4 bytes, big-endian."""
+    return _read(int.from_bytes(_read(4), "big"))
+
+
+def _read(size: int) -> bytes:
+    # Not a byte more: the rest is for others.
+    data = bytearray()
+    while len(data) < size:
+        part = os.read(0, size - len(data))
+        if not part:
+            raise EOFError("stdin ended before the message that --init-from-stdin announces")
+        data += part
+    return bytes(data)
+
+
 def take_lifeline(*, watched: bool) -> None:
     """Has commands find an empty stdin: the parent writes nothing to it, and its end is ours."""
     lifeline = _take_stdin()

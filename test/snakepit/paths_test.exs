@@ -252,7 +252,7 @@ defmodule Snakepit.PathsTest do
     for {args, shown} <- [
           {[paths: ["ok", 3]], "{:paths, [\"ok\", 3]}"},
           {[class: 5], "{:class, 5}"},
-          {[clas: "a:B"], "{:clas, \"a:B\"}"}
+          {[clas: "a:B"], "the key :clas"}
         ] do
       message = refused(adapter_args: args)
       assert message =~ "adapter_args takes" and message =~ shown

@@ -13,6 +13,10 @@ defmodule Snakepit.Adapters.GRPCPython do
     * `:paths` - directories to import from: `{:my_app, "priv/python"}` for one within an application, or
       a path; if relative, to the pool's `:root`
 
+    * `:init` - the keyword arguments of the class's `__init__`: a map, or a keyword list, of anything that
+      arguments of calls can carry. They are written to the worker's standard input, so that neither its command
+      line nor its environment shows them, and no log, error or inspected term does
+
   The pool's `:python` names the executable, in the same way. By default it is `.venv/bin/python` in the
   pool's `:root` where there is one, else `python3`. The native server needs no package; for the portable
   one (`server: :grpcio`) there is `mix snakepit.setup`.

@@ -3,6 +3,7 @@ defmodule Snakepit.Adapters.Python do
   # What the adapters for commands in Python share: only the transport tells them apart.
 
   alias Snakepit.Config.Paths
+  alias Snakepit.GRPC.Client
 
   @doc "The Python of the `.venv` in `root` where there is one, else `python3`."
   def executable(root \\ Paths.root()) do
@@ -14,6 +15,7 @@ defmodule Snakepit.Adapters.Python do
   @doc "As `c:Snakepit.Adapter.validate_options/1`."
   def validate_options(options) do
     with {:ok, _args} <- adapter_args(options.adapter_args, options.root),
+         {:ok, _input} <- init(options.adapter_args),
          {:ok, _path} <- Paths.expand(options.python || "", options.root),
          do: :ok
   end
@@ -21,9 +23,11 @@ defmodule Snakepit.Adapters.Python do
   def command_line(%{options: %{root: root} = options} = worker, transport) do
     with :ok <- check_root(root),
          {:ok, adapter_args} <- adapter_args(options.adapter_args, root),
+         {:ok, input} <- init(options.adapter_args),
          {:ok, python} <- find(options.python || executable(root), root) do
       args = args(worker) ++ transport ++ adapter_args
-      {:ok, {python, args, [{"PYTHONPATH", python_path(options.env)}]}}
+      args = if input, do: args ++ ["--init-from-stdin"], else: args
+      {:ok, {python, args, [{"PYTHONPATH", python_path(options.env)}], input}}
     end
   end
 
@@ -81,15 +85,50 @@ defmodule Snakepit.Adapters.Python do
     end)
   end
 
+  # They go another way: arguments are for all to see.
+  defp adapter_arg({:init, _init}, _root), do: {:ok, []}
   defp adapter_arg(other, _root), do: wrong(other)
+
+  # The keyword arguments of the class as a message, or nil. No error has a value of them.
+  defp init(args) do
+    case {Keyword.fetch(args, :init), Keyword.fetch(args, :class)} do
+      {:error, _class} ->
+        {:ok, nil}
+
+      {{:ok, _init}, :error} ->
+        {:error, "adapter_args has `init:`, but no `class:` whose __init__ could take it"}
+
+      {{:ok, init}, _class} ->
+        if arguments?(init), do: encode(init), else: wrong_init()
+    end
+  end
+
+  defp arguments?(init) when is_map(init) and not is_struct(init),
+    do: Enum.all?(init, fn {name, _} -> is_atom(name) or is_binary(name) end)
+
+  defp arguments?(init), do: Keyword.keyword?(init)
+
+  defp wrong_init do
+    {:error,
+     "adapter_args takes init: %{name: value}, the keyword arguments of the class: a map with atom or string " <>
+       "keys, or a keyword list"}
+  end
+
+  defp encode(init) do
+    with {:error, error} <- Client.encode_extended(%{init: Map.new(init)}),
+         do: {:error, "adapter_args: #{String.trim_leading(error.message, ".")}"}
+  end
 
   defp path?({app, path}), do: is_atom(app) and is_binary(path)
   defp path?(path), do: is_binary(path)
 
-  defp wrong(arg) do
+  defp wrong({key, _value} = arg) do
+    # A value of another key may be a secret.
+    got = if key in [:class, :paths], do: inspect(arg), else: "the key #{inspect(key)}"
+
     {:error,
-     "adapter_args takes class: \"module:Class\" and paths: [directory, ...], each a string or " <>
-       "{:my_app, \"priv/python\"}, got: #{inspect(arg)}"}
+     "adapter_args takes class: \"module:Class\", paths: [directory, ...], each a string or " <>
+       "{:my_app, \"priv/python\"}, and init: %{name: value}, got: #{got}"}
   end
 
   defp find(name, root) do

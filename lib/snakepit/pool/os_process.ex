@@ -51,7 +51,7 @@ defmodule Snakepit.Pool.OSProcess do
   """
   def start(worker, env, options) do
     with :ok <- check_root(worker.options.root),
-         {:ok, {executable, args, adapter_env}} <-
+         {:ok, {executable, args, adapter_env, input}} <-
            Adapter.command(worker.options.adapter, worker),
          variables = worker.options |> env() |> Map.merge(adapter_env) |> Map.merge(Map.new(env)),
          pool = worker.options.name,
@@ -65,7 +65,11 @@ defmodule Snakepit.Pool.OSProcess do
         messages: messages
       }
 
-      launch(process, request(executable, args, variables), worker.options.root)
+      launch(
+        process,
+        [request(executable, args, variables) | List.wrap(input)],
+        worker.options.root
+      )
     end
   end
 
@@ -143,7 +147,7 @@ defmodule Snakepit.Pool.OSProcess do
   defp paths(%{messages: nil, output: output}), do: [output.path, output.path]
   defp paths(%{messages: messages, output: output}), do: [messages.path, output.path]
 
-  defp launch(process, request, root) do
+  defp launch(process, input, root) do
     launcher = :filename.join(:code.priv_dir(:snakepit), ~c"native/snakepit_launcher")
     # The calls in hand are a bound already; a port that is full would hold up its owner.
     limits = [busy_limits_port: :disabled, busy_limits_msgq: :disabled]
@@ -153,7 +157,7 @@ defmodule Snakepit.Pool.OSProcess do
     os_pid = with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: os_pid
     born = os_pid && Native.process_started(os_pid)
     process = %{process | port: port, os_pid: os_pid, born: born}
-    write(process, request)
+    Enum.each(input, &write(process, &1))
     tell(process, :started, %{system_time: System.system_time()})
     {:ok, process}
   rescue
