@@ -237,10 +237,9 @@ fn startup_text(startup: &Startup) -> String {
 
 fn remote_text(detail: &ErrorDetail) -> String {
     // A command's own error has a code, which says more than its class.
-    let name = if detail.code.is_empty() {
-        &detail.r#type
-    } else {
-        &detail.code
+    let name = match remote_reason(&detail.reason) {
+        Reason::CommandError if !detail.code.is_empty() => &detail.code,
+        _ => &detail.r#type,
     };
     if name.is_empty() || *name == detail.message {
         detail.message.clone()

@@ -118,7 +118,7 @@ class Failing(Commands):
         note("close")
         raise RuntimeError("close has failed")
 
-    async def session_ended(self, session_id: str, session: Session) -> None:
+    async def session_ended(self, session_id: str, _session: Session) -> None:
         note(f"ended {session_id}")
         if session_id == "exit":
             raise SystemExit(3)

@@ -89,7 +89,7 @@ class ThreadCommands(Adapter):
             signal.signal(signal.SIGALRM, before)
 
     @command
-    def alarm_later(self, path: str, fails: bool = False) -> None:
+    def alarm_later(self, path: str, *, fails: bool = False) -> None:
         """Has a handler run after the call."""
 
         def ring(_number: int, _frame: object) -> None:
@@ -141,7 +141,7 @@ class ThreadCommands(Adapter):
         raise {"interrupt": KeyboardInterrupt, "exit": SystemExit}[how](3)
 
     @command
-    def variables(self, change: bool = False) -> dict[str, Any]:
+    def variables(self, *, change: bool = False) -> dict[str, Any]:
         found = {"colour": colour.get(), "prec": decimal.getcontext().prec}
         if change:
             colour.set("red")
@@ -150,7 +150,7 @@ class ThreadCommands(Adapter):
         return found
 
     @command
-    async def variables_async(self, change: bool = False) -> dict[str, Any]:
+    async def variables_async(self, *, change: bool = False) -> dict[str, Any]:
         return self.variables(change)
 
     @command
@@ -169,7 +169,7 @@ class ThreadCommands(Adapter):
             decimal.getcontext().prec = step + 2
 
     @command
-    def errstate(self, change: bool = False) -> str:
+    def errstate(self, *, change: bool = False) -> str:
         import numpy as np
 
         before = np.geterr()["divide"]
