@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional, TypedDict, Union
 
-from snakepit_bridge import _execution, _failure
+from snakepit_bridge import _execution, _failure, _init_args
 from snakepit_bridge._adapter import Adapter
 from snakepit_bridge._call import Call as _Call
 from snakepit_bridge._commands import Registry
@@ -35,6 +35,7 @@ from snakepit_bridge._values import (
     InvalidValueError,
     decode_extended,
     decode_fields,
+    encode_extended,
     encode_fields,
 )
 
@@ -98,6 +99,16 @@ def error_of(error: BaseException) -> CallError:
     # As it was before it went on through this module and its test.
     failure = getattr(error, _SEEN, None) or _failure.CallError.of(error)
     return _seen(failure)
+
+
+def _made(cls: type[Adapter], init: dict[str, Any]) -> Adapter:
+    """An instance, made of what a pool's `adapter_args: [init: ...]` may give."""
+    message = encode_extended({"init": init}, "init") if init else None
+    try:
+        keywords = _init_args.keywords(cls, message)
+    except _init_args.InitError as error:
+        raise TypeError(f"{cls.__name__} could not be made: {error}") from None
+    return cls(**keywords)
 
 
 def _seen(failure: _failure.CallError) -> CallError:
@@ -191,7 +202,7 @@ class Worker:
         # A test may run in a child that was forked before.
         forget_forks()
         given = self._given
-        registry = Registry(given if isinstance(given, Adapter) else given(**self._init))
+        registry = Registry(given if isinstance(given, Adapter) else _made(given, self._init))
         if registry.adapter is not given:
             registry.hooks.start()
         self._registry = registry

@@ -140,6 +140,19 @@ def test_the_adapter_is_made_with_init_and_closed() -> None:
     assert Kept.closed == closed + 1
 
 
+def test_init_is_checked_and_built_as_by_a_worker() -> None:
+    class Made(Kept):
+        def __init__(self, start: Point, greeting: str = "Hi") -> None:
+            super().__init__(greeting)
+            self.start_point = start
+
+    with testing.Worker(Made, init={"start": {"x": 1}}) as worker:
+        assert worker.adapter.start_point == Point(1)
+    for init, message in (({}, "start"), ({"start": {"x": 1}, "greting": "x"}, "greting")):
+        with pytest.raises(TypeError, match=message), testing.Worker(Made, init=init):
+            pass
+
+
 class Hooked(Adapter):
     told: ClassVar[list[str]] = []
 
