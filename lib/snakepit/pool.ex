@@ -156,8 +156,15 @@ defmodule Snakepit.Pool do
         end
 
       :timeout ->
-        message = "the pool was not ready within #{timeout} ms: #{progress(pool)}"
-        {:error, %Error{reason: :timeout, pool: pool, message: message}}
+        with {:ok, workers} <- Snakepit.list_workers(pool) do
+          ready = Enum.count(workers, &(&1.state == :ready))
+
+          message =
+            "the pool was not ready within #{timeout} ms: " <>
+              "#{ready} of #{length(workers)} workers are ready"
+
+          {:error, %Error{reason: :timeout, pool: pool, message: message}}
+        end
 
       answer ->
         answer
@@ -173,17 +180,6 @@ defmodule Snakepit.Pool do
   end
 
   defp now, do: System.monotonic_time(:millisecond)
-
-  defp progress(pool) do
-    case Snakepit.list_workers(pool) do
-      {:ok, workers} ->
-        ready = Enum.count(workers, &(&1.state == :ready))
-        "#{ready} of #{length(workers)} workers are ready"
-
-      {:error, error} ->
-        error.message
-    end
-  end
 
   @impl true
   def init({options, facts}) do
