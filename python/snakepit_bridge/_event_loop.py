@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import Any
 
 from snakepit_bridge import _call_context
 from snakepit_bridge._context import Context, running
+from snakepit_bridge._encoders import is_encoded
 from snakepit_bridge._loop_thread import shared
 from snakepit_bridge._native import AsyncCall, Server
 from snakepit_bridge._serving import leave_fork
@@ -71,7 +72,7 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
         if call.streams:
             await _stream(call, call.function(**keywords))
             leave_fork()
-            call.finish(None)
+            call.finish(None, streamed=True)
         else:
             await _finish(call, await call.function(**keywords))
     except BaseException as error:
@@ -90,15 +91,32 @@ async def _finish(call: AsyncCall, value: Any) -> None:
         if not call.is_stream:
             raise is_stream(call.name)
         generator: Any = value
-        await _stream(call, generator if inspect.isasyncgen(value) else _iterate(generator))
-        value = None
-    call.finish(value)
+        returned: object = None
+        if inspect.isasyncgen(value):
+            await _stream(call, generator)
+        else:
+            returned = await _iterate(call, generator)
+    elif call.is_stream and isinstance(value, Iterator) and not is_encoded(type(value)):
+        returned = await _iterate(call, (item for item in value))
+    else:
+        call.finish(value)
+        return
+    call.finish(returned, streamed=True)
 
 
-async def _iterate(generator: Generator[object, None, object]) -> AsyncGenerator[object, None]:
+async def _iterate(call: AsyncCall, generator: Generator[object, Any, object]) -> object:
+    """Sends what a plain generator yields, and returns what it returns."""
     with contextlib.closing(generator):
-        for value in generator:
-            yield value
+        while True:
+            try:
+                value = next(generator)
+            except StopIteration as end:
+                leave_fork()
+                returned: object = end.value
+                return returned
+            leave_fork()
+            if call.chunk(value):
+                await _room(call)
 
 
 async def _stream(call: AsyncCall, generator: AsyncGenerator[object, None]) -> None:

@@ -24,7 +24,8 @@ _qualname_of = type.__dict__["__qualname__"].__get__
 
 def qualified_name(cls: type) -> str:
     """A class's name as Python prints it: without a module if that is `builtins`."""
-    name = str.__str__(_qualname_of(cls))
+    # An error with an empty type is none that was raised.
+    name = str.__str__(_qualname_of(cls)) or "<unnamed>"
     # For a class this is whatever its body assigned to `__module__`.
     module = module_name(cls)
     return name if module in ("", "builtins", "__main__") else f"{module}.{name}"

@@ -10,7 +10,8 @@ from conftest import Start
 
 ONE = ["plain_async", "wrapped_async", "lazy_async", "in_a_thread", "cached", "partial", "added"]
 PLACED = ["static", "static_above", "class_above"]
-STREAMS = ["plain_stream", "wrapped_async_stream", "lazy_async_stream", "iterator"]
+STREAMS = ["plain_stream", "wrapped_async_stream", "lazy_async_stream", "lazy_stream"]
+ITERATORS = ["iterator", "lazy_iterator"]
 
 
 @pytest.fixture
@@ -31,9 +32,9 @@ def test_what_has_to_be_awaited_is(worker: Way) -> None:
 
 
 def test_what_yields_is_a_stream(worker: Way) -> None:
-    for command in STREAMS:
+    for command in (*STREAMS, *ITERATORS):
         error = worker.error(command, number=1)
-        if command == "iterator":
+        if command in ITERATORS:
             assert error["reason"] == "invalid_result"
             assert "send a list of its items" in error["message"]
         else:
@@ -42,6 +43,8 @@ def test_what_yields_is_a_stream(worker: Way) -> None:
         if worker.streams:
             chunks, error = worker.stream(command, number=1)
             assert chunks == [{"result": 1}, {"result": 2}], (command, error)
+    if worker.streams:
+        assert worker.stream("lazy_empty_stream")[0] == []
 
 
 def test_what_cannot_be_unwrapped_says_so(worker: Way) -> None:

@@ -76,6 +76,7 @@ def test_what_an_exception_says_of_itself_is_told_where_it_does(
     assert error("http")["message"] == "HTTP Error 405: no"
     assert error("lazy")["message"] == "<ValueError.__str__ failed>"
     assert error("surrogate_name")["type"] == "exceptions.Bad\\udce9"
+    assert error("unnamed")["type"] == "<unnamed>"
     assert error("notes_odd")["notes"][1:] == ["plain"]  # type: ignore[index]
     assert error("odd_class")["message"] == "odd"
     assert error("code_number")["code"] == "404"

@@ -66,10 +66,6 @@ impl AsyncCall {
         }
     }
 
-    fn has_sent(&self) -> bool {
-        self.progress().index > 0
-    }
-
     fn give_up(&self, failure: Failure) -> PyErr {
         let message = failure.text.clone();
         self.progress().failure = Some(failure);
@@ -162,11 +158,11 @@ impl AsyncCall {
         }
     }
 
-    /// The command has ended with this value.
-    fn finish(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// The command has ended with this value, which is no chunk if what has `streamed` returned nothing.
+    #[pyo3(signature = (value, streamed = false))]
+    fn finish(&self, py: Python<'_>, value: &Bound<'_, PyAny>, streamed: bool) -> PyResult<()> {
         match &self.call.answer {
-            Answer::Stream(_)
-                if self.call.command.streams || self.has_sent() && value.is_none() => {}
+            Answer::Stream(_) if streamed && value.is_none() => {}
             Answer::Stream(_) => {
                 self.push(value, true)?;
             }

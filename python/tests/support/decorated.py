@@ -96,6 +96,22 @@ class Decorated(BuiltinAdapter):
         yield number + 1
 
     @command
+    @lazy
+    def lazy_stream(self, number: int) -> Generator[int, None, int]:
+        yield number
+        return number + 1
+
+    @command
+    @lazy
+    def lazy_empty_stream(self) -> Generator[int, None, None]:
+        yield from ()
+
+    @command
+    @lazy
+    def lazy_iterator(self, number: int) -> Iterator[int]:
+        return map(int, [number, number + 1])
+
+    @command
     def iterator(self, number: int) -> Iterator[int]:
         return map(int, [number, number + 1])
 

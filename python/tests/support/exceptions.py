@@ -203,6 +203,7 @@ MAKERS: dict[str, Any] = {
     "deep_group": lambda _dir: group(1500),
     "wide_group": lambda _dir: group(2, 400),
     "surrogate_name": lambda _dir: named("Bad\udce9"),
+    "unnamed": lambda _dir: type("", (Exception,), {"__module__": ""})("hm"),
     "surrogate_message": lambda _dir: ValueError("\udce9"),
     "large": lambda _dir: ValueError("x" * 30_000_000),
     "code_lazy": lambda _dir: CommandError(Lazy(), "x"),  # type: ignore[arg-type]
