@@ -94,10 +94,16 @@ class CallError(Exception):
 
 def error_of(error: BaseException) -> CallError:
     """How Elixir sees what a call in this module has raised."""
-    if isinstance(error, CallError):
-        return error
-    # As it was before it went on through this module and its test.
-    failure = getattr(error, _SEEN, None) or _failure.CallError.of(error)
+    # Nothing asks the exception itself, which may raise.
+    given: Any = error
+    if issubclass(type(error), CallError):
+        refused: CallError = given
+        return refused
+    try:
+        # As it was before it went on through this module and its test.
+        failure = BaseException.__getattribute__(error, _SEEN)
+    except AttributeError:
+        failure = _failure.CallError.of(error)
     return _seen(failure)
 
 
@@ -409,8 +415,7 @@ class Worker:
             return wire.value
         raised = failure.__cause__
         if failure.type and raised is not None:
-            with contextlib.suppress(Exception):
-                setattr(raised, _SEEN, failure)
+            BaseException.__setattr__(raised, _SEEN, failure)
             raise raised
         raise _seen(failure)
 

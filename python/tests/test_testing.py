@@ -393,3 +393,34 @@ def test_one_call_needs_no_worker() -> None:
 def test_the_commands_are_listed(worker: testing.Worker) -> None:
     (greet,) = [command for command in worker.commands if command["name"] == "greet"]
     assert greet["signature"] == "greet(name: str)"
+
+
+class OddError(Exception):
+    """It raises for whatever it is asked, as lazy clients' exceptions do."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise KeyError(name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise SystemExit(1)
+
+
+class Odd(Adapter):
+    @command
+    def fail(self) -> None:
+        raise OddError("hm")
+
+
+def test_an_exception_that_raises_when_it_is_asked_is_told_too() -> None:
+    with testing.Worker(Odd) as worker:
+        with pytest.raises(OddError) as caught:
+            worker.call("fail")
+        error = testing.error_of(caught.value)
+    assert error.reason == "python_error"
+    assert error.message.endswith("OddError: hm")
+    assert error.details["type"].endswith("OddError")
+    assert 'raise OddError("hm")' in error.details["traceback"]
