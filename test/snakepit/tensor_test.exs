@@ -68,6 +68,17 @@ defmodule Snakepit.TensorTest do
       end
     end
 
+    test "keep the sign of zero" do
+      # By its bits: before OTP 27 the two zeros are equal.
+      bits = <<1::1, 0::63>>
+      <<zero::float>> = bits
+
+      for dtype <- [:float16, :float32, :float64, :bfloat16, :float8_e4m3fn, :float8_e5m2] do
+        [element] = [zero] |> Tensor.from_list(dtype) |> Tensor.to_list()
+        assert <<element::float>> == bits
+      end
+    end
+
     test "are rounded to the nearest, of two as near to the even one" do
       for {dtype, given, rounded} <- [
             {:bfloat16, 1.00390625, 1.0},

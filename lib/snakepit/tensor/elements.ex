@@ -118,7 +118,8 @@ defmodule Snakepit.Tensor.Elements do
         implied = if exponent == 0, do: 0, else: 1 <<< fraction_bits
         scale = max(exponent, 1) - bias(dtype) - fraction_bits
         value = (implied + fraction) * :math.pow(2, scale)
-        if negative?, do: -value, else: value
+        # `-value` has no negative zero before OTP 27.
+        if negative?, do: -1.0 * value, else: value
 
       fraction > 0 ->
         :nan
