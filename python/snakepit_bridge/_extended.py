@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional, Union
 
 from snakepit_bridge import _arrow
@@ -198,7 +198,7 @@ def decode_extended(
 ) -> Any:
     """The value that extended JSON stands for.
 
-    With `problems`, an Arrow table that cannot be read is None, and why it cannot is added there.
+    With `problems`, a table or a tensor that cannot be made is None, and the reason is added there.
     """
     end = data.find(0)
     text = data if end < 0 else data[:end]
@@ -253,17 +253,17 @@ class _Marks:
             return bytes(self._cut(*parts))
         if name == "tensor":
             dtype, shape, *place = parts
-            return array(dtype, shape, self._cut(*place))
+            return self._read(array, dtype, shape, self._cut(*place))
         if name == "arrow":
-            return self._arrow(self._cut(*parts))
+            return self._read(_arrow.read, self._cut(*parts))
         if name == "map":
             (pairs,) = parts
             return dict(pairs)
         raise ValueError(f"its name is {name!r}")
 
-    def _arrow(self, stream: memoryview) -> Any:
+    def _read(self, read: Callable[..., Any], *parts: Any) -> Any:
         try:
-            return _arrow.read(stream)
+            return read(*parts)
         except InvalidValueError as error:
             if self._problems is None:
                 raise

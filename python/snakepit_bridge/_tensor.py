@@ -137,7 +137,10 @@ def array(dtype: str, shape: Sequence[int], data: memoryview) -> Any:
             known = numpy.dtype(dtype).newbyteorder("<")
     except (ImportError, AttributeError):
         return tensor
-    return numpy.ndarray(tensor.shape, known, tensor.data)
+    try:
+        return numpy.ndarray(tensor.shape, known, tensor.data)
+    except ValueError as error:
+        raise InvalidValueError(f"has a tensor that numpy does not take: {error}") from None
 
 
 def of_array(array: Any) -> object:

@@ -95,7 +95,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "what is no table is refused where it is, and costs no worker", %{pool: pool} do
+    test "what is no table, or no tensor for numpy, is refused and costs no worker", %{pool: pool} do
       pid = evaluate("os.getpid()", pool)
 
       for data <- ["", "no table", <<0xFFFFFFFF::32, 9::little-32, "no table">>] do
@@ -103,6 +103,16 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                  Snakepit.execute("describe", %{value: [%Arrow{data: data}]}, pool: pool)
 
         assert message =~ "has an Arrow table that cannot be read"
+      end
+
+      # More dimensions than numpy's arrays may have.
+      tensor = Snakepit.Tensor.new(<<0>>, :uint8, List.to_tuple(List.duplicate(1, 65)))
+
+      for value <- [tensor, [%{"t" => tensor}]] do
+        assert {:error, %Error{reason: :invalid_args, message: message}} =
+                 Snakepit.execute("describe", %{value: value}, pool: pool)
+
+        assert message =~ "has a tensor that numpy does not take"
       end
 
       assert {:error, %Error{reason: :invalid_args, message: message}} =
