@@ -272,11 +272,16 @@ class Worker:
             args,
             **options,
         )
+        # A future of asyncio takes no StopIteration: its end alone is awaited.
+        ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        ended.set_running_or_notify_cancel()
+        started._future.add_done_callback(lambda _: ended.set_result(None))  # noqa: SLF001
         try:
-            return await asyncio.wrap_future(started._future)  # noqa: SLF001
+            await asyncio.wrap_future(ended)
         except asyncio.CancelledError:
             started.cancel()
             raise
+        return started.result()
 
     def stream(
         self,

@@ -361,6 +361,21 @@ def test_asynchronous_tests_await_calls_and_streams(worker: testing.Worker) -> N
     asyncio.run(calls())
 
 
+def test_a_stop_iteration_ends_the_call_that_is_awaited() -> None:
+    class First(Adapter):
+        @command
+        def first(self, items: list[int]) -> int:
+            return next(iter(items))
+
+    async def call() -> None:
+        with testing.Worker(First) as worker:
+            with pytest.raises(RuntimeError, match="StopIteration"):
+                await asyncio.wait_for(worker.acall("first", {"items": []}), PATIENCE)
+            assert await worker.acall("first", {"items": [7]}) == {"result": 7}
+
+    asyncio.run(call())
+
+
 def test_a_cancelled_task_cancels_its_call(worker: testing.Worker) -> None:
     async def cancel() -> None:
         task = asyncio.create_task(worker.acall("hold"))
