@@ -61,14 +61,23 @@ def _commands(adapter: type[Adapter], options: argparse.Namespace) -> int:
         for command in worker.commands:
             is_async = "async " if command["is_async"] else ""
             streams = " -> stream" if command["streams"] else ""
-            print(f"{is_async}{command['signature']}{streams}")
+            _print(f"{is_async}{command['signature']}{streams}")
             if command["doc"]:
-                print(textwrap.indent(command["doc"], "    "))
+                _print(textwrap.indent(command["doc"], "    "))
     return 0
 
 
 def _show(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False, default=_shown), flush=True)
+    _print(json.dumps(value, ensure_ascii=False, default=_shown))
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Who reads has had enough, as `head` has: Python's own flush at the end finds no pipe.
+        sys.stdout = None
+        raise SystemExit(1) from None
 
 
 def _shown(value: Any) -> object:

@@ -215,6 +215,23 @@ def test_commands_are_called_and_listed_from_the_shell(user: Environment) -> Non
         assert text in failed.stderr
 
 
+def test_a_command_from_the_shell_ends_quietly_when_its_reader_has_left(user: Environment) -> None:
+    arguments = ("call", "user_commands:Greeter", "count-up", "to=1000000")
+    with subprocess.Popen(
+        [user.python, "-m", "snakepit_bridge", *arguments],
+        cwd=user.folder,
+        env=user.env(packages=False),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as endless:
+        assert endless.stdout is not None
+        assert endless.stderr is not None
+        assert json.loads(endless.stdout.readline())["number"] == 0
+        endless.stdout.close()
+        assert (endless.stderr.read(), endless.wait(PATIENCE)) == ("", 1)
+
+
 def test_a_users_module_is_checked_strictly(user: Environment) -> None:
     checked = subprocess.run(
         [
