@@ -53,6 +53,12 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         refute message =~ "json/decoder.py"
       end
 
+      test "without a text is its type alone, as in Python", %{pool: pool} do
+        error = error("silent", %{}, pool)
+        assert error.message == "LookupError"
+        assert Exception.message(error) =~ ~r/\n  caused by KeyError$/
+      end
+
       test "of a thousand steps is told in few", %{pool: pool} do
         error = error("recursive", %{}, pool)
         assert error.details.type == "RecursionError"

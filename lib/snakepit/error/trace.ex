@@ -34,5 +34,9 @@ defmodule Snakepit.Error.Trace do
   defp step(frame), do: [step(%{frame | source: ""}), "\n        ", frame.source]
 
   defp cause(nil), do: ""
-  defp cause(cause), do: ["\n  caused by #{cause.type}: #{cause.message}", show(cause)]
+  defp cause(cause), do: ["\n  caused by ", named(cause), show(cause)]
+
+  # As Python prints it: an exception without a text is its type alone.
+  defp named(%{message: ""} = exception), do: exception.type
+  defp named(exception), do: "#{exception.type}: #{exception.message}"
 end

@@ -243,6 +243,8 @@ fn remote_text(detail: &ErrorDetail) -> String {
     };
     if name.is_empty() || *name == detail.message {
         detail.message.clone()
+    } else if detail.message.is_empty() {
+        name.clone()
     } else {
         format!("{name}: {}", detail.message)
     }
@@ -408,6 +410,7 @@ mod tests {
         };
         assert_eq!(text("call fit first"), "not_trained: call fit first");
         assert_eq!(text("not_trained"), "not_trained");
+        assert_eq!(text(""), "not_trained");
     }
 
     #[test]

@@ -30,6 +30,10 @@ class ErrorCommands(BuiltinAdapter):
         raise MissingError(name)
 
     @command
+    def silent(self) -> None:
+        raise LookupError from KeyError()
+
+    @command
     def in_library(self, text: str) -> Any:
         return json.loads(text)
 
