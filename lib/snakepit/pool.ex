@@ -79,6 +79,7 @@ defmodule Snakepit.Pool do
   def start_link(options \\ []) do
     with {:ok, options} <- Config.pool(options),
          {:ok, facts} <- facts(options),
+         :ok <- check_reload(options, facts),
          {:ok, supervisor} <-
            Supervisor.start_link(__MODULE__, {options, facts}, name: options.name) do
       await_started(supervisor, options)
@@ -96,6 +97,17 @@ defmodule Snakepit.Pool do
 
       failed ->
         failed
+    end
+  end
+
+  defp check_reload(options, facts) do
+    case options.reload && Manager.no_port_to_replace(options, facts) do
+      no when no in [false, nil] ->
+        :ok
+
+      message ->
+        message = "with reload: true " <> message
+        {:error, %Error{reason: :invalid_options, pool: options.name, message: message}}
     end
   end
 

@@ -62,10 +62,13 @@ def arrow(frame: object) -> Arrow:
     `__arrow_c_stream__`. Columns have the names that they have in a map; one without a name is "0".
 
     Raises `TypeError` for anything else, `ModuleNotFoundError` where pyarrow is not installed, a
-    `ValueError` for two columns of one name, and what pyarrow raises where a column has values of
-    more than one type.
+    `ValueError` for two columns of a pandas frame that have one name, and what pyarrow raises where
+    a column has values of more than one type.
     """
-    return Arrow(_table(frame))
+    try:
+        return Arrow(_table(frame))
+    except InvalidValueError as error:
+        raise ValueError(f"the frame {error}") from None
 
 
 def _table(frame: Any) -> Any:

@@ -110,9 +110,9 @@ def _marked(cls: type) -> dict[str, str]:
                 names.pop(attribute, None)
             elif attribute not in names and _hides_command(attribute, value):
                 raise TypeError(
-                    f"{base.__qualname__}.{attribute}{_place(value)} is no command: what stands "
-                    f"above its @command, {qualified_name(type(value))}, hides that; put @command "
-                    "on top"
+                    f"{base.__qualname__}.{attribute}{_place(value)} is no command: a decorator "
+                    f"above its @command hides it behind a {qualified_name(type(value))}; put "
+                    "@command above all other decorators"
                 )
     return names
 

@@ -3,67 +3,70 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import textwrap
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from snakepit_bridge import _logs
-from snakepit_bridge._adapter import Adapter
 from snakepit_bridge._loading import StartError, find_adapter
+from snakepit_bridge._traceback import Raised
 from snakepit_bridge.testing import CallError, Worker, error_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs `call` or `commands`; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for pairs in ("arguments", "init"):
+        setattr(options, pairs, _unique(parser, getattr(options, pairs, [])))
     _logs.set_up(prefixed=False, level=options.log_level)
     try:
         adapter = find_adapter(options.adapter, options.import_path)
-        return int(options.run(adapter, options))
     except StartError as error:
         return _fail(str(error))
-    except TypeError as error:
-        # An adapter whose commands cannot be called.
-        traceback.print_exc()
-        return _fail(f"{options.adapter}: {error}")
-
-
-def _call(adapter: type[Adapter], options: argparse.Namespace) -> int:
-    with Worker(adapter, init=dict(options.init)) as worker:
-        args = dict(options.arguments)
-        names = {command["name"]: command for command in worker.commands}
-        if options.command not in names:
-            return _fail(
-                f"the adapter {options.adapter} has no command {options.command!r}; there are "
-                f"{', '.join(names)}"
-            )
-        given = {"timeout": options.timeout, "session_id": options.session}
+    with contextlib.ExitStack() as stack:
         try:
-            if names[options.command]["streams"]:
-                for chunk in worker.stream(options.command, args, **given):
-                    _show(chunk)
-            else:
-                _show(worker.call(options.command, args, **given))
-        except CallError as error:
-            return _fail(str(error))
-        except Exception as raised:
-            seen = error_of(raised)
-            print(seen.details["traceback"], end="", file=sys.stderr)
-            return _fail(str(seen))
+            worker = stack.enter_context(Worker(adapter, init=options.init))
+        except Exception as error:
+            print(Raised(error).text(), file=sys.stderr)
+            return _fail(f"{options.adapter} did not start: see the error above")
+        return int(options.run(worker, options))
+
+
+def _call(worker: Worker, options: argparse.Namespace) -> int:
+    names = {command["name"]: command for command in worker.commands}
+    if options.command not in names:
+        return _fail(
+            f"the adapter {options.adapter} has no command {options.command!r}; there are "
+            f"{', '.join(names)}"
+        )
+    args = options.arguments
+    given = {"timeout": options.timeout, "session_id": options.session}
+    try:
+        if names[options.command]["streams"]:
+            for chunk in worker.stream(options.command, args, **given):
+                _show(chunk)
+        else:
+            _show(worker.call(options.command, args, **given))
+    except CallError as error:
+        return _fail(str(error))
+    except Exception as raised:
+        seen = error_of(raised)
+        print(seen.details["traceback"], end="", file=sys.stderr)
+        return _fail(str(seen))
     return 0
 
 
-def _commands(adapter: type[Adapter], options: argparse.Namespace) -> int:
-    with Worker(adapter, init=dict(options.init)) as worker:
-        for command in worker.commands:
-            is_async = "async " if command["is_async"] else ""
-            streams = " -> stream" if command["streams"] else ""
-            _print(f"{is_async}{command['signature']}{streams}")
-            if command["doc"]:
-                _print(textwrap.indent(command["doc"], "    "))
+def _commands(worker: Worker, _options: argparse.Namespace) -> int:
+    for command in worker.commands:
+        is_async = "async " if command["is_async"] else ""
+        streams = " -> stream" if command["streams"] else ""
+        _print(f"{is_async}{command['signature']}{streams}")
+        if command["doc"]:
+            _print(textwrap.indent(command["doc"], "    "))
     return 0
 
 
@@ -87,6 +90,15 @@ def _shown(value: Any) -> object:
 def _fail(message: str) -> int:
     print(f"snakepit_bridge: {message}", file=sys.stderr)
     return 1
+
+
+def _unique(parser: argparse.ArgumentParser, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in given if names.count(name) > 1)
+        parser.error(f"{twice} is given more than once")
+    return given
 
 
 def _pair(text: str) -> tuple[str, Any]:

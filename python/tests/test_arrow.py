@@ -137,7 +137,7 @@ def test_what_is_no_frame_is_refused_where_it_is_marked() -> None:
         if not hasattr(value, "__arrow_c_stream__"):
             with pytest.raises(TypeError, match=r"arrow\(\) takes a frame or a series of pandas"):
                 arrow(value)
-    with pytest.raises(ValueError, match="has two columns that are named 'a'"):
+    with pytest.raises(ValueError, match=r"^the frame has two columns that are named 'a'"):
         arrow(pd.DataFrame([[1, 2]], columns=["a", "a"]))
     with pytest.raises(pa.ArrowException):
         arrow(pd.DataFrame({"a": [1, "x", b"y"]}))

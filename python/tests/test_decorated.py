@@ -58,8 +58,11 @@ def test_what_cannot_be_unwrapped_says_so(worker: Way) -> None:
     ("name", "told"),
     [
         ("WithoutSelf", "has no parameter for the object that it is a method of: add `self`"),
-        ("Hidden", "is no command: what stands above its @command, function, hides that"),
-        ("Cached", "is no command: what stands above its @command, functools.cached_property"),
+        ("Hidden", "is no command: a decorator above its @command hides it behind a function"),
+        (
+            "Cached",
+            "a decorator above its @command hides it behind a functools.cached_property",
+        ),
     ],
 )
 def test_what_can_be_no_command_is_told_at_the_start(start: Start, name: str, told: str) -> None:

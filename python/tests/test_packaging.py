@@ -73,6 +73,11 @@ class Greeter(Adapter):
         return Tensor("uint8", (1,), b"x")
 
 
+class Broken(Greeter):
+    def __init__(self) -> None:
+        raise RuntimeError("no model")
+
+
 class More(BuiltinAdapter):
     log_filter = RequestIdFilter()
 
@@ -209,10 +214,16 @@ def test_commands_are_called_and_listed_from_the_shell(user: Environment) -> Non
         (("user_commands:Greeter", "greet", "name=nobody"), "nobody: there is nobody"),
         (("user_commands:Nobody", "greet"), "has no 'Nobody'"),
         (("nowhere:Greeter", "greet"), "no module 'nowhere'"),
+        (("user_commands:Broken", "greet"), "user_commands:Broken did not start: see the error"),
+        (("user_commands:Broken", "greet"), "RuntimeError: no model"),
     ):
         failed = run("call", *arguments)
         assert (failed.stdout, failed.returncode) == ("", 1)
         assert text in failed.stderr
+        assert "runpy" not in failed.stderr
+    twice = run("call", "user_commands:Greeter", "greet", "name=you", "name=me")
+    assert (twice.stdout, twice.returncode) == ("", 2)
+    assert "name is given more than once" in twice.stderr
 
 
 def test_a_command_from_the_shell_ends_quietly_when_its_reader_has_left(user: Environment) -> None:

@@ -11,7 +11,8 @@ defmodule Snakepit.Test.Code do
     # Python does not see by time and size that a file was written twice in a second.
     env = %{"PYTHONDONTWRITEBYTECODE" => "1"}
     args = [class: "app_code:Code", paths: [dir]]
-    Snakepit.Test.Pools.start_pool_unready!([adapter_args: args, env: env] ++ options)
+    options = Keyword.merge([adapter_args: args, env: env], options)
+    Snakepit.Test.Pools.start_pool_unready!(options)
   end
 
   defp await!(pool) do

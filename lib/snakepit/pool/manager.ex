@@ -131,7 +131,7 @@ defmodule Snakepit.Pool.Manager do
   end
 
   def handle_call({:restart, why}, from, state) do
-    case no_port_to_replace(state) do
+    case no_port_to_replace(state.options, state.facts) do
       nil ->
         state = %{state | restarts_wanted: [{from, why} | state.restarts_wanted]}
         {:noreply, begin_restart(state)}
@@ -342,9 +342,9 @@ defmodule Snakepit.Pool.Manager do
 
   defp fail_restart(_worker, _message, state), do: state
 
-  # Whether the range of ports is as large as the pool: a replacement listens beside all workers.
-  defp no_port_to_replace(%{options: options} = state) do
-    facts = Map.fetch!(state.facts, options.adapter)
+  @doc "Why no worker can be replaced: one that replaces another listens beside all workers."
+  def no_port_to_replace(options, facts) do
+    facts = Map.fetch!(facts, options.adapter)
     %{size: size, port_range: range} = options
 
     if facts.grpc? and options.transport == :tcp and (facts.port || options.base_port) != 0 and

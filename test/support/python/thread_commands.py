@@ -151,7 +151,7 @@ class ThreadCommands(Adapter):
 
     @command
     async def variables_async(self, *, change: bool = False) -> dict[str, Any]:
-        return self.variables(change)
+        return self.variables(change=change)
 
     @command
     def variables_stream(self, steps: int) -> Generator[dict[str, Any], None, None]:
