@@ -116,7 +116,9 @@ def test_nobody():
 
 
 def _pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True)
+    # The build backend may be that of this environment, whichever Python is installed for.
+    env = {**os.environ, "PYTHONPATH": _PACKAGES}
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], env=env, check=True)
 
 
 def _isolation() -> list[str]:
