@@ -9,6 +9,7 @@ import math
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from typing import Any, Optional
 
 from snakepit_bridge import _call_context
@@ -73,19 +74,35 @@ class AdapterHooks:
         if close is not None:
             self._attempt(lambda: _run(close), "close")
 
-    def session_ended(self, session_id: str, session: Session) -> None:
+    def session_ended(self, session_id: str, session: Session) -> Optional[Future[None]]:
+        """Runs `session_ended`; of an `async` one, which the event loop runs, returns a future."""
         hook = self._session_ended
-        if hook is not None:
-            ended = _call_context.new().run
-            self._attempt(
-                lambda: ended(_run, hook, session_id, session), f"session_ended({session_id!r})"
-            )
+        if hook is None:
+            return None
+        name = f"session_ended({session_id!r})"
+        run = _call_context.new().run
+        result = self._attempt(lambda: run(hook, session_id, session), name)
+        if not inspect.isawaitable(result):
+            return None
+        from snakepit_bridge import _loop_thread
 
-    def _attempt(self, hook: Callable[[], object], name: str) -> None:
+        return run(_loop_thread.shared().submit, lambda: self._await(result, name))
+
+    def _attempt(self, hook: Callable[[], object], name: str) -> object:
         try:
-            hook()
+            return hook()
         except BaseException:
-            _log.exception("%s.%s failed", self._class, name)
+            self._log_failure(name)
+            return None
+
+    async def _await(self, hook: Awaitable[object], name: str) -> None:
+        try:
+            await hook
+        except BaseException:
+            self._log_failure(name)
+
+    def _log_failure(self, name: str) -> None:
+        _log.exception("%s.%s failed", self._class, name)
 
 
 def _run(hook: Callable[..., object], *args: object) -> contextvars.Context:

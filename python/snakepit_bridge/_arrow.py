@@ -66,9 +66,14 @@ def arrow(frame: object) -> Arrow:
     a column has values of more than one type.
     """
     try:
-        return Arrow(_table(frame))
+        return as_arrow(frame)
     except InvalidValueError as error:
         raise ValueError(f"the frame {error}") from None
+
+
+def as_arrow(frame: object) -> Arrow:
+    """As `arrow`, but the `InvalidValueError` of two columns goes on after the frame's path."""
+    return Arrow(_table(frame))
 
 
 def _table(frame: Any) -> Any:
@@ -132,5 +137,5 @@ def read(stream: memoryview) -> Any:
         return pyarrow.ipc.open_stream(pyarrow.py_buffer(stream)).read_all()
     except (pyarrow.ArrowException, OSError) as error:
         raise InvalidValueError(
-            f"has an Arrow table that cannot be read, which is a stream of Arrow IPC: {error}"
+            f"has an Arrow table that is not a valid stream of Arrow IPC: {error}"
         ) from None

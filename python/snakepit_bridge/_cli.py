@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Optional
 
 from snakepit_bridge import _logs, _process, _terminal
-from snakepit_bridge._arrow import arrow
+from snakepit_bridge._arrow import as_arrow
 from snakepit_bridge._encoders import encode_frames_by, mark_unencodable
 from snakepit_bridge._failure import limit_errors
 from snakepit_bridge._loading import NoServerError, StartError, load_commands
@@ -30,7 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(arguments)
     mark_unencodable(mark=options.unencodable == "marker")
     limit_errors(options.max_message_size)
-    encode_frames_by(arrow if options.frames == "arrow" else None)
+    encode_frames_by(as_arrow if options.frames == "arrow" else None)
     token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
     secret = os.environ.pop("SNAKEPIT_SECRET", "")
     journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")

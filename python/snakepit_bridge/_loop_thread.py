@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from snakepit_bridge._serving import run_on
@@ -37,6 +38,10 @@ class LoopThread(threading.Thread):
         self.loop.call_soon_threadsafe(self.loop.stop)
         super().join(timeout)
 
+    def submit(self, coroutine: Callable[[], Coroutine[Any, Any, _T]]) -> Future[_T]:
+        """Runs a coroutine, out of which nothing comes that would end the loop, on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine(), self.loop)
+
     def complete(self, coroutine: Callable[[], Awaitable[_T]]) -> _T:
         """What a coroutine on the loop returns or raises, for a thread that waits for that."""
         # Nothing may leave the task: SystemExit would end the loop for every other call.
@@ -49,7 +54,7 @@ class LoopThread(threading.Thread):
                 outcome.append(error)
                 outcome.append(True)
 
-        asyncio.run_coroutine_threadsafe(main(), self.loop).result()
+        self.submit(main).result()
         if len(outcome) > 1:
             raise outcome[0]
         result: _T = outcome[0]

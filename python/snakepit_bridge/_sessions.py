@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Optional
 
 from snakepit_bridge._failure import CallError
@@ -25,14 +28,15 @@ class Session(dict[str, Any]):
 
 
 class _Entry:
-    __slots__ = ("generation", "id", "session", "users", "waiting")
+    __slots__ = ("generation", "hook_ended", "id", "session", "users", "waiting")
 
     def __init__(self, session_id: str, generation: int) -> None:
         self.id = session_id
         self.generation = generation
         self.session = Session()
         self.users: dict[int, weakref.ref[object]] = {}
-        #: To be called once the hook was told that it has ended.
+        self.hook_ended = threading.Event()
+        #: To be called then.
         self.waiting: list[Callable[[], object]] = []
 
 
@@ -43,14 +47,14 @@ class Sessions:
     never found again. Generation 0, of clients that know of none, fits any.
 
     `on_end` is told of each session that has ended, in the main thread, once no call uses it and
-    before a call of its next life runs.
+    before a call of its next life runs. It returns a future where it goes on in another thread.
     """
 
     def __init__(
         self,
         max_sessions: int = 10_000,
         ttl: float = 3600.0,
-        on_end: Optional[Callable[[str, Session], None]] = None,
+        on_end: Optional[Callable[[str, Session], Optional[Future[None]]]] = None,
     ) -> None:
         self._max = max_sessions
         self._ttl = ttl
@@ -61,9 +65,11 @@ class Sessions:
         self._left: deque[tuple[_Entry, int, weakref.ref[object], float]] = deque()
         self._lock = threading.Lock()
         self._on_end = on_end
-        #: Of those that have ended: the ones that a call still uses, and the ones to tell of.
+        #: Of those that have ended: the ones that a call still uses, the ones to tell of, and the
+        #: ones of which the hook runs.
         self._lingering: dict[_Entry, None] = {}
         self._due: dict[_Entry, None] = {}
+        self._ending: dict[_Entry, None] = {}
         self._posted = False
         #: Has the main thread call something, and waits for that or not.
         self.post: Callable[[Callable[[], object]], object] = _call
@@ -135,25 +141,40 @@ class Sessions:
             self._due.update(self._lingering)
             self._lingering.clear()
         self._tell()
+        while self._ending:
+            self._wait(None)
 
     def settle(self, session_id: str) -> None:
         """Returns once no earlier life of the session is to be told of."""
-        if self._is_due(session_id):
+        if self._unsettled(session_id) is not None:
             self.call(lambda: self._tell(session_id))
+            self._wait(session_id)
 
     def when_settled(self, session_id: str, done: Callable[[], object]) -> bool:
         """Whether one is, where nobody may wait: then `done` will be called, and ask again."""
-        with self._lock:
-            entry = next((entry for entry in self._due if entry.id == session_id), None)
-            if entry is not None:
-                entry.waiting.append(done)
+        entry = self._unsettled(session_id)
+        if entry is not None:
+            with self._lock:
+                waits = not entry.hook_ended.is_set()
+                if waits:
+                    entry.waiting.append(done)
+            if not waits:
+                done()
         return entry is not None
 
-    def _is_due(self, session_id: str) -> bool:
-        if not self._due:
-            return False
+    def _unsettled(self, session_id: str) -> Optional[_Entry]:
+        if not self._due and not self._ending:
+            return None
         with self._lock:
-            return any(entry.id == session_id for entry in self._due)
+            entries = itertools.chain(self._ending, self._due)
+            return next((entry for entry in entries if entry.id == session_id), None)
+
+    def _wait(self, session_id: Optional[str]) -> None:
+        """Waits for the hooks that run, or for those of one session alone."""
+        with self._lock:
+            entries = [entry for entry in self._ending if session_id in (None, entry.id)]
+        for entry in entries:
+            entry.hook_ended.wait()
 
     def _post_due(self) -> None:
         if self._due and not self._posted:
@@ -171,16 +192,26 @@ class Sessions:
                 self._tidy()
                 which = (entry for entry in self._due if session_id in (None, entry.id))
                 entry = next(which, None)
-            if entry is None:
-                return
+                if entry is None:
+                    return
+                del self._due[entry]
+                self._ending[entry] = None
+            going_on = None
             try:
                 if self._on_end is not None:
-                    self._on_end(entry.id, entry.session)
+                    going_on = self._on_end(entry.id, entry.session)
             finally:
-                with self._lock:
-                    self._due.pop(entry, None)
-                for done in entry.waiting:
-                    done()
+                if going_on is None:
+                    self._hook_ended(entry)
+            if going_on is not None:
+                going_on.add_done_callback(functools.partial(self._hook_ended, entry))
+
+    def _hook_ended(self, entry: _Entry, _future: object = None) -> None:
+        with self._lock:
+            self._ending.pop(entry, None)
+            entry.hook_ended.set()
+        for done in entry.waiting:
+            done()
 
     def _get(self, session_id: str, user: object, generation: int) -> Session:
         entry = self._find(session_id, generation)

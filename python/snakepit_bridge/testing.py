@@ -329,7 +329,9 @@ class Worker:
         return self._sessions.end(session_id)
 
     def _session_ended(self, session_id: str, session: Session) -> None:
-        self._commands().hooks.session_ended(session_id, session)
+        going_on = self._commands().hooks.session_ended(session_id, session)
+        if going_on is not None:
+            going_on.result()
 
     def _commands(self) -> Registry:
         if self._registry is None:

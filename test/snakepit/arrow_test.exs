@@ -102,7 +102,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert {:error, %Error{reason: :invalid_args, message: message}} =
                  Snakepit.execute("describe", %{value: [%Arrow{data: data}]}, pool: pool)
 
-        assert message =~ "has an Arrow table that cannot be read"
+        assert message =~ "has an Arrow table that is not a valid stream of Arrow IPC"
       end
 
       # More dimensions than numpy's arrays may have.

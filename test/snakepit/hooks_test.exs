@@ -141,6 +141,19 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert not alive?(pid)
     end
 
+    test "an async hook that does not end holds up its own session alone", %{log: log} do
+      pool = pool!(:Waiting, log, shutdown_timeout: 200)
+      add(pool, "waits", "1")
+      :ok = Snakepit.end_session("waits", pool: pool)
+      logged(log, "ended waits")
+      pid = run(pool, "ping")["pid"]
+      assert add(pool, "other", "1") == ["1"]
+      assert add(pool, "other", "2", "add_async") == ["1", "2"]
+      :ok = Snakepit.end_session("other", pool: pool)
+      logged(log, "ended other")
+      assert %{"pid" => ^pid} = run(pool, "ping")
+    end
+
     test "why start has failed is the pool's error", %{log: log} do
       for class <- [:FailingStart, :FailingAsyncStart] do
         pool = start_pool_unready!(options(class, log, []))

@@ -18,7 +18,8 @@ defmodule Snakepit.Pool.Diagnostics do
 
       {:ok,
        %{
-         healthy: ready == overview.options.size,
+         # A worker that is replaced and its replacement may both be ready.
+         healthy: ready >= overview.options.size,
          ready: ready,
          size: overview.options.size,
          workers:

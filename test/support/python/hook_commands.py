@@ -125,6 +125,13 @@ class Failing(Commands):
         raise RuntimeError(f"{session_id} has failed")
 
 
+class Waiting(Commands):
+    async def session_ended(self, session_id: str, _session: Session) -> None:
+        note(f"ended {session_id}")
+        if session_id == "waits":
+            await asyncio.sleep(3600)
+
+
 class SlowClose(Commands):
     def close(self) -> None:
         note("close")
