@@ -65,9 +65,12 @@ defmodule Snakepit.DeadlineTest do
   test "of calls and streams, queued or running, over each way to a worker" do
     timed_out(~w(unary session stream lazy messages stdio), """
     ready.(name: P)
-    ready.(name: Stdio, adapter: Snakepit.Adapters.GenericPythonV2)
-    # Its only place is taken: further calls wait in the queue.
-    spawn(fn -> Snakepit.execute("sleep", %{seconds: 60}, pool: Stdio, timeout: :infinity) end)
+    commands = [class: "trouble:Trouble", paths: ["test/support/python"]]
+    ready.(name: Stdio, adapter: Snakepit.Adapters.GenericPythonV2, adapter_args: commands)
+    # Its only place is taken: further calls wait in the queue. Should it end, so does this BEAM.
+    spawn_link(fn ->
+      {:ok, _} = Snakepit.execute("sleep", %{seconds: 3600}, pool: Stdio, timeout: :infinity)
+    end)
     busy? = fn busy? ->
       {:ok, stats} = Snakepit.stats(Stdio)
       unless stats.in_flight == 1, do: busy?.(busy?)
