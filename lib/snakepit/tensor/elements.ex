@@ -34,21 +34,21 @@ defmodule Snakepit.Tensor.Elements do
   @spec read(binary, atom) :: list
   def read(data, :bool), do: for(<<byte <- data>>, do: byte != 0)
 
-  def read(data, dtype) when is_map_key(@signed, dtype) do
-    bits = @signed[dtype]
-    for <<element::little-signed-size(bits) <- data>>, do: element
+  for {dtype, bits} <- @signed do
+    def read(data, unquote(dtype)),
+      do: for(<<element::little-signed-size(unquote(bits)) <- data>>, do: element)
   end
 
-  def read(data, dtype) when is_map_key(@unsigned, dtype) do
-    bits = @unsigned[dtype]
-    for <<element::little-size(bits) <- data>>, do: element
+  for {dtype, bits} <- @unsigned do
+    def read(data, unquote(dtype)),
+      do: for(<<element::little-size(unquote(bits)) <- data>>, do: element)
   end
 
   def read(data, dtype) when is_map_key(@complex, dtype) do
     data |> read(@complex[dtype]) |> Enum.chunk_every(2) |> Enum.map(&List.to_tuple/1)
   end
 
-  def read(data, dtype) when is_map_key(@formats, dtype), do: floats(data, @sizes[dtype], dtype)
+  def read(data, dtype) when is_map_key(@formats, dtype), do: floats(data, dtype)
 
   @doc "The bytes of an element, or `:error` where the dtype has no such."
   @spec write(term, atom) :: {:ok, iodata} | :error
@@ -88,21 +88,21 @@ defmodule Snakepit.Tensor.Elements do
 
   def write(_element, _dtype), do: :error
 
-  # Without those that are not finite, which no float of Erlang matches.
-  defp floats(<<>>, _bits, _dtype), do: []
+  defp floats(<<>>, _dtype), do: []
 
-  defp floats(data, bits, dtype) when is_map_key(@floats, dtype) do
-    case data do
-      <<element::float-little-size(bits), rest::binary>> ->
-        [element | floats(rest, bits, dtype)]
+  for {dtype, bits} <- @floats do
+    defp floats(<<element::float-little-size(unquote(bits)), rest::binary>>, unquote(dtype)),
+      do: [element | floats(rest, unquote(dtype))]
 
-      <<code::little-size(bits), rest::binary>> ->
-        [float(code, dtype) | floats(rest, bits, dtype)]
-    end
+    # One that is not finite, which no float of Erlang matches.
+    defp floats(<<code::little-size(unquote(bits)), rest::binary>>, unquote(dtype)),
+      do: [float(code, unquote(dtype)) | floats(rest, unquote(dtype))]
   end
 
-  defp floats(data, bits, dtype),
-    do: for(<<code::little-size(bits) <- data>>, do: float(code, dtype))
+  for {dtype, bits} <- @small_floats do
+    defp floats(data, unquote(dtype)),
+      do: for(<<code::little-size(unquote(bits)) <- data>>, do: float(code, unquote(dtype)))
+  end
 
   defp float(code, :float8_e4m3fn) when (code &&& 127) == 127, do: :nan
 
@@ -138,13 +138,16 @@ defmodule Snakepit.Tensor.Elements do
   defp code(:infinity, dtype), do: {:ok, infinity(dtype)}
   defp code(:neg_infinity, dtype), do: {:ok, infinity(dtype) ||| sign(dtype)}
 
-  defp code(element, dtype) when is_number(element) and is_map_key(@floats, dtype) do
-    bits = @floats[dtype]
-    <<sign::1, code::size(bits - 1)>> = <<element::float-size(bits)>>
-    # What is beyond the dtype's range is an infinity, or raises.
-    if code <= highest(dtype), do: {:ok, code ||| sign <<< (bits - 1)}, else: :error
-  rescue
-    ArgumentError -> :error
+  for {dtype, bits} <- @floats do
+    defp code(element, unquote(dtype)) when is_number(element) do
+      <<sign::1, code::size(unquote(bits - 1))>> = <<element::float-size(unquote(bits))>>
+      # What is beyond the dtype's range is an infinity, or raises.
+      if code <= highest(unquote(dtype)),
+        do: {:ok, code ||| sign <<< unquote(bits - 1)},
+        else: :error
+    rescue
+      ArgumentError -> :error
+    end
   end
 
   # Rounded to the nearest, of two as near to the one with an even fraction.
