@@ -202,6 +202,18 @@ defmodule Snakepit.Faults.Trial do
       OS.signal(left, "KILL")
   end
 
+  @doc "Waits until the pool has others in the place of those that were ended, and knows it."
+  def replaced(pool, os_pids, text) do
+    wait(text, fn ->
+      {:ok, workers} = Snakepit.list_workers(pool)
+
+      # A call that comes before the pool has noticed an end goes to a worker that is gone.
+      Enum.all?(workers, fn worker ->
+        worker.state == :ready and is_integer(worker.os_pid) and worker.os_pid not in os_pids
+      end)
+    end)
+  end
+
   @doc "Waits for tasks; those that hang are counted, named and ended. What the others returned."
   def await_all(tasks, text, patience \\ @patience) do
     ended = Task.yield_many(tasks, patience)

@@ -38,12 +38,7 @@ defmodule Snakepit.Faults.Folder do
         end
 
       for {kind, pool, os_pids} <- killed do
-        # A call that comes before the pool has noticed goes to a worker that is killed.
-        wait("#{kind}: workers start again without the folder", fn ->
-          {:ok, workers} = Snakepit.list_workers(pool)
-          Enum.all?(workers, &(&1.state == :ready and &1.os_pid not in os_pids))
-        end)
-
+        replaced(pool, os_pids, "#{kind}: workers start again without the folder")
         answers!(pool, "#{kind}: after its workers were killed")
       end
     end

@@ -112,7 +112,7 @@ defmodule Snakepit.Faults.Kill do
     end
 
     gone(os_pids, "#{kind}: a paused worker stays")
-    ready!(pool)
+    replaced(pool, os_pids, "#{kind}: paused workers are replaced")
     answers!(pool)
     unless runs, do: paused_under_calls(kind, pool, 2 * timeout)
   end
@@ -129,7 +129,7 @@ defmodule Snakepit.Faults.Kill do
     OS.signal(os_pids, "STOP")
     gone(os_pids, "#{kind}: a paused idle worker stays")
     figure("#{kind}, an idle one gone after", "#{now() - started} ms")
-    ready!(pool)
+    replaced(pool, os_pids, "#{kind}: paused workers are replaced")
     answers!(pool)
   end
 
