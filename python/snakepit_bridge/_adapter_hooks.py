@@ -9,13 +9,15 @@ import math
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from snakepit_bridge import _call_context
 from snakepit_bridge._adapter import MARK, Adapter
 from snakepit_bridge._serving import leave
 from snakepit_bridge._sessions import Session, Sessions
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 #: With what each is called.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -105,9 +107,9 @@ class AdapterHooks:
         _log.exception("%s.%s failed", self._class, name)
 
 
-def _run(hook: Callable[..., object], *args: object) -> contextvars.Context:
+def _run(hook: Callable[[], object]) -> contextvars.Context:
     """Runs a hook, on the event loop if it is `async`; returns what variables it leaves."""
-    result = hook(*args)
+    result = hook()
     if not inspect.isawaitable(result):
         return contextvars.copy_context()
     from snakepit_bridge import _loop_thread

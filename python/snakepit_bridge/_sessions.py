@@ -9,10 +9,12 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from snakepit_bridge._failure import CallError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 MAX_ID_BYTES = 1024
 

@@ -187,16 +187,17 @@ class _Server:
 
     def _info(self, args: dict[str, Any]) -> dict[str, Any]:
         commands = self._worker.registry
-        described = [command.describe() for command in commands.values()]
-        return {
+        info: dict[str, Any] = {
             "worker_type": "python",
             "version": __version__,
             "supported_commands": list(commands),
             "capabilities": {name: command.help for name, command in commands.items()},
             "stats": self._worker.stats(),
             "system_info": system_info(),
-            **({"commands": described} if args.get("commands") else {}),
         }
+        if args.get("commands"):
+            info["commands"] = [command.describe() for command in commands.values()]
+        return info
 
     def _cancel(self, args: dict[str, Any]) -> dict[str, Any]:
         call: Optional[Call] = self._calls.get(args["id"])
