@@ -299,10 +299,11 @@ defmodule Snakepit.Pool.Manager do
     put_in(state.workers[pid].role, :retired)
   end
 
+  defp of_slot(slot, state),
+    do: for({_pid, %{slot: ^slot}} = worker <- state.workers, do: worker)
+
   defp find(slot, role, state) do
-    Enum.find_value(state.workers, fn {pid, worker} ->
-      if worker.slot == slot and worker.role == role, do: pid
-    end)
+    Enum.find_value(of_slot(slot, state), fn {pid, worker} -> if worker.role == role, do: pid end)
   end
 
   # A restart that is asked for while another one goes on comes after it: what it is for may have come
@@ -329,8 +330,8 @@ defmodule Snakepit.Pool.Manager do
   defp continue_restart(%{restart: nil} = state), do: state
 
   defp continue_restart(%{restart: %{slot: slot}} = state) do
-    case for({_pid, %{slot: ^slot} = worker} <- state.workers, do: worker) do
-      [%{role: :current, ready_at: ready_at}] when ready_at != nil -> replace_next(state)
+    case of_slot(slot, state) do
+      [{_pid, %{role: :current, ready_at: ready_at}}] when ready_at != nil -> replace_next(state)
       _ -> state
     end
   end
@@ -495,7 +496,7 @@ defmodule Snakepit.Pool.Manager do
   defp overview(slot, state) do
     error = state.failed[slot]
 
-    case for({_pid, %{slot: ^slot}} = worker <- state.workers, do: worker) do
+    case of_slot(slot, state) do
       [] -> [{nil, :waiting, error}]
       workers -> for {pid, worker} <- workers, do: {pid, phase(worker), error}
     end

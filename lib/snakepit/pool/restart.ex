@@ -1,13 +1,13 @@
 defmodule Snakepit.Pool.Restart do
   @moduledoc false
-  # A rolling restart of a pool: which of its slots has its worker replaced now, and which are left. The
-  # manager replaces them.
+  # A rolling restart of a pool: which of its slots has its worker replaced now. The manager replaces them,
+  # from the first to the last.
 
   alias Snakepit.{Error, Telemetry}
 
   require Logger
 
-  defstruct [:pool, :why, :started, :slot, callers: [], left: [], replaced: 0]
+  defstruct [:pool, :why, :started, :callers, :size, slot: 0]
 
   @doc "Of those who asked for one, each with the reason, the restart of the slots 1 to `size`."
   def new(pool, asked, size) do
@@ -18,47 +18,38 @@ defmodule Snakepit.Pool.Restart do
       why: reasons |> Enum.uniq() |> Enum.join("; "),
       started: System.monotonic_time(),
       callers: callers,
-      left: Enum.to_list(1..size)
+      size: size
     }
   end
 
   @doc "Goes on to the next slot; nil where none is left."
-  def next(%{left: []}), do: nil
-
-  def next(%{left: [slot | left], slot: before, replaced: replaced} = restart),
-    do: %{
-      restart
-      | slot: slot,
-        left: left,
-        replaced: if(before, do: replaced + 1, else: replaced)
-    }
+  def next(%{slot: size, size: size}), do: nil
+  def next(restart), do: %{restart | slot: restart.slot + 1}
 
   @doc "Tells that every worker was replaced."
-  def done(restart) do
-    restart = %{restart | replaced: restart.replaced + 1}
-    workers = if restart.replaced == 1, do: "its worker", else: "its #{restart.replaced} workers"
+  def done(%{size: size} = restart) do
+    workers = if size == 1, do: "its worker", else: "its #{size} workers"
     Logger.info("the pool #{inspect(restart.pool)} has replaced #{workers}: #{restart.why}")
-    tell(restart, :ok, nil)
+    tell(restart, size, :ok, nil)
   end
 
   @doc "Tells why no further worker is replaced."
-  def failed(restart, message) do
-    all = restart.replaced + 1 + length(restart.left)
+  def failed(%{slot: slot, size: size} = restart, message) do
+    replaced = slot - 1
 
     kept =
-      if all == 1, do: "the worker stays as it is", else: "the other workers stay as they are"
+      if size == 1, do: "the worker stays as it is", else: "the other workers stay as they are"
 
-    text =
-      "the restart has ended after #{restart.replaced} of #{all} workers, and #{kept}: #{message}"
+    text = "the restart has ended after #{replaced} of #{size} workers, and #{kept}: #{message}"
 
     error = %Error{reason: :worker_start_failed, pool: restart.pool, message: text}
-    tell(restart, {:error, error}, error)
+    tell(restart, replaced, {:error, error}, error)
   end
 
-  defp tell(restart, reply, error) do
+  defp tell(restart, replaced, reply, error) do
     Enum.each(restart.callers, &GenServer.reply(&1, reply))
     duration = System.monotonic_time() - restart.started
-    measurements = %{duration: duration, replaced: restart.replaced}
+    measurements = %{duration: duration, replaced: replaced}
     metadata = %{pool: restart.pool, why: restart.why, error: error}
     Telemetry.pool_restarted(measurements, metadata)
   end
