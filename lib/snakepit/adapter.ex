@@ -238,13 +238,10 @@ defmodule Snakepit.Adapter do
       {:ok, {:error, message}} when is_binary(message) ->
         {:error, message}
 
-      {:ok, {:ok, {executable, args, own}}} ->
-        case command_problem(executable, args, own, nil) do
-          nil -> {:ok, {executable, args, Map.new(own), nil}}
-          problem -> wrong(adapter, :command_line, [worker], "returned #{problem}", env)
-        end
+      {:ok, {:ok, command}} when tuple_size(command) in 3..4 ->
+        {executable, args, own, input} =
+          with {executable, args, own} <- command, do: {executable, args, own, nil}
 
-      {:ok, {:ok, {executable, args, own, input}}} ->
         case command_problem(executable, args, own, input) do
           nil -> {:ok, {executable, args, Map.new(own), input}}
           problem -> wrong(adapter, :command_line, [worker], "returned #{problem}", env)
