@@ -16,7 +16,12 @@ from snakepit_bridge import _logs, _process, _terminal
 from snakepit_bridge._arrow import as_arrow
 from snakepit_bridge._encoders import encode_frames_by, mark_unencodable
 from snakepit_bridge._failure import limit_errors
-from snakepit_bridge._loading import NoServerError, StartError, load_commands
+from snakepit_bridge._loading import (
+    NoServerError,
+    StartError,
+    add_import_path,
+    load_commands,
+)
 from snakepit_bridge._version import __version__
 
 
@@ -141,13 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         help="read the keyword arguments of the class from stdin first: a length of 4 bytes, "
         'big-endian, and {"init": {...}} in extended JSON',
     )
-    parser.add_argument(
-        "--import-path",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a directory to import from, before all others; may be repeated",
-    )
+    add_import_path(parser)
     parser.add_argument(
         "--listen",
         default="tcp:127.0.0.1:0",

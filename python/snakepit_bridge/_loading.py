@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from snakepit_bridge import _imports, _init_args
 from snakepit_bridge._adapter import Adapter
 from snakepit_bridge._commands import Registry
 from snakepit_bridge._traceback import Raised
+
+if TYPE_CHECKING:
+    import argparse
 
 
 class StartError(Exception):
@@ -23,6 +26,17 @@ class NoServerError(StartError):
     """There is no gRPC to be had here: the parent may have another way."""
 
     exit_code = 69  # EX_UNAVAILABLE of sysexits.h
+
+
+def add_import_path(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--import-path`, the directories to find an adapter in."""
+    parser.add_argument(
+        "--import-path",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a directory to import from, before all others; may be repeated",
+    )
 
 
 def find_adapter(path: str, import_paths: Sequence[str]) -> type[Adapter]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from snakepit_bridge import _logs
-from snakepit_bridge._loading import StartError, find_adapter
+from snakepit_bridge._loading import StartError, add_import_path, find_adapter
 from snakepit_bridge._traceback import Raised
 from snakepit_bridge.testing import CallError, Worker, error_of
 
@@ -144,13 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", metavar="MODULE:CLASS", help="a subclass of Adapter")
-    parser.add_argument(
-        "--import-path",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a directory to import from, before all others; may be repeated",
-    )
+    add_import_path(parser)
     parser.add_argument(
         "--init",
         action="append",
