@@ -130,6 +130,15 @@ impl Failure {
         }
     }
 
+    /// Whether the server has cancelled the call, and not this end.
+    pub(crate) fn is_servers_cancel(&self) -> bool {
+        self.reason() == Reason::Cancelled && !matches!(self, Self::Cancelled)
+    }
+
+    pub(crate) fn overdue(after: Duration) -> Self {
+        Self::Overdue(format!("the deadline of {} ms passed", after.as_millis()))
+    }
+
     /// A `success: false` or an error chunk; a peer without our additions sends only the text.
     pub(crate) fn from_reply(error: String, detail: Option<Box<ErrorDetail>>) -> Self {
         Self::Remote(detail.unwrap_or_else(|| {
@@ -208,17 +217,6 @@ fn queue_timeout_text(after: Duration, has_workers: bool) -> String {
         format!(
             "no worker was ready within the queue timeout of {after} ms: those of the pool have ended and are started again; raise :queue_timeout if calls may wait for them"
         )
-    }
-}
-
-impl Failure {
-    /// Whether the server has cancelled the call, and not this end.
-    pub(crate) fn is_servers_cancel(&self) -> bool {
-        self.reason() == Reason::Cancelled && !matches!(self, Self::Cancelled)
-    }
-
-    pub(crate) fn overdue(after: Duration) -> Self {
-        Self::Overdue(format!("the deadline of {} ms passed", after.as_millis()))
     }
 }
 
