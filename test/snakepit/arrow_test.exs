@@ -2,6 +2,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "ArrowOver#{kind}Test") do
     use ExUnit.Case, async: true
 
+    import Snakepit.Test.Guide
     import Snakepit.Test.Pools
 
     alias Snakepit.{Arrow, Error}
@@ -15,15 +16,6 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     defp pool_options(more \\ []) do
       [adapter_args: [class: "value_commands:ValueCommands", paths: [@python]]] ++ @way ++ more
-    end
-
-    defp rows do
-      [_, section] = "guides/values.md" |> File.read!() |> String.split("\n## Arrow tables\n")
-      [section | _] = String.split(section, "\n## ")
-
-      for "| `" <> row <- String.split(section, "\n"), String.ends_with?(row, "` |") do
-        row |> String.trim_trailing("` |") |> String.split("` | `") |> List.to_tuple()
-      end
     end
 
     defp evaluate(code, pool) do
@@ -44,9 +36,9 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     end
 
     test "tables arrive, and arrive again when sent back, as the guide has it", %{pool: pool} do
-      rows = rows()
+      rows = rows("Arrow tables")
       assert length(rows) > 15
-      for {given, wanted} <- rows, do: given |> table!(pool) |> arrives!(wanted, pool)
+      for [given, wanted] <- rows, do: given |> table!(pool) |> arrives!(wanted, pool)
     end
 
     test "tables are anywhere in a result", %{pool: pool} do

@@ -28,13 +28,6 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     defp add(pool, id, text, command \\ "add"),
       do: run(pool, command, %{text: text}, session_id: id)["texts"]
 
-    defp lines(log) do
-      case File.read(log) do
-        {:ok, text} -> String.split(text, "\n", trim: true)
-        {:error, :enoent} -> []
-      end
-    end
-
     defp logged(log, line), do: eventually(fn -> line in lines(log) end)
 
     for {class, thread} <- [Plain: "main", Async: "snakepit-asyncio"], concurrency <- [1, 4] do

@@ -158,16 +158,4 @@ defmodule Snakepit.ReloadTest do
     assert_receive {^pool, measurements, metadata}, @patience
     {measurements, metadata}
   end
-
-  defp repeat(pool) do
-    receive do
-      :stop -> []
-    after
-      0 ->
-        case Snakepit.execute("version", %{}, pool: pool) do
-          {:ok, _version} -> repeat(pool)
-          {:error, error} -> [error]
-        end
-    end
-  end
 end

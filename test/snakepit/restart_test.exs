@@ -247,19 +247,6 @@ defmodule Snakepit.RestartTest do
     [{0, worker} | rest]
   end
 
-  # What has failed.
-  defp repeat(pool) do
-    receive do
-      :stop -> []
-    after
-      0 ->
-        case Snakepit.execute("version", %{}, pool: pool) do
-          {:ok, _version} -> repeat(pool)
-          {:error, error} -> [error]
-        end
-    end
-  end
-
   defp states(pool) do
     {:ok, workers} = Snakepit.list_workers(pool)
     Enum.map(workers, & &1.state)

@@ -19,13 +19,6 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       Map.get(result, "result", result)
     end
 
-    defp lines(path) do
-      case File.read(path) do
-        {:ok, text} -> String.split(text, "\n", trim: true)
-        {:error, :enoent} -> []
-      end
-    end
-
     test "one at a time runs in the main thread, where the adapter was made", %{tmp_dir: dir} do
       pool = pool!()
       assert %{"main" => true, "same" => true} = run(pool, "thread")

@@ -2,6 +2,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "ValuesOver#{kind}Test") do
     use ExUnit.Case, async: true
 
+    import Snakepit.Test.Guide
     import Snakepit.Test.Pools
 
     alias Snakepit.{Error, Tensor}
@@ -9,7 +10,6 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     @way way
     @python Path.expand("../support/python", __DIR__)
-    @guide "guides/values.md"
 
     setup_all do
       %{pool: start_pool!(pool_options())}
@@ -17,16 +17,6 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     defp pool_options(more \\ []) do
       [adapter_args: [class: "value_commands:ValueCommands", paths: [@python]]] ++ @way ++ more
-    end
-
-    # The rows of the guide's table under a heading, each cell without its backticks.
-    defp rows(heading) do
-      [_, section] = @guide |> File.read!() |> String.split("\n## #{heading}\n")
-      [section | _] = String.split(section, "\n## ")
-
-      for "| `" <> row <- String.split(section, "\n") do
-        row |> String.trim_trailing("` |") |> String.split("` | `")
-      end
     end
 
     defp value(code), do: code |> Code.eval_string() |> elem(0)

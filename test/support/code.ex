@@ -84,4 +84,17 @@ defmodule Snakepit.Test.Code do
     {:ok, %{"version" => version, "pid" => pid}} = Snakepit.execute("version", %{}, pool: pool)
     {version, pid}
   end
+
+  @doc "Calls until it is sent `:stop`, or a call fails. The errors."
+  def repeat(pool) do
+    receive do
+      :stop -> []
+    after
+      0 ->
+        case Snakepit.execute("version", %{}, pool: pool) do
+          {:ok, _version} -> repeat(pool)
+          {:error, error} -> [error]
+        end
+    end
+  end
 end

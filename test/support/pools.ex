@@ -119,6 +119,14 @@ defmodule Snakepit.Test.Pools do
   def await(task), do: Task.await(task, @patience)
   def await_many(tasks), do: Task.await_many(tasks, @patience)
 
+  @doc "The lines that a worker has written to a file by now."
+  def lines(path) do
+    case File.read(path) do
+      {:ok, text} -> String.split(text, "\n", trim: true)
+      {:error, :enoent} -> []
+    end
+  end
+
   @doc "Polls until `condition` holds, and returns what it returned; fails after `timeout` ms."
   def eventually(condition, timeout \\ @patience) do
     deadline = System.monotonic_time(:millisecond) + timeout
