@@ -3,7 +3,7 @@
 # What holds of streams: how far a generator runs ahead of its consumer, that memory stays flat, that
 # no stream starves, and that nothing is left of one that ends early.
 defmodule Snakepit.StreamBench do
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
 
   @mib 1024 * 1024
 

@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, Config, Error, Pool, Telemetry}
+  alias Snakepit.{Bytes, Call, Config, Error, Stdio, Telemetry}
   alias Snakepit.GRPC.Client
   alias Snakepit.Pool.{Diagnostics, Gate, Manager}
 
@@ -313,7 +313,7 @@ defmodule Snakepit do
   end
 
   defp run(%{grpc?: false} = pool, _name, command, args, options),
-    do: Pool.Client.run(pool, command, args, options)
+    do: Stdio.Client.run(pool, command, args, options)
 
   defp run(pool, name, command, args, options) do
     with {:error, %Error{reason: :grpc_unavailable}, _meta} = failed <-

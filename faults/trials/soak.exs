@@ -46,7 +46,7 @@ defmodule Snakepit.Faults.Soak do
 
     names = [{:BEAM, 0} | os_pids] |> Enum.uniq_by(&elem(&1, 0)) |> Keyword.keys()
     for name <- names, do: memory(name, samples, what)
-    figure("tasks of the runtime", Snakepit.GRPC.Native.runtime_tasks())
+    figure("tasks of the runtime", Snakepit.Native.runtime_tasks())
     stop_pools(for {_, pool, supervisor, _} <- pools, do: {pool, supervisor})
   end
 

@@ -6,7 +6,8 @@ defmodule Snakepit.GRPCWorker do
 
   import Snakepit.Pool.Membership
 
-  alias Snakepit.GRPC.{Client, Native}
+  alias Snakepit.GRPC.Client
+  alias Snakepit.Native
   alias Snakepit.Pool.{HealthCheck, OSProcess, RuntimeDir}
   alias Snakepit.Telemetry
 

@@ -80,7 +80,7 @@ defmodule Snakepit.ChaosTest do
   end
 
   defp in_flight(pool) do
-    {queued, workers} = pool |> native() |> Snakepit.GRPC.Native.pool_snapshot()
+    {queued, workers} = pool |> native() |> Snakepit.Native.pool_snapshot()
     {queued, for({_key, in_flight, _draining} <- workers, do: in_flight)}
   end
 end

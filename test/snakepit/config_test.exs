@@ -42,7 +42,7 @@ defmodule Snakepit.ConfigTest do
 
   test "the number of the native library's threads is checked like an option" do
     # What is loaded has read it.
-    Code.ensure_loaded!(Snakepit.GRPC.Native)
+    Code.ensure_loaded!(Snakepit.Native)
     on_exit(fn -> Application.delete_env(:snakepit, :runtime_threads) end)
 
     for wrong <- [0, -1, "4", nil, 4.0, :auto, 2 ** 64] do

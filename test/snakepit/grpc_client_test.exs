@@ -3,7 +3,8 @@ defmodule Snakepit.GRPC.ClientTest do
   doctest Snakepit.GRPC.Client
 
   alias Snakepit.Error
-  alias Snakepit.GRPC.{Client, Native}
+  alias Snakepit.GRPC.Client
+  alias Snakepit.Native
 
   @moduletag :tmp_dir
 

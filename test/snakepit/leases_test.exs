@@ -4,7 +4,7 @@ defmodule Snakepit.LeasesTest do
 
   import Snakepit.Test.Pools
 
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
 
   setup do
     limits = %{max_queue: 1, max_sessions: 1, session_ttl: nil, pipeline_budget: 0}

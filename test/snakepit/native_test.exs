@@ -62,7 +62,7 @@ defmodule Snakepit.NativeTest do
   defp reloaded(code) do
     script = """
     Logger.configure(level: :none)
-    native = Snakepit.GRPC.Native
+    native = Snakepit.Native
     stdio = [name: Stdio, adapter: Snakepit.Adapters.GenericPythonV2, size: 1]
     for options <- [[name: P, size: 1], stdio] do
       {:ok, _} = Snakepit.Pool.start_link(options)

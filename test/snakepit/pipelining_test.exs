@@ -44,12 +44,12 @@ defmodule Snakepit.PipeliningTest do
 
   # How many calls each worker has, the busiest first.
   defp in_flight(pool) do
-    {_queued, workers} = pool |> native() |> Snakepit.GRPC.Native.pool_snapshot()
+    {_queued, workers} = pool |> native() |> Snakepit.Native.pool_snapshot()
     workers |> Enum.map(&elem(&1, 1)) |> Enum.sort(:desc)
   end
 
   defp queued(pool) do
-    {queued, _workers} = pool |> native() |> Snakepit.GRPC.Native.pool_snapshot()
+    {queued, _workers} = pool |> native() |> Snakepit.Native.pool_snapshot()
     queued
   end
 

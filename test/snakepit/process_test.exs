@@ -6,7 +6,7 @@ defmodule Snakepit.ProcessTest do
   import Snakepit.Test.Pools
 
   alias Snakepit.Error
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
   alias Snakepit.Pool.Pipe
   alias Snakepit.Test.Log
 

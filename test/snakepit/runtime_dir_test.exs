@@ -4,7 +4,7 @@ defmodule Snakepit.RuntimeDirTest do
   import ExUnit.CaptureLog
   import Snakepit.Test.Pools
 
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
   alias Snakepit.Pool.RuntimeDir
 
   @patience patience()

@@ -4,7 +4,7 @@ defmodule Snakepit.SessionsTest do
   import Snakepit.Test.Pools
 
   alias Snakepit.Error
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
 
   @moduletag :tmp_dir
 

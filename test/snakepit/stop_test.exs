@@ -4,7 +4,7 @@ defmodule Snakepit.StopTest do
 
   import Snakepit.Test.Pools
 
-  alias Snakepit.{Error, GRPC.Native, Pool.Manager}
+  alias Snakepit.{Error, Native, Pool.Manager}
 
   @moduletag :tmp_dir
   @patience 60_000

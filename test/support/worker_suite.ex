@@ -195,7 +195,7 @@ defmodule Snakepit.Test.WorkerSuite do
           pool = start_pool!(max_queue: 1, queue_timeout: @patience)
           held = occupy(pool, dir)
           waiting = spawn(fn -> Snakepit.execute("ping", %{}, pool: pool) end)
-          queued = fn -> pool |> native() |> Snakepit.GRPC.Native.pool_snapshot() |> elem(0) end
+          queued = fn -> pool |> native() |> Snakepit.Native.pool_snapshot() |> elem(0) end
           eventually(fn -> queued.() == 1 end)
           Process.exit(waiting, :kill)
           eventually(fn -> queued.() == 0 end)

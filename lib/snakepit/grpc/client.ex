@@ -12,7 +12,7 @@ defmodule Snakepit.GRPC.Client do
   """
 
   alias Snakepit.{Call, Config, Error, Structs, Telemetry}
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
 
   @typedoc "A connection to a server, or the native side of a pool. It ends when nobody holds it."
   @opaque target :: reference

@@ -4,7 +4,8 @@ defmodule Snakepit.Pool.Diagnostics do
   # behind calls; one that does not answer in time has nil where it would have.
 
   alias Snakepit.Error
-  alias Snakepit.GRPC.{Client, Native}
+  alias Snakepit.GRPC.Client
+  alias Snakepit.Native
   alias Snakepit.Pool.Manager
 
   @patience 2_000

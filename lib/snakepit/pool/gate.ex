@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Gate do
 
   alias Snakepit.{Adapter, Config, Error}
   alias Snakepit.GRPC.Client
-  alias Snakepit.Pool.Message
+  alias Snakepit.Stdio.Message
 
   defstruct [:adapter, :commands, :validates, :limits]
 

@@ -16,7 +16,8 @@ defmodule Snakepit.Pool.Manager do
 
   alias Snakepit.{Config, Error, GRPCWorker, Telemetry}
   alias Snakepit.Error.Cause
-  alias Snakepit.GRPC.{Client, Native}
+  alias Snakepit.GRPC.Client
+  alias Snakepit.Native
   alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, Worker, WorkerSupervisor}
 
   @derive {Inspect, only: [:restarts, :workers, :failed]}

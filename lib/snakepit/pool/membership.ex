@@ -11,7 +11,7 @@ defmodule Snakepit.Pool.Membership do
 
   require Logger
 
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
   alias Snakepit.Pool.{HealthCheck, OSProcess}
 
   @doc "The worker is ready: calls may come, to its channel or, with none, through its process."

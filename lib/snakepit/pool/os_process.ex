@@ -5,7 +5,7 @@ defmodule Snakepit.Pool.OSProcess do
   # launcher of `native/snakepit_launcher`, which becomes the worker's.
 
   alias Snakepit.Adapter
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
   alias Snakepit.Pool.{Output, Pipe}
   alias Snakepit.Telemetry
 

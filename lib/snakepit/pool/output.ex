@@ -5,7 +5,7 @@ defmodule Snakepit.Pool.Output do
 
   require Logger
 
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
   alias Snakepit.Pool.Pipe
 
   # The levels of syslog that Logger has, by their numbers.

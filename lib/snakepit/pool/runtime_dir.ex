@@ -6,7 +6,7 @@ defmodule Snakepit.Pool.RuntimeDir do
   use GenServer
 
   alias Snakepit.Config.Paths
-  alias Snakepit.GRPC.Native
+  alias Snakepit.Native
 
   # A socket's path has at most 103 bytes on macOS, and 107 on Linux.
   @longest_parent 60

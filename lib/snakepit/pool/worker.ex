@@ -7,8 +7,9 @@ defmodule Snakepit.Pool.Worker do
 
   import Snakepit.Pool.Membership
 
-  alias Snakepit.GRPC.Native
-  alias Snakepit.Pool.{HealthCheck, Message, OSProcess}
+  alias Snakepit.Native
+  alias Snakepit.Pool.{HealthCheck, OSProcess}
+  alias Snakepit.Stdio.Message
   alias Snakepit.Telemetry
 
   # How long the end of the output may be on its way once the process is gone, in ms.

@@ -141,4 +141,4 @@ fn load(_env: rustler::Env<'_>, threads: rustler::Term<'_>) -> bool {
     threads.decode().map(runtime::set_threads).is_ok()
 }
 
-rustler::init!("Elixir.Snakepit.GRPC.Native", load = load);
+rustler::init!("Elixir.Snakepit.Native", load = load);

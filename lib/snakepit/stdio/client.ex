@@ -1,11 +1,12 @@
-defmodule Snakepit.Pool.Client do
+defmodule Snakepit.Stdio.Client do
   @moduledoc false
   # One call by a worker over stdin and stdout. It takes its place from the native pool, as all calls
   # do, and hands the lease on to the worker's process, which answers it.
 
   alias Snakepit.Error
-  alias Snakepit.GRPC.{Client, Native}
-  alias Snakepit.Pool.Message
+  alias Snakepit.GRPC.Client
+  alias Snakepit.Native
+  alias Snakepit.Stdio.Message
 
   @doc "As `Snakepit.GRPC.Client.run/4`."
   def run(pool, command, args, options) do

@@ -1,4 +1,4 @@
-defmodule Snakepit.GRPC.Native do
+defmodule Snakepit.Native do
   @moduledoc false
   # The NIFs of native/snakepit_nif, and nothing else.
   @on_load :load

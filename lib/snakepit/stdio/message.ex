@@ -1,4 +1,4 @@
-defmodule Snakepit.Pool.Message do
+defmodule Snakepit.Stdio.Message do
   @moduledoc false
   # The messages of workers that are spoken to over stdin and stdout, which `guides/adapters.md`
   # specifies. The port writes their length.
