@@ -1,13 +1,9 @@
 //! An `async` command, as the event loop sees its call.
 
-use crate::{
-    answer::{Answer, Failure, failed_chunk},
-    call::Call,
-    handler,
-    worker::Worker,
-};
+use crate::{call::Call, handler, worker::Worker};
 use pyo3::{exceptions::PyRuntimeError, prelude::*, types::PyDict};
 use snakepit_proto::Fields;
+use snakepit_server::{Answer, Failure, failed_chunk};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,

@@ -1,8 +1,9 @@
 //! One call on its way through a worker, whatever RPC it came by.
 
-use crate::{answer::Answer, commands::Command, scheduler::Job};
+use crate::{commands::Command, journal::Journal};
 use pyo3::{Py, PyAny, Python};
 use snakepit_proto::Fields;
+use snakepit_server::Job;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -10,6 +11,8 @@ use std::{
     },
     time::Instant,
 };
+
+pub(crate) type Answer = snakepit_server::Answer<Journal>;
 
 /// What a call came with.
 #[derive(Default)]

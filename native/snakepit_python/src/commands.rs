@@ -1,12 +1,12 @@
 //! The commands of an adapter, and what Python does for the server.
 
 use crate::{
-    answer::Failure,
     call::{Call, Request},
     failure,
 };
 use pyo3::{FromPyObject, panic::PanicException, prelude::*, sync::PyOnceLock, types::PyDict};
 use snakepit_proto::{CommandInfo, ParameterInfo};
+use snakepit_server::Failure;
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},

@@ -2,11 +2,11 @@
 //! Python's lock.
 
 use crate::{
-    answer::{Answer, Outcome, failed_chunk, reply_frame, tell},
     call::Call,
     worker::{Refused, Worker},
 };
 use pyo3::Python;
+use snakepit_server::{Answer, Failure, Outcome, failed_chunk, reply_frame, tell};
 use snakepit_wire::append;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -168,7 +168,7 @@ impl Job {
     }
 }
 
-fn refused(failure: crate::answer::Failure) -> Outcome {
+fn refused(failure: Failure) -> Outcome {
     Outcome {
         result: Err(failure),
         took: Duration::ZERO,

@@ -1,8 +1,8 @@
 //! A Python `CallError` as what the wire carries.
 
-use crate::answer::Failure;
 use pyo3::{FromPyObject, prelude::*};
 use snakepit_proto::{ErrorDetail, ErrorFrame};
+use snakepit_server::Failure;
 
 #[derive(FromPyObject)]
 struct CallError {

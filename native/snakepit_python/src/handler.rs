@@ -1,14 +1,6 @@
 //! The threads that run commands. Python is entered to run one, and left to wait for the next.
 
-use crate::{
-    answer::{Answer, Failure, chunk, failed_chunk},
-    asyncs::AsyncCall,
-    call::Call,
-    chunks::Chunks,
-    lane::Lane,
-    values,
-    worker::Worker,
-};
+use crate::{asyncs::AsyncCall, call::Call, journal::Lane, values, worker::Worker};
 use prost::Message;
 use pyo3::{
     exceptions::PyStopIteration,
@@ -17,6 +9,7 @@ use pyo3::{
     types::{PyBool, PyBytes, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
 };
 use snakepit_proto::{Fields, StreamResponse};
+use snakepit_server::{Answer, Chunks, Failure, chunk, failed_chunk};
 use std::{
     any::Any,
     cell::RefCell,
@@ -165,7 +158,8 @@ fn may_start(
     match (&call.answer, unsent) {
         (_, []) => true,
         (Answer::Frame(lane), [before]) if Arc::ptr_eq(lane, before) => {
-            worker.commands_are_short() && lane.may_start(py, call.request.call_id, writer)
+            worker.commands_are_short()
+                && lane.may_start(|journal| journal.note(py, call.request.call_id, writer))
         }
         _ => false,
     }

@@ -2,25 +2,17 @@
 //! cancellation live in Rust threads that never wait for Python's lock; Python is entered to run
 //! commands, and for nothing else.
 
-mod answer;
 mod asyncs;
 mod call;
-mod chunks;
 mod commands;
 mod control;
 mod failure;
 mod handler;
-mod lane;
-mod poke;
-mod rpc;
-mod scheduler;
-mod seat;
-mod server;
+mod journal;
 mod service;
 mod values;
 mod worker;
 
-use bytes::Bytes;
 use pyo3::{exceptions::PyOSError, prelude::*, types::PyDict};
 #[cfg(target_os = "linux")]
 use rustix::process::{PidfdFlags, getppid, pidfd_open};
@@ -30,7 +22,7 @@ use rustix::{
     process::{Pid, Signal, getpid, kill_process_group},
     stdio::stdin,
 };
-use snakepit_wire::{Io, Socket};
+use snakepit_server::{Listener, Secret, Server};
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
@@ -38,15 +30,12 @@ use std::{
     time::Duration,
 };
 
-pub(crate) const SERVICE: &str = "/snakepit.SnakepitBridge/";
-pub(crate) type ServerConnection = h2::server::Connection<Io<Socket>, Bytes>;
-
 /// A worker's server. Made, `listen`, threads that `serve`, then `stop`, `wait_idle`, `end_threads` and
 /// `close`.
 #[pyclass(frozen, name = "Server", module = "snakepit_bridge._native")]
 struct PyServer {
     worker: Arc<worker::Worker>,
-    server: Mutex<Option<server::Server>>,
+    server: Mutex<Option<Server>>,
 }
 
 #[pymethods]
@@ -69,8 +58,10 @@ impl PyServer {
 
     /// Starts to serve; returns the address, with the port that was found for port 0.
     fn listen(&self, address: &str) -> PyResult<String> {
-        let (listener, address) = server::Listener::bind(address).map_err(PyOSError::new_err)?;
-        let server = server::Server::start(listener, self.worker.clone())?;
+        let (listener, address) = Listener::bind(address).map_err(PyOSError::new_err)?;
+        let worker = &self.worker;
+        let secret = Secret::new(worker.settings.secret.clone());
+        let server = Server::start(listener, secret, worker.seat.clone(), worker.clone())?;
         *lock(&self.server) = Some(server);
         Ok(address)
     }

@@ -1,24 +1,23 @@
 //! The RPCs of `proto/snakepit.proto`.
 
 use crate::{
-    SERVICE, ServerConnection,
-    answer::{Answer, Failure, Outcome, failed_chunk, response},
-    call::{Call, Request},
-    chunks::{Chunks, GATHERED_FOR},
-    lane::Lane,
-    rpc::{self, Gone, Status},
+    call::{Answer, Call, Request},
+    journal::{Journal, Lane},
     worker::Worker,
 };
 use bytes::Bytes;
-use h2::{RecvStream, SendStream, server::SendResponse};
-use http::{HeaderName, request::Parts};
+use h2::SendStream;
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
 use snakepit_proto::{
     CallFrame, EndSessionRequest, EndSessionResponse, ExecuteRequest, Fields, HealthRequest,
     HealthResponse, InfoRequest, InfoResponse, SessionRequest, WorkerStats, call_frame::Act,
 };
-use snakepit_wire::{Deframer, Driven, FRAME_OVERHEAD, Outlet};
+use snakepit_server::{
+    Chunks, Failure, GATHERED_FOR, Outcome, SECRET, Service, failed_chunk, response,
+    rpc::{self, Gone, Status},
+};
+use snakepit_wire::{Deframer, FRAME_OVERHEAD, Outlet};
 use std::{
     future::poll_fn,
     pin::pin,
@@ -26,28 +25,26 @@ use std::{
     task::Poll,
     time::{Duration, Instant},
 };
-use tokio_util::sync::CancellationToken;
 
-static SECRET: HeaderName = HeaderName::from_static("x-snakepit-secret");
+const SERVICE: &str = "/snakepit.SnakepitBridge/";
 const REQUEST_ID: &str = "x-request-id";
 /// How long before its own deadline a Health that awaits a call answers.
 const HEALTH_MARGIN: Duration = Duration::from_millis(50);
 
-pub(crate) struct Rpc {
-    pub(crate) head: Parts,
-    pub(crate) body: RecvStream,
-    pub(crate) respond: SendResponse<Bytes>,
-    pub(crate) worker: Arc<Worker>,
-    pub(crate) driven: Arc<Driven<ServerConnection>>,
-    pub(crate) end: CancellationToken,
+impl Service for Worker {
+    async fn serve(self: Arc<Self>, rpc: rpc::Rpc) {
+        Rpc { rpc, worker: self }.serve().await;
+    }
+}
+
+struct Rpc {
+    rpc: rpc::Rpc,
+    worker: Arc<Worker>,
 }
 
 impl Rpc {
-    pub(crate) async fn serve(mut self) {
-        if let Err(status) = self.admit() {
-            return rpc::fail(&mut self.respond, &status);
-        }
-        let path = self.head.uri.path().to_owned();
+    async fn serve(mut self) {
+        let path = self.rpc.head.uri.path().to_owned();
         let served = match path.strip_prefix(SERVICE).unwrap_or_default() {
             "Calls" => self.calls().await,
             "Execute" => self.execute::<ExecuteRequest>().await,
@@ -63,32 +60,12 @@ impl Rpc {
             )),
         };
         if let Err(status) = served {
-            rpc::fail(&mut self.respond, &status);
+            rpc::fail(&mut self.rpc.respond, &status);
         }
-    }
-
-    /// Whether it has brought the secret, where there is one.
-    pub(crate) fn is_admitted(&self) -> bool {
-        let secret = self.worker.settings.secret.as_bytes();
-        let given = self
-            .head
-            .headers
-            .get(&SECRET)
-            .map_or(&[][..], |given| given.as_bytes());
-        secret.is_empty() || same(secret, given)
-    }
-
-    fn admit(&self) -> Result<(), Status> {
-        if self.is_admitted() {
-            return Ok(());
-        }
-        let message =
-            format!("the metadata {SECRET:?} must be the secret that the worker was started with");
-        Err(Status::new(rpc::UNAUTHENTICATED, message))
     }
 
     async fn request<M: Message + Default>(&mut self) -> Result<M, Status> {
-        rpc::message(&mut self.body, self.worker.settings.max_message_size).await
+        rpc::message(&mut self.rpc.body, self.worker.settings.max_message_size).await
     }
 
     async fn call_request<M>(&mut self) -> Result<(Request, Deadline), Status>
@@ -96,7 +73,7 @@ impl Rpc {
         M: Message + Default + IntoRequest,
     {
         let (mut request, timeout_ms) = self.request::<M>().await?.into_request();
-        let deadline = match (rpc::deadline(&self.head), u64::try_from(timeout_ms)) {
+        let deadline = match (rpc::deadline(&self.rpc.head), u64::try_from(timeout_ms)) {
             (Some(at), _) => Deadline::Grpc(at),
             (None, Ok(timeout)) if timeout > 0 => {
                 Deadline::Field(Instant::now() + Duration::from_millis(timeout))
@@ -104,7 +81,7 @@ impl Rpc {
             _ => Deadline::None,
         };
         request.deadline = deadline.at();
-        request.metadata = rpc::metadata(&self.head, &SECRET);
+        request.metadata = rpc::metadata(&self.rpc.head, &SECRET);
         if request.request_id.is_empty() {
             let given = request.metadata.iter().find(|(name, _)| name == REQUEST_ID);
             request.request_id = given.map_or_else(String::new, |(_, id)| id.clone());
@@ -123,7 +100,7 @@ impl Rpc {
                 |_| Err(Failure::new("internal_error", "the call was lost in its worker")),
                 |Outcome { result, .. }| result,
             ),
-            () = rpc::reset(&mut self.respond) => {
+            () = rpc::reset(&mut self.rpc.respond) => {
                 self.cancel(call.as_ref());
                 return Ok(());
             }
@@ -132,7 +109,7 @@ impl Rpc {
                 Err(deadline.failure()?)
             }
         };
-        rpc::answer(&mut self.respond, &response(request_id, result));
+        rpc::answer(&mut self.rpc.respond, &response(request_id, result));
         Ok(())
     }
 
@@ -142,7 +119,7 @@ impl Rpc {
         let chunks = Arc::new(Chunks::default());
         let call = self.worker.call(request, Answer::Stream(chunks.clone()));
         self.worker.scheduler.submit(call.clone());
-        let Ok(mut stream) = rpc::begin(&mut self.respond) else {
+        let Ok(mut stream) = rpc::begin(&mut self.rpc.respond) else {
             self.cancel(call.as_ref());
             return Ok(());
         };
@@ -178,10 +155,10 @@ impl Rpc {
     }
 
     async fn calls(&mut self) -> Result<(), Status> {
-        let Ok(stream) = rpc::begin(&mut self.respond) else {
+        let Ok(stream) = rpc::begin(&mut self.rpc.respond) else {
             return Ok(());
         };
-        let lane = Arc::new(Lane::new(Outlet::new(self.driven.clone(), stream)));
+        let lane = Arc::new(Lane::new(Outlet::new(self.rpc.driven.clone(), stream)));
         if self.worker.has_journal() {
             lane.offer_journal();
         }
@@ -197,17 +174,17 @@ impl Rpc {
         loop {
             let received = poll_fn(|cx| {
                 lane.outlet.drain(cx.waker());
-                self.body.poll_data(cx)
+                self.rpc.body.poll_data(cx)
             });
             let data = tokio::select! {
                 biased;
                 data = received => data,
-                () = self.end.cancelled() => None,
+                () = self.rpc.end.cancelled() => None,
             };
             let Some(Ok(data)) = data else {
                 break;
             };
-            let _ = self.body.flow_control().release_capacity(data.len());
+            let _ = self.rpc.body.flow_control().release_capacity(data.len());
             deframer.push(data);
             let mut calls = Vec::new();
             let read = self.read_frames(&mut deframer, &lane, &of_lane, &mut calls);
@@ -267,7 +244,7 @@ impl Rpc {
             Act::Recall => self.worker.give_back(which),
             Act::StartJournal => {
                 if let Some(journal) = self.worker.take_journal() {
-                    lane.use_journal(journal);
+                    lane.use_journal(Journal::new(journal));
                 }
             }
             Act::Call => {}
@@ -280,11 +257,11 @@ impl Rpc {
         let id = request.await_call_id;
         if id != 0 {
             let until =
-                rpc::deadline(&self.head).map(|at| at.checked_sub(HEALTH_MARGIN).unwrap_or(at));
+                rpc::deadline(&self.rpc.head).map(|at| at.checked_sub(HEALTH_MARGIN).unwrap_or(at));
             tokio::select! {
                 () = worker.wait_gone(|call| call.request.call_id == id) => {}
                 () = sleep_until(until) => {}
-                () = rpc::reset(&mut self.respond) => return Ok(()),
+                () = rpc::reset(&mut self.rpc.respond) => return Ok(()),
             }
         }
         let health = HealthResponse {
@@ -301,7 +278,7 @@ impl Rpc {
             in_flight: worker.scheduler.count(),
             python_stuck_ms: millis(worker.control.unresponsive()),
         };
-        rpc::answer(&mut self.respond, &health);
+        rpc::answer(&mut self.rpc.respond, &health);
         Ok(())
     }
 
@@ -312,7 +289,7 @@ impl Rpc {
             .control
             .end_session(request.session_id, request.session_generation)
             .await;
-        rpc::answer(&mut self.respond, &EndSessionResponse { ended });
+        rpc::answer(&mut self.rpc.respond, &EndSessionResponse { ended });
         Ok(())
     }
 
@@ -349,7 +326,7 @@ impl Rpc {
                 Vec::new()
             },
         };
-        rpc::answer(&mut self.respond, &info);
+        rpc::answer(&mut self.rpc.respond, &info);
         Ok(())
     }
 }
@@ -374,7 +351,7 @@ async fn pass_on(stream: &mut SendStream<Bytes>, chunks: &Chunks) -> Result<(), 
 }
 
 /// What makes a call of a request message; beside it `timeout_ms`.
-pub(crate) trait IntoRequest {
+trait IntoRequest {
     fn into_request(self) -> (Request, i32);
 }
 
@@ -477,14 +454,4 @@ fn memory() -> i64 {
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Compares in a time that does not tell where they differ.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len()
-        && one
-            .iter()
-            .zip(other)
-            .fold(0, |found, (a, b)| found | (a ^ b))
-            == 0
 }

@@ -2,16 +2,13 @@
 //! asked here is answered without Python's lock.
 
 use crate::{
-    answer::{Answer, Failure, Outcome, failed_chunk, reply_frame, tell},
-    call::{Call, Request},
+    call::{Answer, Call, Request},
     commands::Commands,
     control::Control,
-    poke::Poke,
-    scheduler::Scheduler,
-    seat::Seat,
 };
 use pyo3::{FromPyObject, Py, PyAny};
 use snakepit_proto::{Fields, ReplyFrame};
+use snakepit_server::{Failure, Outcome, Poke, Scheduler, Seat, failed_chunk, reply_frame, tell};
 use snakepit_wire::{StartJournal, append};
 use std::{
     collections::VecDeque,
@@ -48,7 +45,7 @@ pub(crate) struct Worker {
     pub(crate) commands: Commands,
     pub(crate) scheduler: Scheduler<Call>,
     pub(crate) control: Control,
-    pub(crate) seat: Seat,
+    pub(crate) seat: Arc<Seat>,
     pub(crate) started: Instant,
     pub(crate) handled: AtomicI64,
     pub(crate) failed: AtomicI64,
@@ -85,7 +82,7 @@ impl Worker {
             commands,
             scheduler: Scheduler::new(slots, move || wake.wake()),
             control: Control::start(),
-            seat: Seat::new(slots == 1)?,
+            seat: Arc::new(Seat::new(slots == 1)?),
             started: Instant::now(),
             handled: AtomicI64::new(0),
             failed: AtomicI64::new(0),

@@ -7,38 +7,52 @@ use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request::Parts};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use prost::Message;
-use snakepit_wire::{Deframer, FrameError, append};
+use snakepit_wire::{Deframer, Driven, FrameError, Io, Socket, append};
 use std::{
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
+use tokio_util::sync::CancellationToken;
 
 /// What `grpc-message` escapes.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 
-pub(crate) const INVALID_ARGUMENT: u8 = 3;
-pub(crate) const DEADLINE_EXCEEDED: u8 = 4;
-pub(crate) const RESOURCE_EXHAUSTED: u8 = 8;
-pub(crate) const UNIMPLEMENTED: u8 = 12;
-pub(crate) const INTERNAL: u8 = 13;
-pub(crate) const UNAUTHENTICATED: u8 = 16;
+pub const INVALID_ARGUMENT: u8 = 3;
+pub const DEADLINE_EXCEEDED: u8 = 4;
+pub const RESOURCE_EXHAUSTED: u8 = 8;
+pub const UNIMPLEMENTED: u8 = 12;
+pub const INTERNAL: u8 = 13;
+pub const UNAUTHENTICATED: u8 = 16;
+
+pub type ServerConnection = h2::server::Connection<Io<Socket>, Bytes>;
+
+/// One RPC, as it was accepted.
+pub struct Rpc {
+    pub head: Parts,
+    pub body: RecvStream,
+    pub respond: SendResponse<Bytes>,
+    pub driven: Arc<Driven<ServerConnection>>,
+    /// The server ends.
+    pub end: CancellationToken,
+}
 
 #[derive(Debug)]
-pub(crate) struct Status {
+pub struct Status {
     code: u8,
     message: String,
 }
 
 impl Status {
-    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
         Self {
             code,
             message: message.into(),
         }
     }
 
-    pub(crate) fn trailers(&self) -> HeaderMap {
+    pub fn trailers(&self) -> HeaderMap {
         let mut trailers = HeaderMap::new();
         self.write(&mut trailers);
         trailers
@@ -56,7 +70,7 @@ impl Status {
 }
 
 /// Why an RPC is not answered: its client is gone.
-pub(crate) struct Gone;
+pub struct Gone;
 
 fn head() -> Response<()> {
     let mut head = Response::new(());
@@ -68,14 +82,14 @@ fn head() -> Response<()> {
     head
 }
 
-pub(crate) fn fail(respond: &mut SendResponse<Bytes>, status: &Status) {
+pub fn fail(respond: &mut SendResponse<Bytes>, status: &Status) {
     let mut head = head();
     status.write(head.headers_mut());
     // A client that is gone needs no status.
     let _ = respond.send_response(head, true);
 }
 
-pub(crate) fn answer(respond: &mut SendResponse<Bytes>, message: &impl Message) {
+pub fn answer(respond: &mut SendResponse<Bytes>, message: &impl Message) {
     let mut out = BytesMut::new();
     append(&mut out, message);
     if let Ok(mut stream) = respond.send_response(head(), false) {
@@ -84,17 +98,17 @@ pub(crate) fn answer(respond: &mut SendResponse<Bytes>, message: &impl Message) 
     }
 }
 
-pub(crate) fn begin(respond: &mut SendResponse<Bytes>) -> Result<SendStream<Bytes>, Gone> {
+pub fn begin(respond: &mut SendResponse<Bytes>) -> Result<SendStream<Bytes>, Gone> {
     respond.send_response(head(), false).map_err(|_| Gone)
 }
 
-pub(crate) fn end(stream: &mut SendStream<Bytes>, status: Option<&Status>) {
+pub fn end(stream: &mut SendStream<Bytes>, status: Option<&Status>) {
     let trailers = status.unwrap_or(&Status::new(0, "")).trailers();
     let _ = stream.send_trailers(trailers);
 }
 
 /// Sends at the pace at which the client takes it.
-pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), Gone> {
+pub async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), Gone> {
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len());
         let room = poll_fn(|cx| match stream.poll_reset(cx) {
@@ -117,12 +131,12 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Re
 }
 
 /// Ready once the client has given the RPC up.
-pub(crate) async fn reset(respond: &mut SendResponse<Bytes>) {
+pub async fn reset(respond: &mut SendResponse<Bytes>) {
     let _ = poll_fn(|cx: &mut Context<'_>| respond.poll_reset(cx)).await;
 }
 
 /// The one message of a request.
-pub(crate) async fn message<M: Message + Default>(
+pub async fn message<M: Message + Default>(
     body: &mut RecvStream,
     limit: usize,
 ) -> Result<M, Status> {
@@ -139,7 +153,7 @@ pub(crate) async fn message<M: Message + Default>(
     Err(Status::new(INVALID_ARGUMENT, "the request has no message"))
 }
 
-pub(crate) fn unreadable(error: &FrameError) -> Status {
+pub fn unreadable(error: &FrameError) -> Status {
     match error {
         FrameError::Compressed => Status::new(UNIMPLEMENTED, error.to_string()),
         // As grpcio says it.
@@ -153,7 +167,7 @@ pub(crate) fn unreadable(error: &FrameError) -> Status {
 }
 
 /// What is left of the deadline that `grpc-timeout` gives.
-pub(crate) fn deadline(head: &Parts) -> Option<Instant> {
+pub fn deadline(head: &Parts) -> Option<Instant> {
     let text = head.headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u64 = number.parse().ok()?;
@@ -170,7 +184,7 @@ pub(crate) fn deadline(head: &Parts) -> Option<Instant> {
 }
 
 /// The text metadata of a request, without what belongs to HTTP and gRPC, and without `secret`.
-pub(crate) fn metadata(head: &Parts, secret: &HeaderName) -> Vec<(String, String)> {
+pub fn metadata(head: &Parts, secret: &HeaderName) -> Vec<(String, String)> {
     head.headers
         .iter()
         .filter(|(name, _)| {

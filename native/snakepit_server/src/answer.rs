@@ -10,14 +10,14 @@ use tokio::sync::oneshot;
 
 /// Why a call failed, in the terms of the wire.
 #[derive(Debug, Default)]
-pub(crate) struct Failure {
+pub struct Failure {
     /// For a peer without our additions.
-    pub(crate) text: String,
-    pub(crate) detail: Box<ErrorDetail>,
+    pub text: String,
+    pub detail: Box<ErrorDetail>,
 }
 
 impl Failure {
-    pub(crate) fn new(reason: &str, message: impl Into<String>) -> Self {
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self {
             text: message.clone(),
@@ -29,11 +29,11 @@ impl Failure {
         }
     }
 
-    pub(crate) fn cancelled() -> Self {
+    pub fn cancelled() -> Self {
         Self::new("cancelled", "the call was cancelled")
     }
 
-    pub(crate) fn too_large(size: usize, limit: usize) -> Self {
+    pub fn too_large(size: usize, limit: usize) -> Self {
         Self::new(
             "message_too_large",
             format!(
@@ -45,32 +45,32 @@ impl Failure {
 }
 
 /// What a unary call came to.
-pub(crate) struct Outcome {
-    pub(crate) result: Result<Fields, Failure>,
-    pub(crate) took: Duration,
+pub struct Outcome {
+    pub result: Result<Fields, Failure>,
+    pub took: Duration,
     /// For a call that was cancelled.
-    pub(crate) ended: &'static str,
+    pub ended: &'static str,
 }
 
-pub(crate) enum Answer {
+pub enum Answer<J> {
     /// One frame among others.
-    Frame(Arc<Lane>),
+    Frame(Arc<Lane<J>>),
     Unary(Mutex<Option<oneshot::Sender<Outcome>>>),
     Stream(Arc<Chunks>),
 }
 
-impl Answer {
-    pub(crate) fn unary() -> (Self, oneshot::Receiver<Outcome>) {
+impl<J> Answer<J> {
+    pub fn unary() -> (Self, oneshot::Receiver<Outcome>) {
         let (sender, receiver) = oneshot::channel();
         (Self::Unary(Mutex::new(Some(sender))), receiver)
     }
 
-    pub(crate) fn is_stream(&self) -> bool {
+    pub fn is_stream(&self) -> bool {
         matches!(self, Self::Stream(_))
     }
 }
 
-pub(crate) fn tell(sender: &Mutex<Option<oneshot::Sender<Outcome>>>, outcome: Outcome) {
+pub fn tell(sender: &Mutex<Option<oneshot::Sender<Outcome>>>, outcome: Outcome) {
     let sender = sender.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(sender) = sender {
         // Who does not wait any more needs no answer.
@@ -86,7 +86,7 @@ fn timestamp() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn reply_frame(call_id: u64, outcome: Outcome) -> ReplyFrame {
+pub fn reply_frame(call_id: u64, outcome: Outcome) -> ReplyFrame {
     let frame = ReplyFrame {
         call_id,
         handler_ns: u64::try_from(outcome.took.as_nanos()).unwrap_or(u64::MAX),
@@ -108,7 +108,7 @@ pub(crate) fn reply_frame(call_id: u64, outcome: Outcome) -> ReplyFrame {
     }
 }
 
-pub(crate) fn response(request_id: String, result: Result<Fields, Failure>) -> ExecuteResponse {
+pub fn response(request_id: String, result: Result<Fields, Failure>) -> ExecuteResponse {
     let response = ExecuteResponse {
         request_id,
         timestamp: timestamp(),
@@ -129,12 +129,7 @@ pub(crate) fn response(request_id: String, result: Result<Fields, Failure>) -> E
     }
 }
 
-pub(crate) fn chunk(
-    request_id: &str,
-    index: i32,
-    is_final: bool,
-    values: Fields,
-) -> StreamResponse {
+pub fn chunk(request_id: &str, index: i32, is_final: bool, values: Fields) -> StreamResponse {
     // A client with our additions knows which request its stream is.
     let request_id = if values.kinds.is_some() && index > 0 {
         ""
@@ -152,7 +147,7 @@ pub(crate) fn chunk(
     }
 }
 
-pub(crate) fn failed_chunk(request_id: &str, index: i32, failure: Failure) -> StreamResponse {
+pub fn failed_chunk(request_id: &str, index: i32, failure: Failure) -> StreamResponse {
     StreamResponse {
         is_final: true,
         error: failure.text,

@@ -14,18 +14,18 @@ use std::{
 
 /// How many chunks, and how many bytes of them, a command may be ahead of the network. One chunk
 /// may be larger.
-pub(crate) const MAX_CHUNKS: usize = 256;
+const MAX_CHUNKS: usize = 256;
 const MAX_BYTES: usize = 64 * 1024;
 /// Chunks that come at such intervals, or shorter ones, are quick.
 const QUICK: Duration = Duration::from_micros(10);
 /// How long quick chunks gather at most, by a clock that counts milliseconds.
-pub(crate) const GATHERED_FOR: Duration = Duration::from_millis(1);
+pub const GATHERED_FOR: Duration = Duration::from_millis(1);
 
 /// Called once there is room, for the event loop, which cannot wait.
 type OnRoom = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-pub(crate) struct Chunks {
+pub struct Chunks {
     state: Mutex<State>,
     room: Condvar,
     network: AtomicWaker,
@@ -67,7 +67,7 @@ impl State {
 
 impl Chunks {
     /// Adds a chunk. True if another one would not find room now.
-    pub(crate) fn push(&self, chunk: &impl Message) -> bool {
+    pub fn push(&self, chunk: &impl Message) -> bool {
         let mut state = self.lock();
         if state.sealed {
             return false;
@@ -85,7 +85,7 @@ impl Chunks {
     }
 
     /// Waits until there is room, or until the stream is cancelled.
-    pub(crate) fn wait_room(&self) {
+    pub fn wait_room(&self) {
         let mut state = self.lock();
         while state.is_full() {
             state = self
@@ -96,7 +96,7 @@ impl Chunks {
     }
 
     /// Has `done` called once there is room, or when the stream is cancelled.
-    pub(crate) fn on_room(&self, done: OnRoom) {
+    pub fn on_room(&self, done: OnRoom) {
         let mut state = self.lock();
         if state.is_full() {
             state.on_room = Some(done);
@@ -107,13 +107,13 @@ impl Chunks {
     }
 
     /// No more will come.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         self.lock().ended = true;
         self.network.wake();
     }
 
     /// Ends the stream with this chunk in place of those that have not been taken.
-    pub(crate) fn end_with(&self, chunk: &impl Message) {
+    pub fn end_with(&self, chunk: &impl Message) {
         let mut state = self.lock();
         state.buffer.clear();
         append(&mut state.buffer, chunk);
@@ -125,7 +125,7 @@ impl Chunks {
     }
 
     /// Nobody takes them any more.
-    pub(crate) fn cancel(&self) {
+    pub fn cancel(&self) {
         let mut state = self.lock();
         state.cancelled = true;
         self.tell_room(state);
@@ -133,7 +133,7 @@ impl Chunks {
 
     /// For the network: the chunks that are there, or nothing once all have been taken. Quick ones
     /// gather until `gathered` is ready.
-    pub(crate) fn poll_take(
+    pub fn poll_take(
         &self,
         cx: &mut Context<'_>,
         gathered: impl FnOnce(&mut Context<'_>) -> Poll<()>,

@@ -9,12 +9,12 @@ use std::{
 };
 
 /// What the scheduler needs to know of a call.
-pub(crate) trait Job: Send + Sync {
+pub trait Job: Send + Sync {
     /// Whether it runs on the event loop, and takes no thread.
     fn is_async(&self) -> bool;
 }
 
-pub(crate) struct Scheduler<J> {
+pub struct Scheduler<J> {
     state: Mutex<State<J>>,
     ready: Condvar,
     emptied: Condvar,
@@ -43,7 +43,7 @@ struct State<J> {
 }
 
 impl<J: Job> Scheduler<J> {
-    pub(crate) fn new(slots: usize, wake_loop: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(slots: usize, wake_loop: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             wake_loop: Box::new(wake_loop),
             state: Mutex::new(State {
@@ -65,7 +65,7 @@ impl<J: Job> Scheduler<J> {
         }
     }
 
-    pub(crate) fn submit(&self, calls: impl IntoIterator<Item = Arc<J>>) {
+    pub fn submit(&self, calls: impl IntoIterator<Item = Arc<J>>) {
         let mut state = self.lock();
         state.waiting.extend(calls);
         state.admit();
@@ -73,7 +73,7 @@ impl<J: Job> Scheduler<J> {
     }
 
     /// For a thread that runs commands: `done` has ended; the next one to run, if there is one.
-    pub(crate) fn next(&self, done: Option<&Arc<J>>) -> Option<Arc<J>> {
+    pub fn next(&self, done: Option<&Arc<J>>) -> Option<Arc<J>> {
         let mut state = self.lock();
         if let Some(done) = done {
             state.leave(done);
@@ -84,7 +84,7 @@ impl<J: Job> Scheduler<J> {
     }
 
     /// As `next`, but waits for a call. Nothing once the scheduler is closed.
-    pub(crate) fn wait_next(&self) -> Option<Arc<J>> {
+    pub fn wait_next(&self) -> Option<Arc<J>> {
         let mut state = self.lock();
         loop {
             if let Some(call) = state.start_next() {
@@ -104,7 +104,7 @@ impl<J: Job> Scheduler<J> {
 
     /// As `wait_next`, for a thread that does something else meanwhile; nothing as well once `wake` was
     /// called.
-    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<J>>> {
+    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<J>>> {
         let mut state = self.lock();
         if let Some(call) = state.start_next() {
             return Poll::Ready(Some(call));
@@ -117,7 +117,7 @@ impl<J: Job> Scheduler<J> {
     }
 
     /// For the event loop: what it is to start.
-    pub(crate) fn take_for_loop(&self) -> Vec<Arc<J>> {
+    pub fn take_for_loop(&self) -> Vec<Arc<J>> {
         let mut state = self.lock();
         let calls: Vec<_> = state.for_loop.drain(..).collect();
         state.running.extend(calls.iter().cloned());
@@ -125,7 +125,7 @@ impl<J: Job> Scheduler<J> {
     }
 
     /// A call of the event loop has ended.
-    pub(crate) fn leave(&self, done: &Arc<J>) {
+    pub fn leave(&self, done: &Arc<J>) {
         let mut state = self.lock();
         state.leave(done);
         self.tell(state);
@@ -133,7 +133,7 @@ impl<J: Job> Scheduler<J> {
 
     /// Takes back what has not started of the calls that `which` picks; hands those over, and beside
     /// them the ones that run.
-    pub(crate) fn take_back(&self, which: impl Fn(&J) -> bool) -> (Vec<Arc<J>>, Vec<Arc<J>>) {
+    pub fn take_back(&self, which: impl Fn(&J) -> bool) -> (Vec<Arc<J>>, Vec<Arc<J>>) {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut taken = Vec::new();
@@ -158,7 +158,7 @@ impl<J: Job> Scheduler<J> {
     }
 
     /// Whether any call that `which` picks is queued or runs.
-    pub(crate) fn has(&self, which: impl Fn(&J) -> bool) -> bool {
+    pub fn has(&self, which: impl Fn(&J) -> bool) -> bool {
         let state = self.lock();
         let mut all = state.waiting.iter();
         all.by_ref().any(|call| which(call))
@@ -168,12 +168,12 @@ impl<J: Job> Scheduler<J> {
     }
 
     /// How many calls are queued or run.
-    pub(crate) fn count(&self) -> i64 {
+    pub fn count(&self) -> i64 {
         i64::try_from(self.lock().count()).unwrap_or(i64::MAX)
     }
 
     /// Waits until there is no call any more; tells whether there is none.
-    pub(crate) fn wait_empty(&self, after: Duration) -> bool {
+    pub fn wait_empty(&self, after: Duration) -> bool {
         let mut state = self.lock();
         state.watched = true;
         let waited = self
@@ -183,7 +183,7 @@ impl<J: Job> Scheduler<J> {
         state.count() == 0
     }
 
-    pub(crate) fn running<T>(&self, pick: impl Fn(&J) -> Option<T>) -> Vec<T> {
+    pub fn running<T>(&self, pick: impl Fn(&J) -> Option<T>) -> Vec<T> {
         self.lock()
             .running
             .iter()
@@ -192,7 +192,7 @@ impl<J: Job> Scheduler<J> {
     }
 
     /// Whether another thread should be there, so that one is idle while calls may come.
-    pub(crate) fn wants_thread(&self) -> bool {
+    pub fn wants_thread(&self) -> bool {
         let mut state = self.lock();
         let wanted = state.idle_threads == 0 && state.threads < state.slots && !state.closed;
         if wanted {
@@ -202,22 +202,22 @@ impl<J: Job> Scheduler<J> {
     }
 
     /// To be held by a thread that runs commands, for as long as it does.
-    pub(crate) fn thread(&self) -> impl Drop + '_ {
+    pub fn thread(&self) -> impl Drop + '_ {
         Thread(self)
     }
 
     /// Whether there are threads to run commands, or need not be any more.
-    pub(crate) fn has_threads(&self) -> bool {
+    pub fn has_threads(&self) -> bool {
         let state = self.lock();
         state.threads > 0 || state.closed
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
     /// Lets the thread that drives return without a call.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         let driver = {
             let mut state = self.lock();
             state.woken = true;
@@ -229,7 +229,7 @@ impl<J: Job> Scheduler<J> {
     }
 
     /// Lets the threads go that wait; what runs goes on.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let driver = {
             let mut state = self.lock();
             state.closed = true;

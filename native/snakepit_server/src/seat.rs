@@ -20,8 +20,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 /// After so many moments in which nothing came the other thread sleeps.
 const QUIET: u32 = 10;
 
-pub(crate) struct Seat {
-    pub(crate) runtime: Runtime,
+pub struct Seat {
+    pub runtime: Runtime,
     /// Whether the thread that runs commands drives at all: no two of them could.
     shared: bool,
     state: Mutex<State>,
@@ -48,7 +48,7 @@ enum Standby {
 }
 
 impl Seat {
-    pub(crate) fn new(shared: bool) -> io::Result<Self> {
+    pub fn new(shared: bool) -> io::Result<Self> {
         Ok(Self {
             runtime: Builder::new_current_thread().enable_all().build()?,
             shared,
@@ -65,13 +65,13 @@ impl Seat {
     }
 
     /// Whether one thread, the main one, runs all commands that take a thread.
-    pub(crate) fn is_shared(&self) -> bool {
+    pub fn is_shared(&self) -> bool {
         self.shared
     }
 
     /// The next call to run, once there is one; nothing when there will be no more. Whoever waits
     /// here drives the network.
-    pub(crate) fn wait_next<J: Job>(&self, scheduler: &Scheduler<J>) -> Option<Arc<J>> {
+    pub fn wait_next<J: Job>(&self, scheduler: &Scheduler<J>) -> Option<Arc<J>> {
         if !self.shared {
             return scheduler.wait_next();
         }
@@ -82,7 +82,7 @@ impl Seat {
     }
 
     /// The calling thread is about to run something that takes long.
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         if self.shared {
             self.go(true);
         }
@@ -116,7 +116,7 @@ impl Seat {
     }
 
     /// For the other thread: drives whenever that is wanted, until `serving` is over.
-    pub(crate) fn stand_by(&self, mut serving: JoinHandle<()>) {
+    pub fn stand_by(&self, mut serving: JoinHandle<()>) {
         if !self.shared {
             let _ = self.runtime.block_on(serving);
             return;
@@ -173,7 +173,7 @@ impl Seat {
     }
 
     /// No more calls will come.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         self.lock().ending = true;
         self.changed.notify_one();
         self.give_back.notify_one();

@@ -1,0 +1,37 @@
+//! Notes which calls have started, where whoever has started this process reads it.
+
+use pyo3::{prelude::*, sync::PyOnceLock, types::PyMemoryView};
+use snakepit_wire::{JOURNAL_BYTES, StartJournal};
+
+pub(crate) type Lane = snakepit_server::Lane<Journal>;
+
+pub(crate) struct Journal {
+    file: StartJournal,
+    /// The same as memory, by Python: 64-bit numbers.
+    notes: PyOnceLock<Option<Py<PyAny>>>,
+}
+
+impl Journal {
+    pub(crate) fn new(file: StartJournal) -> Self {
+        Self {
+            file,
+            notes: PyOnceLock::new(),
+        }
+    }
+
+    /// The memory of a file outlives this process. `writer` numbers the threads that note.
+    pub(crate) fn note(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
+        let notes = self.notes.get_or_init(py, || self.map(py).ok());
+        notes
+            .as_ref()
+            .is_some_and(|notes| notes.bind(py).set_item(writer, call_id.to_le()).is_ok())
+    }
+
+    fn map(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let memory = py
+            .import("mmap")?
+            .call_method1("mmap", (self.file.fd(), JOURNAL_BYTES))?;
+        let bytes = PyMemoryView::from(&memory)?;
+        Ok(bytes.call_method1("cast", ("Q",))?.unbind())
+    }
+}
