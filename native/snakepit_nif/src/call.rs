@@ -1,25 +1,27 @@
 //! The way of one call: a place on a worker, the RPC, the reply.
 
 use crate::{
-    calls::Calls,
-    channel::{CallsRpc, Channel, Target},
-    dispatcher::{Grant, Lease, Refusal, Session, Ticket, Wish},
-    failure::Failure,
     pool::{Abandoned, Pool, Worker, await_idle},
+    reply::failure_term,
 };
 use rustler::{Encoder, Env, Term, types::atom};
+use snakepit_client::{
+    channel::Channel,
+    connection,
+    failure::Failure,
+    pool::{Grant, Lease, Refusal, Session, Ticket, Wish},
+};
 use snakepit_proto::{ExecuteRequest, ExecuteResponse, Fields, SessionRequest, StreamResponse};
-use snakepit_wire::FRAME_OVERHEAD;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{oneshot, watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, metadata::AsciiMetadataKey};
 
-/// How often a call that has not started is sent to a server at most.
-const MOST_ATTEMPTS: u32 = 8;
+pub(crate) type Link = connection::Link<Unary>;
+pub(crate) type Endpoint = connection::Endpoint<Unary>;
 
 /// How long the calls of a worker that died wait for the cause: its owner gets its status, and the end of
 /// its output, a moment after its connection is gone.
@@ -37,141 +39,6 @@ pub(crate) struct Call {
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) cancelled: CancellationToken,
-}
-
-/// A server's connections.
-pub(crate) struct Link {
-    pub(crate) channel: Channel,
-    /// For unary calls, where the server has it.
-    pub(crate) calls: Option<Arc<UnaryCalls>>,
-    /// Why the worker behind it ended, once its owner knows.
-    ended: watch::Sender<Option<String>>,
-    /// Ends `calls` with the last that holds the link.
-    _end: DropGuard,
-}
-
-impl Link {
-    pub(crate) async fn connect(target: &Target) -> Result<Arc<Self>, Failure> {
-        let channel = Channel::connect(target).await?;
-        let end = CancellationToken::new();
-        let max_frame = target.max_message_size.saturating_add(FRAME_OVERHEAD);
-        let calls = CallsRpc::open(target).await?.map(|rpc| {
-            let calls = Calls::new(
-                rpc.driven,
-                rpc.outlet,
-                target.journal.clone(),
-                channel.closed.clone(),
-            );
-            let driving = calls.clone().drive(rpc.body, max_frame, end.clone());
-            tokio::spawn(driving);
-            calls
-        });
-        Ok(Arc::new(Self {
-            channel,
-            calls,
-            ended: watch::Sender::new(None),
-            _end: end.drop_guard(),
-        }))
-    }
-
-    /// The worker behind it has ended, or ends its calls. The first cause counts.
-    pub(crate) fn set_ended(&self, why: String) {
-        self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            if first {
-                *ended = Some(why);
-            }
-            first
-        });
-    }
-
-    /// Why the worker ended, or `otherwise` if nobody tells.
-    async fn cause(&self, otherwise: String, within: Duration) -> String {
-        let mut ended = self.ended.subscribe();
-        let told = tokio::time::timeout(within, ended.wait_for(Option::is_some)).await;
-        match told {
-            Ok(Ok(why)) => why.clone().unwrap_or(otherwise),
-            _ => otherwise,
-        }
-    }
-}
-
-/// A server and the present connections to it.
-pub(crate) struct Endpoint {
-    link: Mutex<Arc<Link>>,
-    /// How to connect again; nothing where somebody else sees to that.
-    target: Option<(Target, Duration)>,
-    connecting: tokio::sync::Mutex<()>,
-}
-
-impl Endpoint {
-    pub(crate) fn new(link: Arc<Link>, target: Option<(Target, Duration)>) -> Arc<Self> {
-        Arc::new(Self {
-            link: Mutex::new(link),
-            target,
-            connecting: tokio::sync::Mutex::default(),
-        })
-    }
-
-    pub(crate) fn link(&self) -> Arc<Link> {
-        self.link
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn open_link(&self) -> Option<Arc<Link>> {
-        let link = self.link();
-        (self.target.is_none() || !link.channel.closed.is_cancelled()).then_some(link)
-    }
-
-    /// The connections there are; others if these take no more calls.
-    pub(crate) async fn connected(&self) -> Result<Arc<Link>, Failure> {
-        if let Some(link) = self.open_link() {
-            return Ok(link);
-        }
-        let _connecting = self.connecting.lock().await;
-        match (self.open_link(), &self.target) {
-            (Some(link), _) => Ok(link),
-            (None, None) => Ok(self.link()),
-            (None, Some((target, timeout))) => {
-                let target = Target {
-                    deadline: Instant::now() + *timeout,
-                    ..target.clone()
-                };
-                let link = Link::connect(&target).await?;
-                *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link.clone();
-                Ok(link)
-            }
-        }
-    }
-
-    /// Runs one of the server's own RPCs; on another connection where it has not started on this one.
-    pub(crate) async fn ask<T, F>(&self, rpc: impl Fn(Channel) -> F) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<tonic::Response<T>, Status>>,
-    {
-        let mut attempt = 0;
-        loop {
-            let channel = self.connected().await?.channel.clone();
-            let (limit, closed) = (channel.max_message_size, channel.closed.clone());
-            let failure = match rpc(channel).await {
-                Ok(response) => return Ok(response.into_inner()),
-                Err(status) => Failure::from_unanswered(&status, limit, false),
-            };
-            attempt += 1;
-            match failure {
-                Failure::NotStarted { refused, .. }
-                    if self.target.is_some() && attempt < MOST_ATTEMPTS =>
-                {
-                    if !refused {
-                        closed.cancel();
-                    }
-                }
-                failure => return Err(failure),
-            }
-        }
-    }
 }
 
 /// Where a call is on its way to a worker.
@@ -673,7 +540,7 @@ impl Clock {
 }
 
 fn failed_term<'a>(env: Env<'a>, failure: &Failure, meta: &Meta) -> Term<'a> {
-    (atom::error(), failure, meta).encode(env)
+    (atom::error(), failure_term(env, failure), meta).encode(env)
 }
 
 fn refused_term<'a>(env: Env<'a>, failure: &Failure, call: &Call) -> Term<'a> {
@@ -696,4 +563,4 @@ async fn sleep_until(deadline: Option<Instant>) {
 mod stream;
 mod unary;
 pub(crate) use stream::{Overdue, Patience, run_stream};
-pub(crate) use unary::{Owner, Unary, UnaryCalls, Watched, run_unary};
+pub(crate) use unary::{Owner, Unary, Watched, run_unary};

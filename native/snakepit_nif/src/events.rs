@@ -1,7 +1,13 @@
 //! A stream's messages to its owner: `{:snakepit, ref, event}`.
 
-use crate::{atoms, call::Meta, failure::Failure, map, overdue::Watch, reply::off_scheduler};
+use crate::{
+    atoms,
+    call::Meta,
+    map,
+    reply::{failure_details, off_scheduler, reason_atom},
+};
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm, types::atom};
+use snakepit_client::{failure::Failure, overdue::Watch};
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -174,7 +180,7 @@ impl Recipient {
         let pairs = [
             (atoms::__struct__(), atoms::snakepit_error().encode(env)),
             (atoms::__exception__(), true.encode(env)),
-            (atoms::reason(), failure.reason().atom().encode(env)),
+            (atoms::reason(), reason_atom(failure.reason()).encode(env)),
             (atoms::message(), failure.to_string().encode(env)),
             (atoms::command(), self.command.encode(env)),
             (atoms::pool(), pool),
@@ -183,7 +189,7 @@ impl Recipient {
                 atoms::request_id(),
                 Some(request_id).filter(|id| !id.is_empty()).encode(env),
             ),
-            (atoms::details(), failure.details(env)),
+            (atoms::details(), failure_details(env, failure)),
         ];
         map::from_pairs(env, pairs)
     }

@@ -6,29 +6,15 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-mod aside;
 mod call;
-mod calls;
-mod channel;
-mod chunk_order;
 mod codec;
-mod credit;
-mod dispatcher;
 mod events;
-mod failure;
 mod map;
 mod messages;
 mod nifs;
-mod output;
-mod overdue;
-mod pipe;
 mod pool;
-mod process;
 mod reply;
 mod runtime;
-mod runtime_dir;
-mod sessions;
-mod wire;
 
 mod atoms {
     rustler::atoms! {

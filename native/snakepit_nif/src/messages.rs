@@ -1,8 +1,8 @@
 //! The messages of a worker over its standard output: 4 bytes of length, big-endian, and so many bytes. A
 //! BEAM's port would believe any length, and put messages into a mailbox without a bound.
 
-use crate::pipe::Writer;
 use rustler::OwnedBinary;
+use snakepit_client::pipe::Writer;
 use std::io;
 use tokio::{
     io::{AsyncReadExt, BufReader},

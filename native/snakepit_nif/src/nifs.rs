@@ -10,11 +10,13 @@ mod stdio;
 use crate::{
     atoms,
     codec::{self, Rules},
-    failure::Failure,
-    map, runtime,
+    map,
+    reply::error_term,
+    runtime,
 };
 use bytes::Bytes;
 use rustler::{Binary, Encoder, Env, Error, MapIterator, NifResult, Term};
+use snakepit_client::failure::Failure;
 use snakepit_proto::{Field, Fields};
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ fn millis(timeout: Option<u64>) -> Option<Duration> {
 fn started<'a>(env: Env<'a>, done: Result<(), Failure>) -> Term<'a> {
     match done {
         Ok(()) => atoms::ok().encode(env),
-        Err(failure) => env.error_tuple(failure),
+        Err(failure) => error_term(env, &failure),
     }
 }
 
@@ -83,6 +85,6 @@ fn decode_result<'a>(env: Env<'a>, result: Term<'a>) -> NifResult<Term<'a>> {
     let fields = Fields::received(values.collect::<NifResult<_>>()?, None);
     Ok(match codec::decode_fields(env, &fields, None) {
         Ok(map) => (atoms::ok(), map).encode(env),
-        Err(failure) => env.error_tuple(failure),
+        Err(failure) => error_term(env, &failure),
     })
 }

@@ -3,13 +3,15 @@
 use crate::{
     atoms,
     call::Link,
-    calls::WorkEnded,
-    channel::Channel,
-    dispatcher::{Dispatcher, Event, Lease},
     reply::{notify, off_scheduler},
     runtime,
 };
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
+use snakepit_client::{
+    calls::WorkEnded,
+    channel::Channel,
+    pool::{Dispatcher, Event, Lease},
+};
 use snakepit_proto::{EndSessionRequest, HealthRequest};
 use std::{
     sync::Arc,

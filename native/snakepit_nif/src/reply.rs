@@ -1,14 +1,11 @@
 //! Messages to the process that waits for a call.
 
-use crate::{
-    atoms, codec,
-    events::Gate,
-    failure::{Failure, Reason},
-    map,
-    overdue::{OVERDUE_AFTER, Watch},
-    runtime,
-};
+use crate::{atoms, codec, events::Gate, map, runtime};
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm};
+use snakepit_client::{
+    failure::{Failure, Reason},
+    overdue::{OVERDUE_AFTER, Watch},
+};
 use snakepit_proto::{ErrorDetail, ErrorFrame};
 use std::time::{Duration, Instant};
 
@@ -49,7 +46,7 @@ impl Reply {
         let watch = Watch::new(Instant::now() + after + OVERDUE_AFTER, move |_| {
             let failure = Failure::overdue(after);
             send(pid, kept.take()?, &saved, Some(&late), |env| {
-                env.error_tuple(failure)
+                error_term(env, &failure)
             });
             None
         });
@@ -71,7 +68,7 @@ impl Reply {
     ) -> bool {
         self.deliver(|env| match result {
             Ok(value) => (rustler::types::atom::ok(), encode(env, value)).encode(env),
-            Err(failure) => env.error_tuple(failure),
+            Err(failure) => error_term(env, &failure),
         })
     }
 
@@ -96,7 +93,7 @@ impl Drop for Reply {
         let (pid, gate) = (self.pid, self.gate.take());
         off_scheduler(move || {
             send(pid, env, &reference, gate.as_ref(), |env| {
-                env.error_tuple(Failure::Dropped)
+                error_term(env, &Failure::Dropped)
             });
         });
     }
@@ -136,35 +133,37 @@ pub(crate) fn notify(pid: LocalPid, build: impl for<'a> FnOnce(Env<'a>) -> Term<
     let _ = OwnedEnv::new().send_and_clear(&pid, build);
 }
 
-/// `{reason, message, details}`, of which Elixir makes a `Snakepit.Error`.
-impl Encoder for Failure {
-    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        (self.reason().atom(), self.to_string(), self.details(env)).encode(env)
-    }
+/// `{:error, failure}`, see `failure_term`.
+pub(crate) fn error_term<'a>(env: Env<'a>, failure: &Failure) -> Term<'a> {
+    env.error_tuple(failure_term(env, failure))
 }
 
-impl Failure {
-    pub(crate) fn details<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let pairs: Vec<(Atom, Term<'a>)> = match self {
-            Self::Saturated { max_queue } => vec![(atoms::max_queue(), max_queue.encode(env))],
-            Self::Timeout { queued, .. } => vec![(atoms::queued(), queued.encode(env))],
-            Self::TooLarge { size, limit, .. } => vec![
-                (atoms::size(), size.encode(env)),
-                (atoms::limit(), limit.encode(env)),
-            ],
-            Self::RefusedAsTooLarge { limit, .. } => vec![(atoms::limit(), limit.encode(env))],
-            Self::Status { code, .. } => {
-                vec![(atoms::grpc_status(), i32::from(*code).encode(env))]
-            }
-            Self::Remote(detail) if !detail.r#type.is_empty() => exception(env, detail),
-            Self::Remote(detail) if !detail.data.is_empty() => {
-                let errors = codec::decode_extended(env, &detail.data).ok();
-                vec![(atoms::errors(), errors.encode(env))]
-            }
-            _ => Vec::new(),
-        };
-        map::from_pairs(env, pairs)
-    }
+/// `{reason, message, details}`, of which Elixir makes a `Snakepit.Error`.
+pub(crate) fn failure_term<'a>(env: Env<'a>, failure: &Failure) -> Term<'a> {
+    let reason = reason_atom(failure.reason());
+    (reason, failure.to_string(), failure_details(env, failure)).encode(env)
+}
+
+pub(crate) fn failure_details<'a>(env: Env<'a>, failure: &Failure) -> Term<'a> {
+    let pairs: Vec<(Atom, Term<'a>)> = match failure {
+        Failure::Saturated { max_queue } => vec![(atoms::max_queue(), max_queue.encode(env))],
+        Failure::Timeout { queued, .. } => vec![(atoms::queued(), queued.encode(env))],
+        Failure::TooLarge { size, limit, .. } => vec![
+            (atoms::size(), size.encode(env)),
+            (atoms::limit(), limit.encode(env)),
+        ],
+        Failure::RefusedAsTooLarge { limit, .. } => vec![(atoms::limit(), limit.encode(env))],
+        Failure::Status { code, .. } => {
+            vec![(atoms::grpc_status(), i32::from(*code).encode(env))]
+        }
+        Failure::Remote(detail) if !detail.r#type.is_empty() => exception(env, detail),
+        Failure::Remote(detail) if !detail.data.is_empty() => {
+            let errors = codec::decode_extended(env, &detail.data).ok();
+            vec![(atoms::errors(), errors.encode(env))]
+        }
+        _ => Vec::new(),
+    };
+    map::from_pairs(env, pairs)
 }
 
 /// What a Python exception is to Elixir.
@@ -202,29 +201,27 @@ fn frame<'a>(env: Env<'a>, frame: &ErrorFrame) -> Term<'a> {
     map::from_pairs(env, pairs)
 }
 
-impl Reason {
-    pub(crate) fn atom(self) -> Atom {
-        match self {
-            Self::Cancelled => atoms::cancelled(),
-            Self::CommandError => atoms::command_error(),
-            Self::GrpcUnavailable => atoms::grpc_unavailable(),
-            Self::InternalError => atoms::internal_error(),
-            Self::InvalidArgs => atoms::invalid_args(),
-            Self::InvalidResult => atoms::invalid_result(),
-            Self::MessageTooLarge => atoms::message_too_large(),
-            Self::NotReady => atoms::not_ready(),
-            Self::PoolSaturated => atoms::pool_saturated(),
-            Self::PoolStopped => atoms::pool_stopped(),
-            Self::PythonError => atoms::python_error(),
-            Self::QueueTimeout => atoms::queue_timeout(),
-            Self::RpcError => atoms::rpc_error(),
-            Self::SessionLost => atoms::session_lost(),
-            Self::StreamingNotSupported => atoms::streaming_not_supported(),
-            Self::Timeout => atoms::timeout(),
-            Self::Unauthenticated => atoms::unauthenticated(),
-            Self::UnknownCommand => atoms::unknown_command(),
-            Self::WorkerCrashed => atoms::worker_crashed(),
-            Self::WorkerStartFailed => atoms::worker_start_failed(),
-        }
+pub(crate) fn reason_atom(reason: Reason) -> Atom {
+    match reason {
+        Reason::Cancelled => atoms::cancelled(),
+        Reason::CommandError => atoms::command_error(),
+        Reason::GrpcUnavailable => atoms::grpc_unavailable(),
+        Reason::InternalError => atoms::internal_error(),
+        Reason::InvalidArgs => atoms::invalid_args(),
+        Reason::InvalidResult => atoms::invalid_result(),
+        Reason::MessageTooLarge => atoms::message_too_large(),
+        Reason::NotReady => atoms::not_ready(),
+        Reason::PoolSaturated => atoms::pool_saturated(),
+        Reason::PoolStopped => atoms::pool_stopped(),
+        Reason::PythonError => atoms::python_error(),
+        Reason::QueueTimeout => atoms::queue_timeout(),
+        Reason::RpcError => atoms::rpc_error(),
+        Reason::SessionLost => atoms::session_lost(),
+        Reason::StreamingNotSupported => atoms::streaming_not_supported(),
+        Reason::Timeout => atoms::timeout(),
+        Reason::Unauthenticated => atoms::unauthenticated(),
+        Reason::UnknownCommand => atoms::unknown_command(),
+        Reason::WorkerCrashed => atoms::worker_crashed(),
+        Reason::WorkerStartFailed => atoms::worker_start_failed(),
     }
 }

@@ -1,20 +1,21 @@
 //! A stream: the same call with many replies, at the consumer's pace.
 
-use super::{
-    Call, Clock, Ended, MOST_ATTEMPTS, Place, Route, explained, refused_meta, sleep_until,
-};
+use super::{Call, Clock, Ended, Place, Route, explained, refused_meta, sleep_until};
 use crate::{
-    aside::decode_aside,
-    channel::Channel,
-    chunk_order::ChunkOrder,
     codec,
-    credit::Credit,
     events::{Events, Progress, Recipient},
-    failure::Failure,
-    overdue::{OVERDUE_AFTER, Watch},
 };
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};
+use snakepit_client::{
+    aside::decode_aside,
+    channel::Channel,
+    chunk_order::ChunkOrder,
+    connection::MOST_ATTEMPTS,
+    credit::Credit,
+    failure::Failure,
+    overdue::{OVERDUE_AFTER, Watch},
+};
 use snakepit_proto::{Fields, StreamResponse};
 use std::{
     sync::Arc,

@@ -1,19 +1,20 @@
 //! A unary call: one frame among others where the server has `Calls`, else an RPC of its own.
 
-use super::{
-    Call, Clock, Ended, MOST_ATTEMPTS, Place, Route, Witness, explained, failed_term, refused_term,
-};
+use super::{Call, Clock, Ended, Place, Route, Witness, explained, failed_term, refused_term};
 use crate::{
-    aside::{DECODED_ASIDE_FROM, decode_aside},
-    calls::{Abandoned, Calls, Job, ReturnReason, WorkEnded},
-    channel::ClientConnection,
     codec,
-    failure::Failure,
     pool::{self, Worker},
     reply::{Reply, off_scheduler},
     runtime,
 };
 use rustler::{Encoder, types::atom};
+use snakepit_client::{
+    aside::{DECODED_ASIDE_FROM, decode_aside},
+    calls::{Abandoned, Calls, Job, ReturnReason, WorkEnded},
+    channel::ClientConnection,
+    connection::MOST_ATTEMPTS,
+    failure::Failure,
+};
 use snakepit_proto::{CallFrame, Fields, ReplyFrame};
 use std::{
     sync::Arc,

@@ -1,9 +1,10 @@
 //! From the wire to BEAM terms. Nothing that comes from there becomes an atom.
 
 use super::dtype_atom;
-use crate::{atoms, failure::Failure, map};
+use crate::{atoms, map};
 use bytes::Bytes;
 use rustler::{BigInt, Encoder, Env, NewBinary, Resource, ResourceArc, Term};
+use snakepit_client::failure::Failure;
 use snakepit_proto::Fields;
 use snakepit_values::{Builder, Dtype, Form, Kind, ReadError, read, split_tail};
 use std::{ops::Range, str};

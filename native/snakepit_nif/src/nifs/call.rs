@@ -5,15 +5,13 @@ use crate::{
     atoms,
     call::{Call, Overdue, Owner, Patience, Route, Unary, Waiting, Watched, run_stream, run_unary},
     codec::{self, EncodeError, Rules},
-    credit::Credit,
-    dispatcher::Session,
     events::{Events, Gate, Progress, Recipient},
-    failure::Failure,
-    reply::Reply,
+    reply::{Reply, error_term, failure_term},
 };
 use rustler::{
     Atom, Encoder, Env, LocalPid, Monitor, NifResult, NifTuple, Resource, ResourceArc, Term,
 };
+use snakepit_client::{credit::Credit, failure::Failure, pool::Session};
 use snakepit_proto::Fields;
 use std::{
     hash::{BuildHasher, RandomState},
@@ -208,7 +206,7 @@ fn start_unary<'a>(
             Some(calls) => {
                 if let Err(failure) = call.check_size(place.channel()) {
                     reply.forget();
-                    return Ok(env.error_tuple(failure));
+                    return Ok(error_term(env, &failure));
                 }
                 Unary::start(&calls, call, place, reply, owner);
                 return Ok((atoms::ok(), handle).encode(env));
@@ -219,7 +217,7 @@ fn start_unary<'a>(
     };
     Ok(match spawn(run_unary(call, route, reply, owner)) {
         Ok(()) => (atoms::ok(), handle).encode(env),
-        Err(failure) => env.error_tuple(failure),
+        Err(failure) => error_term(env, &failure),
     })
 }
 
@@ -260,7 +258,7 @@ fn start_stream<'a>(
     Ok(
         match spawn(run_stream(call, route, credit, patience, events)) {
             Ok(()) => (atoms::ok(), handle).encode(env),
-            Err(failure) => env.error_tuple(failure),
+            Err(failure) => error_term(env, &failure),
         },
     )
 }
@@ -293,7 +291,9 @@ impl Encoder for Refused {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
             Self::NotEncoded(error) => error.encode(env),
-            Self::Failed(failure, request_id) => (atoms::error(), failure, request_id).encode(env),
+            Self::Failed(failure, request_id) => {
+                (atoms::error(), failure_term(env, failure), request_id).encode(env)
+            }
         }
     }
 }
@@ -303,9 +303,10 @@ impl Encoder for EncodeError {
         match self {
             Self::OverBudget => atoms::large().encode(env),
             Self::Struct { path, name } => (atoms::r#struct(), path, name).encode(env),
-            Self::Invalid { path, message } => env.error_tuple(Failure::InvalidArgs(
-                format!("{path} {message}").trim_start().into(),
-            )),
+            Self::Invalid { path, message } => error_term(
+                env,
+                &Failure::InvalidArgs(format!("{path} {message}").trim_start().into()),
+            ),
         }
     }
 }

@@ -4,12 +4,14 @@ use super::{spawn, started, time};
 use crate::{
     atoms,
     call::{Endpoint, Link},
-    channel::{Address, Channel, Target},
-    failure::Failure,
     map,
-    reply::Reply,
+    reply::{Reply, error_term},
 };
 use rustler::{Atom, Encoder, Env, NifMap, Resource, ResourceArc, Term};
+use snakepit_client::{
+    channel::{Address, Channel, Target},
+    failure::Failure,
+};
 use snakepit_proto::{CommandInfo, HealthRequest, InfoRequest};
 use snakepit_wire::StartJournal;
 use std::{
@@ -69,7 +71,7 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
             deadline,
             journal: options.journal.map(|journal| journal.0.clone()),
         },
-        Err(failure) => return env.error_tuple(failure),
+        Err(failure) => return error_term(env, &failure),
     };
     let owner = env.pid();
     let reply = Reply::watched(owner, reference, timeout);

@@ -3,9 +3,9 @@
 use super::{channel::ChannelResource, millis, time};
 use crate::{
     atoms,
-    dispatcher::{Dispatcher, Limits, Refusal, Unavailable, WorkerKey},
     pool::{Pool, Worker, drop_session, listener},
 };
+use snakepit_client::pool::{Dispatcher, Limits, Refusal, Unavailable, WorkerKey};
 
 use rustler::{Atom, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc};
 use std::{sync::Arc, time::Duration};

@@ -3,15 +3,17 @@
 use crate::{
     atoms,
     messages::{End, Messages},
-    output::{Line, Listener, Output},
-    pipe::{self, Writer},
-    process,
     reply::notify,
     runtime,
 };
 use rustler::{
     Atom, Encoder, Env, LocalPid, Monitor, NifResult, OwnedBinary, OwnedEnv, Resource, ResourceArc,
     Term, env::SavedTerm,
+};
+use snakepit_client::{
+    output::{Line, Listener, Output},
+    pipe::{self, Writer},
+    process,
 };
 use std::{io, sync::Arc};
 use tokio::{net::unix::pipe::Receiver, runtime::Runtime};
@@ -122,13 +124,12 @@ impl Listener for OutputTeller {
 #[rustler::nif]
 fn output_take(env: Env<'_>, output: ResourceArc<OutputResource>) -> Term<'_> {
     let taken = output.0.take();
-    (taken.lines, taken.dropped, taken.ended).encode(env)
+    let lines = taken.lines.iter().map(|line| line_term(env, line));
+    (lines.collect::<Vec<_>>(), taken.dropped, taken.ended).encode(env)
 }
 
-impl Encoder for Line {
-    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        (self.level, &self.request_id, &self.text).encode(env)
-    }
+fn line_term<'a>(env: Env<'a>, line: &Line) -> Term<'a> {
+    (line.level, &line.request_id, &line.text).encode(env)
 }
 
 /// The worker has ended: nothing but what is there already is read.

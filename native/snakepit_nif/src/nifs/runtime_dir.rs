@@ -1,7 +1,7 @@
 //! The directory of a pool's Unix sockets, for `Snakepit.Pool.RuntimeDir`.
 
-use crate::runtime_dir::{self, RuntimeDir};
 use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
+use snakepit_client::runtime_dir::{self, RuntimeDir};
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 
 struct RuntimeDirResource(RuntimeDir);

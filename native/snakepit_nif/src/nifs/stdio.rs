@@ -6,11 +6,15 @@ use super::{
     spawn,
 };
 use crate::{
-    atoms, call::Waiting, codec, credit::Credit, dispatcher::Lease, failure::Failure, pool::Worker,
-    reply::Reply, wire,
+    atoms,
+    call::Waiting,
+    codec,
+    pool::Worker,
+    reply::{Reply, error_term},
 };
 use bytes::Bytes;
 use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
+use snakepit_client::{credit::Credit, failure::Failure, pool::Lease, wire};
 use snakepit_proto::Fields;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -48,7 +52,7 @@ fn acquire<'a>(
     };
     let mut waiting = match waiting {
         Ok(waiting) => waiting,
-        Err(failure) => return env.error_tuple(failure),
+        Err(failure) => return error_term(env, &failure),
     };
     if let Some(lease) = waiting.at_once() {
         return (atoms::ok(), LeaseResource::term(env, lease)).encode(env);
@@ -62,7 +66,7 @@ fn acquire<'a>(
     });
     match done {
         Ok(()) => (atoms::wait(), handle).encode(env),
-        Err(failure) => env.error_tuple(failure),
+        Err(failure) => error_term(env, &failure),
     }
 }
 
@@ -96,6 +100,9 @@ fn encode_extended<'a>(env: Env<'a>, value: Term<'a>) -> Term<'a> {
 fn decode_extended<'a>(env: Env<'a>, bytes: rustler::Binary<'a>) -> Term<'a> {
     match codec::decode_extended(env, &Bytes::copy_from_slice(&bytes)) {
         Ok(term) => (atoms::ok(), term).encode(env),
-        Err(problem) => env.error_tuple(Failure::InvalidResult(format!("the message {problem}"))),
+        Err(problem) => error_term(
+            env,
+            &Failure::InvalidResult(format!("the message {problem}")),
+        ),
     }
 }

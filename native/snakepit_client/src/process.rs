@@ -5,7 +5,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs;
 
 /// In the kernel's own units, where it tells.
-pub(crate) fn started(os_pid: i32) -> Option<u64> {
+pub fn started(os_pid: i32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{os_pid}/stat")).ok()?;
     // The second field is the program's name, with whatever in it, between parentheses.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
@@ -16,7 +16,7 @@ pub(crate) fn started(os_pid: i32) -> Option<u64> {
 /// Signals the group that the process leads, or has led: while one of the group is left, no process gets
 /// its number. A process that has not come so far as to lead a group is signalled itself. Whether there was
 /// anyone.
-pub(crate) fn signal_group(os_pid: i32, known: Option<u64>, kill: bool) -> bool {
+pub fn signal_group(os_pid: i32, known: Option<u64>, kill: bool) -> bool {
     let signal = if kill { Signal::KILL } else { Signal::TERM };
     let now = started(os_pid);
     if now.is_some() && now != known {

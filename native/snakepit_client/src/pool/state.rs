@@ -1,10 +1,10 @@
 //! The table behind the lock: workers, who waits for them, and whose sessions live on them.
 
+use super::sessions::{Past, Sessions, Settled, Stay};
 use super::{
     Event, Grant, Lease, Limits, Notices, Refusal, Snapshot, Startup, Unavailable, Waiter, Worker,
     WorkerKey,
 };
-use crate::sessions::{Past, Sessions, Settled, Stay};
 use std::{
     collections::{BTreeMap, HashSet},
     mem::take,

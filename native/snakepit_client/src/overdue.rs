@@ -9,7 +9,7 @@ use std::{
 };
 
 /// How long after a deadline the runtime is given up: it keeps deadlines itself as a rule.
-pub(crate) const OVERDUE_AFTER: Duration = Duration::from_secs(1);
+pub const OVERDUE_AFTER: Duration = Duration::from_secs(1);
 
 /// Looks whether something is overdue; the moment of the next look, or nothing where none is wanted.
 type Look = Box<dyn FnMut(Instant) -> Option<Instant> + Send>;
@@ -34,15 +34,12 @@ static WATCHES: LazyLock<Watches> = LazyLock::new(|| Watches {
 });
 
 /// Ends with its drop; a look that is being taken then is the last.
-pub(crate) struct Watch(u64);
+pub struct Watch(u64);
 
 impl Watch {
     /// Has `look` called at that moment, and from then on at those that it returns. It must not block, nor
     /// drop the watch itself.
-    pub(crate) fn new(
-        at: Instant,
-        look: impl FnMut(Instant) -> Option<Instant> + Send + 'static,
-    ) -> Self {
+    pub fn new(at: Instant, look: impl FnMut(Instant) -> Option<Instant> + Send + 'static) -> Self {
         let mut state = WATCHES.lock();
         state.last += 1;
         let id = state.last;

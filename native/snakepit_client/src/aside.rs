@@ -7,13 +7,13 @@ use std::{
 };
 
 /// From here on a result is decoded on a thread that no connection waits for.
-pub(crate) const DECODED_ASIDE_FROM: usize = 256 * 1024;
+pub const DECODED_ASIDE_FROM: usize = 256 * 1024;
 /// How long the work for such a thread waits for one.
 const THREAD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Decodes and sends here if that is quick, else on a thread for blocking work; here as well where no such
 /// thread can be had. A panic there gives nothing; it has dropped the reply, which tells the caller.
-pub(crate) async fn decode_aside<T: Send + 'static>(
+pub async fn decode_aside<T: Send + 'static>(
     size: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {

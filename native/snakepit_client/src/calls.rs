@@ -30,7 +30,7 @@ const GATHERED_BEHIND: usize = 4;
 
 /// Why a call ended for its caller while its command may still run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Abandoned {
+pub enum Abandoned {
     TimedOut,
     /// Its caller is gone: nobody is to be told.
     Cancelled,
@@ -38,15 +38,15 @@ pub(crate) enum Abandoned {
 
 /// How a command ended whose call was abandoned before.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct WorkEnded {
+pub struct WorkEnded {
     /// As the server says it; nothing if the grace passed or the worker is lost.
-    pub(crate) how: Option<String>,
-    pub(crate) after: Duration,
+    pub how: Option<String>,
+    pub after: Duration,
 }
 
 /// Why a call comes back that has not started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReturnReason {
+pub enum ReturnReason {
     /// The worker has given it back, and goes on.
     Recalled,
     /// Nothing starts on this connection any more.
@@ -54,7 +54,7 @@ pub(crate) enum ReturnReason {
 }
 
 /// A call and whoever waits for it.
-pub(crate) trait Job: Send + 'static {
+pub trait Job: Send + 'static {
     fn deadline(&self) -> Option<Instant>;
     /// How long its command may go on once nobody waits for it.
     fn grace(&self) -> Duration;
@@ -72,7 +72,7 @@ pub(crate) trait Job: Send + 'static {
     fn stalled(&self);
 }
 
-pub(crate) struct Calls<C, J> {
+pub struct Calls<C, J> {
     outlet: Outlet<C>,
     driven: Arc<Driven<C>>,
     state: Mutex<State<J>>,
@@ -134,7 +134,7 @@ impl<J> State<J> {
 }
 
 impl<C: Connection + 'static, J: Job> Calls<C, J> {
-    pub(crate) fn new(
+    pub fn new(
         driven: Arc<Driven<C>>,
         outlet: Outlet<C>,
         journal: Option<Arc<StartJournal>>,
@@ -161,12 +161,12 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     }
 
     /// Calls beyond `capacity` are taken back when the ones before them stand still.
-    pub(crate) fn set_capacity(&self, capacity: usize) {
+    pub fn set_capacity(&self, capacity: usize) {
         self.capacity.store(capacity, Ordering::Relaxed);
     }
 
     /// Sends a call. `keep` gets the call's id, by which it can be cancelled, before it is sent.
-    pub(crate) fn start(&self, mut job: J, keep: impl FnOnce(u64)) {
+    pub fn start(&self, mut job: J, keep: impl FnOnce(u64)) {
         let deadline = job.deadline();
         let mut state = self.lock();
         if state.lost {
@@ -206,7 +206,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     }
 
     /// Nobody waits for the call any more.
-    pub(crate) fn cancel(&self, id: u64) {
+    pub fn cancel(&self, id: u64) {
         let mut state = self.lock();
         self.abandon(&mut state, id, Abandoned::Cancelled);
         drop(state);
@@ -238,7 +238,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     }
 
     /// Drives the connection until it ends, or until `end`.
-    pub(crate) async fn drive(
+    pub async fn drive(
         self: Arc<Self>,
         mut body: RecvStream,
         max_frame: usize,

@@ -24,7 +24,7 @@ const OWNER: &str = "owner";
 /// A directory with more entries is none of a pool.
 const MOST_ENTRIES: usize = 10_000;
 
-pub(crate) struct RuntimeDir {
+pub struct RuntimeDir {
     path: PathBuf,
     /// Holds the lock.
     dir: OwnedFd,
@@ -36,7 +36,7 @@ pub(crate) struct RuntimeDir {
 }
 
 impl RuntimeDir {
-    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+    pub fn create(path: &Path) -> io::Result<Self> {
         // A umask takes permissions away and gives none.
         mkdir(path, Mode::RWXU)?;
         Self::own(path).inspect_err(|_| {
@@ -60,24 +60,24 @@ impl RuntimeDir {
     }
 
     /// Whether it is still there, and its owner in it.
-    pub(crate) fn is_intact(&self) -> bool {
+    pub fn is_intact(&self) -> bool {
         is_at(CWD, &self.path, &self.identity) && is_at(&self.dir, OWNER, &self.owner_identity)
     }
 
     /// Removes a worker's socket.
-    pub(crate) fn unlink(&self, name: &str) {
+    pub fn unlink(&self, name: &str) {
         if is_known(name.as_bytes()) && is_socket(&self.dir, name) {
             let _ = unlinkat(&self.dir, name, AtFlags::empty());
         }
     }
 
-    pub(crate) fn remove(&self) {
+    pub fn remove(&self) {
         let _ = remove(&self.path, &self.dir);
     }
 }
 
 /// Removes the directories of this user in `parent` that no pool has any more.
-pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
+pub fn sweep(parent: &Path) -> io::Result<()> {
     for entry in Dir::new(open(parent)?)? {
         let entry = entry?;
         let maybe_dir = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);

@@ -3,15 +3,14 @@
 //! A session has one life after the other. Each has a generation, by which a worker tells the state
 //! of an earlier life from the present one's.
 
-use crate::dispatcher::WorkerKey;
+use super::WorkerKey;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-#[expect(clippy::disallowed_types, reason = "it is never encoded")]
-type Lives = std::collections::HashMap<Arc<str>, Life>;
+type Lives = HashMap<Arc<str>, Life>;
 
 pub(crate) struct Sessions {
     lives: Lives,

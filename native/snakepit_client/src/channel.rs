@@ -30,14 +30,14 @@ const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";
 static SECRET: HeaderName = HeaderName::from_static("x-snakepit-secret");
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Address {
+pub enum Address {
     Unix(String),
     Tcp(String),
 }
 
 impl Address {
     /// `unix:/path` or `tcp:host:port`.
-    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
+    pub fn parse(text: &str) -> Result<Self, Failure> {
         match text.split_once(':') {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
             Some(("tcp", host)) if host.contains(':') => Ok(Self::Tcp(host.into())),
@@ -48,25 +48,25 @@ impl Address {
     }
 }
 
-pub(crate) type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
+pub type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
 
 #[derive(Clone)]
-pub(crate) struct Channel {
-    pub(crate) client: SnakepitBridgeClient<Connection>,
-    pub(crate) max_message_size: usize,
+pub struct Channel {
+    pub client: SnakepitBridgeClient<Connection>,
+    pub max_message_size: usize,
     /// Cancelled once the connection takes no more calls. Those that run on it may go on.
-    pub(crate) closed: CancellationToken,
+    pub closed: CancellationToken,
 }
 
 /// How to reach a server.
 #[derive(Clone)]
-pub(crate) struct Target {
-    pub(crate) address: Address,
-    pub(crate) secret: Option<String>,
-    pub(crate) max_message_size: usize,
-    pub(crate) deadline: Instant,
+pub struct Target {
+    pub address: Address,
+    pub secret: Option<String>,
+    pub max_message_size: usize,
+    pub deadline: Instant,
     /// Of a server that this end has started, and given it.
-    pub(crate) journal: Option<Arc<StartJournal>>,
+    pub journal: Option<Arc<StartJournal>>,
 }
 
 impl Target {
@@ -106,7 +106,7 @@ impl Target {
 }
 
 impl Channel {
-    pub(crate) async fn connect(target: &Target) -> Result<Self, Failure> {
+    pub async fn connect(target: &Target) -> Result<Self, Failure> {
         let secret = target.secret()?;
         let connecting = async { handshake(target.socket().await?, secret).await };
         let (connection, closed) = target.in_time(connecting).await?;
@@ -124,7 +124,7 @@ impl Channel {
     }
 
     /// A request that the server gives up on its own after `timeout`, sent as `grpc-timeout`.
-    pub(crate) fn request<T>(message: T, timeout: Option<Duration>) -> tonic::Request<T> {
+    pub fn request<T>(message: T, timeout: Option<Duration>) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
@@ -134,15 +134,15 @@ impl Channel {
 }
 
 /// An open `Calls` RPC, on a connection of its own.
-pub(crate) struct CallsRpc {
-    pub(crate) driven: Arc<Driven<ClientConnection>>,
-    pub(crate) outlet: Outlet<ClientConnection>,
-    pub(crate) body: h2::RecvStream,
+pub struct CallsRpc {
+    pub driven: Arc<Driven<ClientConnection>>,
+    pub outlet: Outlet<ClientConnection>,
+    pub body: h2::RecvStream,
 }
 
 impl CallsRpc {
     /// Nothing if the server has no `Calls`.
-    pub(crate) async fn open(target: &Target) -> Result<Option<Self>, Failure> {
+    pub async fn open(target: &Target) -> Result<Option<Self>, Failure> {
         let secret = target.secret()?;
         target.in_time(Self::begin(target, secret)).await
     }
@@ -219,7 +219,7 @@ async fn handshake(
 }
 
 #[derive(Clone)]
-pub(crate) struct Connection {
+pub struct Connection {
     sender: http2::SendRequest<Body>,
     secret: Option<HeaderValue>,
 }

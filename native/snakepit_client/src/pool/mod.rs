@@ -1,7 +1,7 @@
 //! Which worker takes a call, and who waits for one: plain data behind a mutex that is held for
 //! well under a microsecond. Waiters and the listener are always told outside of it.
 
-use crate::sessions::Stay;
+use sessions::Stay;
 use state::{Choice, Place, Queued, State, Visit};
 use std::{
     collections::HashSet,
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Why a call got no worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The queue is full.
     Saturated { max_queue: usize },
     /// The waiter's time was up before a worker was free.
@@ -28,33 +28,33 @@ pub(crate) enum Refusal {
 
 /// Why a pool has no worker.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unavailable {
-    pub(crate) why: String,
+pub struct Unavailable {
+    pub why: String,
     /// Whether the reason is that there is no gRPC to be had.
-    pub(crate) no_grpc: bool,
+    pub no_grpc: bool,
 }
 
 /// What stands behind a place: cheap to clone.
-pub(crate) trait Worker: Clone + Send + 'static {}
+pub trait Worker: Clone + Send + 'static {}
 impl<W: Clone + Send + 'static> Worker for W {}
 
-pub(crate) type Grant<W> = Result<Lease<W>, Refusal>;
+pub type Grant<W> = Result<Lease<W>, Refusal>;
 type Waiter<W> = Box<dyn FnOnce(Grant<W>) + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct WorkerKey(pub(crate) u64);
+pub struct WorkerKey(pub u64);
 
 /// The session that a call belongs to.
 #[derive(Clone, Debug)]
-pub(crate) struct Session {
-    pub(crate) id: Arc<str>,
+pub struct Session {
+    pub id: Arc<str>,
     /// Whether its calls wait for its worker; else a call takes another one when that is busy, and
     /// the session moves there and begins anew.
-    pub(crate) strict: bool,
+    pub strict: bool,
 }
 
 /// What becomes of sessions and workers, beside what calls hear.
-pub(crate) enum Event<W> {
+pub enum Event<W> {
     Created {
         id: Arc<str>,
         worker: W,
@@ -91,48 +91,48 @@ pub(crate) enum Event<W> {
 type Listener<W> = Box<dyn Fn(Event<W>) + Send + Sync + RefUnwindSafe>;
 
 #[derive(Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) max_queue: usize,
-    pub(crate) max_sessions: usize,
-    pub(crate) session_ttl: Option<Duration>,
+pub struct Limits {
+    pub max_queue: usize,
+    pub max_sessions: usize,
+    pub session_ttl: Option<Duration>,
     /// How much work a worker may be sent ahead of what it does.
-    pub(crate) pipeline_budget: Duration,
+    pub pipeline_budget: Duration,
     /// How many workers the pool keeps, and how long each may take to be ready.
-    pub(crate) size: usize,
-    pub(crate) startup_timeout: Duration,
+    pub size: usize,
+    pub startup_timeout: Duration,
 }
 
 /// How far a pool is that has had no ready worker yet.
 #[derive(Debug)]
-pub(crate) struct Startup {
-    pub(crate) starting: usize,
-    pub(crate) size: usize,
-    pub(crate) elapsed: Duration,
-    pub(crate) startup_timeout: Duration,
+pub struct Startup {
+    pub starting: usize,
+    pub size: usize,
+    pub elapsed: Duration,
+    pub startup_timeout: Duration,
     /// Why the last one that failed did, if one has.
-    pub(crate) failed: Option<Arc<Unavailable>>,
+    pub failed: Option<Arc<Unavailable>>,
 }
 
 /// What a call asks of a place.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wish {
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) session: Option<Session>,
+pub struct Wish {
+    pub deadline: Option<Instant>,
+    pub session: Option<Session>,
     /// Whether it may be sent to a worker before that is free.
-    pub(crate) pipelines: bool,
+    pub pipelines: bool,
     /// Whether it goes in front of the queue: it has waited before.
-    pub(crate) early: bool,
+    pub early: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Snapshot {
-    pub(crate) queued: usize,
-    pub(crate) sessions: usize,
+pub struct Snapshot {
+    pub queued: usize,
+    pub sessions: usize,
     /// Per worker: key, calls in flight, draining.
-    pub(crate) workers: Vec<(WorkerKey, usize, bool)>,
+    pub workers: Vec<(WorkerKey, usize, bool)>,
 }
 
-pub(crate) struct Dispatcher<W: Worker> {
+pub struct Dispatcher<W: Worker> {
     state: Mutex<State<W>>,
     listener: Listener<W>,
     /// Cancelled once the pool has had a ready worker.
@@ -156,7 +156,7 @@ impl<W: Worker> Notices<W> {
 
 impl<W: Worker> Dispatcher<W> {
     /// The listener must not block: it is called by whoever caused the event.
-    pub(crate) fn new(
+    pub fn new(
         limits: Limits,
         listener: impl Fn(Event<W>) + Send + Sync + RefUnwindSafe + 'static,
     ) -> Arc<Self> {
@@ -169,7 +169,7 @@ impl<W: Worker> Dispatcher<W> {
 
     /// Leases the least-loaded worker, or the session's, to `waiter` at once, or queues it in order
     /// of arrival. A waiter is called at most once.
-    pub(crate) fn submit(
+    pub fn submit(
         self: &Arc<Self>,
         wish: Wish,
         waiter: impl FnOnce(Grant<W>) + Send + 'static,
@@ -244,7 +244,7 @@ impl<W: Worker> Dispatcher<W> {
         submitted
     }
 
-    pub(crate) fn add(self: &Arc<Self>, worker: W, capacity: usize) -> WorkerKey {
+    pub fn add(self: &Arc<Self>, worker: W, capacity: usize) -> WorkerKey {
         let (key, notices) = {
             let mut state = self.lock();
             let key = state.add(worker, capacity);
@@ -257,7 +257,7 @@ impl<W: Worker> Dispatcher<W> {
 
     /// No new leases, and no more calls in its sessions; those that run go on. Once there is none the
     /// listener hears `Drained`.
-    pub(crate) fn drain(self: &Arc<Self>, key: WorkerKey) {
+    pub fn drain(self: &Arc<Self>, key: WorkerKey) {
         let mut notices = Notices::new();
         let notices = {
             let mut state = self.lock();
@@ -269,12 +269,12 @@ impl<W: Worker> Dispatcher<W> {
 
     /// No new leases until `resume`: the worker's connection takes no more calls. False if it is not
     /// there.
-    pub(crate) fn pause(&self, key: WorkerKey) -> bool {
+    pub fn pause(&self, key: WorkerKey) -> bool {
         self.lock().pause(key, None)
     }
 
     /// A paused worker has a new connection. False if it is not paused.
-    pub(crate) fn resume(self: &Arc<Self>, key: WorkerKey, worker: W) -> bool {
+    pub fn resume(self: &Arc<Self>, key: WorkerKey, worker: W) -> bool {
         let (resumed, notices) = {
             let mut state = self.lock();
             let resumed = state.resume(key, worker);
@@ -286,12 +286,12 @@ impl<W: Worker> Dispatcher<W> {
 
     /// Forgets a worker, and with it its sessions. Its leases stay with their calls, and come back
     /// to nobody.
-    pub(crate) fn remove(self: &Arc<Self>, key: WorkerKey) -> bool {
+    pub fn remove(self: &Arc<Self>, key: WorkerKey) -> bool {
         self.remove_where(|one, _worker| one == key)
     }
 
     /// As `remove`, for the workers that `which` picks.
-    pub(crate) fn remove_where(self: &Arc<Self>, which: impl Fn(WorkerKey, &W) -> bool) -> bool {
+    pub fn remove_where(self: &Arc<Self>, which: impl Fn(WorkerKey, &W) -> bool) -> bool {
         let mut notices = Notices::new();
         let removed = {
             let mut state = self.lock();
@@ -304,12 +304,12 @@ impl<W: Worker> Dispatcher<W> {
     }
 
     /// Forgets a session. Returns the worker that it lived on, and the life's generation.
-    pub(crate) fn end_session(&self, id: &str) -> Option<(W, u64)> {
+    pub fn end_session(&self, id: &str) -> Option<(W, u64)> {
         self.lock().end_session(id)
     }
 
     /// Ends sessions that are past their time though no call comes that would.
-    pub(crate) fn expire_sessions(&self) {
+    pub fn expire_sessions(&self) {
         let mut more = true;
         while more {
             let mut events = Vec::new();
@@ -320,24 +320,24 @@ impl<W: Worker> Dispatcher<W> {
 
     /// So many workers have failed to start and are to be tried again, the last for this reason. Once
     /// these are all of the pool's, every call is refused with it; the next ready worker ends that.
-    pub(crate) fn set_failed(&self, failed: usize, unavailable: Unavailable) {
+    pub fn set_failed(&self, failed: usize, unavailable: Unavailable) {
         let notices = self.lock().set_failed(failed, unavailable.into());
         self.tell(notices);
     }
 
     /// Whether a worker that has left had come through a call. Known until it is asked for.
-    pub(crate) fn had_answered(&self, key: WorkerKey) -> bool {
+    pub fn had_answered(&self, key: WorkerKey) -> bool {
         self.lock().had_answered(key)
     }
 
     /// Ends the pool: whoever waits is refused, and so is every later call. Its workers stay until they
     /// are removed: calls that run on them go on.
-    pub(crate) fn close(&self, refusal: Refusal) {
+    pub fn close(&self, refusal: Refusal) {
         let notices = self.lock().close(refusal);
         self.tell(notices);
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Snapshot {
         self.lock().snapshot()
     }
 
@@ -388,7 +388,7 @@ impl<W: Worker> Dispatcher<W> {
 }
 
 /// A place on a worker. Dropping it gives the place to whoever has waited longest.
-pub(crate) struct Lease<W: Worker> {
+pub struct Lease<W: Worker> {
     dispatcher: Arc<Dispatcher<W>>,
     exclusive: bool,
     took: Option<Duration>,
@@ -396,55 +396,55 @@ pub(crate) struct Lease<W: Worker> {
     key: WorkerKey,
     /// Which of the worker's connections `worker` has.
     connection: u64,
-    pub(crate) worker: W,
+    pub worker: W,
     stay: Option<Stay>,
 }
 
 impl<W: Worker> Lease<W> {
     /// Names the life of the call's session, of which the worker keeps only the last; 0 without one.
-    pub(crate) fn session_generation(&self) -> u64 {
+    pub fn session_generation(&self) -> u64 {
         self.stay.as_ref().map_or(0, |stay| stay.generation)
     }
 
     /// Gives the place back, and tells how long the command took.
-    pub(crate) fn done(mut self, took: Duration) {
+    pub fn done(mut self, took: Duration) {
         self.took = Some(took);
     }
 
     /// Gives the place back without the worker having begun the call.
-    pub(crate) fn give_back_unused(mut self) {
+    pub fn give_back_unused(mut self) {
         self.unused = true;
     }
 
-    pub(crate) fn dispatcher(&self) -> Arc<Dispatcher<W>> {
+    pub fn dispatcher(&self) -> Arc<Dispatcher<W>> {
         self.dispatcher.clone()
     }
 
     /// What the worker does takes unexpectedly long: nothing more is sent ahead until it has ended.
-    pub(crate) fn stall(&self) {
+    pub fn stall(&self) {
         self.dispatcher.lock().stall(self.key);
     }
 
     /// Whether the worker drains, or has left.
-    pub(crate) fn is_leaving(&self) -> bool {
+    pub fn is_leaving(&self) -> bool {
         self.dispatcher.lock().is_leaving(self.key)
     }
 
     /// The worker with the connection that it has now; the lease's own once it is out of the pool.
-    pub(crate) fn present_worker(&self) -> W {
+    pub fn present_worker(&self) -> W {
         let present = self.dispatcher.lock().worker(self.key);
         present.unwrap_or_else(|| self.worker.clone())
     }
 
     /// The connection takes no more calls: the worker gets none before it has another one.
-    pub(crate) fn pause(&self) {
+    pub fn pause(&self) {
         self.dispatcher
             .lock()
             .pause(self.key, Some(self.connection));
     }
 
     /// Takes the worker out of the pool: it is not fit for another call.
-    pub(crate) fn condemn(self) -> W {
+    pub fn condemn(self) -> W {
         self.dispatcher.remove(self.key);
         self.worker.clone()
     }
@@ -457,7 +457,7 @@ impl<W: Worker> Drop for Lease<W> {
 }
 
 /// A place in the queue, given up when dropped.
-pub(crate) struct Ticket<W: Worker> {
+pub struct Ticket<W: Worker> {
     dispatcher: Weak<Dispatcher<W>>,
     number: u64,
     /// Of a call that came before the pool's first worker was ready: cancelled when one is.
@@ -465,16 +465,16 @@ pub(crate) struct Ticket<W: Worker> {
 }
 
 impl<W: Worker> Ticket<W> {
-    pub(crate) fn starting(&self) -> Option<CancellationToken> {
+    pub fn starting(&self) -> Option<CancellationToken> {
         self.starting.clone()
     }
 
-    pub(crate) fn startup(&self) -> Option<Startup> {
+    pub fn startup(&self) -> Option<Startup> {
         Some(self.dispatcher.upgrade()?.lock().startup())
     }
 
     /// Whether the pool has a worker that the call could wait for.
-    pub(crate) fn has_workers(&self) -> bool {
+    pub fn has_workers(&self) -> bool {
         let dispatcher = self.dispatcher.upgrade();
         dispatcher.is_none_or(|dispatcher| dispatcher.lock().has_workers())
     }
@@ -494,13 +494,11 @@ impl<W: Worker> Drop for Ticket<W> {
     }
 }
 
-#[path = "dispatcher/state.rs"]
+mod sessions;
 mod state;
 
 #[cfg(test)]
-#[path = "dispatcher/tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "dispatcher/session_tests.rs"]
 mod session_tests;

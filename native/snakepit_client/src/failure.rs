@@ -1,13 +1,13 @@
 //! Every way in which a call can fail, and the reason under which Elixir sees it.
 
-use crate::dispatcher::Startup;
+use crate::pool::Startup;
 use snakepit_proto::ErrorDetail;
 use std::{error::Error as StdError, time::Duration};
 use tonic::{Code, Status};
 
 /// The closed list of reasons that come from here; `Snakepit.Error` documents each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub enum Reason {
     Cancelled,
     CommandError,
     GrpcUnavailable,
@@ -31,7 +31,7 @@ pub(crate) enum Reason {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub enum Failure {
     #[error(
         "every worker is busy and the queue is full ({max_queue} calls wait); call less often, or raise :size, :max_concurrency or :max_queue"
     )]
@@ -106,7 +106,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub(crate) fn reason(&self) -> Reason {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Saturated { .. } => Reason::PoolSaturated,
             Self::QueueTimeout { .. } => Reason::QueueTimeout,
@@ -131,16 +131,16 @@ impl Failure {
     }
 
     /// Whether the server has cancelled the call, and not this end.
-    pub(crate) fn is_servers_cancel(&self) -> bool {
+    pub fn is_servers_cancel(&self) -> bool {
         self.reason() == Reason::Cancelled && !matches!(self, Self::Cancelled)
     }
 
-    pub(crate) fn overdue(after: Duration) -> Self {
+    pub fn overdue(after: Duration) -> Self {
         Self::Overdue(format!("the deadline of {} ms passed", after.as_millis()))
     }
 
     /// A `success: false` or an error chunk; a peer without our additions sends only the text.
-    pub(crate) fn from_reply(error: String, detail: Option<Box<ErrorDetail>>) -> Self {
+    pub fn from_reply(error: String, detail: Option<Box<ErrorDetail>>) -> Self {
         Self::Remote(detail.unwrap_or_else(|| {
             Box::new(ErrorDetail {
                 message: error,
@@ -150,7 +150,7 @@ impl Failure {
     }
 
     /// As `from_status`, of an RPC that was not answered at all.
-    pub(crate) fn from_unanswered(status: &Status, limit: usize, stream: bool) -> Self {
+    pub fn from_unanswered(status: &Status, limit: usize, stream: bool) -> Self {
         status
             .source()
             .and_then(not_started)
@@ -159,7 +159,7 @@ impl Failure {
 
     /// What a failed RPC means. A status that the peer sent has no source; one that this end made
     /// up because the connection broke has.
-    pub(crate) fn from_status(status: &Status, limit: usize, stream: bool) -> Self {
+    pub fn from_status(status: &Status, limit: usize, stream: bool) -> Self {
         let message = status.message();
         match status.code() {
             Code::OutOfRange if message.contains("message length too large") => {
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_pool_that_is_not_ready_tells_how_far_it_is_and_what_to_do() {
-        let unavailable = crate::dispatcher::Unavailable {
+        let unavailable = crate::pool::Unavailable {
             why: "no port".into(),
             no_grpc: false,
         };

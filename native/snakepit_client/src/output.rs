@@ -36,25 +36,25 @@ const REST_BYTES: usize = 1024 * 1024;
 const INFO: u8 = 6;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
+pub struct Line {
     /// As in syslog: 3 is an error, 7 for debugging.
-    pub(crate) level: u8,
-    pub(crate) request_id: Option<String>,
-    pub(crate) text: String,
+    pub level: u8,
+    pub request_id: Option<String>,
+    pub text: String,
 }
 
 /// What was taken out of the queue.
 #[derive(Default)]
-pub(crate) struct Taken {
-    pub(crate) lines: Vec<Line>,
+pub struct Taken {
+    pub lines: Vec<Line>,
     /// How many lines found no room since that was last told.
-    pub(crate) dropped: usize,
+    pub dropped: usize,
     /// Nothing comes any more.
-    pub(crate) ended: bool,
+    pub ended: bool,
 }
 
 /// The queue, and the writing end of the pipe for as long as the worker may not have opened it.
-pub(crate) struct Output {
+pub struct Output {
     queue: Mutex<Queue>,
     writer: Writer,
     finished: CancellationToken,
@@ -111,7 +111,7 @@ impl Queue {
 }
 
 /// How a reader tells what it has read.
-pub(crate) trait Listener {
+pub trait Listener {
     /// A line that begins with the token and a space: the rest of it.
     fn announced(&mut self, text: &str);
     /// There is something to take again.
@@ -119,7 +119,7 @@ pub(crate) trait Listener {
 }
 
 impl Output {
-    pub(crate) fn new(writer: Writer) -> Self {
+    pub fn new(writer: Writer) -> Self {
         Self {
             queue: Mutex::default(),
             writer,
@@ -127,13 +127,13 @@ impl Output {
         }
     }
 
-    pub(crate) fn take(&self) -> Taken {
+    pub fn take(&self) -> Taken {
         self.queue().take()
     }
 
     /// The worker has ended. What is in the pipe is read, and no more: what it has started may hold the
     /// pipe for ever.
-    pub(crate) fn finish(&self) {
+    pub fn finish(&self) {
         self.writer.release();
         self.finished.cancel();
     }
@@ -143,7 +143,7 @@ impl Output {
     }
 
     /// Reads until the output ends. What it ended with, oldest line first.
-    pub(crate) async fn read(
+    pub async fn read(
         &self,
         mut receiver: Receiver,
         token: Option<String>,

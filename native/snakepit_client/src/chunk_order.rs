@@ -5,14 +5,14 @@ use snakepit_proto::StreamResponse;
 
 /// What is known of a stream's chunks. Servers number them from 0 or from 1, or not at all.
 #[derive(Default)]
-pub(crate) struct ChunkOrder {
+pub struct ChunkOrder {
     count: i64,
     first: i64,
     has_ended: bool,
 }
 
 impl ChunkOrder {
-    pub(crate) fn check(&mut self, chunk: &StreamResponse) -> Result<(), Failure> {
+    pub fn check(&mut self, chunk: &StreamResponse) -> Result<(), Failure> {
         if self.has_ended {
             return Err(Failure::BrokenStream(
                 "the server sent a chunk after the final one".into(),

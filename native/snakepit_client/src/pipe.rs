@@ -8,18 +8,18 @@ use std::{
 };
 use tokio::net::unix::pipe::{self, Receiver};
 
-pub(crate) struct Pipe {
-    pub(crate) receiver: Receiver,
-    pub(crate) writer: Writer,
-    pub(crate) path: String,
+pub struct Pipe {
+    pub receiver: Receiver,
+    pub writer: Writer,
+    pub path: String,
 }
 
 /// The writing end: it keeps the pipe from ending before the other process has opened it.
-pub(crate) struct Writer(Mutex<Option<OwnedFd>>);
+pub struct Writer(Mutex<Option<OwnedFd>>);
 
 impl Writer {
     /// From here on the pipe ends with the last process that holds it.
-    pub(crate) fn release(&self) {
+    pub fn release(&self) {
         let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(writer);
     }
@@ -27,7 +27,7 @@ impl Writer {
 
 /// The named pipe at the path; without one a pipe of this process, or nothing where the system has no path
 /// to such a thing. Must be called within the runtime.
-pub(crate) fn open(named: Option<String>) -> io::Result<Option<Pipe>> {
+pub fn open(named: Option<String>) -> io::Result<Option<Pipe>> {
     let (receiver, writer, path) = match named {
         Some(path) => {
             let receiver = pipe::OpenOptions::new().open_receiver(&path)?;

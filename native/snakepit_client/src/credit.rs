@@ -8,11 +8,11 @@ use tokio::sync::Notify;
 
 /// With a consumer that gives credit back for each chunk, no chunk is taken while this many bytes
 /// are on their way to it.
-pub(crate) const BYTES_AHEAD: usize = 1024 * 1024;
+pub const BYTES_AHEAD: usize = 1024 * 1024;
 
 /// What the consumer has asked for and not been sent yet.
 #[derive(Clone)]
-pub(crate) struct Credit(Arc<Shared>);
+pub struct Credit(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
@@ -30,7 +30,7 @@ struct State {
 impl Credit {
     /// `bounded` when the consumer gives credit back for each chunk that it has done with: then
     /// bytes count beside chunks.
-    pub(crate) fn new(chunks: usize, bounded: bool) -> Self {
+    pub fn new(chunks: usize, bounded: bool) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
                 chunks,
@@ -42,7 +42,7 @@ impl Credit {
         }))
     }
 
-    pub(crate) fn add(&self, chunks: usize) {
+    pub fn add(&self, chunks: usize) {
         {
             let mut state = self.lock();
             state.chunks = state.chunks.saturating_add(chunks);
@@ -54,13 +54,13 @@ impl Credit {
     }
 
     /// Waits until another chunk is wanted; to be followed by `sent`, or by `unused`.
-    pub(crate) async fn take(&self) {
+    pub async fn take(&self) {
         while !self.try_take() {
             self.0.changed.notified().await;
         }
     }
 
-    pub(crate) fn try_take(&self) -> bool {
+    pub fn try_take(&self) -> bool {
         let mut state = self.lock();
         let wanted = state.chunks > 0 && state.bytes < self.0.max_bytes;
         if wanted {
@@ -69,7 +69,7 @@ impl Credit {
         wanted
     }
 
-    pub(crate) fn sent(&self, size: usize) {
+    pub fn sent(&self, size: usize) {
         if self.0.max_bytes < usize::MAX {
             let mut state = self.lock();
             state.sent.push_back(size);
@@ -77,7 +77,7 @@ impl Credit {
         }
     }
 
-    pub(crate) fn unused(&self) {
+    pub fn unused(&self) {
         let mut state = self.lock();
         state.chunks = state.chunks.saturating_add(1);
     }

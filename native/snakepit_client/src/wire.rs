@@ -7,7 +7,7 @@ use serde::{
 use std::{cell::Cell, fmt};
 
 /// The `id` of a response. It is read no further than there, and `id` comes first as a rule.
-pub(crate) fn response_id(message: &[u8]) -> Option<u64> {
+pub fn response_id(message: &[u8]) -> Option<u64> {
     let found = Cell::new(None);
     let mut json = serde_json::Deserializer::from_slice(message);
     // What is left unread is an error, and no matter.
