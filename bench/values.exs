@@ -6,7 +6,7 @@
 # installed), beside what it costs to copy as many bytes in memory. Compare figures of one run only: a
 # machine's speed drifts.
 defmodule Snakepit.Bench.Values do
-  alias Snakepit.GRPC.Client
+  alias Snakepit.Codec
 
   @python """
   import json, sys, time
@@ -44,16 +44,16 @@ defmodule Snakepit.Bench.Values do
 
   defp size(name, size) do
     # A decoded message is a map of fresh terms, as both routes see it.
-    {:ok, json} = Client.encode_extended(nested(size))
-    {:ok, value} = Client.decode_extended(json)
+    {:ok, json} = Codec.encode_extended(nested(size))
+    {:ok, value} = Codec.decode_extended(json)
     etf = :erlang.term_to_binary(value)
     rounds = max(5, div(20_000_000, size * 10))
 
     row(
       name,
       "snakepit",
-      median(rounds, fn -> Client.encode_extended(value) end),
-      median(rounds, fn -> Client.decode_extended(json) end)
+      median(rounds, fn -> Codec.encode_extended(value) end),
+      median(rounds, fn -> Codec.decode_extended(json) end)
     )
 
     row(
@@ -86,7 +86,7 @@ defmodule Snakepit.Bench.Values do
       "at" => %{"x" => 1, "y" => -2.5}
     }
 
-    {:ok, json} = Client.encode_extended(row)
+    {:ok, json} = Codec.encode_extended(row)
     %{"rows" => List.duplicate(row, max(1, div(size, byte_size(json))))}
   end
 

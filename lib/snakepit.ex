@@ -2,8 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, Config, Error, Stdio, Telemetry}
-  alias Snakepit.GRPC.Client
+  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Config, Error, GRPC, Stdio, Telemetry}
   alias Snakepit.Pool.{Diagnostics, Gate, Manager}
 
   @options Map.put(Config.call_options(), :pool, :pool)
@@ -97,7 +96,7 @@ defmodule Snakepit do
   @spec execute_stream(String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
   def execute_stream(command, args \\ %{}, callback, options \\ []) do
-    Client.each_chunk(&open(&1, command, args, options, true), callback)
+    ChunkStream.each(&open(&1, command, args, options, true), callback)
   end
 
   @doc """
@@ -124,7 +123,7 @@ defmodule Snakepit do
     with :ok <- Config.check(options, %{session_id: :session_id, pool: :pool}),
          name = Keyword.get(options, :pool, Snakepit.Pool),
          {:ok, pool} <- Manager.fetch(name) do
-      case Client.end_session(pool.native, session_id) do
+      case Codec.end_session(pool.native, session_id) do
         {:error, error} ->
           {:error, %{error | pool: name}}
 
@@ -151,7 +150,7 @@ defmodule Snakepit do
   """
   @spec stream(String.t(), map | keyword, keyword) :: Enumerable.t()
   def stream(command, args \\ %{}, options \\ []) do
-    Client.stream(&open(&1, command, args, options, true))
+    ChunkStream.lazy(&open(&1, command, args, options, true))
   end
 
   @doc """
@@ -179,7 +178,7 @@ defmodule Snakepit do
 
   @doc "Asks for `chunks` more chunks of a stream that `start_stream/3` started."
   @spec ask(Call.t(), pos_integer) :: :ok
-  defdelegate ask(call, chunks), to: Client
+  defdelegate ask(call, chunks), to: ChunkStream
 
   @doc """
   Ends a stream that `start_stream/3` started, and takes what it has sent out of the mailbox: once
@@ -187,7 +186,7 @@ defmodule Snakepit do
   any more. Does nothing to a stream that has ended.
   """
   @spec cancel(Call.t()) :: :ok
-  defdelegate cancel(call), to: Client
+  defdelegate cancel(call), to: ChunkStream
 
   @doc """
   Marks a binary to arrive in Python as `bytes` also if it is UTF-8 text.
@@ -289,7 +288,7 @@ defmodule Snakepit do
            Manager.restart(pool, "Snakepit.restart/2", Keyword.get(options, :timeout, :infinity))
   end
 
-  # `ref` is that of the stream's messages; they are for `Snakepit.GRPC.Client` if `bounded`.
+  # `ref` is that of the stream's messages; they are for `Snakepit.ChunkStream` if `bounded`.
   defp open(ref, command, args, options, bounded) do
     with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options) do
       options = Keyword.put_new(options, :demand, pool.demand)
@@ -298,9 +297,9 @@ defmodule Snakepit do
       # Whoever takes messages takes them on its own: the pool tells how that has ended.
       observer = if span && not bounded, do: {pool.manager, span}
 
-      how = %{pool: name, bounded: bounded, observer: observer}
+      recipient = %{ref: ref, pool: name, bounded: bounded, observer: observer}
 
-      case start(pool, ref, command, args, options, how) do
+      case start(pool, command, args, options, recipient) do
         {:ok, call} ->
           {:ok, if(bounded, do: %{call | span: span}, else: call)}
 
@@ -317,7 +316,7 @@ defmodule Snakepit do
 
   defp run(pool, name, command, args, options) do
     with {:error, %Error{reason: :grpc_unavailable}, _meta} = failed <-
-           Client.run(pool.native, command, args, options) do
+           GRPC.Channel.run(pool.native, command, args, options) do
       # It may have waited while the pool fell back to other workers.
       case Manager.fetch(name) do
         {:ok, %{fallback: fallback} = now} when fallback != pool.fallback ->
@@ -329,15 +328,15 @@ defmodule Snakepit do
     end
   end
 
-  defp start(%{grpc?: true} = pool, ref, command, args, options, how),
-    do: Client.open_stream(pool.native, ref, command, args, options, how)
+  defp start(%{grpc?: true} = pool, command, args, options, recipient),
+    do: GRPC.Channel.open_stream(pool.native, command, args, options, recipient)
 
-  defp start(_pool, _ref, command, _args, _options, how) do
+  defp start(_pool, command, _args, _options, recipient) do
     message =
-      "the workers of #{inspect(how.pool)} have no streams: they are spoken to over stdin and stdout; " <>
+      "the workers of #{inspect(recipient.pool)} have no streams: they are spoken to over stdin and stdout; " <>
         "take an adapter that uses gRPC, as Snakepit.Adapters.GRPCPython"
 
-    with :ok <- Client.check_command(command),
+    with :ok <- Codec.check_command(command),
          do:
            {:error, %Error{reason: :streaming_not_supported, command: command, message: message}}
   end
@@ -347,7 +346,7 @@ defmodule Snakepit do
 
   defp named(_pool, options) do
     with false <- Keyword.has_key?(options, :request_id),
-         {id, request_id} when is_integer(id) <- Client.new_call() do
+         {id, request_id} when is_integer(id) <- Codec.new_call() do
       [{:request_id, request_id} | options]
     else
       _ -> options

@@ -6,8 +6,8 @@ defmodule Snakepit.GRPCWorker do
 
   import Snakepit.Pool.Membership
 
-  alias Snakepit.GRPC.Client
-  alias Snakepit.Native
+  alias Snakepit.{Codec, Native}
+  alias Snakepit.GRPC.Channel
   alias Snakepit.Pool.{HealthCheck, OSProcess, RuntimeDir}
   alias Snakepit.Telemetry
 
@@ -88,7 +88,7 @@ defmodule Snakepit.GRPCWorker do
     do: {:reply, description(nil, state), state}
 
   def handle_call({:describe, what, timeout}, from, state) do
-    {:ok, ref} = Client.start_info(state.channel, timeout, what == :commands)
+    {:ok, ref} = Channel.start_info(state.channel, timeout, what == :commands)
     {:noreply, %{state | asked: Map.put(state.asked, ref, from)}}
   end
 
@@ -121,7 +121,7 @@ defmodule Snakepit.GRPCWorker do
   def handle_info(:output_timeout, state), do: stop_ended(state)
 
   def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state) do
-    {:ok, health} = Client.start_health(channel, state.id, connect_timeout(state))
+    {:ok, health} = Channel.start_health(channel, state.id, connect_timeout(state))
     connected = System.monotonic_time(:millisecond)
     connection = %{channel: channel, closed: ref, connected: connected}
     {:noreply, Map.merge(%{state | awaited: {:health, health}}, connection)}
@@ -151,7 +151,7 @@ defmodule Snakepit.GRPCWorker do
     do: {:noreply, if(state.key, do: drain(%{state | awaited: nil}), else: state)}
 
   def handle_info({ref, {:error, failure}}, %{awaited: {_step, ref}} = state) do
-    {:noreply, kill(Client.error(failure).message, state)}
+    {:noreply, kill(Codec.error(failure).message, state)}
   end
 
   def handle_info(:check_health, %{key: key, leaving: leaving} = state)
@@ -160,7 +160,7 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_info(:check_health, state) do
     ask = fn timeout ->
-      {:ok, ref} = Client.start_health(state.channel, state.id, timeout)
+      {:ok, ref} = Channel.start_health(state.channel, state.id, timeout)
       ref
     end
 
@@ -172,7 +172,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({ref, {:error, failure}}, %{check: %{pending: ref}} = state) do
-    {:noreply, checked(HealthCheck.failed(state.check, Client.error(failure).message), state)}
+    {:noreply, checked(HealthCheck.failed(state.check, Codec.error(failure).message), state)}
   end
 
   def handle_info({ref, answer}, %{asked: asked} = state) when is_map_key(asked, ref) do
@@ -264,7 +264,7 @@ defmodule Snakepit.GRPCWorker do
     timeout = connect_timeout(state)
     connect_options = [max_message_size: size, timeout: timeout, journal: state.journal] ++ secret
 
-    case Client.start_connect(address, connect_options) do
+    case Channel.start_connect(address, connect_options) do
       {:ok, ref} -> %{state | address: address, awaited: {:connect, ref}}
       {:error, error} -> kill(error.message, state)
     end

@@ -2,9 +2,8 @@ defmodule Snakepit.GRPC.ClientTest do
   use ExUnit.Case, async: true
   doctest Snakepit.GRPC.Client
 
-  alias Snakepit.Error
+  alias Snakepit.{Codec, Error, Native}
   alias Snakepit.GRPC.Client
-  alias Snakepit.Native
 
   @moduletag :tmp_dir
 
@@ -134,9 +133,9 @@ defmodule Snakepit.GRPC.ClientTest do
 
       for nest <- nestings, scalar <- [1, "text", ~D[2026-01-01]] do
         deep = Enum.reduce(1..128, scalar, fn _, inner -> nest.(inner) end)
-        assert {:ok, bytes} = Client.encode_extended(deep)
-        assert {:ok, _} = Client.decode_extended(bytes)
-        assert {:error, %Error{message: message}} = Client.encode_extended(nest.(deep))
+        assert {:ok, bytes} = Codec.encode_extended(deep)
+        assert {:ok, _} = Codec.decode_extended(bytes)
+        assert {:error, %Error{message: message}} = Codec.encode_extended(nest.(deep))
         assert message =~ "nested deeper than 128 levels"
       end
     end

@@ -4,8 +4,7 @@ defmodule Snakepit.PropertyTest do
 
   import Snakepit.Test.{Pools, Proper}
 
-  alias Snakepit.{Bytes, Tensor}
-  alias Snakepit.GRPC.Client
+  alias Snakepit.{Bytes, Codec, Tensor}
 
   @ways [
     native: [server: :native],
@@ -60,12 +59,12 @@ defmodule Snakepit.PropertyTest do
     changes = types(:tuple, [[value(), types(:non_neg_integer, []), types(:byte, [])]])
 
     check!(changes, 300, fn {value, at, byte} ->
-      {:ok, message} = Client.encode_extended(value)
+      {:ok, message} = Codec.encode_extended(value)
       at = rem(at, byte_size(message))
       <<start::binary-size(at), _, rest::binary>> = message
 
       for spoilt <- [<<start::binary, byte, rest::binary>>, start],
-          {kind, _} = Client.decode_extended(spoilt),
+          {kind, _} = Codec.decode_extended(spoilt),
           do: true = kind in [:ok, :error]
 
       true

@@ -2,8 +2,8 @@ defmodule Snakepit.Adapters.Python do
   @moduledoc false
   # What the adapters for commands in Python share: only the transport tells them apart.
 
+  alias Snakepit.Codec
   alias Snakepit.Config.Paths
-  alias Snakepit.GRPC.Client
 
   @doc "The Python of the `.venv` in `root` where there is one, else `python3`."
   def executable(root \\ Paths.root()) do
@@ -115,7 +115,7 @@ defmodule Snakepit.Adapters.Python do
   end
 
   defp encode(init) do
-    with {:error, error} <- Client.encode_extended(%{init: Map.new(init)}),
+    with {:error, error} <- Codec.encode_extended(%{init: Map.new(init)}),
          do: {:error, "adapter_args: #{String.trim_leading(error.message, ".")}"}
   end
 

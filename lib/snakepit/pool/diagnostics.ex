@@ -3,9 +3,7 @@ defmodule Snakepit.Pool.Diagnostics do
   # What a pool tells about itself. The workers are asked themselves, all at once, and never wait
   # behind calls; one that does not answer in time has nil where it would have.
 
-  alias Snakepit.Error
-  alias Snakepit.GRPC.Client
-  alias Snakepit.Native
+  alias Snakepit.{Codec, Error, Native}
   alias Snakepit.Pool.Manager
 
   @patience 2_000
@@ -148,7 +146,7 @@ defmodule Snakepit.Pool.Diagnostics do
   @doc "What the pool knows of itself and what its manager does."
   def overview(name) do
     with {:ok, pool} <- Manager.fetch(name),
-         nil <- Client.unavailable() do
+         nil <- Codec.unavailable() do
       {:ok, pool, GenServer.call(pool.manager, :overview, @manager_patience)}
     else
       %Error{} = error -> {:error, %{error | pool: name}}

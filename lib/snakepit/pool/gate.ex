@@ -2,9 +2,7 @@ defmodule Snakepit.Pool.Gate do
   @moduledoc false
   # What each call has to pass before it takes a worker, where the adapter has such a thing to say.
 
-  alias Snakepit.{Adapter, Config, Error}
-  alias Snakepit.GRPC.Client
-  alias Snakepit.Stdio.Message
+  alias Snakepit.{Adapter, Codec, Config, Error}
 
   defstruct [:adapter, :commands, :validates, :limits]
 
@@ -21,7 +19,7 @@ defmodule Snakepit.Pool.Gate do
   def pass(nil, _command, _args, options), do: {:ok, options}
 
   def pass(gate, command, args, options) do
-    with :ok <- Client.check_command(command),
+    with :ok <- Codec.check_command(command),
          :ok <- supported(gate.commands, command),
          :ok <- valid(gate, command, args),
          {:ok, options} <- limited(gate, command, args, options) do
@@ -48,7 +46,7 @@ defmodule Snakepit.Pool.Gate do
   defp valid(gate, command, args) do
     wanted = ":ok or {:error, a string or a Snakepit.Error}"
 
-    with :ok <- Message.check_args(args),
+    with {:ok, _args} <- Codec.args(args),
          {:ok, verdict} <- ask(gate, :validate_command, command, args, wanted, &verdict?/1) do
       case verdict do
         {:error, message} when is_binary(message) -> refuse(:invalid_args, message)
@@ -68,7 +66,7 @@ defmodule Snakepit.Pool.Gate do
     wanted = "#{Config.wanted(:timeout)}, or nil"
 
     with nil <- options[:timeout],
-         :ok <- Message.check_args(args),
+         {:ok, _args} <- Codec.args(args),
          {:ok, timeout} <- ask(gate, :command_timeout, command, args, wanted, &timeout?/1) do
       {:ok, if(timeout, do: Keyword.put(options, :timeout, timeout), else: options)}
     else

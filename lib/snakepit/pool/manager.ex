@@ -14,9 +14,8 @@ defmodule Snakepit.Pool.Manager do
 
   require Logger
 
-  alias Snakepit.{Config, Error, GRPCWorker, Telemetry}
+  alias Snakepit.{Codec, Config, Error, GRPCWorker, Telemetry}
   alias Snakepit.Error.Cause
-  alias Snakepit.GRPC.Client
   alias Snakepit.Native
   alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, Worker, WorkerSupervisor}
 
@@ -102,7 +101,7 @@ defmodule Snakepit.Pool.Manager do
   def init({supervisor, options, facts}) do
     Process.flag(:trap_exit, true)
     claim(Module.concat(options.name, "Manager"))
-    error = Client.unavailable()
+    error = Codec.unavailable()
     native = unless error, do: new_pool(options)
     state = %__MODULE__{options: options, facts: facts, native: native, supervisor: supervisor}
     publish(state, error, nil)

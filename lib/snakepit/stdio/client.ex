@@ -3,16 +3,14 @@ defmodule Snakepit.Stdio.Client do
   # One call by a worker over stdin and stdout. It takes its place from the native pool, as all calls
   # do, and hands the lease on to the worker's process, which answers it.
 
-  alias Snakepit.Error
-  alias Snakepit.GRPC.Client
-  alias Snakepit.Native
+  alias Snakepit.{Codec, Error, Native, Overdue}
   alias Snakepit.Stdio.Message
 
-  @doc "As `Snakepit.GRPC.Client.run/4`."
+  @doc "As `Snakepit.GRPC.Channel.run/4`."
   def run(pool, command, args, options) do
     started = System.monotonic_time(:microsecond)
 
-    with {id, made} when is_integer(id) <- Client.new_call() do
+    with {id, made} when is_integer(id) <- Codec.new_call() do
       options = Keyword.put_new(options, :request_id, made)
       call = %{id: id, command: command, request_id: options[:request_id], caller: self()}
       run(pool, call, args, options, started, false)
@@ -66,11 +64,11 @@ defmodule Snakepit.Stdio.Client do
           ),
         else: options
 
-    with {:ok, spec} <- Client.spec(call.command, nil, options),
-         acquired = Native.acquire(native, put_elem(spec, 0, ref), again),
-         {:error, {_reason, _message, _details} = failure} <-
-           taken(acquired, ref, call.command, options) do
-      {:error, Client.error(failure, call.command, {call.request_id, nil, 0, 0})}
+    with {:ok, spec} <- Codec.spec(call.command, nil, options),
+         acquired = Native.acquire(native, put_elem(spec, 0, ref), again) do
+      acquired
+      |> taken(ref, call.command, options)
+      |> Codec.returned(call.command, call.request_id)
     end
   end
 
@@ -78,10 +76,7 @@ defmodule Snakepit.Stdio.Client do
     receive do
       {^ref, taken} -> taken
     after
-      Client.overdue(options) ->
-        with :none <- Client.give_up(handle, ref),
-             do: {:error, Client.overdue_error(command, options)},
-             else: ({:ok, taken} -> taken)
+      Overdue.wait(options) -> Overdue.give_up(handle, ref, command, options)
     end
   end
 
@@ -94,7 +89,7 @@ defmodule Snakepit.Stdio.Client do
         timeout_ms: left,
         session_id: options[:session_id],
         session_generation: options[:session_id] && generation,
-        metadata: Map.new(Client.metadata(options))
+        metadata: Map.new(Codec.metadata(options))
       ]
       |> Enum.reject(fn {_name, value} -> value in [nil, %{}] end)
 
@@ -145,7 +140,7 @@ defmodule Snakepit.Stdio.Client do
   end
 
   defp failed(failure, call, worker_id) do
-    {:error, Client.error(failure, call.command, {call.request_id, worker_id, 0, 0})}
+    {:error, Codec.error(failure, call.command, {call.request_id, worker_id, 0, 0})}
   end
 
   # A worker that ends in order has answered every call that it took.

@@ -3,8 +3,7 @@ defmodule Snakepit.Stdio.Message do
   # The messages of workers that are spoken to over stdin and stdout, which `guides/adapters.md`
   # specifies. The port writes their length.
 
-  alias Snakepit.Error
-  alias Snakepit.GRPC.Client
+  alias Snakepit.{Codec, Error}
 
   # What a worker may say of its own; anything else is the command's.
   @reasons ~w(cancelled command_error invalid_args invalid_result message_too_large session_lost
@@ -17,10 +16,10 @@ defmodule Snakepit.Stdio.Message do
   @spec request(pos_integer, String.t(), map | keyword, map) ::
           {:ok, binary} | {:error, Error.t()}
   def request(id, command, args, fields \\ %{}) do
-    with {:ok, args} <- args(args) do
+    with {:ok, args} <- Codec.args(args) do
       request = %{id: id, command: command, args: args, timestamp: System.os_time(:nanosecond)}
 
-      with {:error, error} <- Client.encode_extended(Map.merge(request, fields)),
+      with {:error, error} <- Codec.encode_extended(Map.merge(request, fields)),
            do: {:error, %{error | message: String.trim_leading(error.message, ".")}}
     end
   end
@@ -28,7 +27,7 @@ defmodule Snakepit.Stdio.Message do
   @doc "The result that a response carries, or the failure."
   @spec result(binary) :: {:ok, map} | {:error, {atom, String.t(), map}}
   def result(message) do
-    case Client.decode_extended(message) do
+    case Codec.decode_extended(message) do
       {:ok, %{"success" => true} = response} -> {:ok, fields(response["result"])}
       {:ok, %{} = response} -> {:error, failure(response)}
       {:error, error} -> {:error, {error.reason, error.message, error.details}}
@@ -37,29 +36,15 @@ defmodule Snakepit.Stdio.Message do
 
   @doc "How the work of a cancelled call ended, as its response tells."
   def ended(message) do
-    case Client.decode_extended(message) do
+    case Codec.decode_extended(message) do
       {:ok, %{"ended" => "closed"}} -> :closed
       _ -> :stopped
     end
   end
 
-  @doc "Whether these can be a call's arguments."
-  @spec check_args(term) :: :ok | {:error, Error.t()}
-  def check_args(args), do: with({:ok, _args} <- args(args), do: :ok)
-
   @doc "Whether it says that the worker leaves, and answers nothing."
   def draining?(message),
-    do: match?({:ok, %{"draining" => true}}, Client.decode_extended(message))
-
-  defp args(%{__struct__: _}), do: no_args()
-  defp args(args) when is_map(args), do: {:ok, args}
-  defp args([]), do: {:ok, %{}}
-  defp args(args), do: if(Keyword.keyword?(args), do: {:ok, args}, else: no_args())
-
-  defp no_args do
-    {:error,
-     %Error{reason: :invalid_args, message: "args must be a map with atom or string keys"}}
-  end
+    do: match?({:ok, %{"draining" => true}}, Codec.decode_extended(message))
 
   defp fields(nil), do: %{}
   defp fields(%{} = result) when not is_struct(result), do: result

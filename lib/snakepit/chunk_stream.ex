@@ -1,0 +1,194 @@
+defmodule Snakepit.ChunkStream do
+  @moduledoc false
+  # Takes the chunks of a stream, for a callback or a lazy `Stream`, and asks for more of them. What starts
+  # the call is given as a function, whatever the transport: it gets the reference of the stream's
+  # messages, and returns `{:ok, %Snakepit.Call{}}` or an error.
+
+  alias Snakepit.{Call, Error, Native, Overdue, Telemetry}
+
+  @max_chunks 4_294_967_295
+
+  @not_owner "a stream belongs to the process that started it: its chunks are messages to that one; " <>
+               "go on with it there, or send the chunks on"
+
+  @doc "Calls `callback` with each chunk, in this process."
+  # The reference is made here, and goes as an argument to where it is waited for: the compiler sees
+  # then that a receive may pass over the messages that were in the mailbox before.
+  def each(start, callback) do
+    unless is_function(callback, 1) do
+      raise ArgumentError,
+            "expected a function of one argument, a chunk, for a callback, got: #{inspect(callback)}"
+    end
+
+    ref = make_ref()
+
+    with {:ok, call} <- start.(ref), do: each(ref, call, callback)
+  end
+
+  defp each(ref, call, callback) do
+    {:event, call, event} = next_event(ref, call)
+
+    case event do
+      {:chunks, chunks} ->
+        count = length(chunks)
+        call = %{call | span: Telemetry.chunks(call.span, count)}
+
+        case call_back(chunks, callback, call) do
+          :halt ->
+            halt(ref, call)
+
+          :cont ->
+            ask(call, count)
+            each(ref, call, callback)
+        end
+
+      {:done, info} ->
+        Telemetry.stop_call(call.span, meta(info))
+
+      {:error, error} ->
+        Telemetry.fail_call(call.span, error, nil)
+        {:error, error}
+    end
+  end
+
+  defp call_back(chunks, callback, call) do
+    Enum.reduce_while(chunks, :cont, fn chunk, :cont ->
+      if callback.(chunk) == :halt, do: {:halt, :halt}, else: {:cont, :cont}
+    end)
+  catch
+    kind, reason ->
+      cancel(call)
+      Telemetry.raise_call(call.span, kind, reason, __STACKTRACE__)
+      :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
+  @doc "A lazy `Stream` of the chunks, which starts when it is enumerated."
+  def lazy(start) do
+    Stream.resource(
+      fn ->
+        case first_event(start) do
+          {:error, error} -> raise error
+          event -> {self(), event}
+        end
+      end,
+      fn
+        {owner, next} when owner == self() -> next_chunks(owner, next)
+        # The stream goes on in its owner.
+        {_owner, _next} -> {:halt, :not_owner}
+      end,
+      fn
+        {:failed, error} -> raise error
+        :not_owner -> raise ArgumentError, @not_owner
+        :done -> :ok
+        {owner, {_state, call, _rest}} when owner == self() -> halt(call.ref, call)
+        {owner, {_state, call, _rest}} -> halt_elsewhere(owner, call)
+      end
+    )
+  end
+
+  # For a stream whose state the enumeration keeps. As the last call is the wait for the first event, the
+  # reference's place in the mailbox stays known for the waits to come.
+  defp first_event(start) do
+    ref = make_ref()
+
+    case start.(ref) do
+      {:ok, call} -> next_event(ref, call)
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  defp next_chunks(owner, {:used, call, count}) do
+    ask(call, count)
+    next_chunks(owner, next_event(call.ref, call))
+  end
+
+  defp next_chunks(owner, {:event, call, {:chunks, chunks}}) do
+    count = length(chunks)
+    call = %{call | span: Telemetry.chunks(call.span, count)}
+    {chunks, {owner, {:used, call, count}}}
+  end
+
+  defp next_chunks(_owner, {:event, call, {:done, info}}) do
+    Telemetry.stop_call(call.span, meta(info))
+    {:halt, :done}
+  end
+
+  defp next_chunks(_owner, {:event, call, {:error, error}}) do
+    Telemetry.fail_call(call.span, error, nil)
+    {:halt, {:failed, error}}
+  end
+
+  defp next_event(ref, call) do
+    receive do
+      {:snakepit, ^ref, event} -> {:event, begun(call), event}
+    after
+      Overdue.wait_for_event(call.limits) ->
+        {:event, call, Overdue.give_up(call.handle, ref, call.limits)}
+    end
+  end
+
+  defp begun(%{limits: %{first: nil}} = call), do: call
+  defp begun(%{limits: limits} = call), do: %{call | limits: %{limits | first: nil}}
+
+  @doc "Asks for `chunks` more chunks of a stream."
+  def ask(call, chunks) when is_integer(chunks) and chunks in 1..@max_chunks,
+    do: on_handle(call, &Native.ask_more(&1, chunks))
+
+  def ask(_call, chunks) do
+    raise ArgumentError,
+          "expected a number of chunks from 1 to #{@max_chunks}, got: #{inspect(chunks)}"
+  end
+
+  @doc """
+  Ends a stream early. Nothing of it is left in the mailbox of the calling process, which has to be the one
+  that started it.
+  """
+  def cancel(call) do
+    :ok = on_handle(call, &Native.cancel/1)
+    flush(call.ref)
+  end
+
+  defp on_handle(%Call{handle: handle} = call, native) do
+    native.(handle)
+  rescue
+    error in [ErlangError, ArgumentError] ->
+      case error do
+        # A call does not outlive the library.
+        %ErlangError{original: :not_loaded} -> :ok
+        _ -> no_call(call)
+      end
+  end
+
+  defp on_handle(other, _native), do: no_call(other)
+
+  defp no_call(other) do
+    raise ArgumentError,
+          "expected the Snakepit.Call that start_stream/3 returned, got: #{inspect(other)}"
+  end
+
+  defp halt(ref, call) do
+    # Once the NIF has returned, nothing more is sent.
+    Native.cancel(call.handle)
+    flush(ref)
+    Telemetry.stop_call(call.span, nil, true)
+  end
+
+  # A suspended stream that another process than its owner ends: an owner that goes on with it all the same
+  # finds that out behind the chunks that it has been sent.
+  defp halt_elsewhere(owner, %{ref: ref} = call) do
+    Native.cancel(call.handle)
+    message = "the stream was ended by another process, #{inspect(self())}"
+    send(owner, {:snakepit, ref, {:error, %Error{reason: :cancelled, message: message}}})
+    Telemetry.stop_call(call.span, nil, true)
+  end
+
+  defp flush(ref) do
+    receive do
+      {:snakepit, ^ref, _event} -> flush(ref)
+    after
+      0 -> :ok
+    end
+  end
+
+  defp meta(info), do: {info.request_id, info.worker_id, info.queue_us, info.execution_us}
+end

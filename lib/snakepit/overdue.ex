@@ -1,0 +1,96 @@
+defmodule Snakepit.Overdue do
+  @moduledoc false
+  # Deadlines are kept by the native library. Should its thread stand still, the process that waits keeps
+  # them, somewhat later.
+
+  alias Snakepit.{Error, Native}
+
+  # How long after its deadline a call's end is waited for, in milliseconds.
+  @grace 1_000
+  # What a receive waits at most.
+  @longest 4_294_967_295
+
+  # What bounds the waits for a stream's events: the moment of its deadline, and the times for the first
+  # chunk, nil once an event has come, and for each further one.
+  defstruct [:until, :first, :idle, :command, :options, :pool]
+
+  @doc "How long to wait for the reply to a call, in ms."
+  @spec wait(keyword) :: timeout
+  def wait(options), do: options |> Keyword.fetch!(:timeout) |> late()
+
+  @doc """
+  Ends a call whose reply was waited for that long. Returns what has come in the last moment, else the
+  error: nothing of the call comes any more.
+  """
+  def give_up(handle, ref, command, options),
+    do: end_call(handle, ref, error(deadline_passed(options), command, options))
+
+  @doc "The limits of a stream; `pool` is for errors."
+  def limits(command, options, pool) do
+    until = with late when is_integer(late) <- wait(options), do: now() + late
+    first = Keyword.get(options, :first_chunk_timeout, :infinity)
+    idle = Keyword.get(options, :idle_timeout, :infinity)
+
+    %__MODULE__{
+      until: until,
+      first: first,
+      idle: idle,
+      command: command,
+      options: options,
+      pool: pool
+    }
+  end
+
+  @doc "How long to wait for a stream's next event, in ms."
+  @spec wait_for_event(%__MODULE__{}) :: timeout
+  def wait_for_event(limits) do
+    left = if limits.until == :infinity, do: :infinity, else: max(limits.until - now(), 0)
+    # Atoms come after numbers.
+    min(left, late(limits.first || limits.idle))
+  end
+
+  @doc "As `give_up/4`, of a stream."
+  def give_up(handle, ref, limits), do: end_call(handle, ref, stream_error(limits))
+
+  defp end_call(handle, ref, error) do
+    Native.cancel(handle)
+
+    receive do
+      {^ref, reply} -> reply
+      {:snakepit, ^ref, event} -> event
+    after
+      0 -> {:error, error}
+    end
+  end
+
+  defp stream_error(%{command: command, options: options} = limits) do
+    chunk = if limits.first, do: :first_chunk_timeout, else: :idle_timeout
+
+    what =
+      if limits.until != :infinity and limits.until <= now(),
+        do: deadline_passed(options),
+        else: "no chunk came within #{options[chunk]} ms (#{inspect(chunk)})"
+
+    %{error(what, command, options) | pool: limits.pool}
+  end
+
+  defp deadline_passed(options),
+    do: "the deadline of #{Keyword.fetch!(options, :timeout)} ms passed"
+
+  defp error(what, command, options) do
+    %Error{
+      reason: :timeout,
+      command: command,
+      request_id: options[:request_id],
+      message:
+        "#{what} while the native library's thread stood still: the machine is overloaded, or this is a " <>
+          "bug to be reported",
+      details: %{queued: false}
+    }
+  end
+
+  defp late(:infinity), do: :infinity
+  defp late(timeout), do: min(timeout + @grace, @longest)
+
+  defp now, do: System.monotonic_time(:millisecond)
+end
