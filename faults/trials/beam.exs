@@ -21,8 +21,8 @@ defmodule Snakepit.Faults.BeamKilled do
 
   defp about("idle"), do: "all workers idle"
   defp about("starting"), do: "while its workers start"
-  defp about("calls"), do: "under calls, one of which holds Python's lock"
-  defp about("streams"), do: "under streams"
+  defp about("calls"), do: "during calls, one of which holds Python's lock"
+  defp about("streams"), do: "during streams"
   defp about("stopping"), do: "while its pools stop"
   defp about("restarting"), do: "while a worker of each pool is restarted"
 
@@ -59,7 +59,7 @@ defmodule Snakepit.Faults.BeamKilled do
     figure("gone after", "#{now() - started} ms")
 
     if apart != [],
-      do: figure("left of those that called setsid", Enum.count(apart, &OS.alive?/1))
+      do: figure("processes left that called setsid", Enum.count(apart, &OS.alive?/1))
 
     OS.signal(apart, "KILL")
     File.rm(hold)

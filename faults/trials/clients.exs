@@ -18,7 +18,8 @@ defmodule Snakepit.Faults.Clients do
     for transport <- [:unix, :tcp], server <- [:native, :grpcio] do
       %{
         name: "clients-#{server}-#{transport}",
-        about: "hostile clients at a worker's socket (#{server}, #{transport}), beside calls",
+        about:
+          "hostile clients connect to a worker's socket (#{server}, #{transport}) during calls",
         short: {server, transport} in [native: :unix, native: :tcp],
         run: &hostile(server, transport, &1)
       }
@@ -30,7 +31,7 @@ defmodule Snakepit.Faults.Clients do
     [os_pid] = OS.workers(pool)
     address = OS.address(os_pid)
     quiet = for _ <- 1..200, do: call!(pool, "before any attack")
-    figure("p50 of calls alone", "#{percentile(quiet, 50)} ms")
+    figure("p50 without attacks", "#{percentile(quiet, 50)} ms")
     descriptors = OS.descriptors(os_pid)
     seconds = times(what, 1, 5)
 
@@ -40,7 +41,7 @@ defmodule Snakepit.Faults.Clients do
     all = Enum.flat_map(attacks, & &1)
 
     figure(
-      "beside #{length(attacks)} attacks: #{length(all)} calls, p50, p99, max",
+      "during #{length(attacks)} attacks: #{length(all)} calls, p50, p99, max",
       Enum.map_join([50, 99, 100], ", ", &percentile(all, &1)) <> " ms"
     )
 

@@ -10,7 +10,7 @@ defmodule Snakepit.Faults.Clock do
     [
       %{
         name: "clock",
-        about: "the workers' wall clock jumps by ten days, forth and back, during calls",
+        about: "the workers' wall clock jumps forward and back by ten days during calls",
         short: false,
         run: &jump/1
       }

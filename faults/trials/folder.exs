@@ -10,13 +10,13 @@ defmodule Snakepit.Faults.Folder do
     [
       %{
         name: "folder",
-        about: "the pools' folders are removed, calls go on, then every worker is killed",
+        about: "the pools' directories are removed, calls continue, then every worker is killed",
         short: true,
         run: &removed/1
       },
       %{
         name: "foreign-folders",
-        about: "folders that only look like a killed pool's are left alone",
+        about: "directories that only look like those of a killed pool are left alone",
         short: true,
         run: &foreign/1
       }

@@ -10,13 +10,13 @@ defmodule Snakepit.Faults.Kill do
     [
       %{
         name: "kill",
-        about: "kill -9 of workers at random under unary calls, streams and sessions",
+        about: "kill -9 of workers at random during unary calls, streams and sessions",
         short: true,
         run: &kill/1
       },
       %{
         name: "pause",
-        about: "SIGSTOP of every worker during calls, and of idle ones",
+        about: "SIGSTOP of every worker during calls, and of idle workers",
         short: true,
         run: &pause/1
       }
@@ -128,7 +128,7 @@ defmodule Snakepit.Faults.Kill do
     started = now()
     OS.signal(os_pids, "STOP")
     gone(os_pids, "#{kind}: a paused idle worker stays")
-    figure("#{kind}, an idle one gone after", "#{now() - started} ms")
+    figure("#{kind}, an idle worker gone after", "#{now() - started} ms")
     replaced(pool, os_pids, "#{kind}: paused workers are replaced")
     answers!(pool)
   end

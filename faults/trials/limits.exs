@@ -11,19 +11,19 @@ defmodule Snakepit.Faults.Limits do
     [
       %{
         name: "descriptors-beam",
-        about: "the BEAM has no descriptor left while workers die; then it has again",
+        about: "the BEAM runs out of descriptors while workers die, then has some again",
         short: true,
         run: &descriptors_beam/1
       },
       %{
         name: "descriptors-worker",
-        about: "a worker has no descriptor left for connections; then it has again",
+        about: "a worker runs out of descriptors for connections, then has some again",
         short: true,
         run: &descriptors_worker/1
       },
       %{
         name: "memory-worker",
-        about: "a command takes all the memory that its worker may have (RLIMIT_AS)",
+        about: "a command uses up the memory that its worker may have (RLIMIT_AS)",
         short: true,
         run: &memory_worker/1
       }

@@ -13,14 +13,14 @@ defmodule Snakepit.Faults.Output do
     [
       %{
         name: "print",
-        about: "workers print as fast as they can, beside calls with deadlines",
+        about: "workers print as fast as they can during calls with deadlines",
         short: true,
         run: &print/1
       },
       %{
         name: "print-kill",
         about:
-          "a command that prints for ever passes its deadline; its pool stops while another one prints",
+          "a command that prints forever exceeds its deadline; its pool stops while another command prints",
         short: true,
         run: &print_kill/1
       }
@@ -42,7 +42,7 @@ defmodule Snakepit.Faults.Output do
 
     each_at_once(pools, fn {kind, {pool, _}} -> call_while_printing(kind, pool, megabytes) end)
     growth = OS.peaks(watch)[own] - before
-    figure("printed by each", "#{megabytes} MB")
+    figure("printed by each worker", "#{megabytes} MB")
     figure("the BEAM's memory grew by", "#{Float.round(growth, 1)} MB")
     must(growth < @growth_mb, "workers that print filled the BEAM by #{round(growth)} MB")
     for {_, {pool, _}} <- pools, do: {:ok, %{healthy: true}} = Snakepit.health(pool)
@@ -53,7 +53,7 @@ defmodule Snakepit.Faults.Output do
     times = call_until_printed(pool, megabytes * 1024 * 1024, [])
 
     figure(
-      "#{kind}: #{length(times)} calls beside it, p50 and max",
+      "#{kind}: #{length(times)} concurrent calls, p50 and max",
       "#{percentile(times, 50)}, #{percentile(times, 100)} ms"
     )
   end

@@ -10,14 +10,13 @@ defmodule Snakepit.Faults.Restart do
     [
       %{
         name: "restart",
-        about: "every worker is replaced over and over (Snakepit.restart/2) under load",
+        about: "every worker is replaced again and again (Snakepit.restart/2) under load",
         short: true,
         run: &restart/1
       },
       %{
         name: "restart-kill",
-        about:
-          "kill -9 of workers at random, old ones and new ones, while all are replaced under load",
+        about: "kill -9 of old and new workers at random while all are replaced under load",
         short: false,
         run: &restart_kill/1
       }

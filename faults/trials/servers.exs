@@ -33,7 +33,8 @@ defmodule Snakepit.Faults.Servers do
     [
       %{
         name: "servers",
-        about: "servers that lie: replies, start journals, chunks, statuses, sizes, system_info",
+        about:
+          "lying servers: false replies, start journals, chunks, statuses, sizes and system_info",
         short: true,
         run: &lie/1
       }
@@ -87,7 +88,7 @@ defmodule Snakepit.Faults.Servers do
     growth = OS.peaks(watch)[OS.own_pid()] - before
     figure("unary", shown(answers))
     figure("streams", shown(streams))
-    figure("#{length(times)} calls beside it, max", "#{percentile(times, 100)} ms")
+    figure("#{length(times)} concurrent calls, max", "#{percentile(times, 100)} ms")
     figure("the BEAM's memory grew by", "#{Float.round(growth, 1)} MB")
     must(growth < @growth_mb, "servers that lie grew the BEAM by #{round(growth)} MB")
     stop_pools([{honest, supervisor}, {liar, liars}])

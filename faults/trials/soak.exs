@@ -13,7 +13,7 @@ defmodule Snakepit.Faults.Soak do
     [
       %{
         name: "soak",
-        about: "every sort of call, and errors, timeouts and killed callers; memory sampled",
+        about: "every kind of call, with errors, timeouts and killed callers; memory is sampled",
         short: true,
         run: &soak/1
       }

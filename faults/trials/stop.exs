@@ -10,13 +10,13 @@ defmodule Snakepit.Faults.Stop do
     [
       %{
         name: "stop",
-        about: "pools stop and start again under callers with :infinity",
+        about: "pools stop and start again while callers wait with :infinity",
         short: true,
         run: &stop/1
       },
       %{
         name: "stop-paused",
-        about: "pools stop whose workers stand still (SIGSTOP), under callers with :infinity",
+        about: "pools with paused workers (SIGSTOP) stop while callers wait with :infinity",
         short: true,
         run: &stop_paused/1
       },
@@ -34,7 +34,7 @@ defmodule Snakepit.Faults.Stop do
       },
       %{
         name: "term-group",
-        about: "SIGTERM to the BEAM and its workers at once, as systemd stops a unit",
+        about: "SIGTERM to the BEAM and its workers at once, as when systemd stops a unit",
         short: true,
         run: &term_group/1
       }
