@@ -22,20 +22,20 @@ if sys.version_info < (3, 9):  # noqa: UP036
         sys.exit(_OLD)
     raise ImportError(_OLD)
 
-from snakepit_bridge import _imports
+from snakepit_bridge._process import imports
 
 if sys.argv[:1] == ["-m"] and "--worker-id" in sys.argv:
-    _imports.put_users_last()
+    imports.put_users_last()
 
-from snakepit_bridge._adapter import Adapter, command
-from snakepit_bridge._arrow import Arrow, arrow
-from snakepit_bridge._builtin import BuiltinAdapter
-from snakepit_bridge._context import Context
-from snakepit_bridge._encoders import register_encoder
-from snakepit_bridge._failure import CommandError
-from snakepit_bridge._logs import RequestIdFilter
-from snakepit_bridge._sessions import Session
-from snakepit_bridge._tensor import Tensor
+from snakepit_bridge._commands.adapter import Adapter, command
+from snakepit_bridge._commands.builtin import BuiltinAdapter
+from snakepit_bridge._commands.context import Context
+from snakepit_bridge._commands.sessions import Session
+from snakepit_bridge._errors.call_error import CommandError
+from snakepit_bridge._process.logs import RequestIdFilter
+from snakepit_bridge._types.arrow import Arrow, arrow
+from snakepit_bridge._types.encoders import register_encoder
+from snakepit_bridge._types.tensor import Tensor
 from snakepit_bridge._version import __version__
 
 __all__ = [
@@ -52,3 +52,16 @@ __all__ = [
     "command",
     "register_encoder",
 ]
+
+# As users import them: errors, tracebacks and pickles name classes by their modules.
+for _class in (
+    Adapter,
+    Arrow,
+    BuiltinAdapter,
+    CommandError,
+    Context,
+    RequestIdFilter,
+    Session,
+    Tensor,
+):
+    _class.__module__ = __name__

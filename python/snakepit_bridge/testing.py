@@ -23,15 +23,17 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional, TypedDict, Union
 
-from snakepit_bridge import _execution, _failure, _init_args
-from snakepit_bridge._adapter import Adapter
-from snakepit_bridge._call import Call as _Call
-from snakepit_bridge._commands import Registry
-from snakepit_bridge._context import Context
-from snakepit_bridge._runner import Runner
-from snakepit_bridge._serving import forget_forks
-from snakepit_bridge._sessions import Session, Sessions
-from snakepit_bridge._values import (
+from snakepit_bridge._commands import init_args
+from snakepit_bridge._commands.adapter import Adapter
+from snakepit_bridge._commands.call import Call as _Call
+from snakepit_bridge._commands.context import Context
+from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._commands.sessions import Session, Sessions
+from snakepit_bridge._errors import call_error
+from snakepit_bridge._servers.signals import forget_forks
+from snakepit_bridge._threads import execution
+from snakepit_bridge._threads.runner import Runner
+from snakepit_bridge._values.fields import (
     InvalidValueError,
     decode_extended,
     decode_fields,
@@ -103,7 +105,7 @@ def error_of(error: BaseException) -> CallError:
         # As it was before it went on through this module and its test.
         failure = BaseException.__getattribute__(error, _SEEN)
     except AttributeError:
-        failure = _failure.CallError.of(error)
+        failure = call_error.CallError.of(error)
     return _seen(failure)
 
 
@@ -111,13 +113,13 @@ def _made(cls: type[Adapter], init: dict[str, Any]) -> Adapter:
     """An instance, made of what a pool's `adapter_args: [init: ...]` may give."""
     message = encode_extended({"init": init}, "init") if init else None
     try:
-        keywords = _init_args.keywords(cls, message)
-    except _init_args.InitError as error:
+        keywords = init_args.keywords(cls, message)
+    except init_args.InitError as error:
         raise TypeError(f"{cls.__name__} could not be made: {error}") from None
     return cls(**keywords)
 
 
-def _seen(failure: _failure.CallError) -> CallError:
+def _seen(failure: call_error.CallError) -> CallError:
     details: dict[str, Any] = {}
     data = decode_extended(failure.data) if failure.data else None
     if failure.type:
@@ -364,7 +366,7 @@ class Worker:
                 deadline=None if timeout is None else time.monotonic() + timeout,
                 metadata=lambda: metadata,
             )
-        except _failure.CallError as failure:
+        except call_error.CallError as failure:
             raise _seen(failure) from None
         except InvalidValueError as error:
             raise CallError("invalid_args", str(error)) from None
@@ -373,13 +375,13 @@ class Worker:
     def _result(self, call: _Call) -> dict[str, Any]:
         wire = _Wire()
         with self._watched(call):
-            _execution.run(self._runner, call, wire)
+            execution.run(self._runner, call, wire)
         return self._taken(wire, call)
 
     def _chunks(self, call: _Call) -> Generator[dict[str, Any], None, None]:
         wire = _Wire()
         with self._watched(call):
-            messages = _execution.stream(self._runner, call, wire)
+            messages = execution.stream(self._runner, call, wire)
             try:
                 for _message in messages:
                     yield self._taken(wire, call)
@@ -432,7 +434,7 @@ class _Wire:
 
     def __init__(self) -> None:
         self.value: dict[str, Any] = {}
-        self.failed: Optional[_failure.CallError] = None
+        self.failed: Optional[call_error.CallError] = None
 
     def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes:
         self.value = decode_fields(fields, kinds)
@@ -449,7 +451,7 @@ class _Wire:
         self.value = {**decode_fields(fields, kinds), "is_final": final}
         return b""
 
-    def failure(self, failure: _failure.CallError, index: int = 0) -> bytes:  # noqa: ARG002
+    def failure(self, failure: call_error.CallError, index: int = 0) -> bytes:  # noqa: ARG002
         self.failed = failure
         return b""
 

@@ -19,7 +19,7 @@ from typing import Any, Optional, Union
 import grpc
 
 from snakepit_bridge._proto import snakepit_pb2 as pb
-from snakepit_bridge._values import decode_extended
+from snakepit_bridge._values.fields import decode_extended
 
 ROOT = Path(__file__).parents[1]
 SUPPORT = Path(__file__).parent / "support"

@@ -24,9 +24,9 @@ from numpy import typing as npt
 from typing_extensions import NotRequired, TypedDict, Unpack
 
 from snakepit_bridge import Adapter, Context, Tensor, command
-from snakepit_bridge._commands import Registry
-from snakepit_bridge._failure import ArgumentsError
-from snakepit_bridge._parameters import Parameters
+from snakepit_bridge._commands.parameters import Parameters
+from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._errors.call_error import ArgumentsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -351,8 +351,8 @@ def test_without_pydantic_the_same_is_built_and_its_own_is_refused() -> None:
         from decimal import Decimal
         from typing import Annotated, Optional
         from snakepit_bridge import Adapter, command
-        from snakepit_bridge._commands import Registry
-        from snakepit_bridge._failure import ArgumentsError
+        from snakepit_bridge._commands.registry import Registry
+        from snakepit_bridge._errors.call_error import ArgumentsError
 
         @dataclass
         class Point:

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakepit_bridge import arrow
-from snakepit_bridge._encoders import encode_frames_by
-from snakepit_bridge._extended import ALIGNMENT, MARK, decode_extended, encode_extended
-from snakepit_bridge._values import EXTENDED, InvalidValueError, decode, encode
+from snakepit_bridge._types.encoders import encode_frames_by
+from snakepit_bridge._values.extended import ALIGNMENT, MARK, decode_extended, encode_extended
+from snakepit_bridge._values.fields import EXTENDED, InvalidValueError, decode, encode
 
 VALUES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (pa.int8(), st.integers(-128, 127)),
@@ -181,15 +181,16 @@ def test_a_frame_is_made_a_table_once() -> None:
 def test_without_pyarrow_the_error_says_what_to_do() -> None:
     code = (
         "import sys; sys.modules['pyarrow'] = None; sys.modules['pyarrow.ipc'] = None\n"
-        "from snakepit_bridge import _values, arrow\n"
+        "from snakepit_bridge import arrow\n"
+        "from snakepit_bridge._values import fields\n"
         "import pytest\n"
         "with pytest.raises(ModuleNotFoundError, match=r'pip install pyarrow'):\n"
         "    arrow([])\n"
         'data = b\'{"$snakepit":["arrow",0,0]}\'\n'
         "with pytest.raises(ValueError, match=r'^x has an Arrow table, which needs pyarrow'):\n"
-        "    _values.decode(data, 'x', 4)\n"
+        "    fields.decode(data, 'x', 4)\n"
         "problems = []\n"
-        "assert _values.decode_extended(data, problems=problems) is None\n"
+        "assert fields.decode_extended(data, problems=problems) is None\n"
         "assert 'pip install pyarrow' in problems[0]\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from snakepit_bridge import _loop_thread
+from snakepit_bridge._threads import loop_thread
 
 
 def test_calls_that_come_first_together_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,12 +21,12 @@ def test_calls_that_come_first_together_share_one_loop(monkeypatch: pytest.Monke
         return made[-1]
 
     monkeypatch.setattr(asyncio, "new_event_loop", make)
-    _loop_thread._started.cache_clear()
-    threads = [threading.Thread(target=_loop_thread.shared) for _ in range(2)]
+    loop_thread._started.cache_clear()
+    threads = [threading.Thread(target=loop_thread.shared) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    _loop_thread.end()
-    _loop_thread._started.cache_clear()
+    loop_thread.end()
+    loop_thread._started.cache_clear()
     assert len(made) == 1

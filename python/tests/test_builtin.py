@@ -67,7 +67,7 @@ def test_info(builtin: Client) -> None:
     info = builtin.result("info")
     assert info["version"] == __version__
     assert info["worker_id"] == "b1"
-    assert info["adapter"] == "snakepit_bridge._builtin:BuiltinAdapter"
+    assert info["adapter"] == "snakepit_bridge:BuiltinAdapter"
     assert info["commands"] == [
         "compute",
         "echo",

@@ -158,7 +158,7 @@ def test_an_exception_in_a_stream_is_its_last_message(client: Client, name: str)
     assert last.error == "LookupError: at 2"
     assert last.error_detail.reason == "python_error"
     assert 'probe.py", line' in last.error_detail.traceback
-    assert "_execution.py" not in last.error_detail.traceback
+    assert "/execution.py" not in last.error_detail.traceback
     assert last.chunk_index == 2
 
 

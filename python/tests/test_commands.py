@@ -6,8 +6,8 @@ from typing import Any, Optional, Union
 import pytest
 
 from snakepit_bridge import Adapter, BuiltinAdapter, Context, command
-from snakepit_bridge._commands import Registry
-from snakepit_bridge._failure import CallError
+from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._errors.call_error import CallError
 
 
 class Zoo(Adapter):

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from snakepit_bridge import CommandError
-from snakepit_bridge._failure import CallError
-from snakepit_bridge._values import decode_extended
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._values.fields import decode_extended
 
 
 def failure_of(error: BaseException) -> CallError:

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakepit_bridge import Tensor, register_encoder
-from snakepit_bridge._encoders import mark_unencodable
-from snakepit_bridge._extended import ALIGNMENT, MARK
-from snakepit_bridge._tensor import DTYPES, ML_DTYPES
-from snakepit_bridge._values import (
+from snakepit_bridge._types.encoders import mark_unencodable
+from snakepit_bridge._types.tensor import DTYPES, ML_DTYPES
+from snakepit_bridge._values.extended import ALIGNMENT, MARK
+from snakepit_bridge._values.fields import (
     BYTES,
     EXTENDED,
     JSON,
@@ -213,9 +213,10 @@ def test_torch_tensors_are_known() -> None:
 def test_without_numpy_an_argument_is_a_tensor() -> None:
     code = (
         "import sys; sys.modules['numpy'] = None\n"
-        "from snakepit_bridge import _values, Tensor\n"
+        "from snakepit_bridge import Tensor\n"
+        "from snakepit_bridge._values import fields\n"
         "tensor = Tensor('int16', (2,), b'abcd')\n"
-        "assert _values.decode_extended(_values.encode_extended(tensor)) == tensor\n"
+        "assert fields.decode_extended(fields.encode_extended(tensor)) == tensor\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -223,11 +224,12 @@ def test_without_numpy_an_argument_is_a_tensor() -> None:
 def test_without_ml_dtypes_an_argument_of_its_dtypes_is_a_tensor() -> None:
     code = (
         "import sys; sys.modules['ml_dtypes'] = None\n"
-        "from snakepit_bridge import _values, Tensor\n"
+        "from snakepit_bridge import Tensor\n"
+        "from snakepit_bridge._values import fields\n"
         "tensor = Tensor('bfloat16', (2,), b'abcd')\n"
-        "assert _values.decode_extended(_values.encode_extended(tensor)) == tensor\n"
+        "assert fields.decode_extended(fields.encode_extended(tensor)) == tensor\n"
         "tensor = Tensor('complex64', (1,), b'abcdefgh')\n"
-        "assert _values.decode_extended(_values.encode_extended(tensor)).dtype == 'complex64'\n"
+        "assert fields.decode_extended(fields.encode_extended(tensor)).dtype == 'complex64'\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -235,8 +237,8 @@ def test_without_ml_dtypes_an_argument_of_its_dtypes_is_a_tensor() -> None:
 def test_no_package_is_imported_for_its_types() -> None:
     code = (
         "import sys\n"
-        "from snakepit_bridge import _values\n"
-        "_values.encode_fields({'a': [1, {2}, b'', object.__doc__]}, kinds=True)\n"
+        "from snakepit_bridge._values import fields\n"
+        "fields.encode_fields({'a': [1, {2}, b'', object.__doc__]}, kinds=True)\n"
         "sys.exit(str({'numpy', 'pandas', 'pyarrow', 'pydantic'} & set(sys.modules)) != 'set()')\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

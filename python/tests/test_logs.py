@@ -3,12 +3,12 @@ from __future__ import annotations
 import logging
 
 from snakepit_bridge import BuiltinAdapter, Context, RequestIdFilter, command
-from snakepit_bridge._call import Call
-from snakepit_bridge._commands import Registry
-from snakepit_bridge._execution import run, stream
-from snakepit_bridge._logs import _LibraryFilter
-from snakepit_bridge._runner import Runner
-from snakepit_bridge._wire import StreamWire, UnaryWire
+from snakepit_bridge._commands.call import Call
+from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._process.logs import _LibraryFilter
+from snakepit_bridge._servers.grpcio_wire import StreamWire, UnaryWire
+from snakepit_bridge._threads.execution import run, stream
+from snakepit_bridge._threads.runner import Runner
 
 
 class Seen(logging.Handler):

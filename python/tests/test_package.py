@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import re
 import subprocess
 import sys
@@ -24,8 +25,16 @@ def test_all_is_sorted_and_importable() -> None:
         assert getattr(snakepit_bridge, name) is not None
 
 
+def test_classes_are_named_as_users_import_them() -> None:
+    public = [getattr(snakepit_bridge, name) for name in snakepit_bridge.__all__]
+    classes = [each for each in public if isinstance(each, type)]
+    assert {cls.__module__ for cls in classes} == {"snakepit_bridge"}
+    error = snakepit_bridge.CommandError("out_of_stock", "none is left")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
 def test_every_module_but_that_for_tests_is_private() -> None:
-    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert {name for name in modules if not name.startswith("_")} == {"testing"}
     assert (PACKAGE / "py.typed").exists()
 
@@ -39,7 +48,7 @@ def test_the_version_is_that_of_the_application() -> None:
 @pytest.mark.parametrize("library", ["grpc", "google.protobuf"])
 def test_writing_commands_needs_no_grpc(library: str) -> None:
     code = (
-        "import sys, snakepit_bridge, snakepit_bridge._execution, snakepit_bridge._worker; "
+        "import sys, snakepit_bridge._threads.execution, snakepit_bridge._servers.worker; "
         f"sys.exit({library!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -48,10 +57,10 @@ def test_writing_commands_needs_no_grpc(library: str) -> None:
 def test_only_the_server_imports_grpc() -> None:
     importers = {
         path.name
-        for path in PACKAGE.glob("*.py")
+        for path in PACKAGE.rglob("*.py")
         if re.search(r"^\s*(import|from) grpc", path.read_text(), re.MULTILINE)
     }
-    assert importers == {"_grpc_server.py"}
+    assert importers == {"grpcio.py"}
 
 
 def test_the_generated_code_is_that_of_the_contract(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import pytest
 from client import PATIENCE
 
 from snakepit_bridge import BuiltinAdapter, Context
-from snakepit_bridge._call import Call
-from snakepit_bridge._commands import Registry
-from snakepit_bridge._failure import CallError
-from snakepit_bridge._runner import Runner
+from snakepit_bridge._commands.call import Call
+from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._threads.runner import Runner
 
 PING = Registry(BuiltinAdapter())["ping"]
 

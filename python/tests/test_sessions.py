@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakepit_bridge import Context
-from snakepit_bridge._failure import CallError
-from snakepit_bridge._sessions import MAX_ID_BYTES, Session, Sessions, check_id
+from snakepit_bridge._commands.sessions import MAX_ID_BYTES, Session, Sessions, check_id
+from snakepit_bridge._errors.call_error import CallError
 
 Connect = Callable[..., Client]
 MakePipe = Callable[[str], Pipe]

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snakepit_bridge._values import (
+from snakepit_bridge._values.fields import (
     InvalidValueError,
     decode,
     decode_fields,
@@ -312,7 +312,7 @@ def test_plain_columns_are_not_touched_one_by_one(monkeypatch: pytest.MonkeyPatc
     frame = pd.DataFrame({"n": [1, 2], "x": [0.5, None], "t": ["a", None], "is": [True, False]})
     columns = carried(frame)
     assert columns == {"n": [1, 2], "x": [0.5, None], "t": ["a", None], "is": [True, False]}
-    monkeypatch.setattr("snakepit_bridge._values.substitute", refuse)
+    monkeypatch.setattr("snakepit_bridge._values.fields.substitute", refuse)
     assert carried(columns) == columns
 
 

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snakepit_bridge import _values
-from snakepit_bridge._values import MAX_DEPTH, InvalidValueError, decode, decode_fields
+from snakepit_bridge._values import fields
+from snakepit_bridge._values.fields import MAX_DEPTH, InvalidValueError, decode, decode_fields
 
 
 def encode(value: object) -> bytes:
-    return _values.encode(value)[1]
+    return fields.encode(value)[1]
 
 
 def encode_fields(value: object) -> dict[str, bytes]:
-    fields, kinds = _values.encode_fields(value)
+    encoded, kinds = fields.encode_fields(value)
     assert kinds is None
-    return fields
+    return encoded
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))

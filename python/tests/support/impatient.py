@@ -2,9 +2,9 @@
 
 from probe import Probe
 
-from snakepit_bridge import _grpc_server
+from snakepit_bridge._servers import grpcio
 
-_grpc_server.MAX_IDLE = 1_000
+grpcio.MAX_IDLE = 1_000
 
 
 class Impatient(Probe):

@@ -1,0 +1,1 @@
+"""The values that a command's annotations ask for, built from what has arrived."""

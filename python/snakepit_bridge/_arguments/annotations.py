@@ -1,0 +1,399 @@
+"""What a parameter's annotation means: the builder of its values.
+
+What the standard library can build is built by the bridge, and strictly: "1" is no `int`. Pydantic
+builds its own types and what is annotated with its constraints. So a command means the same whether
+pydantic is installed or not; without it, an annotation that needs it is refused.
+"""
+
+from __future__ import annotations
+
+import collections
+import collections.abc
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, Optional, Union, get_args, get_origin
+
+from snakepit_bridge._arguments import pydantic_builders
+from snakepit_bridge._arguments.builders import (
+    Array,
+    Builder,
+    Fields,
+    Later,
+    ListOf,
+    MapOf,
+    MaybeBuilder,
+    Member,
+    OneOf,
+    Plain,
+    Then,
+    TupleOf,
+    key_reader,
+    nothing_or,
+    of_plain,
+)
+from snakepit_bridge._arguments.scalars import scalar
+
+_NONE = type(None)
+_PLAIN: dict[object, tuple[type, ...]] = {
+    None: (_NONE,),
+    _NONE: (_NONE,),
+    str: (str,),
+    int: (int,),
+    float: (float, int),
+    bool: (bool,),
+    bytes: (bytes,),
+    memoryview: (memoryview,),
+}
+_UNIONS = (Union, getattr(types, "UnionType", Union))
+_LISTS = {
+    list,
+    collections.abc.Sequence,
+    collections.abc.MutableSequence,
+    collections.abc.Collection,
+    collections.abc.Iterable,
+}
+_MADE_OF_LISTS: dict[object, type] = {
+    set: set,
+    frozenset: frozenset,
+    collections.abc.Set: frozenset,
+    collections.abc.MutableSet: set,
+    collections.deque: collections.deque,
+}
+_MAPS = {dict, collections.abc.Mapping, collections.abc.MutableMapping}
+# What says something of a field or a parameter, not of its values.
+_QUALIFIERS = ("Required", "NotRequired", "ReadOnly", "Final")
+
+
+class UnsupportedError(Exception):
+    """An annotation that cannot be honoured; the message goes on after its text."""
+
+
+def builder_of(
+    annotation: object, default: object, names: Mapping[str, Any], scope: Optional[type] = None
+) -> MaybeBuilder:
+    """The builder that an annotation asks for, or None if it is one that lets anything pass.
+
+    `names` are those of the module; those of the class `scope` count where it has none.
+    Raises an `UnsupportedError`.
+    """
+    builder = Annotations(names, scope).builder(annotation)
+    if builder is not None:
+        builder.expected = shown(annotation)
+    return nothing_or(builder) if builder is not None and default is None else builder
+
+
+def keywords_of(annotation: object, names: Mapping[str, Any]) -> Optional[Fields]:
+    """The parameters that `**options: Unpack[Options]` stands for."""
+    found = Annotations(names)
+    annotation = found.resolved(annotation)
+    if _name(get_origin(annotation)) != "Unpack":
+        return None
+    builder = found.builder(get_args(annotation)[0])
+    return builder if isinstance(builder, Fields) else None
+
+
+def shown(annotation: object) -> str:
+    """An annotation as it is written."""
+    if isinstance(annotation, str):
+        return annotation
+    return inspect.formatannotation(annotation).replace("NoneType", "None")
+
+
+class Annotations:
+    """Makes builders of the annotations of one place, whose names it knows."""
+
+    def __init__(
+        self,
+        names: Mapping[str, Any],
+        scope: Optional[type] = None,
+        variables: Optional[dict[object, object]] = None,
+        made: Optional[dict[object, MaybeBuilder]] = None,
+    ) -> None:
+        self._names = names
+        self._scope = scope
+        self._variables = variables or {}
+        self._made: dict[object, MaybeBuilder] = {} if made is None else made
+
+    def resolved(self, annotation: object) -> object:
+        """An annotation that is no text any more."""
+        while isinstance(annotation, (str, typing.ForwardRef)):
+            text = annotation if isinstance(annotation, str) else annotation.__forward_arg__
+            try:
+                annotation = self._evaluated(text)
+            except Exception as error:
+                raise UnsupportedError(
+                    f"which cannot be resolved ({type(error).__name__}: {error}): what it names "
+                    "has to be there at run time, so import it outside of `if TYPE_CHECKING`"
+                ) from None
+        return annotation
+
+    def _evaluated(self, text: str) -> object:
+        # A copy, as evaluating adds to it.
+        names = dict(self._names)
+        code: Any = text
+        if sys.version_info < (3, 10):
+            code, names["__Union__"] = _with_unions(text), Union
+        try:
+            return eval(code, names)
+        except NameError:
+            return eval(code, {**_names_of(self._scope), **names})
+
+    def builder(self, annotation: object) -> MaybeBuilder:
+        """The builder of an annotation, or None if anything may pass."""
+        annotation = self.resolved(annotation)
+        if annotation is Any or annotation is object or annotation is inspect.Parameter.empty:
+            return None
+        if isinstance(annotation, typing.TypeVar):
+            return self._of_variable(annotation)
+        try:
+            if annotation in self._made:
+                return self._made[annotation]
+        except TypeError:
+            # Of metadata that has no hash.
+            return self._make(annotation)
+        self._made[annotation] = later = Later(shown(annotation))
+        later.target = self._made[annotation] = self._make(annotation)
+        return later.target
+
+    def _of_variable(self, variable: Any) -> MaybeBuilder:
+        if variable in self._variables:
+            return self.builder(self._variables[variable])
+        if variable.__constraints__:
+            return self.builder(Union[variable.__constraints__])
+        return None if variable.__bound__ is None else self.builder(variable.__bound__)
+
+    def _make(self, annotation: Any) -> MaybeBuilder:
+        if hasattr(annotation, "__metadata__"):
+            return self._annotated(annotation)
+        inner = _unwrapped(annotation)
+        if inner is not annotation:
+            return self.builder(inner)
+        origin, args = get_origin(annotation) or annotation, get_args(annotation)
+        if origin in _UNIONS:
+            return self._union(annotation)
+        if origin is Literal or annotation in _PLAIN:
+            return Plain(shown(annotation), _PLAIN.get(annotation, ()), args)
+        if origin is tuple:
+            return self._tuple(annotation, args)
+        return self._container(annotation, origin, args) or self._class(annotation, origin, args)
+
+    def _annotated(self, annotation: Any) -> MaybeBuilder:
+        inner, metadata = annotation.__origin__, annotation.__metadata__
+        if not any(map(pydantic_builders.is_known, metadata)):
+            return self.builder(inner)
+        second = pydantic_builders.adapter(annotation, shown(inner))
+        if second is None:
+            raise UnsupportedError(
+                "which needs pydantic: install it (pip install pydantic), or leave the metadata out"
+            )
+        # What is built strictly is only checked by constraints.
+        if all(map(pydantic_builders.only_checks, metadata)):
+            first = self.builder(inner)
+            if first is not None and not isinstance(first, pydantic_builders.Adapter):
+                return Then(first, second)
+        return second
+
+    def _union(self, annotation: Any) -> MaybeBuilder:
+        choices = [(self.builder(choice), choice) for choice in get_args(annotation)]
+        expected = shown(annotation)
+        builders = [builder for builder, _ in choices if builder is not None]
+        if len(builders) < len(choices):
+            return None
+        plain = [builder for builder in builders if isinstance(builder, Plain)]
+        if len(plain) == len(builders):
+            return of_plain(expected, plain)
+        # Pydantic knows best which of its own types fits.
+        adapted = [
+            choice for builder, choice in choices if isinstance(builder, pydantic_builders.Adapter)
+        ]
+        if len(adapted) > 1:
+            together = pydantic_builders.adapter(Union[tuple(adapted)], expected)
+            assert together is not None
+            builders = [one for one in builders if not isinstance(one, pydantic_builders.Adapter)]
+            builders.append(together)
+        return OneOf(expected, builders)
+
+    def _container(self, annotation: Any, origin: Any, args: Any) -> MaybeBuilder:
+        expected = shown(annotation)
+        if origin in _LISTS:
+            item = self.builder(args[0]) if args else None
+            return Plain(expected, (list,)) if item is None else ListOf(expected, item)
+        if origin in _MADE_OF_LISTS:
+            cls = _MADE_OF_LISTS[origin]
+            return ListOf(expected, self.builder(args[0]) if args else None, cls, cls)
+        if origin in _MAPS:
+            key, item = map(self.builder, args) if args else (None, None)
+            read = key_reader(key)
+            if read is None and item is None:
+                return Plain(expected, (dict,))
+            return MapOf(expected, read, item)
+        return None
+
+    def _tuple(self, annotation: Any, args: Any) -> Builder:
+        expected = shown(annotation)
+        if annotation in (tuple, typing.Tuple):  # noqa: UP006 (it may be either)
+            return ListOf(expected, None, tuple, tuple)
+        if args[1:] == (...,):
+            return ListOf(expected, self.builder(args[0]), tuple, tuple)
+        # Before Python 3.11 that is what `tuple[()]` has.
+        items = () if args == ((),) else args
+        return TupleOf(expected, [self.builder(item) for item in items])
+
+    def _class(self, annotation: Any, origin: Any, args: Any) -> Builder:
+        builder = None
+        expected = shown(annotation)
+        if isinstance(origin, type) and not pydantic_builders.is_own(origin):
+            if _root(origin) == "numpy" and args:
+                builder = _array(expected, origin, args)
+            elif issubclass(origin, _enum()):
+                builder = Member(expected, origin)
+            elif _is_typed_dict(origin):
+                builder = self._typed_dict(annotation, origin, args)
+            elif hasattr(origin, "__dataclass_fields__") or _is_named_tuple(origin):
+                builder = self._constructed(annotation, origin, args)
+            elif not args or origin.__module__ == "os":
+                builder = scalar(origin, expected)
+        if builder is None and origin not in (collections.abc.Callable, type):
+            builder = pydantic_builders.adapter(annotation, expected)
+        if builder is None:
+            raise UnsupportedError(
+                "which no argument can become: annotate it with what arrives "
+                "(guides/values.md lists that), with a dataclass, or with Any to take it as it is"
+            )
+        return builder
+
+    def _constructed(self, annotation: Any, cls: type, args: Any) -> Builder:
+        fields = Fields(shown(annotation), cls, cls)
+        self._made[annotation] = fields
+        hints = _hints(cls)
+        parameters = inspect.signature(cls).parameters
+        for name, parameter in parameters.items():
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise UnsupportedError(
+                    f"whose __init__ takes {parameter}: it has to take each field by its name"
+                )
+            hint, base = hints.get(name, (parameter.annotation, cls))
+            builder = self._within(base, cls, args).field(cls, name, hint)
+            nothing = parameter.default is None and builder is not None
+            fields.fields[name] = nothing_or(builder) if nothing and builder else builder
+        fields.required = frozenset(
+            name for name, each in parameters.items() if each.default is each.empty
+        )
+        fields.by_place = issubclass(cls, tuple)
+        return fields
+
+    def _typed_dict(self, annotation: Any, cls: Any, args: Any) -> Builder:
+        fields = Fields(shown(annotation), dict, None)
+        self._made[annotation] = fields
+        required = set(cls.__required_keys__)
+        for name, (hint, base) in _hints(cls).items():
+            within = self._within(base, cls, args)
+            fields.fields[name] = within.field(cls, name, hint)
+            # Of an annotation that is text the class does not know it.
+            qualifier = _name(get_origin(within.resolved(hint)))
+            if qualifier == "NotRequired":
+                required.discard(name)
+            elif qualifier == "Required":
+                required.add(name)
+        fields.required = frozenset(required)
+        return fields
+
+    def field(self, cls: type, name: str, hint: object) -> MaybeBuilder:
+        try:
+            return self.builder(hint)
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                f"whose field {cls.__name__}.{name} is annotated with {shown(hint)}, {error}"
+            ) from None
+
+    def _within(self, base: type, cls: Any, args: Any) -> Annotations:
+        names = getattr(sys.modules.get(base.__module__), "__dict__", {})
+        variables = dict(zip(getattr(cls, "__parameters__", ()), args))
+        made = None if variables else self._made
+        return Annotations(names, base, variables, made)
+
+
+def _names_of(cls: Optional[type]) -> dict[str, object]:
+    """What is defined in a class and in those that it is derived from, and itself."""
+    names: dict[str, object] = {}
+    for base in reversed(() if cls is None else cls.__mro__):
+        names.update(vars(base))
+        names[base.__name__] = base
+    return names
+
+
+def _hints(cls: type) -> dict[str, tuple[object, type]]:
+    """The annotations of a class and of those that it is derived from, each with its class."""
+    hints: dict[str, tuple[object, type]] = {}
+    for base in reversed(cls.__mro__):
+        if sys.version_info >= (3, 14):
+            found = inspect.get_annotations(base)
+        else:
+            found = vars(base).get("__annotations__", {})
+        hints.update({name: (hint, base) for name, hint in found.items()})
+    return hints
+
+
+def _unwrapped(annotation: Any) -> Any:
+    """What stands for another annotation: a `NewType`, an alias, a qualifier of a field."""
+    for attribute in ("__supertype__", "__value__"):
+        if hasattr(annotation, attribute):
+            return getattr(annotation, attribute)
+    if isinstance(annotation, _initialised()):
+        return annotation.type
+    if _name(get_origin(annotation)) in _QUALIFIERS:
+        return get_args(annotation)[0]
+    return annotation
+
+
+def _array(expected: str, cls: type, args: Any) -> Builder:
+    (scalar_type, *_) = (*get_args(args[-1]), object)
+    is_class = isinstance(scalar_type, type)
+    return Array(expected, cls, scalar_type if is_class else object)
+
+
+def _enum() -> type:
+    import enum
+
+    return enum.Enum
+
+
+def _initialised() -> Any:
+    dataclasses = sys.modules.get("dataclasses")
+    return () if dataclasses is None else dataclasses.InitVar
+
+
+def _is_typed_dict(cls: type) -> bool:
+    return issubclass(cls, dict) and hasattr(cls, "__required_keys__")
+
+
+def _is_named_tuple(cls: type) -> bool:
+    return issubclass(cls, tuple) and hasattr(cls, "_fields")
+
+
+def _root(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+def _name(form: object) -> str:
+    """The name of a special form, whether of typing or of typing_extensions."""
+    return str(getattr(form, "_name", None) or getattr(form, "__name__", ""))
+
+
+def _with_unions(text: str) -> Any:
+    """An annotation of `X | Y` as Python 3.9 can evaluate it."""
+    import ast
+
+    class Unions(ast.NodeTransformer):
+        def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+            self.generic_visit(node)
+            if not isinstance(node.op, ast.BitOr):
+                return node
+            choices = ast.Tuple([node.left, node.right], ast.Load())
+            return ast.Subscript(ast.Name("__Union__", ast.Load()), choices, ast.Load())
+
+    tree = Unions().visit(ast.parse(text, mode="eval"))
+    return compile(ast.fix_missing_locations(tree), "<annotation>", "eval")

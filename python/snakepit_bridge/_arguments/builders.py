@@ -1,0 +1,453 @@
+"""Builders: what makes the value that a parameter is annotated with of the argument that arrived.
+
+A value that is one already, or whose type an annotation names, is passed as it is.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Optional
+
+from snakepit_bridge._types.invalid import path_to, qualified_name
+
+#: A builder of None is one that lets everything pass as it is.
+MaybeBuilder = Optional["Builder"]
+
+_NONE = type(None)
+
+
+class Fault(NamedTuple):
+    """What is wrong with an argument, and where in it."""
+
+    path: tuple[object, ...]
+    message: str
+
+    @property
+    def place(self) -> str:
+        """The path as text: `user.tags[2]`."""
+        text = str(self.path[0])
+        for key in self.path[1:]:
+            text = f"{text}[{key}]" if isinstance(key, int) else path_to(text, str(key))
+        return text
+
+
+class MisfitError(Exception):
+    """An argument that a builder does not take."""
+
+    def __init__(self, faults: list[Fault], *, is_type: bool = False) -> None:
+        super().__init__(faults)
+        self.faults = faults
+        #: Whether it is of another type altogether.
+        self.is_type = is_type
+
+
+class Builder:
+    """Makes the value of an annotation; `expected` names that in errors."""
+
+    #: Values of exactly these types are passed as they are, without a call of `build`.
+    types: frozenset[type] = frozenset()
+    #: Whether it only checks: what is guessed to be of a type is not checked.
+    only_checks = False
+
+    def __init__(self, expected: str) -> None:
+        self.expected = expected
+
+    def build(self, value: Any) -> Any:
+        """The value to pass; raises a `MisfitError`."""
+        raise NotImplementedError
+
+    def mismatch(self, value: object) -> MisfitError:
+        return MisfitError(
+            [Fault((), f"expected {self.expected}, got {_described(value)}")], is_type=True
+        )
+
+
+def misfit(message: str) -> MisfitError:
+    return MisfitError([Fault((), message)])
+
+
+def _described(value: object) -> str:
+    return f"{qualified_name(type(value))} {reprlib.repr(value)}"
+
+
+class Collector:
+    """Builds the parts of a value, and keeps what is wrong with each."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+
+    def build(self, builder: MaybeBuilder, key: object, value: Any) -> Any:
+        if builder is None or type(value) in builder.types:
+            return value
+        try:
+            return builder.build(value)
+        except MisfitError as error:
+            self.faults += [Fault((key, *path), message) for path, message in error.faults]
+            return None
+
+    def add(self, key: object, message: str) -> None:
+        self.faults.append(Fault((key,), message))
+
+    def check(self) -> None:
+        if self.faults:
+            raise MisfitError(self.faults)
+
+
+_BINARY = frozenset({bytes, memoryview})
+
+
+class Plain(Builder):
+    """Values of some types, and single values: `int`, `Optional[str]`, `Literal["a", 1]`."""
+
+    only_checks = True
+
+    def __init__(
+        self, expected: str, types: Iterable[type] = (), values: Iterable[object] = ()
+    ) -> None:
+        super().__init__(expected)
+        self.types = frozenset(types)
+        # By the value that arrives: for a member of an enum, what that is sent as.
+        self.values = {
+            key: value for value in values for key in (_sent(value), (type(value), value))
+        }
+
+    def build(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in self.types:
+            return value
+        if kind is str and str not in self.types and self.types & _BINARY:
+            # Any binary that is valid UTF-8 arrives as text.
+            value = value.encode()
+            kind = bytes
+        if kind is bytes and memoryview in self.types:
+            return value if bytes in self.types else memoryview(value)
+        if kind is bytes and bytes in self.types:
+            return value
+        try:
+            return self.values[kind, value]
+        except (KeyError, TypeError):
+            raise self.mismatch(value) from None
+
+
+def _sent(value: object) -> tuple[type, object]:
+    if hasattr(type(value), "__members__"):
+        value = getattr(value, "value", value)
+    return type(value), value
+
+
+class Instance(Builder):
+    """What arrives as an instance of a class already: `numpy.ndarray`, `snakepit_bridge.Tensor`."""
+
+    only_checks = True
+
+    def __init__(self, expected: str, cls: type) -> None:
+        super().__init__(expected)
+        self.types = frozenset((cls,))
+        self._cls = cls
+
+    def build(self, value: Any) -> Any:
+        if isinstance(value, self._cls):
+            return value
+        raise self.mismatch(value)
+
+
+class Frame(Builder):
+    """A data frame, which comes as an Arrow table or as a map of lists."""
+
+    def __init__(self, expected: str, cls: Any, of_table: Callable[[Any], object]) -> None:
+        super().__init__(expected)
+        self._cls = cls
+        self._of_table = of_table
+
+    def build(self, value: Any) -> Any:
+        if isinstance(value, self._cls):
+            return value
+        if qualified_name(type(value)) == "pyarrow.lib.Table":
+            return self._of_table(value)
+        if not isinstance(value, dict):
+            raise self.mismatch(value)
+        try:
+            return self._cls(value)
+        except Exception as error:
+            raise misfit(f"cannot become {self.expected}: {error}") from error
+
+
+class Array(Builder):
+    """A numpy array of a dtype: `numpy.typing.NDArray[numpy.float32]`."""
+
+    only_checks = True
+
+    def __init__(self, expected: str, cls: Any, scalar: type) -> None:
+        super().__init__(expected)
+        self._cls = cls
+        self._scalar = scalar
+
+    def build(self, value: Any) -> Any:
+        if not isinstance(value, self._cls):
+            raise self.mismatch(value)
+        dtype = value.dtype
+        if not issubclass(dtype.type, self._scalar):
+            raise misfit(f"expected {self.expected}, got an array of dtype {dtype}")
+        return value
+
+
+class Scalar(Builder):
+    """One value that is sent as text or as a number: a `datetime`, a `Decimal`."""
+
+    def __init__(
+        self, expected: str, cls: type, sent_as: tuple[type, ...], read: Callable[[Any], object]
+    ) -> None:
+        super().__init__(expected)
+        self._cls = cls
+        self._sent_as = sent_as
+        self._read = read
+
+    def build(self, value: Any) -> Any:
+        if isinstance(value, self._cls):
+            return value
+        if type(value) not in self._sent_as:
+            raise self.mismatch(value)
+        try:
+            return self._read(value)
+        except (ValueError, ArithmeticError, LookupError) as error:
+            reason = f": {error}" if type(error) is ValueError else ""
+            raise misfit(f"{reprlib.repr(value)} is not a valid {self.expected}{reason}") from None
+
+
+class Member(Builder):
+    """A member of an enum, by its value."""
+
+    def __init__(self, expected: str, cls: Any) -> None:
+        super().__init__(expected)
+        self._cls = cls
+
+    def build(self, value: Any) -> Any:
+        if isinstance(value, self._cls):
+            return value
+        # A tuple is sent as a list.
+        for one in (value, tuple(value)) if type(value) is list else (value,):
+            try:
+                member = self._cls(one)
+            except (ValueError, TypeError, KeyError):
+                continue
+            # Python takes True for 1 and 1.0 for 1.
+            if not isinstance(one, (bool, float)) or type(member.value) is type(one):
+                return member
+        values = [member.value for member in self._cls]
+        raise misfit(
+            f"expected {self.expected}, one of {', '.join(map(repr, values[:20]))}, "
+            f"got {_described(value)}"
+        )
+
+
+class ListOf(Builder):
+    """A list, or what is made of one, whose items are all alike."""
+
+    def __init__(
+        self,
+        expected: str,
+        item: MaybeBuilder,
+        make: Optional[Callable[[Iterable[Any]], object]] = None,
+        cls: Any = list,
+    ) -> None:
+        super().__init__(expected)
+        self._item = item
+        self._make = make
+        self._cls = cls
+
+    def build(self, value: Any) -> Any:
+        if not isinstance(value, list):
+            if not isinstance(value, self._cls):
+                raise self.mismatch(value)
+            value = list(value)
+        items = value
+        if self._item is not None and not self._item.types.issuperset(map(type, value)):
+            parts = Collector()
+            items = [parts.build(self._item, index, item) for index, item in enumerate(value)]
+            parts.check()
+        if self._make is None:
+            return items
+        try:
+            return self._make(items)
+        except TypeError as error:
+            raise misfit(f"cannot become {self.expected}: {error}") from None
+
+
+class TupleOf(Builder):
+    """A tuple whose places have types of their own."""
+
+    def __init__(self, expected: str, items: list[MaybeBuilder]) -> None:
+        super().__init__(expected)
+        self._items = items
+
+    def build(self, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise self.mismatch(value)
+        if len(value) != len(self._items):
+            raise misfit(f"expected {self.expected}, got {len(value)} items")
+        parts = Collector()
+        made = [parts.build(*each) for each in zip(self._items, range(len(value)), value)]
+        parts.check()
+        return tuple(made)
+
+
+class MapOf(Builder):
+    """A dict whose keys and values are all alike."""
+
+    def __init__(
+        self, expected: str, key: Optional[Callable[[Any], object]], item: MaybeBuilder
+    ) -> None:
+        super().__init__(expected)
+        self._key = key
+        self._item = item
+
+    def build(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise self.mismatch(value)
+        item = self._item
+        if self._key is None and (item is None or item.types.issuperset(map(type, value.values()))):
+            return value
+        parts = Collector()
+        made = {}
+        for key, part in value.items():
+            built = parts.build(item, key, part)
+            try:
+                made[key if self._key is None else self._key(key)] = built
+            except MisfitError as error:
+                parts.faults += [Fault((key,), f"the key: {each.message}") for each in error.faults]
+        parts.check()
+        return made
+
+
+def key_reader(builder: MaybeBuilder) -> Optional[Callable[[Any], object]]:
+    """How keys become those of a dict: all of them are sent as text."""
+    if builder is None or str in builder.types:
+        return None
+    for number in (int, float):
+        if number in builder.types:
+            return lambda key: _number_key(key, number, builder)
+    return builder.build
+
+
+def _number_key(key: Any, number: type, builder: Builder) -> object:
+    if type(key) is number:
+        return key
+    try:
+        return number(key)
+    except (ValueError, TypeError):
+        raise builder.mismatch(key) from None
+
+
+class Fields(Builder):
+    """An object of named fields: a dataclass, a named tuple, a `TypedDict`."""
+
+    def __init__(self, expected: str, make: Callable[..., object], cls: Optional[type]) -> None:
+        super().__init__(expected)
+        self._make = make
+        self._cls = cls
+        #: Set once it is known: a field may be of this type itself.
+        self.fields: dict[str, MaybeBuilder] = {}
+        self.required: frozenset[str] = frozenset()
+        #: Whether a list may come, of the fields in their order.
+        self.by_place = False
+
+    def build(self, value: Any) -> Any:
+        if self._cls is not None and isinstance(value, self._cls):
+            return value
+        if self.by_place and isinstance(value, (list, tuple)):
+            if len(value) > len(self.fields):
+                raise misfit(f"expected {self.expected}, got {len(value)} items")
+            value = dict(zip(self.fields, value))
+        if not isinstance(value, dict):
+            raise self.mismatch(value)
+        parts = Collector()
+        made = {
+            name: parts.build(builder, name, value[name])
+            for name, builder in self.fields.items()
+            if name in value
+        }
+        for name in self.fields:
+            if name in self.required and name not in value:
+                parts.add(name, "missing")
+        for name in value:
+            if name not in self.fields:
+                parts.add(name, f"unknown: the fields are {', '.join(self.fields)}")
+        parts.check()
+        try:
+            return self._make(**made)
+        except (ValueError, AssertionError) as error:
+            raise misfit(f"{type(error).__name__}: {error}") from error
+
+
+class OneOf(Builder):
+    """The one of several that names the type of a value, else the first that can build it."""
+
+    def __init__(self, expected: str, choices: list[Builder]) -> None:
+        super().__init__(expected)
+        self._choices = choices
+        self.types = frozenset[type]().union(*(choice.types for choice in choices))
+
+    def build(self, value: Any) -> Any:
+        misfits: list[tuple[Builder, MisfitError]] = []
+        for choice in self._choices:
+            if type(value) in choice.types:
+                return value
+            try:
+                return choice.build(value)
+            except MisfitError as error:
+                if not error.is_type:
+                    misfits.append((choice, error))
+        if not misfits:
+            raise self.mismatch(value)
+        if len(misfits) == 1:
+            raise misfits[0][1]
+        raise MisfitError(
+            [
+                Fault(path, f"{message} (as {choice.expected})")
+                for choice, error in misfits
+                for path, message in error.faults
+            ]
+        )
+
+
+class Later(Builder):
+    """Stands for a builder that is still being made, in a type that refers to itself."""
+
+    target: MaybeBuilder = None
+
+    def build(self, value: Any) -> Any:
+        if self.target is None or type(value) in self.target.types:
+            return value
+        return self.target.build(value)
+
+
+class Then(Builder):
+    """One builder, and another one for what it has made."""
+
+    def __init__(self, first: Builder, second: Builder) -> None:
+        super().__init__(first.expected)
+        self._first = first
+        self._second = second
+
+    def build(self, value: Any) -> Any:
+        if type(value) not in self._first.types:
+            value = self._first.build(value)
+        return self._second.build(value)
+
+
+def nothing_or(builder: Builder) -> Builder:
+    """As `builder`, and None."""
+    if isinstance(builder, Plain):
+        return Plain(builder.expected, builder.types | {_NONE}, builder.values.values())
+    return OneOf(builder.expected, [Plain("None", {_NONE}), builder])
+
+
+def of_plain(expected: str, choices: Iterable[Plain]) -> Plain:
+    """All of them in one."""
+    types: set[type] = set()
+    values: list[object] = []
+    for choice in choices:
+        types |= choice.types
+        values += choice.values.values()
+    return Plain(expected, types, values)

@@ -1,0 +1,98 @@
+"""Builders of pydantic, where a user's annotation asks for it and it is installed."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from snakepit_bridge._arguments.builders import Builder, Fault, MisfitError
+
+# The metadata of `Annotated` that adds checks to a value of the type, and converts nothing.
+_CHECKS = ("AfterValidator", "FieldInfo", "StringConstraints")
+_MARKS = (
+    "__pydantic_core_schema__",
+    "__get_pydantic_core_schema__",
+    "__pydantic_config__",
+    "__pydantic_validator__",
+)
+
+
+class Adapter(Builder):
+    """What pydantic makes of a value."""
+
+    def __init__(self, expected: str, adapter: Any, error: type[Exception]) -> None:
+        super().__init__(expected)
+        self._validate = adapter
+        self._error = error
+
+    def build(self, value: Any) -> Any:
+        try:
+            return self._validate(value)
+        except self._error as error:
+            faults: Any = error.errors()  # type: ignore[attr-defined]
+        raise MisfitError([Fault(_without_root(fault["loc"]), fault["msg"]) for fault in faults])
+
+
+def _without_root(path: tuple[object, ...]) -> tuple[object, ...]:
+    return () if path == ("__root__",) else path
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class is one that pydantic builds: a model, a type of its, one that says how."""
+    return _root(cls) == "pydantic" or any(hasattr(cls, mark) for mark in _MARKS) or is_first(cls)
+
+
+def is_first(cls: type) -> bool:
+    """Whether a class is a model of pydantic 1."""
+    return hasattr(cls, "parse_obj") and not hasattr(cls, "model_validate")
+
+
+def is_known(metadata: object) -> bool:
+    """Whether it says something to pydantic, as metadata of `Annotated`."""
+    return _root(type(metadata)) in ("pydantic", "annotated_types") or any(
+        hasattr(metadata, mark) for mark in _MARKS
+    )
+
+
+def only_checks(metadata: object) -> bool:
+    """Whether it adds checks to a value of its type, and converts nothing."""
+    if not is_known(metadata) or _root(type(metadata)) == "annotated_types":
+        return True
+    discriminates = getattr(metadata, "discriminator", None) is not None
+    return type(metadata).__name__ in _CHECKS and not discriminates
+
+
+def adapter(annotation: Any, expected: str) -> Optional[Adapter]:
+    """Pydantic's builder of any annotation, or None without it or where it has none either."""
+    if isinstance(annotation, type) and is_first(annotation):
+        return _of_first(annotation, expected)
+    try:
+        import pydantic
+    except ImportError:
+        return None
+    if not hasattr(pydantic, "TypeAdapter"):
+        return None
+    try:
+        if hasattr(annotation, "model_rebuild"):
+            annotation.model_rebuild()
+        validate = pydantic.TypeAdapter(annotation).validate_python
+    except (pydantic.errors.PydanticUserError, pydantic.errors.PydanticUndefinedAnnotation):
+        return None
+    return Adapter(expected, validate, pydantic.ValidationError)
+
+
+def _of_first(model: Any, expected: str) -> Adapter:
+    """The builder of a model of pydantic 1, which version 2 has as `pydantic.v1`."""
+    import importlib
+
+    base = next(cls for cls in model.__mro__ if _root(cls) == "pydantic")
+    within = "pydantic.v1" if base.__module__.startswith("pydantic.v1") else "pydantic"
+    error: type[Exception] = importlib.import_module(within).ValidationError
+
+    def parse(value: Any) -> object:
+        return value if isinstance(value, model) else model.parse_obj(value)
+
+    return Adapter(expected, parse, error)
+
+
+def _root(cls: type) -> str:
+    return str(cls.__module__).partition(".")[0]

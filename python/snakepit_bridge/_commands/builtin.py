@@ -1,0 +1,88 @@
+"""The commands that every worker has unless its adapter leaves them out."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Generator
+from typing import Any, Optional
+
+from snakepit_bridge._commands.adapter import Adapter, command
+from snakepit_bridge._commands.context import Context
+
+_OPERATIONS = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "multiply": lambda a, b: a * b,
+    "divide": lambda a, b: a / b,
+}
+
+
+class BuiltinAdapter(Adapter):
+    """Commands to try a pool with, and a base to add one's own to."""
+
+    @command
+    def ping(self, context: Context) -> dict[str, Any]:
+        """Answers."""
+        return {"status": "ok", "worker_id": context.worker_id, "timestamp": time.time()}
+
+    @command
+    def echo(self, /, **args: Any) -> dict[str, Any]:
+        """Returns its arguments."""
+        return args
+
+    @command
+    def compute(self, operation: str, a: float, b: float) -> dict[str, Any]:
+        """Adds, subtracts, multiplies or divides: `operation` is the name of that."""
+        function = _OPERATIONS.get(operation)
+        if function is None:
+            raise ValueError(f"operation {operation!r} is none of {', '.join(_OPERATIONS)}")
+        return {"result": function(a, b)}
+
+    @command
+    def info(self, context: Context) -> dict[str, Any]:
+        """Tells about the worker and lists its commands."""
+        from snakepit_bridge._commands.registry import Registry
+        from snakepit_bridge._servers.worker import system_info
+        from snakepit_bridge._version import __version__
+
+        return {
+            "worker_id": context.worker_id,
+            "adapter": f"{type(self).__module__}:{type(self).__qualname__}",
+            "version": __version__,
+            "commands": list(Registry(self)),
+            "system": system_info(),
+        }
+
+    @command
+    def ping_stream(
+        self, context: Context, count: int = 3, interval: float = 0
+    ) -> Generator[dict[str, Any], None, Optional[dict[str, Any]]]:
+        """Sends `count` chunks, the last of them final, `interval` seconds apart."""
+        for index in range(count):
+            if index and interval and context.wait_cancelled(interval):
+                return None
+            chunk = {"message": f"ping {index + 1}", "index": index, "timestamp": time.time()}
+            if index == count - 1:
+                return chunk
+            yield chunk
+        return None
+
+    @command
+    def process_large_dataset(
+        self, path: str, chunk_rows: int = 5000
+    ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        """Reads a CSV file with a header line in one pass, in constant memory.
+
+        After every `chunk_rows` rows it sends how far it is and each column's statistics so far;
+        the final chunk has those of the whole file and the seconds it took.
+        """
+        from snakepit_bridge._dataset import Dataset
+
+        if chunk_rows < 1:
+            raise ValueError(f"chunk_rows must be at least 1, not {chunk_rows!r}")
+        started = time.perf_counter()
+        with contextlib.closing(Dataset(path)) as dataset:
+            while dataset.read(chunk_rows):
+                yield dataset.summary()
+            return {**dataset.summary(), "duration": time.perf_counter() - started}

@@ -1,0 +1,141 @@
+"""What a command may know of the call that it serves."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Optional
+
+from snakepit_bridge._commands.sessions import Session, Sessions
+
+#: The call that the code at hand belongs to.
+running: contextvars.ContextVar[Optional[Context]] = contextvars.ContextVar("running", default=None)
+
+#: The id of a thread's call where Rust runs it: it makes contexts only for commands that take one.
+request_id_in_rust: Callable[[], str] = str
+
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+def running_request_id() -> str:
+    """That of the call that the code at hand belongs to; "" outside of calls."""
+    context = running.get()
+    return request_id_in_rust() if context is None else context.request_id
+
+
+class Context:
+    """One call, as its handler sees it. Safe to use from any thread."""
+
+    def __init__(
+        self,
+        *,
+        request_id: str = "",
+        session_id: Optional[str] = None,
+        session_generation: int = 0,
+        sessions: Optional[Sessions] = None,
+        worker_id: str = "",
+        deadline: Optional[float] = None,
+        metadata: Optional[Callable[[], Mapping[str, str]]] = None,
+    ) -> None:
+        self.request_id = request_id
+        self.session_id = session_id
+        self.worker_id = worker_id
+        #: When the caller stops waiting, in the seconds of `time.monotonic()`, or None.
+        self.deadline = deadline
+        self._metadata = metadata
+        self._cancelled = False
+        self._event: Optional[threading.Event] = None
+        self._callbacks: Optional[list[Callable[[], object]]] = None
+        self._lock = threading.Lock()
+        self._session: Optional[Session] = None
+        self._session_generation = session_generation
+        self._sessions = sessions
+        if session_id is not None and sessions is not None:
+            sessions.touch(session_id, self, session_generation)
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self._cancelled else "active"
+        return f"<Context request_id={self.request_id!r} session_id={self.session_id!r} {state}>"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the result any more: cancelled, timed out or disconnected."""
+        return self._cancelled
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The text metadata that the call came with."""
+        return _NO_METADATA if self._metadata is None else self._metadata()
+
+    @property
+    def session(self) -> Session:
+        """What the calls of the session share, a dict that begins empty."""
+        if self.session_id is None:
+            raise RuntimeError(
+                "this call belongs to no session: call it with execute_in_session or session_id"
+            )
+        with self._lock:
+            if self._session is None:
+                self._session = (
+                    Session()
+                    if self._sessions is None
+                    else self._sessions.get(self.session_id, self, self._session_generation)
+                )
+            return self._session
+
+    def remaining(self) -> Optional[float]:
+        """The seconds until the deadline, never below zero; None without a deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def wait_cancelled(self, timeout: Optional[float] = None) -> bool:
+        """Sleeps for `timeout` seconds or until the call is cancelled; tells whether it is.
+
+        For functions and generators. An `async` command is cancelled like any asyncio task.
+        """
+        with self._lock:
+            if self._cancelled:
+                return True
+            if self._event is None:
+                self._event = threading.Event()
+        return self._event.wait(timeout)
+
+    def on_cancel(self, callback: Callable[[], object]) -> None:
+        """Calls `callback` as soon as the call is cancelled, at once if it already is.
+
+        It runs on the server's own thread, so it must not block.
+        """
+        with self._lock:
+            if not self._cancelled:
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def _settle(self) -> None:
+        """Waits until what an earlier life of the session has left was told of."""
+        if self.session_id is not None and self._sessions is not None:
+            self._sessions.settle(self.session_id)
+
+    def _leave(self) -> None:
+        """The call is over."""
+        if self.session_id is not None and self._sessions is not None:
+            self._sessions.leave(self.session_id, self)
+
+    def _cancel(self) -> None:
+        with self._lock:
+            if self._cancelled:
+                return
+            self._cancelled = True
+            callbacks, self._callbacks = self._callbacks, None
+            if self._event is not None:
+                self._event.set()
+        for callback in callbacks or ():
+            try:
+                callback()
+            except BaseException:
+                logging.getLogger(__name__).exception("on_cancel callback %r failed", callback)

@@ -1,0 +1,246 @@
+"""The parameters of a function that is called with keywords: checked, built and described."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Optional
+
+from snakepit_bridge._arguments.annotations import (
+    UnsupportedError,
+    builder_of,
+    keywords_of,
+    shown,
+)
+from snakepit_bridge._arguments.builders import Builder, Fault, MisfitError
+from snakepit_bridge._commands.context import Context
+from snakepit_bridge._errors.call_error import ArgumentsError, CallError
+
+_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_MISSING = object()
+# Of what is wrong with nested values so much is told.
+_MOST_FAULTS = 20
+
+
+class Parameters:
+    """What `function`, called `name` in errors, takes; `what` it is goes before the name.
+
+    Raises a `TypeError` where it cannot be called with keywords, or asks for values that no
+    argument can become. `scope` is the class whose names annotations may use.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        *,
+        what: str = "command",
+        scope: Optional[type] = None,
+    ) -> None:
+        self._what = what
+        self._name = name
+        parameters = _signature(function, f"{what} {name!r}").parameters.values()
+        self.context = next((p.name for p in parameters if _takes_context(p)), None)
+        self._arguments = [p for p in parameters if p.name != self.context]
+        for parameter in self._arguments:
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                raise TypeError(
+                    f"{what} {name!r}: {parameter.name!r} is positional-only, but a {what} "
+                    "gets its arguments as keywords"
+                )
+        self.signature = f"{name}({', '.join(map(_shown, self._arguments))})"
+        by_name = [p for p in self._arguments if p.kind in _KEYWORD]
+        self._accepted = frozenset(p.name for p in by_name)
+        self._required = frozenset(p.name for p in by_name if p.default is p.empty)
+        self._names = _globals(function)
+        self._scope = scope
+        self._builders: dict[str, Builder] = {}
+        for parameter in by_name:
+            builder = self._builder(parameter)
+            if builder is not None:
+                self._builders[parameter.name] = builder
+        self._any = False
+        self._rest: Optional[Builder] = None
+        for parameter in self._arguments:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                self._take_rest(parameter)
+
+        self._checks = [(name, each.types, each) for name, each in self._builders.items()]
+
+    def bind(
+        self,
+        args: dict[str, Any],
+        context: Optional[Context],
+        checked: bool = True,  # noqa: FBT001, FBT002 (Rust passes it)
+    ) -> dict[str, Any]:
+        """The keywords to call the function with: `args` themselves, checked, and the context.
+
+        Types are not `checked` where they were guessed.
+        """
+        names = args.keys()
+        if not (self._required <= names and (self._any or names <= self._accepted)):
+            raise self._misfit(args, checked=checked)
+        for name, types, builder in self._checks:
+            value = args.get(name, _MISSING)
+            if type(value) in types or value is _MISSING:
+                continue
+            if checked or not builder.only_checks:
+                try:
+                    args[name] = builder.build(value)
+                except MisfitError:
+                    raise self._misfit(args, checked=checked) from None
+        if self._rest is not None:
+            self._build_rest(args, checked=checked)
+        if self.context is not None:
+            if self.context in names:
+                raise self._misfit(args, checked=checked)
+            args[self.context] = context
+        return args
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Each parameter: name, type and default as text, and whether it is required."""
+        return [
+            {
+                "name": _STARS.get(each.kind, "") + each.name,
+                "type": None if each.annotation is each.empty else shown(each.annotation),
+                "required": each.name in self._required,
+                "default": None if each.default is each.empty else repr(each.default),
+            }
+            for each in self._arguments
+        ]
+
+    def _builder(self, parameter: inspect.Parameter) -> Optional[Builder]:
+        default = parameter.default
+        if type(default).__module__.startswith("pydantic.") and hasattr(default, "metadata"):
+            raise TypeError(
+                f"{self._what} {self._name!r}: the default of {parameter.name!r} is a Field of "
+                f"pydantic: write {parameter.name}: Annotated[{shown(parameter.annotation)}, "
+                "Field(...)]"
+            )
+        try:
+            return builder_of(parameter.annotation, default, self._names, self._scope)
+        except UnsupportedError as error:
+            raise TypeError(
+                f"{self._what} {self._name!r}: the parameter {parameter.name!r} is annotated with "
+                f"{shown(parameter.annotation)}, {error}"
+            ) from None
+
+    def _take_rest(self, parameter: inspect.Parameter) -> None:
+        try:
+            fields = keywords_of(parameter.annotation, self._names)
+        except UnsupportedError:
+            fields = None
+        if fields is None:
+            self._any = True
+            self._rest = self._builder(parameter)
+            return
+        self._accepted |= fields.fields.keys()
+        self._required |= fields.required
+        for name, builder in fields.fields.items():
+            if builder is not None:
+                self._builders[name] = builder
+
+    def _build_rest(self, args: dict[str, Any], *, checked: bool) -> None:
+        rest = self._rest
+        assert rest is not None
+        if not checked and rest.only_checks:
+            return
+        for name in args.keys() - self._accepted:
+            if type(args[name]) not in rest.types:
+                try:
+                    args[name] = rest.build(args[name])
+                except MisfitError:
+                    raise self._misfit(args, checked=checked) from None
+
+    def _misfit(self, args: dict[str, Any], *, checked: bool) -> CallError:
+        missing = sorted(self._required - args.keys())
+        allowed = args.keys() - {self.context} if self._any else self._accepted
+        unknown = sorted(args.keys() - allowed)
+        wrong = self._wrong(args, checked=checked)
+        # What is wrong with an argument as a whole goes in the first line, the rest below.
+        whole = {fault.path[0]: fault.message for fault in wrong if len(fault.path) == 1}
+        within = [fault for fault in wrong if len(fault.path) > 1]
+        of_type = [f"{name} ({message})" for name, message in whole.items()]
+        of_type += dict.fromkeys(
+            str(fault.path[0]) for fault in within if fault.path[0] not in whole
+        )
+        texts = [
+            f"{what} {', '.join(names)}"
+            for what, names in (
+                ("missing", missing),
+                ("unknown", list(map(self._unknown, unknown))),
+                ("of the wrong type", of_type),
+            )
+            if names
+        ]
+        lines = [f"{'; '.join(texts)}: the {self._what} is {self.signature}"]
+        lines += [f"  {fault.place}: {fault.message}" for fault in within[:_MOST_FAULTS]]
+        if len(within) > _MOST_FAULTS:
+            lines.append(f"  and {len(within) - _MOST_FAULTS} more")
+        faults = [Fault((name,), "missing") for name in missing]
+        faults += [Fault((name,), "unknown") for name in unknown]
+        return ArgumentsError("\n".join(lines), (faults + wrong)[:_MOST_FAULTS])
+
+    def _wrong(self, args: dict[str, Any], *, checked: bool) -> list[Fault]:
+        faults: list[Fault] = []
+        for name, value in args.items():
+            builder = self._builders.get(name)
+            if builder is None and name not in self._accepted:
+                builder = self._rest
+            if builder is None or not (checked or not builder.only_checks):
+                continue
+            try:
+                if type(value) not in builder.types:
+                    builder.build(value)
+            except MisfitError as error:
+                faults += [Fault((name, *path), message) for path, message in error.faults]
+            except Exception:
+                # What its own code raises is for the call that is otherwise in order.
+                continue
+        return sorted(faults, key=lambda fault: str(fault.path[0]))
+
+    def _unknown(self, name: str) -> str:
+        import difflib
+
+        near = difflib.get_close_matches(name, self._accepted, 1)
+        return f"{name} (did you mean {near[0]}?)" if near else name
+
+
+_STARS: dict[Any, str] = {
+    inspect.Parameter.VAR_KEYWORD: "**",
+    inspect.Parameter.VAR_POSITIONAL: "*",
+}
+
+
+def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except NameError as error:
+        # From Python 3.14 on annotations are evaluated only here.
+        raise TypeError(
+            f"{name}: an annotation cannot be resolved ({error}): what it names has to be there "
+            "when the worker runs, so import it outside of `if TYPE_CHECKING`"
+        ) from None
+
+
+def _globals(function: Callable[..., Any]) -> dict[str, Any]:
+    """The names that annotations may use: those of the module that defines the function."""
+    # Of a class it is its __init__ that is called.
+    is_class = isinstance(function, type)
+    called: Any = inspect.getattr_static(function, "__init__") if is_class else function
+    names: dict[str, Any] = getattr(inspect.unwrap(called), "__globals__", {})
+    return names
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    annotation = parameter.annotation
+    text = str(parameter)
+    return text.replace(repr(annotation), annotation, 1) if isinstance(annotation, str) else text
+
+
+def _takes_context(parameter: inspect.Parameter) -> bool:
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        annotation = annotation.strip("'\"").rpartition(".")[2]
+        return annotation == Context.__name__ or parameter.name == "context"
+    return annotation is Context or parameter.name == "context"

@@ -1,0 +1,152 @@
+"""The commands of an adapter, found once and ready to be called."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Optional
+
+from snakepit_bridge._commands.adapter import MARK, Adapter
+from snakepit_bridge._commands.parameters import Parameters
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._threads.hooks import AdapterHooks
+from snakepit_bridge._threads.unwrapping import is_stream
+from snakepit_bridge._types.invalid import qualified_name
+
+
+class Command:
+    """A bound method with what is needed to check and to pass its arguments."""
+
+    def __init__(
+        self, name: str, function: Callable[..., Any], scope: Optional[type] = None
+    ) -> None:
+        self.name = name
+        self.function = function
+        async_generator = inspect.isasyncgenfunction(function)
+        self.streams = async_generator or inspect.isgeneratorfunction(function)
+        self.is_async = async_generator or inspect.iscoroutinefunction(function)
+        self.doc = inspect.getdoc(function) or ""
+        self._parameters = Parameters(function, name, scope=scope)
+        self.signature = self._parameters.signature
+        #: Makes keywords for `function` of arguments and a context, as `Parameters.bind` says.
+        self.bind = self._parameters.bind
+
+    @property
+    def takes_context(self) -> bool:
+        return self._parameters.context is not None
+
+    @property
+    def help(self) -> str:
+        """The signature, marked if it is a stream's, and the docstring."""
+        line = f"{self.signature} -> stream" if self.streams else self.signature
+        return f"{line}\n\n{self.doc}" if self.doc else line
+
+    def describe(self) -> dict[str, Any]:
+        """What callers may know of it: the fields of `CommandInfo` in `proto/snakepit.proto`."""
+        return {
+            "name": self.name,
+            "signature": self.signature,
+            "doc": self.doc,
+            "streams": self.streams,
+            "is_async": self.is_async,
+            "parameters": self._parameters.describe(),
+        }
+
+
+class Registry(Mapping[str, Command]):
+    """Every command of one adapter, by name."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.hooks = AdapterHooks(adapter)
+        self._commands: dict[str, Command] = {}
+        for attribute, given in sorted(_marked(type(adapter)).items()):
+            name = given or attribute
+            if name in self._commands:
+                raise TypeError(f"two commands of {type(adapter).__name__} are named {name!r}")
+            method = getattr(adapter, attribute)
+            _check_self(type(adapter), attribute, method)
+            self._commands[name] = Command(name, method, type(adapter))
+
+    def __getitem__(self, name: str) -> Command:
+        return self._commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._commands)
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def find(self, name: str, *, stream: bool) -> Command:
+        """The command to serve a call with, or the `CallError` that says why there is none."""
+        command = self._commands.get(name)
+        if command is None:
+            raise CallError("unknown_command", self._unknown(name))
+        if command.streams and not stream:
+            raise is_stream(name)
+        return command
+
+    def _unknown(self, name: str) -> str:
+        import difflib
+
+        near = difflib.get_close_matches(name, self._commands)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+        return (
+            f"the adapter {type(self.adapter).__name__} has no command {name!r}{hint} "
+            f"Snakepit.commands/1 lists all {len(self)} of them"
+        )
+
+
+def _marked(cls: type) -> dict[str, str]:
+    """The attributes that are commands. An override stays one, and None takes one away."""
+    names: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, value in vars(base).items():
+            mark = _mark(value)
+            if mark is not None:
+                names[attribute] = mark
+            elif value is None:
+                names.pop(attribute, None)
+            elif attribute not in names and _hides_command(attribute, value):
+                raise TypeError(
+                    f"{base.__qualname__}.{attribute}{_place(value)} is no command: a decorator "
+                    f"above its @command hides it behind a {qualified_name(type(value))}; put "
+                    "@command above all other decorators"
+                )
+    return names
+
+
+def _mark(value: object) -> Optional[str]:
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    mark: Optional[str] = getattr(value, MARK, None)
+    return mark
+
+
+def _hides_command(name: str, value: Any) -> bool:
+    """Whether an attribute is made from a command of its name, as a plain decorator does."""
+    inner = [getattr(value, at, None) for at in ("__wrapped__", "__func__", "func", "fget")]
+    for cell in getattr(value, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):
+            inner.append(cell.cell_contents)
+    return any(
+        inspect.isfunction(one) and one.__name__ == name and hasattr(one, MARK) for one in inner
+    )
+
+
+def _check_self(cls: type, attribute: str, method: Any) -> None:
+    code = getattr(getattr(method, "__func__", None), "__code__", None)
+    if code is None or isinstance(vars(cls).get(attribute), classmethod):
+        return
+    first = code.co_varnames[: code.co_argcount][:1]
+    if first == ("context",) or not (first or code.co_flags & inspect.CO_VARARGS):
+        raise TypeError(
+            f"{cls.__qualname__}.{attribute}{_place(method)} has no parameter for the object that "
+            "it is a method of: add `self` as the first one, or @staticmethod above @command"
+        )
+
+
+def _place(value: Any) -> str:
+    code = getattr(inspect.unwrap(getattr(value, "__func__", value)), "__code__", None)
+    return "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"

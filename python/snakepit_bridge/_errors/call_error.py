@@ -1,0 +1,226 @@
+"""How a call can fail, in the terms of the wire."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Optional
+
+from snakepit_bridge._arguments.builders import Fault
+from snakepit_bridge._errors.raised import Frame, Raised, attempt, cause_of, shown, text_of
+from snakepit_bridge._types.invalid import InvalidValueError, qualified_name
+
+_log = logging.getLogger("snakepit_bridge")
+
+# An error must fit in a message, whatever went wrong.
+_LONGEST = 16_000
+_MOST_NOTES = 20
+_MOST_CAUSES = 8
+
+
+# What a message has beside its error.
+_ENVELOPE = 1024
+
+_max_message_size = 16 * 1024 * 1024
+
+
+def limit_errors(max_message_size: int) -> None:
+    """What is told of an exception is not to be larger: a peer takes no larger message."""
+    global _max_message_size  # noqa: PLW0603 (a worker serves one pool)
+    _max_message_size = max_message_size
+
+
+class CommandError(Exception):
+    """An error that callers are to tell from others: by its code, and by data that goes with it.
+
+    raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
+
+    In Elixir its reason is `:command_error`, its details have `:code` and `:data`. It prints as
+    `out_of_stock: only 3 are left`.
+    """
+
+    def __init__(self, code: str, message: str = "", *, data: object = None) -> None:
+        super().__init__(*((code, message) if message else (code,)))
+        self.code = code
+        self.message = message or code
+        self.data = data
+
+    def __str__(self) -> str:
+        return self.code if self.message == self.code else f"{self.code}: {self.message}"
+
+
+class CallError(Exception):
+    """The error that a call is answered with."""
+
+    #: Where it was raised, the innermost last.
+    frames: list[Frame]
+    #: What `add_note` has added.
+    notes: list[str]
+    #: What it was raised from.
+    cause: Optional[CallError]
+    #: Of a `CommandError`; the data as extended JSON, empty if there is none. Of an
+    #: `ArgumentsError` what is wrong with which of them.
+    code: str
+    data: bytes
+    #: Whether an `async` command's task ended by its cancellation.
+    closed: bool = False
+
+    def __init__(
+        self, reason: str, message: str, *, type_name: str = "", traceback: str = ""
+    ) -> None:
+        message = sendable(message)
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.type = sendable(type_name)
+        self.traceback = sendable(traceback)
+        self.frames = []
+        self.notes = []
+        self.cause = None
+        self.code = ""
+        self.data = b""
+
+    def __str__(self) -> str:
+        name = self.code or self.type
+        if not name:
+            return self.message
+        return f"{name}: {self.message}" if self.message not in ("", name) else name
+
+    @classmethod
+    def too_large(cls, size: int, limit: int) -> CallError:
+        return cls(
+            "message_too_large",
+            f"the result has {size} bytes, over the limit of {limit}: send less at a time, or "
+            "raise max_message_size",
+        )
+
+    def detail(self) -> dict[str, Any]:
+        """Everything about it, as values; the data stays encoded."""
+        names = ("file", "line", "function", "source")
+        return {
+            "reason": self.reason,
+            "type": self.type,
+            "message": self.message,
+            "traceback": self.traceback,
+            "frames": [dict(zip(names, frame)) for frame in self.frames],
+            "notes": self.notes,
+            "cause": None if self.cause is None else self.cause.detail(),
+            "code": self.code,
+            "data": self.data,
+        }
+
+    @classmethod
+    def of(cls, error: BaseException) -> CallError:
+        """The failure that a command's exception is, with the traceback from its own code on.
+
+        It raises nothing, whatever the exception does when it is asked.
+        """
+        failure = cls._raised(Raised(error), _MOST_CAUSES)
+        failure.__cause__ = error
+        if issubclass(type(error), CommandError):
+            failure.reason = "command_error"
+            given: Any = error
+            failure.code = sendable(attempt(lambda: text_of(given.code), ""))
+            failure.message = sendable(attempt(lambda: text_of(given.message), failure.message))
+            failure.data = _encoded(lambda: given.data)
+        failure.fit(_max_message_size)
+        return failure
+
+    def fit(self, limit: int) -> None:
+        """Takes away what makes it larger than a message may be, the least important first."""
+        room = limit - _ENVELOPE
+        if self._size() > room and self.data:
+            size = len(self.data)
+            self.data = _encoded(
+                lambda: f"the data of the error has {size} bytes, over the limit of {limit}"
+            )
+        if self._size() > room:
+            self.cause = None
+            self.notes = []
+        if self._size() > room:
+            self.frames = self.frames[-1:]
+        if self._size() > room:
+            self.message = self.message[: room // 8]
+            self.code = self.code[: room // 8]
+        if self._size() > room:
+            self.traceback = self.traceback[-room // 8 :]
+            self.frames = []
+            self.data = b""
+
+    def _size(self) -> int:
+        # The message is in the error's text as well.
+        texts = [self.type, self.message, self.type, self.message, self.traceback, self.code]
+        texts += [text for frame in self.frames for text in frame if isinstance(text, str)]
+        rest = 0 if self.cause is None else self.cause._size()  # noqa: SLF001
+        marks = 16 * (len(self.frames) + len(self.notes) + 1)
+        return (
+            sum(len(text.encode()) for text in texts + self.notes) + len(self.data) + marks + rest
+        )
+
+    @classmethod
+    def internal(cls, error: BaseException, command: str) -> CallError:
+        """The failure of a call that Snakepit itself failed to serve. It is logged."""
+        attempt(
+            lambda: _log.error(
+                "Snakepit failed to serve a call of %s: %s", command, Raised(error).text()
+            ),
+            None,
+        )
+        return cls(
+            "internal_error",
+            f"Snakepit failed to serve the call ({shown(error)}): this is a bug in it; the log of "
+            "the worker has the traceback",
+        )
+
+    @classmethod
+    def _raised(cls, raised: Raised, causes: int) -> CallError:
+        failure = cls(
+            "python_error",
+            raised.message(),
+            type_name=qualified_name(type(raised.error)),
+            traceback=raised.text() if causes == _MOST_CAUSES else "",
+        )
+        failure.frames = [
+            (sendable(file), line, sendable(function), sendable(source))
+            for file, line, function, source in raised.frames()
+        ]
+        failure.notes = [sendable(note) for note in raised.notes()[:_MOST_NOTES]]
+        cause = cause_of(raised.error)
+        if cause is not None and causes:
+            failure.cause = cls._raised(Raised(cause), causes - 1)
+        return failure
+
+
+class ArgumentsError(CallError):
+    """Arguments that a command does not take, with what is wrong with each."""
+
+    def __init__(self, message: str, faults: Iterable[Fault]) -> None:
+        super().__init__("invalid_args", message)
+        self.faults = list(faults)
+        self.data = _encoded(
+            lambda: [
+                {
+                    "path": [key if isinstance(key, int) else sendable(str(key)) for key in path],
+                    "message": sendable(text),
+                }
+                for path, text in self.faults
+            ]
+        )
+
+
+def _encoded(ask: Callable[[], object]) -> bytes:
+    from snakepit_bridge._values.extended import encode_extended
+
+    try:
+        data = ask()
+        return b"" if data is None else encode_extended(data, "data")
+    except BaseException as error:
+        why = str(error) if type(error) is InvalidValueError else shown(error)
+        return encode_extended(sendable(f"the data of the error cannot be sent: {why}"))
+
+
+def sendable(text: str) -> str:
+    """A text of bounded length that UTF-8 can carry."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]}\n[...]\n{text[-_LONGEST // 2 :]}"
+    return text.encode(errors="backslashreplace").decode()

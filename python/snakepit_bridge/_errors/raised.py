@@ -1,0 +1,192 @@
+"""What a raised exception tells about itself.
+
+Its class is the user's: whatever is asked of it may raise anything, SystemExit included. So each
+part is asked for by itself, and what cannot be told is replaced by a text that says so.
+"""
+
+from __future__ import annotations
+
+import builtins
+import linecache
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, Optional, TypeVar
+
+from snakepit_bridge._types.invalid import qualified_name
+
+_T = TypeVar("_T")
+
+#: File, line, function and source.
+Frame = tuple[str, int, str, str]
+
+#: Of a deep traceback so many frames are told, from both ends.
+_MOST_FRAMES = 40
+_LONGEST_SOURCE = 200
+#: A longer text is not cut in its middle, where the frames are, but told in another way.
+_LONGEST_TEXT = 16_000
+_LONGEST_LAST = 1000
+#: Of how many exceptions, chained and grouped, Python's own formatting is asked for.
+_MOST_FORMATTED = 100
+#: Of how many exceptions of a chain the text tells otherwise.
+_MOST_CHAINED = 8
+_MOST_LINE = 2**31 - 1
+
+# New in Python 3.11.
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)
+
+# The frames of its modules stand above a command's own.
+_CALLERS = "snakepit_bridge._threads."
+
+_CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
+_DURING = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
+def attempt(ask: Callable[[], _T], otherwise: _T) -> _T:
+    """What `ask` returns, or `otherwise` if it raises, whatever it raises."""
+    try:
+        return ask()
+    except BaseException:
+        return otherwise
+
+
+def text_of(value: object) -> str:
+    """Its `str`, as a plain one: a class derived from `str` has methods of its own."""
+    return str.__str__(str(value))
+
+
+def repr_of(error: BaseException) -> str:
+    return attempt(lambda: str.__str__(repr(error)), f"<{qualified_name(type(error))}>")
+
+
+def _getter(name: str) -> Callable[[BaseException], Any]:
+    # The interpreter's own: a class may have a property of that name, which may raise.
+    getter: Callable[[BaseException], Any] = BaseException.__dict__[name].__get__
+    return getter
+
+
+cause_of = _getter("__cause__")
+_context_of = _getter("__context__")
+_traceback_of = _getter("__traceback__")
+_hides_context = _getter("__suppress_context__")
+
+
+def shown(error: BaseException) -> str:
+    """Its type and message in one line."""
+    raised = Raised(error)
+    message = raised.message()
+    return f"{qualified_name(type(error))}: {message}" if message else qualified_name(type(error))
+
+
+class Raised:
+    """An exception and the traceback from the command's own code on."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self._traceback: Optional[TracebackType] = _traceback_of(error)
+        while self._traceback is not None and _is_ours(self._traceback):
+            self._traceback = self._traceback.tb_next
+
+    def message(self) -> str:
+        failed = f"<{qualified_name(type(self.error))}.__str__ failed>"
+        return attempt(lambda: text_of(self.error), failed)
+
+    def text(self) -> str:
+        """As Python prints it, or nearly so where Python fails to."""
+        if _is_few(self.error):
+            formatted = attempt(lambda: _formatted(self.error, self._traceback), "")
+            if 0 < len(formatted) <= _LONGEST_TEXT:
+                return formatted
+        return "".join(reversed(list(self._chain())))
+
+    def frames(self) -> list[Frame]:
+        steps = list(_steps(self._traceback))
+        if len(steps) > _MOST_FRAMES:
+            steps = steps[: _MOST_FRAMES // 4] + steps[-_MOST_FRAMES * 3 // 4 :]
+        return [_frame(frame, line) for frame, line in steps]
+
+    def notes(self) -> list[str]:
+        return attempt(
+            lambda: [
+                str.__str__(note)
+                for note in list.__iter__(_notes(self.error))
+                if issubclass(type(note), str)
+            ],
+            [],
+        )
+
+    def _chain(self) -> Iterator[str]:
+        raised = self
+        for _ in range(_MOST_CHAINED):
+            yield raised._plain()
+            error = raised.error
+            before, joint = cause_of(error), _CAUSED
+            if before is None and not _hides_context(error):
+                before, joint = _context_of(error), _DURING
+            if before is None:
+                return
+            yield joint
+            raised = Raised(before)
+        yield "[...]\n"
+
+    def _plain(self) -> str:
+        lines = [
+            f'  File "{file}", line {line}, in {function}\n' + (f"    {source}\n" if source else "")
+            for file, line, function, source in self.frames()
+        ]
+        head = "Traceback (most recent call last):\n" if lines else ""
+        last = shown(self.error)
+        if len(last) > _LONGEST_LAST:
+            last = f"{last[: _LONGEST_LAST // 2]}[...]{last[-_LONGEST_LAST // 2 :]}"
+        return f"{head}{''.join(lines)}{last}\n"
+
+
+def _formatted(error: BaseException, start: Optional[TracebackType]) -> str:
+    return "".join(traceback.format_exception(type(error), error, start))
+
+
+def _notes(error: BaseException) -> list[Any]:
+    notes: Any = getattr(error, "__notes__", None)
+    return notes if issubclass(type(notes), list) else []
+
+
+def _is_few(error: BaseException) -> bool:
+    """Whether it has few others before it and in it: Python formats all, however many."""
+    count = 0
+    chained: set[int] = set()
+    left: list[Optional[BaseException]] = [error]
+    while left:
+        one = left.pop()
+        if one is None:
+            continue
+        count += 1
+        if count > _MOST_FORMATTED:
+            return False
+        if id(one) not in chained:
+            chained.add(id(one))
+            left += [cause_of(one), _context_of(one)]
+        if _GROUP is not None and issubclass(type(one), _GROUP):
+            # One that is in it twice is formatted twice.
+            left += _GROUP.__dict__["exceptions"].__get__(one)
+    return True
+
+
+def _is_ours(step: TracebackType) -> bool:
+    name = dict.get(step.tb_frame.f_globals, "__name__")
+    return type(name) is str and name.startswith(_CALLERS)
+
+
+def _steps(step: Optional[TracebackType]) -> Iterator[tuple[FrameType, Optional[int]]]:
+    while step is not None:
+        yield step.tb_frame, step.tb_lineno
+        step = step.tb_next
+
+
+def _frame(frame: FrameType, line: Optional[int]) -> Frame:
+    file = str.__str__(frame.f_code.co_filename)
+    line = min(max(line or 0, 0), _MOST_LINE)
+    return file, line, str.__str__(frame.f_code.co_name), attempt(lambda: _source(file, line), "")
+
+
+def _source(file: str, line: int) -> str:
+    return linecache.getline(file, line).strip()[:_LONGEST_SOURCE]

@@ -1,0 +1,154 @@
+"""What Python prints and logs, line by line to the parent."""
+
+from __future__ import annotations
+
+import faulthandler
+import functools
+import io
+import logging
+import sys
+import sysconfig
+from functools import cache
+from typing import Any
+
+from snakepit_bridge._commands.context import running_request_id
+
+# Names of the levels, as the command line has them.
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+# The level prefixes of sd-daemon(3).
+_PREFIXES = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
+
+
+class RequestIdFilter(logging.Filter):
+    """Gives records the `request_id` of the call that they come from, "" outside of calls.
+
+    The bridge's own handler has it. Add it to yours to use `%(request_id)s` in a format. What a
+    command's own threads log belongs to no call, unless they run in `contextvars.copy_context()`.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = running_request_id()
+        return True
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        request_id = getattr(record, "request_id", "")
+        record.request = f"[{request_id}] " if request_id else ""
+        return super().format(record)
+
+
+class _Prefixed(logging.Formatter):
+    """Marks every line of another one with its level: the parent logs it at the same level."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = next((p for level, p in _PREFIXES if record.levelno >= level), "<7>")
+        # The parent takes what is between the separators for the request that the line belongs to.
+        if request_id := getattr(record, "request_id", ""):
+            prefix += f"\x1f{request_id}\x1f"
+        lines = self._formatter.format(record).splitlines()
+        return "\n".join(prefix + line for line in lines)
+
+
+class _LibraryFilter(logging.Filter):
+    """Lets libraries' records pass from warning on, or from the level that their loggers have."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING or not _is_library(record.name.partition(".")[0]):
+            return True
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None and logger is not logging.root:
+            if logger.level != logging.NOTSET:
+                return True
+            logger = logger.parent
+        return False
+
+
+@cache
+def _is_library(package: str) -> bool:
+    """Whether a logger's first name is that of an installed package, or of one of Python's own."""
+    spec = getattr(sys.modules.get(package), "__spec__", None)
+    origin = str(getattr(spec, "origin", None) or "")
+    if package in ("", "__main__", "snakepit_bridge"):
+        return False
+    installed = ("site-packages", "dist-packages")
+    return any(part in origin.split("/") for part in installed) or origin.startswith(
+        sysconfig.get_path("stdlib") + "/"
+    )
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """The root handler while the user has none."""
+
+
+def set_up(*, prefixed: bool, level: str) -> None:
+    """Lines leave at once and whole, and the root logger has a handler unless it had one."""
+    # What a process dies of in C code is printed, with the Python frames that led there.
+    faulthandler.enable(all_threads=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")
+    if logging.root.handlers:
+        return
+    handler = _Handler(sys.stderr)
+    handler.addFilter(RequestIdFilter())
+    handler.addFilter(_LibraryFilter())
+    if prefixed:
+        handler.setFormatter(_Prefixed(_Formatter("%(name)s: %(request)s%(message)s")))
+    else:
+        handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(request)s%(message)s"))
+    logging.root.addHandler(handler)
+    logging.root.setLevel(LEVELS[level])
+    _give_way(handler, prefixed=prefixed)
+
+
+def _give_way(own: logging.Handler, *, prefixed: bool) -> None:
+    """Has `logging.basicConfig` do what it does in a script, where there is no handler yet."""
+    configure = logging.basicConfig
+
+    @functools.wraps(configure)
+    def basic_config(**options: Any) -> None:
+        had = own in logging.root.handlers
+        logging.root.removeHandler(own)
+        try:
+            configure(**options)
+        finally:
+            if had and not logging.root.handlers:
+                logging.root.addHandler(own)
+        if prefixed:
+            _prefix_users()
+
+    logging.basicConfig = basic_config
+
+
+def yield_to_user(*, prefixed: bool) -> None:
+    """Takes the bridge's handler away once the user's code has added its own."""
+    handlers = logging.root.handlers
+    if any(not isinstance(handler, _Handler) for handler in handlers):
+        for handler in [each for each in handlers if isinstance(each, _Handler)]:
+            logging.root.removeHandler(handler)
+    if prefixed:
+        _prefix_users()
+
+
+def _prefix_users() -> None:
+    """Has the handlers that the user's code has made for stdout and stderr tell levels as well."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    for handler in [each for logger in loggers for each in getattr(logger, "handlers", ())]:
+        if (
+            type(handler).emit is logging.StreamHandler.emit
+            and handler.stream in (sys.stdout, sys.stderr)
+            and not isinstance(handler.formatter, _Prefixed)
+        ):
+            handler.addFilter(RequestIdFilter())
+            handler.setFormatter(_Prefixed(handler.formatter or logging.Formatter()))

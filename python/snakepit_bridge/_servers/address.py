@@ -1,0 +1,84 @@
+"""Where a server listens: `unix:/path`, `tcp:127.0.0.1:port` or `tcp:127.0.0.1:first-last`."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable
+
+from snakepit_bridge._process.loading import NoServerError, StartError
+
+# sun_path is 108 bytes on Linux and 104 elsewhere, with a zero at its end.
+_MAX_PATH = 103
+
+_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+
+
+def check(address: str) -> None:
+    """Refuses what cannot be listened on; clears away the socket file of a server that is gone."""
+    kind, _, rest = address.partition(":")
+    if kind == "tcp" and ":" in rest and _PORTS.fullmatch(rest.rpartition(":")[2]):
+        _check_sockets(socket.AF_INET)
+        return
+    if kind != "unix" or not rest:
+        raise StartError(f"--listen {address!r} must be unix:/path or tcp:127.0.0.1:port")
+    _check_sockets(socket.AF_UNIX)
+    if len(os.fsencode(rest)) > _MAX_PATH:
+        raise StartError(
+            f"--listen {address}: a socket's path has at most {_MAX_PATH} bytes; use a shorter one"
+        )
+    if not os.path.isdir(os.path.dirname(rest) or "."):
+        raise StartError(f"--listen {address}: there is no directory {os.path.dirname(rest)}")
+    if os.path.lexists(rest):
+        _clear(address, rest)
+
+
+def bind_first(address: str, bind: Callable[[str], str]) -> str:
+    """What `bind` gives for the address, or for the first of its ports that is free.
+
+    It raises an `OSError` or a `RuntimeError` where another server is.
+    """
+    failed: Exception
+    for candidate in _candidates(address):
+        try:
+            return bind(candidate)
+        except (OSError, RuntimeError) as error:
+            failed = error
+    raise in_use(address, failed) from None
+
+
+def in_use(address: str, why: object = "") -> StartError:
+    detail = f" ({why})" if why else ""
+    return StartError(
+        f"cannot listen on {address}{detail}: is another server there? Choose another address, "
+        "or tcp:127.0.0.1:0 for any free port"
+    )
+
+
+def _candidates(address: str) -> list[str]:
+    base, _, ports = address.rpartition(":")
+    first, _, last = ports.partition("-")
+    if not address.startswith("tcp:") or not last:
+        return [address]
+    return [f"{base}:{port}" for port in range(int(first), int(last) + 1)] or [f"{base}:{first}"]
+
+
+def _check_sockets(family: socket.AddressFamily) -> None:
+    try:
+        socket.socket(family).close()
+    except OSError as error:
+        raise NoServerError(f"no socket can be had here: {error}") from None
+
+
+def _clear(address: str, path: str) -> None:
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise StartError(f"--listen {address}: there is a file that is not a socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise in_use(address)

@@ -1,0 +1,329 @@
+"""The worker's server on grpcio, which only this file needs.
+
+It is grpcio's threaded server: a command runs in the thread that answers its RPC. Handing it from
+the asyncio server to a handler thread and back took half as long again per call, measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent import futures
+from typing import Any, NoReturn, Optional, Union
+
+import grpc
+
+from snakepit_bridge._commands.call import Call, arrival
+from snakepit_bridge._commands.context import Context
+from snakepit_bridge._commands.registry import Command, Registry
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._process.loading import start
+from snakepit_bridge._proto import snakepit_pb2 as pb
+from snakepit_bridge._servers.address import bind_first, check
+from snakepit_bridge._servers.grpcio_wire import StreamWire, UnaryWire
+from snakepit_bridge._servers.relay import TimedOutError, relay
+from snakepit_bridge._servers.signals import Signals, leave_running
+from snakepit_bridge._servers.worker import Worker, system_info
+from snakepit_bridge._threads import execution
+from snakepit_bridge._values.fields import decode_fields
+from snakepit_bridge._version import __version__
+
+#: How many RPCs a worker holds, beside those that run, before it refuses more.
+MAX_RPCS = 1024
+#: How long before its own deadline a Health that awaits a call answers.
+HEALTH_MARGIN = 0.05
+
+#: How large the headers of a request may be; by default grpcio refuses some from 8 KiB on.
+MAX_METADATA = 64 * 1024
+#: How long a client may take to speak HTTP/2, in milliseconds.
+HANDSHAKE_TIMEOUT = 10_000
+#: How many RPCs of one connection grpcio holds, beside those that run. Without a limit it keeps
+#: thousands that were reset, and from a thousand on it cancels those of other connections, too.
+MAX_STREAMS = 64
+#: How many connections there may be over TCP, where anybody of the machine can connect.
+MAX_CONNECTIONS = 256
+#: How long a connection over TCP may be without an RPC, in milliseconds. The pool's checks of the
+#: worker's health come more often, and a pool without them connects again.
+MAX_IDLE = 60_000
+
+_SERVICE = "/snakepit.SnakepitBridge/"
+_SECRET = "x-snakepit-secret"
+_REQUEST_ID = "x-request-id"
+# What grpcio gives as the time that remains when there is no deadline is some centuries.
+_ENDLESS = 1e9
+
+_Wire = Union[UnaryWire, StreamWire]
+_Request = Union[pb.ExecuteRequest, pb.SessionRequest]
+
+
+def run(
+    registry: Registry,
+    options: argparse.Namespace,
+    *,
+    secret: str,
+    journal: str,  # noqa: ARG001 - it has no `Calls`
+    ready: Callable[[str], None],
+    leaving: Optional[Callable[[], None]],
+) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code."""
+    check(options.listen)
+    start(registry, options.adapter)
+    signals = Signals()
+    worker = Worker(
+        registry,
+        worker_id=options.worker_id,
+        max_concurrency=options.max_concurrency,
+        sessions=registry.hooks.sessions(options.max_sessions, options.session_ttl),
+    )
+    limit = options.max_message_size
+    most_rpcs = MAX_RPCS + options.max_concurrency
+    exposed = options.listen.startswith("tcp:")
+    server = grpc.server(
+        futures.ThreadPoolExecutor(most_rpcs, thread_name_prefix="snakepit-rpc"),
+        handlers=[_Service(worker, limit, secret if exposed else "")],
+        options=[
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_send_message_length", limit),
+            ("grpc.max_metadata_size", MAX_METADATA),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT),
+            ("grpc.max_concurrent_streams", MAX_STREAMS + options.max_concurrency),
+            ("grpc.so_reuseport", 0),
+            *(_limits_of_strangers() if exposed else ()),
+        ],
+        maximum_concurrent_rpcs=most_rpcs,
+    )
+    address = bind_first(options.listen, functools.partial(_bind, server))
+    server.start()
+    ready(address)
+    stop = functools.partial(_shut_down, server, worker, options.kill_grace)
+    signals.serve(worker.main, leaving, options.shutdown_timeout, stop)
+    registry.hooks.end(worker.sessions, options.shutdown_timeout)
+    return 0
+
+
+def _limits_of_strangers() -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+        ("grpc.max_connection_idle_ms", MAX_IDLE),
+    )
+
+
+def _bind(server: grpc.Server, address: str) -> str:
+    kind, _, rest = address.partition(":")
+    port = server.add_insecure_port(address if kind == "unix" else rest)
+    return address if kind == "unix" else f"tcp:{rest.rpartition(':')[0]}:{port}"
+
+
+def _shut_down(server: grpc.Server, worker: Worker, kill_grace: float, timeout: float) -> None:
+    server.stop(timeout).wait()
+    if not worker.runner.wait_gone(None, kill_grace):
+        leave_running(kill_grace)
+
+
+class _Service(grpc.GenericRpcHandler):
+    def __init__(self, worker: Worker, limit: int, secret: str) -> None:
+        self._worker = worker
+        self._limit = limit
+        self._secret = secret.encode()
+        # One that takes a stream does not wait for a request that may never come.
+        self._refusal: Any = grpc.stream_unary_rpc_method_handler(_refuse)
+        unary = (grpc.unary_unary_rpc_method_handler, self._execute)
+        stream = (grpc.unary_stream_rpc_method_handler, self._execute_stream)
+        execute, session = pb.ExecuteRequest.FromString, pb.SessionRequest.FromString
+        self._calls: dict[str, tuple[Callable[..., Any], ...]] = {
+            f"{_SERVICE}Execute": (*unary, execute),
+            f"{_SERVICE}ExecuteInSession": (*unary, session),
+            f"{_SERVICE}ExecuteStream": (*stream, execute),
+            f"{_SERVICE}ExecuteInSessionStream": (*stream, session),
+        }
+        self._others = {
+            f"{_SERVICE}Health": grpc.unary_unary_rpc_method_handler(
+                self._health, pb.HealthRequest.FromString, pb.HealthResponse.SerializeToString
+            ),
+            f"{_SERVICE}EndSession": grpc.unary_unary_rpc_method_handler(
+                self._end_session,
+                pb.EndSessionRequest.FromString,
+                pb.EndSessionResponse.SerializeToString,
+            ),
+            f"{_SERVICE}GetInfo": grpc.unary_unary_rpc_method_handler(
+                self._get_info, pb.InfoRequest.FromString, pb.InfoResponse.SerializeToString
+            ),
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """What serves an RPC. grpcio asks one by one, in the order in which RPCs arrive."""
+        if self._secret and not self._is_trusted(details):
+            return self._refusal
+        found = self._calls.get(details.method)
+        if found is None:
+            return self._others.get(details.method)
+        make, behaviour, parse = found
+        return make(functools.partial(behaviour, arrival()), parse)
+
+    def _is_trusted(self, details: grpc.HandlerCallDetails) -> bool:
+        import hmac
+
+        given = dict(details.invocation_metadata or ()).get(_SECRET, "")
+        return hmac.compare_digest(
+            given.encode() if isinstance(given, str) else given, self._secret
+        )
+
+    # grpcio answers an `Exception` that leaves these, and nothing else.
+
+    def _execute(self, order: int, request: _Request, rpc: grpc.ServicerContext) -> bytes:
+        request.request_id = request.request_id or _metadata(rpc).get(_REQUEST_ID, "")
+        wire = UnaryWire(request.request_id, self._limit)
+        try:
+            return self._answer(order, request, rpc, wire)
+        except BaseException as error:
+            return wire.failure(CallError.internal(error, request.command))
+
+    def _answer(
+        self, order: int, request: _Request, rpc: grpc.ServicerContext, wire: UnaryWire
+    ) -> bytes:
+        try:
+            command = self._worker.registry.find(request.command, stream=False)
+            call, deadline = self._call(command, request, rpc, order)
+        except CallError as failure:
+            self._worker.runner.refuse()
+            return wire.failure(failure)
+        answer = functools.partial(execution.run, self._worker.runner, call, wire)
+        if deadline is None:
+            return answer()
+        return next(self._limited(call, deadline, _once(answer), wire))
+
+    def _execute_stream(
+        self, order: int, request: _Request, rpc: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        request.request_id = request.request_id or _metadata(rpc).get(_REQUEST_ID, "")
+        wire = StreamWire(request.request_id, self._limit)
+        try:
+            yield from self._messages(order, request, rpc, wire)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            yield wire.failure(CallError.internal(error, request.command))
+
+    def _messages(
+        self, order: int, request: _Request, rpc: grpc.ServicerContext, wire: StreamWire
+    ) -> Iterator[bytes]:
+        try:
+            command = self._worker.registry.find(request.command, stream=True)
+            call, deadline = self._call(command, request, rpc, order)
+        except CallError as failure:
+            self._worker.runner.refuse()
+            return iter((wire.failure(failure),))
+        messages = execution.stream(self._worker.runner, call, wire)
+        return messages if deadline is None else self._limited(call, deadline, messages, wire)
+
+    def _call(
+        self, command: Command, request: _Request, rpc: grpc.ServicerContext, order: int
+    ) -> tuple[Call, Optional[float]]:
+        """Makes the call; beside it its deadline, if gRPC does not watch over that."""
+        remaining = _remaining(rpc)
+        watched = remaining is not None
+        if remaining is None and request.timeout_ms > 0:
+            remaining = request.timeout_ms / 1000
+        deadline = None if remaining is None else time.monotonic() + remaining
+        session_id, generation = None, 0
+        if isinstance(request, pb.SessionRequest):
+            session_id, generation = request.session_id, request.session_generation
+        context = Context(
+            request_id=request.request_id,
+            session_id=session_id,
+            session_generation=generation,
+            sessions=self._worker.sessions,
+            worker_id=self._worker.worker_id,
+            deadline=deadline,
+            metadata=functools.partial(_metadata, rpc),
+        )
+        kinds = request.arg_kinds if request.HasField("arg_kinds") else None
+        args = functools.partial(decode_fields, request.args, kinds)
+        call = Call(
+            command,
+            args,
+            context,
+            call_id=request.call_id,
+            order=order,
+            kinds=kinds is not None,
+        )
+        cancel = functools.partial(self._worker.runner.cancel, call)
+        if not rpc.add_callback(cancel):
+            cancel()
+        return call, None if watched else deadline
+
+    def _limited(
+        self, call: Call, deadline: float, messages: Generator[bytes, None, None], wire: _Wire
+    ) -> Iterator[bytes]:
+        try:
+            yield from relay(messages, deadline)
+        except TimedOutError:
+            self._worker.runner.cancel(call)
+            yield wire.failure(CallError("timeout", "no result within the request's timeout_ms"))
+
+    def _health(self, request: pb.HealthRequest, rpc: grpc.ServicerContext) -> pb.HealthResponse:
+        runner = self._worker.runner
+        if request.await_call_id and rpc.add_callback(runner.wake):
+            remaining = _remaining(rpc)
+            timeout = None if remaining is None else max(0.0, remaining - HEALTH_MARGIN)
+            runner.wait_gone(request.await_call_id, timeout, lambda: not rpc.is_active())
+        return pb.HealthResponse(
+            healthy=True,
+            worker_id=self._worker.worker_id,
+            uptime_ms=self._worker.uptime_ms(),
+            total_requests=runner.handled,
+            total_errors=runner.failed,
+            version=__version__,
+            in_flight=runner.in_flight(),
+            running_call_ids=runner.running_call_ids(),
+            await_ended=runner.how_ended(request.await_call_id),
+        )
+
+    def _end_session(
+        self, request: pb.EndSessionRequest, _rpc: grpc.ServicerContext
+    ) -> pb.EndSessionResponse:
+        ended = self._worker.sessions.end(request.session_id, request.session_generation)
+        return pb.EndSessionResponse(ended=ended)
+
+    def _get_info(self, request: pb.InfoRequest, _rpc: grpc.ServicerContext) -> pb.InfoResponse:
+        commands = self._worker.registry
+        helps = {name: command.help for name, command in commands.items()}
+        return pb.InfoResponse(
+            worker_type="python",
+            version=__version__,
+            supported_commands=list(commands),
+            capabilities=helps if request.include_capabilities else None,
+            commands=[
+                pb.CommandInfo(**command.describe())
+                for command in (commands.values() if request.include_commands else ())
+            ],
+            stats=pb.WorkerStats(**self._worker.stats()) if request.include_stats else None,
+            system_info={**system_info(), "grpcio": grpc.__version__},
+        )
+
+
+def _once(answer: Callable[[], bytes]) -> Generator[bytes, None, None]:
+    yield answer()
+
+
+def _remaining(rpc: grpc.ServicerContext) -> Optional[float]:
+    remaining = rpc.time_remaining()
+    return None if remaining > _ENDLESS else remaining
+
+
+def _metadata(rpc: grpc.ServicerContext) -> Mapping[str, str]:
+    return {
+        key: value
+        for key, value in rpc.invocation_metadata()
+        if key != _SECRET and isinstance(value, str)
+    }
+
+
+def _refuse(_requests: Iterator[bytes], rpc: grpc.ServicerContext) -> NoReturn:
+    rpc.abort(
+        grpc.StatusCode.UNAUTHENTICATED,
+        f"the metadata {_SECRET!r} must be the secret that the worker was started with",
+    )

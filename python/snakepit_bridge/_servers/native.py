@@ -1,0 +1,247 @@
+"""The worker's server in Rust, which comes as an extension module: Python runs the commands."""
+
+from __future__ import annotations
+
+import argparse
+import contextvars
+import functools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import Optional
+
+from snakepit_bridge import _native
+from snakepit_bridge._commands import context as call_contexts
+from snakepit_bridge._commands.context import Context
+from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._commands.sessions import Sessions
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._errors.raised import shown
+from snakepit_bridge._native import Server
+from snakepit_bridge._process.loading import start
+from snakepit_bridge._servers.address import bind_first, check
+from snakepit_bridge._servers.signals import Signals, leave_fork, leave_running
+from snakepit_bridge._servers.worker import system_info
+from snakepit_bridge._threads import context_variables, unwrapping
+from snakepit_bridge._threads.main_thread import MainThread
+from snakepit_bridge._values.fields import (
+    InvalidValueError,
+    decode,
+    decode_fields,
+    encode,
+    encode_fields,
+)
+from snakepit_bridge._version import __version__
+
+_log = logging.getLogger("snakepit_bridge")
+
+
+def run(
+    registry: Registry,
+    options: argparse.Namespace,
+    *,
+    secret: str,
+    journal: str,
+    ready: Callable[[str], None],
+    leaving: Optional[Callable[[], None]],
+) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code."""
+    check(options.listen)
+    start(registry, options.adapter)
+    signals = Signals()
+    sessions = registry.hooks.sessions(options.max_sessions, options.session_ttl)
+    hooks = _Hooks(registry, options.worker_id, sessions, signals)
+    settings = {
+        "worker_id": options.worker_id,
+        "max_message_size": options.max_message_size,
+        "secret": secret if options.listen.startswith("tcp:") else "",
+        "version": __version__,
+        "system_info": list(system_info().items()),
+        "start_journal": journal,
+    }
+    call_contexts.request_id_in_rust = _native.request_id
+    server = Server(registry, hooks, options.max_concurrency, settings)
+    hooks.server = server
+    os.register_at_fork(after_in_child=server.forked)
+    address = bind_first(options.listen, server.listen)
+    if server.has_async:
+        from snakepit_bridge._threads.async_for_native import EventLoop
+
+        EventLoop(server, sessions)
+    if options.max_concurrency == 1:
+        sessions.post = server.post
+    else:
+        main = MainThread()
+        sessions.post, sessions.call = main.post, main.call
+    ready(address)
+    stop = functools.partial(_shut_down, server, options.kill_grace)
+    if options.max_concurrency == 1:
+        signals.on_other = server.wake
+        signals.end_in_thread(leaving, options.shutdown_timeout, stop, server.end_threads)
+        server.serve()
+    else:
+        hooks.start_thread()
+        signals.serve(main, leaving, options.shutdown_timeout, stop)
+        server.end_threads()
+    hooks.join()
+    registry.hooks.end(sessions, options.shutdown_timeout)
+    server.close()
+    return 0
+
+
+def _shut_down(server: Server, kill_grace: float, timeout: float) -> None:
+    server.stop()
+    if not server.wait_idle(timeout):
+        server.cancel_all()
+        if not server.wait_idle(kill_grace):
+            leave_running(kill_grace)
+
+
+class _Hooks:
+    """What the server asks of Python."""
+
+    def __init__(
+        self, registry: Registry, worker_id: str, sessions: Sessions, signals: Signals
+    ) -> None:
+        self.server: Server
+        self._registry = registry
+        self._worker_id = worker_id
+        self._sessions = sessions
+        self._signals = signals
+        self._threads: list[threading.Thread] = []
+
+    def start_thread(self) -> None:
+        number = len(self._threads) + 1
+        thread = threading.Thread(
+            target=self.server.serve, name=f"snakepit-command-{number}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def call_context(self) -> Callable[[], contextvars.Context]:
+        return context_variables.maker()
+
+    def restore_signals(self) -> None:
+        self._signals.restore()
+
+    def signal_failed(self, error: BaseException) -> None:
+        _log.error("a signal's handler raised %s outside of any call", shown(error))
+
+    def refusal(self, name: str, stream: bool) -> CallError:  # noqa: FBT001
+        try:
+            self._registry.find(name, stream=stream)
+        except CallError as refusal:
+            return refusal
+        return CallError("unknown_command", f"the command {name!r} came too early")
+
+    def context(
+        self,
+        request_id: str,
+        session: tuple[Optional[str], int],
+        left: Optional[float],
+        metadata: Mapping[str, str],
+        may_wait: bool,  # noqa: FBT001
+    ) -> Context:
+        context = Context(
+            request_id=request_id,
+            session_id=session[0],
+            session_generation=session[1],
+            sessions=self._sessions,
+            worker_id=self._worker_id,
+            deadline=None if left is None else time.monotonic() + left,
+            metadata=lambda: {"x-request-id": request_id, **metadata},
+        )
+        if may_wait:
+            context._settle()  # noqa: SLF001 (not for users)
+        return context
+
+    def end_session(self, session_id: str, generation: int) -> bool:
+        return self._sessions.end(session_id, generation)
+
+    def count_sessions(self) -> int:
+        return self._sessions.count
+
+    def failure(self, error: BaseException, cancelled: bool, command: str) -> CallError:  # noqa: FBT001
+        leave_fork(error)
+        kind = type(error)
+        if issubclass(kind, CallError):
+            return error  # type: ignore[return-value]
+        if not cancelled:
+            return CallError.of(error)
+        failure = CallError("cancelled", "the call was cancelled")
+        failure.closed = _is_task_cancelled(kind)
+        if not failure.closed and not issubclass(kind, GeneratorExit):
+            _log.info("%s raised %s after it was cancelled", command, shown(error))
+        return failure
+
+    def panicked(self, command: str, panic: str) -> None:
+        _log.error(
+            "Snakepit's native server panicked while it served a call of %s: %s", command, panic
+        )
+
+    def close_failed(self, command: str, error: BaseException) -> None:
+        _log.warning("%s raised %s when it was closed", command, shown(error))
+
+    def unwrap(
+        self,
+        value: object,
+        call: _native.AsyncCall,
+        name: str,
+        stream: bool,  # noqa: FBT001
+    ) -> tuple[object, Optional[Generator[object, None, object]]]:
+        """What Rust does not know as a result, as `unwrapping.unwrap` has it."""
+        if call_contexts.running.get() is None:
+            call_contexts.running.set(Context(request_id=call.request_id))
+        return unwrapping.unwrap(value, call, name, stream=stream)
+
+    def leave_fork(self) -> None:
+        leave_fork()
+
+    def encode(self, value: object, root: str, name: str, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
+        try:
+            return encode(value, root, name, kinds=kinds)
+        except InvalidValueError as error:
+            raise CallError("invalid_result", str(error)) from None
+
+    def encode_whole(self, value: object, root: str, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
+        try:
+            return encode(value, root, kinds=kinds)
+        except InvalidValueError as error:
+            raise CallError("invalid_result", str(error)) from None
+
+    def encode_fields(
+        self,
+        value: object,
+        root: str,
+        kinds: bool,  # noqa: FBT001
+    ) -> tuple[dict[str, bytes], Optional[bytes]]:
+        """All fields of a dict that has a key which is no plain `str`."""
+        try:
+            return encode_fields(value, root, kinds=kinds)
+        except InvalidValueError as error:
+            raise CallError("invalid_result", str(error)) from None
+
+    def decode(self, data: bytes, name: str, kind: int) -> object:
+        try:
+            return decode(data, name, kind)
+        except InvalidValueError as error:
+            raise CallError("invalid_args", str(error)) from None
+
+    def decode_fields(self, fields: Mapping[str, bytes], kinds: bytes) -> dict[str, object]:
+        try:
+            return decode_fields(fields, kinds)
+        except InvalidValueError as error:
+            raise CallError("invalid_args", str(error)) from None
+
+
+def _is_task_cancelled(kind: type[BaseException]) -> bool:
+    # Where nothing has imported asyncio nothing raised its exception.
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and issubclass(kind, asyncio.CancelledError)

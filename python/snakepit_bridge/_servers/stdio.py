@@ -1,0 +1,242 @@
+"""The worker's server over stdin and stdout: a 4-byte length, big-endian, then extended JSON."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Optional
+
+from snakepit_bridge._commands.call import Call
+from snakepit_bridge._commands.context import Context
+from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._process import lifeline
+from snakepit_bridge._process.loading import start
+from snakepit_bridge._servers.signals import Signals, leave_running
+from snakepit_bridge._servers.stdio_wire import StdioWire, refusal, response
+from snakepit_bridge._servers.worker import Worker, system_info
+from snakepit_bridge._threads import execution
+from snakepit_bridge._types.invalid import InvalidValueError
+from snakepit_bridge._values.extended import decode_extended, encode_extended
+from snakepit_bridge._version import __version__
+
+_READ_AHEAD = 65536
+
+_log = logging.getLogger("snakepit_bridge")
+
+
+def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int]) -> int:
+    """Serves until SIGTERM or SIGINT, or the end of stdin; returns the exit code."""
+    start(registry, options.adapter)
+    signals = Signals()
+    worker = Worker(
+        registry,
+        worker_id=options.worker_id,
+        max_concurrency=options.max_concurrency,
+        sessions=registry.hooks.sessions(options.max_sessions, options.session_ttl),
+    )
+    # One thread more than calls that run: it takes what is said meanwhile.
+    server = _Server(worker, options.max_message_size, pipes, options.max_concurrency + 1)
+    server.start_thread()
+    stop = functools.partial(_shut_down, server, worker, options.kill_grace)
+    signals.serve(worker.main, server.say_draining, options.shutdown_timeout, stop)
+    registry.hooks.end(worker.sessions, options.shutdown_timeout)
+    return 0
+
+
+def _shut_down(server: _Server, worker: Worker, kill_grace: float, timeout: float) -> None:
+    if not worker.runner.wait_gone(None, timeout):
+        server.cancel_all()
+        if not worker.runner.wait_gone(None, kill_grace):
+            leave_running(kill_grace)
+
+
+class _Server:
+    """Its threads take turns at reading; who has read a message answers it, too.
+
+    Another one is started when all are at work, up to the most that there may be.
+    """
+
+    def __init__(
+        self, worker: Worker, limit: int, pipes: tuple[int, int], max_threads: int
+    ) -> None:
+        self._worker = worker
+        self._max_threads = max_threads
+        self._limit = limit
+        self._inlet = _Inlet(pipes[0])
+        self._outlet = pipes[1]
+        self._writing = threading.Lock()
+        self._counting = threading.Lock()
+        self._threads = 0
+        self._at_rest = 0
+        self._calls: dict[int, Call] = {}
+        self._controls: dict[str, Callable[[dict[str, Any]], object]] = {
+            "$health": self._health,
+            "$info": self._info,
+            "$cancel": self._cancel,
+            "$end_session": self._end_session,
+        }
+
+    def start_thread(self) -> None:
+        with self._counting:
+            if self._threads == self._max_threads:
+                return
+            name = f"snakepit-call-{self._threads}"
+            # Without another thread, one of those that are at work reads on when it is done.
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+                self._threads += 1
+                self._at_rest += 1
+
+    def _next(self) -> bytes:
+        message = self._inlet.next()
+        with self._counting:
+            self._at_rest -= 1
+            others_at_rest = self._at_rest
+        if not others_at_rest:
+            self.start_thread()
+        return message
+
+    def _serve(self) -> None:
+        try:
+            while True:
+                problems: list[str] = []
+                request = decode_extended(self._next(), problems=problems)
+                self._write(self._answer(request, problems))
+                with self._counting:
+                    self._at_rest += 1
+        except (EOFError, BrokenPipeError):
+            pass
+        finally:
+            # The parent is gone, or what it says cannot be understood.
+            lifeline.kill_group()
+
+    def say_draining(self) -> None:
+        """Asks the parent for no more calls."""
+        with contextlib.suppress(BrokenPipeError):
+            self._write(encode_extended({"draining": True}))
+
+    def cancel_all(self) -> None:
+        for call in list(self._calls.values()):
+            self._worker.runner.cancel(call)
+
+    def _answer(self, request: dict[str, Any], problems: list[str]) -> bytes:
+        try:
+            control = self._controls.get(request["command"])
+            if control is not None:
+                return response(request["id"], control(request["args"]))
+            return self._run(request, problems)
+        except BaseException as error:
+            failure = CallError.internal(error, request["command"])
+            return encode_extended(refusal(request["id"], failure))
+
+    def _run(self, request: dict[str, Any], problems: list[str]) -> bytes:
+        try:
+            call = self._call(request, problems)
+        except CallError as failure:
+            self._worker.runner.refuse()
+            return encode_extended(refusal(request["id"], failure))
+        self._calls[call.call_id] = call
+        try:
+            wire = StdioWire(call, self._limit)
+            return execution.answer(self._worker.runner, call, wire.result, wire.failure)
+        finally:
+            del self._calls[call.call_id]
+
+    def _call(self, request: dict[str, Any], problems: list[str]) -> Call:
+        command = self._worker.registry.find(request["command"], stream=False)
+        remaining = request.get("timeout_ms")
+        context = Context(
+            request_id=request.get("request_id", ""),
+            session_id=request.get("session_id"),
+            session_generation=request.get("session_generation", 0),
+            sessions=self._worker.sessions,
+            worker_id=self._worker.worker_id,
+            deadline=None if remaining is None else time.monotonic() + remaining / 1000,
+            metadata=lambda: request.get("metadata", {}),
+        )
+        args = functools.partial(_args, request, problems)
+        return Call(command, args, context, call_id=request["id"], kinds=True)
+
+    def _write(self, message: bytes) -> None:
+        size = len(message).to_bytes(4, "big")
+        # A large one is not copied to stand behind its size.
+        parts = [size + message] if len(message) < _READ_AHEAD else [size, message]
+        with self._writing:
+            for part in parts:
+                data = memoryview(part)
+                while data:
+                    data = data[os.write(self._outlet, data) :]
+
+    def _health(self, _args: dict[str, Any]) -> dict[str, Any]:
+        runner = self._worker.runner
+        return {
+            "healthy": True,
+            "worker_id": self._worker.worker_id,
+            "uptime_ms": self._worker.uptime_ms(),
+            "total_requests": runner.handled,
+            "total_errors": runner.failed,
+            "version": __version__,
+            "running": len(runner.running_call_ids()),
+        }
+
+    def _info(self, args: dict[str, Any]) -> dict[str, Any]:
+        commands = self._worker.registry
+        info: dict[str, Any] = {
+            "worker_type": "python",
+            "version": __version__,
+            "supported_commands": list(commands),
+            "capabilities": {name: command.help for name, command in commands.items()},
+            "stats": self._worker.stats(),
+            "system_info": system_info(),
+        }
+        if args.get("commands"):
+            info["commands"] = [command.describe() for command in commands.values()]
+        return info
+
+    def _cancel(self, args: dict[str, Any]) -> dict[str, Any]:
+        call: Optional[Call] = self._calls.get(args["id"])
+        if call is not None:
+            self._worker.runner.cancel(call)
+        return {}
+
+    def _end_session(self, args: dict[str, Any]) -> dict[str, Any]:
+        ended = self._worker.sessions.end(args["session_id"], args.get("session_generation", 0))
+        return {"ended": ended}
+
+
+def _args(request: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    if problems:
+        raise InvalidValueError(f"args {problems[0]}")
+    args: dict[str, Any] = request["args"]
+    return args
+
+
+class _Inlet:
+    """Messages from a pipe. A buffered file would hold up the interpreter's end."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._turn = threading.Lock()
+        self._read = bytearray()
+
+    def next(self) -> bytes:
+        with self._turn:
+            return self._take(int.from_bytes(self._take(4), "big"))
+
+    def _take(self, size: int) -> bytes:
+        while len(self._read) < size:
+            part = os.read(self._fd, _READ_AHEAD)
+            if not part:
+                raise EOFError
+            self._read += part
+        with memoryview(self._read) as read, read[:size] as message:
+            taken = bytes(message)
+        del self._read[:size]
+        return taken

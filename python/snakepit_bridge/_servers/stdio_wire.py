@@ -1,0 +1,84 @@
+"""A call's answer as a message of the protocol over stdin and stdout."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from snakepit_bridge._commands.call import Call
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._types.invalid import InvalidValueError
+from snakepit_bridge._values.extended import decode_extended, encode_extended
+
+
+class StdioWire:
+    __slots__ = ("_call", "_limit")
+
+    def __init__(self, call: Call, limit: int) -> None:
+        self._call = call
+        self._limit = limit
+
+    def result(self, value: object) -> bytes:
+        is_dict = isinstance(value, dict)
+        try:
+            message = response(self._call.call_id, value if is_dict else {"result": value})
+        except InvalidValueError as error:
+            text = str(error).removeprefix("message." if is_dict else "message.result.")
+            raise CallError("invalid_result", text) from None
+        if len(message) > self._limit:
+            raise CallError.too_large(len(message), self._limit)
+        return message
+
+    def failure(self, failure: CallError) -> bytes:
+        message = self._failure(failure)
+        if len(message) > self._limit:
+            # An escaped character takes six.
+            failure.fit(self._limit // 6)
+            message = self._failure(failure)
+        return message
+
+    def _failure(self, failure: CallError) -> bytes:
+        message = refusal(self._call.call_id, failure)
+        if self._call.context.cancelled:
+            message["ended"] = "closed" if self._call.closed else "stopped"
+        return encode_extended(message)
+
+
+def response(call_id: int, result: object) -> bytes:
+    message = {"id": call_id, "success": True, "result": result, "timestamp": time.time_ns()}
+    return encode_extended(message)
+
+
+def refusal(call_id: int, failure: CallError) -> dict[str, Any]:
+    return {
+        "id": call_id,
+        "success": False,
+        "error": str(failure),
+        "timestamp": time.time_ns(),
+        "error_detail": {"reason": failure.reason, **_more(failure)},
+    }
+
+
+def _more(failure: CallError) -> dict[str, Any]:
+    if failure.type:
+        return _exception(failure)
+    return {"errors": decode_extended(failure.data)} if failure.data else {}
+
+
+def _exception(failure: CallError) -> dict[str, Any]:
+    detail = {
+        "type": failure.type,
+        "message": failure.message,
+        "frames": [
+            {"file": file, "line": line, "function": function, "source": source}
+            for file, line, function, source in failure.frames
+        ],
+        "notes": failure.notes,
+        "cause": None if failure.cause is None else _exception(failure.cause),
+    }
+    if failure.traceback:
+        detail["traceback"] = failure.traceback
+    if failure.reason == "command_error":
+        detail["code"] = failure.code
+        detail["data"] = decode_extended(failure.data) if failure.data else None
+    return detail

@@ -1,0 +1,75 @@
+"""A worker: an adapter's commands, their runner, and what it tells about itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._commands.sessions import Sessions
+from snakepit_bridge._threads.main_thread import MainThread
+from snakepit_bridge._threads.runner import Runner
+
+# What was before, the interpreter's own start, counts in neither.
+_BEGAN, _CPU_BEFORE = time.monotonic(), time.process_time()
+
+
+class Worker:
+    def __init__(
+        self, registry: Registry, *, worker_id: str, max_concurrency: int, sessions: Sessions
+    ) -> None:
+        self.worker_id = worker_id
+        self.registry = registry
+        #: The one that the server is made in, which serves once it is ready.
+        self.main = MainThread()
+        self.runner = Runner(max_concurrency, self.main)
+        self.sessions = sessions
+        sessions.post = self.main.post
+        sessions.call = self.main.call
+        self._started = time.monotonic()
+
+    def uptime_ms(self) -> int:
+        return int((time.monotonic() - self._started) * 1000)
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "requests_handled": self.runner.handled,
+            "requests_failed": self.runner.failed,
+            "uptime_ms": self.uptime_ms(),
+            "memory_usage_bytes": _memory_bytes(),
+            "cpu_usage_percent": _cpu_percent(),
+            "active_sessions": self.sessions.count,
+        }
+
+
+def system_info() -> dict[str, str]:
+    import platform
+
+    return {
+        "implementation": platform.python_implementation(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": sys.platform,
+        "machine": platform.machine(),
+        "cpus": str(os.cpu_count() or 1),
+        "pid": str(os.getpid()),
+    }
+
+
+def _memory_bytes() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cpu_percent() -> float:
+    """The average since the worker began, of one core."""
+    used = time.process_time() - _CPU_BEFORE
+    return round(100.0 * used / max(time.monotonic() - _BEGAN, 0.001), 1)

@@ -1,0 +1,145 @@
+"""`async` commands: they run on one event loop, in a thread of its own, while their call waits."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from typing import Any, Optional
+
+from snakepit_bridge._servers.signals import leave_fork
+from snakepit_bridge._threads.loop_thread import shared
+from snakepit_bridge._threads.unwrapping import Cancellable
+
+#: How many chunks an async generator may be ahead of the network.
+CHUNKS_AHEAD = 32
+
+_END = object()
+
+
+def run_awaitable(call: Cancellable, awaitable: Awaitable[object]) -> object:
+    """What it returns or raises, once it has ended, even if it is cancelled."""
+    if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not shared().loop:
+        if awaitable.done():
+            return awaitable.result()
+        raise TypeError(
+            f"the command returned a {type(awaitable).__name__} of an event loop that does not run "
+            "here: make it `async def`, and await it there"
+        )
+    return run_coroutine(call, lambda: awaitable)
+
+
+def run_coroutine(call: Cancellable, make: Callable[[], Awaitable[object]]) -> object:
+    """What the awaitable that `make` makes returns or raises, once it has ended."""
+    results: list[object] = []
+
+    async def main() -> None:
+        results.append(await make())
+        leave_fork()
+
+    done = threading.Event()
+    task = _Task(call, main, done.set)
+    done.wait()
+    if task.error is not None:
+        raise task.error
+    return results[0]
+
+
+def run_generator(
+    call: Cancellable, make: Callable[[], AsyncGenerator[object, Any]]
+) -> Generator[object, None, None]:
+    """What the async generator yields. One task runs all of it, a bounded number of steps ahead."""
+    values: queue.SimpleQueue[object] = queue.SimpleQueue()
+    rooms: list[asyncio.Semaphore] = []
+
+    async def main() -> None:
+        # Made here because Python 3.9 ties a semaphore to the loop that runs when it is made.
+        room = asyncio.Semaphore(CHUNKS_AHEAD)
+        rooms.append(room)
+        generator = make()
+        try:
+            async for value in generator:
+                leave_fork()
+                values.put(value)
+                await room.acquire()
+        finally:
+            await generator.aclose()
+
+    task = _Task(call, main, lambda: values.put(_END))
+    taken = 0
+    value: object = None
+    try:
+        while (value := values.get()) is not _END:
+            taken += 1
+            if taken % (CHUNKS_AHEAD // 2) == 0:
+                shared().loop.call_soon_threadsafe(_release, rooms[0])
+            yield value
+    finally:
+        if value is not _END:
+            task.cancel()
+            while values.get() is not _END:
+                pass
+    if task.error is not None:
+        raise task.error
+
+
+def _release(room: asyncio.Semaphore) -> None:
+    for _ in range(CHUNKS_AHEAD // 2):
+        room.release()
+
+
+class _Task:
+    """Runs `main` in a task that the call's cancellation cancels; keeps what it raised."""
+
+    def __init__(
+        self,
+        call: Cancellable,
+        main: Callable[[], Coroutine[Any, Any, None]],
+        done: Callable[[], object],
+    ) -> None:
+        self.error: Optional[BaseException] = None
+        self._call = call
+        self._main = main
+        self._done = done
+        self._cancelled = False
+        self._task: Optional[asyncio.Task[None]] = None
+        self._loop = shared().loop
+        self._loop.call_soon_threadsafe(self._start)
+
+    def cancel(self) -> None:
+        """From any thread."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        running = self._guarded()
+        try:
+            self._task = self._loop.create_task(running)
+        except BaseException as error:
+            # A task factory is the user's.
+            running.close()
+            self.error = error
+            self._done()
+            return
+        self._task.add_done_callback(self._finish)
+        self._call.on_cancel(self.cancel)
+        if self._cancelled:
+            self._task.cancel()
+
+    async def _guarded(self) -> None:
+        # Nothing may leave the task: SystemExit would end the loop for every other call.
+        try:
+            await self._main()
+        except BaseException as error:
+            leave_fork(error)
+            self.error = error
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self.error = asyncio.CancelledError()
+        self._done()

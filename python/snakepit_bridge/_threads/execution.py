@@ -1,0 +1,209 @@
+"""Runs a call's command, in the thread that is for it, and makes messages of what it gives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+from collections.abc import Callable, Generator
+from typing import Any, Optional
+
+from snakepit_bridge._commands.call import Call, StreamWire, UnaryWire
+from snakepit_bridge._commands.context import running
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._errors.raised import shown
+from snakepit_bridge._servers.signals import leave_fork
+from snakepit_bridge._threads import context_variables
+from snakepit_bridge._threads.runner import Runner, cancelled
+from snakepit_bridge._threads.unwrapping import unwrap
+from snakepit_bridge._values.fields import InvalidValueError, encode_fields
+
+_log = logging.getLogger("snakepit_bridge")
+
+
+def run(runner: Runner, call: Call, wire: UnaryWire) -> bytes:
+    """The one message that answers a unary call."""
+    return answer(
+        runner, call, lambda value: wire.result(*_fields(call, value, "result")), wire.failure
+    )
+
+
+def answer(
+    runner: Runner,
+    call: Call,
+    result: Callable[[object], bytes],
+    refusal: Callable[[CallError], bytes],
+) -> bytes:
+    """As `run`, for a transport that makes messages of values."""
+    failed = True
+    try:
+        runner.enter(call)
+        context = _context(call)
+        message = runner.run(call, lambda: context.run(lambda: result(_result(call))))
+        failed = False
+    except BaseException as error:
+        message = refused(refusal, _failure(call, error), call.command.name)
+    finally:
+        call.context._leave()  # noqa: SLF001 (not for users)
+        runner.leave(call, failed=failed)
+    return message
+
+
+def refused(refusal: Callable[[CallError], bytes], failure: CallError, command: str) -> bytes:
+    """The message of a failure, or of that it cannot be made: there always is one."""
+    try:
+        return refusal(failure)
+    except BaseException as error:
+        return refusal(CallError.internal(error, command))
+
+
+def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, None, None]:
+    """The messages that answer a streaming call. To close it early is to close the command."""
+    steps = _Steps(call, wire)
+    try:
+        runner.enter(call)
+    except BaseException as error:
+        runner.leave(call, failed=True)
+        yield refused(wire.failure, _failure(call, error), call.command.name)
+        return
+    try:
+        message = runner.run(call, steps.next)
+        while message is not None and not steps.ended:
+            yield message
+            message = runner.run(call, steps.next)
+    finally:
+        runner.run(call, steps.close)
+        call.context._leave()  # noqa: SLF001
+        runner.leave(call, failed=steps.failed)
+    if message is not None:
+        yield message
+
+
+class _Steps:
+    """A command as a row of messages. None of its methods raises."""
+
+    def __init__(self, call: Call, wire: StreamWire) -> None:
+        self.ended = False
+        self.failed = False
+        self._call = call
+        self._context = _context(call)
+        self._wire = wire
+        self._index = 0
+        self._generator: Optional[Generator[object, None, object]] = None
+
+    def next(self) -> Optional[bytes]:
+        """The next message. With the last one it has `ended`; None is an end without one."""
+        try:
+            self._check_cancelled()
+            return self._context.run(self._next)
+        except BaseException as error:
+            self.ended = self.failed = True
+            failure = _failure(self._call, error)
+            index = self._index
+            return refused(
+                lambda failure: self._wire.failure(failure, index), failure, self._call.command.name
+            )
+
+    def close(self) -> None:
+        """Ends the command, by an exception where it stands if it has not ended yet."""
+        if self._generator is None:
+            return
+        self._call.closed = not self.ended
+        try:
+            self._context.run(self._generator.close)
+        except BaseException as error:
+            _log.warning("%s raised %s when it was closed", self._call.command.name, shown(error))
+        if not self.ended:
+            self.failed = True
+
+    def _check_cancelled(self) -> None:
+        if self._call.context.cancelled:
+            self.close()
+            raise cancelled()
+
+    def _next(self) -> Optional[bytes]:
+        if self._generator is None:
+            value, self._generator = _chunks(self._call)
+            if self._generator is None:
+                return self._final(value)
+        try:
+            value = next(self._generator)
+            leave_fork()
+        except StopIteration as stop:
+            leave_fork()
+            self.ended = True
+            return None if stop.value is None else self._final(stop.value)
+        message = self._chunk(value, "chunk", final=False)
+        self._index += 1
+        return message
+
+    def _final(self, value: object) -> bytes:
+        self.ended = True
+        return self._chunk(value, "result", final=True)
+
+    def _chunk(self, value: object, root: str, *, final: bool) -> bytes:
+        fields, kinds = _fields(self._call, value, root)
+        return self._wire.chunk(fields, kinds, self._index, final=final)
+
+
+def _context(call: Call) -> contextvars.Context:
+    context = context_variables.new()
+    context.run(running.set, call.context)
+    return context
+
+
+def _result(call: Call) -> object:
+    return unwrap(_value(call), call, call.command.name, stream=False)[0]
+
+
+def _chunks(call: Call) -> tuple[object, Optional[Generator[object, None, object]]]:
+    """The generator of a stream's chunks, or the value that is all of it."""
+    command = call.command
+    if not command.streams:
+        return unwrap(_value(call), call, command.name, stream=True)
+    make = functools.partial(command.function, **_keywords(call))
+    if not command.is_async:
+        return None, make()
+    from snakepit_bridge._threads.async_for_threads import run_generator
+
+    return None, run_generator(call, make)
+
+
+def _value(call: Call) -> object:
+    make = functools.partial(call.command.function, **_keywords(call))
+    if call.command.is_async:
+        from snakepit_bridge._threads.async_for_threads import run_coroutine
+
+        return run_coroutine(call, make)
+    value = make()
+    leave_fork()
+    return value
+
+
+def _keywords(call: Call) -> dict[str, Any]:
+    call.context._settle()  # noqa: SLF001
+    try:
+        return call.command.bind(call.args(), call.context, checked=call.kinds)
+    except InvalidValueError as error:
+        raise CallError("invalid_args", str(error)) from None
+
+
+def _fields(call: Call, value: object, root: str) -> tuple[dict[str, bytes], Optional[bytes]]:
+    try:
+        return encode_fields(value, root, kinds=call.kinds)
+    except InvalidValueError as error:
+        raise CallError("invalid_result", str(error)) from None
+
+
+def _failure(call: Call, error: BaseException) -> CallError:
+    leave_fork(error)
+    kind = type(error)
+    if issubclass(kind, CallError):
+        return error  # type: ignore[return-value]
+    if call.context.cancelled:
+        call.closed = call.closed or issubclass(kind, asyncio.CancelledError)
+        if not issubclass(kind, (asyncio.CancelledError, GeneratorExit)):
+            _log.info("%s raised %s after it was cancelled", call.command.name, shown(error))
+        return cancelled()
+    return CallError.of(error)

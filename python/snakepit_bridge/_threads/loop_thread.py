@@ -1,0 +1,104 @@
+"""The event loop of a worker, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from snakepit_bridge._servers.signals import run_on
+
+_T = TypeVar("_T")
+
+_making = threading.Lock()
+
+
+class LoopThread(threading.Thread):
+    """Runs an event loop from when it is made until `join`."""
+
+    def __init__(self) -> None:
+        super().__init__(name="snakepit-asyncio", daemon=True)
+        self.loop = _new_loop()
+        self._stopped = False
+        self.start()
+
+    def run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        while not self._stopped:
+            run_on(self.loop)
+        self._end_tasks()
+        self.loop.close()
+
+    def join(self, timeout: Any = None) -> None:
+        """Ends the loop, and the tasks that are left on it, as `asyncio.run` does."""
+        self._stopped = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        super().join(timeout)
+
+    def submit(self, coroutine: Callable[[], Coroutine[Any, Any, _T]]) -> Future[_T]:
+        """Runs a coroutine, out of which nothing comes that would end the loop, on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine(), self.loop)
+
+    def complete(self, coroutine: Callable[[], Awaitable[_T]]) -> _T:
+        """What a coroutine on the loop returns or raises, for a thread that waits for that."""
+        # Nothing may leave the task: SystemExit would end the loop for every other call.
+        outcome: list[Any] = []
+
+        async def main() -> None:
+            try:
+                outcome.append(await coroutine())
+            except BaseException as error:
+                outcome.append(error)
+                outcome.append(True)
+
+        self.submit(main).result()
+        if len(outcome) > 1:
+            raise outcome[0]
+        result: _T = outcome[0]
+        return result
+
+    def _end_tasks(self) -> None:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+
+        async def end() -> None:
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.loop.shutdown_asyncgens()
+
+        ended = self.loop.create_task(end())
+        while not ended.done():
+            ended.add_done_callback(lambda _: self.loop.stop())
+            run_on(self.loop)
+
+
+def shared() -> LoopThread:
+    """The worker's one, which the first who asks starts."""
+    # A cache alone makes one for each of those that ask first together.
+    with _making:
+        return _started()
+
+
+def end() -> None:
+    """Ends the shared one, if there is one."""
+    with _making:
+        thread = _started() if _started.cache_info().currsize else None
+    if thread is not None:
+        thread.join()
+
+
+@functools.cache
+def _started() -> LoopThread:
+    return LoopThread()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

@@ -1,0 +1,153 @@
+"""Which calls run, and where: at most so many at once, the others in the order of their arrival."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections.abc import Callable
+from typing import Optional, TypeVar
+
+from snakepit_bridge._commands.call import Call
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._threads.main_thread import MainThread
+
+_T = TypeVar("_T")
+
+#: Of how many cancelled calls a runner remembers how they ended.
+ENDS_KEPT = 1024
+
+
+class Runner:
+    """Safe to use from any thread. A call's own thread is the one that enters and leaves."""
+
+    def __init__(self, max_concurrency: int, main: Optional[MainThread] = None) -> None:
+        #: Runs synchronous commands, if only one may run at a time.
+        self._main = main if max_concurrency == 1 else None
+        self.handled = 0
+        self.failed = 0
+        self._changed = threading.Condition(threading.Lock())
+        self._free = max_concurrency
+        self._waiting: list[tuple[int, Call]] = []
+        self._in_hand: set[Call] = set()
+        self._watchers = 0
+        self._ends: dict[int, str] = {}
+
+    def enter(self, call: Call) -> None:
+        """Returns when the call may run; raises a `CallError` if it is cancelled before."""
+        with self._changed:
+            if call.context.cancelled:
+                raise cancelled()
+            self._in_hand.add(call)
+            if self._free:
+                self._free -= 1
+                call.started = True
+                return
+            call.gate = threading.Lock()
+            call.gate.acquire()
+            bisect.insort(self._waiting, (call.order, call))
+        call.gate.acquire()
+        if not call.started:
+            raise cancelled()
+
+    def run(self, call: Call, step: Callable[[], _T]) -> _T:
+        """Runs a step of a call that has entered, in the thread that commands of its kind see."""
+        if self._main is None or call.command.is_async:
+            return step()
+        return self._main.call(step)
+
+    def leave(self, call: Call, *, failed: bool) -> None:
+        """Counts a call that entered, or could not, and lets the next one in."""
+        with self._changed:
+            self.handled += 1
+            self.failed += failed
+            self._in_hand.discard(call)
+            call.ended = True
+            if call.context.cancelled and call.call_id:
+                self._remember_end(call)
+            if call.started:
+                self._admit_next()
+            if self._watchers:
+                self._changed.notify_all()
+
+    def refuse(self) -> None:
+        """Counts a call that could not even be made."""
+        with self._changed:
+            self.handled += 1
+            self.failed += 1
+
+    def cancel(self, call: Call) -> None:
+        """Tells a call that nobody waits for it any more; one that has not started never does.
+
+        One that has ended is left alone: transports say of every call when it is over.
+        """
+        if call.ended:
+            return
+        call.context._cancel()  # noqa: SLF001 (not for users)
+        with self._changed:
+            if call.gate is not None and not call.started and call in self._in_hand:
+                self._in_hand.discard(call)
+                self._waiting.remove((call.order, call))
+                call.gate.release()
+        if call.interrupt is not None:
+            call.interrupt()
+
+    def wait_gone(
+        self,
+        call_id: Optional[int],
+        timeout: Optional[float],
+        abandoned: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Waits until the call, or every call if None, is gone; tells whether it is.
+
+        Whoever makes `abandoned` true must call `wake` after it.
+        """
+        with self._changed:
+            self._watchers += 1
+            try:
+                self._changed.wait_for(
+                    lambda: not self._is_in_hand(call_id) or abandoned(), timeout
+                )
+            finally:
+                self._watchers -= 1
+            return not self._is_in_hand(call_id)
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def how_ended(self, call_id: int) -> str:
+        """How a call that was cancelled ended: "stopped" by itself or "closed"; "" if not known."""
+        with self._changed:
+            return self._ends.get(call_id, "")
+
+    def running_call_ids(self) -> list[int]:
+        with self._changed:
+            return [call.call_id for call in self._in_hand if call.started and call.call_id]
+
+    def in_flight(self) -> int:
+        """How many calls run or wait."""
+        with self._changed:
+            return len(self._in_hand)
+
+    def _remember_end(self, call: Call) -> None:
+        self._ends[call.call_id] = "closed" if call.closed else "stopped"
+        if len(self._ends) > ENDS_KEPT:
+            del self._ends[next(iter(self._ends))]
+
+    def _is_in_hand(self, call_id: Optional[int]) -> bool:
+        if call_id is None:
+            return bool(self._in_hand)
+        return any(call.call_id == call_id for call in self._in_hand)
+
+    def _admit_next(self) -> None:
+        if not self._waiting:
+            self._free += 1
+            return
+        _, call = self._waiting.pop(0)
+        call.started = True
+        if call.gate is not None:
+            call.gate.release()
+
+
+def cancelled() -> CallError:
+    return CallError("cancelled", "the call was cancelled")

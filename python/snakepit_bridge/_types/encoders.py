@@ -1,0 +1,214 @@
+"""What is sent in place of a value of a type that is none of the wire's own.
+
+None, bool, int, float, str, bytes, list, tuple, dict, `Tensor` and `Arrow` are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Optional, TypeVar, Union, overload
+
+from snakepit_bridge._errors.raised import repr_of
+from snakepit_bridge._types.frames import Columns, arrow_table, pandas_frame, polars_frame
+from snakepit_bridge._types.invalid import InvalidValueError, qualified_name
+from snakepit_bridge._types.known import Encoder, advice_for, encoder_by_shape, encoder_of
+
+_F = TypeVar("_F", bound=Encoder)
+
+#: How often a substitute may need a substitute.
+MOST_HOPS = 16
+
+#: The key of the map that stands for a value that cannot be sent, where the pool wants one.
+UNENCODABLE = "$unencodable"
+
+_SCALARS = (str, bool, int, float, bytes)
+_JSON_WORDS = {True: "true", False: "false", None: "null"}
+
+_registered: dict[type, Encoder] = {}
+_found: dict[type, Optional[Encoder]] = {}
+_mark_unencodable = False
+_frame_encoder: Optional[Encoder] = None
+
+#: What makes maps of lists of frames.
+_FRAME_ENCODERS = (arrow_table, pandas_frame, polars_frame)
+
+
+@overload
+def register_encoder(cls: type) -> Callable[[_F], _F]: ...
+
+
+@overload
+def register_encoder(cls: type, encoder: _F) -> _F: ...
+
+
+def register_encoder(
+    cls: type, encoder: Optional[Encoder] = None
+) -> Union[Encoder, Callable[[_F], _F]]:
+    """Says what is sent in place of the values of a class and of its subclasses.
+
+    `encoder` takes a value and returns another one. Without it this is a decorator:
+
+    @register_encoder(Point)
+    def encode_point(point: Point) -> dict[str, float]:
+        return {"x": point.x, "y": point.y}
+
+    Classes derived from None's, bool, int, float, str, bytes, list, tuple and dict are sent as what
+    they are derived from.
+    """
+
+    def register(encoder: _F) -> _F:
+        _registered[cls] = encoder
+        _found.clear()
+        return encoder
+
+    return register if encoder is None else register(encoder)
+
+
+def mark_unencodable(*, mark: bool) -> None:
+    """Whether a marker map is sent in place of what cannot be, rather than an error."""
+    global _mark_unencodable  # noqa: PLW0603 (a worker serves one pool)
+    _mark_unencodable = mark
+
+
+def encode_frames_by(encoder: Optional[Encoder]) -> None:
+    """What is sent in place of a frame, rather than a map of lists."""
+    global _frame_encoder  # noqa: PLW0603 (a worker serves one pool)
+    _frame_encoder = encoder
+
+
+def is_encoded_frame(value: object) -> bool:
+    """Whether `value` is a frame that is not sent as a map of lists."""
+    return _frame_encoder is not None and _encoder(type(value)) in _FRAME_ENCODERS
+
+
+def substitute(value: object) -> object:
+    """What is sent in place of `value`; it may need a substitute in turn.
+
+    Raises an `InvalidValueError` of which the message goes on after the value's path.
+    """
+    cls = type(value)
+    try:
+        encoder = _found[cls]
+    except KeyError:
+        encoder = _encoder(cls)
+    if encoder is None:
+        return refused(
+            value, f"is of type {qualified_name(cls)}, which cannot be sent; {advice_for(cls)}"
+        )
+    if _frame_encoder is not None and encoder in _FRAME_ENCODERS:
+        encoder = _frame_encoder
+    try:
+        sent = encoder(value)
+        return _named(sent) if type(sent) is Columns else sent
+    except InvalidValueError as error:
+        return refused(value, str(error))
+    except Exception as error:
+        problem = f"is of type {qualified_name(cls)}, whose encoder raised {repr_of(error)}"
+        raise InvalidValueError(problem) from error
+
+
+def refused(value: object, problem: str) -> object:
+    """The marker of a value that cannot be sent, or the error."""
+    if _mark_unencodable:
+        return {UNENCODABLE: qualified_name(type(value))}
+    raise InvalidValueError(problem)
+
+
+def _encoder(cls: type) -> Optional[Encoder]:
+    try:
+        return _found[cls]
+    except KeyError:
+        found = (_registered.get(base) or encoder_of(base) for base in cls.__mro__)
+        encoder = _found[cls] = next(filter(None, found), None) or encoder_by_shape(cls)
+        return encoder
+
+
+def is_encoded(cls: type) -> bool:
+    """Whether the values of a class have something that is sent in their place."""
+    return _encoder(cls) is not None
+
+
+def key_text(key: object) -> str:
+    """A key as JSON names what is sent for it; where that is no scalar, the key's `str`.
+
+    Raises an `InvalidValueError` of which the message goes on after the path of the dict.
+    """
+    if isinstance(key, str):
+        return str.__str__(key)
+    try:
+        text = _scalar_text(_scalar(key))
+        return str(key) if text is None else text
+    except InvalidValueError:
+        raise
+    except Exception as error:
+        problem = (
+            f"has a key of type {qualified_name(type(key))}, whose text raised {repr_of(error)}"
+        )
+        raise InvalidValueError(problem) from error
+
+
+def _scalar(value: object) -> object:
+    for _ in range(MOST_HOPS):
+        if value is None or isinstance(value, (*_SCALARS, list, tuple, dict)):
+            break
+        encoder = _encoder(type(value))
+        if encoder is None:
+            break
+        value = encoder(value)
+    return value
+
+
+def _scalar_text(value: object) -> Optional[str]:
+    if isinstance(value, str):
+        return str.__str__(value)
+    if value is None or isinstance(value, bool):
+        return _JSON_WORDS[value]
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return json.dumps(float(value))
+    if not isinstance(value, bytes):
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidValueError(f"has the key {value!r}, which is not valid UTF-8") from None
+
+
+def _named(columns: Columns) -> dict[str, list[Any]]:
+    labels = [label for label, _ in columns.index], [label for label, _ in columns.own]
+    values = [values for _, values in (*columns.index, *columns.own)]
+    return dict(zip(column_names(*labels), values))
+
+
+def column_names(index: Iterable[object], own: Iterable[object]) -> list[str]:
+    """The names of a frame's columns, those of its index first, of their labels.
+
+    Raises an `InvalidValueError` where two are the same.
+    """
+    named = [_column_name(label) for label in index]
+    levels = frozenset(named)
+    if len(levels) < len(named):
+        raise InvalidValueError(
+            "has an index with two levels of the same name; rename one (rename_axis)"
+        )
+    found = set(levels)
+    for label in own:
+        name = _column_name(label)
+        if name in levels:
+            raise InvalidValueError(
+                f"has a column and a level of its index that are both named {name!r}; "
+                "rename one (rename_axis), or drop the index (reset_index(drop=True))"
+            )
+        if name in found:
+            raise InvalidValueError(f"has two columns that are named {name!r}; rename one")
+        found.add(name)
+        named.append(name)
+    return named
+
+
+def _column_name(label: object) -> str:
+    if isinstance(label, tuple):
+        return "_".join(filter(None, map(key_text, label)))
+    return key_text(label)

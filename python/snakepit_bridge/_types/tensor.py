@@ -1,0 +1,157 @@
+"""Arrays of numbers: numpy's where it is there, and what stands for them where it is not."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, NoReturn, Union
+
+from snakepit_bridge._types.invalid import InvalidValueError
+
+#: Of each dtype the size of an element in bytes, and its struct code or that of its parts.
+DTYPES = {
+    "bool": (1, "?"),
+    "int8": (1, "b"),
+    "int16": (2, "h"),
+    "int32": (4, "i"),
+    "int64": (8, "q"),
+    "uint8": (1, "B"),
+    "uint16": (2, "H"),
+    "uint32": (4, "I"),
+    "uint64": (8, "Q"),
+    "float16": (2, "e"),
+    "float32": (4, "f"),
+    "float64": (8, "d"),
+    "bfloat16": (2, ""),
+    "float8_e4m3fn": (1, ""),
+    "float8_e5m2": (1, ""),
+    "complex64": (8, "f"),
+    "complex128": (16, "d"),
+}
+#: Those that numpy has from the package `ml_dtypes`.
+ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
+class Tensor:
+    """An array: its dtype's name, its shape, and its elements, little-endian and row-major.
+
+    An argument is one where numpy is not installed, and one of bfloat16 or float8 where ml_dtypes
+    is not; a command may return one.
+    """
+
+    __slots__ = ("data", "dtype", "shape")
+
+    def __init__(
+        self, dtype: str, shape: Sequence[int], data: Union[bytes, bytearray, memoryview]
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        self.dtype = dtype
+        self.shape = tuple(shape)
+        self.data = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        wanted = math.prod(self.shape) * item_size(dtype)
+        if self.data.nbytes != wanted:
+            raise ValueError(
+                f"a tensor of {dtype} and shape {self.shape} has {wanted} bytes, "
+                f"not {self.data.nbytes}"
+            )
+
+    def __repr__(self) -> str:
+        return f"<Tensor {self.dtype} {self.shape}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        return (self.dtype, self.shape, self.data) == (other.dtype, other.shape, other.data)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # Of one that is not made yet there is nothing to say: `copy` and `pickle` ask such.
+        dtype = name if name in Tensor.__slots__ else self.dtype
+        wanted = "numpy and ml_dtypes are" if dtype in ML_DTYPES else "numpy is"
+        raise AttributeError(
+            f"a snakepit_bridge.Tensor has no {name!r}; "
+            f"an argument of {dtype} is a numpy array where {wanted} installed (pip install)"
+        )
+
+    def tolist(self) -> Any:
+        """The elements in nested lists, as numpy's `tolist` has them."""
+        return nested(_elements(self.dtype, self.data), self.shape)
+
+
+def nested(elements: Sequence[Any], shape: Sequence[int]) -> Any:
+    """Elements in row-major order as nested lists of a shape."""
+    items = list(elements)
+    for side in reversed(shape[1:]):
+        if not side:
+            return _empty(shape)
+        items = [items[start : start + side] for start in range(0, len(items), side)]
+    return items if shape else items[0]
+
+
+def _elements(dtype: str, data: memoryview) -> list[Any]:
+    size, code = DTYPES[dtype]
+    if dtype == "float8_e4m3fn":
+        return [_float8_e4m3fn(byte) for byte in data]
+    if dtype in ("bfloat16", "float8_e5m2"):
+        # They are the upper halves of float32 and float16.
+        wide = bytearray(2 * len(data))
+        for byte in range(size):
+            wide[size + byte :: 2 * size] = bytes(data[byte::size])
+        return _elements({"bfloat16": "float32", "float8_e5m2": "float16"}[dtype], memoryview(wide))
+    count = len(data) // struct.calcsize(f"<{code}")
+    items = struct.unpack(f"<{count}{code}", data)
+    return list(map(complex, items[::2], items[1::2]) if "complex" in dtype else items)
+
+
+def _float8_e4m3fn(byte: int) -> float:
+    exponent, fraction = byte >> 3 & 15, byte & 7
+    value = math.ldexp(8 + fraction, exponent - 10) if exponent else math.ldexp(fraction, -9)
+    # Where all bits are ones there is no number.
+    value = value if byte & 127 < 127 else math.nan  # noqa: PLR2004
+    return -value if byte & 128 else value
+
+
+def _empty(shape: Sequence[int]) -> list[Any]:
+    return [_empty(shape[1:]) for _ in range(shape[0])] if shape[1:] else []
+
+
+def item_size(dtype: str) -> int:
+    """The size of an element in bytes."""
+    return DTYPES[dtype][0]
+
+
+def array(dtype: str, shape: Sequence[int], data: memoryview) -> Any:
+    """A read-only numpy array over `data`, or a `Tensor` where numpy has not that dtype."""
+    tensor = Tensor(dtype, shape, data)
+    try:
+        import numpy  # type: ignore[import-not-found,unused-ignore]  # noqa: ICN001
+
+        if dtype in ML_DTYPES:
+            import ml_dtypes  # type: ignore[import-not-found,unused-ignore]
+
+            known = numpy.dtype(getattr(ml_dtypes, dtype))
+        else:
+            known = numpy.dtype(dtype).newbyteorder("<")
+    except (ImportError, AttributeError):
+        return tensor
+    try:
+        return numpy.ndarray(tensor.shape, known, tensor.data)
+    except ValueError as error:
+        raise InvalidValueError(f"has a tensor that numpy does not take: {error}") from None
+
+
+def of_array(array: Any) -> object:
+    """A numpy array of numbers as a `Tensor`."""
+    name = array.dtype.name
+    if name not in DTYPES:
+        raise InvalidValueError(
+            f"is a numpy array of dtype {array.dtype}, which cannot be sent; "
+            f"the dtypes that can are {', '.join(DTYPES)}"
+        )
+    contiguous = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    # Those of ml_dtypes have no code in Python's buffer protocol.
+    data = contiguous.reshape(-1).view("uint8").data if array.size else b""
+    return Tensor(name, array.shape, data)

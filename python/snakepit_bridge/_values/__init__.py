@@ -1,0 +1,1 @@
+"""Values as bytes: JSON, extended JSON, and the fields of a message."""

@@ -1,0 +1,278 @@
+"""Extended JSON, which carries what JSON cannot: `guides/values.md` specifies it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Optional, Union
+
+from snakepit_bridge._types import arrow
+from snakepit_bridge._types.arrow import Arrow
+from snakepit_bridge._types.encoders import MOST_HOPS, key_text, refused, substitute
+from snakepit_bridge._types.invalid import (
+    MAX_DEPTH,
+    InvalidValueError,
+    path_to,
+    qualified_name,
+    too_deep,
+)
+from snakepit_bridge._types.snapshot import items
+from snakepit_bridge._types.tensor import Tensor, array
+from snakepit_bridge._values.strict_json import MAX_DIGITS, encoder, exact_int, is_too_deep
+
+MARK = "$snakepit"
+ALIGNMENT = 64
+
+#: As many bits never have more digits than MAX_DIGITS.
+_MAX_BITS = MAX_DIGITS * 3321 // 1000
+
+_MARK_TEXT = f'"{MARK}"'
+_ENCODED_BYTES = (bytes, bytearray, memoryview)
+
+
+def encode_extended(value: object, path: str = "message") -> bytes:
+    """Any value as extended JSON, which for most values is JSON."""
+    tail = _Tail()
+    try:
+        text = encoder(tail.default, allow_nan=True)(value)
+        if text.count(_MARK_TEXT) == tail.marks:
+            data = text.encode()
+            if not is_too_deep(data):
+                return tail.after(data)
+    except (TypeError, ValueError, RecursionError):
+        pass
+    tail = _Tail()
+    return tail.after(_Writer(tail).text(value, path, MAX_DEPTH).encode())
+
+
+def encode_with_care(value: object, path: str) -> bytes:
+    """What the plain rules carry as JSON, or exactly why they do not."""
+    return _Writer(None).text(value, path, MAX_DEPTH).encode()
+
+
+class _Tail:
+    """The binaries of a value that is being written."""
+
+    def __init__(self) -> None:
+        self.marks = 0
+        self._size = 0
+        self._pieces: list[Union[bytes, memoryview]] = []
+
+    def default(self, value: object) -> object:
+        """What the JSON encoder is to write in place of a value."""
+        mark = self.mark(value)
+        return substitute(value) if mark is None else {MARK: mark}
+
+    def mark(self, value: object) -> Optional[list[object]]:
+        if isinstance(value, _ENCODED_BYTES):
+            return ["bytes", *self._put([bytes(value)], 1)]
+        if isinstance(value, Tensor):
+            return ["tensor", value.dtype, value.shape, *self._put([value.data], ALIGNMENT)]
+        if isinstance(value, Arrow):
+            return ["arrow", *self._put(value.stream(), ALIGNMENT)]
+        return None
+
+    def _put(self, data: Sequence[Union[bytes, memoryview]], alignment: int) -> tuple[int, int]:
+        self.marks += 1
+        gap = -self._size % alignment
+        self._pieces += [bytes(gap), *data]
+        offset, size = self._size + gap, sum(map(len, data))
+        self._size = offset + size
+        return offset, size
+
+    def after(self, text: bytes) -> bytes:
+        if not self.marks:
+            return text
+        gap = ALIGNMENT - len(text) % ALIGNMENT
+        return b"".join([text, bytes(gap), *self._pieces])
+
+
+class _Writer:
+    """Writes what the fast encoder does not, or says exactly why it cannot be written."""
+
+    def __init__(self, tail: Optional[_Tail]) -> None:
+        self._tail = tail
+
+    def text(self, value: Any, path: str, depth: int, hops: int = 0) -> str:
+        if isinstance(value, (dict, list, tuple)):
+            if depth == 0:
+                raise too_deep(path)
+            if isinstance(value, dict):
+                return self._dict(value, path, depth - 1)
+            return self._list(value, path, depth - 1)
+        text = self._scalar(value, path, depth)
+        if text is not None:
+            return text
+        if hops == MOST_HOPS:
+            problem = "is of a type whose encoder gives nothing that can be sent"
+            return self._refused(value, problem, path, depth)
+        try:
+            value = substitute(value)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{path} {error}") from error.__cause__
+        return self.text(value, path, depth, hops + 1)
+
+    def _scalar(self, value: Any, path: str, depth: int) -> Optional[str]:
+        if value is None or isinstance(value, (bool, str)):
+            return _checked_text(value, path)
+        if isinstance(value, int):
+            return self._int(int(value), value, path, depth)
+        if isinstance(value, float):
+            return self._float(float(value), value, path, depth)
+        if isinstance(value, (*_ENCODED_BYTES, Tensor, Arrow)):
+            return self._marked(value, path, depth)
+        return None
+
+    def _dict(self, value: dict[Any, Any], path: str, depth: int) -> str:
+        entries = [
+            (_checked_text(name, f"a key of {path}"), path_to(path, name), item)
+            for name, item in named_items(value, path)
+        ]
+        names = {name for name, _, _ in entries}
+        if len(names) < len(entries):
+            raise InvalidValueError(f"{path} has two keys with the same text")
+        if self._tail is not None and _MARK_TEXT in names:
+            pairs = (f"[{name},{self.text(item, at, depth)}]" for name, at, item in entries)
+            return f'{{{_MARK_TEXT}:["map",[{",".join(pairs)}]]}}'
+        pairs = (f"{name}:{self.text(item, at, depth)}" for name, at, item in entries)
+        return f"{{{','.join(pairs)}}}"
+
+    def _list(self, value: Any, path: str, depth: int) -> str:
+        texts = (self.text(item, f"{path}[{index}]", depth) for index, item in enumerate(value))
+        return f"[{','.join(texts)}]"
+
+    def _int(self, value: int, given: object, path: str, depth: int) -> str:
+        from decimal import Decimal
+
+        if value.bit_length() > _MAX_BITS:
+            problem = f"is an integer of more than {MAX_DIGITS} digits"
+            return self._refused(given, problem, path, depth)
+        return str(Decimal(value))
+
+    def _float(self, value: float, given: object, path: str, depth: int) -> str:
+        if self._tail is not None or math.isfinite(value):
+            return json.dumps(value)
+        return self._refused(given, f"is {value!r}, which JSON cannot carry", path, depth)
+
+    def _marked(self, value: object, path: str, depth: int) -> str:
+        if self._tail is not None:
+            return json.dumps({MARK: self._tail.mark(value)}, separators=(",", ":"))
+        problem = (
+            f"is {qualified_name(type(value))}, which JSON cannot carry; "
+            "only a top-level field can be bytes"
+        )
+        return self._refused(value, problem, path, depth)
+
+    def _refused(self, value: object, problem: str, path: str, depth: int) -> str:
+        try:
+            return self.text(refused(value, problem), path, depth)
+        except InvalidValueError:
+            raise InvalidValueError(f"{path} {problem}") from None
+
+
+def named_items(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
+    """The items of a dict, under the texts of their keys."""
+    try:
+        return [(key_text(key), item) for key, item in items(value)]
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{path} {error}") from error.__cause__
+
+
+def _checked_text(value: Any, path: str) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    if not text.isascii():
+        check_text(text, path)
+    return text
+
+
+def check_text(text: str, path: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidValueError(f"{path} has a lone surrogate, which UTF-8 cannot carry") from None
+
+
+def decode_extended(
+    data: bytes, name: str = "message", problems: Optional[list[str]] = None
+) -> Any:
+    """The value that extended JSON stands for.
+
+    With `problems`, a table or a tensor that cannot be made is None, and the reason is added there.
+    """
+    end = data.find(0)
+    text = data if end < 0 else data[:end]
+    tail = memoryview(data)[end + ALIGNMENT - end % ALIGNMENT :] if end >= 0 else memoryview(b"")
+    if is_too_deep(text):
+        raise too_deep(name)
+    try:
+        return _decode(text.decode(), tail, problems)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{name} {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError(f"{name} is no extended JSON: {error}") from None
+
+
+def _decode(text: str, tail: memoryview, problems: Optional[list[str]]) -> Any:
+    if _MARK_TEXT not in text:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:
+            return json.loads(text, parse_int=exact_int)
+    try:
+        return json.loads(text, object_hook=_Marks(tail, problems).replace)
+    except (InvalidValueError, json.JSONDecodeError):
+        raise
+    except ValueError:
+        return json.loads(text, object_hook=_Marks(tail, problems).replace, parse_int=exact_int)
+
+
+class _Marks:
+    """What marked objects stand for, in the order of the text."""
+
+    def __init__(self, tail: memoryview, problems: Optional[list[str]]) -> None:
+        self._tail = tail
+        self._problems = problems
+        self._from = 0
+
+    def replace(self, value: dict[str, Any]) -> Any:
+        if MARK not in value:
+            return value
+        try:
+            (mark,) = value.values()
+            return self._unmarked(*mark)
+        except InvalidValueError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError(f"has an invalid mark: {error}") from None
+
+    def _unmarked(self, name: str, *parts: Any) -> Any:
+        if name == "bytes":
+            return bytes(self._cut(*parts))
+        if name == "tensor":
+            dtype, shape, *place = parts
+            return self._read(array, dtype, shape, self._cut(*place))
+        if name == "arrow":
+            return self._read(arrow.read, self._cut(*parts))
+        if name == "map":
+            (pairs,) = parts
+            return dict(pairs)
+        raise ValueError(f"its name is {name!r}")
+
+    def _read(self, read: Callable[..., Any], *parts: Any) -> Any:
+        try:
+            return read(*parts)
+        except InvalidValueError as error:
+            if self._problems is None:
+                raise
+            self._problems.append(str(error))
+            return None
+
+    def _cut(self, offset: int, size: int) -> memoryview:
+        end = offset + size
+        if offset < self._from or size < 0 or end > len(self._tail):
+            raise ValueError(f"the tail has no {size} bytes at {offset}")
+        self._from = end
+        return self._tail[offset:end]

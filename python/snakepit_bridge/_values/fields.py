@@ -1,0 +1,135 @@
+"""How values travel: `guides/values.md` in code.
+
+A field's value is its bytes, and a kind says how it was encoded. A peer that knows no kinds is read
+and answered by the plain rules: received bytes are JSON if they parse, else UTF-8 text, else
+`bytes`; sent values are JSON, except that `bytes` go as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from snakepit_bridge._types.arrow import Arrow
+from snakepit_bridge._types.encoders import is_encoded_frame, substitute
+from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
+from snakepit_bridge._types.tensor import Tensor
+from snakepit_bridge._values import strict_json
+from snakepit_bridge._values.extended import (
+    check_text,
+    decode_extended,
+    encode_extended,
+    encode_with_care,
+    named_items,
+)
+
+__all__ = [
+    "MAX_DEPTH",
+    "InvalidValueError",
+    "decode",
+    "decode_extended",
+    "decode_fields",
+    "encode",
+    "encode_extended",
+    "encode_fields",
+]
+
+PLAIN, TEXT, BYTES, JSON, EXTENDED = range(5)
+
+
+def decode_fields(fields: Mapping[str, bytes], kinds: Optional[bytes] = None) -> dict[str, Any]:
+    """The values of an argument map."""
+    if kinds is None:
+        return {name: decode(data, name) for name, data in fields.items()}
+    if len(kinds) != len(fields):
+        raise InvalidValueError(f"{len(fields)} arguments came with the kinds of {len(kinds)}")
+    return {name: decode(fields[name], name, kind) for name, kind in zip(sorted(fields), kinds)}
+
+
+def decode(data: bytes, name: str = "value", kind: int = PLAIN) -> Any:
+    """The value that `data` stands for."""
+    if kind == BYTES:
+        return data
+    if kind == EXTENDED:
+        return decode_extended(data, name)
+    if kind > EXTENDED:
+        raise InvalidValueError(f"{name} is of the kind {kind}, which is not known")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        if kind == PLAIN:
+            return data
+        raise InvalidValueError(f"{name} is said to be text and is no UTF-8") from None
+    return text if kind == TEXT else _read(text, data, name, kind)
+
+
+def _read(text: str, data: bytes, name: str, kind: int) -> Any:
+    try:
+        value = strict_json.read(text, name)
+    except InvalidValueError:
+        raise
+    except ValueError as error:
+        if kind == PLAIN:
+            return text
+        raise InvalidValueError(f"{name} is no JSON: {error}") from None
+    if strict_json.is_too_deep(data):
+        raise too_deep(name)
+    return value
+
+
+def encode_fields(
+    result: object, root: str = "result", *, kinds: bool = False
+) -> tuple[dict[str, bytes], Optional[bytes]]:
+    """The fields of a result, those of a dict or the one field "result", and if wanted their kinds.
+
+    Raises `InvalidValueError`, which calls the whole value `root`.
+    """
+    if not isinstance(result, dict):
+        kind, data = encode(result, root, kinds=kinds)
+        return {"result": data}, bytes((kind,)) if kinds else None
+    entries = named_items(result, root)
+    encoded = {_checked(name): encode(value, root, name, kinds=kinds) for name, value in entries}
+    if len(encoded) < len(entries):
+        raise InvalidValueError(f"{root} has two keys with the same text")
+    fields = {name: data for name, (_, data) in encoded.items()}
+    return fields, bytes(encoded[name][0] for name in sorted(encoded)) if kinds else None
+
+
+def encode(
+    value: object, root: str = "result", *name: str, kinds: bool = False
+) -> tuple[int, bytes]:
+    """A value's kind and bytes."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return BYTES, bytes(value)
+    if kinds and type(value) is str:
+        try:
+            return TEXT, value.encode()
+        except UnicodeEncodeError:
+            check_text(value, path_to(root, *name))
+    try:
+        data = _dumps(value).encode()
+    except (TypeError, ValueError, RecursionError):
+        data = None
+    if data is not None and not strict_json.is_too_deep(data):
+        return JSON, data
+    path = path_to(root, *name)
+    if kinds:
+        return EXTENDED, encode_extended(value, path)
+    return JSON, encode_with_care(value, path)
+
+
+def _substitute(value: object) -> object:
+    no_json = isinstance(value, (bytes, bytearray, memoryview, Tensor, Arrow))
+    # To make a table of a frame only to see that it is no JSON would be to make it twice.
+    if no_json or is_encoded_frame(value):
+        raise TypeError("no JSON")
+    return substitute(value)
+
+
+_dumps = strict_json.encoder(_substitute, allow_nan=False)
+
+
+def _checked(name: str) -> str:
+    if not name.isascii():
+        check_text(name, f"the key {name!r}")
+    return name

@@ -1,0 +1,92 @@
+"""JSON as the wire has it: strict, exact, and of bounded depth."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from snakepit_bridge._types.invalid import MAX_DEPTH, too_deep
+from snakepit_bridge._types.snapshot import snapshot
+
+#: Converting an integer takes time that grows with the square of its length.
+MAX_DIGITS = 100_000
+
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = [1 if byte in b"[{" else -1 for byte in range(256)]
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def exact_int(digits: str) -> int:
+    """An integer of any size; `int` refuses texts of more than 4300 digits by default."""
+    from decimal import Decimal
+
+    if len(digits) > MAX_DIGITS + 1:
+        raise ValueError(f"an integer has more than {MAX_DIGITS} digits")
+    return int(Decimal(digits))
+
+
+_loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_exact_loads = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=exact_int).decode
+
+
+def _encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[Any], str]:
+    return json.JSONEncoder(
+        ensure_ascii=False,
+        allow_nan=allow_nan,
+        check_circular=False,
+        separators=(",", ":"),
+        default=default,
+    ).encode
+
+
+# `[].clear` takes no argument: it refuses any value, and runs no Python code to do so.
+_refuse: Any = [].clear
+_PLAIN = {allow_nan: _encoder(_refuse, allow_nan=allow_nan) for allow_nan in (False, True)}
+
+
+def encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[Any], str]:
+    """What makes a JSON text of a value; `default` gives what is to stand for what JSON has not."""
+    plain = _PLAIN[allow_nan]
+    full = _encoder(lambda value: snapshot(default(value)), allow_nan=allow_nan)
+
+    def encode(value: Any) -> str:
+        # Nobody can change the value while no Python code runs. The encoder in C iterates over
+        # dicts that `default` must not change.
+        try:
+            return plain(value)
+        except TypeError:
+            return full(snapshot(value))
+
+    return encode
+
+
+def read(text: str, name: str) -> Any:
+    """The value of a JSON text. Raises a `ValueError` if it is none."""
+    try:
+        value = _loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        value = _exact_loads(text)
+    except RecursionError:
+        raise too_deep(name) from None
+    return value
+
+
+def is_too_deep(data: bytes) -> bool:
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return False
+    # Most often no string has a bracket in it, and then nothing has to be cut out.
+    return _depth(data) > MAX_DEPTH and _depth(_STRING.sub(b"", data)) > MAX_DEPTH
+
+
+def _depth(data: bytes) -> int:
+    brackets = data.translate(None, _NOT_BRACKETS)
+    return max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0)
