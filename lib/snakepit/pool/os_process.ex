@@ -14,9 +14,6 @@ defmodule Snakepit.Pool.OSProcess do
                        VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS RAYON_NUM_THREADS
                        POLARS_MAX_THREADS)
 
-  # How long a pool that stops waits for the last lines of a worker to be logged, in ms.
-  @logging_grace 1_000
-
   @signals %{
     1 => "SIGHUP",
     2 => "SIGINT",
@@ -98,25 +95,6 @@ defmodule Snakepit.Pool.OSProcess do
     if process.messages, do: Native.messages_finish(process.messages.native)
     Output.finish(process.output)
   end
-
-  @doc "As `exited/1`, and waits a moment for the end of its output to be logged."
-  def exited_and_logged(process) do
-    exited(process)
-    Output.await_logged(process.output, @logging_grace)
-  end
-
-  @doc "What is to be told of one that did not start."
-  def start_error(worker, why), do: "worker #{worker.id} did not start: #{why}"
-
-  @doc """
-  Why a worker ended, of its state: as it was killed, or how its process ended and with which output. One
-  that is killed before it is ready has its output as well: it tells what it was at.
-  """
-  def end_text(%{why: why, timer: nil}) when why != nil, do: why
-  def end_text(%{tail: tail} = state) when tail in [nil, []], do: state.why || state.ended
-
-  def end_text(state),
-    do: "#{state.why || state.ended}; its last output:\n#{Enum.join(state.tail, "\n")}"
 
   @doc "Whether a status says that it was sent SIGTERM, and was not ready to act on that."
   def terminated?(status), do: status == 128 + 15

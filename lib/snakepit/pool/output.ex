@@ -57,16 +57,6 @@ defmodule Snakepit.Pool.Output do
   @spec finish(t) :: :ok
   def finish(output), do: Native.output_finish(output.native)
 
-  @doc "Waits until what it has printed is logged, at most `timeout` ms."
-  @spec await_logged(t, timeout) :: :ok
-  def await_logged(%{monitor: monitor}, timeout) do
-    receive do
-      {:DOWN, ^monitor, :process, _logger, _reason} -> :ok
-    after
-      timeout -> :ok
-    end
-  end
-
   defp await_output(ref, worker, held) do
     receive do
       {^ref, nil} -> :ok

@@ -5,68 +5,42 @@ defmodule Snakepit.Pool.Worker do
   # waits for that.
   use GenServer, restart: :temporary
 
-  import Snakepit.Pool.Membership
-
   alias Snakepit.Native
-  alias Snakepit.Pool.{HealthCheck, OSProcess}
+  alias Snakepit.Pool.{Membership, OSProcess}
   alias Snakepit.Stdio.Message
   alias Snakepit.Telemetry
 
-  # How long the end of the output may be on its way once the process is gone, in ms.
-  @output_grace 1_000
+  # How long a process may last that has closed its standard output, in ms.
+  @exit_grace 1_000
   # What a message has beside its value: an error's text and traceback, for one.
   @envelope_bytes 1_048_576
 
   # It has what its callers have sent in it.
-  @derive {Inspect, only: [:id, :key, :why]}
-  defstruct [
-    :id,
-    :held,
-    :pool,
-    :manager,
-    :options,
-    :process,
-    :key,
-    :timer,
-    :why,
-    :ended,
-    :check,
-    :leaving,
-    :tail,
-    closed: false,
-    terminated: false,
-    calls: %{},
-    asked: %{}
-  ]
+  @derive {Inspect, only: [:membership]}
+  defstruct [:membership, calls: %{}, asked: %{}]
 
   @doc "Options: `:id`, `:held`, `:pool` (native), `:manager`, `:options` (the pool's)."
-  def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
+  def start_link(worker), do: Membership.start_link(__MODULE__, worker)
 
   @impl true
-  def init(worker) do
-    Process.flag(:trap_exit, true)
-    {:ok, struct(__MODULE__, worker)}
-  end
+  def init(given), do: {:ok, %__MODULE__{membership: Membership.new(given)}}
 
   @impl true
-  def handle_continue(:start, state) do
-    worker = %{id: state.id, listen: nil, options: state.options}
+  def handle_continue(:start, %{membership: membership} = state) do
+    limit = membership.options.max_message_size + @envelope_bytes
 
-    limit = state.options.max_message_size + @envelope_bytes
-
-    case OSProcess.start(worker, [], messages: limit, held: state.held) do
-      {:ok, process} ->
-        timer = Process.send_after(self(), :startup_timeout, state.options.startup_timeout)
-        {:noreply, request(:ready, "$health", %{}, %{state | process: process, timer: timer})}
+    case Membership.launch(membership, nil, [], messages: limit) do
+      {:ok, membership} ->
+        {:noreply, request(:ready, "$health", %{}, %{state | membership: membership})}
 
       {:error, message} ->
-        stop({:start_failed, OSProcess.start_error(state, message)}, state)
+        {:stop, Membership.start_failed(membership, message), state}
     end
   end
 
   @impl true
-  def handle_call({:describe, _what, _timeout}, _from, %{key: nil} = state),
-    do: {:reply, description(nil, state), state}
+  def handle_call({:describe, _what, _timeout}, _from, %{membership: %{key: nil}} = state),
+    do: {:reply, Membership.description(state.membership, nil), state}
 
   def handle_call({:describe, what, timeout}, from, state) do
     timer = Process.send_after(self(), {:describe_timeout, from}, timeout)
@@ -78,7 +52,8 @@ defmodule Snakepit.Pool.Worker do
   # The manager watches this process now.
   def handle_info(:start, state), do: {:noreply, state, {:continue, :start}}
 
-  def handle_info({:call, ref, _call}, %{ended: ended} = state) when ended != nil do
+  def handle_info({:call, ref, _call}, %{membership: %{exit_text: text}} = state)
+      when text != nil do
     send(ref, {ref, :not_started})
     {:noreply, state}
   end
@@ -86,13 +61,16 @@ defmodule Snakepit.Pool.Worker do
   def handle_info({:call, ref, %{left: left} = call}, state) do
     timer = left && Process.send_after(self(), {:deadline, call.id}, left)
     monitor = Process.monitor(call.caller)
-    OSProcess.write(state.process, call.message)
+    OSProcess.write(state.membership.process, call.message)
     call = call |> Map.drop([:message]) |> Map.merge(%{ref: ref, timer: timer, monitor: monitor})
     {:noreply, put_in(state.calls[call.id], call)}
   end
 
-  def handle_info({ref, {:message, message}}, %{process: %{messages: %{ref: ref}}} = state) do
-    OSProcess.handled(state.process)
+  def handle_info(
+        {ref, {:message, message}},
+        %{membership: %{process: %{messages: %{ref: ref}}}} = state
+      ) do
+    OSProcess.handled(state.membership.process)
     id = Native.response_id(message)
 
     case state do
@@ -100,15 +78,18 @@ defmodule Snakepit.Pool.Worker do
         {:noreply, answered(call, message, %{state | calls: Map.delete(state.calls, id)})}
 
       %{asked: %{^id => asked}} ->
-        {:noreply, told(asked, message, %{state | asked: Map.delete(state.asked, id)})}
+        {:noreply, replied(asked, message, %{state | asked: Map.delete(state.asked, id)})}
 
       _ ->
         {:noreply, notified(message, state)}
     end
   end
 
-  def handle_info({ref, {:too_large, size}}, %{process: %{messages: %{ref: ref}}} = state) do
-    limit = state.options.max_message_size
+  def handle_info(
+        {ref, {:too_large, size}},
+        %{membership: %{process: %{messages: %{ref: ref}}}} = state
+      ) do
+    limit = state.membership.options.max_message_size
 
     why =
       "it wrote a message of #{size} bytes to its standard output (:max_message_size is #{limit})"
@@ -116,31 +97,13 @@ defmodule Snakepit.Pool.Worker do
     {:noreply, kill(why, state)}
   end
 
-  def handle_info({ref, :closed}, %{process: %{messages: %{ref: ref}}} = state) do
-    unless state.ended, do: Process.send_after(self(), :output_closed, @output_grace)
-    stop_if_complete(%{state | closed: true})
+  def handle_info({ref, :closed}, %{membership: %{process: %{messages: %{ref: ref}}}} = state) do
+    Process.send_after(self(), :messages_closed, @exit_grace)
+    next(Membership.messages_closed(state.membership), state)
   end
 
-  def handle_info(:output_closed, %{ended: nil} = state),
+  def handle_info(:messages_closed, %{membership: %{exit_text: nil}} = state),
     do: {:noreply, kill("it closed its standard output", state)}
-
-  def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = state) do
-    state = %{state | terminated: OSProcess.terminated?(status)}
-    ended(OSProcess.status_text(status), state)
-  end
-
-  def handle_info({:EXIT, port, reason}, %{process: %{port: port}, ended: nil} = state) do
-    ended("it takes no more requests (#{inspect(reason)})", state)
-  end
-
-  def handle_info({:EXIT, port, _reason}, state) when is_port(port), do: {:noreply, state}
-  def handle_info({:EXIT, _from, reason}, state), do: {:stop, reason, state}
-
-  def handle_info({ref, {:ended, tail}}, %{process: %{output: %{ref: ref}}} = state) do
-    stop_if_complete(%{state | tail: tail})
-  end
-
-  def handle_info(:output_timeout, state), do: stop_ended(state)
 
   def handle_info({:deadline, id}, state) do
     case state.calls do
@@ -149,37 +112,29 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
-  def handle_info({:DOWN, monitor, :process, _caller, _reason}, state) do
+  # Of a caller: the monitors of the calls are this process's only ones beside that of its membership.
+  def handle_info({:DOWN, monitor, :process, caller, reason}, state) do
     case Enum.find(state.calls, fn {_id, call} -> call.monitor == monitor end) do
       {_id, %{ref: ref} = call} when ref != nil -> {:noreply, abandon(call, nil, state)}
-      _ -> {:noreply, state}
+      _ -> lifecycle({:DOWN, monitor, :process, caller, reason}, state)
     end
   end
 
   def handle_info({:grace, id}, state) when is_map_key(state.calls, id) do
-    why = "a cancelled call went on for #{state.options.kill_grace} ms (:kill_grace)"
-    {:noreply, kill_ready(why, state)}
+    grace = state.membership.options.kill_grace
+    why = "a cancelled call went on for #{grace} ms (:kill_grace)"
+    {:noreply, %{state | membership: Membership.kill_ready(state.membership, why)}}
   end
-
-  def handle_info(:startup_timeout, %{timer: timer} = state) when timer != nil do
-    message = "it was not ready within #{state.options.startup_timeout} ms (:startup_timeout)"
-    {:noreply, kill(message, state)}
-  end
-
-  def handle_info(:check_health, %{key: key, leaving: leaving} = state)
-      when key == nil or leaving != nil,
-      do: {:noreply, state}
 
   def handle_info(:check_health, state) do
     {id, _request_id} = Native.new_call()
-    result = HealthCheck.tick(state.check, fn _timeout -> id end)
-    # The question is on its way only if no other is.
-    case checked(result, state) do
-      %{check: %{pending: ^id}} = state ->
-        {:noreply, request(id, :check, "$health", %{}, state)}
+    membership = Membership.check_health(state.membership, fn _timeout -> id end)
+    state = %{state | membership: membership}
 
-      state ->
-        {:noreply, state}
+    # The question is on its way only if no other is.
+    case membership.check do
+      %{pending: ^id} -> {:noreply, request(id, :check, "$health", %{}, state)}
+      _ -> {:noreply, state}
     end
   end
 
@@ -189,45 +144,39 @@ defmodule Snakepit.Pool.Worker do
         {:noreply, state}
 
       {id, _asked} ->
-        GenServer.reply(from, description(nil, state))
+        GenServer.reply(from, Membership.description(state.membership, nil))
         {:noreply, %{state | asked: Map.put(state.asked, id, nil)}}
     end
   end
-
-  # Its successor is ready.
-  def handle_info(:retire, state), do: {:noreply, drain(state)}
-  def handle_info(:snakepit_drained, state), do: {:noreply, ask_to_exit(state)}
-  def handle_info(:drain_timeout, state), do: {:noreply, abandon_all(state)}
-
-  def handle_info(:exit_timeout, %{ended: nil} = state),
-    do: {:noreply, kill("it did not exit after SIGTERM", state)}
 
   def handle_info({:snakepit_end_session, id, generation}, state) do
     args = %{session_id: id, session_generation: generation}
     {:noreply, request(nil, "$end_session", args, state)}
   end
 
-  def handle_info({:snakepit_kill, why}, state), do: {:noreply, kill_ready(why, state)}
-
-  def handle_info(_late, state), do: {:noreply, state}
+  def handle_info(message, state), do: lifecycle(message, state)
 
   @impl true
-  def terminate(_reason, state) do
-    if state.process do
-      left = if state.ended, do: state, else: shut_down(state)
-      answer_all(left, left.ended || stopped_text())
-      OSProcess.stopped(state.process, state.ended || :shutdown)
-    end
+  def terminate(_reason, %{membership: membership} = state) do
+    answer_all(state, Membership.end_text(membership))
+    Membership.stopped(membership)
   end
 
   if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
-  def format_status(status), do: without_secrets(status)
+  def format_status(status), do: Membership.without_secrets(status)
 
-  defp shut_down(state) do
-    state = stop_serving(state, &handle_info/2)
-    OSProcess.exited_and_logged(state.process)
-    leave(state)
-  end
+  defp lifecycle(message, state),
+    do: message |> Membership.handle_info(state.membership) |> next(state)
+
+  defp next({:noreply, membership}, state), do: {:noreply, %{state | membership: membership}}
+
+  defp next({:cancel_calls, membership}, state),
+    do: {:noreply, abandon_all(%{state | membership: membership})}
+
+  defp next({:stop, membership}, state),
+    do: {:stop, Membership.stop_reason(membership), %{state | membership: membership}}
+
+  defp kill(why, state), do: %{state | membership: Membership.kill(state.membership, why)}
 
   # Asks the worker itself; `asked` is who is to be told.
   defp request(asked, command, args, state) do
@@ -237,13 +186,13 @@ defmodule Snakepit.Pool.Worker do
 
   defp request(id, asked, command, args, state) do
     {:ok, message} = Message.request(id, command, args)
-    OSProcess.write(state.process, message)
+    OSProcess.write(state.membership.process, message)
     put_in(state.asked[id], asked)
   end
 
   defp notified(message, state) do
     if Message.draining?(message) do
-      said_draining(state)
+      %{state | membership: Membership.said_draining(state.membership)}
     else
       text = String.slice(inspect(message, limit: 100, printable_limit: 100), 0, 200)
       kill("it wrote to its standard output what answers nothing: #{text}", state)
@@ -251,32 +200,31 @@ defmodule Snakepit.Pool.Worker do
   end
 
   # It takes no calls any more.
-  defp told(:ready, _message, %{leaving: leaving} = state) when leaving != nil, do: state
+  defp replied(:ready, _message, %{membership: %{leaving: leaving}} = state) when leaving != nil,
+    do: state
 
-  defp told(:ready, message, state) do
+  defp replied(:ready, message, state) do
     case Message.result(message) do
       {:ok, %{"healthy" => false} = health} ->
         kill("it says that it is not healthy: #{inspect(health)}", state)
 
       # A worker that does not know the command has answered as well.
       _ ->
-        join(state, nil)
+        %{state | membership: Membership.join(state.membership, nil)}
     end
   end
 
-  defp told(nil, _message, state), do: state
+  defp replied(nil, _message, state), do: state
 
-  # It has left the pool meanwhile.
-  defp told(:check, _message, %{check: nil} = state), do: state
-
-  defp told(:check, message, state) do
+  defp replied(:check, message, state) do
     # A worker that does not know the command has answered as well.
-    checked(HealthCheck.answered(state.check, said(message, %{})), state)
+    health = said(message, %{})
+    %{state | membership: Membership.health_answered(state.membership, health)}
   end
 
-  defp told({:describe, from, timer}, message, state) do
+  defp replied({:describe, from, timer}, message, state) do
     Process.cancel_timer(timer)
-    GenServer.reply(from, description(said(message, %{}), state))
+    GenServer.reply(from, Membership.description(state.membership, said(message, %{})))
     state
   end
 
@@ -297,11 +245,11 @@ defmodule Snakepit.Pool.Worker do
   end
 
   # A worker whose time is up cancels what still runs.
-  defp answer(message, %{leaving: nil}), do: {:ok, message}
+  defp answer(message, %{membership: %{leaving: nil}}), do: {:ok, message}
 
   defp answer(message, _state) do
     case Message.result(message) do
-      {:error, {:cancelled, _text, _details}} -> {:crashed, stopped_text()}
+      {:error, {:cancelled, _text, _details}} -> {:crashed, Membership.stopped_text()}
       _ -> {:ok, message}
     end
   end
@@ -310,14 +258,14 @@ defmodule Snakepit.Pool.Worker do
   defp abandon(call, answer, state) do
     if answer, do: send(call.ref, {call.ref, answer})
     if call.timer, do: Process.cancel_timer(call.timer)
-    timer = Process.send_after(self(), {:grace, call.id}, state.options.kill_grace)
+    timer = Process.send_after(self(), {:grace, call.id}, state.membership.options.kill_grace)
     call = Map.merge(call, %{ref: nil, timer: timer, since: System.monotonic_time()})
     request(nil, "$cancel", %{id: call.id}, put_in(state.calls[call.id], call))
   end
 
   defp abandon_all(state) do
     for({_id, %{ref: ref} = call} when ref != nil <- state.calls, do: call)
-    |> Enum.reduce(state, &abandon(&1, {:crashed, stopped_text()}, &2))
+    |> Enum.reduce(state, &abandon(&1, {:crashed, Membership.stopped_text()}, &2))
   end
 
   defp tell_ended(call, how, state) do
@@ -325,31 +273,9 @@ defmodule Snakepit.Pool.Worker do
       how: how,
       command: call.command,
       request_id: call.request_id,
-      pool: state.options.name,
-      worker_id: state.id
+      pool: state.membership.options.name,
+      worker_id: state.membership.id
     })
-  end
-
-  # The process is gone: what its handlers have started leaves with it. How it ended is known when its
-  # output is.
-  defp ended(text, state) do
-    OSProcess.exited(state.process)
-    Process.send_after(self(), :output_timeout, @output_grace)
-    stop_if_complete(%{leave(state) | ended: text})
-  end
-
-  # What it has answered and what it has printed have come whole.
-  defp stop_if_complete(%{ended: ended, closed: closed, tail: tail} = state) do
-    if ended && closed && tail, do: stop_ended(state), else: {:noreply, state}
-  end
-
-  defp stop_ended(state) do
-    why = OSProcess.end_text(state)
-    state = %{answer_all(state, why) | ended: why}
-
-    if state.timer,
-      do: stop({start_failure(state), OSProcess.start_error(state, why)}, state),
-      else: stop({:exited, why}, state)
   end
 
   # Its calls end with it. Whoever hears nothing from one that ends in order knows that it never took the
@@ -364,10 +290,6 @@ defmodule Snakepit.Pool.Worker do
     end
 
     for {_id, {:describe, from, _timer}} <- state.asked,
-        do: GenServer.reply(from, description(nil, state))
-
-    %{state | calls: %{}, asked: %{}}
+        do: GenServer.reply(from, Membership.description(state.membership, nil))
   end
-
-  defp stop(why, state), do: {:stop, {:shutdown, why}, state}
 end
