@@ -32,6 +32,27 @@ impl Fields {
         Self { values, kinds }
     }
 
+    pub fn as_view(&self) -> FieldsRef<'_> {
+        FieldsRef {
+            values: &self.values,
+            kinds: self.kinds.as_ref(),
+        }
+    }
+
+    /// The bytes of the names and the values.
+    pub fn size(&self) -> usize {
+        self.as_view().size()
+    }
+}
+
+/// Fields that a message holds.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldsRef<'a> {
+    pub values: &'a [Field],
+    pub kinds: Option<&'a Bytes>,
+}
+
+impl FieldsRef<'_> {
     /// The bytes of the names and the values.
     pub fn size(&self) -> usize {
         self.values

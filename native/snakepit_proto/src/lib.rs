@@ -1,7 +1,11 @@
-//! The wire contract of `proto/snakepit.proto`, as prost types and a tonic client.
+//! The wire contract of `proto/snakepit.proto`, as prost types and a tonic client, and the shape of a
+//! call, which several of its messages share.
 
+mod call_header;
 mod fields;
+mod handler_exit;
 
-pub use fields::{Fields, copied, packed};
+pub use call_header::{CallHeader, SessionKey};
+pub use fields::{Fields, FieldsRef, copied, packed};
 
 tonic::include_proto!("snakepit");

@@ -6,6 +6,15 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class HandlerExit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HANDLER_EXIT_UNKNOWN: _ClassVar[HandlerExit]
+    HANDLER_EXIT_STOPPED: _ClassVar[HandlerExit]
+    HANDLER_EXIT_CLOSED: _ClassVar[HandlerExit]
+HANDLER_EXIT_UNKNOWN: HandlerExit
+HANDLER_EXIT_STOPPED: HandlerExit
+HANDLER_EXIT_CLOSED: HandlerExit
+
 class ExecuteRequest(_message.Message):
     __slots__ = ("command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds")
     class ArgsEntry(_message.Message):
@@ -171,7 +180,7 @@ class CallFrame(_message.Message):
     def __init__(self, call_id: _Optional[int] = ..., act: _Optional[_Union[CallFrame.Act, str]] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., arg_kinds: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_us: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., session_generation: _Optional[int] = ...) -> None: ...
 
 class ReplyFrame(_message.Message):
-    __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "has_start_journal")
+    __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "has_start_journal", "handler_exit")
     class ResultEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +198,7 @@ class ReplyFrame(_message.Message):
     NOT_STARTED_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     HAS_START_JOURNAL_FIELD_NUMBER: _ClassVar[int]
+    HANDLER_EXIT_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     success: bool
     result: _containers.ScalarMap[str, bytes]
@@ -199,7 +209,8 @@ class ReplyFrame(_message.Message):
     not_started: bool
     ended: str
     has_start_journal: bool
-    def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., has_start_journal: bool = ...) -> None: ...
+    handler_exit: HandlerExit
+    def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., has_start_journal: bool = ..., handler_exit: _Optional[_Union[HandlerExit, str]] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ("worker_id", "await_call_id")
@@ -210,7 +221,7 @@ class HealthRequest(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., await_call_id: _Optional[int] = ...) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight", "python_stuck_ms")
+    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight", "python_stuck_ms", "await_exit")
     HEALTHY_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +232,7 @@ class HealthResponse(_message.Message):
     AWAIT_ENDED_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     PYTHON_STUCK_MS_FIELD_NUMBER: _ClassVar[int]
+    AWAIT_EXIT_FIELD_NUMBER: _ClassVar[int]
     healthy: bool
     worker_id: str
     uptime_ms: int
@@ -231,7 +243,8 @@ class HealthResponse(_message.Message):
     await_ended: str
     in_flight: int
     python_stuck_ms: int
-    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ...) -> None: ...
+    await_exit: HandlerExit
+    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ..., await_exit: _Optional[_Union[HandlerExit, str]] = ...) -> None: ...
 
 class InfoRequest(_message.Message):
     __slots__ = ("include_capabilities", "include_stats", "include_commands")

@@ -54,6 +54,9 @@ _REQUEST_ID = "x-request-id"
 # What grpcio gives as the time that remains when there is no deadline is some centuries.
 _ENDLESS = 1e9
 
+# A client that does not know the enum reads the text.
+_EXITS = {"stopped": pb.HANDLER_EXIT_STOPPED, "closed": pb.HANDLER_EXIT_CLOSED}
+
 _Wire = Union[UnaryWire, StreamWire]
 _Request = Union[pb.ExecuteRequest, pb.SessionRequest]
 
@@ -270,6 +273,7 @@ class _Service(grpc.GenericRpcHandler):
             remaining = _remaining(rpc)
             timeout = None if remaining is None else max(0.0, remaining - HEALTH_MARGIN)
             runner.wait_gone(request.await_call_id, timeout, lambda: not rpc.is_active())
+        ended = runner.how_ended(request.await_call_id)
         return pb.HealthResponse(
             healthy=True,
             worker_id=self._worker.worker_id,
@@ -279,7 +283,8 @@ class _Service(grpc.GenericRpcHandler):
             version=__version__,
             in_flight=runner.in_flight(),
             running_call_ids=runner.running_call_ids(),
-            await_ended=runner.how_ended(request.await_call_id),
+            await_ended=ended,
+            await_exit=_EXITS.get(ended, pb.HANDLER_EXIT_UNKNOWN),
         )
 
     def _end_session(

@@ -1,0 +1,336 @@
+//! The shape of a call, written once: its command, its arguments and how each was encoded, its session
+//! and which life of that, its request id and metadata, its deadline. Both ends make and read the
+//! messages that carry a call here.
+
+use crate::{CallFrame, EndSessionRequest, ExecuteRequest, Fields, FieldsRef, SessionRequest};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// A call, held as the message that has all of a call's fields: it is made once, and sent from there
+/// as often as it must be.
+#[derive(Clone, Debug, Default)]
+pub struct CallHeader {
+    frame: CallFrame,
+    /// An RPC can name a session by an empty id, a frame cannot.
+    in_session: bool,
+    deadline: Option<Instant>,
+}
+
+/// A session, and which life of it; 0 where that is not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionKey<Id = String> {
+    pub id: Id,
+    pub generation: u64,
+}
+
+impl CallHeader {
+    pub fn new(command: String, args: Fields) -> Self {
+        let frame = CallFrame {
+            command,
+            args: args.values,
+            arg_kinds: args.kinds,
+            ..CallFrame::default()
+        };
+        Self {
+            frame,
+            ..Self::default()
+        }
+    }
+
+    /// Names the call on its connection.
+    #[inline]
+    pub fn call_id(&self) -> u64 {
+        self.frame.call_id
+    }
+
+    #[inline]
+    pub fn command(&self) -> &str {
+        &self.frame.command
+    }
+
+    #[inline]
+    pub fn args(&self) -> FieldsRef<'_> {
+        FieldsRef {
+            values: &self.frame.args,
+            kinds: self.frame.arg_kinds.as_ref(),
+        }
+    }
+
+    #[inline]
+    pub fn session(&self) -> Option<SessionKey<&str>> {
+        self.in_session.then_some(SessionKey {
+            id: self.frame.session_id.as_str(),
+            generation: self.frame.session_generation,
+        })
+    }
+
+    pub fn set_session(&mut self, session: SessionKey) {
+        self.in_session = true;
+        self.frame.session_id = session.id;
+        self.frame.session_generation = session.generation;
+    }
+
+    /// Which life of its session the call belongs to, once that is known.
+    #[inline]
+    pub fn set_generation(&mut self, generation: u64) {
+        self.frame.session_generation = generation;
+    }
+
+    #[inline]
+    pub fn request_id(&self) -> &str {
+        &self.frame.request_id
+    }
+
+    pub fn set_request_id(&mut self, request_id: String) {
+        self.frame.request_id = request_id;
+    }
+
+    #[inline]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.frame.metadata
+    }
+
+    /// Of values with the same name the last counts.
+    pub fn set_metadata(&mut self, metadata: impl IntoIterator<Item = (String, String)>) {
+        self.frame.metadata = metadata.into_iter().collect();
+    }
+
+    #[inline]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// How much time is left; none without a deadline.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The call as one frame among others, as it is at this moment.
+    pub fn frame(&mut self, call_id: u64) -> &CallFrame {
+        self.frame.call_id = call_id;
+        // 0 says that there is no deadline.
+        self.frame.timeout_us = self.remaining().map_or(0, |left| {
+            u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1)
+        });
+        &self.frame
+    }
+
+    /// The call as an RPC of its own, outside of a session.
+    pub fn execute_request(&self, call_id: u64) -> ExecuteRequest {
+        ExecuteRequest {
+            command: self.frame.command.clone(),
+            args: self.frame.args.clone(),
+            timeout_ms: self.timeout_ms(),
+            request_id: self.frame.request_id.clone(),
+            call_id,
+            arg_kinds: self.frame.arg_kinds.clone(),
+        }
+    }
+
+    /// The call as an RPC of its own, in its session.
+    pub fn session_request(&self, call_id: u64) -> SessionRequest {
+        let plain = self.execute_request(call_id);
+        SessionRequest {
+            session_id: self.frame.session_id.clone(),
+            session_generation: self.frame.session_generation,
+            command: plain.command,
+            args: plain.args,
+            timeout_ms: plain.timeout_ms,
+            request_id: plain.request_id,
+            call_id: plain.call_id,
+            arg_kinds: plain.arg_kinds,
+        }
+    }
+
+    fn timeout_ms(&self) -> i32 {
+        self.remaining().map_or(0, |left| {
+            i32::try_from(left.as_millis()).unwrap_or(i32::MAX)
+        })
+    }
+}
+
+impl From<CallFrame> for CallHeader {
+    fn from(mut frame: CallFrame) -> Self {
+        let args = Fields::received(std::mem::take(&mut frame.args), frame.arg_kinds.take());
+        (frame.args, frame.arg_kinds) = (args.values, args.kinds);
+        let timeout = Some(Duration::from_micros(frame.timeout_us));
+        Self {
+            in_session: !frame.session_id.is_empty(),
+            deadline: after(timeout.filter(|timeout| !timeout.is_zero())),
+            frame,
+        }
+    }
+}
+
+impl From<ExecuteRequest> for CallHeader {
+    fn from(request: ExecuteRequest) -> Self {
+        let args = Fields::received(request.args, request.arg_kinds);
+        let mut header = Self::new(request.command, args);
+        header.frame.call_id = request.call_id;
+        header.set_request_id(request.request_id);
+        let timeout = u64::try_from(request.timeout_ms).ok();
+        let timeout = timeout.filter(|millis| *millis > 0);
+        header.set_deadline(after(timeout.map(Duration::from_millis)));
+        header
+    }
+}
+
+impl From<SessionRequest> for CallHeader {
+    fn from(request: SessionRequest) -> Self {
+        let plain = ExecuteRequest {
+            command: request.command,
+            args: request.args,
+            timeout_ms: request.timeout_ms,
+            request_id: request.request_id,
+            call_id: request.call_id,
+            arg_kinds: request.arg_kinds,
+        };
+        let mut header = Self::from(plain);
+        header.set_session(SessionKey {
+            id: request.session_id,
+            generation: request.session_generation,
+        });
+        header
+    }
+}
+
+impl From<SessionKey> for EndSessionRequest {
+    fn from(session: SessionKey) -> Self {
+        Self {
+            session_id: session.id,
+            session_generation: session.generation,
+        }
+    }
+}
+
+impl From<EndSessionRequest> for SessionKey {
+    fn from(request: EndSessionRequest) -> Self {
+        Self {
+            id: request.session_id,
+            generation: request.session_generation,
+        }
+    }
+}
+
+/// A time so far away that the clock does not reach it is none.
+fn after(timeout: Option<Duration>) -> Option<Instant> {
+    Instant::now().checked_add(timeout?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{Field, call_frame::Act};
+    use bytes::Bytes;
+
+    fn fields() -> Fields {
+        let args = vec![
+            (Field::new("b", Bytes::from("2")), 3),
+            (Field::new("a", Bytes::from("1")), 1),
+        ];
+        Fields::sent(args, true)
+    }
+
+    fn header() -> CallHeader {
+        let mut header = CallHeader::new("echo".into(), fields());
+        header.set_session(SessionKey {
+            id: "s".into(),
+            generation: 0,
+        });
+        header.set_generation(7);
+        header.set_request_id("r".into());
+        header.set_metadata([("k", "1"), ("k", "2")].map(|(k, v)| (k.into(), v.into())));
+        header.set_deadline(Instant::now().checked_add(Duration::from_secs(60)));
+        header
+    }
+
+    fn assert_carried(header: &CallHeader, call_id: u64) {
+        let expected = fields();
+        assert_eq!((header.call_id(), header.command()), (call_id, "echo"));
+        assert_eq!(header.args().values, expected.values);
+        assert_eq!(header.args().kinds, expected.kinds.as_ref());
+        assert_eq!(header.request_id(), "r");
+        let left = header.remaining().unwrap();
+        assert!(left > Duration::from_secs(30) && left <= Duration::from_secs(60));
+    }
+
+    const IN_SESSION: SessionKey<&str> = SessionKey {
+        id: "s",
+        generation: 7,
+    };
+
+    #[test]
+    fn a_frame_carries_a_call_whole() {
+        let mut sent = header();
+        let frame = sent.frame(3).clone();
+        assert_eq!(frame.act(), Act::Call);
+        let received = CallHeader::from(frame);
+        assert_carried(&received, 3);
+        assert_eq!(received.session(), Some(IN_SESSION));
+        assert_eq!(received.metadata()["k"], "2");
+    }
+
+    #[test]
+    fn a_request_of_its_own_carries_a_call_but_for_its_metadata() {
+        let plain = CallHeader::from(header().execute_request(3));
+        assert_carried(&plain, 3);
+        assert_eq!(plain.session(), None);
+        let in_session = CallHeader::from(header().session_request(3));
+        assert_carried(&in_session, 3);
+        assert_eq!(in_session.session(), Some(IN_SESSION));
+    }
+
+    #[test]
+    fn a_call_without_a_deadline_says_so_and_one_whose_time_is_up_has_one() {
+        let mut header = CallHeader::default();
+        assert_eq!(header.frame(1).timeout_us, 0);
+        assert_eq!(header.execute_request(1).timeout_ms, 0);
+        assert_eq!(CallHeader::from(header.frame(1).clone()).deadline(), None);
+        let request = header.execute_request(1);
+        assert_eq!(CallHeader::from(request).deadline(), None);
+        header.set_deadline(Some(Instant::now()));
+        assert_eq!(header.frame(1).timeout_us, 1);
+    }
+
+    #[test]
+    fn a_timeout_below_zero_or_beyond_the_clock_is_none() {
+        let request = ExecuteRequest {
+            timeout_ms: -1,
+            ..ExecuteRequest::default()
+        };
+        assert_eq!(CallHeader::from(request).deadline(), None);
+        let frame = CallFrame {
+            timeout_us: u64::MAX,
+            ..CallFrame::default()
+        };
+        // It is taken, whatever the clock makes of it.
+        let _ = CallHeader::from(frame).remaining();
+    }
+
+    #[test]
+    fn arguments_are_put_in_order_and_of_duplicates_the_last_counts() {
+        let field = |name: &'static str, value: &'static str| Field::new(name, Bytes::from(value));
+        let frame = CallFrame {
+            args: vec![field("b", "1"), field("a", "2"), field("b", "3")],
+            ..CallFrame::default()
+        };
+        let header = CallHeader::from(frame);
+        assert_eq!(header.args().values, [field("a", "2"), field("b", "3")]);
+        assert_eq!(header.args().size(), 4);
+    }
+
+    #[test]
+    fn a_frame_with_an_empty_session_id_is_in_none_and_a_request_is_in_that_one() {
+        assert_eq!(CallHeader::from(CallFrame::default()).session(), None);
+        let session = CallHeader::from(SessionRequest::default());
+        assert_eq!(session.session().unwrap().id, "");
+    }
+}
