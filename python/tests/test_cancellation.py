@@ -7,7 +7,16 @@ import grpc
 import pytest
 from client import Client, Pipe, times
 
+from snakepit_bridge._proto import snakepit_pb2 as pb
+
 MakePipe = Callable[[str], Pipe]
+
+
+def assert_exit(client: Client, call_id: int, text: str, handler_exit: pb.HandlerExit) -> None:
+    """The call has ended, and how is told to clients of both kinds."""
+    health = client.health(await_call_id=call_id)
+    assert health.running_call_ids == []
+    assert (health.await_ended, health.await_exit) == (text, handler_exit)
 
 
 def test_a_cancelled_call_s_context_says_so_at_once(client: Client, pipe: MakePipe) -> None:
@@ -17,7 +26,7 @@ def test_a_cancelled_call_s_context_says_so_at_once(client: Client, pipe: MakePi
     assert client.health().running_call_ids == [11]
     call.cancel()
     assert watch.line() == "cancelled True"
-    assert client.health(await_call_id=11).running_call_ids == []
+    assert_exit(client, 11, "stopped", pb.HANDLER_EXIT_STOPPED)
     assert "on_cancel" in client.result("note", note="x")["result"]
 
 
@@ -50,7 +59,7 @@ def test_an_async_command_is_cancelled_like_a_task(client: Client, pipe: MakePip
     assert watch.line() == "started"
     call.cancel()
     assert watch.line() == "finally"
-    assert client.health(await_call_id=12).running_call_ids == []
+    assert_exit(client, 12, "closed", pb.HANDLER_EXIT_CLOSED)
 
 
 @pytest.mark.parametrize("name", ["endless", "endless_async"])
@@ -60,7 +69,7 @@ def test_a_cancelled_generator_is_closed(client: Client, pipe: MakePipe, name: s
     next(stream)
     stream.cancel()
     assert watch.line() == "finally"
-    assert client.health(await_call_id=13).running_call_ids == []
+    assert_exit(client, 13, "closed", pb.HANDLER_EXIT_CLOSED)
 
 
 def test_a_call_is_running_until_its_handler_has_really_ended(

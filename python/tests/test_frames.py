@@ -103,6 +103,7 @@ class TestCalls:
         assert pipes[2].line() == "cancelled True"
         reply = frames.reply()
         assert (reply.call_id, reply.ended) == (2, "stopped")
+        assert reply.handler_exit == pb.HANDLER_EXIT_STOPPED
         frames.act(1, pb.CallFrame.CANCEL)
         assert pipes[1].line() == "cancelled True"
         assert frames.reply().call_id == 1

@@ -76,7 +76,7 @@ impl AsyncCall {
                 self.worker.count(result.is_err());
                 if let Err(failure) = result {
                     let index = self.progress().index;
-                    let id = &self.call.request.request_id;
+                    let id = self.call.header.request_id();
                     chunks.push(&failed_chunk(id, index, failure));
                 }
                 self.worker.remember_end(&self.call);
@@ -119,12 +119,12 @@ impl AsyncCall {
 
     #[getter]
     fn request_id(&self) -> &str {
-        &self.call.request.request_id
+        self.call.header.request_id()
     }
 
     #[getter]
     fn session_id(&self) -> Option<&str> {
-        self.call.request.session_id.as_deref()
+        self.call.header.session().map(|session| session.id)
     }
 
     /// The keywords to call the function with; raises what is wrong with them.

@@ -2,34 +2,18 @@
 
 use crate::{commands::Command, journal::Journal};
 use pyo3::{Py, PyAny, Python};
-use snakepit_proto::Fields;
+use snakepit_proto::{CallHeader, HandlerExit};
 use snakepit_server::Job;
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
 };
 
 pub(crate) type Answer = snakepit_server::Answer<Journal>;
 
-/// What a call came with.
-#[derive(Default)]
-pub(crate) struct Request {
-    pub(crate) call_id: u64,
-    pub(crate) command: String,
-    pub(crate) args: Fields,
-    pub(crate) session_id: Option<String>,
-    pub(crate) session_generation: u64,
-    pub(crate) request_id: String,
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) metadata: Vec<(String, String)>,
-}
-
 pub(crate) struct Call {
     pub(crate) command: Arc<Command>,
-    pub(crate) request: Request,
+    pub(crate) header: CallHeader,
     pub(crate) answer: Answer,
     cancelled: AtomicBool,
     closed: AtomicBool,
@@ -51,10 +35,10 @@ impl Job for Call {
 }
 
 impl Call {
-    pub(crate) fn new(command: Arc<Command>, request: Request, answer: Answer) -> Arc<Self> {
+    pub(crate) fn new(command: Arc<Command>, header: CallHeader, answer: Answer) -> Arc<Self> {
         Arc::new(Self {
             command,
-            request,
+            header,
             answer,
             cancelled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -80,18 +64,18 @@ impl Call {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// How a cancelled call ended.
-    pub(crate) fn how_ended(&self) -> &'static str {
+    /// How the handler of a cancelled call ended.
+    pub(crate) fn exit(&self) -> HandlerExit {
         if self.closed.load(Ordering::Relaxed) {
-            "closed"
+            HandlerExit::Closed
         } else {
-            "stopped"
+            HandlerExit::Stopped
         }
     }
 
     /// No call of its session that runs here is this one any more.
     pub(crate) fn leave_session(&self, py: Python<'_>) {
-        if self.request.session_id.is_none() {
+        if self.header.session().is_none() {
             return;
         }
         let context = self.python().context.take();

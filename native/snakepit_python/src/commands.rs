@@ -1,17 +1,13 @@
 //! The commands of an adapter, and what Python does for the server.
 
-use crate::{
-    call::{Call, Request},
-    failure,
-};
+use crate::{call::Call, failure};
 use pyo3::{FromPyObject, panic::PanicException, prelude::*, sync::PyOnceLock, types::PyDict};
-use snakepit_proto::{CommandInfo, ParameterInfo};
+use snakepit_proto::{CallHeader, CommandInfo, ParameterInfo};
 use snakepit_server::Failure;
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
 };
 
 pub(crate) struct Command {
@@ -137,8 +133,8 @@ impl Commands {
         args: Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyDict>> {
         // A session is in use for as long as a call's context lives.
-        let context = if call.command.takes_context || call.request.session_id.is_some() {
-            let context = self.context(py, &call.request, !call.command.is_async)?;
+        let context = if call.command.takes_context || call.header.session().is_some() {
+            let context = self.context(py, &call.header, !call.command.is_async)?;
             call.python().context = Some(context.clone_ref(py));
             // Whoever cancelled the call before found no context to tell.
             if call.is_cancelled() {
@@ -149,7 +145,7 @@ impl Commands {
             None
         };
         // Types that were guessed are not checked.
-        let checked = call.request.args.kinds.is_some();
+        let checked = call.header.args().kinds.is_some();
         let keywords = call.command.bind.bind(py).call1((args, context, checked))?;
         Ok(keywords.cast_into::<PyDict>()?)
     }
@@ -163,21 +159,19 @@ impl Commands {
             .call0()
     }
 
-    fn context(&self, py: Python<'_>, request: &Request, may_wait: bool) -> PyResult<Py<PyAny>> {
-        let left = request.deadline.map(|deadline| {
-            deadline
-                .saturating_duration_since(Instant::now())
-                .as_secs_f64()
-        });
+    fn context(&self, py: Python<'_>, header: &CallHeader, may_wait: bool) -> PyResult<Py<PyAny>> {
+        let left = header.remaining().map(|left| left.as_secs_f64());
         let metadata = PyDict::new(py);
-        for (name, value) in &request.metadata {
+        for (name, value) in header.metadata() {
             metadata.set_item(name, value)?;
         }
-        let session = (request.session_id.as_deref(), request.session_generation);
+        let session = header
+            .session()
+            .map_or((None, 0), |session| (Some(session.id), session.generation));
         self.hooks.call_method1(
             py,
             "context",
-            (&request.request_id, session, left, metadata, may_wait),
+            (header.request_id(), session, left, metadata, may_wait),
         )
     }
 

@@ -6,6 +6,7 @@ use crate::{
     worker::{Refused, Worker},
 };
 use pyo3::Python;
+use snakepit_proto::{HandlerExit, SessionKey};
 use snakepit_server::{Answer, Failure, Outcome, failed_chunk, reply_frame, tell};
 use snakepit_wire::append;
 use std::{
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 enum Job {
     Cancel(Arc<Call>),
     Refuse(Refused),
-    EndSession(String, u64, oneshot::Sender<bool>),
+    EndSession(SessionKey, oneshot::Sender<bool>),
     CountSessions(oneshot::Sender<i64>),
     /// Only to see how long it takes.
     Probe,
@@ -78,9 +79,9 @@ impl Control {
         self.send(Job::Refuse(refused));
     }
 
-    pub(crate) async fn end_session(&self, id: String, generation: u64) -> bool {
+    pub(crate) async fn end_session(&self, session: SessionKey) -> bool {
         let (sender, ended) = oneshot::channel();
-        self.send(Job::EndSession(id, generation, sender));
+        self.send(Job::EndSession(session, sender));
         ended.await.unwrap_or(false)
     }
 
@@ -128,29 +129,29 @@ impl Job {
                 let _ = context.map(|context| context.call_method0(py, "_cancel"));
                 let _ = interrupt.map(|interrupt| interrupt.call0(py));
             }
-            Self::Refuse(Refused { request, answer }) => {
+            Self::Refuse(Refused { header, answer }) => {
                 let stream = answer.is_stream();
-                let failure = worker.commands.refusal(py, &request.command, stream);
+                let failure = worker.commands.refusal(py, header.command(), stream);
                 match answer {
                     Answer::Stream(chunks) => {
-                        chunks.push(&failed_chunk(&request.request_id, 0, failure));
+                        chunks.push(&failed_chunk(header.request_id(), 0, failure));
                         chunks.end();
                     }
                     Answer::Frame(lane) => {
                         let outcome = refused(failure);
                         lane.outlet
-                            .queue(|out| append(out, &reply_frame(request.call_id, outcome)));
+                            .queue(|out| append(out, &reply_frame(header.call_id(), outcome)));
                         lane.outlet.wake();
                     }
                     Answer::Unary(sender) => tell(&sender, refused(failure)),
                 }
             }
-            Self::EndSession(id, generation, sender) => {
-                let ended =
-                    worker
-                        .commands
-                        .hooks()
-                        .call_method1(py, "end_session", (id, generation));
+            Self::EndSession(session, sender) => {
+                let ended = worker.commands.hooks().call_method1(
+                    py,
+                    "end_session",
+                    (session.id, session.generation),
+                );
                 let ended = ended.and_then(|ended| ended.is_truthy(py)).unwrap_or(false);
                 // Who does not wait any more needs no answer.
                 let _ = sender.send(ended);
@@ -172,7 +173,7 @@ fn refused(failure: Failure) -> Outcome {
     Outcome {
         result: Err(failure),
         took: Duration::ZERO,
-        ended: "",
+        exit: HandlerExit::Unknown,
     }
 }
 

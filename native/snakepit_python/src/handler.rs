@@ -30,7 +30,7 @@ thread_local! {
 pub(crate) fn request_id() -> String {
     RUNNING.with_borrow(|call| {
         call.as_ref()
-            .map(|call| call.request.request_id.clone())
+            .map(|call| call.header.request_id().to_owned())
             .unwrap_or_default()
     })
 }
@@ -159,7 +159,7 @@ fn may_start(
         (_, []) => true,
         (Answer::Frame(lane), [before]) if Arc::ptr_eq(lane, before) => {
             worker.commands_are_short()
-                && lane.may_start(|journal| journal.note(py, call.request.call_id, writer))
+                && lane.may_start(|journal| journal.note(py, call.header.call_id(), writer))
         }
         _ => false,
     }
@@ -171,7 +171,7 @@ fn run(py: Python<'_>, worker: &Worker, call: &Call) {
         let mut steps = Steps::new(worker, call, chunks);
         let ended = caught(py, worker, call, || steps.run(py));
         if let Err(failure) = ended {
-            let (id, index) = (&call.request.request_id, steps.index);
+            let (id, index) = (call.header.request_id(), steps.index);
             chunks.push(&failed_chunk(id, index, failure));
             worker.count(true);
         } else {
@@ -290,7 +290,7 @@ pub(crate) fn keywords<'py>(
     worker: &Worker,
     call: &Call,
 ) -> PyResult<Bound<'py, pyo3::types::PyDict>> {
-    let args = values::decode_fields(py, &call.request.args, worker.commands.hooks())?;
+    let args = values::decode_fields(py, call.header.args(), worker.commands.hooks())?;
     worker.commands.keywords(py, call, args)
 }
 
@@ -301,7 +301,7 @@ pub(crate) fn result(
     value: &Bound<'_, PyAny>,
     root: &str,
 ) -> Result<Fields, Failure> {
-    let kinds = call.request.args.kinds.is_some();
+    let kinds = call.header.args().kinds.is_some();
     values::encode_fields(value, root, kinds, worker.commands.hooks())
         .map_err(|error| worker.commands.failure(py, call, error))
 }
@@ -406,7 +406,7 @@ pub(crate) fn message(
 ) -> Result<StreamResponse, Failure> {
     let root = if is_final { "result" } else { "chunk" };
     let values = result(py, worker, call, value, root)?;
-    let chunk = chunk(&call.request.request_id, index, is_final, values);
+    let chunk = chunk(call.header.request_id(), index, is_final, values);
     let (size, limit) = (chunk.encoded_len(), worker.settings.max_message_size);
     if size > limit {
         return Err(Failure::too_large(size, limit));

@@ -1,7 +1,7 @@
 //! The RPCs of `proto/snakepit.proto`.
 
 use crate::{
-    call::{Answer, Call, Request},
+    call::{Answer, Call},
     journal::{Journal, Lane},
     worker::Worker,
 };
@@ -10,7 +10,7 @@ use h2::SendStream;
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
 use snakepit_proto::{
-    CallFrame, EndSessionRequest, EndSessionResponse, ExecuteRequest, Fields, HealthRequest,
+    CallFrame, CallHeader, EndSessionRequest, EndSessionResponse, ExecuteRequest, HealthRequest,
     HealthResponse, InfoRequest, InfoResponse, SessionRequest, WorkerStats, call_frame::Act,
 };
 use snakepit_server::{
@@ -68,32 +68,31 @@ impl Rpc {
         rpc::message(&mut self.rpc.body, self.worker.settings.max_message_size).await
     }
 
-    async fn call_request<M>(&mut self) -> Result<(Request, Deadline), Status>
+    async fn call_request<M>(&mut self) -> Result<(CallHeader, Deadline), Status>
     where
-        M: Message + Default + IntoRequest,
+        M: Message + Default + Into<CallHeader>,
     {
-        let (mut request, timeout_ms) = self.request::<M>().await?.into_request();
-        let deadline = match (rpc::deadline(&self.rpc.head), u64::try_from(timeout_ms)) {
+        let mut header: CallHeader = self.request::<M>().await?.into();
+        let deadline = match (rpc::deadline(&self.rpc.head), header.deadline()) {
             (Some(at), _) => Deadline::Grpc(at),
-            (None, Ok(timeout)) if timeout > 0 => {
-                Deadline::Field(Instant::now() + Duration::from_millis(timeout))
-            }
-            _ => Deadline::None,
+            (None, Some(at)) => Deadline::Field(at),
+            (None, None) => Deadline::None,
         };
-        request.deadline = deadline.at();
-        request.metadata = rpc::metadata(&self.rpc.head, &SECRET);
-        if request.request_id.is_empty() {
-            let given = request.metadata.iter().find(|(name, _)| name == REQUEST_ID);
-            request.request_id = given.map_or_else(String::new, |(_, id)| id.clone());
+        header.set_deadline(deadline.at());
+        header.set_metadata(rpc::metadata(&self.rpc.head, &SECRET));
+        if header.request_id().is_empty()
+            && let Some(id) = header.metadata().get(REQUEST_ID)
+        {
+            header.set_request_id(id.clone());
         }
-        Ok((request, deadline))
+        Ok((header, deadline))
     }
 
-    async fn execute<M: Message + Default + IntoRequest>(&mut self) -> Result<(), Status> {
-        let (request, deadline) = self.call_request::<M>().await?;
-        let request_id = request.request_id.clone();
+    async fn execute<M: Message + Default + Into<CallHeader>>(&mut self) -> Result<(), Status> {
+        let (header, deadline) = self.call_request::<M>().await?;
+        let request_id = header.request_id().to_owned();
         let (answer, outcome) = Answer::unary();
-        let call = self.worker.call(request, answer);
+        let call = self.worker.call(header, answer);
         self.worker.scheduler.submit(call.clone());
         let result = tokio::select! {
             outcome = outcome => outcome.map_or_else(
@@ -113,11 +112,11 @@ impl Rpc {
         Ok(())
     }
 
-    async fn stream<M: Message + Default + IntoRequest>(&mut self) -> Result<(), Status> {
-        let (request, deadline) = self.call_request::<M>().await?;
-        let request_id = request.request_id.clone();
+    async fn stream<M: Message + Default + Into<CallHeader>>(&mut self) -> Result<(), Status> {
+        let (header, deadline) = self.call_request::<M>().await?;
+        let request_id = header.request_id().to_owned();
         let chunks = Arc::new(Chunks::default());
-        let call = self.worker.call(request, Answer::Stream(chunks.clone()));
+        let call = self.worker.call(header, Answer::Stream(chunks.clone()));
         self.worker.scheduler.submit(call.clone());
         let Ok(mut stream) = rpc::begin(&mut self.rpc.respond) else {
             self.cancel(call.as_ref());
@@ -213,7 +212,7 @@ impl Rpc {
                 Status::new(rpc::INVALID_ARGUMENT, format!("no frame: {error}")).trailers()
             })?;
             if frame.act() == Act::Call {
-                calls.extend(self.framed(lane, frame));
+                calls.extend(self.worker.call(frame.into(), Answer::Frame(lane.clone())));
             } else {
                 self.worker.scheduler.submit(calls.drain(..));
                 self.act(&frame, lane, of_lane);
@@ -222,23 +221,8 @@ impl Rpc {
         Ok(())
     }
 
-    fn framed(&self, lane: &Arc<Lane>, frame: CallFrame) -> Option<Arc<Call>> {
-        let request = Request {
-            call_id: frame.call_id,
-            command: frame.command,
-            args: Fields::received(frame.args, frame.arg_kinds),
-            session_id: Some(frame.session_id).filter(|id| !id.is_empty()),
-            session_generation: frame.session_generation,
-            request_id: frame.request_id,
-            deadline: (frame.timeout_us > 0)
-                .then(|| Instant::now() + Duration::from_micros(frame.timeout_us)),
-            metadata: frame.metadata.into_iter().collect(),
-        };
-        self.worker.call(request, Answer::Frame(lane.clone()))
-    }
-
     fn act(&self, frame: &CallFrame, lane: &Lane, of_lane: &impl Fn(&Call) -> bool) {
-        let which = |call: &Call| call.request.call_id == frame.call_id && of_lane(call);
+        let which = |call: &Call| call.header.call_id() == frame.call_id && of_lane(call);
         match frame.act() {
             Act::Cancel => self.worker.cancel(which),
             Act::Recall => self.worker.give_back(which),
@@ -259,12 +243,12 @@ impl Rpc {
             let until =
                 rpc::deadline(&self.rpc.head).map(|at| at.checked_sub(HEALTH_MARGIN).unwrap_or(at));
             tokio::select! {
-                () = worker.wait_gone(|call| call.request.call_id == id) => {}
+                () = worker.wait_gone(|call| call.header.call_id() == id) => {}
                 () = sleep_until(until) => {}
                 () = rpc::reset(&mut self.rpc.respond) => return Ok(()),
             }
         }
-        let health = HealthResponse {
+        let mut health = HealthResponse {
             healthy: worker.scheduler.has_threads(),
             worker_id: worker.settings.worker_id.clone(),
             uptime_ms: millis(worker.started.elapsed()),
@@ -273,22 +257,19 @@ impl Rpc {
             version: worker.settings.version.clone(),
             running_call_ids: worker
                 .scheduler
-                .running(|call| Some(call.request.call_id).filter(|id| *id != 0)),
-            await_ended: worker.how_ended(id).into(),
+                .running(|call| Some(call.header.call_id()).filter(|id| *id != 0)),
             in_flight: worker.scheduler.count(),
             python_stuck_ms: millis(worker.control.unresponsive()),
+            ..HealthResponse::default()
         };
+        health.set_exit(worker.exit(id));
         rpc::answer(&mut self.rpc.respond, &health);
         Ok(())
     }
 
     async fn end_session(&mut self) -> Result<(), Status> {
-        let request: EndSessionRequest = self.request().await?;
-        let ended = self
-            .worker
-            .control
-            .end_session(request.session_id, request.session_generation)
-            .await;
+        let session = self.request::<EndSessionRequest>().await?.into();
+        let ended = self.worker.control.end_session(session).await;
         rpc::answer(&mut self.rpc.respond, &EndSessionResponse { ended });
         Ok(())
     }
@@ -348,44 +329,6 @@ async fn pass_on(stream: &mut SendStream<Bytes>, chunks: &Chunks) -> Result<(), 
             .reset((Instant::now() + GATHERED_FOR).into());
     }
     Ok(())
-}
-
-/// What makes a call of a request message; beside it `timeout_ms`.
-trait IntoRequest {
-    fn into_request(self) -> (Request, i32);
-}
-
-impl IntoRequest for ExecuteRequest {
-    fn into_request(self) -> (Request, i32) {
-        let request = Request {
-            call_id: self.call_id,
-            command: self.command,
-            args: Fields::received(self.args, self.arg_kinds),
-            request_id: self.request_id,
-            ..Request::default()
-        };
-        (request, self.timeout_ms)
-    }
-}
-
-impl IntoRequest for SessionRequest {
-    fn into_request(self) -> (Request, i32) {
-        let plain = ExecuteRequest {
-            command: self.command,
-            args: self.args,
-            timeout_ms: self.timeout_ms,
-            request_id: self.request_id,
-            call_id: self.call_id,
-            arg_kinds: self.arg_kinds,
-        };
-        let (request, timeout_ms) = plain.into_request();
-        let request = Request {
-            session_id: Some(self.session_id),
-            session_generation: self.session_generation,
-            ..request
-        };
-        (request, timeout_ms)
-    }
 }
 
 /// When an RPC's time is up, and by what: that says how the client is told.

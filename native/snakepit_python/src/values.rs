@@ -11,7 +11,7 @@ use pyo3::{
     sync::critical_section::with_critical_section,
     types::{PyBytes, PyDict, PyString},
 };
-use snakepit_proto::{Field, Fields, copied, packed};
+use snakepit_proto::{Field, Fields, FieldsRef, copied, packed};
 use std::collections::BTreeMap;
 
 const TEXT: u8 = 1;
@@ -23,16 +23,16 @@ const SHARED_FROM: usize = 4096;
 
 pub(crate) fn decode_fields<'py>(
     py: Python<'py>,
-    values: &Fields,
+    values: FieldsRef<'_>,
     hooks: &Py<PyAny>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
-    let kinds = values.kinds.as_deref();
+    let kinds = values.kinds.map(Bytes::as_ref);
     if let Some(kinds) = kinds
         && kinds.len() != values.values.len()
     {
         let fields = PyDict::new(py);
-        for field in &values.values {
+        for field in values.values {
             fields.set_item(name(field)?, PyBytes::new(py, &field.value))?;
         }
         let refused = hooks

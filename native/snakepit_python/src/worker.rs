@@ -2,12 +2,12 @@
 //! asked here is answered without Python's lock.
 
 use crate::{
-    call::{Answer, Call, Request},
+    call::{Answer, Call},
     commands::Commands,
     control::Control,
 };
 use pyo3::{FromPyObject, Py, PyAny};
-use snakepit_proto::{Fields, ReplyFrame};
+use snakepit_proto::{CallHeader, Fields, HandlerExit, ReplyFrame};
 use snakepit_server::{Failure, Outcome, Poke, Scheduler, Seat, failed_chunk, reply_frame, tell};
 use snakepit_wire::{StartJournal, append};
 use std::{
@@ -55,7 +55,7 @@ pub(crate) struct Worker {
     writers: AtomicUsize,
     /// Wakes whoever waits for a call to be gone.
     left: Notify,
-    ends: Mutex<VecDeque<(u64, &'static str)>>,
+    ends: Mutex<VecDeque<(u64, HandlerExit)>>,
     pub(crate) poke: Arc<Poke>,
     /// What the event loop is to call.
     resumes: Mutex<Vec<Py<PyAny>>>,
@@ -100,16 +100,16 @@ impl Worker {
         }))
     }
 
-    /// A call of `request`, or an answer that there can be none.
-    pub(crate) fn call(&self, request: Request, answer: Answer) -> Option<Arc<Call>> {
+    /// A call with this header, or an answer that there can be none.
+    pub(crate) fn call(&self, header: CallHeader, answer: Answer) -> Option<Arc<Call>> {
         let stream = answer.is_stream();
-        match self.commands.get(&request.command) {
+        match self.commands.get(header.command()) {
             Some(command) if stream || !command.streams => {
-                Some(Call::new(command.clone(), request, answer))
+                Some(Call::new(command.clone(), header, answer))
             }
             _ => {
                 self.count(true);
-                let call = Refused { request, answer };
+                let call = Refused { header, answer };
                 self.control.refuse(call);
                 None
             }
@@ -134,22 +134,18 @@ impl Worker {
     /// Answers a unary call, or ends a stream with its failure.
     pub(crate) fn finish(&self, call: &Call, result: Result<Fields, Failure>, took: Duration) {
         self.count(result.is_err());
-        let ended = if call.is_cancelled() {
-            call.how_ended()
+        let exit = if call.is_cancelled() {
+            call.exit()
         } else {
-            ""
+            HandlerExit::Unknown
         };
-        let outcome = Outcome {
-            result,
-            took,
-            ended,
-        };
+        let outcome = Outcome { result, took, exit };
         match &call.answer {
-            Answer::Frame(lane) => lane.reply(&reply_frame(call.request.call_id, outcome)),
+            Answer::Frame(lane) => lane.reply(&reply_frame(call.header.call_id(), outcome)),
             Answer::Unary(sender) => tell(sender, outcome),
             Answer::Stream(chunks) => {
                 if let Err(failure) = outcome.result {
-                    chunks.push(&failed_chunk(&call.request.request_id, 0, failure));
+                    chunks.push(&failed_chunk(call.header.request_id(), 0, failure));
                 }
                 chunks.end();
             }
@@ -175,7 +171,7 @@ impl Worker {
             if let Answer::Frame(lane) = &call.answer {
                 lane.outlet.queue(|out| {
                     let frame = ReplyFrame {
-                        call_id: call.request.call_id,
+                        call_id: call.header.call_id(),
                         not_started: true,
                         ..ReplyFrame::default()
                     };
@@ -274,14 +270,14 @@ impl Worker {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn how_ended(&self, call_id: u64) -> &'static str {
+    pub(crate) fn exit(&self, call_id: u64) -> HandlerExit {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let found = ends.iter().rev().find(|(id, _)| *id == call_id);
-        found.map_or("", |(_, how)| how)
+        found.map_or(HandlerExit::Unknown, |(_, exit)| *exit)
     }
 
     pub(crate) fn remember_end(&self, call: &Call) {
-        let id = call.request.call_id;
+        let id = call.header.call_id();
         if !call.is_cancelled() || id == 0 {
             return;
         }
@@ -289,7 +285,7 @@ impl Worker {
         if ends.len() == ENDS_KEPT {
             ends.pop_front();
         }
-        ends.push_back((id, call.how_ended()));
+        ends.push_back((id, call.exit()));
     }
 
     /// Numbers the threads that run commands.
@@ -313,6 +309,6 @@ impl Worker {
 
 /// A call that no command can serve.
 pub(crate) struct Refused {
-    pub(crate) request: Request,
+    pub(crate) header: CallHeader,
     pub(crate) answer: Answer,
 }

@@ -1,7 +1,9 @@
 //! How a call is answered, by the RPC that it came by.
 
 use crate::{chunks::Chunks, lane::Lane};
-use snakepit_proto::{ErrorDetail, ExecuteResponse, Fields, ReplyFrame, StreamResponse};
+use snakepit_proto::{
+    ErrorDetail, ExecuteResponse, Fields, HandlerExit, ReplyFrame, StreamResponse,
+};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -49,7 +51,7 @@ pub struct Outcome {
     pub result: Result<Fields, Failure>,
     pub took: Duration,
     /// For a call that was cancelled.
-    pub ended: &'static str,
+    pub exit: HandlerExit,
 }
 
 pub enum Answer<J> {
@@ -87,12 +89,12 @@ fn timestamp() -> i64 {
 }
 
 pub fn reply_frame(call_id: u64, outcome: Outcome) -> ReplyFrame {
-    let frame = ReplyFrame {
+    let mut frame = ReplyFrame {
         call_id,
         handler_ns: u64::try_from(outcome.took.as_nanos()).unwrap_or(u64::MAX),
-        ended: outcome.ended.into(),
         ..ReplyFrame::default()
     };
+    frame.set_exit(outcome.exit);
     match outcome.result {
         Ok(values) => ReplyFrame {
             success: true,
