@@ -1,9 +1,9 @@
 //! A server and the connections to it.
 
 use crate::{
-    calls::{Calls, Job},
     channel::{CallsRpc, Channel, ClientConnection, Target},
     failure::Failure,
+    multiplexer::{Calls, Job},
 };
 use snakepit_wire::FRAME_OVERHEAD;
 use std::{

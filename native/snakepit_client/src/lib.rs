@@ -2,12 +2,13 @@
 //! them, what workers print. Nothing here knows of a BEAM.
 
 pub mod aside;
-pub mod calls;
+
 pub mod channel;
 pub mod chunk_order;
 pub mod connection;
 pub mod credit;
 pub mod failure;
+pub mod multiplexer;
 pub mod output;
 pub mod overdue;
 pub mod pipe;

@@ -8,8 +8,8 @@ use crate::{
 };
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use snakepit_client::{
-    calls::WorkEnded,
     channel::Channel,
+    multiplexer::WorkEnded,
     pool::{Dispatcher, Event, Lease},
 };
 use snakepit_proto::{EndSessionRequest, HealthRequest};

@@ -1,6 +1,12 @@
 //! A stream: the same call with many replies, at the consumer's pace.
 
-use super::{Call, Clock, Ended, Place, Route, explained, refused_meta, sleep_until};
+use super::{
+    Call, Route,
+    cause::explained,
+    destination::{Ended, Place},
+    meta::{Clock, refused_meta},
+    sleep_until,
+};
 use crate::{
     codec,
     events::{Events, Progress, Recipient},

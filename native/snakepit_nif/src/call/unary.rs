@@ -1,6 +1,11 @@
 //! A unary call: one frame among others where the server has `Calls`, else an RPC of its own.
 
-use super::{Call, Clock, Ended, Place, Route, Witness, explained, failed_term, refused_term};
+use super::{
+    Call, Route,
+    cause::{Witness, explained},
+    destination::{Ended, Place},
+    meta::{Clock, failed_term, refused_term},
+};
 use crate::{
     codec,
     pool::{self, Worker},
@@ -10,10 +15,10 @@ use crate::{
 use rustler::{Encoder, types::atom};
 use snakepit_client::{
     aside::{DECODED_ASIDE_FROM, decode_aside},
-    calls::{Abandoned, Calls, Job, ReturnReason, WorkEnded},
     channel::ClientConnection,
     connection::MOST_ATTEMPTS,
     failure::Failure,
+    multiplexer::{Abandoned, Calls, Job, ReturnReason, WorkEnded},
 };
 use snakepit_proto::{CallFrame, Fields, ReplyFrame};
 use std::{
