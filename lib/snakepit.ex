@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Config, Error, GRPC, Stdio, Telemetry}
+  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Config, Error, Telemetry}
   alias Snakepit.Pool.{Diagnostics, Gate, Manager}
 
   @options Map.put(Config.call_options(), :pool, :pool)
@@ -299,7 +299,7 @@ defmodule Snakepit do
 
       recipient = %{ref: ref, pool: name, bounded: bounded, observer: observer}
 
-      case start(pool, command, args, options, recipient) do
+      case pool.transport.stream(pool, command, args, options, recipient) do
         {:ok, call} ->
           {:ok, if(bounded, do: %{call | span: span}, else: call)}
 
@@ -311,12 +311,9 @@ defmodule Snakepit do
     end
   end
 
-  defp run(%{grpc?: false} = pool, _name, command, args, options),
-    do: Stdio.Client.run(pool, command, args, options)
-
   defp run(pool, name, command, args, options) do
     with {:error, %Error{reason: :grpc_unavailable}, _meta} = failed <-
-           GRPC.Channel.run(pool.native, command, args, options) do
+           pool.transport.run(pool, command, args, options) do
       # It may have waited while the pool fell back to other workers.
       case Manager.fetch(name) do
         {:ok, %{fallback: fallback} = now} when fallback != pool.fallback ->
@@ -326,19 +323,6 @@ defmodule Snakepit do
           failed
       end
     end
-  end
-
-  defp start(%{grpc?: true} = pool, command, args, options, recipient),
-    do: GRPC.Channel.open_stream(pool.native, command, args, options, recipient)
-
-  defp start(_pool, command, _args, _options, recipient) do
-    message =
-      "the workers of #{inspect(recipient.pool)} have no streams: they are spoken to over stdin and stdout; " <>
-        "take an adapter that uses gRPC, as Snakepit.Adapters.GRPCPython"
-
-    with :ok <- Codec.check_command(command),
-         do:
-           {:error, %Error{reason: :streaming_not_supported, command: command, message: message}}
   end
 
   # The first event of a call names it already.

@@ -45,7 +45,7 @@ defmodule Snakepit.Pool do
   """
   use Supervisor
 
-  alias Snakepit.{Adapter, Config, Error}
+  alias Snakepit.{Adapter, Config, Error, GRPC, Stdio}
   alias Snakepit.Config.{Env, Hidden, Paths}
   alias Snakepit.Pool.{Diagnostics, Manager, Notifier, Reloader, RuntimeDir, WorkerSupervisor}
 
@@ -93,21 +93,23 @@ defmodule Snakepit.Pool do
       {:ok, facts} ->
         with :ok <- Adapter.validate_options(adapter, options),
              {:ok, of_one} <- Adapter.facts(adapter),
-             do: {:ok, Map.put(facts, adapter, of_one)}
+             do: {:ok, Map.put(facts, adapter, Map.put(of_one, :transport, transport(of_one)))}
 
       failed ->
         failed
     end
   end
 
-  defp check_reload(options, facts) do
-    case options.reload && Manager.no_port_to_replace(options, facts) do
-      no when no in [false, nil] ->
-        :ok
+  # The one place that asks of which kind workers are.
+  defp transport(%{grpc?: true}), do: GRPC.Transport
+  defp transport(%{grpc?: false}), do: Stdio.Transport
 
-      message ->
-        message = "with reload: true " <> message
-        {:error, %Error{reason: :invalid_options, pool: options.name, message: message}}
+  defp check_reload(%{reload: false}, _facts), do: :ok
+
+  defp check_reload(options, facts) do
+    with {:error, message} <- Manager.check_replacement(options, facts) do
+      message = "with reload: true " <> message
+      {:error, %Error{reason: :invalid_options, pool: options.name, message: message}}
     end
   end
 

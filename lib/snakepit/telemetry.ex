@@ -106,7 +106,7 @@ defmodule Snakepit.Telemetry do
 
   defmodule Span do
     @moduledoc false
-    defstruct [:started, :metadata, :grpc?, :first_chunk, chunks: 0]
+    defstruct [:started, :metadata, :request_event, :first_chunk, chunks: 0]
   end
 
   @doc "Every event, for `:telemetry.attach_many/4`."
@@ -135,7 +135,7 @@ defmodule Snakepit.Telemetry do
     started = System.monotonic_time()
     measurements = %{monotonic_time: started, system_time: System.system_time()}
     :telemetry.execute([:snakepit, :call, :start], measurements, metadata)
-    %Span{started: started, metadata: metadata, grpc?: pool.grpc?}
+    %Span{started: started, metadata: metadata, request_event: pool.transport.request_event()}
   end
 
   @doc false
@@ -223,9 +223,9 @@ defmodule Snakepit.Telemetry do
     measurements = %{duration: duration} |> times(meta) |> stream(span)
     :telemetry.execute([:snakepit, :call, event], measurements, metadata)
 
-    if span.grpc? do
+    if span.request_event do
       of_request = Map.take(metadata, [:command, :streaming])
-      :telemetry.execute([:snakepit, :grpc, :request], %{duration: duration}, of_request)
+      :telemetry.execute(span.request_event, %{duration: duration}, of_request)
     end
 
     :ok

@@ -14,10 +14,10 @@ defmodule Snakepit.Pool.Manager do
 
   require Logger
 
-  alias Snakepit.{Codec, Config, Error, GRPCWorker, Telemetry}
+  alias Snakepit.{Codec, Config, Error, Telemetry}
   alias Snakepit.Error.Cause
   alias Snakepit.Native
-  alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, Worker, WorkerSupervisor}
+  alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, WorkerSupervisor}
 
   @derive {Inspect, only: [:restarts, :workers, :failed]}
   defstruct [
@@ -131,12 +131,12 @@ defmodule Snakepit.Pool.Manager do
   end
 
   def handle_call({:restart, why}, from, state) do
-    case no_port_to_replace(state.options, state.facts) do
-      nil ->
+    case check_replacement(state.options, state.facts) do
+      :ok ->
         state = %{state | restarts_wanted: [{from, why} | state.restarts_wanted]}
         {:noreply, begin_restart(state)}
 
-      message ->
+      {:error, message} ->
         error = %Error{reason: :invalid_options, pool: state.options.name, message: message}
         {:reply, {:error, error}, state}
     end
@@ -244,7 +244,7 @@ defmodule Snakepit.Pool.Manager do
       |> Map.take([:timeout, :queue_timeout, :demand, :max_message_size])
       |> Map.merge(%{native: state.native, error: error, manager: self(), fallback: fallback})
       |> Map.put(:telemetry, Telemetry.available?())
-      |> Map.merge(%{grpc?: facts.grpc?, gate: Gate.new(facts)})
+      |> Map.merge(%{transport: facts.transport, gate: Gate.new(facts)})
 
     :persistent_term.put({Snakepit.Pool, options.name}, pool)
   end
@@ -254,7 +254,6 @@ defmodule Snakepit.Pool.Manager do
 
   defp start_worker(slot, attempt, role \\ :current, %{options: options} = state) do
     facts = Map.fetch!(state.facts, options.adapter)
-    module = if facts.grpc?, do: GRPCWorker, else: Worker
 
     worker = %{
       id: id(slot, state),
@@ -263,12 +262,12 @@ defmodule Snakepit.Pool.Manager do
       pool: state.native,
       manager: self(),
       runtime_dir: state.runtime_dir,
-      options: %{options | base_port: facts.port || options.base_port}
+      options: with_port(options, facts)
     }
 
     started = %{slot: slot, attempt: attempt, role: role, key: nil, ready_at: nil}
 
-    case WorkerSupervisor.start_worker(state.supervisor, module, worker) do
+    case WorkerSupervisor.start_worker(state.supervisor, facts.transport, worker) do
       {:ok, pid} ->
         Process.monitor(pid)
         # Not before, so that nothing of its end can be missed.
@@ -343,17 +342,14 @@ defmodule Snakepit.Pool.Manager do
 
   defp fail_restart(_worker, _message, state), do: state
 
-  @doc "Why no worker can be replaced: one that replaces another listens beside all workers."
-  def no_port_to_replace(options, facts) do
+  @doc "Whether a worker can be replaced by one that starts beside it, or why not."
+  def check_replacement(options, facts) do
     facts = Map.fetch!(facts, options.adapter)
-    %{size: size, port_range: range} = options
-
-    if facts.grpc? and options.transport == :tcp and (facts.port || options.base_port) != 0 and
-         range <= size,
-       do:
-         "a worker is replaced by one that starts beside it, which takes a port more than there are " <>
-           "workers: with :size #{size}, :port_range must be #{size + 1} or more, and is #{range}"
+    facts.transport.check_replacement(with_port(options, facts))
   end
+
+  # The adapter may name the first port to try.
+  defp with_port(options, facts), do: %{options | base_port: facts.port || options.base_port}
 
   defp restart_worker(slot, attempt, why, state) do
     metadata = %{pool: state.options.name, worker_id: id(slot, state), why: why}

@@ -3,23 +3,18 @@ defmodule Snakepit.Pool.WorkerSupervisor do
   # Holds a pool's workers, and stops them together when the pool stops.
   use DynamicSupervisor
 
-  alias Snakepit.Pool.Membership
-
   def start_link(_options), do: DynamicSupervisor.start_link(__MODULE__, [])
 
   @impl true
   def init(_), do: DynamicSupervisor.init(strategy: :one_for_one)
 
   @doc """
-  Starts a worker of that kind, which does not begin before it is told `:start`. It is not restarted
+  Starts a worker of that transport, which does not begin before it is told `:start`. It is not restarted
   here: the manager knows when to try again.
   """
-  def start_worker(supervisor, module, worker) do
-    shutdown = Membership.time_to_stop(worker.options)
+  def start_worker(supervisor, transport, worker) do
+    changes = %{id: worker.id, shutdown: transport.shutdown(worker.options)}
 
-    DynamicSupervisor.start_child(
-      supervisor,
-      worker |> module.child_spec() |> Map.merge(%{id: worker.id, shutdown: shutdown})
-    )
+    DynamicSupervisor.start_child(supervisor, worker |> transport.worker() |> Map.merge(changes))
   end
 end

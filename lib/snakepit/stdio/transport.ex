@@ -1,12 +1,37 @@
-defmodule Snakepit.Stdio.Client do
+defmodule Snakepit.Stdio.Transport do
   @moduledoc false
-  # One call by a worker over stdin and stdout. It takes its place from the native pool, as all calls
-  # do, and hands the lease on to the worker's process, which answers it.
+  # Workers that are spoken to over stdin and stdout. A call takes its place from the native pool, as all
+  # calls do, and hands the lease on to the worker's process, which answers it.
+  @behaviour Snakepit.Transport
 
   alias Snakepit.{Codec, Error, Native, Overdue}
+  alias Snakepit.Pool.{Membership, Worker}
   alias Snakepit.Stdio.Message
 
-  @doc "As `Snakepit.GRPC.Channel.run/4`."
+  @impl true
+  def stream(_pool, command, _args, _options, recipient) do
+    message =
+      "the workers of #{inspect(recipient.pool)} have no streams: they are spoken to over stdin and stdout; " <>
+        "take an adapter that uses gRPC, as Snakepit.Adapters.GRPCPython"
+
+    with :ok <- Codec.check_command(command),
+         do:
+           {:error, %Error{reason: :streaming_not_supported, command: command, message: message}}
+  end
+
+  @impl true
+  def request_event, do: nil
+
+  @impl true
+  def worker(worker), do: Worker.child_spec(worker)
+
+  @impl true
+  defdelegate shutdown(options), to: Membership, as: :time_to_stop
+
+  @impl true
+  def check_replacement(_options), do: :ok
+
+  @impl true
   def run(pool, command, args, options) do
     started = System.monotonic_time(:microsecond)
 

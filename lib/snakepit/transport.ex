@@ -1,0 +1,56 @@
+defmodule Snakepit.Transport do
+  @moduledoc false
+  # How calls reach a pool's workers, and what process a worker is: one implementation for each kind of
+  # worker. `Snakepit.Pool` chooses it when it starts, by what its adapter says; from then on nobody asks
+  # which one it is.
+
+  alias Snakepit.{Call, Error}
+
+  @typedoc "What a call has to know of its pool: `Snakepit.Pool.Manager.fetch/1`."
+  @type pool :: map
+
+  @typedoc "A pool's options, complete."
+  @type options :: map
+
+  @typedoc """
+  Where and for how long a call ran, in µs: `{request_id, worker_id, queue_us, execution_us}`; nil where it
+  has not come to the pool.
+  """
+  @type meta ::
+          {String.t(), String.t() | nil, non_neg_integer, non_neg_integer} | nil
+
+  @typedoc """
+  Whom a stream's messages go to: the calling process, with `:ref`. `:pool` is for errors. With `:bounded`
+  no more chunks are on their way than are asked for, nor more bytes than fit. `:observer`, a process and a
+  term, gets `{:snakepit_stream_ended, term, event, meta, chunks, first_chunk_us}` as well.
+  """
+  @type recipient :: %{
+          ref: reference,
+          pool: atom,
+          bounded: boolean,
+          observer: {pid, term} | nil
+        }
+
+  @doc "Executes a command. The options are checked, and have a `:timeout`."
+  @callback run(pool, command :: String.t(), args :: map | keyword, options :: keyword) ::
+              {:ok, map, meta} | {:error, Error.t(), meta}
+
+  @doc "Starts a command that streams. The options have a `:demand` as well."
+  @callback stream(pool, command :: String.t(), args :: map | keyword, keyword, recipient) ::
+              {:ok, Call.t()} | {:error, Error.t()}
+
+  @doc "The event that tells of each request beside the events of calls, or nil."
+  @callback request_event() :: [atom] | nil
+
+  @doc """
+  The child specification of a worker's process, which begins when it is told `:start`. The argument has
+  `:id`, `:held`, `:pool` (the native side), `:manager`, `:runtime_dir` and `:options` (the pool's).
+  """
+  @callback worker(map) :: Supervisor.child_spec()
+
+  @doc "How long a supervisor has to wait for a worker to stop, in ms."
+  @callback shutdown(options) :: pos_integer
+
+  @doc "Whether a worker can be replaced by one that starts beside it, or why not."
+  @callback check_replacement(options) :: :ok | {:error, String.t()}
+end
