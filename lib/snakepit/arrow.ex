@@ -1,20 +1,20 @@
 defmodule Snakepit.Arrow do
   @moduledoc """
-  A table of columns as Arrow has it, which is a `pyarrow.Table` in Python.
+  An Arrow table, which becomes a `pyarrow.Table` in Python.
 
-  A command that returns `snakepit_bridge.arrow(frame)`, or any frame in a pool with `frames: :arrow`, gives one:
+  A command returns one with `snakepit_bridge.arrow(frame)`, or as any frame in a pool with `frames: :arrow`:
 
       {:ok, %{"result" => %Snakepit.Arrow{} = sales}} = Snakepit.execute("sales", %{year: 2026})
       Snakepit.Arrow.to_explorer(sales)
       {:ok, _} = Snakepit.execute("plot", %{sales: sales})
 
-  `:data` is a stream of Arrow's IPC format. Types, missing values, dictionaries, nested columns and time zones
+  `:data` is a stream in Arrow's IPC format. Types, missing values, dictionaries, nested columns and time zones
   survive, and no value is converted on the way.
   """
 
   alias Snakepit.Error
 
-  # Only an application that has Explorer calls what needs it.
+  # Only an application that has Explorer calls the functions that need it.
   @compile {:no_warn_undefined, Explorer.DataFrame}
 
   @enforce_keys [:data]
@@ -23,18 +23,18 @@ defmodule Snakepit.Arrow do
   @type t :: %__MODULE__{data: binary}
 
   @doc """
-  A table of an Arrow IPC stream, which other libraries and programs write too.
+  Makes a table of an Arrow IPC stream, as other libraries and programs write it too.
 
-  Raises `Snakepit.Error` for anything else; that every part of it is right is seen where it is read.
+  Raises `Snakepit.Error` for anything else. The rest of the stream is checked only when it is read.
   """
   @spec new(binary) :: t
   def new(<<0xFFFFFFFF::32, size::little-32, _::binary>> = data) when size > 0,
     do: %__MODULE__{data: data}
 
   def new(<<"ARROW1", _::binary>>),
-    do: invalid("is a file of Arrow's IPC format; write it as a stream")
+    do: invalid("is a file in Arrow's IPC format; write it as a stream")
 
-  def new(data) when is_binary(data), do: invalid("has no stream of Arrow's IPC format")
+  def new(data) when is_binary(data), do: invalid("is not a stream in Arrow's IPC format")
 
   def new(other),
     do: raise(ArgumentError, "expected a binary, got: #{inspect(other, limit: 5)}")
@@ -43,7 +43,7 @@ defmodule Snakepit.Arrow do
     raise Error, reason: :invalid_args, message: "the binary #{problem}"
   end
 
-  @doc "The table that an `Explorer.DataFrame` is. One among the arguments of a call is converted by itself."
+  @doc "Converts an `Explorer.DataFrame`. A data frame among the arguments of a call is converted automatically."
   @spec from_explorer(struct) :: t
   def from_explorer(%{__struct__: Explorer.DataFrame} = frame),
     do: %__MODULE__{data: Explorer.DataFrame.dump_ipc_stream!(frame)}
@@ -52,7 +52,7 @@ defmodule Snakepit.Arrow do
     raise ArgumentError, "expected an Explorer.DataFrame, got: #{inspect(other, limit: 5)}"
   end
 
-  @doc "The `Explorer.DataFrame` that a table is."
+  @doc "Converts a table to an `Explorer.DataFrame`."
   @spec to_explorer(t) :: struct
   def to_explorer(%__MODULE__{data: data}), do: Explorer.DataFrame.load_ipc_stream!(data)
 

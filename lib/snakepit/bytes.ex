@@ -1,5 +1,5 @@
 defmodule Snakepit.Bytes do
-  @moduledoc "A binary that arrives in Python as `bytes` whatever is in it: see `Snakepit.bytes/1`."
+  @moduledoc "A binary that arrives in Python as `bytes`, even if it is text: see `Snakepit.bytes/1`."
 
   @enforce_keys [:data]
   defstruct [:data]

@@ -1,17 +1,17 @@
 defmodule Snakepit.Call do
   @moduledoc """
-  A stream that was started with `Snakepit.start_stream/3`.
+  A stream that `Snakepit.start_stream/3` started.
 
-  Its events reach the process that started it as messages `{:snakepit, ref, event}`, `ref` being
+  The process that started it receives its events as messages `{:snakepit, ref, event}`, where `ref` is
   the call's `:ref`, in this order:
 
     * `{:chunks, chunks}` - chunks that were ready together, each a map with string keys and
-      `"is_final"`; never more of them than were asked for
-    * `{:done, info}` - the end; `info` has `:request_id`, `:worker_id`, `:queue_us` and
+      `"is_final"`; never more chunks than were requested
+    * `{:done, info}` - the stream ended; `info` has `:request_id`, `:worker_id`, `:queue_us` and
       `:execution_us`
-    * `{:error, %Snakepit.Error{}}` - the end, if it failed
+    * `{:error, %Snakepit.Error{}}` - the stream failed
 
-  The stream is cancelled when that process dies, and when nobody holds the call any more.
+  The stream is cancelled when that process dies, and when no process references the call any more.
   """
   @enforce_keys [:ref, :handle]
   defstruct [:ref, :handle, :span, :limits]

@@ -1,26 +1,26 @@
 defprotocol Snakepit.Encoder do
   @moduledoc """
-  Makes of a struct what Python is to be sent in its place.
+  Converts a struct to the value that is sent to Python in its place.
 
       defimpl Snakepit.Encoder, for: MyApp.Point do
         def encode(point), do: %{x: point.x, y: point.y}
       end
 
-  For a map of some or all of the fields deriving does:
+  To send a map of some or all of the fields, derive it:
 
       defmodule MyApp.User do
         @derive {Snakepit.Encoder, only: [:name, :email]}
         defstruct [:name, :email, :password]
       end
 
-  `only:` and `except:` are optional. What `encode/1` returns may have structs in it.
+  `only:` and `except:` are optional. The value that `encode/1` returns may contain structs.
 
   These have an implementation: `Date`, `Time`, `DateTime` and `NaiveDateTime` (ISO 8601), `URI` and
-  `Decimal` (text), `MapSet` and `Range` (lists), the tensors of `Nx` (`Snakepit.Tensor`) and the
-  frames of `Explorer` (`Snakepit.Arrow`). A struct without one is refused, with its place.
+  `Decimal` (text), `MapSet` and `Range` (lists), `Nx` tensors (`Snakepit.Tensor`) and
+  `Explorer` data frames (`Snakepit.Arrow`). A struct without an implementation is refused; the error names its place.
   """
 
-  @doc "A term for Python: anything but a pid, a port, a reference or a function."
+  @doc "Returns a term to send to Python: anything but a pid, a port, a reference or a function."
   @spec encode(t) :: term
   def encode(struct)
 end

@@ -1,17 +1,17 @@
 defmodule Snakepit.Structs do
   @moduledoc false
-  # Puts what `Snakepit.Encoder` makes of structs in their places. A NIF cannot call a protocol.
+  # Replaces structs by the values that `Snakepit.Encoder` returns for them. A NIF cannot call a protocol.
 
   alias Snakepit.{Arrow, Bytes, Encoder, Error, Tensor}
 
   @compile {:no_warn_undefined, Decimal}
 
-  # For encoders without an end; the NIF has the limit proper.
+  # Stops encoders that recurse without end; the NIF enforces the actual limit.
   @max_depth 256
 
   @shown [limit: 5, printable_limit: 100]
 
-  @doc "The value without structs but those that the NIF knows; `root` names the whole in errors."
+  @doc "Replaces all structs but those that the NIF knows; `root` names the value in errors."
   @spec replace(term, String.t()) :: {:ok, term} | {:error, Error.t()}
   def replace(value, root) do
     {:ok, replace(value, [], 0)}
@@ -65,7 +65,7 @@ defmodule Snakepit.Structs do
 
   defp replace(value, _path, _depth), do: value
 
-  # Whatever an encoder does, the call is refused at the place of its struct.
+  # However an encoder fails, the error names the place of its struct.
   defp encode(%module{} = struct) do
     if Encoder.impl_for(struct) in [nil, Encoder.Any],
       do: encode_optional(struct),
@@ -83,7 +83,7 @@ defmodule Snakepit.Structs do
 
   defp text(binary), do: if(String.valid?(binary), do: binary, else: inspect(binary))
 
-  # An application that has these libraries need not have had them when this was compiled.
+  # These libraries may have been added after this module was compiled.
   defp encode_optional(%{__struct__: Decimal} = decimal), do: {:ok, Decimal.to_string(decimal)}
 
   defp encode_optional(%{__struct__: Nx.Tensor} = tensor) do
@@ -97,7 +97,7 @@ defmodule Snakepit.Structs do
 
   defp encode_optional(_struct), do: :error
 
-  # An improper list stays one: the NIF refuses it.
+  # Keeps an improper list improper: the NIF refuses it.
   defp list([item | rest], path, depth, index, replace) do
     [replace.(item, index) | list(rest, path, depth, index + 1, replace)]
   end

@@ -1,21 +1,21 @@
 defmodule Snakepit.Tensor do
   @moduledoc """
-  An array of numbers, which is a numpy array in Python.
+  An array of numbers, which becomes a numpy array in Python.
 
       tensor = Snakepit.Tensor.from_list([1.0, 2.0], :float32)
       {:ok, %{"result" => %Snakepit.Tensor{shape: {2}}}} = Snakepit.execute("scale", %{by: tensor})
 
-  `:data` are the elements, little-endian and row-major. The dtypes are `:bool` (a byte, 0 or 1),
+  `:data` holds the elements, little-endian and row-major. The dtypes are `:bool` (a byte, 0 or 1),
   `:int8` to `:int64`, `:uint8` to `:uint64`, `:float16`, `:float32`, `:float64`, `:bfloat16`,
   `:float8_e4m3fn`, `:float8_e5m2`, `:complex64` and `:complex128` (two floats, the real part first). A
-  numpy array that a command returns arrives as one, made contiguous; an argument arrives as a read-only
-  array without another copy.
+  numpy array that a command returns arrives as a tensor, made contiguous; an argument arrives in Python as a
+  read-only array, without another copy.
   """
 
   alias Snakepit.Error
   alias Snakepit.Tensor.Elements
 
-  # Only an application that has Nx calls what needs it.
+  # Only an application that has Nx calls the functions that need it.
   @compile {:no_warn_undefined, Nx}
 
   @sizes Elements.sizes()
@@ -62,8 +62,8 @@ defmodule Snakepit.Tensor do
           | :complex128
 
   @typedoc """
-  An element as a term: of a `:bool` a boolean, of a complex dtype a pair `{real, imaginary}`, of all others a
-  number. `:nan`, `:infinity` and `:neg_infinity` stand for the floats that Erlang has not.
+  An element as a term: a boolean for `:bool`, a pair `{real, imaginary}` for a complex dtype, a number for all
+  others. `:nan`, `:infinity` and `:neg_infinity` represent the floats that Erlang lacks.
   """
   @type element ::
           boolean | number | :nan | :infinity | :neg_infinity | {element, element}
@@ -71,12 +71,12 @@ defmodule Snakepit.Tensor do
   @type t :: %__MODULE__{data: binary, dtype: dtype, shape: tuple}
 
   @doc """
-  A tensor of the elements in `data`.
+  Makes a tensor of the elements in `data`.
 
       iex> Snakepit.Tensor.new(<<1, 2, 3, 4, 5, 6>>, :uint8, {2, 3}).shape
       {2, 3}
 
-  Raises `Snakepit.Error` if they are not as many as the shape says.
+  Raises `Snakepit.Error` if their number does not match the shape.
   """
   @spec new(binary, dtype, tuple) :: t
   def new(data, dtype, shape)
@@ -108,7 +108,7 @@ defmodule Snakepit.Tensor do
   end
 
   @doc """
-  A tensor of the elements in a list, in lists of lists of one length, or of one number.
+  Makes a tensor of the elements in a list, of nested lists of equal length, or of a single number.
 
       iex> Snakepit.Tensor.from_list([[1, 2], [3, 4]], :uint8)
       Snakepit.Tensor.new(<<1, 2, 3, 4>>, :uint8, {2, 2})
@@ -116,11 +116,11 @@ defmodule Snakepit.Tensor do
       iex> Snakepit.Tensor.from_list([0.5, :nan, -1], :float32).shape
       {3}
 
-  Floats are rounded to the nearest that the dtype has. An element of a complex dtype is a pair of the real
-  and the imaginary part, a `Complex` of that library, or a number without an imaginary part.
+  Floats are rounded to the nearest value of the dtype. An element of a complex dtype is a pair of the real
+  and the imaginary part, a `Complex` from the library of that name, or a number without an imaginary part.
 
-  Raises `ArgumentError`, with the place, where an element is not one of the dtype or beyond its range, and
-  where lists differ in length.
+  Raises `ArgumentError`, which names the place, if an element does not have the dtype or is out of its range, or
+  if lists differ in length.
   """
   @spec from_list([element | list] | element, dtype) :: t
   def from_list(list, dtype) when is_map_key(@sizes, dtype) do
@@ -147,7 +147,7 @@ defmodule Snakepit.Tensor do
   end
 
   defp elements(other, [side | _], _dtype, path),
-    do: raise(ArgumentError, wrong(other, "a list of #{side}, as the first is,", path))
+    do: raise(ArgumentError, wrong(other, "a list of length #{side}, like the first,", path))
 
   defp wrong(got, wanted, path) do
     place = path |> Enum.reverse() |> Enum.map_join(&"[#{&1}]")
@@ -156,7 +156,7 @@ defmodule Snakepit.Tensor do
   end
 
   @doc """
-  The elements in lists nested as the shape has them; of a tensor without axes the one element.
+  Returns the elements in lists nested according to the shape; for a tensor without axes, its single element.
 
       iex> Snakepit.Tensor.to_list(Snakepit.Tensor.new(<<1, 2, 3, 4>>, :uint8, {2, 2}))
       [[1, 2], [3, 4]]
@@ -180,9 +180,9 @@ defmodule Snakepit.Tensor do
   end
 
   @doc """
-  The tensor that an `Nx` tensor is. `{:f, 8}` is `:float8_e5m2`.
+  Converts an `Nx` tensor. `{:f, 8}` becomes `:float8_e5m2`.
 
-  Raises `Snakepit.Error` where something would be lost: an array of numpy has no names of axes
+  Raises `Snakepit.Error` if something would be lost: a numpy array has no axis names
   (`Nx.rename/2`), no vectorized axes (`Nx.devectorize/2`), and no elements of 2 or 4 bits
   (`Nx.as_type/2`).
   """
@@ -214,13 +214,13 @@ defmodule Snakepit.Tensor do
     raise Error, reason: :invalid_args, message: message
   end
 
-  # Elements of less than a byte.
+  # For elements of less than a byte.
   defp wider({kind, _bits}), do: {kind, 8}
 
   @doc """
-  The `Nx` tensor that a tensor is. A `:bool` becomes `{:u, 8}`.
+  Converts a tensor to an `Nx` tensor. A `:bool` becomes `{:u, 8}`.
 
-  Nx raises `ArgumentError` for a type that its version does not have, the float8 ones before 0.9 and 0.11, and for
+  Nx raises `ArgumentError` for a type that its version does not have (the float8 types before 0.9 and 0.11), and for
   a tensor without elements.
   """
   @spec to_nx(t) :: struct

@@ -156,7 +156,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert Arrow.new(table.data) == table
       assert inspect(table) == "#Snakepit.Arrow<#{byte_size(table.data)} bytes>"
       assert_raise Error, ~r/write it as a stream/, fn -> Arrow.new("ARROW1\0\0") end
-      assert_raise Error, ~r/has no stream of Arrow's IPC format/, fn -> Arrow.new("a,b") end
+      assert_raise Error, ~r/is not a stream in Arrow's IPC format/, fn -> Arrow.new("a,b") end
       assert_raise ArgumentError, fn -> Arrow.new(nil) end
     end
   end

@@ -109,8 +109,8 @@ defmodule Snakepit.TensorTest do
             {[:infinity], :float8_e4m3fn, "at [0], got: :infinity"},
             {[Integer.pow(10, 400)], :bfloat16, "at [0]"},
             {[{1, nil}], :complex64, "at [0], got: {1, nil}"},
-            {[[1, 2], [3]], :uint8, "a list of 2, as the first is, at [1], got: [3]"},
-            {[[1], 2], :uint8, "a list of 1, as the first is, at [1], got: 2"},
+            {[[1, 2], [3]], :uint8, "a list of length 2, like the first, at [1], got: [3]"},
+            {[[1], 2], :uint8, "a list of length 1, like the first, at [1], got: 2"},
             {[1, [2]], :uint8, "at [1], got: [2]"},
             {[1], :int4, "expected a dtype, one of :bfloat16, :bool, "}
           ] do

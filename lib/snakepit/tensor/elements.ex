@@ -1,18 +1,18 @@
 defmodule Snakepit.Tensor.Elements do
   @moduledoc false
-  # The elements of tensors between their bytes, little-endian, and terms.
+  # Converts the elements of tensors between little-endian bytes and terms.
 
   import Bitwise
 
-  # Their sizes in bits.
+  # Sizes in bits.
   @signed %{int8: 8, int16: 16, int32: 32, int64: 64}
   @unsigned %{uint8: 8, uint16: 16, uint32: 32, uint64: 64}
-  # What Erlang has as floats, and what it has not.
+  # Float types that Erlang's binaries support, and types that they do not.
   @floats %{float16: 16, float32: 32, float64: 64}
   @small_floats %{bfloat16: 16, float8_e4m3fn: 8, float8_e5m2: 8}
   @complex %{complex64: :float32, complex128: :float64}
 
-  # The bits of a float's exponent and of its fraction.
+  # The bits of the exponent and of the fraction.
   @formats %{
     float16: {5, 10},
     float32: {8, 23},
@@ -30,7 +30,7 @@ defmodule Snakepit.Tensor.Elements do
   @doc "Each dtype and its size in bytes."
   def sizes, do: Map.new(@sizes, fn {dtype, bits} -> {dtype, div(bits, 8)} end)
 
-  @doc "The elements in `data`."
+  @doc "Reads the elements in `data`."
   @spec read(binary, atom) :: list
   def read(data, :bool), do: for(<<byte <- data>>, do: byte != 0)
 
@@ -50,7 +50,7 @@ defmodule Snakepit.Tensor.Elements do
 
   def read(data, dtype) when is_map_key(@formats, dtype), do: floats(data, dtype)
 
-  @doc "The bytes of an element, or `:error` where the dtype has no such."
+  @doc "Writes an element as bytes; `:error` if it is not an element of the dtype."
   @spec write(term, atom) :: {:ok, iodata} | :error
   def write(true, :bool), do: {:ok, <<1>>}
   def write(false, :bool), do: {:ok, <<0>>}
@@ -94,7 +94,7 @@ defmodule Snakepit.Tensor.Elements do
     defp floats(<<element::float-little-size(unquote(bits)), rest::binary>>, unquote(dtype)),
       do: [element | floats(rest, unquote(dtype))]
 
-    # One that is not finite, which no float of Erlang matches.
+    # A value that is not finite, which does not match a float segment.
     defp floats(<<code::little-size(unquote(bits)), rest::binary>>, unquote(dtype)),
       do: [float(code, unquote(dtype)) | floats(rest, unquote(dtype))]
   end
@@ -141,7 +141,7 @@ defmodule Snakepit.Tensor.Elements do
   for {dtype, bits} <- @floats do
     defp code(element, unquote(dtype)) when is_number(element) do
       <<sign::1, code::size(unquote(bits - 1))>> = <<element::float-size(unquote(bits))>>
-      # What is beyond the dtype's range is an infinity, or raises.
+      # A value out of the dtype's range gives an infinity, or raises.
       if code <= highest(unquote(dtype)),
         do: {:ok, code ||| sign <<< unquote(bits - 1)},
         else: :error
@@ -150,14 +150,15 @@ defmodule Snakepit.Tensor.Elements do
     end
   end
 
-  # Rounded to the nearest, of two as near to the one with an even fraction.
+  # Rounds to the nearest value, and ties to the one with an even fraction.
   defp code(element, dtype) when is_number(element) do
     <<negative::1, exponent::11, _::52>> = <<element::float>>
     {_, fraction_bits} = @formats[dtype]
-    # As the subnormal ones have it, at the least.
+    # At least the exponent of subnormal numbers.
     exponent = max(exponent - 1023 + bias(dtype), 1)
     steps = round_half_even(abs(element) / :math.pow(2, exponent - bias(dtype) - fraction_bits))
-    # With steps enough the exponent is one more, and one less for the implied bit.
+
+    # If the steps overflow the fraction, the exponent grows by one; it is one less for the implied bit.
     code = ((exponent - 1) <<< fraction_bits) + steps
     sign = if negative == 1, do: sign(dtype), else: 0
     if code <= highest(dtype), do: {:ok, code ||| sign}, else: :error
