@@ -1,26 +1,27 @@
 //! One call on its way through a worker, whatever RPC it came by.
 
-use crate::{commands::Command, journal::Journal};
-use pyo3::{Py, PyAny, Python};
+use crate::{command::Command, journal::Journal};
+use parking_lot::{Mutex, MutexGuard};
+use pyo3::{Py, PyAny, Python, intern};
 use snakepit_proto::{CallHeader, HandlerExit};
-use snakepit_server::Job;
+use snakepit_server::Schedulable;
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-pub(crate) type Answer = snakepit_server::Answer<Journal>;
+pub(crate) type Responder = snakepit_server::Responder<Journal>;
 
 pub(crate) struct Call {
     pub(crate) command: Arc<Command>,
     pub(crate) header: CallHeader,
-    pub(crate) answer: Answer,
+    pub(crate) responder: Responder,
     cancelled: AtomicBool,
     closed: AtomicBool,
     python: Mutex<PythonSide>,
 }
 
-/// What to tell of a cancellation.
+/// What is told of a cancellation.
 #[derive(Default)]
 pub(crate) struct PythonSide {
     pub(crate) context: Option<Py<PyAny>>,
@@ -28,18 +29,22 @@ pub(crate) struct PythonSide {
     pub(crate) interrupt: Option<Py<PyAny>>,
 }
 
-impl Job for Call {
+impl Schedulable for Call {
     fn is_async(&self) -> bool {
         self.command.is_async
     }
 }
 
 impl Call {
-    pub(crate) fn new(command: Arc<Command>, header: CallHeader, answer: Answer) -> Arc<Self> {
+    pub(crate) fn new(
+        command: Arc<Command>,
+        header: CallHeader,
+        responder: Responder,
+    ) -> Arc<Self> {
         Arc::new(Self {
             command,
             header,
-            answer,
+            responder,
             cancelled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             python: Mutex::new(PythonSide::default()),
@@ -53,10 +58,20 @@ impl Call {
     /// True the first time.
     pub(crate) fn cancel(&self) -> bool {
         let first = !self.cancelled.swap(true, Ordering::AcqRel);
-        if let Answer::Stream(chunks) = &self.answer {
-            chunks.cancel();
-        }
+        self.responder.cancel();
         first
+    }
+
+    /// Tells the command that the call was cancelled.
+    pub(crate) fn interrupt(&self, py: Python<'_>) {
+        let (context, interrupt) = {
+            let side = self.python();
+            let copy = |of: &Option<Py<PyAny>>| of.as_ref().map(|it| it.clone_ref(py));
+            (copy(&side.context), copy(&side.interrupt))
+        };
+        // What a callback raises is logged by the context itself.
+        let _ = context.map(|context| context.call_method0(py, intern!(py, "_cancel")));
+        let _ = interrupt.map(|interrupt| interrupt.call0(py));
     }
 
     /// It was ended from outside: its generator closed, its task cancelled.
@@ -64,9 +79,11 @@ impl Call {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// How the handler of a cancelled call ended.
+    /// How the handler of a cancelled call has ended.
     pub(crate) fn exit(&self) -> HandlerExit {
-        if self.closed.load(Ordering::Relaxed) {
+        if !self.is_cancelled() {
+            HandlerExit::Unknown
+        } else if self.closed.load(Ordering::Relaxed) {
             HandlerExit::Closed
         } else {
             HandlerExit::Stopped
@@ -79,10 +96,10 @@ impl Call {
             return;
         }
         let context = self.python().context.take();
-        let _ = context.map(|context| context.call_method0(py, "_leave"));
+        let _ = context.map(|context| context.call_method0(py, intern!(py, "_leave")));
     }
 
     pub(crate) fn python(&self) -> MutexGuard<'_, PythonSide> {
-        self.python.lock().unwrap_or_else(PoisonError::into_inner)
+        self.python.lock()
     }
 }

@@ -3,7 +3,7 @@
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyMemoryView};
 use snakepit_wire::{JOURNAL_BYTES, StartJournal};
 
-pub(crate) type Lane = snakepit_server::Lane<Journal>;
+pub(crate) type CallsStream = snakepit_server::CallsStream<Journal>;
 
 pub(crate) struct Journal {
     file: StartJournal,

@@ -1,21 +1,40 @@
-//! The worker's server, as far as it needs no Python: gRPC over HTTP/2, listening and connections, the
-//! scheduler of calls, and how they are answered. Nothing here waits for Python's lock.
+//! The worker's server, without Python: gRPC over HTTP/2, listening and connections, the scheduler of
+//! calls, and how calls are answered. Nothing here waits for Python's lock.
 
-mod answer;
-mod chunks;
-mod lane;
-mod poke;
-pub mod rpc;
+mod call_request;
+mod calls_stream;
+mod chunk_buffer;
+mod chunk_sender;
+mod connections;
+mod counters;
+mod exit_log;
+mod failure;
+mod grpc;
+mod io_driver;
+mod listener;
+mod loop_waker;
+mod newcomers;
+mod outcome;
+mod responder;
 mod scheduler;
-mod seat;
 mod secret;
 mod server;
+mod stream_responder;
 
-pub use answer::{Answer, Failure, Outcome, chunk, failed_chunk, reply_frame, response, tell};
-pub use chunks::{Chunks, GATHERED_FOR};
-pub use lane::Lane;
-pub use poke::Poke;
-pub use scheduler::{Job, Scheduler};
-pub use seat::Seat;
-pub use secret::{SECRET, Secret};
-pub use server::{Listener, Server, Service};
+pub use call_request::{CallRequest, Deadline};
+pub use calls_stream::{CallsStream, UnsentReplies};
+pub use chunk_sender::send_chunks;
+pub use connections::Service;
+pub use counters::Counters;
+pub use exit_log::ExitLog;
+pub use failure::Failure;
+pub use grpc::{Gone, Rpc, ServerConnection, end, trailers, unreadable};
+pub use io_driver::IoDriver;
+pub use listener::Listener;
+pub use loop_waker::LoopWaker;
+pub use outcome::Outcome;
+pub use responder::Responder;
+pub use scheduler::{Schedulable, Scheduler};
+pub use secret::Secret;
+pub use server::Server;
+pub use stream_responder::StreamResponder;

@@ -1,15 +1,16 @@
 //! Which calls run: at most so many at once, the others in the order of their arrival. Plain data
 //! behind a mutex; threads that run commands wait here without Python's lock.
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 /// What the scheduler needs to know of a call.
-pub trait Job: Send + Sync {
+pub trait Schedulable: Send + Sync {
     /// Whether it runs on the event loop, and takes no thread.
     fn is_async(&self) -> bool;
 }
@@ -17,7 +18,7 @@ pub trait Job: Send + Sync {
 pub struct Scheduler<J> {
     state: Mutex<State<J>>,
     ready: Condvar,
-    emptied: Condvar,
+    idle: Condvar,
     /// Tells the event loop that there is something to start.
     wake_loop: Box<dyn Fn() + Send + Sync>,
 }
@@ -37,12 +38,10 @@ struct State<J> {
     driver: Option<Waker>,
     /// The thread that drives is to look after signals.
     woken: bool,
-    /// Whether anybody waits for the last call's end: to tell nobody is a system call, too.
-    watched: bool,
     closed: bool,
 }
 
-impl<J: Job> Scheduler<J> {
+impl<J: Schedulable> Scheduler<J> {
     pub fn new(slots: usize, wake_loop: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             wake_loop: Box::new(wake_loop),
@@ -57,16 +56,15 @@ impl<J: Job> Scheduler<J> {
                 idle_threads: 0,
                 driver: None,
                 woken: false,
-                watched: false,
                 closed: false,
             }),
             ready: Condvar::new(),
-            emptied: Condvar::new(),
+            idle: Condvar::new(),
         }
     }
 
     pub fn submit(&self, calls: impl IntoIterator<Item = Arc<J>>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.waiting.extend(calls);
         state.admit();
         self.tell(state);
@@ -74,7 +72,7 @@ impl<J: Job> Scheduler<J> {
 
     /// For a thread that runs commands: `done` has ended; the next one to run, if there is one.
     pub fn next(&self, done: Option<&Arc<J>>) -> Option<Arc<J>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(done) = done {
             state.leave(done);
         }
@@ -85,7 +83,7 @@ impl<J: Job> Scheduler<J> {
 
     /// As `next`, but waits for a call. Nothing once the scheduler is closed.
     pub fn wait_next(&self) -> Option<Arc<J>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if let Some(call) = state.start_next() {
                 return Some(call);
@@ -94,10 +92,7 @@ impl<J: Job> Scheduler<J> {
                 return None;
             }
             state.idle_threads += 1;
-            state = self
-                .ready
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.ready.wait(&mut state);
             state.idle_threads -= 1;
         }
     }
@@ -105,7 +100,7 @@ impl<J: Job> Scheduler<J> {
     /// As `wait_next`, for a thread that does something else meanwhile; nothing as well once `wake` was
     /// called.
     pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<J>>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(call) = state.start_next() {
             return Poll::Ready(Some(call));
         }
@@ -118,7 +113,7 @@ impl<J: Job> Scheduler<J> {
 
     /// For the event loop: what it is to start.
     pub fn take_for_loop(&self) -> Vec<Arc<J>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let calls: Vec<_> = state.for_loop.drain(..).collect();
         state.running.extend(calls.iter().cloned());
         calls
@@ -126,7 +121,7 @@ impl<J: Job> Scheduler<J> {
 
     /// A call of the event loop has ended.
     pub fn leave(&self, done: &Arc<J>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.leave(done);
         self.tell(state);
     }
@@ -134,7 +129,7 @@ impl<J: Job> Scheduler<J> {
     /// Takes back what has not started of the calls that `which` picks; hands those over, and beside
     /// them the ones that run.
     pub fn take_back(&self, which: impl Fn(&J) -> bool) -> (Vec<Arc<J>>, Vec<Arc<J>>) {
-        let mut guard = self.lock();
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         let mut taken = Vec::new();
         for queue in [&mut state.admitted, &mut state.for_loop, &mut state.waiting] {
@@ -159,7 +154,7 @@ impl<J: Job> Scheduler<J> {
 
     /// Whether any call that `which` picks is queued or runs.
     pub fn has(&self, which: impl Fn(&J) -> bool) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         let mut all = state.waiting.iter();
         all.by_ref().any(|call| which(call))
             || state.admitted.iter().any(|call| which(call))
@@ -169,22 +164,20 @@ impl<J: Job> Scheduler<J> {
 
     /// How many calls are queued or run.
     pub fn count(&self) -> i64 {
-        i64::try_from(self.lock().count()).unwrap_or(i64::MAX)
+        i64::try_from(self.state.lock().count()).unwrap_or(i64::MAX)
     }
 
-    /// Waits until there is no call any more; tells whether there is none.
-    pub fn wait_empty(&self, after: Duration) -> bool {
-        let mut state = self.lock();
-        state.watched = true;
-        let waited = self
-            .emptied
-            .wait_timeout_while(state, after, |state| state.count() > 0);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    /// Waits for at most `patience` until no call is left; tells whether none is.
+    pub fn wait_idle(&self, patience: Duration) -> bool {
+        let mut state = self.state.lock();
+        let busy = |state: &mut State<J>| state.count() > 0;
+        self.idle.wait_while_for(&mut state, busy, patience);
         state.count() == 0
     }
 
     pub fn running<T>(&self, pick: impl Fn(&J) -> Option<T>) -> Vec<T> {
-        self.lock()
+        self.state
+            .lock()
             .running
             .iter()
             .filter_map(|call| pick(call))
@@ -193,7 +186,7 @@ impl<J: Job> Scheduler<J> {
 
     /// Whether another thread should be there, so that one is idle while calls may come.
     pub fn wants_thread(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let wanted = state.idle_threads == 0 && state.threads < state.slots && !state.closed;
         if wanted {
             state.threads += 1;
@@ -208,18 +201,18 @@ impl<J: Job> Scheduler<J> {
 
     /// Whether there are threads to run commands, or need not be any more.
     pub fn has_threads(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.threads > 0 || state.closed
     }
 
     pub fn is_closed(&self) -> bool {
-        self.lock().closed
+        self.state.lock().closed
     }
 
     /// Lets the thread that drives return without a call.
     pub fn wake(&self) {
         let driver = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.woken = true;
             state.driver.take()
         };
@@ -231,7 +224,7 @@ impl<J: Job> Scheduler<J> {
     /// Lets the threads go that wait; what runs goes on.
     pub fn close(&self) {
         let driver = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.closed = true;
             state.driver.take()
         };
@@ -244,7 +237,7 @@ impl<J: Job> Scheduler<J> {
     fn tell(&self, mut state: MutexGuard<'_, State<J>>) {
         let (sync, for_loop) = (state.admitted.len(), !state.for_loop.is_empty());
         let idle = state.idle_threads;
-        let emptied = state.watched && state.count() == 0;
+        let is_idle = state.count() == 0;
         let driver = if sync > 0 { state.driver.take() } else { None };
         drop(state);
         if let Some(driver) = driver {
@@ -252,31 +245,32 @@ impl<J: Job> Scheduler<J> {
         }
         match sync.min(idle) {
             0 => {}
-            1 => self.ready.notify_one(),
-            _ => self.ready.notify_all(),
+            1 => {
+                self.ready.notify_one();
+            }
+            _ => {
+                self.ready.notify_all();
+            }
         }
         if for_loop {
             (self.wake_loop)();
         }
-        if emptied {
-            self.emptied.notify_all();
+        // To notify nobody is no system call.
+        if is_idle {
+            self.idle.notify_all();
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-struct Thread<'a, J: Job>(&'a Scheduler<J>);
+struct Thread<'a, J: Schedulable>(&'a Scheduler<J>);
 
-impl<J: Job> Drop for Thread<'_, J> {
+impl<J: Schedulable> Drop for Thread<'_, J> {
     fn drop(&mut self) {
-        self.0.lock().threads -= 1;
+        self.0.state.lock().threads -= 1;
     }
 }
 
-impl<J: Job> State<J> {
+impl<J: Schedulable> State<J> {
     fn count(&self) -> usize {
         self.waiting.len() + self.admitted.len() + self.for_loop.len() + self.running.len()
     }
@@ -319,7 +313,7 @@ mod tests {
     #[derive(Debug, PartialEq)]
     struct Named(&'static str, bool);
 
-    impl Job for Named {
+    impl Schedulable for Named {
         fn is_async(&self) -> bool {
             self.1
         }

@@ -1,9 +1,10 @@
-//! What a client must know where others could reach the server, too.
+//! The secret that a client must bring to a port, which others can reach, too.
 
-use crate::rpc::{Status, UNAUTHENTICATED};
 use http::{HeaderMap, HeaderName};
+use subtle::ConstantTimeEq;
+use tonic::Status;
 
-pub static SECRET: HeaderName = HeaderName::from_static("x-snakepit-secret");
+pub(crate) static HEADER: HeaderName = HeaderName::from_static("x-snakepit-secret");
 
 /// Empty: everyone may call.
 pub struct Secret(String);
@@ -13,27 +14,44 @@ impl Secret {
         Self(secret)
     }
 
-    pub fn is_in(&self, headers: &HeaderMap) -> bool {
+    /// Takes a time that does not tell where the two differ.
+    pub(crate) fn is_in(&self, headers: &HeaderMap) -> bool {
         let secret = self.0.as_bytes();
         let given = headers
-            .get(&SECRET)
+            .get(&HEADER)
             .map_or(&[][..], |given| given.as_bytes());
-        secret.is_empty() || same(secret, given)
+        secret.is_empty() || secret.ct_eq(given).into()
     }
 
-    pub fn missing() -> Status {
-        let message =
-            format!("the metadata {SECRET:?} must be the secret that the worker was started with");
-        Status::new(UNAUTHENTICATED, message)
+    pub(crate) fn missing() -> Status {
+        Status::unauthenticated(format!(
+            "the metadata {HEADER:?} must be the secret that the worker was started with"
+        ))
     }
 }
 
-/// Compares in a time that does not tell where they differ.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len()
-        && one
-            .iter()
-            .zip(other)
-            .fold(0, |found, (a, b)| found | (a ^ b))
-            == 0
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(secret: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(HEADER.clone(), HeaderValue::from_static(secret))])
+    }
+
+    #[test]
+    fn only_the_whole_secret_is_one() {
+        let secret = Secret::new("secret".into());
+        assert!(secret.is_in(&headers("secret")));
+        for other in ["", "secre", "secrets", "Secret"] {
+            assert!(!secret.is_in(&headers(other)), "{other}");
+        }
+        assert!(!secret.is_in(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn where_there_is_none_everyone_may_call() {
+        let secret = Secret::new(String::new());
+        assert!(secret.is_in(&HeaderMap::new()) && secret.is_in(&headers("any")));
+    }
 }

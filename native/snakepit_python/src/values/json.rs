@@ -3,6 +3,7 @@
 
 use pyo3::{
     prelude::*,
+    sync::critical_section::with_critical_section,
     types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
 };
 use snakepit_values::{Builder, Dtype, Form, MARK, MAX_DEPTH, ReadError, Writer};
@@ -135,7 +136,15 @@ fn write_dict(dict: &Bound<'_, PyDict>, out: &mut Writer<'_>, depth: usize) -> R
         let name: String = name.extract().map_err(|_| Other)?;
         if name == MARK { Err(Other) } else { Ok(name) }
     };
-    out.object(&super::entries(dict), name, |out, _, value| {
+    out.object(&entries(dict), name, |out, _, value| {
         write_value(value, out, depth + 1)
     })
+}
+
+/// What is in a dict at this moment. Other threads, and the encoders of its values, may change it as soon
+/// as any Python code runs.
+pub(super) fn entries<'py>(
+    dict: &Bound<'py, PyDict>,
+) -> Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    with_critical_section(dict, || dict.iter().collect())
 }

@@ -1,14 +1,10 @@
-//! Who drives the network. A worker that runs one command at a time has it driven by the thread that
-//! runs commands, for as long as there is none to run: a call then costs no switch of threads.
-//! Another thread stands by, and drives while a command takes longer than a moment.
+//! Which thread drives the network. In a worker that runs one command at a time the thread that runs
+//! commands does, while there is none to run: a call then costs no switch of threads. A second thread
+//! stands by, and drives while a command takes longer than a moment.
 
-use crate::scheduler::{Job, Scheduler};
-use std::{
-    future::poll_fn,
-    io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use crate::scheduler::{Schedulable, Scheduler};
+use parking_lot::{Condvar, Mutex};
+use std::{future::poll_fn, io, sync::Arc, time::Duration};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Notify,
@@ -20,8 +16,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 /// After so many moments in which nothing came the other thread sleeps.
 const QUIET: u32 = 10;
 
-pub struct Seat {
-    pub runtime: Runtime,
+pub struct IoDriver {
+    pub(crate) runtime: Runtime,
     /// Whether the thread that runs commands drives at all: no two of them could.
     shared: bool,
     state: Mutex<State>,
@@ -47,7 +43,7 @@ enum Standby {
     Driving,
 }
 
-impl Seat {
+impl IoDriver {
     pub fn new(shared: bool) -> io::Result<Self> {
         Ok(Self {
             runtime: Builder::new_current_thread().enable_all().build()?,
@@ -71,7 +67,7 @@ impl Seat {
 
     /// The next call to run, once there is one; nothing when there will be no more. Whoever waits
     /// here drives the network.
-    pub fn wait_next<J: Job>(&self, scheduler: &Scheduler<J>) -> Option<Arc<J>> {
+    pub fn wait_next<J: Schedulable>(&self, scheduler: &Scheduler<J>) -> Option<Arc<J>> {
         if !self.shared {
             return scheduler.wait_next();
         }
@@ -89,7 +85,7 @@ impl Seat {
     }
 
     fn come_back(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.away = false;
         state.now = false;
         let driven = state.standby == Standby::Driving;
@@ -100,7 +96,7 @@ impl Seat {
     }
 
     fn go(&self, for_long: bool) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.away = true;
         state.turn += 1;
         let wake = match state.standby {
@@ -116,7 +112,7 @@ impl Seat {
     }
 
     /// For the other thread: drives whenever that is wanted, until `serving` is over.
-    pub fn stand_by(&self, mut serving: JoinHandle<()>) {
+    pub(crate) fn stand_by(&self, mut serving: JoinHandle<()>) {
         if !self.shared {
             let _ = self.runtime.block_on(serving);
             return;
@@ -128,7 +124,7 @@ impl Seat {
                 tokio::select! {
                     biased;
                     _ = &mut serving => true,
-                    () = self.give_back.notified() => self.lock().ending,
+                    () = self.give_back.notified() => self.state.lock().ending,
                 }
             });
         }
@@ -139,7 +135,7 @@ impl Seat {
 
     /// Returns when it is time to drive.
     fn watch(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.standby = Standby::Watching;
         let (mut seen, mut quiet) = (state.turn, 0);
         loop {
@@ -148,20 +144,13 @@ impl Seat {
             }
             if quiet > QUIET && !state.away {
                 state.standby = Standby::Asleep;
-                state = self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                self.changed.wait(&mut state);
                 state.standby = Standby::Watching;
                 (seen, quiet) = (state.turn, 0);
                 continue;
             }
             let before = state.turn;
-            state = self
-                .changed
-                .wait_timeout(state, MOMENT)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.changed.wait_for(&mut state, MOMENT);
             if state.away && state.turn == before && state.turn == seen {
                 break;
             }
@@ -173,13 +162,9 @@ impl Seat {
     }
 
     /// No more calls will come.
-    pub fn end(&self) {
-        self.lock().ending = true;
+    pub(crate) fn end(&self) {
+        self.state.lock().ending = true;
         self.changed.notify_one();
         self.give_back.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

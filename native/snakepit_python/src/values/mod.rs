@@ -3,12 +3,12 @@
 
 mod json;
 
+use crate::hooks::Hooks;
 use bytes::Bytes;
 use pyo3::{
     exceptions::PyValueError,
     prelude::*,
     pybacked::{PyBackedBytes, PyBackedStr},
-    sync::critical_section::with_critical_section,
     types::{PyBytes, PyDict, PyString},
 };
 use snakepit_proto::{Field, Fields, FieldsRef, copied, packed};
@@ -23,24 +23,21 @@ const SHARED_FROM: usize = 4096;
 
 pub(crate) fn decode_fields<'py>(
     py: Python<'py>,
-    values: FieldsRef<'_>,
-    hooks: &Py<PyAny>,
+    fields: FieldsRef<'_>,
+    hooks: &Hooks,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
-    let kinds = values.kinds.map(Bytes::as_ref);
+    let kinds = fields.kinds.map(|kinds| &kinds[..]);
     if let Some(kinds) = kinds
-        && kinds.len() != values.values.len()
+        && kinds.len() != fields.values.len()
     {
-        let fields = PyDict::new(py);
-        for field in values.values {
-            fields.set_item(name(field)?, PyBytes::new(py, &field.value))?;
+        let plain = PyDict::new(py);
+        for field in fields.values {
+            plain.set_item(name(field)?, PyBytes::new(py, &field.value))?;
         }
-        let refused = hooks
-            .bind(py)
-            .call_method1("decode_fields", (fields, kinds))?;
-        return Ok(refused.cast_into()?);
+        return Ok(hooks.decode_fields(plain, kinds)?.cast_into()?);
     }
-    for (index, field) in values.values.iter().enumerate() {
+    for (index, field) in fields.values.iter().enumerate() {
         let kind = kinds.map_or(0, |kinds| kinds[index]);
         let name = name(field)?;
         dict.set_item(name, decode(py, kind, &field.value, name, hooks)?)?;
@@ -57,7 +54,7 @@ fn decode<'py>(
     kind: u8,
     bytes: &Bytes,
     name: &str,
-    hooks: &Py<PyAny>,
+    hooks: &Hooks,
 ) -> PyResult<Bound<'py, PyAny>> {
     let known = match kind {
         TEXT => std::str::from_utf8(bytes)
@@ -70,9 +67,7 @@ fn decode<'py>(
     match known {
         Some(value) => Ok(value),
         // It also says what is wrong.
-        None => hooks
-            .bind(py)
-            .call_method1("decode", (PyBytes::new(py, bytes), name, kind)),
+        None => hooks.decode(PyBytes::new(py, bytes), name, kind),
     }
 }
 
@@ -82,15 +77,10 @@ pub(crate) fn encode_fields(
     value: &Bound<'_, PyAny>,
     root: &str,
     kinds: bool,
-    hooks: &Py<PyAny>,
+    hooks: &Hooks,
 ) -> PyResult<Fields> {
-    let py = value.py();
     let Ok(dict) = value.cast::<PyDict>() else {
-        let (kind, bytes) = encode(value, kinds, || {
-            hooks
-                .bind(py)
-                .call_method1("encode_whole", (value, root, kinds))
-        })?;
+        let (kind, bytes) = encode(value, kinds, || hooks.encode_whole(value, root, kinds))?;
         return Ok(Fields::sent(
             vec![(Field::new("result", bytes), kind)],
             kinds,
@@ -100,7 +90,7 @@ pub(crate) fn encode_fields(
         // It may have items of its own.
         return encode_all(value, root, kinds, hooks);
     }
-    let entries = entries(dict);
+    let entries = json::entries(dict);
     let mut found = Vec::with_capacity(entries.len());
     for (key, item) in entries {
         let name = key
@@ -110,22 +100,10 @@ pub(crate) fn encode_fields(
         let Some(name) = name else {
             return encode_all(value, root, kinds, hooks);
         };
-        let (kind, bytes) = encode(&item, kinds, || {
-            hooks
-                .bind(py)
-                .call_method1("encode", (&item, root, &key, kinds))
-        })?;
+        let (kind, bytes) = encode(&item, kinds, || hooks.encode(&item, root, &key, kinds))?;
         found.push((Field::new(name, bytes), kind));
     }
     Ok(Fields::sent(found, kinds))
-}
-
-/// What is in a dict at this moment. Other threads, and the encoders of its values, may change it as soon
-/// as any Python code runs.
-pub(super) fn entries<'py>(
-    dict: &Bound<'py, PyDict>,
-) -> Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    with_critical_section(dict, || dict.iter().collect())
 }
 
 /// A dict of which only Python knows the items, or the texts of their keys.
@@ -133,11 +111,9 @@ fn encode_all(
     value: &Bound<'_, PyAny>,
     root: &str,
     kinds: bool,
-    hooks: &Py<PyAny>,
+    hooks: &Hooks,
 ) -> PyResult<Fields> {
-    let encoded = hooks
-        .bind(value.py())
-        .call_method1("encode_fields", (value, root, kinds))?;
+    let encoded = hooks.encode_fields(value, root, kinds)?;
     let (fields, kinds): (BTreeMap<String, PyBackedBytes>, Option<PyBackedBytes>) =
         encoded.extract()?;
     let fields = fields

@@ -4,10 +4,10 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use prost::Message;
 use snakepit_wire::append;
 use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -16,16 +16,16 @@ use std::{
 /// may be larger.
 const MAX_CHUNKS: usize = 256;
 const MAX_BYTES: usize = 64 * 1024;
-/// Chunks that come at such intervals, or shorter ones, are quick.
+/// ChunkBuffer that come at such intervals, or shorter ones, are quick.
 const QUICK: Duration = Duration::from_micros(10);
 /// How long quick chunks gather at most, by a clock that counts milliseconds.
-pub const GATHERED_FOR: Duration = Duration::from_millis(1);
+pub(crate) const GATHERED_FOR: Duration = Duration::from_millis(1);
 
 /// Called once there is room, for the event loop, which cannot wait.
 type OnRoom = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-pub struct Chunks {
+pub(crate) struct ChunkBuffer {
     state: Mutex<State>,
     room: Condvar,
     network: AtomicWaker,
@@ -65,10 +65,10 @@ impl State {
     }
 }
 
-impl Chunks {
+impl ChunkBuffer {
     /// Adds a chunk. True if another one would not find room now.
-    pub fn push(&self, chunk: &impl Message) -> bool {
-        let mut state = self.lock();
+    pub(crate) fn push(&self, chunk: &impl Message) -> bool {
+        let mut state = self.state.lock();
         if state.sealed {
             return false;
         }
@@ -85,19 +85,16 @@ impl Chunks {
     }
 
     /// Waits until there is room, or until the stream is cancelled.
-    pub fn wait_room(&self) {
-        let mut state = self.lock();
+    pub(crate) fn wait_room(&self) {
+        let mut state = self.state.lock();
         while state.is_full() {
-            state = self
-                .room
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.room.wait(&mut state);
         }
     }
 
     /// Has `done` called once there is room, or when the stream is cancelled.
-    pub fn on_room(&self, done: OnRoom) {
-        let mut state = self.lock();
+    pub(crate) fn on_room(&self, done: OnRoom) {
+        let mut state = self.state.lock();
         if state.is_full() {
             state.on_room = Some(done);
         } else {
@@ -107,14 +104,14 @@ impl Chunks {
     }
 
     /// No more will come.
-    pub fn end(&self) {
-        self.lock().ended = true;
+    pub(crate) fn end(&self) {
+        self.state.lock().ended = true;
         self.network.wake();
     }
 
     /// Ends the stream with this chunk in place of those that have not been taken.
-    pub fn end_with(&self, chunk: &impl Message) {
-        let mut state = self.lock();
+    pub(crate) fn end_with(&self, chunk: &impl Message) {
+        let mut state = self.state.lock();
         state.buffer.clear();
         append(&mut state.buffer, chunk);
         state.count = 1;
@@ -125,21 +122,21 @@ impl Chunks {
     }
 
     /// Nobody takes them any more.
-    pub fn cancel(&self) {
-        let mut state = self.lock();
+    pub(crate) fn cancel(&self) {
+        let mut state = self.state.lock();
         state.cancelled = true;
         self.tell_room(state);
     }
 
     /// For the network: the chunks that are there, or nothing once all have been taken. Quick ones
     /// gather until `gathered` is ready.
-    pub fn poll_take(
+    pub(crate) fn poll_take(
         &self,
         cx: &mut Context<'_>,
         gathered: impl FnOnce(&mut Context<'_>) -> Poll<()>,
     ) -> Poll<Option<Bytes>> {
         self.network.register(cx.waker());
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.quick && !state.are_due() && gathered(cx).is_ready() {
             state.quick = false;
         }
@@ -162,10 +159,6 @@ impl Chunks {
             done();
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]
@@ -180,11 +173,11 @@ mod tests {
         task::Waker,
     };
 
-    fn take(chunks: &Chunks) -> Poll<Option<Bytes>> {
+    fn take(chunks: &ChunkBuffer) -> Poll<Option<Bytes>> {
         chunks.poll_take(&mut Context::from_waker(Waker::noop()), |_| Poll::Pending)
     }
 
-    fn fill(chunks: &Chunks) -> usize {
+    fn fill(chunks: &ChunkBuffer) -> usize {
         let mut count = 1;
         while !chunks.push(&StreamResponse::default()) {
             count += 1;
@@ -194,7 +187,7 @@ mod tests {
 
     #[test]
     fn those_that_are_there_are_taken_together() {
-        let chunks = Chunks::default();
+        let chunks = ChunkBuffer::default();
         assert!(take(&chunks).is_pending());
         chunks.push(&StreamResponse::default());
         chunks.push(&StreamResponse::default());
@@ -206,15 +199,15 @@ mod tests {
 
     #[test]
     fn quick_ones_gather_until_half_the_buffer_is_full_or_their_time_is_up() {
-        let chunks = Chunks::default();
+        let chunks = ChunkBuffer::default();
         let push = || chunks.push(&StreamResponse::default());
         let second = Duration::from_secs(1);
         for taken_at in [None, Instant::now().checked_sub(second)] {
-            chunks.lock().taken_at = taken_at;
+            chunks.state.lock().taken_at = taken_at;
             push();
             assert!(take(&chunks).is_ready());
         }
-        let last_taken_now = || chunks.lock().taken_at = Some(Instant::now() + second);
+        let last_taken_now = || chunks.state.lock().taken_at = Some(Instant::now() + second);
         last_taken_now();
         push();
         assert!(take(&chunks).is_ready());
@@ -235,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_a_stream_is_ended_with_comes_last() {
-        let chunks = Chunks::default();
+        let chunks = ChunkBuffer::default();
         chunks.push(&StreamResponse::default());
         chunks.end_with(&StreamResponse {
             is_final: true,
@@ -248,18 +241,21 @@ mod tests {
 
     #[test]
     fn their_number_and_their_bytes_are_bounded() {
-        assert_eq!(fill(&Chunks::default()), MAX_CHUNKS);
+        assert_eq!(fill(&ChunkBuffer::default()), MAX_CHUNKS);
         let large = StreamResponse {
             request_id: "x".repeat(MAX_BYTES),
             ..StreamResponse::default()
         };
-        assert!(Chunks::default().push(&large));
+        assert!(ChunkBuffer::default().push(&large));
     }
 
     #[test]
     fn room_is_told_when_chunks_are_taken_or_nobody_takes_them() {
-        for make_room in [|chunks: &Chunks| drop(take(chunks)), Chunks::cancel] {
-            let chunks = Chunks::default();
+        for make_room in [
+            |chunks: &ChunkBuffer| drop(take(chunks)),
+            ChunkBuffer::cancel,
+        ] {
+            let chunks = ChunkBuffer::default();
             fill(&chunks);
             let told = Arc::new(AtomicBool::new(false));
             let tell = told.clone();

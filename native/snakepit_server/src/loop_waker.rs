@@ -5,12 +5,12 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-pub struct Poke {
+pub struct LoopWaker {
     reader: UnixStream,
     writer: UnixStream,
 }
 
-impl Poke {
+impl LoopWaker {
     pub fn new() -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;

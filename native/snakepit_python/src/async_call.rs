@@ -1,13 +1,11 @@
 //! An `async` command, as the event loop sees its call.
 
-use crate::{call::Call, handler, worker::Worker};
+use crate::{call::Call, invocation::Invocation, worker::Worker};
+use parking_lot::Mutex;
 use pyo3::{exceptions::PyRuntimeError, prelude::*, types::PyDict};
 use snakepit_proto::Fields;
-use snakepit_server::{Answer, Failure, failed_chunk};
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use snakepit_server::Failure;
+use std::{sync::Arc, time::Instant};
 
 /// So many chunks of a stream, and others have their turn: a generator that awaits nothing would have
 /// the event loop to itself for as long as the network takes what it yields.
@@ -18,14 +16,8 @@ pub(crate) struct AsyncCall {
     worker: Arc<Worker>,
     call: Arc<Call>,
     started: Instant,
-    progress: Mutex<Progress>,
-}
-
-#[derive(Default)]
-struct Progress {
-    index: i32,
-    /// What could not be sent. The command is ended by an exception, and this is the answer.
-    failure: Option<Failure>,
+    /// Why a chunk could not be sent. The command is ended by an exception, and this is the answer.
+    failure: Mutex<Option<Failure>>,
 }
 
 impl AsyncCall {
@@ -34,16 +26,20 @@ impl AsyncCall {
             worker,
             call,
             started: Instant::now(),
-            progress: Mutex::default(),
+            failure: Mutex::default(),
         }
     }
 
-    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn invocation<'a, 'py>(&'a self, py: Python<'py>) -> Invocation<'a, 'py> {
+        Invocation {
+            py,
+            worker: &self.worker,
+            call: &self.call,
+        }
     }
 
-    fn push(&self, value: &Bound<'_, PyAny>, is_final: bool) -> PyResult<bool> {
-        let Answer::Stream(chunks) = &self.call.answer else {
+    fn send(&self, value: &Bound<'_, PyAny>, is_final: bool) -> PyResult<bool> {
+        let Some(stream) = self.call.responder.as_stream() else {
             return Err(PyRuntimeError::new_err("no stream"));
         };
         if self.call.is_cancelled() {
@@ -51,43 +47,22 @@ impl AsyncCall {
             self.call.set_closed();
             return Err(self.give_up(Failure::cancelled()));
         }
-        let index = self.progress().index;
-        match handler::message(value.py(), &self.worker, &self.call, value, index, is_final) {
-            Ok(message) => {
-                let next = index.wrapping_add(1);
-                self.progress().index = next;
-                Ok(chunks.push(&message) || next % TURN == 0)
-            }
+        match self.invocation(value.py()).send(stream, value, is_final) {
+            Ok(must_wait) => Ok(must_wait || stream.sent() % TURN == 0),
             Err(failure) => Err(self.give_up(failure)),
         }
     }
 
     fn give_up(&self, failure: Failure) -> PyErr {
         let message = failure.text.clone();
-        self.progress().failure = Some(failure);
+        *self.failure.lock() = Some(failure);
         PyRuntimeError::new_err(message)
     }
 
     fn answer(&self, py: Python<'_>, result: Result<Fields, Failure>) {
-        let took = self.started.elapsed();
-        self.call.leave_session(py);
-        match &self.call.answer {
-            Answer::Stream(chunks) => {
-                self.worker.count(result.is_err());
-                if let Err(failure) = result {
-                    let index = self.progress().index;
-                    let id = self.call.header.request_id();
-                    chunks.push(&failed_chunk(id, index, failure));
-                }
-                self.worker.remember_end(&self.call);
-                chunks.end();
-            }
-            Answer::Frame(lane) => {
-                self.worker.took(took);
-                self.worker.finish(&self.call, result, took);
-                py.detach(|| lane.flush());
-            }
-            Answer::Unary(_) => self.worker.finish(&self.call, result, took),
+        self.invocation(py).finish(result, self.started);
+        if self.call.responder.needs_flush() {
+            py.detach(|| self.call.responder.flush());
         }
         self.worker.leave_loop(&self.call);
     }
@@ -104,7 +79,7 @@ impl AsyncCall {
     /// Whether the call takes chunks.
     #[getter]
     fn is_stream(&self) -> bool {
-        self.call.answer.is_stream()
+        self.call.responder.as_stream().is_some()
     }
 
     #[getter]
@@ -129,7 +104,7 @@ impl AsyncCall {
 
     /// The keywords to call the function with; raises what is wrong with them.
     fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        handler::keywords(py, &self.worker, &self.call)
+        self.invocation(py).keywords()
     }
 
     /// `stop` is called when the call is cancelled.
@@ -143,47 +118,38 @@ impl AsyncCall {
 
     /// Sends a chunk. True if the next one has to wait, for room or for its turn.
     fn chunk(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
-        self.push(value, false)
+        self.send(value, false)
     }
 
     /// Has the event loop call `resume` once there is room, and the calls before it had their turn.
     fn on_room(&self, resume: Py<PyAny>) {
-        if let Answer::Stream(chunks) = &self.call.answer {
+        if let Some(stream) = self.call.responder.as_stream() {
             let worker = self.worker.clone();
-            chunks.on_room(Box::new(move || worker.resume(resume)));
+            stream.on_room(Box::new(move || worker.resume(resume)));
         }
     }
 
     /// The command has ended with this value, which is no chunk if what has `streamed` returned nothing.
     #[pyo3(signature = (value, streamed = false))]
     fn finish(&self, py: Python<'_>, value: &Bound<'_, PyAny>, streamed: bool) -> PyResult<()> {
-        match &self.call.answer {
-            Answer::Stream(_) if streamed && value.is_none() => {}
-            Answer::Stream(_) => {
-                self.push(value, true)?;
-            }
-            _ => {
-                let result = handler::unary_result(py, &self.worker, &self.call, value);
-                self.answer(py, result);
-                return Ok(());
-            }
-        }
-        self.answer(py, Ok(Fields::default()));
+        let result = if !self.is_stream() {
+            self.invocation(py).result(value)
+        } else if streamed && value.is_none() {
+            Ok(Fields::default())
+        } else {
+            self.send(value, true)?;
+            Ok(Fields::default())
+        };
+        self.answer(py, result);
         Ok(())
     }
 
     /// The command has ended with this exception.
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) {
-        let known = self.progress().failure.take();
-        let describe = || {
-            self.worker
-                .commands
-                .failure(py, &self.call, PyErr::from_value(error))
-        };
-        let failure = known.map_or_else(
-            || handler::caught(py, &self.worker, &self.call, || Err(describe())),
-            Err,
-        );
+        let run = self.invocation(py);
+        let known = self.failure.lock().take();
+        let describe = || Err(run.failure(PyErr::from_value(error)));
+        let failure = known.map_or_else(|| run.caught(describe), Err);
         self.answer(py, failure);
     }
 }

@@ -1,0 +1,166 @@
+//! The threads that run commands. Python is entered to run one, and left to wait for the next.
+
+use crate::{
+    call::Call, generator, invocation::Invocation, journal::Journal, unwrapping::unwrapped,
+    worker::Worker,
+};
+use pyo3::{intern, prelude::*, types::PyCFunction};
+use snakepit_proto::Fields;
+use snakepit_server::{Failure, UnsentReplies};
+use std::{
+    cell::RefCell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// A command that takes no longer has run no event loop, which may have left signals changed.
+const NO_EVENT_LOOP: Duration = Duration::from_micros(100);
+
+thread_local! {
+    static WORKER: RefCell<Option<Arc<Worker>>> = const { RefCell::new(None) };
+    static RUNNING: RefCell<Option<Arc<Call>>> = const { RefCell::new(None) };
+}
+
+/// The request id of the call that this thread runs; "" for none.
+#[pyfunction]
+pub(crate) fn request_id() -> String {
+    RUNNING.with_borrow(|call| {
+        call.as_ref()
+            .map(|call| call.header.request_id().to_owned())
+            .unwrap_or_default()
+    })
+}
+
+/// Runs commands in this thread until the worker stops.
+pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
+    // However this thread ends: health tells how many there are.
+    let _thread = worker.scheduler.thread();
+    let writer = worker.next_writer();
+    let Ok(run_current) = wrap_pyfunction!(run_current, py) else {
+        return;
+    };
+    WORKER.set(Some(worker.clone()));
+    let mut done: Option<Arc<Call>> = None;
+    let mut unsent = UnsentReplies::default();
+    // Whether a command may have changed which signals end the worker: only the main thread can.
+    let mut long = false;
+    loop {
+        let mut next = worker.scheduler.next(done.as_ref());
+        if done.take().is_some() {
+            worker.has_ended();
+        }
+        if !next
+            .as_ref()
+            .is_some_and(|call| may_start(py, worker, call, &unsent, writer))
+        {
+            if std::mem::take(&mut long) {
+                py.detach(|| unsent.flush());
+                worker.hooks.restore_signals(py);
+            }
+            py.detach(|| {
+                unsent.flush();
+                if next.is_none() {
+                    next = worker.driver.wait_next(&worker.scheduler);
+                }
+            });
+        }
+        if worker.has_posts() {
+            py.detach(|| unsent.flush());
+            run_posts(py, worker);
+        }
+        let Some(call) = next else {
+            if worker.scheduler.is_closed() {
+                break;
+            }
+            run_signal_handlers(py, worker);
+            continue;
+        };
+        if worker.scheduler.wants_thread() {
+            worker.hooks.start_thread(py);
+        }
+        if call.responder.as_stream().is_some() {
+            worker.driver.leave();
+        }
+        RUNNING.set(Some(call.clone()));
+        let started = Instant::now();
+        run_in_context(py, worker, &call, &run_current);
+        long |= worker.driver.is_shared() && started.elapsed() > NO_EVENT_LOOP;
+        RUNNING.set(None);
+        if let Some(calls) = call.responder.calls() {
+            unsent.add(calls);
+        }
+        done = Some(call);
+    }
+    WORKER.set(None);
+}
+
+/// Whether the replies of the calls before it may go on waiting while a call runs.
+fn may_start(
+    py: Python<'_>,
+    worker: &Worker,
+    call: &Call,
+    unsent: &UnsentReplies<Journal>,
+    writer: usize,
+) -> bool {
+    let note = |journal: &Journal| journal.note(py, call.header.call_id(), writer);
+    unsent.is_empty()
+        || worker.counters.commands_are_short() && unsent.may_wait(call.responder.calls(), note)
+}
+
+/// None of them raises but by a signal's handler.
+fn run_posts(py: Python<'_>, worker: &Worker) {
+    for function in worker.take_posts() {
+        if let Err(error) = function.call0(py) {
+            worker.hooks.signal_failed(py, error);
+        }
+    }
+}
+
+fn run_signal_handlers(py: Python<'_>, worker: &Worker) {
+    if let Err(error) = py.check_signals() {
+        worker.hooks.signal_failed(py, error);
+    }
+}
+
+/// Runs a call with variables of its own (`contextvars`).
+fn run_in_context(
+    py: Python<'_>,
+    worker: &Arc<Worker>,
+    call: &Arc<Call>,
+    run_current: &Bound<'_, PyCFunction>,
+) {
+    let ran = worker
+        .hooks
+        .call_context(py)
+        .and_then(|context| context.call_method1(intern!(py, "run"), (run_current,)));
+    if let Err(error) = ran {
+        let failure = Invocation { py, worker, call }.failure(error);
+        worker.finish(call, Err(failure), Duration::ZERO);
+    }
+}
+
+/// Runs the call that this thread is at.
+#[pyfunction]
+fn run_current(py: Python<'_>) {
+    RUNNING.with_borrow(|call| {
+        WORKER.with_borrow(|worker| {
+            if let (Some(call), Some(worker)) = (call, worker) {
+                run(Invocation { py, worker, call });
+            }
+        });
+    });
+}
+
+fn run(run: Invocation<'_, '_>) {
+    let started = Instant::now();
+    let result = run.caught(|| match run.call.responder.as_stream() {
+        Some(stream) => generator::stream(run, stream).map(|()| Fields::default()),
+        None => unary(run),
+    });
+    run.finish(result, started);
+}
+
+fn unary(run: Invocation<'_, '_>) -> Result<Fields, Failure> {
+    let (value, _) = unwrapped(run, run.call()?)?;
+    run.result(&value)
+}

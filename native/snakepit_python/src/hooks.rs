@@ -1,0 +1,239 @@
+//! What the server asks of Python: the methods of `_Hooks` in `snakepit_bridge`.
+
+use crate::call_error;
+use pyo3::{
+    intern,
+    panic::PanicException,
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyBytes, PyDict},
+};
+use snakepit_proto::CallHeader;
+use snakepit_server::Failure;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub(crate) struct Hooks {
+    object: Py<PyAny>,
+    /// Makes the context of a call's variables.
+    call_context: PyOnceLock<Py<PyAny>>,
+}
+
+/// What an exception of a command means.
+pub(crate) struct Described {
+    pub(crate) failure: Failure,
+    /// The command was ended from outside.
+    pub(crate) closed: bool,
+}
+
+impl Hooks {
+    pub(crate) fn new(object: Py<PyAny>) -> Self {
+        Self {
+            object,
+            call_context: PyOnceLock::new(),
+        }
+    }
+
+    fn bind<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        self.object.bind(py)
+    }
+
+    /// Starts another thread that serves. Without it calls run one after another, which is no reason to
+    /// fail one.
+    pub(crate) fn start_thread(&self, py: Python<'_>) {
+        let _ = self.bind(py).call_method0("start_thread");
+    }
+
+    pub(crate) fn restore_signals(&self, py: Python<'_>) {
+        let _ = self.bind(py).call_method0("restore_signals");
+    }
+
+    pub(crate) fn signal_failed(&self, py: Python<'_>, error: PyErr) {
+        let error = error.into_value(py);
+        let _ = self.bind(py).call_method1("signal_failed", (error,));
+    }
+
+    pub(crate) fn close_failed(&self, py: Python<'_>, command: &str, error: &PyErr) {
+        let error = error.value(py);
+        let _ = self.bind(py).call_method1("close_failed", (command, error));
+    }
+
+    /// Ends this process, which a command has forked: it must not go on with its parent's connections.
+    pub(crate) fn leave_fork(&self, py: Python<'_>) {
+        let _ = self.bind(py).call_method0("leave_fork");
+    }
+
+    /// Why a call cannot be served by a command of that name.
+    pub(crate) fn refusal(&self, py: Python<'_>, name: &str, stream: bool) -> Failure {
+        match self.bind(py).call_method1("refusal", (name, stream)) {
+            Ok(error) => call_error::read(&error),
+            Err(error) => Failure::new("unknown_command", error.to_string()),
+        }
+    }
+
+    pub(crate) fn end_session(&self, py: Python<'_>, id: &str, generation: u64) -> bool {
+        let ended = self.bind(py).call_method1("end_session", (id, generation));
+        ended.is_ok_and(|ended| ended.is_truthy().unwrap_or(false))
+    }
+
+    pub(crate) fn count_sessions(&self, py: Python<'_>) -> i64 {
+        let count = self.bind(py).call_method0("count_sessions");
+        count.and_then(|count| count.extract()).unwrap_or_default()
+    }
+
+    /// The variables that a call begins with, a copy of its own. The adapter must have started.
+    pub(crate) fn call_context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let make = || self.object.call_method0(py, "call_context");
+        self.call_context
+            .get_or_try_init(py, make)?
+            .bind(py)
+            .call0()
+    }
+
+    /// The context that a call's command may take.
+    pub(crate) fn context(
+        &self,
+        py: Python<'_>,
+        header: &CallHeader,
+        may_wait: bool,
+    ) -> PyResult<Py<PyAny>> {
+        let left = header.remaining().map(|left| left.as_secs_f64());
+        let metadata = PyDict::new(py);
+        for (name, value) in header.metadata() {
+            metadata.set_item(name, value)?;
+        }
+        let session = header.session();
+        let session = session.map_or((None, 0), |session| (Some(session.id), session.generation));
+        let args = (header.request_id(), session, left, metadata, may_wait);
+        Ok(self
+            .bind(py)
+            .call_method1(intern!(py, "context"), args)?
+            .unbind())
+    }
+
+    /// Unwraps what a plain decorator hides: that a method is `async`, or a generator.
+    pub(crate) fn unwrap<'py>(
+        &self,
+        value: Bound<'py, PyAny>,
+        call: Bound<'py, PyAny>,
+        command: &str,
+        stream: bool,
+    ) -> PyResult<(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
+        let py = value.py();
+        let args = (value, call, command, stream);
+        self.bind(py)
+            .call_method1(intern!(py, "unwrap"), args)?
+            .extract()
+    }
+
+    /// Describes an exception that a command has raised.
+    pub(crate) fn failure(
+        &self,
+        py: Python<'_>,
+        error: PyErr,
+        cancelled: bool,
+        command: &str,
+    ) -> Described {
+        let error = error.into_value(py).into_bound(py).into_any();
+        if error.is_instance_of::<PanicException>() {
+            let text = error.str().map(|text| text.to_string());
+            return self.panicked(py, command, &text.unwrap_or_default()).into();
+        }
+        let args = (&error, cancelled, command);
+        match self.bind(py).call_method1(intern!(py, "failure"), args) {
+            Ok(described) => Described {
+                closed: described
+                    .getattr(intern!(py, "closed"))
+                    .is_ok_and(|closed| closed.is_truthy().unwrap_or(false)),
+                failure: call_error::read(&described),
+            },
+            Err(broken) => {
+                let kind = error.get_type().name();
+                let kind = kind.map_or_else(|_| "an exception".into(), |kind| kind.to_string());
+                let message = format!("{kind} was raised, and describing it failed: {broken}");
+                Failure::new("python_error", message).into()
+            }
+        }
+    }
+
+    /// Reports a panic; gives the failure of its call.
+    pub(crate) fn panicked(&self, py: Python<'_>, command: &str, panic: &str) -> Failure {
+        // What the user's handlers of logging do is of no matter here.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            self.bind(py).call_method1("panicked", (command, panic))
+        }));
+        Failure::new(
+            "internal_error",
+            format!(
+                "Snakepit failed to serve the call (its native server panicked: {panic}): this is a \
+                 bug in it; the worker's log has the panic's text"
+            ),
+        )
+    }
+
+    /// Decodes a value, or raises what is wrong with it.
+    pub(crate) fn decode<'py>(
+        &self,
+        data: Bound<'py, PyBytes>,
+        name: &str,
+        kind: u8,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = data.py();
+        self.bind(py)
+            .call_method1(intern!(py, "decode"), (data, name, kind))
+    }
+
+    /// Raises what is wrong with fields whose kinds are not theirs.
+    pub(crate) fn decode_fields<'py>(
+        &self,
+        fields: Bound<'py, PyDict>,
+        kinds: &[u8],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = fields.py();
+        self.bind(py)
+            .call_method1(intern!(py, "decode_fields"), (fields, kinds))
+    }
+
+    /// Encodes the item `key` of a result that is named `root` in errors.
+    pub(crate) fn encode<'py>(
+        &self,
+        value: &Bound<'py, PyAny>,
+        root: &str,
+        key: &Bound<'py, PyAny>,
+        kinds: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = value.py();
+        self.bind(py)
+            .call_method1(intern!(py, "encode"), (value, root, key, kinds))
+    }
+
+    pub(crate) fn encode_whole<'py>(
+        &self,
+        value: &Bound<'py, PyAny>,
+        root: &str,
+        kinds: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = value.py();
+        self.bind(py)
+            .call_method1(intern!(py, "encode_whole"), (value, root, kinds))
+    }
+
+    pub(crate) fn encode_fields<'py>(
+        &self,
+        value: &Bound<'py, PyAny>,
+        root: &str,
+        kinds: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = value.py();
+        self.bind(py)
+            .call_method1(intern!(py, "encode_fields"), (value, root, kinds))
+    }
+}
+
+impl From<Failure> for Described {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            closed: false,
+        }
+    }
+}

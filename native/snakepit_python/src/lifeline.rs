@@ -1,0 +1,51 @@
+//! Ends a worker whose parent is gone.
+
+use pyo3::prelude::*;
+#[cfg(target_os = "linux")]
+use rustix::process::{PidfdFlags, getppid, pidfd_open};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::{Errno, fcntl_dupfd_cloexec},
+    process::{Pid, Signal, getpid, kill_process_group},
+    stdio::stdin,
+};
+use std::{io, os::fd::OwnedFd};
+
+/// Kills this process's group once its parent is gone: nobody can write to its stdin any more, or the
+/// parent itself has ended. No command, whatever it does with Python's lock, holds that up, and nothing
+/// is read: stdin may carry requests.
+#[pyfunction]
+pub(crate) fn watch_parent() -> PyResult<()> {
+    // Commands start processes that must not inherit it, and it must not be one of the first three.
+    let lifeline = fcntl_dupfd_cloexec(stdin(), 3).map_err(io::Error::from)?;
+    let parent = parent();
+    let group = getpid();
+    std::thread::Builder::new()
+        .name("snakepit-lifeline".into())
+        .spawn(move || {
+            wait_for_end(&lifeline, parent.as_ref());
+            kill(group);
+        })?;
+    Ok(())
+}
+
+/// Readable once the parent has ended; None where the kernel has no such thing.
+#[cfg(target_os = "linux")]
+fn parent() -> Option<OwnedFd> {
+    pidfd_open(getppid()?, PidfdFlags::empty()).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn parent() -> Option<OwnedFd> {
+    None
+}
+
+fn wait_for_end(lifeline: &OwnedFd, parent: Option<&OwnedFd>) {
+    let mut fds = vec![PollFd::new(lifeline, PollFlags::empty())];
+    fds.extend(parent.map(|parent| PollFd::new(parent, PollFlags::IN)));
+    while let Err(Errno::INTR) = poll(&mut fds, None) {}
+}
+
+fn kill(group: Pid) {
+    let _ = kill_process_group(group, Signal::KILL);
+}

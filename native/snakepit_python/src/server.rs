@@ -1,0 +1,121 @@
+//! The server, as Python sees it.
+
+use crate::{
+    async_call::AsyncCall, command::Commands, command_thread, hooks::Hooks, worker::Worker,
+};
+use parking_lot::Mutex;
+use pyo3::{exceptions::PyOSError, prelude::*, types::PyDict};
+use snakepit_server::{Listener, Secret, Server};
+use std::{os::fd::AsRawFd, sync::Arc, time::Duration};
+
+/// A worker's server. Made, `listen`, threads that `serve`, then `stop`, `wait_idle`, `end_threads` and
+/// `close`.
+#[pyclass(frozen, name = "Server", module = "snakepit_bridge._native")]
+pub(crate) struct PyServer {
+    worker: Arc<Worker>,
+    server: Mutex<Option<Server>>,
+}
+
+#[pymethods]
+impl PyServer {
+    #[new]
+    fn new(
+        registry: &Bound<'_, PyAny>,
+        hooks: Py<PyAny>,
+        max_concurrency: usize,
+        settings: &Bound<'_, PyDict>,
+    ) -> PyResult<Self> {
+        let commands = Commands::new(registry)?;
+        let hooks = Hooks::new(hooks);
+        let worker = Worker::new(settings.extract()?, commands, hooks, max_concurrency)?;
+        Ok(Self {
+            worker,
+            server: Mutex::new(None),
+        })
+    }
+
+    /// Starts to serve; returns the address, with the port that was found for port 0.
+    fn listen(&self, address: &str) -> PyResult<String> {
+        let (listener, address) = Listener::bind(address).map_err(PyOSError::new_err)?;
+        let worker = &self.worker;
+        let secret = Secret::new(worker.settings.secret.clone());
+        let server = Server::start(listener, secret, worker.driver.clone(), worker.clone())?;
+        *self.server.lock() = Some(server);
+        Ok(address)
+    }
+
+    /// Runs commands in the calling thread until the server is closed.
+    fn serve(&self, py: Python<'_>) {
+        command_thread::serve(py, &self.worker);
+    }
+
+    /// Has the thread that serves, if it is the only one, run the handlers of signals that wait for it.
+    fn wake(&self) {
+        self.worker.scheduler.wake();
+    }
+
+    /// Has the thread that serves, if it is the only one, call `function` between two commands.
+    fn post(&self, function: Py<PyAny>) {
+        self.worker.post(function);
+    }
+
+    /// Whether any command is `async`.
+    #[getter]
+    fn has_async(&self) -> bool {
+        self.worker.commands.has_async()
+    }
+
+    /// What becomes readable when the event loop has something to do.
+    fn loop_fd(&self) -> i32 {
+        self.worker.loop_waker.reader().as_raw_fd()
+    }
+
+    /// For the event loop: the calls that it is to start, and what is to be called.
+    fn take_for_loop(&self, py: Python<'_>) -> (Vec<AsyncCall>, Vec<Py<PyAny>>) {
+        self.worker.loop_waker.clear();
+        let calls = self.worker.scheduler.take_for_loop();
+        py.detach(|| self.worker.flush_before(&calls));
+        let calls = calls
+            .into_iter()
+            .map(|call| AsyncCall::new(self.worker.clone(), call));
+        (calls.collect(), self.worker.take_resumes())
+    }
+
+    /// Accepts no more connections.
+    fn stop(&self) {
+        if let Some(server) = &*self.server.lock() {
+            server.stop();
+        }
+    }
+
+    fn cancel_all(&self) {
+        self.worker.cancel(|_| true);
+    }
+
+    /// Waits for at most so many seconds until no call is left; tells whether none is.
+    fn wait_idle(&self, py: Python<'_>, seconds: f64) -> bool {
+        let patience = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        py.detach(|| self.worker.scheduler.wait_idle(patience))
+    }
+
+    /// Lets the threads go that serve, once they have sent what they have answered.
+    fn end_threads(&self) {
+        self.worker.scheduler.close();
+    }
+
+    /// Ends the server. The threads that serve must have ended.
+    fn close(&self, py: Python<'_>) {
+        let server = self.server.lock().take();
+        py.detach(|| {
+            if let Some(server) = server {
+                server.end();
+            }
+            self.worker.control.stop();
+        });
+    }
+
+    /// To be called in a child that was forked.
+    fn forked(&self) {
+        self.worker.set_forked();
+    }
+}

@@ -1,0 +1,87 @@
+//! `Calls`: many unary calls, as frames of one RPC.
+
+use crate::{
+    call::{Call, Responder},
+    journal::CallsStream,
+    worker::Worker,
+};
+use prost::Message;
+use snakepit_proto::{CallFrame, call_frame::Act};
+use snakepit_server::{Rpc, unreadable};
+use snakepit_wire::{Deframer, FRAME_OVERHEAD, Outlet};
+use std::{future::poll_fn, sync::Arc};
+use tonic::Status;
+
+pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> {
+    let Ok(stream) = rpc.begin() else {
+        return Ok(());
+    };
+    let sender = Outlet::new(rpc.connection.clone(), stream);
+    let calls = Arc::new(CallsStream::new(sender));
+    if worker.has_journal() {
+        calls.offer_journal();
+    }
+    let limit = worker.settings.max_message_size;
+    let mut deframer = Deframer::new(limit.saturating_add(FRAME_OVERHEAD));
+    // A client that breaks the protocol loses its calls, as one does that is gone.
+    loop {
+        let received = poll_fn(|cx| {
+            calls.drain(cx.waker());
+            rpc.body.poll_data(cx)
+        });
+        let data = tokio::select! {
+            biased;
+            data = received => data,
+            () = rpc.end.cancelled() => None,
+        };
+        let Some(Ok(data)) = data else {
+            break;
+        };
+        let _ = rpc.body.flow_control().release_capacity(data.len());
+        deframer.push(data);
+        let mut received = Vec::new();
+        let read = read_frames(worker, &mut deframer, &calls, &mut received);
+        worker.scheduler.submit(received);
+        if let Err(status) = read {
+            calls.end(&status);
+            break;
+        }
+    }
+    worker.cancel(|call| call.responder.is_on(&calls));
+    Ok(())
+}
+
+/// Calls that came together are submitted together.
+fn read_frames(
+    worker: &Worker,
+    deframer: &mut Deframer,
+    calls: &Arc<CallsStream>,
+    received: &mut Vec<Arc<Call>>,
+) -> Result<(), Status> {
+    while let Some(message) = deframer.next().map_err(|error| unreadable(&error))? {
+        let frame = CallFrame::decode(message)
+            .map_err(|error| Status::invalid_argument(format!("no frame: {error}")))?;
+        if frame.act() == Act::Call {
+            let responder = Responder::frame(calls.clone(), frame.call_id);
+            received.extend(worker.call(frame.into(), responder));
+        } else {
+            worker.scheduler.submit(received.drain(..));
+            act(worker, &frame, calls);
+        }
+    }
+    Ok(())
+}
+
+fn act(worker: &Worker, frame: &CallFrame, calls: &CallsStream) {
+    let which = |call: &Call| call.header.call_id() == frame.call_id && call.responder.is_on(calls);
+    match frame.act() {
+        Act::Cancel => worker.cancel(which),
+        Act::Recall => worker.give_back(which),
+        Act::StartJournal => {
+            if let Some(journal) = worker.take_journal() {
+                calls.use_journal(journal);
+            }
+        }
+        Act::Call => {}
+    }
+}

@@ -1,0 +1,35 @@
+//! `Execute` and `ExecuteInSession`: a unary call as an RPC of its own.
+
+use crate::{call::Responder, worker::Worker};
+use prost::Message;
+use snakepit_proto::{CallHeader, HandlerExit};
+use snakepit_server::{CallRequest, Failure, Outcome, Rpc};
+use tonic::Status;
+
+pub(super) async fn serve<M>(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status>
+where
+    M: Message + Default + Into<CallHeader>,
+{
+    let limit = worker.settings.max_message_size;
+    let CallRequest { header, deadline } = CallRequest::read::<M>(rpc, limit).await?;
+    let request_id = header.request_id().to_owned();
+    let (responder, outcome) = Responder::unary();
+    let call = worker.call(header, responder);
+    worker.scheduler.submit(call.clone());
+    let not_run = |failure| Outcome::not_run(failure, HandlerExit::Unknown);
+    let outcome = tokio::select! {
+        outcome = outcome => outcome.unwrap_or_else(|_| {
+            not_run(Failure::new("internal_error", "the call was lost in its worker"))
+        }),
+        () = rpc.given_up() => {
+            worker.cancel_one(call.as_ref());
+            return Ok(());
+        }
+        () = deadline.passed() => {
+            worker.cancel_one(call.as_ref());
+            not_run(deadline.failure()?)
+        }
+    };
+    rpc.answer(&outcome.into_response(request_id));
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! Connections: each is accepted, driven, and drained when the server ends.
+
+use crate::{
+    grpc::{Rpc, ServerConnection},
+    listener::{Incoming, Listener},
+    newcomers::Newcomer,
+    secret::Secret,
+};
+use snakepit_wire::{Driven, Io, MAX_HEADER_LIST, Socket};
+use std::{future::poll_fn, io, ops::RangeInclusive, sync::Arc, time::Duration};
+use tokio::time::{sleep, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What a client may send before it is read: requests are held whole anyway.
+const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 1 << 30;
+const MAX_FRAME_SIZE: u32 = 1024 * 1024;
+/// What a stream's chunks may take up in the connection's queue, beside the client's window.
+const SEND_BUFFER: usize = 64 * 1024;
+/// How many RPCs a connection may have open; commands wait for their turn in the scheduler.
+const MAX_RPCS: u32 = 10_000;
+/// When a connection could not be accepted, for want of files for one, it is tried again.
+const ACCEPT_AGAIN_AFTER: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(1);
+/// How long the end waits for clients to take what was sent.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Serves the RPCs of all connections.
+pub trait Service: Send + Sync + 'static {
+    /// Serves one that has brought the secret.
+    fn serve(self: Arc<Self>, rpc: Rpc) -> impl Future<Output = ()> + Send;
+}
+
+pub(crate) struct Connections<S> {
+    service: Arc<S>,
+    secret: Arc<Secret>,
+    stop: CancellationToken,
+    end: CancellationToken,
+}
+
+impl<S> Clone for Connections<S> {
+    fn clone(&self) -> Self {
+        Self {
+            service: self.service.clone(),
+            secret: self.secret.clone(),
+            stop: self.stop.clone(),
+            end: self.end.clone(),
+        }
+    }
+}
+
+impl<S: Service> Connections<S> {
+    /// Clients are told to leave at `stop`, and left alone at `end`.
+    pub(crate) fn new(
+        service: Arc<S>,
+        secret: Secret,
+        stop: CancellationToken,
+        end: CancellationToken,
+    ) -> Self {
+        Self {
+            service,
+            secret: Arc::new(secret),
+            stop,
+            end,
+        }
+    }
+
+    pub(crate) async fn serve(self, listener: Listener) {
+        let open = TaskTracker::new();
+        let accepting = async {
+            if let Err(error) = self.accept(listener, &open).await {
+                eprintln!("snakepit_bridge: no more connections: {error}");
+            }
+        };
+        tokio::select! {
+            () = accepting => self.end.cancelled().await,
+            () = self.stop.cancelled() => self.end.cancelled().await,
+        }
+        open.close();
+        let _ = timeout(ENDS_WITHIN, open.wait()).await;
+    }
+
+    async fn accept(&self, listener: Listener, open: &TaskTracker) -> io::Result<()> {
+        let incoming = Incoming::new(listener)?;
+        let (first, longest) = ACCEPT_AGAIN_AFTER.into_inner();
+        let mut again_after = first;
+        loop {
+            match incoming.accept().await {
+                Ok((socket, newcomer)) => {
+                    again_after = first;
+                    let connections = self.clone();
+                    open.spawn(async move {
+                        // How a connection ends concerns its calls alone, and they are told.
+                        let _ = connections.drive(socket, newcomer).await;
+                    });
+                }
+                Err(error) => {
+                    if again_after == first {
+                        eprintln!(
+                            "snakepit_bridge: cannot accept a connection ({error}); trying again"
+                        );
+                    }
+                    sleep(again_after).await;
+                    again_after = longest.min(again_after * 2);
+                }
+            }
+        }
+    }
+
+    async fn drive(self, socket: Socket, mut newcomer: Option<Newcomer>) -> Result<(), h2::Error> {
+        let (socket, io) = Io::new(socket);
+        let builder = builder();
+        let connection: ServerConnection = tokio::select! {
+            connection = builder.handshake(socket) => connection?,
+            () = Newcomer::refused(newcomer.as_ref()) => return Ok(()),
+        };
+        let driven = Driven::new(connection, io);
+        let rpcs = TaskTracker::new();
+        let accept =
+            || poll_fn(|cx| driven.poll(cx.waker(), |connection, cx| connection.poll_accept(cx)));
+        let mut stopping = false;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.end.cancelled() => break,
+                () = self.stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    driven.with(h2::server::Connection::graceful_shutdown);
+                    continue;
+                }
+                accepted = accept() => accepted,
+                () = Newcomer::refused(newcomer.as_ref()) => None,
+            };
+            let Some(Ok((request, respond))) = accepted else {
+                driven.closed();
+                return Ok(());
+            };
+            let mut rpc = Rpc::new(request, respond, driven.clone(), self.end.clone());
+            if self.secret.is_in(&rpc.head.headers) {
+                newcomer = None;
+                rpcs.spawn(self.service.clone().serve(rpc));
+            } else {
+                rpc.fail(&Secret::missing());
+            }
+        }
+        // Answers that were given are still sent.
+        rpcs.close();
+        tokio::select! {
+            () = rpcs.wait() => {}
+            _ = async { while let Some(Ok(_)) = accept().await {} } => {}
+        }
+        driven.write_here(|| {});
+        driven.closed();
+        Ok(())
+    }
+}
+
+fn builder() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME_SIZE)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_streams(MAX_RPCS)
+        // A client may cancel as many streams as it likes, however fast.
+        .max_pending_accept_reset_streams(MAX_RPCS as usize)
+        .max_local_error_reset_streams(None);
+    builder
+}

@@ -1,0 +1,99 @@
+//! Connections that have not brought the secret yet: for how long they are kept, and how many.
+
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// For how long a connection is kept on which no RPC has brought the secret.
+const UNTRUSTED_FOR: Duration = Duration::from_secs(10);
+/// How many of them there may be: for a further one the oldest is closed.
+const MAX_UNTRUSTED: usize = 256;
+
+/// All of them, the oldest first.
+#[derive(Default)]
+pub(crate) struct Newcomers {
+    count: AtomicU64,
+    open: Mutex<BTreeMap<u64, CancellationToken>>,
+}
+
+impl Newcomers {
+    pub(crate) fn join(self: &Arc<Self>) -> Newcomer {
+        let id = self.count.fetch_add(1, Ordering::Relaxed);
+        let refused = CancellationToken::new();
+        let mut open = self.open.lock();
+        open.insert(id, refused.clone());
+        if open.len() > MAX_UNTRUSTED
+            && let Some((_, oldest)) = open.pop_first()
+        {
+            oldest.cancel();
+        }
+        Newcomer {
+            all: self.clone(),
+            id,
+            refused,
+            until: Instant::now() + UNTRUSTED_FOR,
+        }
+    }
+}
+
+/// One of them, until it is dropped.
+pub(crate) struct Newcomer {
+    all: Arc<Newcomers>,
+    id: u64,
+    refused: CancellationToken,
+    until: Instant,
+}
+
+impl Newcomer {
+    /// Ready once the connection is to be closed; never for one that is trusted.
+    pub(crate) async fn refused(one: Option<&Self>) {
+        match one {
+            None => std::future::pending().await,
+            Some(one) => tokio::select! {
+                () = one.refused.cancelled() => {}
+                () = sleep_until(one.until) => {}
+            },
+        }
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        self.all.open.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn for_one_too_many_the_oldest_is_refused() {
+        let all = Arc::new(Newcomers::default());
+        let mut newcomers: Vec<_> = (0..MAX_UNTRUSTED).map(|_| all.join()).collect();
+        assert!(!newcomers.iter().any(|one| one.refused.is_cancelled()));
+        newcomers.push(all.join());
+        assert!(newcomers[0].refused.is_cancelled());
+        Newcomer::refused(newcomers.first()).await;
+        assert!(!newcomers[1..].iter().any(|one| one.refused.is_cancelled()));
+        newcomers.clear();
+        assert!(all.open.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_that_is_trusted_makes_room() {
+        let all = Arc::new(Newcomers::default());
+        let mut newcomers: Vec<_> = (0..MAX_UNTRUSTED).map(|_| all.join()).collect();
+        newcomers.pop();
+        newcomers.push(all.join());
+        assert!(!newcomers.iter().any(|one| one.refused.is_cancelled()));
+    }
+}

@@ -1,0 +1,159 @@
+//! How a call is answered, whatever RPC it came by.
+
+use crate::{
+    calls_stream::CallsStream, failure::Failure, outcome::Outcome,
+    stream_responder::StreamResponder,
+};
+use parking_lot::Mutex;
+use snakepit_proto::HandlerExit;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Answers one call. `J` is the start journal of a `CallsStream`.
+pub struct Responder<J>(Way<J>);
+
+enum Way<J> {
+    /// One frame among others.
+    Frame {
+        calls: Arc<CallsStream<J>>,
+        call_id: u64,
+    },
+    Unary(Mutex<Option<oneshot::Sender<Outcome>>>),
+    Stream(Arc<StreamResponder>),
+}
+
+impl<J> Responder<J> {
+    #[inline]
+    pub fn frame(calls: Arc<CallsStream<J>>, call_id: u64) -> Self {
+        Self(Way::Frame { calls, call_id })
+    }
+
+    pub fn unary() -> (Self, oneshot::Receiver<Outcome>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Way::Unary(Mutex::new(Some(sender)))), receiver)
+    }
+
+    pub fn stream(stream: Arc<StreamResponder>) -> Self {
+        Self(Way::Stream(stream))
+    }
+
+    /// Answers a call, or ends its stream. A frame is sent by the next `flush`.
+    pub fn finish(&self, outcome: Outcome) {
+        match &self.0 {
+            Way::Frame { calls, call_id } => calls.reply(&outcome.into_reply(*call_id)),
+            Way::Unary(sender) => {
+                if let Some(sender) = sender.lock().take() {
+                    // The receiver may be gone.
+                    let _ = sender.send(outcome);
+                }
+            }
+            Way::Stream(stream) => stream.finish(outcome.result.err()),
+        }
+    }
+
+    /// Answers a call whose handler does not run. The network's thread sends that: the calling thread
+    /// does not touch the connection.
+    pub fn refuse(&self, failure: Failure, exit: HandlerExit) {
+        self.finish(Outcome::not_run(failure, exit));
+        if let Way::Frame { calls, .. } = &self.0 {
+            calls.wake();
+        }
+    }
+
+    /// Tells the client that nothing of the call has run. Only frames can be recalled.
+    pub fn give_back(&self) {
+        if let Way::Frame { calls, call_id } = &self.0 {
+            calls.give_back(*call_id);
+        }
+    }
+
+    /// Whether a finished reply waits for `flush`.
+    #[inline]
+    pub fn needs_flush(&self) -> bool {
+        matches!(&self.0, Way::Frame { calls, .. } if calls.has_unsent())
+    }
+
+    /// Sends finished replies from this thread, which may wait for the socket.
+    pub fn flush(&self) {
+        if let Way::Frame { calls, .. } = &self.0 {
+            calls.flush();
+        }
+    }
+
+    /// Nobody takes what the command sends any more.
+    pub fn cancel(&self) {
+        if let Way::Stream(stream) = &self.0 {
+            stream.cancel();
+        }
+    }
+
+    #[inline]
+    pub fn as_stream(&self) -> Option<&StreamResponder> {
+        match &self.0 {
+            Way::Stream(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// The stream of frames that the call came by, if it came by one.
+    #[inline]
+    pub fn calls(&self) -> Option<&Arc<CallsStream<J>>> {
+        match &self.0 {
+            Way::Frame { calls, .. } => Some(calls),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub fn is_on(&self, stream: &CallsStream<J>) -> bool {
+        self.calls()
+            .is_some_and(|calls| std::ptr::eq(&raw const **calls, stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use snakepit_proto::Fields;
+    use std::{
+        task::{Context, Poll, Waker},
+        time::Duration,
+    };
+
+    fn done() -> Outcome {
+        Outcome {
+            result: Ok(Fields::default()),
+            took: Duration::ZERO,
+            exit: HandlerExit::Unknown,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_unary_call_has_one_outcome() {
+        let (responder, outcome) = Responder::<()>::unary();
+        responder.finish(done());
+        responder.refuse(Failure::cancelled(), HandlerExit::Stopped);
+        assert!(outcome.await.unwrap().result.is_ok());
+        assert!(!responder.needs_flush());
+    }
+
+    #[test]
+    fn a_client_that_is_gone_is_not_missed() {
+        let (responder, outcome) = Responder::<()>::unary();
+        drop(outcome);
+        responder.finish(done());
+    }
+
+    #[test]
+    fn a_stream_ends_with_its_outcome() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let stream = Arc::new(StreamResponder::new("r", 1000));
+        let responder = Responder::<()>::stream(stream.clone());
+        assert!(responder.as_stream().is_some());
+        let mut take = || stream.buffer().poll_take(&mut cx, |_| Poll::Pending);
+        assert!(take().is_pending());
+        responder.finish(done());
+        assert_eq!(take(), Poll::Ready(None));
+    }
+}
