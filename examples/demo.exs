@@ -1,7 +1,7 @@
 # make demo [CSV=file.csv]
 #
-# Starts a pool of two Python workers, makes one call, and has a CSV file's columns summed up while
-# the statistics so far come in as a stream.
+# Starts a pool of two Python workers, makes one call, and summarizes the columns of a CSV file, whose
+# intermediate statistics arrive as a stream.
 
 defmodule Demo.Table do
   @number ~w(count missing min mean max stddev)
@@ -56,7 +56,7 @@ defmodule Demo.Progress do
 
   @width 78
 
-  # On a terminal the line is written over; elsewhere there is one per tenth of the file.
+  # On a terminal the line is overwritten; otherwise one line is printed per tenth of the file.
   def print(chunk) do
     if IO.ANSI.enabled?() do
       IO.write(["\r", IO.ANSI.clear_line(), line(chunk)])
@@ -68,7 +68,7 @@ defmodule Demo.Progress do
 
   def finish, do: if(IO.ANSI.enabled?(), do: IO.write(["\r", IO.ANSI.clear_line()]))
 
-  # As many of the means so far as there is room for.
+  # Shows as many of the current means as fit into the line.
   defp line(chunk) do
     percent = String.pad_leading("#{floor(chunk["progress"] * 100)}%", 4)
     rows = String.pad_leading(Table.number(chunk["rows"]), 10)

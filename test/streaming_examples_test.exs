@@ -49,7 +49,7 @@ defmodule Snakepit.StreamingExamplesTest do
     test "the script shows them" do
       output = run("examples/streaming/batch_inference.exs")
       assert output =~ ~r/image 0: \d, \d+% sure \((right|it is \d)\)/
-      assert output =~ ~r/5\d\d of 540 images read right/
+      assert output =~ ~r/5\d\d of 540 images read correctly/
     end
   end
 
@@ -67,7 +67,7 @@ defmodule Snakepit.StreamingExamplesTest do
       output = run("examples/streaming/train_model.exs")
       epochs = Regex.scan(~r/^epoch \d+: loss \d\.\d+/m, output)
       assert length(epochs) in 10..99
-      assert output =~ ~r/of the held-out images 9\d% are read right/
+      assert output =~ ~r/9\d% of the held-out images are read correctly/
     end
   end
 
@@ -151,7 +151,7 @@ defmodule Snakepit.StreamingExamplesTest do
       output = run("examples/streaming/tail_and_analyze.exs")
       assert output =~ ~r/^line \d+, error: ERROR ValueError: .*README.md, line 3/m
       assert output =~ "large: INFO 26115 rows"
-      assert output =~ "1 with an error, 1 of a large file"
+      assert output =~ "lines with an error: 1, about a large file: 1"
     end
 
     defp match(%{ref: ref}) do

@@ -1,4 +1,4 @@
-// A worker in Node.js, with no more than its standard library: guides/adapters.md tells the protocol.
+// A worker in Node.js that uses only its standard library. guides/adapters.md describes the protocol.
 const commands = {
   ping: () => ({ status: "ok", pid: process.pid }),
   echo: (args) => args,
@@ -71,11 +71,12 @@ process.stdin.on("data", (data) => {
   }
 });
 
-// Standard output is the protocol's; its end is the parent's.
+// Only the protocol may write to standard output.
 console.log = console.error;
+// Standard input ends when the parent is gone.
 process.stdin.on("end", () => process.exit(0));
 
-// The first SIGTERM may come from elsewhere, and calls be on their way; the pool sends the second one.
+// The first SIGTERM may come from elsewhere while calls are running; the pool sends the second one.
 process.once("SIGTERM", () => {
   send({ draining: true });
   process.once("SIGTERM", () => process.exit(0));

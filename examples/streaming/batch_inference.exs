@@ -1,7 +1,7 @@
 # mix run examples/streaming/batch_inference.exs
 #
-# A model that scikit-learn trains when its worker starts reads handwritten digits; what it thinks of
-# each image comes as a `Stream`. README.md tells what to install.
+# Reads handwritten digits with a scikit-learn model, which is trained when its worker starts. The
+# predictions arrive as a `Stream`, one per image. README.md says what to install.
 
 {:ok, _} =
   Snakepit.Pool.start_link(
@@ -10,7 +10,7 @@
     startup_timeout: 120_000,
     adapter_args: [class: "digits:Digits", paths: [Path.join(__DIR__, "python")]],
     python: Path.join(__DIR__, ".venv/bin/python"),
-    # Of so small a model each thread but the first would only wait for the others.
+    # For such a small model, further threads would only wait for each other.
     env: %{"OPENBLAS_NUM_THREADS" => "1"}
   )
 
@@ -29,9 +29,9 @@ IO.puts("The first five:")
 |> Enum.take(5)
 |> Enum.each(show)
 
-IO.puts("\nThe five least sure of all:")
+IO.puts("\nThe five least certain of all:")
 images = "batch_inference" |> Snakepit.stream(%{}, pool: Digits) |> Enum.to_list()
 images |> Enum.sort_by(& &1["confidence"]) |> Enum.take(5) |> Enum.each(show)
 
 right = Enum.count(images, &(&1["prediction"] == &1["label"]))
-IO.puts("\n#{right} of #{length(images)} images read right")
+IO.puts("\n#{right} of #{length(images)} images read correctly")

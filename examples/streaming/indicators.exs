@@ -1,7 +1,7 @@
 # mix run examples/streaming/indicators.exs [prices.csv]
 #
-# Where the MACD of the price of oil crossed its signal line upwards, and how strong the price was then
-# (RSI): Python reads the file and computes, Elixir's `Stream` looks at two days at a time.
+# Shows when the MACD of the oil price crossed above its signal line, and how strong the price was then
+# (RSI). Python reads the file and computes; Elixir's `Stream` compares two days at a time.
 
 path = List.first(System.argv()) || Path.join(__DIR__, "../data/wti.csv")
 

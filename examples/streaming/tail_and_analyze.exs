@@ -1,8 +1,8 @@
 # mix run examples/streaming/tail_and_analyze.exs
 #
-# One process sums up the files of examples/data, and writes a log of it. Another follows that log
-# while it grows: Python picks the lines, a GenServer gets them as messages, and cancels when it has
-# seen the last one.
+# One process summarizes the files of examples/data and writes a log. Another follows that log
+# while it grows: Python selects the lines, and a GenServer receives them as messages and cancels the
+# stream after the last one.
 
 defmodule LogWatch do
   use GenServer
@@ -42,7 +42,7 @@ defmodule LogWatch do
 
     if "end" in patterns do
       Snakepit.cancel(call)
-      IO.puts("\n#{seen["error"]} with an error, #{seen["large"]} of a large file")
+      IO.puts("\nlines with an error: #{seen["error"]}, about a large file: #{seen["large"]}")
       {:stop, :normal, call}
     else
       Snakepit.ask(call, length(matches))
@@ -63,10 +63,10 @@ defmodule Summaries do
 
   defp write_one(log, path) do
     IO.puts(log, "INFO #{Path.basename(path)}")
-    tell = fn chunk -> if chunk["is_final"], do: IO.puts(log, "INFO #{chunk["rows"]} rows") end
+    report = fn chunk -> if chunk["is_final"], do: IO.puts(log, "INFO #{chunk["rows"]} rows") end
 
     with {:error, error} <-
-           Snakepit.execute_stream("process_large_dataset", %{path: path}, tell, pool: Python),
+           Snakepit.execute_stream("process_large_dataset", %{path: path}, report, pool: Python),
          do: IO.puts(log, "ERROR #{error.message}")
   end
 end

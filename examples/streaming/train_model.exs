@@ -1,8 +1,8 @@
 # mix run examples/streaming/train_model.exs
 #
-# A neural network is trained on handwritten digits. A callback sees the losses after each epoch, and
-# stops the training when the loss on held-out images has not fallen for a while. README.md tells what
-# to install.
+# Trains a neural network on handwritten digits. A callback receives the losses after each epoch, and
+# stops the training when the loss on held-out images has stopped falling. README.md says what to
+# install.
 
 {:ok, _} =
   Snakepit.Pool.start_link(
@@ -11,7 +11,7 @@
     startup_timeout: 120_000,
     adapter_args: [class: "training:Training", paths: [Path.join(__DIR__, "python")]],
     python: Path.join(__DIR__, ".venv/bin/python"),
-    # Of so small a model each thread but the first would only wait for the others.
+    # For such a small model, further threads would only wait for each other.
     env: %{"OPENBLAS_NUM_THREADS" => "1"}
   )
 
@@ -36,6 +36,6 @@ end
     timeout: :infinity
   )
 
-# The callback has stopped the stream, not the worker: the model is there.
+# The callback has stopped the stream, not the worker: the model is still in memory.
 {:ok, %{"result" => accuracy}} = Snakepit.execute("accuracy", %{}, pool: Training)
-IO.puts("\nof the held-out images #{round(100 * accuracy)}% are read right")
+IO.puts("\n#{round(100 * accuracy)}% of the held-out images are read correctly")

@@ -22,7 +22,7 @@ class Digits(Adapter):
 
     @command
     def batch_inference(self, batch_size: int = 32) -> Generator[dict[str, Any], None, None]:
-        """What the model takes each image for that it has not been trained on, and how surely."""
+        """Predicts the digit of each image outside the training set, with a confidence."""
         for start in range(0, len(self.images), batch_size):
             batch = self.model.predict_proba(self.images[start : start + batch_size])
             for image, odds in enumerate(batch, start):

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from snakepit_bridge import Adapter, command
 
-#: What stands for the price of a day without trade.
+#: The price of a day without trading.
 MISSING = "."
 
 
@@ -17,7 +17,7 @@ class Indicators(Adapter):
     def indicators(
         self, path: str, rsi: int = 14, fast: int = 12, slow: int = 26, signal: int = 9
     ) -> Generator[dict[str, Any], None, None]:
-        """RSI and MACD for each day of a CSV file of dates and prices, while it is being read."""
+        """Yields RSI and MACD for each day of a CSV file of dates and prices, while reading it."""
         strength = RSI(rsi)
         averages, line = (EMA(fast), EMA(slow)), EMA(signal)
         for date, price in _prices(path):
@@ -46,7 +46,7 @@ class EMA:
 
 
 class RSI:
-    """Wilder's relative strength index: None before there have been as many changes as wanted."""
+    """Wilder's relative strength index: None until there have been `period` changes."""
 
     def __init__(self, period: int) -> None:
         self._period = period
@@ -64,7 +64,7 @@ class RSI:
         return 100 * self._gain / moved if moved else 50.0
 
     def _add_change(self, change: float) -> None:
-        # The mean of the first changes, then a moving one.
+        # The mean of the first changes, then a moving average.
         self._changes = min(self._changes + 1, self._period)
         self._gain += (max(change, 0.0) - self._gain) / self._changes
         self._loss += (max(-change, 0.0) - self._loss) / self._changes

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from snakepit_bridge import BuiltinAdapter, Context, command
 
-#: How often a file is looked at for more, in seconds.
+#: How often to check a file for new text, in seconds.
 INTERVAL = 0.1
 
 
@@ -17,7 +17,7 @@ class Logs(BuiltinAdapter):
     def tail_and_analyze(
         self, path: str, patterns: dict[str, str], context: Context
     ) -> Generator[dict[str, Any], None, None]:
-        """Sends each line of a growing file that a pattern matches, until it is cancelled."""
+        """Yields each line of a growing file that matches a pattern, until it is cancelled."""
         searches = {name: re.compile(pattern) for name, pattern in patterns.items()}
         seen = dict.fromkeys(patterns, 0)
         with open(path, encoding="utf-8", errors="replace") as file:

@@ -23,9 +23,9 @@ class Training(Adapter):
     def train_model(
         self, epochs: int = 100, hidden: int = 32, rate: float = 0.02
     ) -> Generator[dict[str, Any], None, None]:
-        """Goes through the images once per epoch, and tells the losses after each.
+        """Trains on the images once per epoch, and yields the losses after each epoch.
 
-        The training ends with the stream; the model stays as it is then.
+        Training ends with the stream; the model stays as it is then.
         """
         images, held_out, labels, answers = self._split()
         self.model = MLPClassifier((hidden,), learning_rate_init=rate, random_state=0)
@@ -36,7 +36,7 @@ class Training(Adapter):
 
     @command
     def accuracy(self) -> float:
-        """How many of the images that the model was not trained on it reads right."""
+        """Returns the share of images outside the training set that the model reads correctly."""
         if self.model is None:
             raise ValueError("no model has been trained: call train_model first")
         _, held_out, _, answers = self._split()

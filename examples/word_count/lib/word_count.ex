@@ -1,6 +1,6 @@
 defmodule WordCount do
   @moduledoc """
-  Counts words with Python's `Counter`, in the workers that `config/config.exs` describes.
+  Counts words with Python's `Counter`, in the workers that `config/config.exs` configures.
 
       iex> WordCount.count("To be, or not to be", top: 2)
       {:ok, %{words: 6, top: [{"to", 2}, {"be", 2}]}}
@@ -9,7 +9,7 @@ defmodule WordCount do
   @type summary :: %{words: non_neg_integer(), top: [{String.t(), pos_integer()}]}
 
   @doc """
-  Counts the words of a text and names the `:top` most frequent ones (default 3).
+  Counts the words of a text and returns the `:top` most frequent ones (default 3).
   """
   @spec count(String.t(), keyword()) :: {:ok, summary()} | {:error, Snakepit.Error.t()}
   def count(text, opts \\ []) do
@@ -18,10 +18,10 @@ defmodule WordCount do
   end
 
   @doc """
-  Counts the words of a file, however large, and calls `fun` with the number of lines read and the
+  Counts the words of a file of any size, and calls `fun` with the number of lines read and the
   result so far: after each `:every` lines (default 1000) and at the end.
 
-  The counting stops early when `fun` returns `:halt`.
+  If `fun` returns `:halt`, counting stops.
   """
   @spec count_file(Path.t(), (non_neg_integer(), summary() -> any()), keyword()) ::
           :ok | {:error, Snakepit.Error.t()}

@@ -1,4 +1,4 @@
-"""Counts words, for Elixir to call."""
+"""Counts words. Elixir calls these commands."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 class WordCount(Adapter):
     @command
     def count(self, text: str, top: int = 3) -> dict[str, Any]:
-        """Counts the words of a text and names the most frequent ones."""
+        """Counts the words of a text and returns the most frequent ones."""
         return _summary(Counter(_words(text)), top)
 
     @command
     def count_file(
         self, path: str, top: int = 3, every: int = 1000
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-        """Counts the words of a file, with the result so far after each `every` lines."""
+        """Counts the words of a file, and yields the result so far after each `every` lines."""
         counts: Counter[str] = Counter()
         lines = 0
         with Path(path).open(encoding="utf-8") as file:
