@@ -1,4 +1,4 @@
-"""Commands in Python, called from Elixir.
+"""Write commands in Python, and call them from Elixir.
 
 from snakepit_bridge import Adapter, Context, command
 
@@ -10,14 +10,14 @@ class Greeter(Adapter):
 
 import sys
 
-# What is above this line, and in it, older versions can read.
+# Older versions can parse everything down to this check.
 if sys.version_info < (3, 9):  # noqa: UP036
     _OLD = "Snakepit needs Python 3.9 or newer, and %s is Python %s" % (  # noqa: UP031
         sys.executable,
         sys.version.split()[0],
     )
     if "--worker-id" in sys.argv:
-        sys.exit(_OLD + ": name another one with the option :python of the pool")
+        sys.exit(_OLD + ": set the pool's option :python to a newer one")
     if sys.argv[:1] == ["-m"]:
         sys.exit(_OLD)
     raise ImportError(_OLD)
@@ -53,7 +53,7 @@ __all__ = [
     "register_encoder",
 ]
 
-# As users import them: errors, tracebacks and pickles name classes by their modules.
+# Errors, tracebacks and pickles name the module of a class: use the one from which users import it.
 for _class in (
     Adapter,
     Arrow,

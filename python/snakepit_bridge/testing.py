@@ -1,4 +1,4 @@
-"""Calls commands in this process as a worker does: for the tests of an adapter.
+"""Tests an adapter: calls its commands in this process, as a worker does.
 
     from snakepit_bridge import testing
 
@@ -6,9 +6,10 @@
         with testing.Worker(Greeter) as worker:
             assert worker.call("greet", {"name": "Ada"}) == {"result": "Hello Ada"}
 
-Arguments and results are encoded, decoded and checked as on their way from Elixir and back: what a
-call returns is what Elixir gets. What a command raises is raised here as it is, any other failure
-is a `CallError`, and `error_of` tells how Elixir sees either. No process and no connection is made.
+Arguments and results are encoded, decoded and checked as on their way from Elixir and back: a call
+returns what Elixir would receive. An exception that a command raises is raised here unchanged; any
+other failure is a `CallError`. `error_of` returns how Elixir sees either. No process is started,
+and no connection is made.
 """
 
 from __future__ import annotations
@@ -58,15 +59,15 @@ __all__ = [
 
 _AnyAdapter = Union[Adapter, type[Adapter]]
 _END = object()
-# The attribute of an exception that says how Elixir sees it.
+# The attribute of an exception that holds how Elixir sees it.
 _SEEN = "__snakepit_failure__"
 
 
 class Options(TypedDict, total=False):
-    """What a call may have beside its arguments.
+    """The options of a call.
 
-    `session_id` is that of `execute_in_session`; `timeout`, in seconds, gives the call a deadline,
-    at which it is cancelled; `request_id` and `metadata` are what the context has of them.
+    `session_id` is the one of `execute_in_session`. `timeout`, in seconds, gives the call a
+    deadline, at which it is cancelled. `request_id` and `metadata` appear in the context.
     """
 
     session_id: Optional[str]
@@ -76,10 +77,10 @@ class Options(TypedDict, total=False):
 
 
 class CallError(Exception):
-    """How Elixir sees a call that has failed: `Snakepit.Error`.
+    """The error of a failed call, as Elixir sees it: `Snakepit.Error`.
 
-    `reason` is an atom's name, as "invalid_args", and `details` depends on it, as `Snakepit.Error`
-    tells.
+    `reason` is the name of the atom, for example "invalid_args"; `details` depends on the reason,
+    as `Snakepit.Error` documents.
     """
 
     def __init__(self, reason: str, message: str, details: Optional[dict[str, Any]] = None) -> None:
@@ -95,14 +96,14 @@ class CallError(Exception):
 
 
 def error_of(error: BaseException) -> CallError:
-    """How Elixir sees what a call in this module has raised."""
-    # Nothing asks the exception itself, which may raise.
+    """Returns how Elixir sees an exception that a call in this module has raised."""
+    # Do not run the exception's own code, which may raise.
     given: Any = error
     if issubclass(type(error), CallError):
         refused: CallError = given
         return refused
     try:
-        # As it was before it went on through this module and its test.
+        # The state of the exception before it propagated through this module and its test.
         failure = BaseException.__getattribute__(error, _SEEN)
     except AttributeError:
         failure = call_error.CallError.of(error)
@@ -110,12 +111,12 @@ def error_of(error: BaseException) -> CallError:
 
 
 def _made(cls: type[Adapter], init: dict[str, Any]) -> Adapter:
-    """An instance, made of what a pool's `adapter_args: [init: ...]` may give."""
+    """Makes an instance from the values that a pool's `adapter_args: [init: ...]` may have."""
     message = encode_extended({"init": init}, "init") if init else None
     try:
         keywords = init_args.keywords(cls, message)
     except init_args.InitError as error:
-        raise TypeError(f"{cls.__name__} could not be made: {error}") from None
+        raise TypeError(f"{cls.__name__} could not be created: {error}") from None
     return cls(**keywords)
 
 
@@ -133,7 +134,7 @@ def _seen(failure: call_error.CallError) -> CallError:
 
 
 class Call:
-    """A call that `Worker.start` has started; it runs in a thread of its own."""
+    """A call that `Worker.start` has started, in a thread of its own."""
 
     def __init__(self, worker: Worker, call: _Call) -> None:
         self._worker = worker
@@ -149,9 +150,10 @@ class Call:
         return self._future.done()
 
     def result(self, wait: Optional[float] = None) -> dict[str, Any]:
-        """What the call returns or raises, once the command has ended.
+        """Waits until the command has ended; returns or raises what the call does.
 
-        After `wait` seconds, if there are any, it raises a `TimeoutError`, and the command goes on.
+        If the command still runs after `wait` seconds, raises a `TimeoutError`; the command
+        continues.
         """
         try:
             return self._future.result(wait)
@@ -161,11 +163,11 @@ class Call:
             raise TimeoutError(f"the command still runs after {wait} s") from None
 
     def cancel(self) -> None:
-        """Tells the command that nobody waits for it any more, as when Elixir's caller dies."""
+        """Cancels the call, as if its caller in Elixir had died."""
         self._worker._cancel(self._call)  # noqa: SLF001 (of one module)
 
     def expire(self) -> None:
-        """Has the deadline pass now."""
+        """Makes the deadline pass now."""
         self._worker._expire(self._call)  # noqa: SLF001
 
     def _run(self) -> None:
@@ -178,14 +180,15 @@ class Call:
 class Worker:
     """A worker in this process, with one instance of an adapter.
 
-    Of a class it makes the instance when the `with` block begins, with `init` as the keyword
-    arguments of its `__init__`, and runs its `start`; at its end it runs its `close`. An instance
-    is taken as it is, and neither is run. `session_ended` runs for each session that ends, at the
-    latest at the end of the block. What `close` and `session_ended` raise is logged, as by a
+    Given a class, it creates the instance when the `with` block begins, with `init` as the keyword
+    arguments of its `__init__`, and runs its `start`; at the end of the block it runs its `close`.
+    Given an instance, it runs neither. `session_ended` runs for each session that ends, at the
+    latest at the end of the block. Exceptions of `close` and `session_ended` are logged, as by a
     worker.
 
-    At most `max_concurrency` calls run at once. Synchronous commands run in the thread that calls,
-    `async` ones on an event loop in a thread of its own, as in a worker.
+    At most `max_concurrency` calls run at once. `session_ttl` is in seconds. Synchronous commands
+    run in the calling thread, `async` commands on an event loop in a thread of its own, as in a
+    worker.
     """
 
     def __init__(
@@ -207,7 +210,7 @@ class Worker:
         self._expired: set[_Call] = set()
 
     def __enter__(self) -> Self:
-        # A test may run in a child that was forked before.
+        # The test may run in a forked child.
         forget_forks()
         given = self._given
         registry = Registry(given if isinstance(given, Adapter) else _made(given, self._init))
@@ -235,7 +238,7 @@ class Worker:
 
     @property
     def commands(self) -> list[dict[str, Any]]:
-        """Each command's name, signature, parameters and docstring, as `Snakepit.commands/1`."""
+        """Each command's name, signature, parameters and docstring, as in `Snakepit.commands/1`."""
         return [command.describe() for command in self._commands().values()]
 
     def call(
@@ -244,10 +247,10 @@ class Worker:
         args: Optional[Mapping[str, Any]] = None,
         **options: Unpack[Options],
     ) -> dict[str, Any]:
-        """Calls a command and returns its result as Elixir gets it: `{"result": 5}`, or a dict.
+        """Calls a command and returns its result as Elixir receives it: `{"result": 5}`, or a dict.
 
-        At the end of `timeout` seconds the call is cancelled; a `CallError` for "timeout" is raised
-        when the command has ended.
+        After `timeout` seconds the call is cancelled, and once the command has ended, a `CallError`
+        with the reason "timeout" is raised.
         """
         made = self._make(command, args, options, stream=False)
         return self._result(made)
@@ -258,7 +261,7 @@ class Worker:
         args: Optional[Mapping[str, Any]] = None,
         **options: Unpack[Options],
     ) -> Call:
-        """As `call`, in a thread of its own: for tests that cancel."""
+        """Like `call`, in a thread of its own: for tests that cancel."""
         made = self._make(command, args, options, stream=False)
         return Call(self, made)
 
@@ -268,13 +271,13 @@ class Worker:
         args: Optional[Mapping[str, Any]] = None,
         **options: Unpack[Options],
     ) -> dict[str, Any]:
-        """As `call`, for `async` tests. To cancel it cancels the call."""
+        """Like `call`, for `async` tests. Cancelling the task cancels the call."""
         started = self.start(
             command,
             args,
             **options,
         )
-        # A future of asyncio takes no StopIteration: its end alone is awaited.
+        # An asyncio future cannot hold a StopIteration: await only its end.
         ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         ended.set_running_or_notify_cancel()
         started._future.add_done_callback(lambda _: ended.set_result(None))  # noqa: SLF001
@@ -291,9 +294,10 @@ class Worker:
         args: Optional[Mapping[str, Any]] = None,
         **options: Unpack[Options],
     ) -> Generator[dict[str, Any], None, None]:
-        """The chunks of a command, as Elixir gets them: dicts with the key "is_final".
+        """Yields the chunks of a command as Elixir receives them: dicts with the key "is_final".
 
-        To close it, as a `break` and `del` do, closes the command, as when Elixir's consumer halts.
+        Closing the generator, as `break` and `del` do, closes the command, as when Elixir's
+        consumer halts.
         """
         made = self._make(command, args, options, stream=True)
         return self._chunks(made)
@@ -304,14 +308,14 @@ class Worker:
         args: Optional[Mapping[str, Any]] = None,
         **options: Unpack[Options],
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """As `stream`, for `async` tests."""
+        """Like `stream`, for `async` tests."""
         chunks = self.stream(
             command,
             args,
             **options,
         )
         loop = asyncio.get_running_loop()
-        # One thread for all steps, as a generator may expect.
+        # Run all steps in one thread, as a generator may expect.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             try:
                 while True:
@@ -323,11 +327,11 @@ class Worker:
                 thread.submit(chunks.close).result()
 
     def session(self, session_id: str) -> Session:
-        """What the calls of a session share: `context.session`."""
+        """Returns the dict that the calls of a session share: `context.session`."""
         return Context(session_id=session_id, sessions=self._sessions).session
 
     def end_session(self, session_id: str) -> bool:
-        """Ends a session as `Snakepit.end_session/2` does; tells whether there was one."""
+        """Ends a session like `Snakepit.end_session/2`; returns whether there was one."""
         return self._sessions.end(session_id)
 
     def _session_ended(self, session_id: str, session: Session) -> None:
@@ -350,7 +354,7 @@ class Worker:
     ) -> _Call:
         for option in options.keys() - Options.__annotations__.keys():
             raise TypeError(
-                f"{option!r} is no option of a call; a command's arguments go into a dict: "
+                f"a call has no option {option!r}; pass the command's arguments in a dict: "
                 f"({name!r}, {{{option!r}: ...}})"
             )
         try:
@@ -413,7 +417,7 @@ class Worker:
         self._runner.cancel(call)
 
     def _taken(self, wire: _Wire, call: _Call) -> dict[str, Any]:
-        # Nobody waits for what a command says after that.
+        # The caller ignores what the command returns after that.
         if call in self._expired:
             self._expired.discard(call)
             raise CallError("timeout", "the deadline passed while the call was running")
@@ -430,7 +434,7 @@ class Worker:
 
 
 class _Wire:
-    """Keeps the one message that was last made, as what Elixir makes of it."""
+    """Keeps the last message, as Elixir decodes it."""
 
     def __init__(self) -> None:
         self.value: dict[str, Any] = {}
@@ -462,7 +466,7 @@ def call(
     args: Optional[Mapping[str, Any]] = None,
     **options: Unpack[Options],
 ) -> dict[str, Any]:
-    """One call in a `Worker` of its own; `options` are those of `Worker.call`."""
+    """Makes one call in a `Worker` of its own; `options` are those of `Worker.call`."""
     with Worker(adapter) as worker:
         return worker.call(command, args, **options)
 
@@ -473,7 +477,7 @@ def stream(
     args: Optional[Mapping[str, Any]] = None,
     **options: Unpack[Options],
 ) -> Generator[dict[str, Any], None, None]:
-    """The chunks of one call in a `Worker` of its own; `options` are those of `Worker.stream`."""
+    """Yields the chunks of one call in a `Worker` of its own, with the options of `stream`."""
     with Worker(adapter) as worker:
         yield from worker.stream(command, args, **options)
 
@@ -484,7 +488,7 @@ async def acall(
     args: Optional[Mapping[str, Any]] = None,
     **options: Unpack[Options],
 ) -> dict[str, Any]:
-    """As `call`, for `async` tests."""
+    """Like `call`, for `async` tests."""
     with Worker(adapter) as worker:
         return await worker.acall(command, args, **options)
 
@@ -495,7 +499,7 @@ async def astream(
     args: Optional[Mapping[str, Any]] = None,
     **options: Unpack[Options],
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """As `stream`, for `async` tests."""
+    """Like `stream`, for `async` tests."""
     with Worker(adapter) as worker:
         async for chunk in worker.astream(command, args, **options):
             yield chunk

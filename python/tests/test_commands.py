@@ -159,7 +159,7 @@ def test_two_commands_of_one_name_are_refused() -> None:
 
 
 def test_the_decorator_goes_on_what_is_called() -> None:
-    with pytest.raises(TypeError, match="@command goes on a method, not on"):
+    with pytest.raises(TypeError, match="@command decorates a method, not"):
         command(property(lambda _: None))  # type: ignore[call-overload]
 
 

@@ -150,4 +150,4 @@ def test_an_old_python_is_told_so_in_one_sentence(version: str) -> None:
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith("Snakepit needs Python 3.9 or newer, and /")
-    assert line.endswith(": name another one with the option :python of the pool")
+    assert line.endswith(": set the pool's option :python to a newer one")

@@ -270,7 +270,7 @@ def test_a_call_has_its_request_id_and_metadata(worker: testing.Worker) -> None:
         "id": "r1",
         "metadata": {"x-request-id": "r1", "tenant": "t"},
     }
-    with pytest.raises(TypeError, match=r"'name' is no option .*\('greet', \{'name': \.\.\.\}\)"):
+    with pytest.raises(TypeError, match=r"no option 'name'.*\('greet', \{'name': \.\.\.\}\)"):
         worker.call("greet", name="Ada")  # type: ignore[call-arg]
 
 

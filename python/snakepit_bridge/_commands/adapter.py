@@ -1,4 +1,4 @@
-"""What a user writes: a class whose decorated methods are commands."""
+"""The base class of a user's commands, and the decorator that makes a method a command."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from snakepit_bridge._commands.sessions import Session
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# A command's name under this attribute of the function; the empty string is the function's own.
+# The attribute of a function that holds its command name; "" means the function's own name.
 MARK = "__snakepit_command__"
 
 
 class Adapter:
-    """The base of a worker's commands. Each worker process has one instance.
+    """The base class of a worker's commands. Each worker process creates one instance.
 
-    `__init__` gets the pool's `adapter_args: [init: ...]` as keywords and runs before the worker
-    accepts calls. The other hooks may be plain methods, which run in the process's main thread, or
-    `async` ones, which run on the event loop.
+    `__init__` receives the pool's `adapter_args: [init: ...]` as keywords and runs before the
+    worker accepts calls. The other hooks may be plain methods, which run in the process's main
+    thread, or `async` methods, which run on the event loop.
     """
 
     def start(self) -> Optional[Awaitable[None]]:
         """Runs once after `__init__`, before the worker accepts calls.
 
-        What it raises is why the worker does not start.
+        If it raises, the worker does not start, and the error names the exception.
         """
 
     def close(self) -> Optional[Awaitable[None]]:
-        """Runs once when the worker stops in good order, after the last call.
+        """Runs once after the last call, when the worker stops in an orderly way.
 
-        What it raises is logged. It may take as long as the pool's `:shutdown_timeout`.
+        Exceptions are logged. It may take as long as the pool's `:shutdown_timeout`.
         """
 
     def session_ended(self, session_id: str, session: Session) -> Optional[Awaitable[None]]:
-        """Runs when a session has ended, with what its calls have kept.
+        """Runs when a session has ended, with the dict that its calls have shared.
 
-        That is when it was ended, expired or had to make room for others, and when the worker
-        stops; after the last call of the session, and before the first one if it begins anew. What
-        it raises is logged.
+        A session ends when the caller ends it, when it expires or is removed to make room for
+        others, and when the worker stops. The hook runs after the session's last call and, if the
+        session begins anew, before its first call. Exceptions are logged.
         """
 
 
@@ -55,9 +55,9 @@ def command(
 ) -> Union[_Function, Callable[[_Function], _Function]]:
     """Makes a method a command, under its own name or under `name`.
 
-    The method may be a function, a generator, or the `async` form of either. It gets the call's
-    arguments as keywords. A parameter that is annotated with `Context`, or named `context`, gets
-    the call's context instead.
+    The method may be a function, a generator, or the `async` form of either. It receives the call's
+    arguments as keywords. A parameter that is annotated with `Context`, or named `context`,
+    receives the call's context instead.
     """
 
     def mark(function: _Function) -> _Function:
@@ -65,13 +65,13 @@ def command(
         if isinstance(function, (staticmethod, classmethod)):
             marked = function.__func__
         elif isinstance(function, type) or not callable(function):
-            raise TypeError(f"@command goes on a method, not on {function!r}")
+            raise TypeError(f"@command decorates a method, not {function!r}")
         try:
             setattr(marked, MARK, name or "")
         except AttributeError:
             raise TypeError(
-                "@command goes on a method, or on an object that is called and has attributes, "
-                f"not on {function!r}"
+                "@command decorates a method, or a callable object that can have attributes, "
+                f"not {function!r}"
             ) from None
         return function
 

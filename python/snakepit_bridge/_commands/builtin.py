@@ -1,4 +1,4 @@
-"""The commands that every worker has unless its adapter leaves them out."""
+"""The built-in commands, which an adapter gets by deriving from `BuiltinAdapter`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _OPERATIONS = {
 
 
 class BuiltinAdapter(Adapter):
-    """Commands to try a pool with, and a base to add one's own to."""
+    """Commands for trying out a pool; derive from it to add commands of your own."""
 
     @command
     def ping(self, context: Context) -> dict[str, Any]:
-        """Answers."""
+        """Replies with the status "ok"."""
         return {"status": "ok", "worker_id": context.worker_id, "timestamp": time.time()}
 
     @command
@@ -33,15 +33,16 @@ class BuiltinAdapter(Adapter):
 
     @command
     def compute(self, operation: str, a: float, b: float) -> dict[str, Any]:
-        """Adds, subtracts, multiplies or divides: `operation` is the name of that."""
+        """Computes `a` and `b` with `operation`: add, subtract, multiply or divide."""
         function = _OPERATIONS.get(operation)
         if function is None:
-            raise ValueError(f"operation {operation!r} is none of {', '.join(_OPERATIONS)}")
+            known = ", ".join(_OPERATIONS)
+            raise ValueError(f"expected operation to be one of {known}, got {operation!r}")
         return {"result": function(a, b)}
 
     @command
     def info(self, context: Context) -> dict[str, Any]:
-        """Tells about the worker and lists its commands."""
+        """Describes the worker and lists its commands."""
         from snakepit_bridge._commands.registry import Registry
         from snakepit_bridge._servers.worker import system_info
         from snakepit_bridge._version import __version__
@@ -58,7 +59,7 @@ class BuiltinAdapter(Adapter):
     def ping_stream(
         self, context: Context, count: int = 3, interval: float = 0
     ) -> Generator[dict[str, Any], None, Optional[dict[str, Any]]]:
-        """Sends `count` chunks, the last of them final, `interval` seconds apart."""
+        """Yields `count` chunks, `interval` seconds apart; the last one is final."""
         for index in range(count):
             if index and interval and context.wait_cancelled(interval):
                 return None
@@ -74,13 +75,13 @@ class BuiltinAdapter(Adapter):
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
         """Reads a CSV file with a header line in one pass, in constant memory.
 
-        After every `chunk_rows` rows it sends how far it is and each column's statistics so far;
-        the final chunk has those of the whole file and the seconds it took.
+        After every `chunk_rows` rows it yields the progress and each column's statistics so far.
+        The final chunk has the statistics of the whole file and the time taken, in seconds.
         """
         from snakepit_bridge._dataset import Dataset
 
         if chunk_rows < 1:
-            raise ValueError(f"chunk_rows must be at least 1, not {chunk_rows!r}")
+            raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows!r}")
         started = time.perf_counter()
         with contextlib.closing(Dataset(path)) as dataset:
             while dataset.read(chunk_rows):

@@ -1,4 +1,4 @@
-"""What a command may know of the call that it serves."""
+"""The context of a call: what a command can learn about the call that it serves."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from typing import Optional
 
 from snakepit_bridge._commands.sessions import Session, Sessions
 
-#: The call that the code at hand belongs to.
+#: The context of the call to which the running code belongs.
 running: contextvars.ContextVar[Optional[Context]] = contextvars.ContextVar("running", default=None)
 
-#: The id of a thread's call where Rust runs it: it makes contexts only for commands that take one.
+#: Returns the request id of a thread's call if Rust runs it: Rust creates a context only for
+#: commands that take one.
 request_id_in_rust: Callable[[], str] = str
 
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
 def running_request_id() -> str:
-    """That of the call that the code at hand belongs to; "" outside of calls."""
+    """The request id of the call to which the running code belongs; "" outside a call."""
     context = running.get()
     return request_id_in_rust() if context is None else context.request_id
 
 
 class Context:
-    """One call, as its handler sees it. Safe to use from any thread."""
+    """The call that a command serves. Safe to use from any thread.
+
+    `request_id`, `session_id` (None without a session) and `worker_id` identify it.
+    """
 
     def __init__(
         self,
@@ -44,7 +48,7 @@ class Context:
         self.request_id = request_id
         self.session_id = session_id
         self.worker_id = worker_id
-        #: When the caller stops waiting, in the seconds of `time.monotonic()`, or None.
+        #: When the caller stops waiting, in seconds of `time.monotonic()`; None without a deadline.
         self.deadline = deadline
         self._metadata = metadata
         self._cancelled = False
@@ -63,17 +67,20 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for the result any more: cancelled, timed out or disconnected."""
+        """Whether the call was cancelled, has timed out, or its caller has disconnected."""
         return self._cancelled
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The text metadata that the call came with."""
+        """The text metadata that came with the call."""
         return _NO_METADATA if self._metadata is None else self._metadata()
 
     @property
     def session(self) -> Session:
-        """What the calls of the session share, a dict that begins empty."""
+        """The dict that the calls of the session share; it begins empty.
+
+        Raises a `RuntimeError` if the call belongs to no session.
+        """
         if self.session_id is None:
             raise RuntimeError(
                 "this call belongs to no session: call it with execute_in_session or session_id"
@@ -88,13 +95,14 @@ class Context:
             return self._session
 
     def remaining(self) -> Optional[float]:
-        """The seconds until the deadline, never below zero; None without a deadline."""
+        """Returns the seconds until the deadline, never below zero; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def wait_cancelled(self, timeout: Optional[float] = None) -> bool:
-        """Sleeps for `timeout` seconds or until the call is cancelled; tells whether it is.
+        """Sleeps until the call is cancelled, at most `timeout` seconds.
 
-        For functions and generators. An `async` command is cancelled like any asyncio task.
+        Returns whether the call is cancelled. For functions and generators; an `async` command is
+        cancelled like any asyncio task.
         """
         with self._lock:
             if self._cancelled:
@@ -104,9 +112,9 @@ class Context:
         return self._event.wait(timeout)
 
     def on_cancel(self, callback: Callable[[], object]) -> None:
-        """Calls `callback` as soon as the call is cancelled, at once if it already is.
+        """Calls `callback` as soon as the call is cancelled, or at once if it already is.
 
-        It runs on the server's own thread, so it must not block.
+        The callback runs on the server's own thread, so it must not block.
         """
         with self._lock:
             if not self._cancelled:
@@ -117,12 +125,12 @@ class Context:
         callback()
 
     def _settle(self) -> None:
-        """Waits until what an earlier life of the session has left was told of."""
+        """Waits until `session_ended` has run for the earlier generation of the session."""
         if self.session_id is not None and self._sessions is not None:
             self._sessions.settle(self.session_id)
 
     def _leave(self) -> None:
-        """The call is over."""
+        """Releases the session when the call has ended."""
         if self.session_id is not None and self._sessions is not None:
             self._sessions.leave(self.session_id, self)
 

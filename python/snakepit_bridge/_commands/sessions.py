@@ -20,7 +20,11 @@ MAX_ID_BYTES = 1024
 
 
 class Session(dict[str, Any]):
-    """A session's state. Calls of one session that run at once share it: `with session.lock:`."""
+    """The state of a session: a dict that its calls share.
+
+    Calls of one session may run at the same time; guard compound changes with
+    `with session.lock:`.
+    """
 
     __slots__ = ("__weakref__", "lock")
 

@@ -1,4 +1,4 @@
-"""How a call can fail, in the terms of the wire."""
+"""The errors with which a call is answered, as the wire represents them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def limit_errors(max_message_size: int) -> None:
 
 
 class CommandError(Exception):
-    """An error that callers are to tell from others: by its code, and by data that goes with it.
+    """An error for callers to match, by its code and its data.
 
     raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
 
-    In Elixir its reason is `:command_error`, its details have `:code` and `:data`. It prints as
-    `out_of_stock: only 3 are left`.
+    In Elixir its reason is `:command_error`, and its details have `:code` and `:data`. It prints as
+    `out_of_stock: only 3 are left`. `data` may be any value that a result can carry.
     """
 
     def __init__(self, code: str, message: str = "", *, data: object = None) -> None:

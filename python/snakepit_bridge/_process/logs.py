@@ -26,10 +26,11 @@ _PREFIXES = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<
 
 
 class RequestIdFilter(logging.Filter):
-    """Gives records the `request_id` of the call that they come from, "" outside of calls.
+    """Adds the `request_id` of the running call to log records; "" outside a call.
 
-    The bridge's own handler has it. Add it to yours to use `%(request_id)s` in a format. What a
-    command's own threads log belongs to no call, unless they run in `contextvars.copy_context()`.
+    The bridge's own handler has this filter. Add it to a handler of your own to use
+    `%(request_id)s` in its format. Records from threads that a command starts belong to no call,
+    unless the threads run in `contextvars.copy_context()`.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -16,7 +16,7 @@ _INSTALL = "pyarrow; install it for the Python of the workers (pip install pyarr
 
 
 class Arrow:
-    """A table that is sent as Arrow has it, a `%Snakepit.Arrow{}` in Elixir; `arrow` makes one."""
+    """A table that arrives in Elixir as a `%Snakepit.Arrow{}`. Make one with `arrow`."""
 
     __slots__ = ("table",)
 
@@ -28,7 +28,7 @@ class Arrow:
         return f"<Arrow {self.table.num_rows} x {self.table.num_columns}>"
 
     def stream(self) -> Sequence[Union[bytes, memoryview]]:
-        """An IPC stream in pieces, those with the columns' values not copied."""
+        """Returns an IPC stream in pieces, without copying the values of the columns."""
         sink = _Pieces()
         with _pyarrow().ipc.new_stream(sink, self.table.schema) as writer:
             writer.write_table(self.table)
@@ -55,15 +55,15 @@ class _Pieces:
 
 
 def arrow(frame: object) -> Arrow:
-    """Has a frame sent as an Arrow table: a `%Snakepit.Arrow{}` in Elixir, not a map of lists.
+    """Marks a frame to be sent as an Arrow table: a `%Snakepit.Arrow{}`, not a map of lists.
 
-    `frame` is a DataFrame or a Series of pandas or polars, a pyarrow Table, RecordBatch,
-    RecordBatchReader (read to its end), Array or ChunkedArray, or an object that has the method
-    `__arrow_c_stream__`. Columns have the names that they have in a map; one without a name is "0".
+    `frame` is a pandas or polars DataFrame or Series, a pyarrow Table, RecordBatch,
+    RecordBatchReader (read to its end), Array or ChunkedArray, or an object with the method
+    `__arrow_c_stream__`. Columns have the same names as in a map; a column without a name is "0".
 
-    Raises `TypeError` for anything else, `ModuleNotFoundError` where pyarrow is not installed, a
-    `ValueError` for two columns of a pandas frame that have one name, and what pyarrow raises where
-    a column has values of more than one type.
+    Raises a `TypeError` for anything else, a `ModuleNotFoundError` if pyarrow is not installed, and
+    a `ValueError` if two columns of a pandas frame have the same name. If a column has values of
+    more than one type, pyarrow's exception is raised.
     """
     try:
         return as_arrow(frame)

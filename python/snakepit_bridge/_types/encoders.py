@@ -45,16 +45,17 @@ def register_encoder(cls: type, encoder: _F) -> _F: ...
 def register_encoder(
     cls: type, encoder: Optional[Encoder] = None
 ) -> Union[Encoder, Callable[[_F], _F]]:
-    """Says what is sent in place of the values of a class and of its subclasses.
+    """Registers an encoder for the values of a class and of its subclasses.
 
-    `encoder` takes a value and returns another one. Without it this is a decorator:
+    `encoder` takes a value and returns the value to send in its place. Without `encoder` this is a
+    decorator:
 
     @register_encoder(Point)
     def encode_point(point: Point) -> dict[str, float]:
         return {"x": point.x, "y": point.y}
 
-    Classes derived from None's, bool, int, float, str, bytes, list, tuple and dict are sent as what
-    they are derived from.
+    Encoders do not apply to None and to instances of bool, int, float, str, bytes, list, tuple and
+    dict, nor of classes derived from these: they are sent as their base type.
     """
 
     def register(encoder: _F) -> _F:

@@ -34,10 +34,12 @@ ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 class Tensor:
-    """An array: its dtype's name, its shape, and its elements, little-endian and row-major.
+    """An array: the name of its dtype, its shape, and its elements, little-endian and row-major.
 
-    An argument is one where numpy is not installed, and one of bfloat16 or float8 where ml_dtypes
-    is not; a command may return one.
+    A tensor argument arrives as a `Tensor` if numpy is not installed; one of bfloat16 or float8
+    also if ml_dtypes is not installed. A command may return a `Tensor`.
+
+    Raises a `ValueError` for an unknown dtype, and if the size of `data` does not match the shape.
     """
 
     __slots__ = ("data", "dtype", "shape")
@@ -46,7 +48,7 @@ class Tensor:
         self, dtype: str, shape: Sequence[int], data: Union[bytes, bytearray, memoryview]
     ) -> None:
         if dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+            raise ValueError(f"expected dtype to be one of {', '.join(DTYPES)}, got {dtype!r}")
         self.dtype = dtype
         self.shape = tuple(shape)
         self.data = memoryview(data).cast("B") if len(data) else memoryview(b"")
@@ -77,7 +79,7 @@ class Tensor:
         )
 
     def tolist(self) -> Any:
-        """The elements in nested lists, as numpy's `tolist` has them."""
+        """Returns the elements in nested lists, like numpy's `tolist`."""
         return nested(_elements(self.dtype, self.data), self.shape)
 
 
