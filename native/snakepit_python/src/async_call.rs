@@ -1,4 +1,4 @@
-//! An `async` command, as the event loop sees its call.
+//! A call of an `async` command, as Python's event loop uses it.
 
 use crate::{call::Call, invocation::Invocation, worker::Worker};
 use parking_lot::Mutex;
@@ -7,8 +7,8 @@ use snakepit_proto::Fields;
 use snakepit_server::Failure;
 use std::{sync::Arc, time::Instant};
 
-/// So many chunks of a stream, and others have their turn: a generator that awaits nothing would have
-/// the event loop to itself for as long as the network takes what it yields.
+/// After so many chunks a stream lets other tasks run: a generator that awaits nothing would block the
+/// event loop for as long as the network keeps up with it.
 const TURN: i32 = 128;
 
 #[pyclass(frozen, module = "snakepit_bridge._native")]
@@ -16,7 +16,7 @@ pub(crate) struct AsyncCall {
     worker: Arc<Worker>,
     call: Arc<Call>,
     started: Instant,
-    /// Why a chunk could not be sent. The command is ended by an exception, and this is the answer.
+    /// Why a chunk could not be sent. An exception ends the command, and this is the answer.
     failure: Mutex<Option<Failure>>,
 }
 
@@ -43,7 +43,7 @@ impl AsyncCall {
             return Err(PyRuntimeError::new_err("no stream"));
         };
         if self.call.is_cancelled() {
-            // A generator that awaits nothing would never hear of it.
+            // A generator that awaits nothing would not notice.
             self.call.set_closed();
             return Err(self.give_up(Failure::cancelled()));
         }
@@ -76,7 +76,7 @@ impl AsyncCall {
         self.call.command.streams
     }
 
-    /// Whether the call takes chunks.
+    /// Whether the client expects chunks.
     #[getter]
     fn is_stream(&self) -> bool {
         self.call.responder.as_stream().is_some()
@@ -102,12 +102,12 @@ impl AsyncCall {
         self.call.header.session().map(|session| session.id)
     }
 
-    /// The keywords to call the function with; raises what is wrong with them.
+    /// The keyword arguments of the function; raises an error if they are invalid.
     fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.invocation(py).keywords()
     }
 
-    /// `stop` is called when the call is cancelled.
+    /// Calls `stop` when the call is cancelled.
     fn on_cancel(&self, py: Python<'_>, stop: Py<PyAny>) -> PyResult<()> {
         self.call.python().interrupt = Some(stop.clone_ref(py));
         if self.call.is_cancelled() {
@@ -116,12 +116,12 @@ impl AsyncCall {
         Ok(())
     }
 
-    /// Sends a chunk. True if the next one has to wait, for room or for its turn.
+    /// Sends a chunk. True if the next one must wait, for room or for other tasks.
     fn chunk(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.send(value, false)
     }
 
-    /// Has the event loop call `resume` once there is room, and the calls before it had their turn.
+    /// Calls `resume` on the event loop once there is room, and earlier tasks have run.
     fn on_room(&self, resume: Py<PyAny>) {
         if let Some(stream) = self.call.responder.as_stream() {
             let worker = self.worker.clone();
@@ -129,7 +129,7 @@ impl AsyncCall {
         }
     }
 
-    /// The command has ended with this value, which is no chunk if what has `streamed` returned nothing.
+    /// The command has returned `value`. If it has `streamed`, None is not a chunk.
     #[pyo3(signature = (value, streamed = false))]
     fn finish(&self, py: Python<'_>, value: &Bound<'_, PyAny>, streamed: bool) -> PyResult<()> {
         let result = if !self.is_stream() {
@@ -144,7 +144,7 @@ impl AsyncCall {
         Ok(())
     }
 
-    /// The command has ended with this exception.
+    /// The command has raised `error`.
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) {
         let run = self.invocation(py);
         let known = self.failure.lock().take();

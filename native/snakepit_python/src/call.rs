@@ -1,4 +1,4 @@
-//! One call on its way through a worker, whatever RPC it came by.
+//! A call that a worker serves, by whichever RPC it came.
 
 use crate::{command::Command, journal::Journal};
 use parking_lot::{Mutex, MutexGuard};
@@ -21,7 +21,7 @@ pub(crate) struct Call {
     python: Mutex<PythonSide>,
 }
 
-/// What is told of a cancellation.
+/// The Python objects that learn of a cancellation.
 #[derive(Default)]
 pub(crate) struct PythonSide {
     pub(crate) context: Option<Py<PyAny>>,
@@ -55,7 +55,7 @@ impl Call {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// True the first time.
+    /// Returns true the first time.
     pub(crate) fn cancel(&self) -> bool {
         let first = !self.cancelled.swap(true, Ordering::AcqRel);
         self.responder.cancel();
@@ -69,17 +69,17 @@ impl Call {
             let copy = |of: &Option<Py<PyAny>>| of.as_ref().map(|it| it.clone_ref(py));
             (copy(&side.context), copy(&side.interrupt))
         };
-        // What a callback raises is logged by the context itself.
+        // The context itself logs an exception of a callback.
         let _ = context.map(|context| context.call_method0(py, intern!(py, "_cancel")));
         let _ = interrupt.map(|interrupt| interrupt.call0(py));
     }
 
-    /// It was ended from outside: its generator closed, its task cancelled.
+    /// The server has closed the generator, or cancelled the task.
     pub(crate) fn set_closed(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// How the handler of a cancelled call has ended.
+    /// How the handler ended, if the call was cancelled.
     pub(crate) fn exit(&self) -> HandlerExit {
         if !self.is_cancelled() {
             HandlerExit::Unknown
@@ -90,7 +90,7 @@ impl Call {
         }
     }
 
-    /// No call of its session that runs here is this one any more.
+    /// The call no longer uses its session.
     pub(crate) fn leave_session(&self, py: Python<'_>) {
         if self.header.session().is_none() {
             return;

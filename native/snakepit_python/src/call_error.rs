@@ -1,4 +1,4 @@
-//! A Python `CallError` as what the wire carries.
+//! Reads a Python `CallError` as a failure.
 
 use pyo3::{FromPyObject, prelude::*};
 use snakepit_proto::{ErrorDetail, ErrorFrame};

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 pub(crate) struct Command {
     pub(crate) name: String,
     pub(crate) function: Py<PyAny>,
-    /// Checks the arguments and gives the keywords for `function`.
+    /// Checks the arguments and returns the keyword arguments of `function`.
     pub(crate) bind: Py<PyAny>,
     pub(crate) streams: bool,
     pub(crate) is_async: bool,
@@ -16,7 +16,7 @@ pub(crate) struct Command {
     pub(crate) info: CommandInfo,
 }
 
-/// What `Command.describe` gives.
+/// The result of `Command.describe`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Described {
@@ -78,7 +78,7 @@ impl Command {
 }
 
 pub(crate) struct Commands {
-    /// In the order of the registry.
+    /// In the registry's order.
     all: Vec<Arc<Command>>,
     by_name: HashMap<String, Arc<Command>>,
 }

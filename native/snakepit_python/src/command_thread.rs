@@ -1,4 +1,4 @@
-//! The threads that run commands. Python is entered to run one, and left to wait for the next.
+//! The threads that run commands. They hold Python's lock while they run one, and not while they wait.
 
 use crate::{
     call::Call, generator, invocation::Invocation, journal::Journal, unwrapping::unwrapped,
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A command that takes no longer has run no event loop, which may have left signals changed.
+/// A command that is faster has not run an event loop, which may leave signal handlers changed.
 const NO_EVENT_LOOP: Duration = Duration::from_micros(100);
 
 thread_local! {
@@ -21,7 +21,7 @@ thread_local! {
     static RUNNING: RefCell<Option<Arc<Call>>> = const { RefCell::new(None) };
 }
 
-/// The request id of the call that this thread runs; "" for none.
+/// The request id of the call that this thread runs; empty if it runs none.
 #[pyfunction]
 pub(crate) fn request_id() -> String {
     RUNNING.with_borrow(|call| {
@@ -33,7 +33,7 @@ pub(crate) fn request_id() -> String {
 
 /// Runs commands in this thread until the worker stops.
 pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
-    // However this thread ends: health tells how many there are.
+    // Health depends on the number of threads, however this one ends.
     let _thread = worker.scheduler.thread();
     let writer = worker.next_writer();
     let Ok(run_current) = wrap_pyfunction!(run_current, py) else {
@@ -42,7 +42,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
     WORKER.set(Some(worker.clone()));
     let mut done: Option<Arc<Call>> = None;
     let mut unsent = UnsentReplies::default();
-    // Whether a command may have changed which signals end the worker: only the main thread can.
+    // Whether a command may have changed handlers of signals: only those on the main thread can.
     let mut long = false;
     loop {
         let mut next = worker.scheduler.next(done.as_ref());
@@ -94,7 +94,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
     WORKER.set(None);
 }
 
-/// Whether the replies of the calls before it may go on waiting while a call runs.
+/// Whether a call may start before the replies to earlier calls are sent.
 fn may_start(
     py: Python<'_>,
     worker: &Worker,
@@ -107,7 +107,7 @@ fn may_start(
         || worker.counters.commands_are_short() && unsent.may_wait(call.responder.calls(), note)
 }
 
-/// None of them raises but by a signal's handler.
+/// They raise only the exceptions of signal handlers.
 fn run_posts(py: Python<'_>, worker: &Worker) {
     for function in worker.take_posts() {
         if let Err(error) = function.call0(py) {
@@ -122,7 +122,7 @@ fn run_signal_handlers(py: Python<'_>, worker: &Worker) {
     }
 }
 
-/// Runs a call with variables of its own (`contextvars`).
+/// Runs a call in a `contextvars` context of its own.
 fn run_in_context(
     py: Python<'_>,
     worker: &Arc<Worker>,
@@ -139,7 +139,7 @@ fn run_in_context(
     }
 }
 
-/// Runs the call that this thread is at.
+/// Runs the call that this thread has taken.
 #[pyfunction]
 fn run_current(py: Python<'_>) {
     RUNNING.with_borrow(|call| {

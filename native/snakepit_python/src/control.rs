@@ -1,5 +1,4 @@
-//! The thread that runs in Python what the network's threads ask for: they must not wait for Python's
-//! lock.
+//! Runs tasks in Python for the network's threads, which must not wait for Python's lock.
 
 use parking_lot::Mutex;
 use pyo3::Python;
@@ -15,13 +14,13 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Runs with Python's lock. What it drops it drops there.
+/// Runs and is dropped with Python's lock.
 type ControlTask = Box<dyn FnOnce(Python<'_>) + Send>;
 
 pub(crate) struct Control {
     tasks: Mutex<Option<Sender<ControlTask>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Since when a task waits for Python's lock.
+    /// The time since which a task waits for Python's lock.
     waiting_since: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -33,7 +32,7 @@ impl Control {
         let run = move || {
             for task in tasks {
                 *waiting.lock() = Some(Instant::now());
-                // A panic is printed, and must not keep the tasks after it from being done.
+                // A panic is printed. Later tasks run all the same.
                 let _ = catch_unwind(AssertUnwindSafe(|| {
                     Python::attach(|py| {
                         *waiting.lock() = None;
@@ -58,7 +57,7 @@ impl Control {
         }
     }
 
-    /// Runs a task and gives its result; nothing once the thread has ended.
+    /// Runs a task and returns its result. None once the thread has ended.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
         task: impl FnOnce(Python<'_>) -> T + Send + 'static,
@@ -71,17 +70,17 @@ impl Control {
         result.await.ok()
     }
 
-    /// How long Python has not let another thread run: nothing while it does.
+    /// How long Python's lock has not been available; 0 if it is.
     pub(crate) fn unresponsive(&self) -> Duration {
         let since = *self.waiting_since.lock();
         if since.is_none() {
-            // How long it takes to begin is seen the next time.
+            // The next caller sees how long it waits.
             self.run(|_| {});
         }
         since.map(|since| since.elapsed()).unwrap_or_default()
     }
 
-    /// Ends the thread, which must be over before the interpreter is. Without Python's lock.
+    /// Ends the thread, which must end before the interpreter. Must be called without Python's lock.
     pub(crate) fn stop(&self) {
         self.tasks.lock().take();
         let thread = self.thread.lock().take();

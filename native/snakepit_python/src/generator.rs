@@ -1,10 +1,10 @@
-//! A streaming command in its thread.
+//! Runs a streaming command in a thread.
 
 use crate::{invocation::Invocation, unwrapping::unwrapped};
 use pyo3::{exceptions::PyStopIteration, prelude::*};
 use snakepit_server::{Failure, StreamResponder};
 
-/// Runs the command, and sends what its generator yields.
+/// Runs the command, and sends the values that its generator yields.
 pub(crate) fn stream(run: Invocation<'_, '_>, stream: &StreamResponder) -> Result<(), Failure> {
     let first = run.call()?;
     let (value, generator) = if run.call.command.streams {
@@ -54,7 +54,7 @@ fn drive(
     }
 }
 
-/// Ends the generator where it stands.
+/// Closes the generator.
 fn close(run: Invocation<'_, '_>, generator: &Bound<'_, PyAny>) {
     if let Err(error) = generator.call_method0("close") {
         let name = &run.call.command.name;

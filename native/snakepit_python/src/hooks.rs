@@ -1,4 +1,4 @@
-//! What the server asks of Python: the methods of `_Hooks` in `snakepit_bridge`.
+//! Calls from the server to Python: the methods of the class `_Hooks` in `snakepit_bridge`.
 
 use crate::call_error;
 use pyo3::{
@@ -14,11 +14,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) struct Hooks {
     object: Py<PyAny>,
-    /// Makes the context of a call's variables.
+    /// Makes the `contextvars` context of a call.
     call_context: PyOnceLock<Py<PyAny>>,
 }
 
-/// What an exception of a command means.
+/// An exception that a command has raised, as a failure.
 pub(crate) struct Described {
     pub(crate) failure: Failure,
     /// The command was ended from outside.
@@ -37,8 +37,7 @@ impl Hooks {
         self.object.bind(py)
     }
 
-    /// Starts another thread that serves. Without it calls run one after another, which is no reason to
-    /// fail one.
+    /// Starts another thread that runs commands. If that fails, calls run with those there are.
     pub(crate) fn start_thread(&self, py: Python<'_>) {
         let _ = self.bind(py).call_method0("start_thread");
     }
@@ -57,12 +56,12 @@ impl Hooks {
         let _ = self.bind(py).call_method1("close_failed", (command, error));
     }
 
-    /// Ends this process, which a command has forked: it must not go on with its parent's connections.
+    /// Ends this process, which a command has forked: it must not use its parent's connections.
     pub(crate) fn leave_fork(&self, py: Python<'_>) {
         let _ = self.bind(py).call_method0("leave_fork");
     }
 
-    /// Why a call cannot be served by a command of that name.
+    /// Why no command of that name can serve a call.
     pub(crate) fn refusal(&self, py: Python<'_>, name: &str, stream: bool) -> Failure {
         match self.bind(py).call_method1("refusal", (name, stream)) {
             Ok(error) => call_error::read(&error),
@@ -80,7 +79,7 @@ impl Hooks {
         count.and_then(|count| count.extract()).unwrap_or_default()
     }
 
-    /// The variables that a call begins with, a copy of its own. The adapter must have started.
+    /// A new `contextvars` context for a call. The adapter must have started.
     pub(crate) fn call_context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let make = || self.object.call_method0(py, "call_context");
         self.call_context
@@ -89,7 +88,7 @@ impl Hooks {
             .call0()
     }
 
-    /// The context that a call's command may take.
+    /// The `Context` of a call.
     pub(crate) fn context(
         &self,
         py: Python<'_>,
@@ -110,7 +109,7 @@ impl Hooks {
             .unbind())
     }
 
-    /// Unwraps what a plain decorator hides: that a method is `async`, or a generator.
+    /// Finds a generator or a coroutine that a decorator has hidden; returns a result, or a generator.
     pub(crate) fn unwrap<'py>(
         &self,
         value: Bound<'py, PyAny>,
@@ -155,9 +154,9 @@ impl Hooks {
         }
     }
 
-    /// Reports a panic; gives the failure of its call.
+    /// Reports a panic; returns the failure of its call.
     pub(crate) fn panicked(&self, py: Python<'_>, command: &str, panic: &str) -> Failure {
-        // What the user's handlers of logging do is of no matter here.
+        // A logging handler of the user may panic or raise.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             self.bind(py).call_method1("panicked", (command, panic))
         }));
@@ -170,7 +169,7 @@ impl Hooks {
         )
     }
 
-    /// Decodes a value, or raises what is wrong with it.
+    /// Decodes a value, or raises why it is invalid.
     pub(crate) fn decode<'py>(
         &self,
         data: Bound<'py, PyBytes>,
@@ -182,7 +181,7 @@ impl Hooks {
             .call_method1(intern!(py, "decode"), (data, name, kind))
     }
 
-    /// Raises what is wrong with fields whose kinds are not theirs.
+    /// Raises why fields and their kinds do not match.
     pub(crate) fn decode_fields<'py>(
         &self,
         fields: Bound<'py, PyDict>,
@@ -193,7 +192,7 @@ impl Hooks {
             .call_method1(intern!(py, "decode_fields"), (fields, kinds))
     }
 
-    /// Encodes the item `key` of a result that is named `root` in errors.
+    /// Encodes the item `key` of a result. Errors call the result `root`.
     pub(crate) fn encode<'py>(
         &self,
         value: &Bound<'py, PyAny>,

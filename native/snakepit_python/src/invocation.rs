@@ -1,4 +1,4 @@
-//! One run of a command: arguments in, what it returns or raises out.
+//! Runs a command once: decodes its arguments, calls it, encodes its result or its exception.
 
 use crate::{call::Call, values, worker::Worker};
 use pyo3::{prelude::*, types::PyDict};
@@ -19,7 +19,7 @@ pub(crate) struct Invocation<'a, 'py> {
 }
 
 impl<'py> Invocation<'_, 'py> {
-    /// What `run` gives. A panic in it is reported, and is the failure of the call.
+    /// Calls `run`. A panic in it is reported, and becomes the failure of the call.
     pub(crate) fn caught<T>(self, run: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let name = &self.call.command.name;
@@ -28,11 +28,11 @@ impl<'py> Invocation<'_, 'py> {
         })
     }
 
-    /// The keywords to call the function with; raises what is wrong with the arguments.
+    /// The keyword arguments of the function; raises an error if they are invalid.
     pub(crate) fn keywords(self) -> PyResult<Bound<'py, PyDict>> {
         let (py, call) = (self.py, self.call);
         let args = values::decode_fields(py, call.header.args(), &self.worker.hooks)?;
-        // A session is in use for as long as a call's context lives.
+        // The context of a call keeps its session in use.
         let context = if call.command.takes_context || call.header.session().is_some() {
             let context = self.context()?;
             call.command.takes_context.then_some(context)
@@ -49,7 +49,7 @@ impl<'py> Invocation<'_, 'py> {
         let may_wait = !call.command.is_async;
         let context = self.worker.hooks.context(py, &call.header, may_wait)?;
         call.python().context = Some(context.clone_ref(py));
-        // Whoever cancelled the call before found no context to tell.
+        // A cancellation before this found no context.
         if call.is_cancelled() {
             context.call_method0(py, "_cancel")?;
         }
@@ -67,14 +67,14 @@ impl<'py> Invocation<'_, 'py> {
             .map_err(|error| self.failure(error))
     }
 
-    /// Ends a child that a command has forked.
+    /// Ends this process if a command has forked it.
     pub(crate) fn leave_fork(self) {
         if self.worker.is_forked() {
             self.worker.hooks.leave_fork(self.py);
         }
     }
 
-    /// What a unary call is answered with.
+    /// Encodes the result of a unary call.
     pub(crate) fn result(self, value: &Bound<'_, PyAny>) -> Result<Fields, Failure> {
         let fields = self.encoded(value, "result")?;
         let (size, limit) = (fields.size(), self.worker.settings.max_message_size);
@@ -84,7 +84,7 @@ impl<'py> Invocation<'_, 'py> {
         Ok(fields)
     }
 
-    /// Sends a chunk. True if the next one has to wait for room.
+    /// Sends a chunk. True if the next one must wait for room.
     pub(crate) fn send(
         self,
         stream: &StreamResponder,
@@ -100,12 +100,13 @@ impl<'py> Invocation<'_, 'py> {
             .map_err(|error| self.failure(error))
     }
 
-    /// Types that were guessed are not checked, and kinds are not sent to who sends none.
+    /// Whether the client sends kinds. Without them types are guessed and not checked, and no kinds are
+    /// sent.
     fn has_kinds(self) -> bool {
         self.call.header.args().kinds.is_some()
     }
 
-    /// The failure that an exception of the command is.
+    /// Describes an exception that the command has raised.
     pub(crate) fn failure(self, error: PyErr) -> Failure {
         let call = self.call;
         let hooks = &self.worker.hooks;
@@ -116,7 +117,7 @@ impl<'py> Invocation<'_, 'py> {
         described.failure
     }
 
-    /// The command has ended: answers its call.
+    /// Answers the call of a command that has ended.
     pub(crate) fn finish(self, result: Result<Fields, Failure>, started: Instant) {
         self.call.leave_session(self.py);
         let took = started.elapsed();

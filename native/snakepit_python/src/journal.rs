@@ -1,4 +1,4 @@
-//! Notes which calls have started, where whoever has started this process reads it.
+//! Records which calls have started. The process that started this one reads it.
 
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyMemoryView};
 use snakepit_wire::{JOURNAL_BYTES, StartJournal};
@@ -7,7 +7,7 @@ pub(crate) type CallsStream = snakepit_server::CallsStream<Journal>;
 
 pub(crate) struct Journal {
     file: StartJournal,
-    /// The same as memory, by Python: 64-bit numbers.
+    /// The file as memory, mapped by Python: 64-bit numbers.
     notes: PyOnceLock<Option<Py<PyAny>>>,
 }
 
@@ -19,7 +19,7 @@ impl Journal {
         }
     }
 
-    /// The memory of a file outlives this process. `writer` numbers the threads that note.
+    /// Records a call in the place of the thread `writer`. Memory of a file survives this process.
     pub(crate) fn note(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
         let notes = self.notes.get_or_init(py, || self.map(py).ok());
         notes

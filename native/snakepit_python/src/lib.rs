@@ -1,6 +1,10 @@
-//! The worker's server as a Python extension: Python's lock, the commands and their values. Connections,
-//! HTTP/2, deadlines, flow control and cancellation live in `snakepit_server`, in threads that never wait
-//! for Python's lock; Python is entered to run commands, and for nothing else.
+//! The server of a worker as a Python extension.
+//!
+//! `snakepit_server` has connections, HTTP/2, flow control and the scheduler, in threads that never wait
+//! for Python's lock. This crate has what needs Python: `service` makes a `Call` of each RPC, a
+//! `command_thread` or the event loop (`async_call`) runs its command in an `Invocation`, with arguments
+//! and results from `values`, and `control` runs what the network's threads need from Python. `hooks` has
+//! all calls from here to the Python package.
 
 mod async_call;
 mod call;

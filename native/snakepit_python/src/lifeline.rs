@@ -1,4 +1,4 @@
-//! Ends a worker whose parent is gone.
+//! Ends a worker whose parent has ended.
 
 use pyo3::prelude::*;
 #[cfg(target_os = "linux")]
@@ -11,12 +11,11 @@ use rustix::{
 };
 use std::{io, os::fd::OwnedFd};
 
-/// Kills this process's group once its parent is gone: nobody can write to its stdin any more, or the
-/// parent itself has ended. No command, whatever it does with Python's lock, holds that up, and nothing
-/// is read: stdin may carry requests.
+/// Kills this process's group once its parent has ended, or the writing end of its stdin is closed. A
+/// command that holds Python's lock cannot delay that. Nothing is read: stdin may carry requests.
 #[pyfunction]
 pub(crate) fn watch_parent() -> PyResult<()> {
-    // Commands start processes that must not inherit it, and it must not be one of the first three.
+    // Processes that commands start must not inherit it. 0 to 2 are the standard streams.
     let lifeline = fcntl_dupfd_cloexec(stdin(), 3).map_err(io::Error::from)?;
     let parent = parent();
     let group = getpid();
@@ -29,7 +28,7 @@ pub(crate) fn watch_parent() -> PyResult<()> {
     Ok(())
 }
 
-/// Readable once the parent has ended; None where the kernel has no such thing.
+/// Readable once the parent has ended. None if the kernel does not support that.
 #[cfg(target_os = "linux")]
 fn parent() -> Option<OwnedFd> {
     pidfd_open(getppid()?, PidfdFlags::empty()).ok()

@@ -1,4 +1,4 @@
-//! The server, as Python sees it.
+//! The server as a Python class.
 
 use crate::{
     async_call::AsyncCall, command::Commands, command_thread, hooks::Hooks, worker::Worker,
@@ -8,8 +8,8 @@ use pyo3::{exceptions::PyOSError, prelude::*, types::PyDict};
 use snakepit_server::{Listener, Secret, Server};
 use std::{os::fd::AsRawFd, sync::Arc, time::Duration};
 
-/// A worker's server. Made, `listen`, threads that `serve`, then `stop`, `wait_idle`, `end_threads` and
-/// `close`.
+/// The server of a worker. Call `listen`, then `serve` in each thread that runs commands; at the end
+/// `stop`, `wait_idle`, `end_threads` and `close`.
 #[pyclass(frozen, name = "Server", module = "snakepit_bridge._native")]
 pub(crate) struct PyServer {
     worker: Arc<Worker>,
@@ -34,7 +34,7 @@ impl PyServer {
         })
     }
 
-    /// Starts to serve; returns the address, with the port that was found for port 0.
+    /// Starts to serve; returns the address with the port that was chosen.
     fn listen(&self, address: &str) -> PyResult<String> {
         let (listener, address) = Listener::bind(address).map_err(PyOSError::new_err)?;
         let worker = &self.worker;
@@ -49,7 +49,7 @@ impl PyServer {
         command_thread::serve(py, &self.worker);
     }
 
-    /// Has the thread that serves, if it is the only one, run the handlers of signals that wait for it.
+    /// Has the thread that serves, if it is the only one, run pending handlers of signals.
     fn wake(&self) {
         self.worker.scheduler.wake();
     }
@@ -65,12 +65,12 @@ impl PyServer {
         self.worker.commands.has_async()
     }
 
-    /// What becomes readable when the event loop has something to do.
+    /// The file descriptor that is readable when the event loop has something to do.
     fn loop_fd(&self) -> i32 {
         self.worker.loop_waker.reader().as_raw_fd()
     }
 
-    /// For the event loop: the calls that it is to start, and what is to be called.
+    /// Takes the calls that the event loop must start, and the functions that it must call.
     fn take_for_loop(&self, py: Python<'_>) -> (Vec<AsyncCall>, Vec<Py<PyAny>>) {
         self.worker.loop_waker.clear();
         let calls = self.worker.scheduler.take_for_loop();
@@ -81,7 +81,7 @@ impl PyServer {
         (calls.collect(), self.worker.take_resumes())
     }
 
-    /// Accepts no more connections.
+    /// Accepts no further connections.
     fn stop(&self) {
         if let Some(server) = &*self.server.lock() {
             server.stop();
@@ -92,13 +92,13 @@ impl PyServer {
         self.worker.cancel(|_| true);
     }
 
-    /// Waits for at most so many seconds until no call is left; tells whether none is.
+    /// Waits up to `seconds` until no call is queued or runs; returns whether that is so.
     fn wait_idle(&self, py: Python<'_>, seconds: f64) -> bool {
-        let patience = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        py.detach(|| self.worker.scheduler.wait_idle(patience))
+        let timeout = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        py.detach(|| self.worker.scheduler.wait_idle(timeout))
     }
 
-    /// Lets the threads go that serve, once they have sent what they have answered.
+    /// Ends the threads that serve, once they have sent their replies.
     fn end_threads(&self) {
         self.worker.scheduler.close();
     }
@@ -114,7 +114,7 @@ impl PyServer {
         });
     }
 
-    /// To be called in a child that was forked.
+    /// Must be called in a forked child.
     fn forked(&self) {
         self.worker.set_forked();
     }

@@ -1,4 +1,4 @@
-//! What a plain decorator hides, that a method is `async` or a generator, is seen by what it returns.
+//! Finds a generator or a coroutine in a returned value: a plain decorator hides that a method is one.
 
 use crate::{async_call::AsyncCall, invocation::Invocation};
 use pyo3::{
@@ -7,7 +7,7 @@ use pyo3::{
 };
 use snakepit_server::Failure;
 
-/// A result, or the generator of a stream's chunks.
+/// Returns a result, or the generator of a stream's chunks.
 pub(crate) fn unwrapped<'py>(
     run: Invocation<'_, 'py>,
     value: Bound<'py, PyAny>,
@@ -25,7 +25,7 @@ pub(crate) fn unwrapped<'py>(
         .map_err(|error| run.failure(error))
 }
 
-/// Of the types of most results none is to be unwrapped.
+/// Whether the value has one of the types of most results, which hide nothing.
 fn is_result(value: &Bound<'_, PyAny>) -> bool {
     value.is_none()
         || value.is_exact_instance_of::<PyDict>()

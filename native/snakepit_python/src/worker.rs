@@ -1,5 +1,5 @@
-//! A worker: its commands, the calls that run, and what it tells about itself. What the network's
-//! threads ask here is answered without Python's lock.
+//! The state of a worker: its commands, its calls and its figures. The network's threads use it without
+//! Python's lock.
 
 use crate::{
     call::{Call, Responder},
@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-/// How long Python may take to say how many sessions there are.
+/// How long Python may take to count the sessions.
 const COUNTED_WITHIN: Duration = Duration::from_millis(100);
 
 #[derive(FromPyObject)]
@@ -34,7 +34,7 @@ pub(crate) struct Settings {
     pub(crate) secret: String,
     pub(crate) version: String,
     pub(crate) system_info: Vec<(String, String)>,
-    /// Where whoever has started this process reads which calls have started. Empty: nowhere.
+    /// The path of the start journal, which the process that started this one reads. May be empty.
     pub(crate) start_journal: String,
 }
 
@@ -50,16 +50,16 @@ pub(crate) struct Worker {
     pub(crate) started: Instant,
     sessions: AtomicI64,
     writers: AtomicUsize,
-    /// Wakes whoever waits for a call's end.
+    /// Wakes those that wait for a call's end.
     ended: Notify,
     pub(crate) loop_waker: Arc<LoopWaker>,
-    /// What the event loop is to call.
+    /// The functions that the event loop must call.
     resumes: Mutex<Vec<Py<PyAny>>>,
     forked: AtomicBool,
-    /// What the main thread is to call between two commands.
+    /// The functions that the main thread must call between two commands.
     posts: Mutex<Vec<Py<PyAny>>>,
     has_posts: AtomicBool,
-    /// For the first connection that wants it: the numbers of two would be mixed up.
+    /// For the first connection that asks: the call ids of two connections cannot be told apart.
     journal: Mutex<Option<Journal>>,
 }
 
@@ -72,7 +72,7 @@ impl Worker {
     ) -> io::Result<Arc<Self>> {
         let loop_waker = Arc::new(LoopWaker::new()?);
         let wake = loop_waker.clone();
-        // Without it replies are sent sooner.
+        // Without a journal each reply is sent at once.
         let journal = StartJournal::open(&settings.start_journal).ok();
         Ok(Arc::new(Self {
             settings,
@@ -96,7 +96,7 @@ impl Worker {
         }))
     }
 
-    /// The call that a client asks for; nothing if it was refused.
+    /// Makes the call that a client asks for, or refuses it.
     pub(crate) fn call(&self, header: CallHeader, responder: Responder) -> Option<Arc<Call>> {
         let stream = responder.as_stream().is_some();
         match self.commands.get(header.command()) {
@@ -115,7 +115,7 @@ impl Worker {
         }
     }
 
-    /// Cancels calls. Those that have not started are answered at once.
+    /// Cancels the calls selected by `which`. Those that have not started are answered at once.
     pub(crate) fn cancel(&self, which: impl Fn(&Call) -> bool) {
         let (waiting, running) = self.scheduler.take_back(which);
         for call in waiting {
@@ -154,14 +154,14 @@ impl Worker {
         }
     }
 
-    /// Gives calls back that have not started.
+    /// Returns to the client those calls selected by `which` that have not started.
     pub(crate) fn give_back(&self, which: impl Fn(&Call) -> bool) {
         for call in self.scheduler.take_back(which).0 {
             call.responder.give_back();
         }
     }
 
-    /// Sends the replies that calls must not start before.
+    /// Sends unsent replies before `calls` start.
     pub(crate) fn flush_before(&self, calls: &[Arc<Call>]) {
         for call in calls {
             if call.responder.needs_flush() {
@@ -178,7 +178,7 @@ impl Worker {
         self.journal.lock().take()
     }
 
-    /// Has the event loop call `resume`.
+    /// Calls `resume` on the event loop.
     pub(crate) fn resume(&self, resume: Py<PyAny>) {
         self.resumes.lock().push(resume);
         self.loop_waker.wake();
@@ -188,7 +188,7 @@ impl Worker {
         std::mem::take(&mut *self.resumes.lock())
     }
 
-    /// Has the thread that runs commands call `function`, where there is only one.
+    /// Calls `function` in the thread that runs commands, if there is only one.
     pub(crate) fn post(&self, function: Py<PyAny>) {
         let mut posts = self.posts.lock();
         posts.push(function);
@@ -207,18 +207,18 @@ impl Worker {
         std::mem::take(&mut *posts)
     }
 
-    /// To be called once a call that had started is out of the scheduler.
+    /// Must be called after a call that has started has left the scheduler.
     pub(crate) fn has_ended(&self) {
         self.ended.notify_waiters();
     }
 
-    /// A call of the event loop has ended.
+    /// A call on the event loop has ended.
     pub(crate) fn leave_loop(&self, call: &Arc<Call>) {
         self.scheduler.leave(call);
         self.has_ended();
     }
 
-    /// Waits until no call of that id is queued or runs.
+    /// Waits until no call with this id is queued or runs.
     pub(crate) async fn wait_ended(&self, call_id: u64) {
         loop {
             let ended = self.ended.notified();
@@ -229,14 +229,14 @@ impl Worker {
         }
     }
 
-    /// Tells whether there was one.
+    /// Returns whether the session existed.
     pub(crate) async fn end_session(&self, session: SessionKey) -> bool {
         let hooks = self.hooks.clone();
         let end = move |py: Python<'_>| hooks.end_session(py, &session.id, session.generation);
         self.control.ask(end).await.unwrap_or(false)
     }
 
-    /// How many sessions there are; while Python does not let anyone ask, how many there were.
+    /// The number of sessions; the last known number while Python's lock is not available.
     pub(crate) async fn active_sessions(&self) -> i64 {
         let hooks = self.hooks.clone();
         let count = self.control.ask(move |py| hooks.count_sessions(py));
@@ -250,12 +250,12 @@ impl Worker {
         millis(self.started.elapsed())
     }
 
-    /// For how long Python has let no other thread run.
+    /// How long Python's lock has not been available.
     pub(crate) fn python_stuck_ms(&self) -> i64 {
         millis(self.control.unresponsive())
     }
 
-    /// Numbers the threads that run commands.
+    /// A number for a thread that runs commands.
     pub(crate) fn next_writer(&self) -> usize {
         self.writers.fetch_add(1, Ordering::Relaxed)
     }

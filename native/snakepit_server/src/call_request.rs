@@ -1,4 +1,4 @@
-//! The request of a call that comes by an RPC of its own.
+//! The request of a call that has an RPC of its own.
 
 use crate::{failure::Failure, grpc::Rpc};
 use prost::Message;
@@ -14,7 +14,7 @@ pub struct CallRequest {
 }
 
 impl CallRequest {
-    /// Reads `M`, and what the RPC's own metadata adds to it.
+    /// Reads a message `M`, and adds the RPC's metadata and deadline.
     pub async fn read<M>(rpc: &mut Rpc, limit: usize) -> Result<Self, Status>
     where
         M: Message + Default + Into<CallHeader>,
@@ -37,12 +37,12 @@ impl CallRequest {
     }
 }
 
-/// When an RPC's time is up, and who says so: that decides how the client is told.
+/// The deadline of an RPC, and where it was given: that decides what the client receives when it passes.
 pub enum Deadline {
     None,
-    /// The RPC's own deadline.
+    /// In the header `grpc-timeout`.
     Grpc(Instant),
-    /// The field `timeout_ms` of its message.
+    /// In the field `timeout_ms` of the message.
     Field(Instant),
 }
 
@@ -61,7 +61,7 @@ impl Deadline {
         }
     }
 
-    /// How the client is told that it has passed.
+    /// What the client receives once the deadline has passed: a failure in a response, or a status.
     pub fn failure(&self) -> Result<Failure, Status> {
         match self {
             Self::Grpc(_) => Err(Status::deadline_exceeded("the deadline has passed")),

@@ -1,4 +1,4 @@
-//! The replies of one `Calls` RPC on their way to its client.
+//! Sends the replies of one `Calls` RPC to its client.
 
 use crate::grpc::ServerConnection;
 use snakepit_proto::ReplyFrame;
@@ -12,16 +12,16 @@ use std::{
 };
 use tonic::Status;
 
-/// How many replies are sent together at most, where commands are short.
+/// The largest number of replies that are sent together, while commands are short.
 const BATCH: usize = 16;
 
-/// `J` notes in a start journal which calls have started.
+/// `J` records in a start journal which calls have started.
 pub struct CallsStream<J> {
     sender: Outlet<ServerConnection>,
-    /// How many replies no `flush` has sent.
+    /// The number of replies that no `flush` has sent.
     unsent: AtomicUsize,
-    /// For a client that outlives this process and reads it: it must know which calls another worker
-    /// may run.
+    /// If this process dies, the client reads in it which calls have not started: another worker may
+    /// run those.
     journal: OnceLock<J>,
 }
 
@@ -34,7 +34,7 @@ impl<J> CallsStream<J> {
         }
     }
 
-    /// Tells the client that it may read which calls have started.
+    /// Tells the client that this server can keep a start journal.
     pub fn offer_journal(&self) {
         let frame = ReplyFrame {
             has_start_journal: true,
@@ -43,7 +43,7 @@ impl<J> CallsStream<J> {
         self.sender.queue(|out| append(out, &frame));
     }
 
-    /// The client reads it.
+    /// The client reads the journal: from now on replies may be sent together.
     pub fn use_journal(&self, journal: J) {
         let _ = self.journal.set(journal);
     }
@@ -54,7 +54,7 @@ impl<J> CallsStream<J> {
         self.unsent.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Has the network's thread tell the client that the call has not started.
+    /// Tells the client that the call has not started, by way of the network's thread.
     pub(crate) fn give_back(&self, call_id: u64) {
         let frame = ReplyFrame {
             call_id,
@@ -65,8 +65,7 @@ impl<J> CallsStream<J> {
         self.wake();
     }
 
-    /// To be asked before a call starts: whether the replies before it may go on waiting, after `note`
-    /// has noted the call in the journal.
+    /// Whether a call may start while replies are unsent. If so, `note` has recorded it in the journal.
     #[inline]
     fn may_start(&self, note: impl FnOnce(&J) -> bool) -> bool {
         match self.unsent.load(Ordering::Acquire) {
@@ -76,7 +75,7 @@ impl<J> CallsStream<J> {
         }
     }
 
-    /// Hands all replies to the kernel, on this thread.
+    /// Writes all replies to the socket, on this thread.
     pub fn flush(&self) {
         self.unsent.store(0, Ordering::Release);
         self.sender.write_all();
@@ -87,23 +86,23 @@ impl<J> CallsStream<J> {
         self.unsent.load(Ordering::Acquire) > 0
     }
 
-    /// Has the network's thread send what is queued.
+    /// Wakes the network's thread, which sends the queue.
     pub(crate) fn wake(&self) {
         self.sender.wake();
     }
 
-    /// For the network's thread: hands over what is queued, and is woken for more.
+    /// Sends the queue, and registers the waker of the network's thread for more.
     pub fn drain(&self, task: &Waker) {
         self.sender.drain(task);
     }
 
-    /// Ends the stream after what is queued.
+    /// Sends the queue and ends the stream.
     pub fn end(&self, status: &Status) {
         self.sender.end(&crate::grpc::trailers(status));
     }
 }
 
-/// The replies that one thread has queued and not sent: where they are.
+/// The streams on which one thread has queued replies and not sent them.
 pub struct UnsentReplies<J>(Vec<Arc<CallsStream<J>>>);
 
 impl<J> Default for UnsentReplies<J> {
@@ -126,8 +125,8 @@ impl<J> UnsentReplies<J> {
         }
     }
 
-    /// Whether they may go on waiting while a call that came by `calls` runs, after `note` has noted it
-    /// in the journal.
+    /// Whether a call on the stream `calls` may start before they are sent. If so, `note` has recorded
+    /// it in the journal.
     #[inline]
     pub fn may_wait(
         &self,

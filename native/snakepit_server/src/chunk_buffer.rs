@@ -1,6 +1,6 @@
-//! A stream's chunks on their way from the command to the network: a bounded buffer. Those that are
-//! there together are sent together, and the network's side is woken once for them: by the first, or,
-//! where they come quickly, when half the buffer is full.
+//! A bounded buffer for the chunks of a stream, between the command that produces them and the network.
+//! Chunks that are in the buffer together are sent together. The network's task is woken by the first
+//! one or, while chunks arrive quickly, once half the buffer is full.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
@@ -12,16 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many chunks, and how many bytes of them, a command may be ahead of the network. One chunk
-/// may be larger.
+/// The largest number of chunks in the buffer, and of bytes. One chunk may be larger.
 const MAX_CHUNKS: usize = 256;
 const MAX_BYTES: usize = 64 * 1024;
-/// ChunkBuffer that come at such intervals, or shorter ones, are quick.
+/// Chunks arrive quickly at intervals up to this.
 const QUICK: Duration = Duration::from_micros(10);
-/// How long quick chunks gather at most, by a clock that counts milliseconds.
+/// The longest time for which quick chunks gather. The runtime's clock counts milliseconds.
 pub(crate) const GATHERED_FOR: Duration = Duration::from_millis(1);
 
-/// Called once there is room, for the event loop, which cannot wait.
+/// Called once there is room. The event loop must not block.
 type OnRoom = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -39,7 +38,7 @@ struct State {
     quick: bool,
     ended: bool,
     cancelled: bool,
-    /// What the command still sends is dropped.
+    /// Further chunks are dropped.
     sealed: bool,
     on_room: Option<OnRoom>,
 }
@@ -49,7 +48,7 @@ impl State {
         !self.cancelled && (self.count >= MAX_CHUNKS || self.buffer.len() >= MAX_BYTES)
     }
 
-    /// Whether the network is to take them.
+    /// Whether the network should take the chunks now.
     fn are_due(&self) -> bool {
         let enough = if self.quick { MAX_CHUNKS / 2 } else { 1 };
         self.ended || self.count >= enough || self.buffer.len() >= MAX_BYTES / 2
@@ -66,7 +65,7 @@ impl State {
 }
 
 impl ChunkBuffer {
-    /// Adds a chunk. True if another one would not find room now.
+    /// Adds a chunk. True if the buffer is full afterwards.
     pub(crate) fn push(&self, chunk: &impl Message) -> bool {
         let mut state = self.state.lock();
         if state.sealed {
@@ -92,7 +91,7 @@ impl ChunkBuffer {
         }
     }
 
-    /// Has `done` called once there is room, or when the stream is cancelled.
+    /// Calls `done` once there is room, or when the stream is cancelled.
     pub(crate) fn on_room(&self, done: OnRoom) {
         let mut state = self.state.lock();
         if state.is_full() {
@@ -103,13 +102,13 @@ impl ChunkBuffer {
         }
     }
 
-    /// No more will come.
+    /// There are no further chunks.
     pub(crate) fn end(&self) {
         self.state.lock().ended = true;
         self.network.wake();
     }
 
-    /// Ends the stream with this chunk in place of those that have not been taken.
+    /// Replaces the chunks in the buffer with a last one.
     pub(crate) fn end_with(&self, chunk: &impl Message) {
         let mut state = self.state.lock();
         state.buffer.clear();
@@ -121,15 +120,15 @@ impl ChunkBuffer {
         self.network.wake();
     }
 
-    /// Nobody takes them any more.
+    /// The client is gone: the command never waits for room again.
     pub(crate) fn cancel(&self) {
         let mut state = self.state.lock();
         state.cancelled = true;
         self.tell_room(state);
     }
 
-    /// For the network: the chunks that are there, or nothing once all have been taken. Quick ones
-    /// gather until `gathered` is ready.
+    /// Takes all chunks, for the network; None at the end of the stream. Quick chunks gather until
+    /// `gathered` is ready.
     pub(crate) fn poll_take(
         &self,
         cx: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! Sends a stream's chunks as they come.
+//! Sends the chunks of a stream to its client.
 
 use crate::{
     chunk_buffer::GATHERED_FOR,
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use std::{future::poll_fn, pin::pin, task::Poll, time::Instant};
 
-/// Ready once all chunks are sent, or the client is gone.
+/// Returns once all chunks are sent, or the client is gone.
 pub async fn send_chunks(
     stream: &mut SendStream<Bytes>,
     responder: &StreamResponder,

@@ -1,4 +1,4 @@
-//! Connections: each is accepted, driven, and drained when the server ends.
+//! Accepts connections, drives each of them, and drains them when the server ends.
 
 use crate::{
     grpc::{Rpc, ServerConnection},
@@ -11,23 +11,24 @@ use std::{future::poll_fn, io, ops::RangeInclusive, sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// What a client may send before it is read: requests are held whole anyway.
+/// How much a client may send before the server reads it. Requests are held in memory whole anyway.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 1 << 30;
 const MAX_FRAME_SIZE: u32 = 1024 * 1024;
-/// What a stream's chunks may take up in the connection's queue, beside the client's window.
+/// How many bytes of a stream may be in the connection's queue.
 const SEND_BUFFER: usize = 64 * 1024;
-/// How many RPCs a connection may have open; commands wait for their turn in the scheduler.
+/// How many RPCs may be open on a connection. Commands queue in the scheduler.
 const MAX_RPCS: u32 = 10_000;
-/// When a connection could not be accepted, for want of files for one, it is tried again.
+/// The shortest and the longest pause after a connection could not be accepted, for instance because the
+/// process has too many open files.
 const ACCEPT_AGAIN_AFTER: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(1);
-/// How long the end waits for clients to take what was sent.
+/// How long the server waits at its end for clients that do not read.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serves the RPCs of all connections.
 pub trait Service: Send + Sync + 'static {
-    /// Serves one that has brought the secret.
+    /// Serves one RPC, which has the secret.
     fn serve(self: Arc<Self>, rpc: Rpc) -> impl Future<Output = ()> + Send;
 }
 
@@ -50,7 +51,7 @@ impl<S> Clone for Connections<S> {
 }
 
 impl<S: Service> Connections<S> {
-    /// Clients are told to leave at `stop`, and left alone at `end`.
+    /// At `stop` clients are asked to leave, at `end` connections are closed.
     pub(crate) fn new(
         service: Arc<S>,
         secret: Secret,
@@ -90,7 +91,7 @@ impl<S: Service> Connections<S> {
                     again_after = first;
                     let connections = self.clone();
                     open.spawn(async move {
-                        // How a connection ends concerns its calls alone, and they are told.
+                        // The calls on a connection learn of its end by themselves.
                         let _ = connections.drive(socket, newcomer).await;
                     });
                 }
@@ -143,7 +144,7 @@ impl<S: Service> Connections<S> {
                 rpc.fail(&Secret::missing());
             }
         }
-        // Answers that were given are still sent.
+        // Finished answers are still sent.
         rpcs.close();
         tokio::select! {
             () = rpcs.wait() => {}
@@ -164,7 +165,7 @@ fn builder() -> h2::server::Builder {
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(MAX_RPCS)
-        // A client may cancel as many streams as it likes, however fast.
+        // A client may cancel any number of streams at any rate.
         .max_pending_accept_reset_streams(MAX_RPCS as usize)
         .max_local_error_reset_streams(None);
     builder

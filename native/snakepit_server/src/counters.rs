@@ -1,17 +1,17 @@
-//! How many calls were served, and how long commands take.
+//! Counts calls, and keeps the mean time of a command.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
-/// Below this commands are short: sending their replies together pays.
+/// While commands take less, it pays to send replies together.
 const SHORT: Duration = Duration::from_micros(20);
 
 pub struct Counters {
     handled: AtomicI64,
     failed: AtomicI64,
-    /// The mean time of a command, moving, in nanoseconds.
+    /// The moving mean time of a command, in nanoseconds.
     mean: AtomicU64,
 }
 
@@ -40,7 +40,7 @@ impl Counters {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// A command has taken that long.
+    /// Adds the time of a command to the mean.
     #[inline]
     pub fn took(&self, time: Duration) {
         let new = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);

@@ -1,10 +1,10 @@
-//! How the handlers of the last cancelled calls have ended, for clients that ask.
+//! Remembers how the handlers of recently cancelled calls ended.
 
 use parking_lot::Mutex;
 use snakepit_proto::HandlerExit;
 use std::collections::VecDeque;
 
-/// Of how many calls that is remembered.
+/// The number of calls that are remembered.
 const KEPT: usize = 1024;
 
 #[derive(Default)]
@@ -19,7 +19,7 @@ impl ExitLog {
         exits.push_back((call_id, exit));
     }
 
-    /// Of the last call of that id.
+    /// The exit of the latest call with this id.
     pub fn find(&self, call_id: u64) -> HandlerExit {
         let exits = self.0.lock();
         let found = exits.iter().rev().find(|(id, _)| *id == call_id);

@@ -1,10 +1,10 @@
-//! Why a call failed, in the terms of the wire.
+//! The reason why a call failed, as it is sent.
 
 use snakepit_proto::ErrorDetail;
 
 #[derive(Debug, Default)]
 pub struct Failure {
-    /// For a client that does not read the detail.
+    /// For clients that do not read `detail`.
     pub text: String,
     pub detail: Box<ErrorDetail>,
 }

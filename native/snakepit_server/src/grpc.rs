@@ -1,6 +1,6 @@
-//! gRPC on one HTTP/2 stream, as little of it as a server of `proto/snakepit.proto` needs. What is hot
-//! here (many messages in one frame, written by the thread that has them) is below what tonic's server
-//! gives access to; the rest is little.
+//! The part of gRPC over HTTP/2 that a server of `proto/snakepit.proto` needs. It is not tonic's server
+//! because that gives no access to what is fast here: many messages in one HTTP/2 frame, written by the
+//! thread that produced them.
 
 use crate::secret;
 use bytes::{Bytes, BytesMut};
@@ -19,17 +19,17 @@ use tonic::Status;
 
 pub type ServerConnection = h2::server::Connection<Io<Socket>, Bytes>;
 
-/// One RPC, as it was accepted.
+/// An accepted RPC.
 pub struct Rpc {
     pub head: Parts,
     pub body: RecvStream,
     respond: SendResponse<Bytes>,
     pub connection: Arc<Driven<ServerConnection>>,
-    /// The server ends.
+    /// Cancelled when the server ends.
     pub end: CancellationToken,
 }
 
-/// The client is gone, and needs no answer.
+/// The client has gone away and needs no answer.
 pub struct Gone;
 
 impl Rpc {
@@ -49,7 +49,7 @@ impl Rpc {
         }
     }
 
-    /// The one message of a request.
+    /// Reads the single message of a request.
     pub async fn message<M: Message + Default>(&mut self, limit: usize) -> Result<M, Status> {
         let mut deframer = Deframer::new(limit);
         while let Some(data) = self.body.data().await {
@@ -84,22 +84,22 @@ impl Rpc {
     pub fn fail(&mut self, status: &Status) {
         let mut response = response();
         response.headers_mut().extend(trailers(status));
-        // A client that is gone needs no status.
+        // The client may be gone.
         let _ = self.respond.send_response(response, true);
     }
 
-    /// Ready once the client has given the RPC up.
+    /// Returns once the client has cancelled the RPC.
     pub async fn given_up(&mut self) {
         let _ = poll_fn(|cx: &mut Context<'_>| self.respond.poll_reset(cx)).await;
     }
 
-    /// What is left of the deadline that `grpc-timeout` gives.
+    /// The deadline that the header `grpc-timeout` sets.
     pub fn deadline(&self) -> Option<Instant> {
         let text = self.head.headers.get("grpc-timeout")?.to_str().ok()?;
         Instant::now().checked_add(timeout(text)?)
     }
 
-    /// The text metadata, without what belongs to HTTP and gRPC, and without the secret.
+    /// The text metadata, without the headers of HTTP and gRPC and without the secret.
     pub(crate) fn metadata(&self) -> impl Iterator<Item = (String, String)> {
         let headers = self.head.headers.iter().filter(|(name, _)| {
             let text = name.as_str();
@@ -124,12 +124,12 @@ fn response() -> Response<()> {
 
 pub fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    // What it cannot write is its metadata, and none has any.
+    // Only metadata can be invalid, and no status here has any.
     let _ = status.add_header(&mut trailers);
     trailers
 }
 
-/// Ends a stream of messages, with status 0 unless another is given.
+/// Ends a stream of messages: with `status`, or successfully.
 pub fn end(stream: &mut SendStream<Bytes>, status: Option<&Status>) {
     let trailers = status.map_or_else(
         || HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]),
@@ -138,7 +138,7 @@ pub fn end(stream: &mut SendStream<Bytes>, status: Option<&Status>) {
     let _ = stream.send_trailers(trailers);
 }
 
-/// Sends at the pace at which the client takes it.
+/// Sends as fast as the client reads.
 pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), Gone> {
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len());
@@ -146,7 +146,7 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Re
             Poll::Ready(_) => Poll::Ready(Err(Gone)),
             Poll::Pending => loop {
                 match stream.poll_capacity(cx) {
-                    // It has changed, and there is still none.
+                    // The capacity has changed and is still 0.
                     Poll::Ready(Some(Ok(0))) => {}
                     Poll::Ready(Some(Ok(room))) => break Poll::Ready(Ok(room)),
                     Poll::Ready(_) => break Poll::Ready(Err(Gone)),
@@ -164,7 +164,7 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Re
 pub fn unreadable(error: &FrameError) -> Status {
     match error {
         FrameError::Compressed => Status::unimplemented(error.to_string()),
-        // As grpcio says it.
+        // grpcio's words.
         FrameError::TooLarge { size, limit } => Status::resource_exhausted(format!(
             "Received message larger than max ({size} vs. {limit}); raise max_message_size"
         )),

@@ -1,5 +1,9 @@
-//! The worker's server, without Python: gRPC over HTTP/2, listening and connections, the scheduler of
-//! calls, and how calls are answered. Nothing here waits for Python's lock.
+//! The server of a worker, without Python: it listens, accepts connections, speaks gRPC over HTTP/2,
+//! schedules calls and answers them. Nothing here waits for Python's lock.
+//!
+//! `Server` listens and hands each RPC to a `Service`. That reads a `CallHeader`, makes a `Responder`,
+//! and submits the call to the `Scheduler`; threads take calls from there, each through the `IoDriver`,
+//! and finish them by their responder.
 
 mod call_request;
 mod calls_stream;

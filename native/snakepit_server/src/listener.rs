@@ -1,4 +1,4 @@
-//! Where connections come in.
+//! Listens for connections, at a Unix socket or a TCP port.
 
 use crate::newcomers::{Newcomer, Newcomers};
 use snakepit_wire::Socket;
@@ -17,7 +17,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens at `unix:/path` or `tcp:host:port`; gives the address that it then has.
+    /// Listens at `unix:/path` or `tcp:host:port`; returns the address with the port that was chosen.
     pub fn bind(address: &str) -> io::Result<(Self, String)> {
         match address.split_once(':') {
             Some(("unix", path)) => {
@@ -36,9 +36,9 @@ impl Listener {
     }
 }
 
-/// A listener in a runtime.
+/// A listener that belongs to a runtime.
 pub(crate) enum Incoming {
-    /// Only the worker's own user can reach it.
+    /// Only the worker's own user can connect.
     Unix(
         UnixListener,
         #[expect(dead_code, reason = "it acts when it is dropped")] Unlink,
@@ -57,7 +57,7 @@ impl Incoming {
         })
     }
 
-    /// The next connection, and that it is not trusted where others could make one, too.
+    /// Accepts a connection. One to a port, where other users can connect, is a newcomer.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, Option<Newcomer>)> {
         Ok(match self {
             Self::Unix(listener, _) => (Socket::unix(listener.accept().await?.0)?, None),
@@ -69,13 +69,13 @@ impl Incoming {
     }
 }
 
-/// Takes the file of a Unix socket away with the listener.
+/// Removes the file of a Unix socket with its listener.
 pub(crate) struct Unlink(Option<PathBuf>);
 
 impl Drop for Unlink {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // Somebody else may have.
+            // It may be gone.
             let _ = std::fs::remove_file(path);
         }
     }

@@ -1,4 +1,4 @@
-//! Wakes the event loop, which watches a socket: without Python's lock.
+//! Wakes Python's event loop without Python's lock, by a socket that the loop watches.
 
 use std::{
     io::{self, Read, Write},
@@ -19,7 +19,7 @@ impl LoopWaker {
     }
 
     pub fn wake(&self) {
-        // A socket that is full is readable.
+        // If the socket is full, the loop is awake already.
         let _ = (&self.writer).write(&[0]);
     }
 

@@ -1,4 +1,4 @@
-//! Connections that have not brought the secret yet: for how long they are kept, and how many.
+//! Limits the connections on which no RPC has had the secret yet: their time and their number.
 
 use parking_lot::Mutex;
 use std::{
@@ -12,12 +12,12 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// For how long a connection is kept on which no RPC has brought the secret.
+/// How long such a connection may exist.
 const UNTRUSTED_FOR: Duration = Duration::from_secs(10);
-/// How many of them there may be: for a further one the oldest is closed.
+/// How many of them may exist. For a further one the oldest is closed.
 const MAX_UNTRUSTED: usize = 256;
 
-/// All of them, the oldest first.
+/// All such connections, the oldest first.
 #[derive(Default)]
 pub(crate) struct Newcomers {
     count: AtomicU64,
@@ -44,7 +44,7 @@ impl Newcomers {
     }
 }
 
-/// One of them, until it is dropped.
+/// One such connection. It is dropped once an RPC has had the secret.
 pub(crate) struct Newcomer {
     all: Arc<Newcomers>,
     id: u64,
@@ -53,7 +53,7 @@ pub(crate) struct Newcomer {
 }
 
 impl Newcomer {
-    /// Ready once the connection is to be closed; never for one that is trusted.
+    /// Returns once the connection must be closed; never for a trusted one.
     pub(crate) async fn refused(one: Option<&Self>) {
         match one {
             None => std::future::pending().await,

@@ -5,16 +5,16 @@ use snakepit_proto::{ExecuteResponse, Fields, HandlerExit, ReplyFrame};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub struct Outcome {
-    /// The fields of a stream's outcome are not sent: its chunks were.
+    /// For a stream its fields are not used.
     pub result: Result<Fields, Failure>,
     /// How long the handler ran.
     pub took: Duration,
-    /// Of a call that was cancelled.
+    /// For a cancelled call.
     pub exit: HandlerExit,
 }
 
 impl Outcome {
-    /// Of a call whose handler has not run.
+    /// For a call whose handler has not run.
     pub fn not_run(failure: Failure, exit: HandlerExit) -> Self {
         Self {
             result: Err(failure),

@@ -1,4 +1,4 @@
-//! How a call is answered, whatever RPC it came by.
+//! Answers a call in the way of its RPC.
 
 use crate::{
     calls_stream::CallsStream, failure::Failure, outcome::Outcome,
@@ -9,11 +9,11 @@ use snakepit_proto::HandlerExit;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Answers one call. `J` is the start journal of a `CallsStream`.
+/// Answers one call. `J` is the start journal of its `CallsStream`.
 pub struct Responder<J>(Way<J>);
 
 enum Way<J> {
-    /// One frame among others.
+    /// By a frame of a `Calls` RPC.
     Frame {
         calls: Arc<CallsStream<J>>,
         call_id: u64,
@@ -37,7 +37,7 @@ impl<J> Responder<J> {
         Self(Way::Stream(stream))
     }
 
-    /// Answers a call, or ends its stream. A frame is sent by the next `flush`.
+    /// Answers the call, or ends its stream. A frame is sent by the next `flush`.
     pub fn finish(&self, outcome: Outcome) {
         match &self.0 {
             Way::Frame { calls, call_id } => calls.reply(&outcome.into_reply(*call_id)),
@@ -51,8 +51,8 @@ impl<J> Responder<J> {
         }
     }
 
-    /// Answers a call whose handler does not run. The network's thread sends that: the calling thread
-    /// does not touch the connection.
+    /// Answers a call whose handler does not run. The network's thread sends the answer, so that the
+    /// calling thread never waits for the socket.
     pub fn refuse(&self, failure: Failure, exit: HandlerExit) {
         self.finish(Outcome::not_run(failure, exit));
         if let Way::Frame { calls, .. } = &self.0 {
@@ -60,27 +60,27 @@ impl<J> Responder<J> {
         }
     }
 
-    /// Tells the client that nothing of the call has run. Only frames can be recalled.
+    /// Tells the client that the call has not started. Only the calls of a `Calls` RPC can be recalled.
     pub fn give_back(&self) {
         if let Way::Frame { calls, call_id } = &self.0 {
             calls.give_back(*call_id);
         }
     }
 
-    /// Whether a finished reply waits for `flush`.
+    /// Whether finished replies wait for `flush`.
     #[inline]
     pub fn needs_flush(&self) -> bool {
         matches!(&self.0, Way::Frame { calls, .. } if calls.has_unsent())
     }
 
-    /// Sends finished replies from this thread, which may wait for the socket.
+    /// Sends finished replies on this thread, which may wait for the socket.
     pub fn flush(&self) {
         if let Way::Frame { calls, .. } = &self.0 {
             calls.flush();
         }
     }
 
-    /// Nobody takes what the command sends any more.
+    /// The client takes no further chunks.
     pub fn cancel(&self) {
         if let Way::Stream(stream) = &self.0 {
             stream.cancel();
@@ -95,7 +95,7 @@ impl<J> Responder<J> {
         }
     }
 
-    /// The stream of frames that the call came by, if it came by one.
+    /// The `Calls` RPC of the call, if it has one.
     #[inline]
     pub fn calls(&self) -> Option<&Arc<CallsStream<J>>> {
         match &self.0 {

@@ -1,5 +1,9 @@
-//! Which calls run: at most so many at once, the others in the order of their arrival. Plain data
-//! behind a mutex; threads that run commands wait here without Python's lock.
+//! Decides which calls run: a limited number at once, in the order of their arrival. Threads that run
+//! commands wait here without Python's lock.
+//!
+//! All data is behind one mutex. Whoever makes calls ready wakes others after it has unlocked: a thread
+//! through `ready`, the thread that drives the network through its waker, the event loop through
+//! `wake_loop`, and those that wait for the last call's end through `idle`.
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{
@@ -9,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-/// What the scheduler needs to know of a call.
+/// A call, as far as the scheduler is concerned.
 pub trait Schedulable: Send + Sync {
-    /// Whether it runs on the event loop, and takes no thread.
+    /// Whether it runs on the event loop and needs no thread.
     fn is_async(&self) -> bool;
 }
 
@@ -19,24 +23,24 @@ pub struct Scheduler<J> {
     state: Mutex<State<J>>,
     ready: Condvar,
     idle: Condvar,
-    /// Tells the event loop that there is something to start.
+    /// Wakes the event loop, which has calls to start.
     wake_loop: Box<dyn Fn() + Send + Sync>,
 }
 
 struct State<J> {
     slots: usize,
-    /// Calls that have not been let in.
+    /// Calls beyond the limit.
     waiting: VecDeque<Arc<J>>,
-    /// Calls that were let in and that no thread has taken yet.
+    /// Calls within the limit that no thread has started.
     admitted: VecDeque<Arc<J>>,
-    /// The same of those for the event loop.
+    /// Calls within the limit that the event loop has not started.
     for_loop: VecDeque<Arc<J>>,
     running: Vec<Arc<J>>,
     threads: usize,
     idle_threads: usize,
-    /// Of the thread that drives the network while it waits for a call.
+    /// Wakes the thread that drives the network while it waits for a call.
     driver: Option<Waker>,
-    /// The thread that drives is to look after signals.
+    /// `poll_next` must return without a call once.
     woken: bool,
     closed: bool,
 }
@@ -51,7 +55,7 @@ impl<J: Schedulable> Scheduler<J> {
                 admitted: VecDeque::new(),
                 for_loop: VecDeque::new(),
                 running: Vec::new(),
-                // The first one is started with the worker.
+                // The worker starts the first one itself.
                 threads: 1,
                 idle_threads: 0,
                 driver: None,
@@ -70,7 +74,7 @@ impl<J: Schedulable> Scheduler<J> {
         self.tell(state);
     }
 
-    /// For a thread that runs commands: `done` has ended; the next one to run, if there is one.
+    /// Takes the next call to run, if there is one. The call `done` has ended.
     pub fn next(&self, done: Option<&Arc<J>>) -> Option<Arc<J>> {
         let mut state = self.state.lock();
         if let Some(done) = done {
@@ -81,7 +85,7 @@ impl<J: Schedulable> Scheduler<J> {
         next
     }
 
-    /// As `next`, but waits for a call. Nothing once the scheduler is closed.
+    /// Waits for the next call to run. None once the scheduler is closed.
     pub fn wait_next(&self) -> Option<Arc<J>> {
         let mut state = self.state.lock();
         loop {
@@ -97,8 +101,7 @@ impl<J: Schedulable> Scheduler<J> {
         }
     }
 
-    /// As `wait_next`, for a thread that does something else meanwhile; nothing as well once `wake` was
-    /// called.
+    /// As `wait_next`, for a thread that drives the network meanwhile. None also after `wake`.
     pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<J>>> {
         let mut state = self.state.lock();
         if let Some(call) = state.start_next() {
@@ -111,7 +114,7 @@ impl<J: Schedulable> Scheduler<J> {
         Poll::Pending
     }
 
-    /// For the event loop: what it is to start.
+    /// Takes all calls that the event loop must start.
     pub fn take_for_loop(&self) -> Vec<Arc<J>> {
         let mut state = self.state.lock();
         let calls: Vec<_> = state.for_loop.drain(..).collect();
@@ -119,15 +122,15 @@ impl<J: Schedulable> Scheduler<J> {
         calls
     }
 
-    /// A call of the event loop has ended.
+    /// A call on the event loop has ended.
     pub fn leave(&self, done: &Arc<J>) {
         let mut state = self.state.lock();
         state.leave(done);
         self.tell(state);
     }
 
-    /// Takes back what has not started of the calls that `which` picks; hands those over, and beside
-    /// them the ones that run.
+    /// Removes those calls selected by `which` that have not started. Returns them, and the selected
+    /// calls that run.
     pub fn take_back(&self, which: impl Fn(&J) -> bool) -> (Vec<Arc<J>>, Vec<Arc<J>>) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -152,7 +155,7 @@ impl<J: Schedulable> Scheduler<J> {
         (taken, running)
     }
 
-    /// Whether any call that `which` picks is queued or runs.
+    /// Whether any call selected by `which` is queued or runs.
     pub fn has(&self, which: impl Fn(&J) -> bool) -> bool {
         let state = self.state.lock();
         let mut all = state.waiting.iter();
@@ -162,16 +165,16 @@ impl<J: Schedulable> Scheduler<J> {
             || state.running.iter().any(|call| which(call))
     }
 
-    /// How many calls are queued or run.
+    /// The number of calls that are queued or run.
     pub fn count(&self) -> i64 {
         i64::try_from(self.state.lock().count()).unwrap_or(i64::MAX)
     }
 
-    /// Waits for at most `patience` until no call is left; tells whether none is.
-    pub fn wait_idle(&self, patience: Duration) -> bool {
+    /// Waits up to `timeout` until no call is queued or runs; returns whether that is so.
+    pub fn wait_idle(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
         let busy = |state: &mut State<J>| state.count() > 0;
-        self.idle.wait_while_for(&mut state, busy, patience);
+        self.idle.wait_while_for(&mut state, busy, timeout);
         state.count() == 0
     }
 
@@ -184,7 +187,7 @@ impl<J: Schedulable> Scheduler<J> {
             .collect()
     }
 
-    /// Whether another thread should be there, so that one is idle while calls may come.
+    /// Whether the caller should start another thread, so that one is idle when a call arrives.
     pub fn wants_thread(&self) -> bool {
         let mut state = self.state.lock();
         let wanted = state.idle_threads == 0 && state.threads < state.slots && !state.closed;
@@ -194,12 +197,12 @@ impl<J: Schedulable> Scheduler<J> {
         wanted
     }
 
-    /// To be held by a thread that runs commands, for as long as it does.
+    /// Counts the calling thread as one that runs commands until the value is dropped.
     pub fn thread(&self) -> impl Drop + '_ {
         Thread(self)
     }
 
-    /// Whether there are threads to run commands, or need not be any more.
+    /// Whether there are threads that run commands, or the scheduler is closed.
     pub fn has_threads(&self) -> bool {
         let state = self.state.lock();
         state.threads > 0 || state.closed
@@ -209,7 +212,7 @@ impl<J: Schedulable> Scheduler<J> {
         self.state.lock().closed
     }
 
-    /// Lets the thread that drives return without a call.
+    /// Has `poll_next` return without a call once.
     pub fn wake(&self) {
         let driver = {
             let mut state = self.state.lock();
@@ -221,7 +224,7 @@ impl<J: Schedulable> Scheduler<J> {
         }
     }
 
-    /// Lets the threads go that wait; what runs goes on.
+    /// Ends the threads that wait. Running calls continue.
     pub fn close(&self) {
         let driver = {
             let mut state = self.state.lock();
@@ -255,7 +258,7 @@ impl<J: Schedulable> Scheduler<J> {
         if for_loop {
             (self.wake_loop)();
         }
-        // To notify nobody is no system call.
+        // Without waiters this costs no system call.
         if is_idle {
             self.idle.notify_all();
         }

@@ -1,4 +1,4 @@
-//! The secret that a client must bring to a port, which others can reach, too.
+//! The secret that a client must send to a TCP port, where other users can connect.
 
 use http::{HeaderMap, HeaderName};
 use subtle::ConstantTimeEq;
@@ -6,7 +6,7 @@ use tonic::Status;
 
 pub(crate) static HEADER: HeaderName = HeaderName::from_static("x-snakepit-secret");
 
-/// Empty: everyone may call.
+/// If it is empty, everyone may call.
 pub struct Secret(String);
 
 impl Secret {
@@ -14,7 +14,7 @@ impl Secret {
         Self(secret)
     }
 
-    /// Takes a time that does not tell where the two differ.
+    /// Compares in constant time.
     pub(crate) fn is_in(&self, headers: &HeaderMap) -> bool {
         let secret = self.0.as_bytes();
         let given = headers

@@ -1,4 +1,4 @@
-//! The server's thread, and its end.
+//! Starts and ends the network's thread.
 
 use crate::{
     connections::{Connections, Service},
@@ -39,12 +39,12 @@ impl Server {
         })
     }
 
-    /// Accepts no more connections, and tells the clients of those there are.
+    /// Accepts no further connections, and asks clients to leave.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Sends what there is to be sent and ends. Without Python's lock.
+    /// Sends finished answers and ends the thread. Must be called without Python's lock.
     pub fn end(&self) {
         self.stop.cancel();
         self.end.cancel();

@@ -9,7 +9,8 @@ pub struct StreamResponder {
     request_id: String,
     max_message_size: usize,
     buffer: ChunkBuffer,
-    /// How many chunks were sent: the index of the next one. The command alone counts.
+    /// The number of chunks so far, which is the index of the next one. Only the command's thread writes
+    /// it.
     sent: AtomicI32,
 }
 
@@ -23,7 +24,7 @@ impl StreamResponder {
         }
     }
 
-    /// Sends a chunk. True if the next one has to wait for room.
+    /// Sends a chunk. True if the next one must wait for room.
     pub fn send(&self, fields: Fields, is_final: bool) -> Result<bool, Failure> {
         let index = self.sent();
         let chunk = self.chunk(index, is_final, fields);
@@ -45,12 +46,12 @@ impl StreamResponder {
         self.buffer.wait_room();
     }
 
-    /// Has `done` called once there is room, or when the stream is cancelled.
+    /// Calls `done` once there is room, or when the stream is cancelled.
     pub fn on_room(&self, done: Box<dyn FnOnce() + Send>) {
         self.buffer.on_room(done);
     }
 
-    /// Ends the stream with a failure in place of the chunks that have not been taken.
+    /// Replaces the chunks that have not been sent with a failure, and ends the stream.
     pub fn fail_now(&self, failure: Failure) {
         self.buffer.end_with(&self.failed(0, failure));
     }
@@ -62,7 +63,7 @@ impl StreamResponder {
         self.buffer.end();
     }
 
-    /// Nobody takes the chunks any more.
+    /// The client takes no further chunks.
     pub(crate) fn cancel(&self) {
         self.buffer.cancel();
     }
@@ -72,7 +73,7 @@ impl StreamResponder {
     }
 
     fn chunk(&self, index: i32, is_final: bool, fields: Fields) -> StreamResponse {
-        // A client that sends kinds knows which request its stream is for.
+        // A client that sends kinds needs no request id after the first chunk.
         let request_id = if fields.kinds.is_some() && index > 0 {
             ""
         } else {

@@ -1,4 +1,4 @@
-//! `Calls`: many unary calls, as frames of one RPC.
+//! `Calls` carries many unary calls in one RPC.
 
 use crate::{
     call::{Call, Responder},
@@ -23,7 +23,7 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
     }
     let limit = worker.settings.max_message_size;
     let mut deframer = Deframer::new(limit.saturating_add(FRAME_OVERHEAD));
-    // A client that breaks the protocol loses its calls, as one does that is gone.
+    // The calls of a client that breaks the protocol are cancelled, as those of one that is gone.
     loop {
         let received = poll_fn(|cx| {
             calls.drain(cx.waker());
@@ -51,7 +51,7 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
     Ok(())
 }
 
-/// Calls that came together are submitted together.
+/// Calls that arrived together are submitted together.
 fn read_frames(
     worker: &Worker,
     deframer: &mut Deframer,

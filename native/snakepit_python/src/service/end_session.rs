@@ -1,4 +1,4 @@
-//! `EndSession`.
+//! `EndSession` drops the state of a session.
 
 use crate::worker::Worker;
 use snakepit_proto::{EndSessionRequest, EndSessionResponse};

@@ -1,4 +1,4 @@
-//! `Execute` and `ExecuteInSession`: a unary call as an RPC of its own.
+//! `Execute` and `ExecuteInSession` answer a call with one message.
 
 use crate::{call::Responder, worker::Worker};
 use prost::Message;

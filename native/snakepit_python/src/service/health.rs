@@ -1,4 +1,4 @@
-//! `Health`, which can await the end of a call.
+//! `Health` describes the worker, if wanted after the end of a call.
 
 use crate::worker::Worker;
 use snakepit_proto::{HealthRequest, HealthResponse};
@@ -6,7 +6,7 @@ use snakepit_server::Rpc;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
-/// How long before its own deadline a Health that awaits a call answers.
+/// A Health that awaits a call answers this long before its own deadline.
 const MARGIN: Duration = Duration::from_millis(50);
 
 pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> {

@@ -1,4 +1,4 @@
-//! `GetInfo`: the worker's commands and figures.
+//! `GetInfo` describes the worker and its commands.
 
 use crate::worker::Worker;
 use rustix::time::{ClockId, clock_gettime};
@@ -42,7 +42,7 @@ async fn stats(worker: &Worker) -> WorkerStats {
         memory_usage_bytes: resident_memory(),
         cpu_usage_percent: (1000.0 * cpu / uptime.as_secs_f64().max(0.001)).round() / 10.0,
         active_sessions: worker.active_sessions().await,
-        // To count the sessions was to ask Python.
+        // After `active_sessions`, which asks Python.
         python_stuck_ms: worker.python_stuck_ms(),
     }
 }

@@ -1,4 +1,4 @@
-//! The RPCs of `proto/snakepit.proto`, a file for each kind.
+//! Serves the RPCs of `proto/snakepit.proto`, each in its own file.
 
 mod calls;
 mod end_session;

@@ -1,4 +1,4 @@
-//! `ExecuteStream` and `ExecuteInSessionStream`: a call that is answered with chunks.
+//! `ExecuteStream` and `ExecuteInSessionStream` answer a call with chunks.
 
 use crate::{call::Responder, worker::Worker};
 use prost::Message;
@@ -27,7 +27,7 @@ where
             () = deadline.passed() => {
                 worker.cancel_one(call.as_ref());
                 match deadline.failure() {
-                    // A message may be half sent: what there is to say comes after it.
+                    // The failure is sent after a message that is half sent.
                     Ok(failure) => {
                         chunks.fail_now(failure);
                         sending.await.map(|()| None)

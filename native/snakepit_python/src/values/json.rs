@@ -1,5 +1,5 @@
-//! JSON between Python objects and bytes, as far as Rust knows the types: nothing is given for what is
-//! beyond that, and `snakepit_bridge._values` is to be asked.
+//! Converts between Python objects and JSON. The result is None for types that Rust does not know, which
+//! `snakepit_bridge._values` converts.
 
 use pyo3::{
     prelude::*,
@@ -92,14 +92,14 @@ pub(super) fn write(value: &Bound<'_, PyAny>) -> Option<Vec<u8>> {
     Some(writer.finish().1)
 }
 
-/// Not one that JSON carries exactly, or none that is known here.
+/// A value that JSON does not carry exactly, or whose type is not known here.
 struct Other;
 
 fn write_value(value: &Bound<'_, PyAny>, out: &mut Writer<'_>, depth: usize) -> Result<(), Other> {
     if value.is_none() {
         out.null();
     } else if let Ok(text) = value.cast_exact::<PyString>() {
-        // A lone surrogate has no UTF-8.
+        // A lone surrogate cannot be encoded as UTF-8.
         out.text(&text.to_cow().map_err(|_| Other)?);
     } else if value.is_exact_instance_of::<PyInt>() {
         out.int(value.extract::<i64>().map_err(|_| Other)?);
@@ -141,8 +141,8 @@ fn write_dict(dict: &Bound<'_, PyDict>, out: &mut Writer<'_>, depth: usize) -> R
     })
 }
 
-/// What is in a dict at this moment. Other threads, and the encoders of its values, may change it as soon
-/// as any Python code runs.
+/// The present items of a dict. Other threads and the encoders of its values may change it as soon as any
+/// Python code runs.
 pub(super) fn entries<'py>(
     dict: &Bound<'py, PyDict>,
 ) -> Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {

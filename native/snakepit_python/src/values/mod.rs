@@ -1,5 +1,5 @@
-//! Values between Python objects and the bytes of the wire (guides/values.md): the common types here,
-//! the others by `snakepit_bridge._values`.
+//! Converts between Python objects and the bytes that are sent (guides/values.md): common types here, the
+//! others in `snakepit_bridge._values`.
 
 mod json;
 
@@ -18,7 +18,7 @@ const TEXT: u8 = 1;
 const BYTES: u8 = 2;
 const JSON: u8 = 3;
 
-/// From here on Python's memory is shared until it is sent, not copied.
+/// From this size on Python's memory is shared until it is sent, and not copied.
 const SHARED_FROM: usize = 4096;
 
 pub(crate) fn decode_fields<'py>(
@@ -66,13 +66,13 @@ fn decode<'py>(
     };
     match known {
         Some(value) => Ok(value),
-        // It also says what is wrong.
+        // It also raises the error of an invalid value.
         None => hooks.decode(PyBytes::new(py, bytes), name, kind),
     }
 }
 
-/// The fields of a result: those of a dict, or the one field "result". `root` names the whole in
-/// errors.
+/// Encodes a result: the items of a dict, or any other value as the field "result". Errors call the value
+/// `root`.
 pub(crate) fn encode_fields(
     value: &Bound<'_, PyAny>,
     root: &str,
@@ -87,7 +87,7 @@ pub(crate) fn encode_fields(
         ));
     };
     if !value.is_exact_instance_of::<PyDict>() {
-        // It may have items of its own.
+        // A subclass may override its items.
         return encode_all(value, root, kinds, hooks);
     }
     let entries = json::entries(dict);
@@ -106,7 +106,7 @@ pub(crate) fn encode_fields(
     Ok(Fields::sent(found, kinds))
 }
 
-/// A dict of which only Python knows the items, or the texts of their keys.
+/// Encodes a dict whose items, or the texts of their keys, only Python knows.
 fn encode_all(
     value: &Bound<'_, PyAny>,
     root: &str,

@@ -1,0 +1,163 @@
+//! The server as a client meets it, with a service that needs no Python.
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
+use http::{HeaderMap, Request};
+use prost::Message;
+use snakepit_proto::{HealthRequest, HealthResponse};
+use snakepit_server::{IoDriver, Listener, Rpc, Secret, Server, Service};
+use snakepit_wire::{Deframer, append};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    task::JoinHandle,
+    time::timeout,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LIMIT: usize = 100;
+
+/// Answers with the worker id of the request.
+struct Echo;
+
+impl Service for Echo {
+    async fn serve(self: Arc<Self>, mut rpc: Rpc) {
+        match rpc.message::<HealthRequest>(LIMIT).await {
+            Ok(HealthRequest { worker_id, .. }) => rpc.answer(&HealthResponse {
+                worker_id,
+                ..HealthResponse::default()
+            }),
+            Err(status) => rpc.fail(&status),
+        }
+    }
+}
+
+fn serve(address: &str, secret: &str) -> (Server, String) {
+    let (listener, address) = Listener::bind(address).unwrap();
+    let driver = Arc::new(IoDriver::new(false).unwrap());
+    let secret = Secret::new(secret.into());
+    let server = Server::start(listener, secret, driver, Arc::new(Echo)).unwrap();
+    (server, address)
+}
+
+struct Client {
+    requests: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Client {
+    async fn new(socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        let (requests, connection) = client::handshake(socket).await.unwrap();
+        Self {
+            requests,
+            connection: tokio::spawn(connection),
+        }
+    }
+
+    /// The reply's worker id, if there is a reply, and the headers with the status.
+    async fn call(&self, worker_id: &str, secret: Option<&str>) -> (Option<String>, HeaderMap) {
+        let mut request = Request::post("http://worker/snakepit.SnakepitBridge/Health");
+        if let Some(secret) = secret {
+            request = request.header("x-snakepit-secret", secret);
+        }
+        let mut requests = self.requests.clone().ready().await.unwrap();
+        let (response, mut body) = requests
+            .send_request(request.body(()).unwrap(), false)
+            .unwrap();
+        let mut message = bytes::BytesMut::new();
+        let worker_id = worker_id.into();
+        append(
+            &mut message,
+            &HealthRequest {
+                worker_id,
+                ..HealthRequest::default()
+            },
+        );
+        body.send_data(message.freeze(), true).unwrap();
+        let (head, mut body) = response.await.unwrap().into_parts();
+        let mut deframer = Deframer::new(LIMIT);
+        let mut reply = None;
+        while let Some(data) = body.data().await {
+            deframer.push(data.unwrap());
+            if let Some(message) = deframer.next().unwrap() {
+                reply = Some(HealthResponse::decode(message).unwrap().worker_id);
+            }
+        }
+        let trailers = body.trailers().await.unwrap();
+        (reply, trailers.unwrap_or(head.headers))
+    }
+}
+
+async fn end(server: Server) {
+    let ending = tokio::task::spawn_blocking(move || server.end());
+    timeout(PATIENCE, ending).await.unwrap().unwrap();
+}
+
+fn socket_path(name: &str) -> PathBuf {
+    let file = format!("snakepit-server-{}-{name}", std::process::id());
+    std::env::temp_dir().join(file)
+}
+
+#[tokio::test]
+async fn a_call_at_a_unix_socket_is_answered_and_the_socket_ends_with_the_server() {
+    let path = socket_path("answers");
+    let (server, _) = serve(&format!("unix:{}", path.display()), "");
+    let client = Client::new(UnixStream::connect(&path).await.unwrap()).await;
+    for id in ["one", "two"] {
+        let (reply, status) = client.call(id, None).await;
+        assert_eq!(reply.as_deref(), Some(id));
+        assert_eq!(status["grpc-status"], "0");
+    }
+    end(server).await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_request_over_the_limit_is_refused_with_a_status() {
+    let path = socket_path("limit");
+    let (server, _) = serve(&format!("unix:{}", path.display()), "");
+    let client = Client::new(UnixStream::connect(&path).await.unwrap()).await;
+    let (reply, status) = client.call(&"x".repeat(LIMIT), None).await;
+    assert_eq!(
+        (reply, &status["grpc-status"]),
+        (None, &"8".parse().unwrap())
+    );
+    assert_eq!(client.call("small", None).await.0.as_deref(), Some("small"));
+    end(server).await;
+}
+
+#[tokio::test]
+async fn at_a_port_only_calls_with_the_secret_are_served() {
+    let (server, address) = serve("tcp:127.0.0.1:0", "secret");
+    let address = address.strip_prefix("tcp:").unwrap();
+    let client = Client::new(TcpStream::connect(address).await.unwrap()).await;
+    for wrong in [None, Some("guess")] {
+        let (reply, status) = client.call("x", wrong).await;
+        assert_eq!(
+            (reply, &status["grpc-status"]),
+            (None, &"16".parse().unwrap())
+        );
+    }
+    assert_eq!(
+        client.call("x", Some("secret")).await.0.as_deref(),
+        Some("x")
+    );
+    end(server).await;
+}
+
+#[tokio::test]
+async fn clients_leave_a_server_that_stops() {
+    let path = socket_path("stops");
+    let (server, _) = serve(&format!("unix:{}", path.display()), "");
+    let client = Client::new(UnixStream::connect(&path).await.unwrap()).await;
+    client.call("x", None).await;
+    server.stop();
+    timeout(PATIENCE, client.connection)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    end(server).await;
+}
