@@ -6,17 +6,17 @@ use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
-use snakepit_wire::{Connection as _, Driven, Io, MAX_HEADER_LIST, Outlet, Socket, StartJournal};
+use snakepit_wire::{
+    Address, Connection as _, Driven, InvalidAddress, Io, MAX_HEADER_LIST, Outlet, Socket,
+    StartJournal,
+};
 use std::{
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tokio::{
-    net::{TcpStream, UnixStream},
-    time::timeout_at,
-};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower_service::Service;
@@ -29,22 +29,9 @@ const MAX_FRAME_SIZE: u32 = 256 * 1024;
 const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";
 static SECRET: HeaderName = HeaderName::from_static("x-snakepit-secret");
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    Unix(String),
-    Tcp(String),
-}
-
-impl Address {
-    /// `unix:/path` or `tcp:host:port`.
-    pub fn parse(text: &str) -> Result<Self, Failure> {
-        match text.split_once(':') {
-            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            Some(("tcp", host)) if host.contains(':') => Ok(Self::Tcp(host.into())),
-            _ => Err(Failure::InvalidArgs(format!(
-                "{text:?} is no address; write \"unix:/path/to/socket\" or \"tcp:host:port\""
-            ))),
-        }
+impl From<InvalidAddress> for Failure {
+    fn from(error: InvalidAddress) -> Self {
+        Self::InvalidArgs(error.to_string())
     }
 }
 
@@ -72,10 +59,7 @@ pub struct Target {
 impl Target {
     fn unreachable(&self, cause: impl Into<String>) -> Failure {
         Failure::Unreachable {
-            address: match &self.address {
-                Address::Unix(path) => format!("unix:{path}"),
-                Address::Tcp(host) => format!("tcp:{host}"),
-            },
+            address: self.address.to_string(),
             cause: cause.into(),
         }
     }
@@ -96,19 +80,12 @@ impl Target {
             .map_err(|_| self.unreachable("it did not answer in time"))?
             .map_err(|error| self.unreachable(error.to_string()))
     }
-
-    async fn socket(&self) -> std::io::Result<Socket> {
-        match &self.address {
-            Address::Unix(path) => Socket::unix(UnixStream::connect(path).await?),
-            Address::Tcp(host) => Socket::tcp(TcpStream::connect(host).await?),
-        }
-    }
 }
 
 impl Channel {
     pub async fn connect(target: &Target) -> Result<Self, Failure> {
         let secret = target.secret()?;
-        let connecting = async { handshake(target.socket().await?, secret).await };
+        let connecting = async { handshake(target.address.connect().await?, secret).await };
         let (connection, closed) = target.in_time(connecting).await?;
         let max_message_size = target.max_message_size;
         Ok(Self {
@@ -148,7 +125,7 @@ impl CallsRpc {
     }
 
     async fn begin(target: &Target, secret: Option<HeaderValue>) -> std::io::Result<Option<Self>> {
-        let (socket, io) = Io::new(target.socket().await?);
+        let (socket, io) = Io::new(target.address.connect().await?);
         let (sender, connection) = h2::client::Builder::new()
             // Replies are read as they come: what they take is bounded by the calls.
             .initial_window_size(CONNECTION_WINDOW)
@@ -250,7 +227,7 @@ mod tests {
     use h2::{Reason, server};
     use snakepit_proto::ExecuteRequest;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use tokio::net::UnixListener;
+    use tokio::net::{UnixListener, UnixStream};
 
     type ServerConnection = server::Connection<UnixStream, Bytes>;
 
@@ -268,7 +245,7 @@ mod tests {
             serve(server::handshake(stream).await.unwrap()).await;
         });
         let target = Target {
-            address: Address::Unix(path.to_str().unwrap().into()),
+            address: Address::Unix(path.clone()),
             secret: None,
             max_message_size: 1024,
             journal: None,
@@ -323,21 +300,5 @@ mod tests {
             while connection.accept().await.is_some() {}
         });
         assert!(matches!(failure.await, Failure::Status { .. }));
-    }
-
-    #[test]
-    fn addresses_are_read_and_others_refused_with_the_form_that_is_wanted() {
-        assert_eq!(
-            Address::parse("unix:/tmp/a:b").ok(),
-            Some(Address::Unix("/tmp/a:b".into()))
-        );
-        assert_eq!(
-            Address::parse("tcp:127.0.0.1:50051").ok(),
-            Some(Address::Tcp("127.0.0.1:50051".into()))
-        );
-        for text in ["", "unix:", "tcp:localhost", "http://localhost:1"] {
-            let failure = Address::parse(text).err().map(|f| f.to_string());
-            assert!(failure.is_some_and(|message| message.contains("unix:/path")));
-        }
     }
 }

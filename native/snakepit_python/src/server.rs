@@ -5,7 +5,8 @@ use crate::{
 };
 use parking_lot::Mutex;
 use pyo3::{exceptions::PyOSError, prelude::*, types::PyDict};
-use snakepit_server::{Listener, Secret, Server};
+use snakepit_server::{Secret, Server};
+use snakepit_wire::{Address, InvalidAddress};
 use std::{os::fd::AsRawFd, sync::Arc, time::Duration};
 
 /// The server of a worker. Call `listen`, then `serve` in each thread that runs commands; at the end
@@ -36,10 +37,13 @@ impl PyServer {
 
     /// Starts to serve; returns the address with the port that was chosen.
     fn listen(&self, address: &str) -> PyResult<String> {
-        let (listener, address) = Listener::bind(address).map_err(PyOSError::new_err)?;
+        let address: Address = address
+            .parse()
+            .map_err(|error: InvalidAddress| PyOSError::new_err(error.to_string()))?;
         let worker = &self.worker;
         let secret = Secret::new(worker.settings.secret.clone());
-        let server = Server::start(listener, secret, worker.driver.clone(), worker.clone())?;
+        let server = Server::start(&address, secret, worker.driver.clone(), worker.clone())?;
+        let address = server.address().to_string();
         *self.server.lock() = Some(server);
         Ok(address)
     }

@@ -2,12 +2,11 @@
 
 use crate::{
     grpc::{Rpc, ServerConnection},
-    listener::{Incoming, Listener},
-    newcomers::Newcomer,
+    newcomers::{Newcomer, Newcomers},
     secret::Secret,
 };
-use snakepit_wire::{Driven, Io, MAX_HEADER_LIST, Socket};
-use std::{future::poll_fn, io, ops::RangeInclusive, sync::Arc, time::Duration};
+use snakepit_wire::{Driven, Io, Listener, MAX_HEADER_LIST, Socket};
+use std::{future::poll_fn, ops::RangeInclusive, sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -68,27 +67,25 @@ impl<S: Service> Connections<S> {
 
     pub(crate) async fn serve(self, listener: Listener) {
         let open = TaskTracker::new();
-        let accepting = async {
-            if let Err(error) = self.accept(listener, &open).await {
-                eprintln!("snakepit_bridge: no more connections: {error}");
-            }
-        };
         tokio::select! {
-            () = accepting => self.end.cancelled().await,
-            () = self.stop.cancelled() => self.end.cancelled().await,
+            () = self.accept(listener, &open) => {}
+            () = self.stop.cancelled() => {}
         }
+        self.end.cancelled().await;
         open.close();
         let _ = timeout(ENDS_WITHIN, open.wait()).await;
     }
 
-    async fn accept(&self, listener: Listener, open: &TaskTracker) -> io::Result<()> {
-        let incoming = Incoming::new(listener)?;
+    async fn accept(&self, listener: Listener, open: &TaskTracker) {
+        // Where others could connect, too, a connection is not trusted before it has brought the secret.
+        let newcomers = (!listener.is_private()).then(Arc::<Newcomers>::default);
         let (first, longest) = ACCEPT_AGAIN_AFTER.into_inner();
         let mut again_after = first;
         loop {
-            match incoming.accept().await {
-                Ok((socket, newcomer)) => {
+            match listener.accept().await {
+                Ok(socket) => {
                     again_after = first;
+                    let newcomer = newcomers.as_ref().map(Newcomers::join);
                     let connections = self.clone();
                     open.spawn(async move {
                         // The calls on a connection learn of its end by themselves.

@@ -3,14 +3,15 @@
 use crate::{
     connections::{Connections, Service},
     io_driver::IoDriver,
-    listener::Listener,
     secret::Secret,
 };
 use parking_lot::Mutex;
+use snakepit_wire::Address;
 use std::{io, sync::Arc, thread::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub struct Server {
+    address: Address,
     driver: Arc<IoDriver>,
     stop: CancellationToken,
     end: CancellationToken,
@@ -19,11 +20,16 @@ pub struct Server {
 
 impl Server {
     pub fn start(
-        listener: Listener,
+        address: &Address,
         secret: Secret,
         driver: Arc<IoDriver>,
         service: Arc<impl Service>,
     ) -> io::Result<Self> {
+        let listener = {
+            let _runtime = driver.runtime.enter();
+            address.bind()?
+        };
+        let address = listener.address().clone();
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let connections = Connections::new(service, secret, stop.clone(), end.clone());
         let serving = driver.runtime.spawn(connections.serve(listener));
@@ -32,11 +38,17 @@ impl Server {
             .name("snakepit-io".into())
             .spawn(move || standing_by.stand_by(serving))?;
         Ok(Self {
+            address,
             driver,
             stop,
             end,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Accepts no further connections, and asks clients to leave.

@@ -6,7 +6,7 @@ use h2::client::{self, SendRequest};
 use http::{HeaderMap, Request};
 use prost::Message;
 use snakepit_proto::{HealthRequest, HealthResponse};
-use snakepit_server::{IoDriver, Listener, Rpc, Secret, Server, Service};
+use snakepit_server::{IoDriver, Rpc, Secret, Server, Service};
 use snakepit_wire::{Deframer, append};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -35,10 +35,11 @@ impl Service for Echo {
 }
 
 fn serve(address: &str, secret: &str) -> (Server, String) {
-    let (listener, address) = Listener::bind(address).unwrap();
+    let address = address.parse().unwrap();
     let driver = Arc::new(IoDriver::new(false).unwrap());
     let secret = Secret::new(secret.into());
-    let server = Server::start(listener, secret, driver, Arc::new(Echo)).unwrap();
+    let server = Server::start(&address, secret, driver, Arc::new(Echo)).unwrap();
+    let address = server.address().to_string();
     (server, address)
 }
 

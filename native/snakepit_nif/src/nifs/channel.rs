@@ -9,11 +9,11 @@ use crate::{
 };
 use rustler::{Atom, Encoder, Env, NifMap, Resource, ResourceArc, Term};
 use snakepit_client::{
-    channel::{Address, Channel, Target},
+    channel::{Channel, Target},
     failure::Failure,
 };
 use snakepit_proto::{CommandInfo, HealthRequest, InfoRequest};
-use snakepit_wire::StartJournal;
+use snakepit_wire::{Address, StartJournal};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -63,7 +63,7 @@ struct ConnectOptions<'a> {
 fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -> Term<'a> {
     let timeout = time(options.timeout);
     let deadline = Instant::now() + timeout;
-    let target = match Address::parse(options.address) {
+    let target = match options.address.parse::<Address>() {
         Ok(address) => Target {
             address,
             secret: options.secret,
@@ -71,7 +71,7 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
             deadline,
             journal: options.journal.map(|journal| journal.0.clone()),
         },
-        Err(failure) => return error_term(env, &failure),
+        Err(invalid) => return error_term(env, &invalid.into()),
     };
     let owner = env.pid();
     let reply = Reply::watched(owner, reference, timeout);
