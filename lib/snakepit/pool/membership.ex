@@ -50,7 +50,8 @@ defmodule Snakepit.Pool.Membership do
     :exit_status,
     :exit_text,
     :tail,
-    stopping: false,
+    # Its supervisor's reason, once that stops it.
+    :stopping,
     logged: false,
     messages_closed: false
   ]
@@ -233,7 +234,7 @@ defmodule Snakepit.Pool.Membership do
     do: {:noreply, membership}
 
   # Its supervisor stops it, or has ended; or its manager has no use for it.
-  def handle_info({:EXIT, _pid, _reason}, membership), do: stop(membership)
+  def handle_info({:EXIT, _pid, reason}, membership), do: stop(reason, membership)
 
   def handle_info({ref, {:ended, tail}}, %{process: %{output: %{ref: ref}}} = membership),
     do: stop_if_complete(%{membership | tail: tail})
@@ -253,16 +254,18 @@ defmodule Snakepit.Pool.Membership do
   @spec messages_closed(t) :: {:noreply | :stop, t}
   def messages_closed(membership), do: stop_if_complete(%{membership | messages_closed: true})
 
-  defp stop(%{process: nil} = membership), do: {:stop, %{membership | stopping: true}}
+  defp stop(reason, %{process: nil} = membership), do: {:stop, %{membership | stopping: reason}}
 
   # It is about to stop by itself, and has its reason.
-  defp stop(%{exit_text: text} = membership) when text != nil, do: {:noreply, membership}
-  defp stop(%{stopping: true} = membership), do: {:noreply, membership}
+  defp stop(_reason, %{exit_text: text} = membership) when text != nil, do: {:noreply, membership}
 
-  defp stop(membership) do
+  defp stop(_reason, %{stopping: earlier} = membership) when earlier != nil,
+    do: {:noreply, membership}
+
+  defp stop(reason, membership) do
     timeout = time_to_stop(membership.options) - @stop_grace
     Process.send_after(self(), :stop_timeout, timeout)
-    {:noreply, drain(%{membership | stopping: true})}
+    {:noreply, drain(%{membership | stopping: reason})}
   end
 
   # What its handlers have started leaves with it. How it has ended is known when its output is.
@@ -275,7 +278,7 @@ defmodule Snakepit.Pool.Membership do
   # What it has answered and what it has printed have come whole; when its pool stops they are logged too.
   defp stop_if_complete(%{process: process} = membership) do
     answered? = process.messages == nil or membership.messages_closed
-    logged? = membership.logged or not membership.stopping
+    logged? = membership.logged or membership.stopping == nil
     complete? = membership.exit_text && membership.tail && answered? && logged?
     {if(complete?, do: :stop, else: :noreply), membership}
   end
@@ -300,8 +303,8 @@ defmodule Snakepit.Pool.Membership do
   With which reason its process ends: its supervisor's, or `{:shutdown, {how, text}}` for its manager, where
   `how` is `:exited`, or `:start_failed` or `:terminated` of one that was not ready.
   """
-  @spec stop_reason(t) :: :shutdown | {:shutdown, {atom, String.t()}}
-  def stop_reason(%{stopping: true}), do: :shutdown
+  @spec stop_reason(t) :: term
+  def stop_reason(%{stopping: reason}) when reason != nil, do: reason
 
   def stop_reason(%{startup_timer: nil} = membership),
     do: {:shutdown, {:exited, end_text(membership)}}
@@ -328,16 +331,16 @@ defmodule Snakepit.Pool.Membership do
     leave(membership)
     if membership.exit_text == nil, do: OSProcess.exited(membership.process)
 
-    case stop_reason(membership) do
-      {:shutdown, {_how, why}} when membership.exit_text != nil ->
-        OSProcess.stopped(membership.process, why)
-
-      _ ->
-        OSProcess.stopped(membership.process, :shutdown)
-    end
-
+    OSProcess.stopped(membership.process, stopped_why(membership))
     :ok
   end
+
+  defp stopped_why(%{stopping: nil, exit_text: text} = membership) when text != nil do
+    {:shutdown, {_how, why}} = stop_reason(membership)
+    why
+  end
+
+  defp stopped_why(_membership), do: :shutdown
 
   @doc "What the pool says of the worker, with what the worker itself said, if it did."
   @spec description(t, map | nil) :: map
