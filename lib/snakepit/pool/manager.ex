@@ -7,9 +7,8 @@ defmodule Snakepit.Pool.Manager do
   # come through a call, or has been ready for the longest back-off. One that proved itself is replaced
   # at once; any other end is one more attempt, however it came about.
   #
-  # A worker that still works is replaced by one that starts beside it (`replace_worker/2`): the slot has
-  # two for a moment, its `:current` and its `:replacement`. Once that is ready it is the current one, and
-  # the other is `:retired`: it ends its calls, and leaves.
+  # A worker that still works is replaced by one that starts beside it (`replace_worker/2`): once that is
+  # ready it has the slot, and the other is retired: it ends its calls, and leaves.
   use GenServer
 
   require Logger
@@ -17,9 +16,9 @@ defmodule Snakepit.Pool.Manager do
   alias Snakepit.{Codec, Config, Error, Telemetry}
   alias Snakepit.Error.Cause
   alias Snakepit.Native
-  alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, WorkerSupervisor}
+  alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, WorkerSupervisor, WorkerTable}
 
-  @derive {Inspect, only: [:restarts, :workers, :failed]}
+  @derive {Inspect, only: [:restarts, :workers]}
   defstruct [
     :options,
     :facts,
@@ -27,10 +26,7 @@ defmodule Snakepit.Pool.Manager do
     :supervisor,
     :runtime_dir,
     restarts: 0,
-    # By process: `%{slot:, attempt:, role:, key:, ready_at:}`, the last two nil until it is ready.
-    workers: %{},
-    # By slot, from when it has failed until it is ready again: why.
-    failed: %{},
+    workers: %WorkerTable{},
     start_log: StartLog.new(),
     no_grpc: false,
     waiting: [],
@@ -144,17 +140,16 @@ defmodule Snakepit.Pool.Manager do
 
   @impl true
   def handle_info({:worker_ready, pid, key}, state) do
-    case state.workers do
-      %{^pid => worker} when worker.role != :retired ->
-        if is_map_key(state.failed, worker.slot),
+    case WorkerTable.get(state.workers, pid) do
+      %{role: role} = worker when role != :retired ->
+        if WorkerTable.failure(state.workers, worker.slot),
           do:
             Logger.info(
               "worker #{id(worker.slot, state)} is ready (attempt #{worker.attempt + 1})"
             )
 
-        workers = Map.put(state.workers, pid, %{worker | key: key, ready_at: now()})
-        state = %{state | workers: workers, failed: Map.delete(state.failed, worker.slot)}
-        state = if worker.role == :replacement, do: take_over(pid, state), else: state
+        state = %{state | workers: WorkerTable.ready(state.workers, pid, key, now())}
+        state = if role == :replacement, do: take_over(pid, state), else: state
         {:noreply, state |> tell_waiting() |> continue_restart()}
 
       _ ->
@@ -163,7 +158,7 @@ defmodule Snakepit.Pool.Manager do
   end
 
   def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
-    case Map.pop(state.workers, pid) do
+    case WorkerTable.pop(state.workers, pid) do
       {nil, _workers} ->
         # It was stopped for good.
         {:noreply, state}
@@ -175,7 +170,7 @@ defmodule Snakepit.Pool.Manager do
 
   def handle_info({:start, native, slot, attempt, why}, %{native: native} = state) do
     # A restart may have started one meanwhile.
-    if find(slot, :current, state),
+    if WorkerTable.find(state.workers, slot, :current),
       do: {:noreply, state},
       else: {:noreply, restart_worker(slot, attempt, why, state)}
   end
@@ -231,7 +226,7 @@ defmodule Snakepit.Pool.Manager do
   # Whatever formats it: the options have the workers' environment.
   def format_status(status) do
     Map.new(status, fn
-      {:state, state} -> {:state, Map.take(state, [:restarts, :workers, :failed])}
+      {:state, state} -> {:state, Map.take(state, [:restarts, :workers])}
       other -> other
     end)
   end
@@ -265,14 +260,14 @@ defmodule Snakepit.Pool.Manager do
       options: with_port(options, facts)
     }
 
-    started = %{slot: slot, attempt: attempt, role: role, key: nil, ready_at: nil}
+    started = WorkerTable.worker(slot, attempt, role)
 
     case WorkerSupervisor.start_worker(state.supervisor, facts.transport, worker) do
       {:ok, pid} ->
         Process.monitor(pid)
         # Not before, so that nothing of its end can be missed.
         send(pid, :start)
-        %{state | workers: Map.put(state.workers, pid, started)}
+        %{state | workers: WorkerTable.put(state.workers, pid, started)}
 
       {:error, reason} ->
         gone(reason, started, state)
@@ -281,28 +276,16 @@ defmodule Snakepit.Pool.Manager do
 
   # Replaces the worker of a slot while it works. One that is tried again later is tried now.
   defp replace_worker(slot, state) do
-    if find(slot, :current, state),
+    if WorkerTable.find(state.workers, slot, :current),
       do: start_worker(slot, 0, :replacement, state),
       else: start_worker(slot, 1, state)
   end
 
   # The replacement is ready, and calls come to it.
   defp take_over(pid, state) do
-    %{slot: slot} = state.workers[pid]
-    state = retire(find(slot, :current, state), state)
-    put_in(state.workers[pid].role, :current)
-  end
-
-  defp retire(pid, state) do
-    send(pid, :retire)
-    put_in(state.workers[pid].role, :retired)
-  end
-
-  defp of_slot(slot, state),
-    do: for({_pid, %{slot: ^slot}} = worker <- state.workers, do: worker)
-
-  defp find(slot, role, state) do
-    Enum.find_value(of_slot(slot, state), fn {pid, worker} -> if worker.role == role, do: pid end)
+    {retired, workers} = WorkerTable.promote(state.workers, pid)
+    send(retired, :retire)
+    %{state | workers: workers}
   end
 
   # A restart that is asked for while another one goes on comes after it: what it is for may have come
@@ -329,10 +312,7 @@ defmodule Snakepit.Pool.Manager do
   defp continue_restart(%{restart: nil} = state), do: state
 
   defp continue_restart(%{restart: %{slot: slot}} = state) do
-    case of_slot(slot, state) do
-      [{_pid, %{role: :current, ready_at: ready_at}}] when ready_at != nil -> replace_next(state)
-      _ -> state
-    end
+    if WorkerTable.settled?(state.workers, slot), do: replace_next(state), else: state
   end
 
   defp fail_restart(%{slot: slot}, message, %{restart: %{slot: slot} = restart} = state) do
@@ -370,7 +350,7 @@ defmodule Snakepit.Pool.Manager do
   end
 
   defp gone(reason, worker, state) do
-    case find(worker.slot, :replacement, state) do
+    case WorkerTable.find(state.workers, worker.slot, :replacement) do
       nil when worker.ready_at == nil -> start_failed(reason, worker, state)
       nil -> ended(reason, worker, state)
       pid -> succeeded(pid, reason, worker, state)
@@ -387,8 +367,8 @@ defmodule Snakepit.Pool.Manager do
     Logger.warning("worker #{id} ended while it was replaced: #{why}")
     metadata = %{pool: state.options.name, worker_id: id, why: why}
     Telemetry.worker(:restarted, %{attempt: 1}, metadata)
-    state = put_in(state.workers[pid].role, :current)
-    %{state | restarts: state.restarts + 1}
+    {nil, workers} = WorkerTable.promote(state.workers, pid)
+    %{state | workers: workers, restarts: state.restarts + 1}
   end
 
   # It ended before it was ready.
@@ -401,7 +381,8 @@ defmodule Snakepit.Pool.Manager do
   defp start_failed(reason, worker, state) do
     {no_grpc, message} = start_error(reason, worker, state)
 
-    if no_grpc and state.options.fallback_adapter != nil and count_ready(state) == 0 do
+    if no_grpc and state.options.fallback_adapter != nil and
+         WorkerTable.count_ready(state.workers) == 0 do
       Logger.error(message)
       fall_back(message, state)
     else
@@ -458,9 +439,9 @@ defmodule Snakepit.Pool.Manager do
 
   # Once every worker has failed, calls hear why; until then they wait for the others.
   defp set_failed(state, slot, message, no_grpc) do
-    failed = Map.put(state.failed, slot, message)
-    Native.pool_set_failed(state.native, map_size(failed), message, no_grpc)
-    tell_waiting(%{state | failed: failed, no_grpc: no_grpc})
+    workers = WorkerTable.fail(state.workers, slot, message)
+    Native.pool_set_failed(state.native, WorkerTable.count_failed(workers), message, no_grpc)
+    tell_waiting(%{state | workers: workers, no_grpc: no_grpc})
   end
 
   # The pool starts anew, with workers of the other adapter. Who waits for a worker is told that there
@@ -473,55 +454,39 @@ defmodule Snakepit.Pool.Manager do
     state = %{state | options: options, native: new_pool(options)}
     publish(state, nil, %{adapter: adapter, reason: message})
     Native.pool_fell_back(old, message)
-    for {pid, _worker} <- state.workers, do: Process.exit(pid, :shutdown)
+    for pid <- WorkerTable.pids(state.workers), do: Process.exit(pid, :shutdown)
     metadata = %{pool: name, adapter: adapter, fallback_adapter: fallback, why: message}
     Telemetry.pool_fell_back(metadata)
 
     if state.restart,
       do: Restart.failed(state.restart, "the pool fell back meanwhile: #{message}")
 
-    start_workers(%{state | workers: %{}, failed: %{}, restart: nil}) |> begin_restart()
+    start_workers(%{state | workers: %WorkerTable{}, restart: nil}) |> begin_restart()
   end
 
   defp overview(state) do
-    for slot <- 1..state.options.size, {pid, phase, error} <- overview(slot, state) do
+    for slot <- 1..state.options.size,
+        {pid, phase, error} <- WorkerTable.overview(state.workers, slot) do
       %{id: id(slot, state), pid: pid, state: phase, error: error}
     end
   end
 
-  defp overview(slot, state) do
-    error = state.failed[slot]
-
-    case of_slot(slot, state) do
-      [] -> [{nil, :waiting, error}]
-      workers -> for {pid, worker} <- workers, do: {pid, phase(worker), error}
-    end
-  end
-
-  defp phase(%{role: :retired}), do: :draining
-  defp phase(%{ready_at: nil}), do: :starting
-  defp phase(_worker), do: :ready
-
   defp id(slot, state), do: "#{inspect(state.options.name)}/#{slot}"
 
   defp tell_waiting(state) do
+    failure = WorkerTable.first_failure(state.workers)
+
     cond do
-      count_ready(state) == state.options.size ->
+      WorkerTable.count_ready(state.workers) == state.options.size ->
         reply_all(:ok, %{state | start_log: StartLog.new()})
 
-      state.failed != %{} ->
-        reply_all({:error, not_ready_error(state)}, state)
+      failure ->
+        reply_all({:error, not_ready_error(failure, state)}, state)
 
       true ->
         state
     end
   end
-
-  defp count_ready(state),
-    do:
-      Enum.count(state.workers, fn {_pid, worker} ->
-        worker.role == :current and worker.ready_at != nil
-      end)
 
   defp expire_sessions_later(:infinity), do: nil
 
@@ -529,8 +494,7 @@ defmodule Snakepit.Pool.Manager do
     Process.send_after(self(), :expire_sessions, ttl |> div(4) |> max(100) |> min(60_000))
   end
 
-  defp not_ready_error(state) do
-    {_slot, message} = Enum.min(state.failed)
+  defp not_ready_error(message, state) do
     reason = if state.no_grpc, do: :grpc_unavailable, else: :worker_start_failed
     %Error{reason: reason, pool: state.options.name, message: message}
   end
