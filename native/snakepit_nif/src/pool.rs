@@ -116,7 +116,7 @@ pub(crate) struct Abandoned {
 /// costs its worker. Either way the worker's owner hears how the work ended.
 pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, call: Abandoned) {
     let since = Instant::now();
-    let grace = lease.worker.kill_grace;
+    let grace = lease.worker().kill_grace;
     let how = tokio::time::timeout(grace, how_ended(&lease, call.id)).await;
     let how = how.unwrap_or_default();
     let ended = WorkEnded {
@@ -133,10 +133,10 @@ pub(crate) fn work_ended(
     command: &str,
     request_id: &str,
 ) {
-    let worker = lease.worker.clone();
+    let worker = lease.worker().clone();
     match ended.how {
         Some(_) => drop(lease),
-        None => drop(lease.condemn()),
+        None => drop(lease.retire()),
     }
     let how = match ended.how.as_deref() {
         None => atoms::killed(),

@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
-use super::*;
+#![allow(clippy::unwrap_used, clippy::panic)]
+use super::{tests::wait_for, *};
 use std::{
     sync::{
         atomic::{AtomicUsize, Ordering},
@@ -9,7 +9,7 @@ use std::{
 };
 
 type Name = &'static str;
-type Told = mpsc::Receiver<Grant<Name>>;
+type Waiting = (Ticket<Name>, oneshot::Receiver<Granted<Name>>);
 
 fn strict(id: &str) -> Session {
     Session {
@@ -48,28 +48,41 @@ impl Probe {
         Self { pool, keys, heard }
     }
 
-    fn submit(&self, session: Option<Session>) -> (Result<Ticket<Name>, Refusal>, Told) {
-        let (tx, rx) = mpsc::channel();
-        let wish = Wish {
+    fn submit(&self, session: Option<Session>) -> Result<Acquired<Name>, AcquireError> {
+        self.pool.submit(AcquireOptions {
             session,
-            ..Wish::default()
-        };
-        let submitted = self.pool.submit(wish, move |grant| drop(tx.send(grant)));
-        (submitted, rx)
+            ..AcquireOptions::default()
+        })
+    }
+
+    fn lease_any(&self, session: Option<Session>) -> Lease<Name> {
+        match self.submit(session) {
+            Ok(Acquired::Now(lease)) => lease,
+            Ok(Acquired::Queued(..)) => panic!("the call waits"),
+            Err(error) => panic!("{error:?}"),
+        }
     }
 
     fn lease(&self, session: Session) -> Lease<Name> {
-        self.submit(Some(session)).1.try_recv().unwrap().unwrap()
+        self.lease_any(Some(session))
     }
 
-    fn refusal(&self, session: Session) -> Option<Refusal> {
-        self.submit(Some(session)).0.err()
+    fn queue(&self, session: Option<Session>) -> Waiting {
+        match self.submit(session) {
+            Ok(Acquired::Queued(ticket, granted)) => (ticket, granted),
+            Ok(Acquired::Now(_)) => panic!("a worker was free"),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn refusal(&self, session: Session) -> Option<AcquireError> {
+        self.submit(Some(session)).err()
     }
 
     /// One call in the session; returns its worker and the generation.
     fn visit(&self, id: &str) -> (Name, u64) {
         let lease = self.lease(strict(id));
-        (lease.worker, lease.session_generation())
+        (*lease.worker(), lease.session_generation())
     }
 
     fn heard(&self) -> Vec<String> {
@@ -107,14 +120,13 @@ fn a_strict_call_waits_for_its_worker_and_holds_up_nobody() {
     let probe = Probe::new(&["a", "b"], 9, None);
     probe.visit("s");
     let busy = probe.lease(strict("s"));
-    let (_pinned, pinned) = probe.submit(Some(strict("s")));
+    let (_pinned, mut pinned) = probe.queue(Some(strict("s")));
     assert!(pinned.try_recv().is_err());
     assert_eq!(probe.pool.snapshot().queued, 1);
-    let (_other, other) = probe.submit(None);
-    assert_eq!(other.try_recv().unwrap().unwrap().worker, "b");
+    assert_eq!(*probe.lease_any(None).worker(), "b");
     assert!(pinned.try_recv().is_err());
     drop(busy);
-    assert_eq!(pinned.try_recv().unwrap().unwrap().worker, "a");
+    assert_eq!(*pinned.try_recv().unwrap().unwrap().worker(), "a");
 }
 
 #[test]
@@ -123,9 +135,9 @@ fn whoever_has_waited_longest_gets_the_place_pinned_or_not() {
     let mut running = probe.lease(strict("s"));
     let waiting: Vec<_> = [None, Some(strict("s")), None, Some(strict("s"))]
         .into_iter()
-        .map(|session| probe.submit(session))
+        .map(|session| probe.queue(session))
         .collect();
-    for (_ticket, told) in &waiting {
+    for (_ticket, mut told) in waiting {
         assert!(told.try_recv().is_err());
         drop(running);
         running = told.try_recv().unwrap().unwrap();
@@ -136,15 +148,15 @@ fn whoever_has_waited_longest_gets_the_place_pinned_or_not() {
 fn a_session_that_begins_while_its_calls_wait_takes_them_all_to_one_worker() {
     let probe = Probe::new(&["a", "b"], 9, None);
     let (on_a, on_b) = (probe.lease(strict("x")), probe.lease(strict("y")));
-    let (_one, one) = probe.submit(Some(strict("s")));
-    let (_two, two) = probe.submit(Some(strict("s")));
+    let (_one, mut one) = probe.queue(Some(strict("s")));
+    let (_two, mut two) = probe.queue(Some(strict("s")));
     drop(on_b);
     let lease = one.try_recv().unwrap().unwrap();
-    assert_eq!(lease.worker, "b");
+    assert_eq!(*lease.worker(), "b");
     drop(on_a);
     assert!(two.try_recv().is_err());
     drop(lease);
-    assert_eq!(two.try_recv().unwrap().unwrap().worker, "b");
+    assert_eq!(*two.try_recv().unwrap().unwrap().worker(), "b");
 }
 
 #[test]
@@ -152,9 +164,12 @@ fn a_call_that_only_prefers_its_worker_takes_another_and_the_session_begins_anew
     let probe = Probe::new(&["a", "b"], 9, None);
     let (_, generation) = probe.visit("s");
     let busy = probe.lease(prefer("s"));
-    assert_eq!((busy.worker, busy.session_generation()), ("a", generation));
+    assert_eq!(
+        (*busy.worker(), busy.session_generation()),
+        ("a", generation)
+    );
     let moved = probe.lease(prefer("s"));
-    assert_eq!(moved.worker, "b");
+    assert_eq!(*moved.worker(), "b");
     assert!(moved.session_generation() > generation);
     drop((busy, moved));
     assert_eq!(probe.visit("s").0, "b");
@@ -170,7 +185,7 @@ fn a_session_is_lost_with_its_worker_and_that_is_told_once() {
     drop(busy);
     assert!(probe.pool.remove(probe.keys[0]));
     assert_eq!(probe.visit("t").0, "b");
-    assert_eq!(probe.refusal(strict("s")), Some(Refusal::SessionLost));
+    assert_eq!(probe.refusal(strict("s")), Some(AcquireError::SessionLost));
     let (worker, anew) = probe.visit("s");
     assert_eq!(worker, "b");
     assert!(anew > generation);
@@ -189,11 +204,14 @@ fn a_session_is_lost_with_its_worker_and_that_is_told_once() {
 fn a_call_that_waits_for_a_worker_that_dies_hears_that_its_session_is_lost() {
     let probe = Probe::new(&["a", "b"], 9, None);
     let running = probe.lease(strict("s"));
-    let (_one, one) = probe.submit(Some(strict("s")));
-    let (_two, two) = probe.submit(Some(strict("s")));
-    running.condemn();
-    for told in [one, two] {
-        assert_eq!(told.try_recv().unwrap().err(), Some(Refusal::SessionLost));
+    let (_one, one) = probe.queue(Some(strict("s")));
+    let (_two, two) = probe.queue(Some(strict("s")));
+    running.retire();
+    for mut told in [one, two] {
+        assert_eq!(
+            told.try_recv().unwrap().err(),
+            Some(AcquireError::SessionLost)
+        );
     }
     assert_eq!(probe.pool.snapshot().queued, 0);
     assert_eq!(probe.visit("s").0, "b");
@@ -204,7 +222,7 @@ fn a_session_that_has_ended_begins_anew_and_those_who_wait_are_served() {
     let probe = Probe::new(&["a"], 9, None);
     let running = probe.lease(strict("s"));
     let generation = running.session_generation();
-    let (_ticket, told) = probe.submit(Some(strict("s")));
+    let (_ticket, mut told) = probe.queue(Some(strict("s")));
     assert_eq!(probe.pool.end_session("s"), Some(("a", generation)));
     assert_eq!(probe.pool.end_session("s"), None);
     drop(running);
@@ -247,8 +265,8 @@ fn an_unused_session_expires_with_the_next_call_or_without_one() {
 fn a_call_that_gives_up_leaves_no_trace_of_its_session() {
     let probe = Probe::new(&["a"], 9, None);
     let running = probe.lease(strict("s"));
-    let (pinned, told) = probe.submit(Some(strict("s")));
-    let (unplaced, _told) = probe.submit(Some(strict("t")));
+    let (pinned, mut told) = probe.queue(Some(strict("s")));
+    let (unplaced, _told) = probe.queue(Some(strict("t")));
     drop((pinned, unplaced));
     assert_eq!(probe.pool.snapshot().queued, 0);
     assert_eq!(probe.pool.snapshot().sessions, 1);
@@ -261,14 +279,14 @@ fn a_call_that_gives_up_leaves_no_trace_of_its_session() {
 fn those_who_wait_for_one_worker_count_in_the_queue_and_hear_that_the_pool_closes() {
     let probe = Probe::new(&["a"], 9, None);
     let _running = probe.lease(strict("s"));
-    let waiting: Vec<_> = (0..8).map(|_| probe.submit(Some(strict("s")))).collect();
-    let refusal = Refusal::Saturated { max_queue: 8 };
+    let waiting: Vec<_> = (0..8).map(|_| probe.queue(Some(strict("s")))).collect();
+    let refusal = AcquireError::Saturated { max_queue: 8 };
     assert_eq!(probe.refusal(strict("s")), Some(refusal));
-    probe.pool.close(Refusal::Closed);
-    for (_ticket, told) in &waiting {
-        assert_eq!(told.try_recv().unwrap().err(), Some(Refusal::Closed));
+    probe.pool.close(AcquireError::Closed);
+    for (_ticket, mut told) in waiting {
+        assert_eq!(told.try_recv().unwrap().err(), Some(AcquireError::Closed));
     }
-    assert_eq!(probe.refusal(strict("s")), Some(Refusal::Closed));
+    assert_eq!(probe.refusal(strict("s")), Some(AcquireError::Closed));
 }
 
 /// Callers in their sessions, some of which give up, while workers die and others come: a life is
@@ -300,38 +318,34 @@ fn sessions_keep_to_their_worker_in_a_race() {
             scope.spawn(move || {
                 let mut home = None;
                 for round in 0..ROUNDS {
-                    let (tx, rx) = mpsc::channel::<Grant<usize>>();
-                    let session = Some(strict(&format!("s{caller}")));
-                    let wish = Wish {
-                        session,
-                        ..Wish::default()
+                    let options = AcquireOptions {
+                        session: Some(strict(&format!("s{caller}"))),
+                        ..AcquireOptions::default()
                     };
-                    let submitted = pool.submit(wish, move |grant| drop(tx.send(grant)));
-                    let ticket = match submitted {
-                        Ok(ticket) => ticket,
-                        Err(refusal) => {
-                            assert_eq!(refusal, Refusal::SessionLost);
-                            told.fetch_add(1, Ordering::SeqCst);
-                            continue;
+                    let gives_up = (round + caller) % 5 == 0;
+                    let granted = match pool.submit(options) {
+                        Ok(Acquired::Now(lease)) => Some(Ok(lease)),
+                        Ok(Acquired::Queued(ticket, granted)) => {
+                            let ticket = Some(ticket).filter(|_| !gives_up);
+                            let granted = wait_for(granted);
+                            drop(ticket);
+                            granted
                         }
+                        Err(error) => Some(Err(error)),
                     };
-                    if (round + caller) % 5 == 0 {
-                        drop(ticket);
-                    }
-                    let grant = match rx.recv_timeout(Duration::from_secs(10)) {
-                        Ok(grant) => grant,
-                        Err(_gave_up) => continue,
+                    let Some(grant) = granted else {
+                        continue;
                     };
                     match grant {
                         Ok(lease) => {
-                            let here = (lease.session_generation(), lease.worker);
+                            let here = (lease.session_generation(), *lease.worker());
                             if home.is_some_and(|(generation, _)| generation == here.0) {
                                 assert_eq!(home, Some(here));
                             }
                             home = Some(here);
                         }
                         Err(refusal) => {
-                            assert_eq!(refusal, Refusal::SessionLost);
+                            assert_eq!(refusal, AcquireError::SessionLost);
                             told.fetch_add(1, Ordering::SeqCst);
                         }
                     }
@@ -354,7 +368,7 @@ fn sessions_keep_to_their_worker_in_a_race() {
 #[test]
 fn a_worker_that_drains_tells_once_when_its_last_call_has_ended() {
     let probe = Probe::new(&["a"], 9, None);
-    let running = probe.submit(None).1.try_recv().unwrap().unwrap();
+    let running = probe.lease_any(None);
     probe.pool.drain(probe.keys[0]);
     assert!(probe.heard().is_empty());
     drop(running);
@@ -364,7 +378,7 @@ fn a_worker_that_drains_tells_once_when_its_last_call_has_ended() {
 #[test]
 fn a_worker_that_drains_and_has_no_call_tells_at_once_though_the_pool_is_closed() {
     let probe = Probe::new(&["a"], 9, None);
-    probe.pool.close(Refusal::Closed);
+    probe.pool.close(AcquireError::Closed);
     probe.pool.drain(probe.keys[0]);
     assert_eq!(probe.heard(), ["a drained"]);
 }
@@ -373,10 +387,13 @@ fn a_worker_that_drains_and_has_no_call_tells_at_once_though_the_pool_is_closed(
 fn the_sessions_of_a_worker_that_drains_are_lost_at_once_and_begin_anew_elsewhere() {
     let probe = Probe::new(&["a", "b"], 9, None);
     let running = probe.lease(strict("s"));
-    let (_pinned, pinned) = probe.submit(Some(strict("s")));
+    let (_pinned, mut pinned) = probe.queue(Some(strict("s")));
     assert!(pinned.try_recv().is_err());
     probe.pool.drain(probe.keys[0]);
-    assert_eq!(pinned.try_recv().unwrap().err(), Some(Refusal::SessionLost));
+    assert_eq!(
+        pinned.try_recv().unwrap().err(),
+        Some(AcquireError::SessionLost)
+    );
     assert_eq!(probe.visit("s").0, "b");
     drop(running);
     assert_eq!(
@@ -395,12 +412,12 @@ fn a_session_stays_on_a_worker_that_gets_another_connection() {
     let probe = Probe::new(&["a", "b"], 9, None);
     let first = probe.visit("s");
     probe.pool.pause(probe.keys[0]);
-    let (_waiting, waiting) = probe.submit(Some(strict("s")));
+    let (_waiting, mut waiting) = probe.queue(Some(strict("s")));
     assert!(waiting.try_recv().is_err());
     assert!(probe.pool.resume(probe.keys[0], "a again"));
     let lease = waiting.try_recv().unwrap().unwrap();
     assert_eq!(
-        (lease.worker, lease.session_generation()),
+        (*lease.worker(), lease.session_generation()),
         ("a again", first.1)
     );
 }

@@ -1,55 +1,60 @@
-//! Which worker each session lives on: plain data under the dispatcher's lock.
+//! Which worker each session is on: plain data under the dispatcher's lock.
 //!
-//! A session has one life after the other. Each has a generation, by which a worker tells the state
-//! of an earlier life from the present one's.
+//! A session that has ended begins anew with the next call under its id. Each such beginning is a generation,
+//! by which a worker tells state of the present one from state of an earlier one.
 
-use super::WorkerKey;
+use super::types::WorkerKey;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-type Lives = HashMap<Arc<str>, Life>;
-
-pub(crate) struct Sessions {
-    lives: Lives,
-    /// The lives that no call is in, the least recently used first.
+pub(super) struct Sessions {
+    entries: HashMap<Arc<str>, SessionEntry>,
+    /// The sessions without a call, the least recently used first.
     idle: BTreeMap<u64, (Arc<str>, Instant)>,
     max: usize,
     ttl: Option<Duration>,
     clock: u64,
 }
 
-struct Life {
+struct SessionEntry {
     generation: u64,
     worker: Option<WorkerKey>,
     /// How many calls wait or run.
     calls: usize,
-    /// Its place in the order of the idle ones.
+    /// Its key in `idle`.
     idle: Option<u64>,
 }
 
-/// A call's part in a life; what took it has to give it back.
+/// A call's part in a session. Whoever took it has to give it back with `leave`.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Stay {
-    pub(crate) id: Arc<str>,
-    pub(crate) generation: u64,
+pub(super) struct SessionLease {
+    pub(super) id: Arc<str>,
+    pub(super) generation: u64,
 }
 
-/// A life that is over.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Past {
-    pub(crate) id: Arc<str>,
-    pub(crate) generation: u64,
-    pub(crate) worker: Option<WorkerKey>,
+pub(super) struct EndedSession {
+    pub(super) id: Arc<str>,
+    pub(super) generation: u64,
+    pub(super) worker: Option<WorkerKey>,
+}
+
+/// What assigning a call to a worker meant for its session.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Assigned {
+    Created,
+    Unchanged,
+    Moved(EndedSession),
 }
 
 impl Sessions {
-    /// `max` bounds the idle lives and those in use together, but never ends one in use.
-    pub(crate) fn new(max: usize, ttl: Option<Duration>) -> Self {
+    /// `max` limits how many sessions are kept, but a session with a call is never ended for it.
+    pub(super) fn new(max: usize, ttl: Option<Duration>) -> Self {
         Self {
-            lives: Lives::new(),
+            entries: HashMap::new(),
             idle: BTreeMap::new(),
             max,
             ttl,
@@ -57,112 +62,112 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.lives.len()
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
-    pub(crate) fn worker(&self, id: &str) -> Option<WorkerKey> {
-        self.lives.get(id)?.worker
+    pub(super) fn worker(&self, id: &str) -> Option<WorkerKey> {
+        self.entries.get(id)?.worker
     }
 
-    /// Takes part in the session's life, or begins one.
-    pub(crate) fn enter(&mut self, id: &Arc<str>) -> Stay {
+    /// Adds a call to the session, which begins with it if there is none.
+    pub(super) fn enter(&mut self, id: &Arc<str>) -> SessionLease {
         self.clock += 1;
         let generation = self.clock;
-        let life = self.lives.entry(id.clone()).or_insert(Life {
+        let entry = self.entries.entry(id.clone()).or_insert(SessionEntry {
             generation,
             worker: None,
             calls: 0,
             idle: None,
         });
-        life.calls += 1;
-        if let Some(place) = life.idle.take() {
-            self.idle.remove(&place);
+        entry.calls += 1;
+        if let Some(key) = entry.idle.take() {
+            self.idle.remove(&key);
         }
-        Stay {
+        SessionLease {
             id: id.clone(),
-            generation: life.generation,
+            generation: entry.generation,
         }
     }
 
-    /// Settles the session on a worker, where `stay` is the call that begins there. A session that
-    /// lives elsewhere begins a new life: its state stays behind.
-    pub(crate) fn settle(&mut self, stay: &mut Stay, worker: WorkerKey) -> Settled {
-        match self.lives.get_mut(&stay.id) {
-            Some(life) if life.worker.is_none() => {
-                life.worker = Some(worker);
-                self.join(stay);
-                Settled::Created
+    /// Assigns the session to the worker that starts the call of `lease`. A session that is on another worker
+    /// begins anew: its state stays behind.
+    pub(super) fn assign(&mut self, lease: &mut SessionLease, worker: WorkerKey) -> Assigned {
+        match self.entries.get_mut(&lease.id) {
+            Some(entry) if entry.worker.is_none() => {
+                entry.worker = Some(worker);
+                self.renew(lease);
+                Assigned::Created
             }
-            Some(life) if life.worker == Some(worker) => {
-                self.join(stay);
-                Settled::Stayed
+            Some(entry) if entry.worker == Some(worker) => {
+                self.renew(lease);
+                Assigned::Unchanged
             }
             _ => {
-                let past = self.end(&stay.id);
-                *stay = self.enter(&stay.id);
-                if let Some(life) = self.lives.get_mut(&stay.id) {
-                    life.worker = Some(worker);
+                let ended = self.end(&lease.id);
+                *lease = self.enter(&lease.id);
+                if let Some(entry) = self.entries.get_mut(&lease.id) {
+                    entry.worker = Some(worker);
                 }
-                past.map_or(Settled::Created, Settled::Moved)
+                ended.map_or(Assigned::Created, Assigned::Moved)
             }
         }
     }
 
-    /// Makes `stay` a part of the present life if it is one of an earlier.
-    fn join(&mut self, stay: &mut Stay) {
-        if self.lives.get(&stay.id).map(|life| life.generation) != Some(stay.generation) {
-            *stay = self.enter(&stay.id);
+    /// Makes a lease of an earlier generation one of the present generation.
+    fn renew(&mut self, lease: &mut SessionLease) {
+        if self.entries.get(&lease.id).map(|entry| entry.generation) != Some(lease.generation) {
+            *lease = self.enter(&lease.id);
         }
     }
 
-    pub(crate) fn leave(&mut self, stay: &Stay, now: Instant) {
-        let Some(life) = self.lives.get_mut(&stay.id) else {
+    pub(super) fn leave(&mut self, lease: &SessionLease, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&lease.id) else {
             return;
         };
-        if life.generation != stay.generation {
+        if entry.generation != lease.generation {
             return;
         }
-        life.calls -= 1;
-        if life.calls > 0 {
+        entry.calls -= 1;
+        if entry.calls > 0 {
             return;
         }
-        if life.worker.is_none() {
-            self.lives.remove(&stay.id);
+        if entry.worker.is_none() {
+            self.entries.remove(&lease.id);
             return;
         }
         self.clock += 1;
-        life.idle = Some(self.clock);
-        self.idle.insert(self.clock, (stay.id.clone(), now));
+        entry.idle = Some(self.clock);
+        self.idle.insert(self.clock, (lease.id.clone(), now));
     }
 
-    pub(crate) fn end(&mut self, id: &str) -> Option<Past> {
-        let (id, life) = self.lives.remove_entry(id)?;
-        if let Some(place) = life.idle {
-            self.idle.remove(&place);
+    pub(super) fn end(&mut self, id: &str) -> Option<EndedSession> {
+        let (id, entry) = self.entries.remove_entry(id)?;
+        if let Some(key) = entry.idle {
+            self.idle.remove(&key);
         }
-        Some(Past {
+        Some(EndedSession {
             id,
-            generation: life.generation,
-            worker: life.worker,
+            generation: entry.generation,
+            worker: entry.worker,
         })
     }
 
-    /// Ends the session's life if its time is up.
-    pub(crate) fn expire(&mut self, id: &str, now: Instant) -> Option<Past> {
-        let place = self.lives.get(id)?.idle?;
-        self.expire_at(place, now)
+    /// Ends the session if its time to live has passed.
+    pub(super) fn expire(&mut self, id: &str, now: Instant) -> Option<EndedSession> {
+        let key = self.entries.get(id)?.idle?;
+        self.expire_idle(key, now)
     }
 
-    /// Ends the least recently used life if its time is up.
-    pub(crate) fn expire_oldest(&mut self, now: Instant) -> Option<Past> {
-        let place = *self.idle.first_key_value()?.0;
-        self.expire_at(place, now)
+    /// Ends the least recently used session if its time to live has passed.
+    pub(super) fn expire_oldest(&mut self, now: Instant) -> Option<EndedSession> {
+        let key = *self.idle.first_key_value()?.0;
+        self.expire_idle(key, now)
     }
 
-    fn expire_at(&mut self, place: u64, now: Instant) -> Option<Past> {
+    fn expire_idle(&mut self, key: u64, now: Instant) -> Option<EndedSession> {
         let ttl = self.ttl?;
-        let (id, since) = self.idle.get(&place)?;
+        let (id, since) = self.idle.get(&key)?;
         if now.saturating_duration_since(*since) < ttl {
             return None;
         }
@@ -170,22 +175,15 @@ impl Sessions {
         self.end(&id)
     }
 
-    /// Ends the least recently used life if there are too many.
-    pub(crate) fn evict(&mut self) -> Option<Past> {
-        if self.lives.len() <= self.max {
+    /// Ends the least recently used session if there are too many.
+    pub(super) fn evict(&mut self) -> Option<EndedSession> {
+        if self.entries.len() <= self.max {
             return None;
         }
         let (_, (id, _)) = self.idle.first_key_value()?;
         let id = id.clone();
         self.end(&id)
     }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Settled {
-    Created,
-    Stayed,
-    Moved(Past),
 }
 
 #[cfg(test)]
@@ -201,34 +199,34 @@ mod tests {
     }
 
     /// One call in the session, on a worker.
-    fn visit(sessions: &mut Sessions, id: &str, worker: WorkerKey, at: Instant) -> Settled {
-        let mut stay = sessions.enter(&id.into());
-        let settled = sessions.settle(&mut stay, worker);
-        sessions.leave(&stay, at);
-        settled
+    fn visit(sessions: &mut Sessions, id: &str, worker: WorkerKey, at: Instant) -> Assigned {
+        let mut lease = sessions.enter(&id.into());
+        let assigned = sessions.assign(&mut lease, worker);
+        sessions.leave(&lease, at);
+        assigned
     }
 
     #[test]
-    fn a_session_begins_where_it_is_settled_and_stays_there() {
+    fn a_session_begins_on_the_worker_it_is_assigned_to_and_stays_there() {
         let mut sessions = sessions(9);
         let now = Instant::now();
-        assert_eq!(visit(&mut sessions, "s", A, now), Settled::Created);
+        assert_eq!(visit(&mut sessions, "s", A, now), Assigned::Created);
         assert_eq!(sessions.worker("s"), Some(A));
-        assert_eq!(visit(&mut sessions, "s", A, now), Settled::Stayed);
+        assert_eq!(visit(&mut sessions, "s", A, now), Assigned::Unchanged);
     }
 
     #[test]
-    fn a_session_that_moves_begins_a_new_life_and_calls_of_the_old_one_leave_it_alone() {
+    fn a_session_that_moves_begins_a_new_generation_which_calls_of_the_old_one_leave_alone() {
         let mut sessions = sessions(9);
         let mut old = sessions.enter(&"s".into());
-        sessions.settle(&mut old, A);
+        sessions.assign(&mut old, A);
         let mut new = sessions.enter(&"s".into());
-        let past = Past {
+        let ended = EndedSession {
             id: "s".into(),
             generation: old.generation,
             worker: Some(A),
         };
-        assert_eq!(sessions.settle(&mut new, B), Settled::Moved(past));
+        assert_eq!(sessions.assign(&mut new, B), Assigned::Moved(ended));
         assert!(new.generation > old.generation);
         sessions.leave(&old, Instant::now());
         assert!(sessions.idle.is_empty());
@@ -237,36 +235,36 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_never_got_a_worker_leaves_nothing_behind() {
+    fn a_call_that_never_got_a_worker_leaves_no_session_behind() {
         let mut sessions = sessions(9);
-        let stay = sessions.enter(&"s".into());
-        sessions.leave(&stay, Instant::now());
+        let lease = sessions.enter(&"s".into());
+        sessions.leave(&lease, Instant::now());
         assert_eq!(sessions.len(), 0);
     }
 
     #[test]
-    fn the_least_recently_used_goes_first_and_none_that_a_call_is_in() {
+    fn the_least_recently_used_session_is_evicted_first_and_none_with_a_call() {
         let mut sessions = sessions(2);
         let now = Instant::now();
         let mut busy = sessions.enter(&"busy".into());
-        sessions.settle(&mut busy, A);
+        sessions.assign(&mut busy, A);
         visit(&mut sessions, "one", A, now);
         visit(&mut sessions, "two", B, now);
         visit(&mut sessions, "one", A, now);
-        let past = sessions.evict().unwrap();
-        assert_eq!((&*past.id, past.worker), ("two", Some(B)));
+        let ended = sessions.evict().unwrap();
+        assert_eq!((&*ended.id, ended.worker), ("two", Some(B)));
         assert_eq!(sessions.evict(), None);
     }
 
     #[test]
-    fn time_counts_from_the_end_of_the_last_call() {
+    fn the_time_to_live_counts_from_the_end_of_the_last_call() {
         let mut sessions = sessions(9);
         let now = Instant::now();
         let later = now + Duration::from_secs(60);
         visit(&mut sessions, "one", A, now);
         visit(&mut sessions, "two", A, now + Duration::from_secs(1));
         let mut busy = sessions.enter(&"busy".into());
-        sessions.settle(&mut busy, A);
+        sessions.assign(&mut busy, A);
         assert_eq!(sessions.expire_oldest(now + Duration::from_secs(59)), None);
         assert_eq!(sessions.expire("two", later), None);
         assert_eq!(&*sessions.expire_oldest(later).unwrap().id, "one");
@@ -275,13 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_was_ended_and_begun_anew_is_not_touched_by_calls_of_the_old_life() {
+    fn a_session_that_ended_and_began_anew_is_not_affected_by_calls_of_the_old_generation() {
         let mut sessions = sessions(9);
         let mut old = sessions.enter(&"s".into());
-        sessions.settle(&mut old, A);
+        sessions.assign(&mut old, A);
         assert!(sessions.end("s").is_some());
         let mut new = sessions.enter(&"s".into());
-        assert_eq!(sessions.settle(&mut new, A), Settled::Created);
+        assert_eq!(sessions.assign(&mut new, A), Assigned::Created);
         sessions.leave(&old, Instant::now());
         assert!(sessions.idle.is_empty());
         assert_eq!(sessions.end("other"), None);

@@ -1,9 +1,12 @@
-//! The table behind the lock: workers, who waits for them, and whose sessions live on them.
+//! The table behind the dispatcher's lock: the workers, the calls that wait for them, and their sessions.
 
-use super::sessions::{Past, Sessions, Settled, Stay};
 use super::{
-    Event, Grant, Lease, Limits, Notices, Refusal, Snapshot, Startup, Unavailable, Waiter, Worker,
-    WorkerKey,
+    sessions::{Assigned, EndedSession, SessionLease, Sessions},
+    types::{
+        AcquireError, AcquireOptions, Event, Limits, Snapshot, Startup, Unavailable, Worker,
+        WorkerKey,
+    },
+    worker::{Queued, QueuedSession, Slot, SlotUse, Waiter, WorkerEntry},
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -11,25 +14,25 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::oneshot;
 
-/// How many calls wait on a worker at most.
-const MOST_AHEAD: usize = 128;
-/// Below it are the numbers of calls that go in front of the queue.
+/// Requeued calls have numbers below it, and so go to the front of the queue.
 const FIRST_NUMBER: u64 = 1 << 32;
-/// How many lives of sessions are ended under one lock: more than one call can begin.
+/// How many sessions are ended under one lock: more than one call can begin.
 const ENDED_AT_ONCE: usize = 4;
 
-pub(super) struct State<W: Worker> {
-    workers: Vec<Entry<W>>,
-    queue: BTreeMap<u64, Queued<W>>,
-    /// How many wait for one worker alone, in its entry.
+/// `L` is the lease that the dispatcher makes of a slot.
+pub(super) struct State<W: Worker, L> {
+    workers: Vec<WorkerEntry<W, L>>,
+    queue: BTreeMap<u64, Queued<L>>,
+    /// How many calls wait for one worker alone, in its entry.
     pinned: usize,
     max_queue: usize,
     sessions: Sessions,
-    /// Names workers, tickets and leases in the order in which they came.
-    clock: u64,
-    /// As `clock`, for calls that go in front of the queue.
-    early: u64,
+    /// Numbers workers, tickets and leases in the order in which they came.
+    last_number: u64,
+    /// The same for requeued calls.
+    last_requeued: u64,
     pipeline_budget: Duration,
     size: usize,
     startup_timeout: Duration,
@@ -39,114 +42,50 @@ pub(super) struct State<W: Worker> {
     /// How many workers have failed to start, and why the last one did.
     failed: usize,
     failure: Option<Arc<Unavailable>>,
-    /// Workers that have left after they had answered.
+    /// Removed workers that had answered a call.
     answered: HashSet<WorkerKey>,
-    /// What every call hears once the pool has ended.
-    closed: Option<Refusal>,
+    /// What every call is refused with once the pool has ended.
+    closed: Option<AcquireError>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// Until it has another connection.
-    Paused,
-    /// For good.
-    Draining,
+/// A queued call and what it gets.
+type Grant<W, L> = (Waiter<L>, Result<Slot<W>, AcquireError>);
+
+/// What has to be sent once the lock is released.
+#[must_use]
+pub(super) struct Effects<W, L> {
+    pub(super) grants: Vec<Grant<W, L>>,
+    pub(super) events: Vec<Event<W>>,
 }
 
-struct Entry<W: Worker> {
-    key: WorkerKey,
-    worker: W,
-    capacity: usize,
-    in_flight: usize,
-    /// Those in flight that nothing may be sent ahead behind.
-    exclusive: usize,
-    /// The mean time of its commands, moving; none is known before the first has ended.
-    mean: Option<Duration>,
-    /// It stands still: nothing is sent ahead until something has ended.
-    stalled: bool,
-    last_lease: u64,
-    phase: Phase,
-    /// Counts its connections.
-    connection: u64,
-    /// It has come through a call.
-    answered: bool,
-    /// Those who wait for this worker: calls of its sessions.
-    pinned: BTreeMap<u64, Queued<W>>,
-    sessions: HashSet<Arc<str>>,
-}
-
-impl<W: Worker> Entry<W> {
-    /// Whether a call may be sent to it, ahead of the ones before it if it `pipelines`.
-    fn is_free(&self, pipelines: bool, budget: Duration) -> bool {
-        let room = self.capacity + if pipelines { self.ahead(budget) } else { 0 };
-        self.phase == Phase::Open && self.in_flight < room
-    }
-
-    /// How many calls may wait on the worker itself: so many that it is busy with them for about as
-    /// long as the budget says.
-    fn ahead(&self, budget: Duration) -> usize {
-        let places = self.capacity.saturating_sub(self.exclusive);
-        match self.mean {
-            Some(mean) if !self.stalled && mean <= budget => {
-                let calls = budget.as_nanos() / mean.as_nanos().max(1);
-                usize::try_from(calls).unwrap_or(MOST_AHEAD).min(MOST_AHEAD) * places.min(1)
-            }
-            _ => 0,
+impl<W, L> Effects<W, L> {
+    fn new() -> Self {
+        Self {
+            grants: Vec::new(),
+            events: Vec::new(),
         }
     }
-
-    fn drained(&self) -> Option<Event<W>> {
-        let drained = self.phase == Phase::Draining && self.in_flight == 0;
-        drained.then(|| Event::Drained {
-            worker: self.worker.clone(),
-        })
-    }
-
-    fn observe(&mut self, time: Duration) {
-        let mean = self.mean.unwrap_or(time);
-        self.mean = Some(mean - mean / 8 + time / 8);
-        self.stalled = false;
-    }
 }
 
-pub(super) struct Queued<W: Worker> {
-    pub(super) deadline: Option<Instant>,
-    pub(super) waiter: Waiter<W>,
-    pub(super) visit: Option<Visit>,
-    pub(super) pipelines: bool,
+pub(super) enum Submitted<W, L> {
+    Slot(Slot<W>),
+    Queued {
+        number: u64,
+        granted: oneshot::Receiver<Result<L, AcquireError>>,
+        /// Whether a worker of the pool has been ready.
+        started: bool,
+    },
 }
 
-impl<W: Worker> Queued<W> {
-    fn is_late(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| deadline <= Instant::now())
-    }
+/// Where a call goes; workers by their index in the table.
+enum Placement {
+    Worker(usize),
+    /// It waits for any worker, or for this one alone.
+    Queue(Option<usize>),
+    SessionLost,
 }
 
-/// A call's part in a session.
-pub(super) struct Visit {
-    pub(super) stay: Stay,
-    pub(super) strict: bool,
-}
-
-/// Where a call goes; workers by their place in the table.
-pub(super) enum Choice {
-    Take(usize),
-    /// For any worker, or for this one alone.
-    Wait(Option<usize>),
-    Lost,
-}
-
-pub(super) struct Place<W> {
-    pub(super) exclusive: bool,
-    pub(super) key: WorkerKey,
-    pub(super) connection: u64,
-    pub(super) worker: W,
-    pub(super) stay: Option<Stay>,
-}
-
-impl<W: Worker> State<W> {
+impl<W: Worker, L> State<W, L> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             workers: Vec::new(),
@@ -154,8 +93,8 @@ impl<W: Worker> State<W> {
             pinned: 0,
             max_queue: limits.max_queue,
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
-            clock: FIRST_NUMBER,
-            early: 0,
+            last_number: FIRST_NUMBER,
+            last_requeued: 0,
             pipeline_budget: limits.pipeline_budget,
             size: limits.size,
             startup_timeout: limits.startup_timeout,
@@ -168,80 +107,112 @@ impl<W: Worker> State<W> {
         }
     }
 
-    pub(super) fn add(&mut self, worker: W, capacity: usize) -> WorkerKey {
-        let key = WorkerKey(self.tick());
+    /// Gives the call a slot, or a place in the queue.
+    pub(super) fn submit(
+        &mut self,
+        options: AcquireOptions,
+        events: &mut Vec<Event<W>>,
+    ) -> Result<Submitted<W, L>, AcquireError> {
+        let AcquireOptions {
+            deadline,
+            session,
+            pipelines,
+            requeued,
+        } = options;
+        if let Some(session) = &session {
+            self.expire(Some(&session.id), events);
+        }
+        let wanted = session
+            .as_ref()
+            .map(|session| (&session.id, session.strict));
+        // A call that is sent ahead must not overtake one that waits for a slot of its own.
+        let ahead = pipelines && (requeued || self.queue.is_empty());
+        match self.place(wanted, ahead) {
+            Placement::Worker(index) => {
+                let session = session.map(|session| self.enter(&session.id, events));
+                let slot = self.take(index, session, pipelines, events);
+                Ok(Submitted::Slot(slot))
+            }
+            Placement::Queue(pinned) => {
+                self.admit(requeued)?;
+                let session = session.map(|session| QueuedSession {
+                    lease: self.enter(&session.id, events),
+                    strict: session.strict,
+                });
+                let (waiter, granted) = oneshot::channel();
+                let started = self.started;
+                let queued = Queued {
+                    deadline: deadline.filter(|_| started),
+                    waiter,
+                    session,
+                    pipelines,
+                };
+                let number = if requeued {
+                    self.next_requeued()
+                } else {
+                    self.next_number()
+                };
+                self.enqueue(number, pinned, queued);
+                Ok(Submitted::Queued {
+                    number,
+                    granted,
+                    started,
+                })
+            }
+            Placement::SessionLost => {
+                if let Some(session) = session {
+                    self.end_session(&session.id);
+                }
+                Err(AcquireError::SessionLost)
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, worker: W, capacity: usize) -> (WorkerKey, Effects<W, L>) {
+        let key = WorkerKey(self.next_number());
         self.started = true;
         self.failed = 0;
-        self.workers.push(Entry {
-            key,
-            worker,
-            capacity,
-            in_flight: 0,
-            exclusive: 0,
-            mean: None,
-            stalled: false,
-            last_lease: 0,
-            phase: Phase::Open,
-            connection: 0,
-            answered: false,
-            pinned: BTreeMap::new(),
-            sessions: HashSet::new(),
-        });
-        key
+        self.workers.push(WorkerEntry::new(key, worker, capacity));
+        (key, self.serve(Effects::new()))
     }
 
-    pub(super) fn drain(&mut self, key: WorkerKey, notices: &mut Notices<W>) {
-        let Some(entry) = self.entry(key) else {
-            return;
-        };
-        entry.phase = Phase::Draining;
-        let worker = entry.worker.clone();
-        let (pinned, sessions) = (take(&mut entry.pinned), take(&mut entry.sessions));
-        let drained = entry.drained();
-        self.lose_sessions(pinned, sessions, worker, notices);
-        notices.events.extend(drained);
-    }
-
-    /// Pauses a worker, if `connection` is still the one that it has.
-    pub(super) fn pause(&mut self, key: WorkerKey, connection: Option<u64>) -> bool {
-        let Some(entry) = self.entry(key) else {
-            return false;
-        };
-        let present = connection.is_none_or(|connection| connection == entry.connection);
-        if entry.phase == Phase::Open && present {
-            entry.phase = Phase::Paused;
+    pub(super) fn drain(&mut self, key: WorkerKey) -> Effects<W, L> {
+        let mut effects = Effects::new();
+        if let Some(entry) = self.entry(key) {
+            let drained = entry.drain();
+            let worker = entry.worker.clone();
+            let (pinned, sessions) = (take(&mut entry.pinned), take(&mut entry.sessions));
+            self.lose_sessions(pinned, sessions, worker, &mut effects);
+            effects.events.extend(drained);
         }
-        true
+        self.serve(effects)
     }
 
-    pub(super) fn resume(&mut self, key: WorkerKey, worker: W) -> bool {
-        let Some(entry) = self.entry(key).filter(|entry| entry.phase == Phase::Paused) else {
-            return false;
-        };
-        entry.phase = Phase::Open;
-        entry.connection += 1;
-        entry.worker = worker;
-        entry.stalled = false;
-        true
+    /// Pauses a worker, if `connection` is still the one that it has. False if there is no such worker.
+    pub(super) fn pause(&mut self, key: WorkerKey, connection: Option<u64>) -> bool {
+        let entry = self.entry(key);
+        entry.map(|entry| entry.pause(connection)).is_some()
     }
 
-    pub(super) fn set_failed(&mut self, failed: usize, why: Arc<Unavailable>) -> Notices<W> {
+    pub(super) fn resume(&mut self, key: WorkerKey, worker: W) -> (bool, Effects<W, L>) {
+        let entry = self.entry(key);
+        let resumed = entry.is_some_and(|entry| entry.resume(worker));
+        (resumed, self.serve(Effects::new()))
+    }
+
+    pub(super) fn set_failed(&mut self, failed: usize, why: Arc<Unavailable>) -> Effects<W, L> {
         self.failed = failed;
         self.failure = Some(why);
         match self.unavailable() {
-            Some(why) => self.refuse_all(&Refusal::Unavailable(why)),
-            None => Notices::new(),
+            Some(why) => self.refuse_all(&AcquireError::Unavailable(why)),
+            None => Effects::new(),
         }
     }
 
-    /// Why no worker can be had, while there is none that is ready or may yet be.
+    /// Why the pool has no worker, while none is ready or may become so.
     fn unavailable(&self) -> Option<Arc<Unavailable>> {
         let all_failed = self.workers.is_empty() && self.failed >= self.size;
         self.failure.clone().filter(|_| all_failed)
-    }
-
-    pub(super) fn has_started(&self) -> bool {
-        self.started
     }
 
     pub(super) fn has_workers(&self) -> bool {
@@ -262,9 +233,9 @@ impl<W: Worker> State<W> {
         self.answered.remove(&key)
     }
 
-    pub(super) fn close(&mut self, refusal: Refusal) -> Notices<W> {
-        let refusal = self.closed.get_or_insert(refusal).clone();
-        self.refuse_all(&refusal)
+    pub(super) fn close(&mut self, error: AcquireError) -> Effects<W, L> {
+        let error = self.closed.get_or_insert(error).clone();
+        self.refuse_all(&error)
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
@@ -274,125 +245,104 @@ impl<W: Worker> State<W> {
             workers: self
                 .workers
                 .iter()
-                .map(|entry| (entry.key, entry.in_flight, entry.phase != Phase::Open))
+                .map(|entry| (entry.key, entry.in_flight(), !entry.is_open()))
                 .collect(),
         }
     }
 
     pub(super) fn end_session(&mut self, id: &str) -> Option<(W, u64)> {
-        let past = self.sessions.end(id)?;
-        let worker = self.unsettle(&past)?;
-        Some((worker, past.generation))
+        let ended = self.sessions.end(id)?;
+        let worker = self.unassign(&ended)?;
+        Some((worker, ended.generation))
     }
 
-    /// A call is over, and its place free. The last one of a worker that drains is an event.
-    pub(super) fn leave(&mut self, lease: &Lease<W>) -> Option<Event<W>> {
-        if let Some(stay) = &lease.stay {
-            self.sessions.leave(stay, Instant::now());
+    /// A call has ended, and its slot is free.
+    pub(super) fn release(&mut self, slot: &Slot<W>, used: SlotUse) -> Effects<W, L> {
+        if let Some(session) = &slot.session {
+            self.sessions.leave(session, Instant::now());
         }
-        let entry = self.entry(lease.key)?;
-        entry.in_flight -= 1;
-        entry.exclusive -= usize::from(lease.exclusive);
-        entry.answered |= !lease.unused;
-        if let Some(took) = lease.took {
-            entry.observe(took);
-        }
-        entry.drained()
-    }
-
-    /// Whether a call that is sent ahead overtakes nobody who wants a place of its own.
-    pub(super) fn nobody_waits(&self) -> bool {
-        self.queue.is_empty()
+        let mut effects = Effects::new();
+        let entry = self.entry(slot.key);
+        effects
+            .events
+            .extend(entry.and_then(|entry| entry.release(slot, used)));
+        self.serve(effects)
     }
 
     pub(super) fn worker(&mut self, key: WorkerKey) -> Option<W> {
         self.entry(key).map(|entry| entry.worker.clone())
     }
 
-    pub(super) fn is_leaving(&self, key: WorkerKey) -> bool {
-        let entry = self.workers.iter().find(|entry| entry.key == key);
-        entry.is_none_or(|entry| entry.phase == Phase::Draining)
+    /// Whether the worker drains or was removed.
+    pub(super) fn is_leaving(&mut self, key: WorkerKey) -> bool {
+        self.entry(key).is_none_or(|entry| entry.is_draining())
     }
 
     pub(super) fn stall(&mut self, key: WorkerKey) {
         if let Some(entry) = self.entry(key) {
-            entry.stalled = true;
+            entry.stall();
         }
     }
 
-    pub(super) fn choose(&self, session: Option<(&Arc<str>, bool)>, pipelines: bool) -> Choice {
+    fn place(&self, session: Option<(&Arc<str>, bool)>, pipelines: bool) -> Placement {
         if self.closed.is_some() {
-            return Choice::Wait(None);
+            return Placement::Queue(None);
         }
         if let Some((id, strict)) = session
             && let Some(key) = self.sessions.worker(id)
         {
             match self.index(key) {
-                None => return Choice::Lost,
-                Some(index) if self.workers[index].phase == Phase::Draining => return Choice::Lost,
+                None => return Placement::SessionLost,
+                Some(index) if self.workers[index].is_draining() => return Placement::SessionLost,
                 Some(index) if self.workers[index].is_free(pipelines, self.pipeline_budget) => {
-                    return Choice::Take(index);
+                    return Placement::Worker(index);
                 }
-                Some(index) if strict => return Choice::Wait(Some(index)),
+                Some(index) if strict => return Placement::Queue(Some(index)),
                 Some(_) => {}
             }
         }
         self.least_loaded(pipelines)
-            .map_or(Choice::Wait(None), Choice::Take)
+            .map_or(Placement::Queue(None), Placement::Worker)
     }
 
-    /// The worker with the fewest calls; of equals, the one idle longest. One that runs it at once goes
-    /// before one where it would wait.
     fn least_loaded(&self, pipelines: bool) -> Option<usize> {
         self.workers
             .iter()
             .enumerate()
             .filter(|(_, entry)| entry.is_free(pipelines, self.pipeline_budget))
-            .min_by_key(|(_, entry)| {
-                let waits = entry.in_flight >= entry.capacity;
-                (waits, entry.in_flight, entry.last_lease)
-            })
+            .min_by_key(|(_, entry)| entry.load())
             .map(|(index, _)| index)
     }
 
-    /// Takes a place on a worker, and settles the session there.
-    pub(super) fn take(
+    /// Takes a slot of a worker, and assigns the session to it.
+    fn take(
         &mut self,
         index: usize,
-        stay: Option<Stay>,
+        session: Option<SessionLease>,
         pipelines: bool,
         events: &mut Vec<Event<W>>,
-    ) -> Place<W> {
-        let clock = self.tick();
-        let entry = &mut self.workers[index];
-        let exclusive = !pipelines;
-        entry.in_flight += 1;
-        entry.exclusive += usize::from(exclusive);
-        entry.last_lease = clock;
-        let (key, connection) = (entry.key, entry.connection);
-        let worker = entry.worker.clone();
-        let stay = stay.map(|stay| self.settle(stay, index, events));
-        Place {
-            exclusive,
-            key,
-            connection,
-            worker,
-            stay,
-        }
+    ) -> Slot<W> {
+        let number = self.next_number();
+        let mut slot = self.workers[index].take(number, pipelines);
+        slot.session = session.map(|session| self.assign(session, index, events));
+        slot
     }
 
-    fn settle(&mut self, mut stay: Stay, index: usize, events: &mut Vec<Event<W>>) -> Stay {
-        let settled = self.sessions.settle(&mut stay, self.workers[index].key);
-        if settled == Settled::Stayed {
-            return stay;
-        }
-        let from = match &settled {
-            Settled::Moved(past) => self.unsettle(past).map(|from| (from, past.generation)),
-            _ => None,
+    fn assign(
+        &mut self,
+        mut session: SessionLease,
+        index: usize,
+        events: &mut Vec<Event<W>>,
+    ) -> SessionLease {
+        let key = self.workers[index].key;
+        let from = match self.sessions.assign(&mut session, key) {
+            Assigned::Unchanged => return session,
+            Assigned::Created => None,
+            Assigned::Moved(ended) => self.unassign(&ended).map(|from| (from, ended.generation)),
         };
         let entry = &mut self.workers[index];
-        entry.sessions.insert(stay.id.clone());
-        let (id, worker) = (stay.id.clone(), entry.worker.clone());
+        entry.sessions.insert(session.id.clone());
+        let (id, worker) = (session.id.clone(), entry.worker.clone());
         events.push(match from {
             None => Event::Created { id, worker },
             Some((from, generation)) => Event::Moved {
@@ -402,45 +352,45 @@ impl<W: Worker> State<W> {
                 to: worker,
             },
         });
-        stay
+        session
     }
 
-    /// Takes a life that is over from its worker, if that is still there.
-    fn unsettle(&mut self, past: &Past) -> Option<W> {
-        let entry = self.entry(past.worker?)?;
-        entry.sessions.remove(&past.id);
+    /// Takes an ended session from its worker, if that is still there.
+    fn unassign(&mut self, ended: &EndedSession) -> Option<W> {
+        let entry = self.entry(ended.worker?)?;
+        entry.sessions.remove(&ended.id);
         Some(entry.worker.clone())
     }
 
-    /// Takes part in a session's life; a new one may cost that of another.
-    pub(super) fn enter(&mut self, id: &Arc<str>, events: &mut Vec<Event<W>>) -> Stay {
-        let stay = self.sessions.enter(id);
+    /// Adds a call to a session. A new session may cost another one its place.
+    fn enter(&mut self, id: &Arc<str>, events: &mut Vec<Event<W>>) -> SessionLease {
+        let session = self.sessions.enter(id);
         for _ in 0..ENDED_AT_ONCE {
-            let Some(past) = self.sessions.evict() else {
+            let Some(ended) = self.sessions.evict() else {
                 break;
             };
-            if let Some(worker) = self.unsettle(&past) {
+            if let Some(worker) = self.unassign(&ended) {
                 events.push(Event::Evicted {
-                    id: past.id,
-                    generation: past.generation,
+                    id: ended.id,
+                    generation: ended.generation,
                     worker,
                 });
             }
         }
-        stay
+        session
     }
 
-    /// Ends this life if it is past its time, and some others that are. Whether there may be more.
+    /// Ends this session if its time to live has passed, and some others. Whether there may be more.
     pub(super) fn expire(&mut self, id: Option<&str>, events: &mut Vec<Event<W>>) -> bool {
         let now = Instant::now();
         let mut next = id.and_then(|id| self.sessions.expire(id, now));
         for _ in 0..ENDED_AT_ONCE {
-            let Some(past) = next.take().or_else(|| self.sessions.expire_oldest(now)) else {
+            let Some(ended) = next.take().or_else(|| self.sessions.expire_oldest(now)) else {
                 return false;
             };
-            if let Some(worker) = self.unsettle(&past) {
+            if let Some(worker) = self.unassign(&ended) {
                 events.push(Event::Expired {
-                    id: past.id,
+                    id: ended.id,
                     worker,
                 });
             }
@@ -448,23 +398,23 @@ impl<W: Worker> State<W> {
         true
     }
 
-    /// Whether one more call may wait. One that comes back has its place in the queue already.
-    pub(super) fn admit(&self, early: bool) -> Result<(), Refusal> {
-        if let Some(refusal) = &self.closed {
-            return Err(refusal.clone());
+    /// Whether one more call may wait. A requeued one was counted when it came first.
+    fn admit(&self, requeued: bool) -> Result<(), AcquireError> {
+        if let Some(error) = &self.closed {
+            return Err(error.clone());
         }
         if let Some(why) = self.unavailable() {
-            return Err(Refusal::Unavailable(why));
+            return Err(AcquireError::Unavailable(why));
         }
-        if !early && self.queue.len() + self.pinned >= self.max_queue {
-            return Err(Refusal::Saturated {
+        if !requeued && self.queue.len() + self.pinned >= self.max_queue {
+            return Err(AcquireError::Saturated {
                 max_queue: self.max_queue,
             });
         }
         Ok(())
     }
 
-    pub(super) fn enqueue(&mut self, number: u64, pinned: Option<usize>, queued: Queued<W>) {
+    fn enqueue(&mut self, number: u64, pinned: Option<usize>, queued: Queued<L>) {
         match pinned {
             None => self.queue.insert(number, queued),
             Some(index) => {
@@ -474,8 +424,8 @@ impl<W: Worker> State<W> {
         };
     }
 
-    /// Takes a waiter out, wherever it waits.
-    pub(super) fn dequeue(&mut self, number: u64) -> Option<Queued<W>> {
+    /// Removes a call from the queue or from the calls pinned to a worker.
+    fn dequeue(&mut self, number: u64) -> Option<Queued<L>> {
         if let Some(queued) = self.queue.remove(&number) {
             return Some(queued);
         }
@@ -488,33 +438,50 @@ impl<W: Worker> State<W> {
         Some(queued)
     }
 
-    /// Takes out whoever has waited longest of those for whom a worker is free, with that worker.
-    pub(super) fn next(&mut self, notices: &mut Notices<W>) -> Option<(Queued<W>, usize)> {
+    /// A queued call gives up. Its waiter is to be dropped without the lock.
+    pub(super) fn give_up(&mut self, number: u64) -> Option<Waiter<L>> {
+        let queued = self.dequeue(number)?;
+        Some(self.withdraw(queued))
+    }
+
+    /// Gives free slots to the calls that have waited longest. Calls that have waited too long are refused.
+    fn serve(&mut self, mut effects: Effects<W, L>) -> Effects<W, L> {
+        while let Some((queued, index)) = self.next(&mut effects) {
+            let session = queued.session.map(|session| session.lease);
+            let slot = self.take(index, session, queued.pipelines, &mut effects.events);
+            effects.grants.push((queued.waiter, Ok(slot)));
+        }
+        effects
+    }
+
+    /// Removes the call that has waited longest of those for which a worker is free; returns it and the worker.
+    fn next(&mut self, effects: &mut Effects<W, L>) -> Option<(Queued<L>, usize)> {
         loop {
             self.least_loaded(true)?;
             let first = self.queue.first_key_value().map(|(number, _)| *number);
             let number = first.into_iter().chain(self.first_pinned()).min()?;
             let queued = self.dequeue(number)?;
             if queued.is_late() {
-                notices.grants.push(self.refuse(queued, Refusal::Expired));
+                let waiter = self.withdraw(queued);
+                effects.grants.push((waiter, Err(AcquireError::Expired)));
                 continue;
             }
-            let visit = queued.visit.as_ref();
-            let session = visit.map(|visit| (&visit.stay.id, visit.strict));
-            match self.choose(session, queued.pipelines) {
-                Choice::Take(index) => return Some((queued, index)),
-                Choice::Wait(None) => {
-                    // It wants a place of its own. Nobody overtakes it meanwhile.
+            let session = queued.session.as_ref();
+            let session = session.map(|session| (&session.lease.id, session.strict));
+            match self.place(session, queued.pipelines) {
+                Placement::Worker(index) => return Some((queued, index)),
+                Placement::Queue(None) => {
+                    // It needs a slot of its own, and no later call overtakes it.
                     self.enqueue(number, None, queued);
                     return None;
                 }
-                Choice::Wait(pinned) => self.enqueue(number, pinned, queued),
-                Choice::Lost => notices.grants.push(self.lose(queued)),
+                Placement::Queue(pinned) => self.enqueue(number, pinned, queued),
+                Placement::SessionLost => self.refuse_lost(queued, effects),
             }
         }
     }
 
-    /// Who has waited longest of those who wait for a worker that is free.
+    /// The call that has waited longest of those for one worker which is free.
     fn first_pinned(&self) -> Option<u64> {
         if self.pinned == 0 {
             return None;
@@ -528,26 +495,42 @@ impl<W: Worker> State<W> {
         firsts.min()
     }
 
-    pub(super) fn refuse(&mut self, queued: Queued<W>, refusal: Refusal) -> (Waiter<W>, Grant<W>) {
-        if let Some(visit) = &queued.visit {
-            self.sessions.leave(&visit.stay, Instant::now());
+    /// Takes a call that gets no worker out of its session.
+    fn withdraw(&mut self, queued: Queued<L>) -> Waiter<L> {
+        if let Some(session) = &queued.session {
+            self.sessions.leave(&session.lease, Instant::now());
         }
-        (queued.waiter, Err(refusal))
+        queued.waiter
     }
 
-    fn lose(&mut self, queued: Queued<W>) -> (Waiter<W>, Grant<W>) {
-        if let Some(visit) = &queued.visit {
-            self.sessions.end(&visit.stay.id);
+    fn refuse_lost(&mut self, queued: Queued<L>, effects: &mut Effects<W, L>) {
+        if let Some(id) = queued.session_id() {
+            self.sessions.end(id);
         }
-        (queued.waiter, Err(Refusal::SessionLost))
+        let refused = (queued.waiter, Err(AcquireError::SessionLost));
+        effects.grants.push(refused);
     }
 
-    /// Takes workers out, and tells those who wait for them that their sessions are gone.
+    fn refuse_all(&mut self, error: &AcquireError) -> Effects<W, L> {
+        let mut waiting = take(&mut self.queue);
+        for entry in &mut self.workers {
+            waiting.append(&mut entry.pinned);
+        }
+        self.pinned = 0;
+        let mut effects = Effects::new();
+        for queued in waiting.into_values() {
+            let waiter = self.withdraw(queued);
+            effects.grants.push((waiter, Err(error.clone())));
+        }
+        effects
+    }
+
+    /// Removes workers, and refuses the calls whose sessions are on them. Whether there were any.
     pub(super) fn remove(
         &mut self,
         which: impl Fn(WorkerKey, &W) -> bool,
-        notices: &mut Notices<W>,
-    ) -> bool {
+    ) -> (bool, Effects<W, L>) {
+        let mut effects = Effects::new();
         let mut removed = false;
         while let Some(index) = self
             .workers
@@ -558,31 +541,30 @@ impl<W: Worker> State<W> {
             if entry.answered {
                 self.answered.insert(entry.key);
             }
-            self.lose_sessions(entry.pinned, entry.sessions, entry.worker, notices);
+            self.lose_sessions(entry.pinned, entry.sessions, entry.worker, &mut effects);
             removed = true;
         }
-        removed
+        (removed, self.serve(effects))
     }
 
-    /// Tells those who wait for a worker that their sessions are gone.
+    /// Refuses the calls whose sessions were on a worker. Its other calls wait for any worker.
     fn lose_sessions(
         &mut self,
-        pinned: BTreeMap<u64, Queued<W>>,
+        pinned: BTreeMap<u64, Queued<L>>,
         sessions: HashSet<Arc<str>>,
         worker: W,
-        notices: &mut Notices<W>,
+        effects: &mut Effects<W, L>,
     ) {
         self.pinned -= pinned.len();
         for (number, queued) in pinned {
-            let visit = queued.visit.as_ref();
-            if visit.is_some_and(|visit| sessions.contains(&visit.stay.id)) {
-                notices.grants.push(self.lose(queued));
+            if queued.session_id().is_some_and(|id| sessions.contains(id)) {
+                self.refuse_lost(queued, effects);
             } else {
                 self.queue.insert(number, queued);
             }
         }
         if !sessions.is_empty() {
-            notices.events.push(Event::Lost {
+            effects.events.push(Event::Lost {
                 ids: sessions,
                 worker,
             });
@@ -593,32 +575,17 @@ impl<W: Worker> State<W> {
         self.workers.iter().position(|entry| entry.key == key)
     }
 
-    fn entry(&mut self, key: WorkerKey) -> Option<&mut Entry<W>> {
+    fn entry(&mut self, key: WorkerKey) -> Option<&mut WorkerEntry<W, L>> {
         self.workers.iter_mut().find(|entry| entry.key == key)
     }
 
-    fn refuse_all(&mut self, refusal: &Refusal) -> Notices<W> {
-        let mut waiting = take(&mut self.queue);
-        for entry in &mut self.workers {
-            waiting.append(&mut entry.pinned);
-        }
-        self.pinned = 0;
-        let mut notices = Notices::new();
-        for queued in waiting.into_values() {
-            let grant = self.refuse(queued, refusal.clone());
-            notices.grants.push(grant);
-        }
-        notices
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
-    pub(super) fn tick(&mut self) -> u64 {
-        self.clock += 1;
-        self.clock
-    }
-
-    /// The number of a call that goes in front of those that came before it, but for others that did.
-    pub(super) fn tick_early(&mut self) -> u64 {
-        self.early += 1;
-        self.early
+    fn next_requeued(&mut self) -> u64 {
+        self.last_requeued += 1;
+        self.last_requeued
     }
 }

@@ -1,16 +1,13 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
 use std::{
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 type Name = &'static str;
-type Told = mpsc::Receiver<Grant<Name>>;
+type Waiting = (Ticket<Name>, oneshot::Receiver<Granted<Name>>);
 
 fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
     let limits = Limits {
@@ -24,40 +21,53 @@ fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
     Dispatcher::new(limits, |_| {})
 }
 
-fn submit(
-    dispatcher: &Arc<Dispatcher<Name>>,
-    deadline: Option<Instant>,
-) -> (Result<Ticket<Name>, Refusal>, Told) {
-    submit_in(dispatcher, deadline, None)
+fn before(deadline: Instant) -> AcquireOptions {
+    AcquireOptions {
+        deadline: Some(deadline),
+        ..AcquireOptions::default()
+    }
 }
 
-/// Submits and hands what the waiter is told to a channel.
-fn submit_in(
-    dispatcher: &Arc<Dispatcher<Name>>,
-    deadline: Option<Instant>,
-    session: Option<Session>,
-) -> (Result<Ticket<Name>, Refusal>, Told) {
-    let wish = Wish {
-        deadline,
-        session,
-        ..Wish::default()
-    };
-    wish_for(dispatcher, wish)
+fn pipelined() -> AcquireOptions {
+    AcquireOptions {
+        pipelines: true,
+        ..AcquireOptions::default()
+    }
 }
 
-fn wish_for(
-    dispatcher: &Arc<Dispatcher<Name>>,
-    wish: Wish,
-) -> (Result<Ticket<Name>, Refusal>, Told) {
-    let (tx, rx) = mpsc::channel();
-    let submitted = dispatcher.submit(wish, move |grant| {
-        let _ = tx.send(grant);
-    });
-    (submitted, rx)
+fn requeued() -> AcquireOptions {
+    AcquireOptions {
+        requeued: true,
+        ..AcquireOptions::default()
+    }
+}
+
+fn lease_with(dispatcher: &Arc<Dispatcher<Name>>, options: AcquireOptions) -> Lease<Name> {
+    match dispatcher.submit(options) {
+        Ok(Acquired::Now(lease)) => lease,
+        Ok(Acquired::Queued(..)) => panic!("the call waits"),
+        Err(error) => panic!("{error:?}"),
+    }
 }
 
 fn lease(dispatcher: &Arc<Dispatcher<Name>>) -> Lease<Name> {
-    submit(dispatcher, None).1.try_recv().unwrap().unwrap()
+    lease_with(dispatcher, AcquireOptions::default())
+}
+
+fn queue_with(dispatcher: &Arc<Dispatcher<Name>>, options: AcquireOptions) -> Waiting {
+    match dispatcher.submit(options) {
+        Ok(Acquired::Queued(ticket, granted)) => (ticket, granted),
+        Ok(Acquired::Now(_)) => panic!("a worker was free"),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+fn queue(dispatcher: &Arc<Dispatcher<Name>>) -> Waiting {
+    queue_with(dispatcher, AcquireOptions::default())
+}
+
+fn refusal(dispatcher: &Arc<Dispatcher<Name>>) -> Option<AcquireError> {
+    dispatcher.submit(AcquireOptions::default()).err()
 }
 
 fn unavailable(why: &str) -> Unavailable {
@@ -74,11 +84,11 @@ fn the_least_loaded_worker_is_leased_and_of_equals_the_one_idle_longest() {
     pool.add("b", 2);
     let first = lease(&pool);
     let second = lease(&pool);
-    assert_eq!((first.worker, second.worker), ("a", "b"));
+    assert_eq!((*first.worker(), *second.worker()), ("a", "b"));
     drop(second);
-    assert_eq!(lease(&pool).worker, "b");
+    assert_eq!(*lease(&pool).worker(), "b");
     drop(first);
-    assert_eq!(lease(&pool).worker, "a");
+    assert_eq!(*lease(&pool).worker(), "a");
 }
 
 #[test]
@@ -86,11 +96,10 @@ fn a_full_queue_refuses_and_names_its_bound() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let _running = lease(&pool);
-    let (waiting, _rx) = submit(&pool, None);
-    assert!(waiting.is_ok());
+    let _waiting = queue(&pool);
     assert_eq!(
-        submit(&pool, None).0.err(),
-        Some(Refusal::Saturated { max_queue: 1 })
+        refusal(&pool),
+        Some(AcquireError::Saturated { max_queue: 1 })
     );
 }
 
@@ -99,8 +108,8 @@ fn a_released_place_goes_to_whoever_has_waited_longest() {
     let pool = dispatcher(8);
     pool.add("a", 1);
     let running = lease(&pool);
-    let (_first, first_rx) = submit(&pool, None);
-    let (_second, second_rx) = submit(&pool, None);
+    let (_first, mut first_rx) = queue(&pool);
+    let (_second, mut second_rx) = queue(&pool);
     drop(running);
     let granted = first_rx.try_recv().unwrap().unwrap();
     assert!(second_rx.try_recv().is_err());
@@ -113,7 +122,7 @@ fn a_dropped_ticket_leaves_the_queue_and_its_waiter_is_never_called() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let running = lease(&pool);
-    let (ticket, rx) = submit(&pool, None);
+    let (ticket, mut rx) = queue(&pool);
     drop(ticket);
     assert_eq!(pool.snapshot().queued, 0);
     drop(running);
@@ -126,10 +135,13 @@ fn an_expired_waiter_is_passed_over() {
     let pool = dispatcher(8);
     pool.add("a", 1);
     let running = lease(&pool);
-    let (_late, late_rx) = submit(&pool, Some(Instant::now()));
-    let (_patient, patient_rx) = submit(&pool, None);
+    let (_late, mut late_rx) = queue_with(&pool, before(Instant::now()));
+    let (_patient, mut patient_rx) = queue(&pool);
     drop(running);
-    assert_eq!(late_rx.try_recv().unwrap().err(), Some(Refusal::Expired));
+    assert_eq!(
+        late_rx.try_recv().unwrap().err(),
+        Some(AcquireError::Expired)
+    );
     assert!(patient_rx.try_recv().unwrap().is_ok());
 }
 
@@ -138,10 +150,10 @@ fn a_grant_nobody_takes_gives_the_place_back() {
     let pool = dispatcher(8);
     pool.add("a", 1);
     let running = lease(&pool);
-    let (_ticket, rx) = submit(&pool, None);
+    let (_ticket, rx) = queue(&pool);
     drop(rx);
     drop(running);
-    assert_eq!(lease(&pool).worker, "a");
+    assert_eq!(*lease(&pool).worker(), "a");
 }
 
 #[test]
@@ -150,13 +162,13 @@ fn a_draining_worker_takes_no_new_calls_and_a_removed_one_is_forgotten() {
     let a = pool.add("a", 2);
     let running = lease(&pool);
     pool.drain(a);
-    let (_ticket, rx) = submit(&pool, None);
+    let (_ticket, mut rx) = queue(&pool);
     assert!(rx.try_recv().is_err());
     assert!(pool.remove(a));
     assert!(!pool.remove(a));
     drop(running);
     pool.add("b", 1);
-    assert_eq!(rx.try_recv().unwrap().unwrap().worker, "b");
+    assert_eq!(*rx.try_recv().unwrap().unwrap().worker(), "b");
 }
 
 #[test]
@@ -165,11 +177,11 @@ fn a_paused_worker_waits_for_its_next_connection_and_keeps_its_calls() {
     let a = pool.add("a", 2);
     let running = lease(&pool);
     running.pause();
-    let (_ticket, rx) = submit(&pool, None);
+    let (_ticket, mut rx) = queue(&pool);
     assert!(rx.try_recv().is_err());
     assert!(pool.resume(a, "a again"));
-    assert_eq!(rx.try_recv().unwrap().unwrap().worker, "a again");
-    assert_eq!(running.worker, "a");
+    assert_eq!(*rx.try_recv().unwrap().unwrap().worker(), "a again");
+    assert_eq!(*running.worker(), "a");
     assert!(!pool.resume(a, "not paused"));
 }
 
@@ -181,7 +193,7 @@ fn a_call_of_an_earlier_connection_does_not_pause_the_present_one() {
     pool.pause(a);
     pool.resume(a, "b");
     old.pause();
-    assert_eq!(lease(&pool).worker, "b");
+    assert_eq!(*lease(&pool).worker(), "b");
 }
 
 #[test]
@@ -197,41 +209,39 @@ fn a_worker_that_drains_is_not_paused_or_resumed() {
 fn a_condemned_worker_is_out_of_the_pool_at_once() {
     let pool = dispatcher(8);
     pool.add("a", 2);
-    assert_eq!(lease(&pool).condemn(), "a");
+    assert_eq!(lease(&pool).retire(), "a");
     assert!(pool.snapshot().workers.is_empty());
 }
 
 #[test]
 fn calls_wait_while_any_worker_may_yet_start_and_hear_the_reason_once_all_have_failed() {
     let pool = dispatcher(8);
-    let (_ticket, rx) = submit(&pool, None);
+    let (_ticket, mut rx) = queue(&pool);
     pool.set_failed(1, unavailable("no port"));
     assert!(rx.try_recv().is_err());
-    assert!(submit(&pool, None).0.is_ok());
+    drop(queue(&pool));
     pool.set_failed(2, unavailable("no python"));
-    let refusal = Refusal::Unavailable(unavailable("no python").into());
-    assert_eq!(rx.try_recv().unwrap().err(), Some(refusal.clone()));
-    assert_eq!(submit(&pool, None).0.err(), Some(refusal));
+    let expected = AcquireError::Unavailable(unavailable("no python").into());
+    assert_eq!(rx.try_recv().unwrap().err(), Some(expected.clone()));
+    assert_eq!(refusal(&pool), Some(expected));
     let a = pool.add("a", 1);
     pool.set_failed(1, unavailable("the other one"));
     pool.remove(a);
-    assert!(submit(&pool, None).0.is_ok());
+    drop(queue(&pool));
 }
 
 #[test]
 fn a_call_that_came_before_the_first_worker_waits_past_the_queue_deadline() {
     let pool = dispatcher(8);
-    let (early, early_rx) = submit(&pool, Some(Instant::now()));
-    let early = early.unwrap();
+    let (early, mut early_rx) = queue_with(&pool, before(Instant::now()));
     let started = early.starting().unwrap();
     assert!(!started.is_cancelled());
     let a = pool.add("a", 1);
     assert!(started.is_cancelled());
     let granted = early_rx.try_recv().unwrap();
-    assert_eq!(granted.unwrap().worker, "a");
+    assert_eq!(*granted.unwrap().worker(), "a");
     pool.remove(a);
-    let (late, _rx) = submit(&pool, Some(Instant::now()));
-    let late = late.unwrap();
+    let (late, _rx) = queue_with(&pool, before(Instant::now()));
     assert!(late.starting().is_none());
     assert!(!late.has_workers());
 }
@@ -239,9 +249,9 @@ fn a_call_that_came_before_the_first_worker_waits_past_the_queue_deadline() {
 #[test]
 fn the_startup_tells_how_many_still_start_and_why_the_others_do_not() {
     let pool = dispatcher(8);
-    let (ticket, _rx) = submit(&pool, None);
+    let (ticket, _rx) = queue(&pool);
     pool.set_failed(1, unavailable("no port"));
-    let startup = ticket.unwrap().startup().unwrap();
+    let startup = ticket.startup();
     assert_eq!((startup.starting, startup.size), (1, 2));
     assert_eq!(startup.startup_timeout, Duration::from_secs(30));
     assert_eq!(startup.failed.unwrap().why, "no port");
@@ -252,7 +262,7 @@ fn a_worker_that_has_left_is_known_to_have_answered_until_it_is_asked_for() {
     let pool = dispatcher(8);
     let keys = ["a", "b", "c"].map(|worker| pool.add(worker, 1));
     drop(lease(&pool));
-    lease(&pool).condemn();
+    lease(&pool).retire();
     lease(&pool).give_back_unused();
     assert_eq!(keys.map(|key| pool.remove(key)), [true, false, true]);
     assert_eq!(keys.map(|key| pool.had_answered(key)), [true, false, false]);
@@ -262,15 +272,12 @@ fn a_worker_that_has_left_is_known_to_have_answered_until_it_is_asked_for() {
 #[test]
 fn closing_tells_everyone() {
     let pool = dispatcher(8);
-    let (_ticket, rx) = submit(&pool, None);
-    pool.close(Refusal::Closed);
-    assert_eq!(rx.try_recv().unwrap().err(), Some(Refusal::Closed));
-    assert_eq!(submit(&pool, None).0.err(), Some(Refusal::Closed));
-    let early = Wish {
-        early: true,
-        ..Wish::default()
-    };
-    assert_eq!(wish_for(&pool, early).0.err(), Some(Refusal::Closed));
+    let (_ticket, mut rx) = queue(&pool);
+    pool.close(AcquireError::Closed);
+    assert_eq!(rx.try_recv().unwrap().err(), Some(AcquireError::Closed));
+    assert_eq!(refusal(&pool), Some(AcquireError::Closed));
+    let requeued = pool.submit(requeued());
+    assert_eq!(requeued.err(), Some(AcquireError::Closed));
 }
 
 #[test]
@@ -278,13 +285,31 @@ fn a_closed_pool_leases_nothing_and_gives_its_first_reason() {
     let pool = dispatcher(8);
     pool.add("a", 2);
     let running = lease(&pool);
-    let moved = Refusal::Unavailable(unavailable("moved").into());
+    let moved = AcquireError::Unavailable(unavailable("moved").into());
     pool.close(moved.clone());
-    pool.close(Refusal::Closed);
+    pool.close(AcquireError::Closed);
     pool.add("b", 1);
-    assert_eq!(submit(&pool, None).0.err(), Some(moved));
+    assert_eq!(refusal(&pool), Some(moved));
     drop(running);
     assert!(pool.snapshot().workers.iter().all(|worker| worker.1 == 0));
+}
+
+/// What a call gets within the patience of a test; nothing if its place in the queue was given up.
+pub(super) fn answer<W: Worker>(acquired: Acquired<W>) -> Option<Granted<W>> {
+    let (_ticket, granted) = match acquired {
+        Acquired::Now(lease) => return Some(Ok(lease)),
+        Acquired::Queued(ticket, granted) => (ticket, granted),
+    };
+    wait_for(granted)
+}
+
+pub(super) fn wait_for<T>(receiver: oneshot::Receiver<T>) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let waiting = async { tokio::time::timeout(Duration::from_secs(60), receiver).await };
+    runtime.block_on(waiting).unwrap().ok()
 }
 
 /// Callers that take, give back and give up, while workers come and go: no place is ever
@@ -303,17 +328,14 @@ fn places_are_neither_lost_nor_doubled_in_a_race() {
             let pool = &pool;
             scope.spawn(move || {
                 for round in 0..ROUNDS {
-                    let (tx, rx) = mpsc::channel::<Grant<Arc<AtomicUsize>>>();
-                    let ticket = pool
-                        .submit(Wish::default(), move |grant| drop(tx.send(grant)))
-                        .unwrap();
+                    let acquired = pool.submit(AcquireOptions::default()).unwrap();
                     if (round + caller) % 5 == 0 {
-                        drop(ticket);
+                        drop(acquired);
                         continue;
                     }
-                    let lease = rx.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
-                    assert!(lease.worker.fetch_add(1, Ordering::SeqCst) < 2);
-                    lease.worker.fetch_sub(1, Ordering::SeqCst);
+                    let lease = answer(acquired).unwrap().unwrap();
+                    assert!(lease.worker().fetch_add(1, Ordering::SeqCst) < 2);
+                    lease.worker().fetch_sub(1, Ordering::SeqCst);
                 }
             });
         }
@@ -331,16 +353,8 @@ fn places_are_neither_lost_nor_doubled_in_a_race() {
     assert!(end.workers.iter().all(|(_, in_flight, _)| *in_flight == 0));
 }
 
-fn short_call(dispatcher: &Arc<Dispatcher<Name>>) -> (Result<Ticket<Name>, Refusal>, Told) {
-    let wish = Wish {
-        pipelines: true,
-        ..Wish::default()
-    };
-    wish_for(dispatcher, wish)
-}
-
 fn short_lease(dispatcher: &Arc<Dispatcher<Name>>) -> Lease<Name> {
-    short_call(dispatcher).1.try_recv().unwrap().unwrap()
+    lease_with(dispatcher, pipelined())
 }
 
 /// Lets a worker be known for commands of this length.
@@ -355,7 +369,7 @@ fn nothing_is_sent_ahead_before_a_worker_is_known_for_short_commands() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let first = short_lease(&pool);
-    let (_ticket, told) = short_call(&pool);
+    let (_ticket, mut told) = queue_with(&pool, pipelined());
     assert!(told.try_recv().is_err());
     first.done(Duration::from_micros(10));
     assert!(told.try_recv().is_ok());
@@ -367,7 +381,7 @@ fn short_calls_are_sent_ahead_up_to_the_budget() {
     pool.add("a", 1);
     teach(&pool, Duration::from_micros(100));
     let sent: Vec<_> = (0..6).map(|_| short_lease(&pool)).collect();
-    let (_ticket, told) = short_call(&pool);
+    let (_ticket, mut told) = queue_with(&pool, pipelined());
     assert!(told.try_recv().is_err());
     drop(sent);
     assert!(told.try_recv().is_ok());
@@ -380,7 +394,7 @@ fn a_call_is_sent_ahead_only_where_no_worker_is_free() {
     teach(&pool, Duration::from_micros(10));
     pool.add("b", 2);
     let names: Vec<_> = (0..3).map(|_| short_lease(&pool)).collect();
-    let names: Vec<_> = names.iter().map(|lease| lease.worker).collect();
+    let names: Vec<_> = names.iter().map(|lease| *lease.worker()).collect();
     assert_eq!(names, ["b", "a", "b"]);
 }
 
@@ -391,7 +405,7 @@ fn long_commands_have_nothing_behind_them() {
     teach(&pool, Duration::from_micros(10));
     short_lease(&pool).done(Duration::from_secs(1));
     let running = short_lease(&pool);
-    let (_ticket, told) = short_call(&pool);
+    let (_ticket, mut told) = queue_with(&pool, pipelined());
     assert!(told.try_recv().is_err());
     drop(running);
 }
@@ -402,7 +416,7 @@ fn nothing_is_sent_ahead_behind_what_has_a_place_of_its_own() {
     pool.add("a", 1);
     teach(&pool, Duration::from_micros(10));
     let _stream = lease(&pool);
-    let (_ticket, told) = short_call(&pool);
+    let (_ticket, mut told) = queue_with(&pool, pipelined());
     assert!(told.try_recv().is_err());
 }
 
@@ -413,8 +427,8 @@ fn what_wants_a_place_of_its_own_is_not_overtaken() {
     teach(&pool, Duration::from_micros(10));
     let running = short_lease(&pool);
     let ahead = short_lease(&pool);
-    let (_stream, stream) = submit(&pool, None);
-    let (_short, short) = short_call(&pool);
+    let (_stream, mut stream) = queue(&pool);
+    let (_short, mut short) = queue_with(&pool, pipelined());
     running.done(Duration::from_micros(10));
     assert!(stream.try_recv().is_err());
     ahead.done(Duration::from_micros(10));
@@ -431,7 +445,7 @@ fn a_worker_that_stands_still_gets_nothing_ahead_until_something_has_ended() {
     teach(&pool, Duration::from_micros(10));
     let running = short_lease(&pool);
     running.stall();
-    let (_ticket, told) = short_call(&pool);
+    let (_ticket, mut told) = queue_with(&pool, pipelined());
     assert!(told.try_recv().is_err());
     running.done(Duration::from_micros(10));
     assert!(told.try_recv().is_ok());
@@ -443,13 +457,9 @@ fn what_comes_back_goes_in_front_of_the_queue() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let running = lease(&pool);
-    let (_later, later) = submit(&pool, None);
-    let early = Wish {
-        early: true,
-        ..Wish::default()
-    };
-    let (_first, first) = wish_for(&pool, early.clone());
-    let (_second, second) = wish_for(&pool, early);
+    let (_later, mut later) = queue(&pool);
+    let (_first, mut first) = queue_with(&pool, requeued());
+    let (_second, mut second) = queue_with(&pool, requeued());
     drop(running);
     drop(first.try_recv().unwrap().unwrap());
     drop(second.try_recv().unwrap().unwrap());

@@ -1,6 +1,6 @@
 //! Where a call is sent, and what becomes of that place when the call ends.
 
-use super::{Call, Endpoint, Link, Route, Waiting};
+use super::{Call, Endpoint, Link, Route};
 use crate::pool::{Abandoned, Worker, await_idle};
 use snakepit_client::{channel::Channel, failure::Failure, pool::Lease};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub(crate) enum Place {
 
 impl Place {
     pub(super) fn on(lease: Lease<Arc<Worker>>) -> Result<Self, Failure> {
-        match lease.worker.link.clone() {
+        match lease.worker().link.clone() {
             Some(link) => Ok(Self::Worker(lease, link)),
             None => Err(Failure::Dropped),
         }
@@ -41,9 +41,9 @@ impl Place {
                 if gone {
                     lease.pause();
                 }
-                let again = Waiting::again(&lease.dispatcher(), call, pipelines);
+                let again = Route::to_pool(&lease.dispatcher(), call, pipelines, true);
                 lease.give_back_unused();
-                again.map(Route::Pool)
+                again
             }
         }
     }
@@ -57,7 +57,7 @@ impl Place {
 
     pub(super) fn worker_id(&self) -> Option<String> {
         match self {
-            Self::Worker(lease, _) => Some(lease.worker.id.clone()),
+            Self::Worker(lease, _) => Some(lease.worker().id.clone()),
             Self::Channel(..) => None,
         }
     }
@@ -75,7 +75,7 @@ impl Place {
         match ended {
             Ended::Answered => None,
             Ended::Crashed => {
-                lease.condemn();
+                lease.retire();
                 None
             }
             Ended::Unknown => {

@@ -17,7 +17,7 @@ use crate::pool::Worker;
 use snakepit_client::{
     connection,
     failure::Failure,
-    pool::{Grant, Lease, Refusal, Session},
+    pool::{AcquireError, Granted, Lease, Session},
 };
 use snakepit_proto::Fields;
 use std::{
@@ -78,24 +78,24 @@ impl Call {
 
     fn granted(
         &self,
-        granted: Result<Grant<Arc<Worker>>, oneshot::error::RecvError>,
+        granted: Result<Granted<Arc<Worker>>, oneshot::error::RecvError>,
     ) -> Result<Lease<Arc<Worker>>, Failure> {
         match granted {
-            Ok(grant) => grant.map_err(|refusal| self.refused(refusal)),
+            Ok(granted) => granted.map_err(|error| self.refused(error)),
             Err(_) => Err(Failure::Dropped),
         }
     }
 
-    fn refused(&self, refusal: Refusal) -> Failure {
-        match refusal {
-            Refusal::Saturated { max_queue } => Failure::Saturated { max_queue },
-            Refusal::Expired => self.expired(self.started, true),
-            Refusal::SessionLost => Failure::SessionLost,
-            Refusal::Unavailable(unavailable) if unavailable.no_grpc => {
+    fn refused(&self, error: AcquireError) -> Failure {
+        match error {
+            AcquireError::Saturated { max_queue } => Failure::Saturated { max_queue },
+            AcquireError::Expired => self.expired(self.started, true),
+            AcquireError::SessionLost => Failure::SessionLost,
+            AcquireError::Unavailable(unavailable) if unavailable.no_grpc => {
                 Failure::NoGrpc(unavailable.why.clone())
             }
-            Refusal::Unavailable(unavailable) => Failure::NoWorker(unavailable.why.clone()),
-            Refusal::Closed => Failure::PoolStopped,
+            AcquireError::Unavailable(unavailable) => Failure::NoWorker(unavailable.why.clone()),
+            AcquireError::Closed => Failure::PoolStopped,
         }
     }
 

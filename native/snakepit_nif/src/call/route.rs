@@ -5,14 +5,14 @@ use super::{Call, Endpoint, destination::Place, sleep_until};
 use crate::pool::{Pool, Worker};
 use snakepit_client::{
     failure::Failure,
-    pool::{Grant, Lease, Ticket, Wish},
+    pool::{AcquireOptions, Acquired, Granted, Lease, Ticket},
 };
 use std::{sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
 /// Where a call is on its way to a worker.
 pub(crate) enum Route {
-    Pool(Waiting),
+    Queued(Waiting),
     Channel(Arc<Endpoint>),
     At(Place),
 }
@@ -25,7 +25,20 @@ impl Route {
                 let link = call.within(endpoint.connected()).await?;
                 Ok(Place::Channel(endpoint, link))
             }
-            Self::Pool(waiting) => Place::on(waiting.lease(call).await?),
+            Self::Queued(waiting) => Place::on(waiting.lease(call).await?),
+        }
+    }
+
+    /// Takes a slot of a worker, or a place in the pool's queue; see `Call::acquire`.
+    pub(crate) fn to_pool(
+        pool: &Arc<Pool>,
+        call: &Call,
+        pipelines: bool,
+        requeued: bool,
+    ) -> Result<Self, Failure> {
+        match call.acquire(pool, pipelines, requeued)? {
+            Acquired::Now(lease) => Place::on(lease).map(Self::At),
+            Acquired::Queued(ticket, granted) => Ok(Self::Queued(Waiting::new(ticket, granted))),
         }
     }
 
@@ -37,52 +50,42 @@ impl Route {
                 Some(link) => Ok(Place::Channel(endpoint, link)),
                 None => Err(Self::Channel(endpoint)),
             },
-            Self::Pool(mut waiting) => match waiting.at_once().map(Place::on) {
-                Some(Ok(place)) => Ok(place),
-                _ => Err(Self::Pool(waiting)),
-            },
+            Self::Queued(_) => Err(self),
         }
     }
 }
 
-/// A call that has a place in a pool or in its queue.
+impl Call {
+    /// `pipelines`: whether the call may be sent to a worker that is still busy with earlier ones. `requeued`:
+    /// whether it had a worker before and has not started there.
+    pub(crate) fn acquire(
+        &self,
+        pool: &Arc<Pool>,
+        pipelines: bool,
+        requeued: bool,
+    ) -> Result<Acquired<Arc<Worker>>, Failure> {
+        let options = AcquireOptions {
+            deadline: self.queue_deadline(self.started),
+            session: self.session.clone(),
+            pipelines,
+            requeued,
+        };
+        pool.submit(options).map_err(|error| self.refused(error))
+    }
+}
+
+/// A call in a pool's queue.
 pub(crate) struct Waiting {
-    granted: oneshot::Receiver<Grant<Arc<Worker>>>,
     ticket: Ticket<Arc<Worker>>,
+    granted: oneshot::Receiver<Granted<Arc<Worker>>>,
 }
 
 impl Waiting {
-    /// `pipelines`: whether the call may be sent to a worker before that is free.
-    pub(crate) fn begin(pool: &Arc<Pool>, call: &Call, pipelines: bool) -> Result<Self, Failure> {
-        Self::submit(pool, call, pipelines, false)
-    }
-
-    /// For a call that comes back from a worker without having started there.
-    pub(crate) fn again(pool: &Arc<Pool>, call: &Call, pipelines: bool) -> Result<Self, Failure> {
-        Self::submit(pool, call, pipelines, true)
-    }
-
-    pub(super) fn submit(
-        pool: &Arc<Pool>,
-        call: &Call,
-        pipelines: bool,
-        early: bool,
-    ) -> Result<Self, Failure> {
-        let (tx, granted) = oneshot::channel();
-        let wish = Wish {
-            deadline: call.queue_deadline(call.started),
-            session: call.session.clone(),
-            pipelines,
-            early,
-        };
-        pool.submit(wish, move |grant| drop(tx.send(grant)))
-            .map(|ticket| Self { granted, ticket })
-            .map_err(|refusal| call.refused(refusal))
-    }
-
-    /// The place that was free when the call came, if one was.
-    pub(crate) fn at_once(&mut self) -> Option<Lease<Arc<Worker>>> {
-        self.granted.try_recv().ok()?.ok()
+    pub(crate) fn new(
+        ticket: Ticket<Arc<Worker>>,
+        granted: oneshot::Receiver<Granted<Arc<Worker>>>,
+    ) -> Self {
+        Self { ticket, granted }
     }
 
     pub(crate) async fn lease(mut self, call: &Call) -> Result<Lease<Arc<Worker>>, Failure> {
@@ -93,7 +96,7 @@ impl Waiting {
                 granted = &mut self.granted => return call.granted(granted),
                 () = call.cancelled.cancelled() => return Err(Failure::Cancelled),
                 () = started.cancelled() => since = Instant::now(),
-                () = sleep_until(call.deadline()) => return Err(self.not_ready(call)),
+                () = sleep_until(call.deadline()) => return Err(Failure::NotReady(self.ticket.startup())),
             }
         }
         tokio::select! {
@@ -103,14 +106,6 @@ impl Waiting {
             () = sleep_until(call.queue_deadline(since)) => {
                 Err(call.expired(since, self.ticket.has_workers()))
             }
-        }
-    }
-
-    /// Its time was up before the pool had any worker.
-    pub(super) fn not_ready(&self, call: &Call) -> Failure {
-        match self.ticket.startup() {
-            Some(startup) => Failure::NotReady(startup),
-            None => call.expired(call.started, false),
         }
     }
 }

@@ -248,7 +248,7 @@ impl Job for Unary {
         let witness = self.place.witness(&failure);
         // The caller's next call must not find the worker again.
         if let Place::Worker(lease, _) = self.place {
-            lease.condemn();
+            lease.retire();
         }
         tell_explained(self.reply, self.clock, failure, witness);
     }
@@ -284,7 +284,7 @@ impl Job for Unary {
 impl Place {
     fn worker(&self) -> Option<&Arc<Worker>> {
         match self {
-            Self::Worker(lease, _) => Some(&lease.worker),
+            Self::Worker(lease, _) => Some(lease.worker()),
             Self::Channel(..) => None,
         }
     }

@@ -3,7 +3,7 @@
 use super::{channel::ChannelResource, millis, pool::PoolResource, spawn};
 use crate::{
     atoms,
-    call::{Call, Overdue, Owner, Patience, Route, Unary, Waiting, Watched, run_stream, run_unary},
+    call::{Call, Overdue, Owner, Patience, Route, Unary, Watched, run_stream, run_unary},
     codec::{self, EncodeError, Rules},
     events::{Events, Gate, Progress, Recipient},
     reply::{Reply, error_term, failure_term},
@@ -321,12 +321,11 @@ fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize, unary: bool) -> NifR
     };
     let call = spec.call(args);
     if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
-        return Ok(
-            match Waiting::begin(&pool.0, &call, unary && call.is_short()) {
-                Ok(waiting) => Ok((call, Route::Pool(waiting))),
-                Err(failure) => Err(Refused::Failed(failure, call.request_id)),
-            },
-        );
+        let pipelines = unary && call.is_short();
+        return Ok(match Route::to_pool(&pool.0, &call, pipelines, false) {
+            Ok(route) => Ok((call, route)),
+            Err(failure) => Err(Refused::Failed(failure, call.request_id)),
+        });
     }
     let channel: ResourceArc<ChannelResource> = target.decode()?;
     Ok(Ok((call, Route::Channel(channel.0.clone()))))

@@ -5,9 +5,9 @@ use crate::{
     atoms,
     pool::{Pool, Worker, drop_session, listener},
 };
-use snakepit_client::pool::{Dispatcher, Limits, Refusal, Unavailable, WorkerKey};
+use snakepit_client::pool::{AcquireError, Dispatcher, Limits, Unavailable, WorkerKey};
 
-use rustler::{Atom, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc};
+use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
 use std::{sync::Arc, time::Duration};
 
 pub(super) struct PoolResource(pub(super) Arc<Pool>, LocalPid);
@@ -20,7 +20,7 @@ impl Resource for PoolResource {
     /// owner, however that has ended.
     fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
         if pid == self.1 {
-            self.0.close(Refusal::Closed);
+            self.0.close(AcquireError::Closed);
         } else {
             self.0.remove_where(|_key, worker| worker.owner == pid);
         }
@@ -43,7 +43,7 @@ struct PoolLimits {
 
 /// With `told` the calling process gets `{:snakepit_session, event, ids, worker_id}`.
 #[rustler::nif]
-fn pool_new(env: Env<'_>, limits: PoolLimits, told: bool) -> ResourceArc<PoolResource> {
+fn pool_new(env: Env<'_>, limits: PoolLimits, told: bool) -> Term<'_> {
     let told = told.then(|| env.pid());
     let limits = Limits {
         max_queue: limits.max_queue,
@@ -56,12 +56,12 @@ fn pool_new(env: Env<'_>, limits: PoolLimits, told: bool) -> ResourceArc<PoolRes
     let dispatcher = Dispatcher::new(limits, listener(told));
     let pool = ResourceArc::new(PoolResource(dispatcher, env.pid()));
     env.monitor(&pool, &env.pid());
-    pool
+    pool.encode(env)
 }
 
 #[rustler::nif]
 fn pool_close(pool: ResourceArc<PoolResource>) -> Atom {
-    pool.0.close(Refusal::Closed);
+    pool.0.close(AcquireError::Closed);
     atoms::ok()
 }
 
@@ -69,7 +69,7 @@ fn pool_close(pool: ResourceArc<PoolResource>) -> Atom {
 #[rustler::nif]
 fn pool_fell_back(pool: ResourceArc<PoolResource>, why: String) -> Atom {
     let unavailable = Unavailable { why, no_grpc: true };
-    pool.0.close(Refusal::Unavailable(unavailable.into()));
+    pool.0.close(AcquireError::Unavailable(unavailable.into()));
     atoms::ok()
 }
 

@@ -14,7 +14,12 @@ use crate::{
 };
 use bytes::Bytes;
 use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
-use snakepit_client::{credit::Credit, failure::Failure, pool::Lease, wire};
+use snakepit_client::{
+    credit::Credit,
+    failure::Failure,
+    pool::{Acquired, Lease},
+    wire,
+};
 use snakepit_proto::Fields;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,7 +32,7 @@ impl Resource for LeaseResource {}
 impl LeaseResource {
     /// `{lease, owner, worker_id, session_generation}`
     fn term(env: Env<'_>, lease: Lease<Arc<Worker>>) -> Term<'_> {
-        let (worker, generation) = (lease.worker.clone(), lease.session_generation());
+        let (worker, generation) = (lease.worker().clone(), lease.session_generation());
         let lease = ResourceArc::new(Self(Mutex::new(Some(lease))));
         (lease, worker.owner, worker.id.as_str(), generation).encode(env)
     }
@@ -45,18 +50,13 @@ fn acquire<'a>(
 ) -> Term<'a> {
     let reference = spec.reference;
     let call = spec.call(Fields::default());
-    let waiting = if again {
-        Waiting::again(&pool.0, &call, false)
-    } else {
-        Waiting::begin(&pool.0, &call, false)
-    };
-    let mut waiting = match waiting {
-        Ok(waiting) => waiting,
+    let waiting = match call.acquire(&pool.0, false, again) {
+        Ok(Acquired::Now(lease)) => {
+            return (atoms::ok(), LeaseResource::term(env, lease)).encode(env);
+        }
+        Ok(Acquired::Queued(ticket, granted)) => Waiting::new(ticket, granted),
         Err(failure) => return error_term(env, &failure),
     };
-    if let Some(lease) = waiting.at_once() {
-        return (atoms::ok(), LeaseResource::term(env, lease)).encode(env);
-    }
     let owner = watch_owner(env, &call, Credit::new(0, false), None);
     let reply = Reply::gated(env.pid(), reference, owner.gate.clone());
     let handle = owner.clone();

@@ -1,0 +1,123 @@
+//! The values that a pool's dispatcher takes and returns.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What stands for a worker in its pool. Each lease gets a clone.
+pub trait Worker: Clone + Send + 'static {}
+impl<W: Clone + Send + 'static> Worker for W {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WorkerKey(pub u64);
+
+#[derive(Clone, Copy)]
+pub struct Limits {
+    pub max_queue: usize,
+    pub max_sessions: usize,
+    pub session_ttl: Option<Duration>,
+    /// How much work may be sent to a worker ahead of what it runs.
+    pub pipeline_budget: Duration,
+    /// How many workers the pool keeps, and how long each may take to become ready.
+    pub size: usize,
+    pub startup_timeout: Duration,
+}
+
+/// How a call wants a worker.
+#[derive(Clone, Debug, Default)]
+pub struct AcquireOptions {
+    pub deadline: Option<Instant>,
+    pub session: Option<Session>,
+    /// Whether the call may be sent to a worker that is still busy with earlier ones.
+    pub pipelines: bool,
+    /// Whether it goes to the front of the queue, because it had a worker before and has not started there.
+    pub requeued: bool,
+}
+
+/// The session that a call belongs to.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub id: Arc<str>,
+    /// Whether its calls wait for its worker. Otherwise a call takes another worker while that one is busy,
+    /// and the session moves there and begins anew.
+    pub strict: bool,
+}
+
+/// Why a call got no worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AcquireError {
+    /// The queue is full.
+    Saturated { max_queue: usize },
+    /// No worker was free before the call's deadline.
+    Expired,
+    /// The session's worker is gone. Reported once; the next call begins the session anew.
+    SessionLost,
+    /// The pool has no worker, and waiting would not help.
+    Unavailable(Arc<Unavailable>),
+    /// The pool has stopped.
+    Closed,
+}
+
+/// Why a pool has no worker.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unavailable {
+    pub why: String,
+    /// Whether the reason is that gRPC is not available.
+    pub no_grpc: bool,
+}
+
+/// The progress of a pool none of whose workers has been ready yet.
+#[derive(Debug)]
+pub struct Startup {
+    pub starting: usize,
+    pub size: usize,
+    pub elapsed: Duration,
+    pub startup_timeout: Duration,
+    /// Why the last worker that failed to start did, if one has.
+    pub failed: Option<Arc<Unavailable>>,
+}
+
+/// A change of a session or a worker, reported to the pool's listener.
+pub enum Event<W> {
+    Created {
+        id: Arc<str>,
+        worker: W,
+    },
+    /// `from` may drop the state of this generation.
+    Moved {
+        id: Arc<str>,
+        generation: u64,
+        from: W,
+        to: W,
+    },
+    /// Unused for longer than its time to live. The worker drops its state by the same limit.
+    Expired {
+        id: Arc<str>,
+        worker: W,
+    },
+    /// The least recently used of too many. `worker` may drop its state.
+    Evicted {
+        id: Arc<str>,
+        generation: u64,
+        worker: W,
+    },
+    /// Gone with their worker.
+    Lost {
+        ids: HashSet<Arc<str>>,
+        worker: W,
+    },
+    /// A draining worker has no calls any more.
+    Drained {
+        worker: W,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub queued: usize,
+    pub sessions: usize,
+    /// Per worker: key, calls in flight, whether it takes no calls.
+    pub workers: Vec<(WorkerKey, usize, bool)>,
+}

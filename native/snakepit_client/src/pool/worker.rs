@@ -1,0 +1,219 @@
+//! One worker of the table, and the calls that wait for it.
+
+use super::{
+    sessions::SessionLease,
+    types::{AcquireError, Event, Worker, WorkerKey},
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+
+/// How many calls may wait on a worker itself.
+const MAX_AHEAD: usize = 128;
+
+/// Receives a lease `L`, or the reason why there is none.
+pub(super) type Waiter<L> = oneshot::Sender<Result<L, AcquireError>>;
+
+/// A call that waits for a worker.
+pub(super) struct Queued<L> {
+    pub(super) deadline: Option<Instant>,
+    pub(super) waiter: Waiter<L>,
+    pub(super) session: Option<QueuedSession>,
+    pub(super) pipelines: bool,
+}
+
+pub(super) struct QueuedSession {
+    pub(super) lease: SessionLease,
+    pub(super) strict: bool,
+}
+
+impl<L> Queued<L> {
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    pub(super) fn session_id(&self) -> Option<&Arc<str>> {
+        self.session.as_ref().map(|session| &session.lease.id)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// Until it has another connection.
+    Paused,
+    /// For good.
+    Draining,
+}
+
+pub(super) struct WorkerEntry<W, L> {
+    pub(super) key: WorkerKey,
+    pub(super) worker: W,
+    capacity: usize,
+    in_flight: usize,
+    /// How many calls in flight keep others from being sent ahead behind them.
+    exclusive: usize,
+    /// The moving mean of its commands' times, once a command has ended.
+    mean: Option<Duration>,
+    /// Set while a command takes unexpectedly long: nothing is sent ahead until something has ended.
+    stalled: bool,
+    last_lease: u64,
+    phase: Phase,
+    /// Counts its connections.
+    connection: u64,
+    /// Whether a call on it has ended.
+    pub(super) answered: bool,
+    /// The calls that wait for this worker alone, because their sessions are on it.
+    pub(super) pinned: BTreeMap<u64, Queued<L>>,
+    pub(super) sessions: HashSet<Arc<str>>,
+}
+
+/// What one call takes of a worker.
+pub(super) struct Slot<W> {
+    pub(super) worker: W,
+    pub(super) key: WorkerKey,
+    /// Which of the worker's connections `worker` has.
+    pub(super) connection: u64,
+    pub(super) session: Option<SessionLease>,
+    exclusive: bool,
+}
+
+/// How the call ended that had a slot.
+#[derive(Clone, Copy)]
+pub(super) enum SlotUse {
+    /// The worker has not started the call.
+    NotStarted,
+    Ended,
+    /// Its command took this long.
+    Took(Duration),
+}
+
+impl<W: Worker, L> WorkerEntry<W, L> {
+    pub(super) fn new(key: WorkerKey, worker: W, capacity: usize) -> Self {
+        Self {
+            key,
+            worker,
+            capacity,
+            in_flight: 0,
+            exclusive: 0,
+            mean: None,
+            stalled: false,
+            last_lease: 0,
+            phase: Phase::Open,
+            connection: 0,
+            answered: false,
+            pinned: BTreeMap::new(),
+            sessions: HashSet::new(),
+        }
+    }
+
+    /// Whether a call may be sent to it, behind those that run if it `pipelines`.
+    pub(super) fn is_free(&self, pipelines: bool, budget: Duration) -> bool {
+        let room = self.capacity + if pipelines { self.ahead(budget) } else { 0 };
+        self.phase == Phase::Open && self.in_flight < room
+    }
+
+    /// How many calls may wait on the worker itself: as many as keep it busy for about the budget.
+    fn ahead(&self, budget: Duration) -> usize {
+        let slots = self.capacity.saturating_sub(self.exclusive);
+        match self.mean {
+            Some(mean) if !self.stalled && mean <= budget => {
+                let calls = budget.as_nanos() / mean.as_nanos().max(1);
+                usize::try_from(calls).unwrap_or(MAX_AHEAD).min(MAX_AHEAD) * slots.min(1)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The worker with the smallest load is taken first: one that would run the call at once before one where
+    /// it would wait, then the one with the fewest calls, then the one that was leased the longest time ago.
+    pub(super) fn load(&self) -> (bool, usize, u64) {
+        let waits = self.in_flight >= self.capacity;
+        (waits, self.in_flight, self.last_lease)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.phase == Phase::Draining
+    }
+
+    /// `number` orders the leases of all workers.
+    pub(super) fn take(&mut self, number: u64, pipelines: bool) -> Slot<W> {
+        let exclusive = !pipelines;
+        self.in_flight += 1;
+        self.exclusive += usize::from(exclusive);
+        self.last_lease = number;
+        Slot {
+            worker: self.worker.clone(),
+            key: self.key,
+            connection: self.connection,
+            session: None,
+            exclusive,
+        }
+    }
+
+    /// The last call of a draining worker is an event.
+    pub(super) fn release(&mut self, slot: &Slot<W>, used: SlotUse) -> Option<Event<W>> {
+        self.in_flight -= 1;
+        self.exclusive -= usize::from(slot.exclusive);
+        self.answered |= !matches!(used, SlotUse::NotStarted);
+        if let SlotUse::Took(time) = used {
+            self.observe(time);
+        }
+        self.drained()
+    }
+
+    fn observe(&mut self, time: Duration) {
+        let mean = self.mean.unwrap_or(time);
+        self.mean = Some(mean - mean / 8 + time / 8);
+        self.stalled = false;
+    }
+
+    pub(super) fn stall(&mut self) {
+        self.stalled = true;
+    }
+
+    /// An event if it has no calls.
+    pub(super) fn drain(&mut self) -> Option<Event<W>> {
+        self.phase = Phase::Draining;
+        self.drained()
+    }
+
+    fn drained(&self) -> Option<Event<W>> {
+        let drained = self.phase == Phase::Draining && self.in_flight == 0;
+        drained.then(|| Event::Drained {
+            worker: self.worker.clone(),
+        })
+    }
+
+    /// Takes no calls until `resume`, if `connection` is still the present one.
+    pub(super) fn pause(&mut self, connection: Option<u64>) {
+        let present = connection.is_none_or(|connection| connection == self.connection);
+        if self.phase == Phase::Open && present {
+            self.phase = Phase::Paused;
+        }
+    }
+
+    /// False if it is not paused.
+    pub(super) fn resume(&mut self, worker: W) -> bool {
+        let paused = self.phase == Phase::Paused;
+        if paused {
+            self.phase = Phase::Open;
+            self.connection += 1;
+            self.worker = worker;
+            self.stalled = false;
+        }
+        paused
+    }
+}
