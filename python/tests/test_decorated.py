@@ -57,8 +57,8 @@ def test_what_cannot_be_unwrapped_says_so(worker: Way) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("WithoutSelf", "has no parameter for the object that it is a method of: add `self`"),
-        ("Hidden", "is no command: a decorator above its @command hides it behind a function"),
+        ("WithoutSelf", "has no parameter for its object: add `self`"),
+        ("Hidden", "is not a command: a decorator above its @command hides it behind a function"),
         (
             "Cached",
             "a decorator above its @command hides it behind a functools.cached_property",

@@ -133,7 +133,7 @@ def test_a_module_that_is_pythons_own_is_named(start: Start, tmp_path: Path) -> 
         output = "\n".join(worker.lines())
         assert worker.ended() == 1
         assert told in output
-        advice = re.search(f"{tmp_path}/threading.py is not imported, as (.*?) has", output)
+        advice = re.search(f"{tmp_path}/threading.py is not imported because (.*?) has", output)
         assert advice
         assert advice[1].endswith("/threading.py")
 

@@ -258,8 +258,8 @@ def test_a_file_that_is_no_socket_is_left_alone(start: Start, tmp_path: Path) ->
         (["--listen", "127.0.0.1:0"], "must be unix:/path or tcp:127.0.0.1:port"),
         (["--listen", "unix:/no/such/dir/s"], "there is no directory /no/such/dir"),
         (["--listen", f"unix:/tmp/{'x' * 120}"], "a socket's path has at most 103 bytes"),
-        (["--max-concurrency", "0"], "0 is not positive"),
-        (["--shutdown-timeout", "-1"], "-1 is no number of seconds"),
+        (["--max-concurrency", "0"], "expected a positive integer, got 0"),
+        (["--shutdown-timeout", "-1"], "expected a number of seconds, 0 or more, got -1"),
     ],
 )
 def test_why_it_cannot_start_is_said_shortly(

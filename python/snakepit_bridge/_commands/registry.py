@@ -1,4 +1,4 @@
-"""The commands of an adapter, found once and ready to be called."""
+"""The commands of an adapter, collected once and ready to be called."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snakepit_bridge._types.invalid import qualified_name
 
 
 class Command:
-    """A bound method with what is needed to check and to pass its arguments."""
+    """A bound method, and how to check and pass its arguments."""
 
     def __init__(
         self, name: str, function: Callable[..., Any], scope: Optional[type] = None
@@ -29,7 +29,7 @@ class Command:
         self.doc = inspect.getdoc(function) or ""
         self._parameters = Parameters(function, name, scope=scope)
         self.signature = self._parameters.signature
-        #: Makes keywords for `function` of arguments and a context, as `Parameters.bind` says.
+        #: Converts arguments and a context to keywords for `function`: `Parameters.bind`.
         self.bind = self._parameters.bind
 
     @property
@@ -38,12 +38,12 @@ class Command:
 
     @property
     def help(self) -> str:
-        """The signature, marked if it is a stream's, and the docstring."""
+        """The signature, with `-> stream` for a stream, and the docstring."""
         line = f"{self.signature} -> stream" if self.streams else self.signature
         return f"{line}\n\n{self.doc}" if self.doc else line
 
     def describe(self) -> dict[str, Any]:
-        """What callers may know of it: the fields of `CommandInfo` in `proto/snakepit.proto`."""
+        """Returns the fields of `CommandInfo` in `proto/snakepit.proto`."""
         return {
             "name": self.name,
             "signature": self.signature,
@@ -79,7 +79,7 @@ class Registry(Mapping[str, Command]):
         return len(self._commands)
 
     def find(self, name: str, *, stream: bool) -> Command:
-        """The command to serve a call with, or the `CallError` that says why there is none."""
+        """Returns the command with that name; raises a `CallError` if there is none."""
         command = self._commands.get(name)
         if command is None:
             raise CallError("unknown_command", self._unknown(name))
@@ -99,7 +99,7 @@ class Registry(Mapping[str, Command]):
 
 
 def _marked(cls: type) -> dict[str, str]:
-    """The attributes that are commands. An override stays one, and None takes one away."""
+    """Returns the attributes that are commands. An override stays one, and None removes one."""
     names: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
@@ -110,7 +110,7 @@ def _marked(cls: type) -> dict[str, str]:
                 names.pop(attribute, None)
             elif attribute not in names and _hides_command(attribute, value):
                 raise TypeError(
-                    f"{base.__qualname__}.{attribute}{_place(value)} is no command: a decorator "
+                    f"{base.__qualname__}.{attribute}{_place(value)} is not a command: a decorator "
                     f"above its @command hides it behind a {qualified_name(type(value))}; put "
                     "@command above all other decorators"
                 )
@@ -125,7 +125,7 @@ def _mark(value: object) -> Optional[str]:
 
 
 def _hides_command(name: str, value: Any) -> bool:
-    """Whether an attribute is made from a command of its name, as a plain decorator does."""
+    """Whether an attribute wraps a command of the same name, as a plain decorator does."""
     inner = [getattr(value, at, None) for at in ("__wrapped__", "__func__", "func", "fget")]
     for cell in getattr(value, "__closure__", None) or ():
         with contextlib.suppress(ValueError):
@@ -142,8 +142,8 @@ def _check_self(cls: type, attribute: str, method: Any) -> None:
     first = code.co_varnames[: code.co_argcount][:1]
     if first == ("context",) or not (first or code.co_flags & inspect.CO_VARARGS):
         raise TypeError(
-            f"{cls.__qualname__}.{attribute}{_place(method)} has no parameter for the object that "
-            "it is a method of: add `self` as the first one, or @staticmethod above @command"
+            f"{cls.__qualname__}.{attribute}{_place(method)} has no parameter for its object: add "
+            "`self` as the first parameter, or put @staticmethod below @command"
         )
 
 

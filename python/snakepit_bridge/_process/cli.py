@@ -74,7 +74,7 @@ def _serve(
 
 
 def _server(name: Optional[str]) -> Callable[..., int]:
-    """How to serve: by the extension, unless it is not there and grpcio is."""
+    """Returns the function that serves: the extension's, or grpcio's if that is missing."""
     try:
         if name != "grpcio":
             _check_native()
@@ -91,7 +91,7 @@ def _server(name: Optional[str]) -> Callable[..., int]:
     except ImportError as error:
         ways = f"{_native_missing(missing)}; or " if missing else ""
         raise NoServerError(
-            f"{ways}{error}: the gRPC server needs it: python -m pip install 'grpcio>=1.60' "
+            f"{ways}{error}: the grpcio server needs it: python -m pip install 'grpcio>=1.60' "
             "'protobuf>=4.25'"
         ) from None
     if missing is not None:
@@ -105,7 +105,7 @@ _FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def _check_native() -> None:
-    """A free-threaded Python finds the library of all the others, and cannot load it."""
+    """Refuses the extension for other Pythons: a free-threaded one finds it but cannot load it."""
     found = importlib.util.find_spec("snakepit_bridge._native") if _FREE_THREADED else None
     if found and (found.origin or "").endswith(".abi3.so"):
         raise ImportError("it is not built for a free-threaded Python")
@@ -127,12 +127,13 @@ def _serve_stdio(options: argparse.Namespace, pipes: tuple[int, int], init: Opti
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m snakepit_bridge",
-        description="Serves an adapter's commands, over gRPC or stdin and stdout. "
-        "`%(prog)s call --help` and `%(prog)s commands --help`: runs one here, lists them.",
+        description="Serves an adapter's commands over gRPC, or over stdin and stdout. To run one "
+        "in this process or to list them, see `%(prog)s call --help` and `%(prog)s commands "
+        "--help`.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(
-        "--worker-id", default="", metavar="ID", help="its name in logs and replies"
+        "--worker-id", default="", metavar="ID", help="the worker's name in logs and replies"
     )
     parser.add_argument(
         "--adapter",
@@ -143,74 +144,73 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--init-from-stdin",
         action="store_true",
-        help="read the keyword arguments of the class from stdin first: a length of 4 bytes, "
-        'big-endian, and {"init": {...}} in extended JSON',
+        help="first read the keyword arguments of the class from stdin: a length of 4 bytes, "
+        'big-endian, then {"init": {...}} in extended JSON',
     )
     add_import_path(parser)
     parser.add_argument(
         "--listen",
         default="tcp:127.0.0.1:0",
         metavar="ADDRESS",
-        help="unix:/path or tcp:127.0.0.1:port; port 0 is any free one, 50051-50150 the first free "
-        "one of these (default: %(default)s)",
+        help="unix:/path or tcp:127.0.0.1:port; port 0 means any free port, 50051-50150 the first "
+        "free port of that range (default: %(default)s)",
     )
     parser.add_argument(
         "--stdio",
         action="store_true",
-        help="serve over stdin and stdout, without gRPC, in place of --listen",
+        help="serve over stdin and stdout, without gRPC, instead of --listen",
     )
     parser.add_argument(
         "--server",
         choices=["native", "grpcio"],
-        help="which server; by default the native one, or grpcio's where that does not load",
+        help="the server (default: native, or grpcio if the native server does not load)",
     )
     parser.add_argument(
         "--max-concurrency",
         type=_positive,
         default=1,
         metavar="N",
-        help="how many commands run at once (default: %(default)s)",
+        help="how many commands may run at once (default: %(default)s)",
     )
     parser.add_argument(
         "--max-message-size",
         type=_positive,
         default=16 * 1024 * 1024,
         metavar="BYTES",
-        help="the largest message, in and out (default: 16 MiB)",
+        help="the largest message to receive or send (default: 16 MiB)",
     )
     parser.add_argument(
         "--max-sessions",
         type=_positive,
         default=10_000,
         metavar="N",
-        help="how many sessions are kept, the most recently used (default: %(default)s)",
+        help="how many sessions to keep, the most recently used (default: %(default)s)",
     )
     parser.add_argument(
         "--session-ttl",
         type=_ttl,
         default=3600.0,
         metavar="SECONDS",
-        help="how long a session is kept that no call uses, or inf (default: 3600)",
+        help="how long to keep a session that no call uses, or inf (default: 3600)",
     )
     parser.add_argument(
         "--unencodable",
         choices=["error", "marker"],
         default="error",
-        help="what is sent in place of a value that cannot be (default: %(default)s)",
+        help="what to send in place of a value that cannot be sent (default: %(default)s)",
     )
     parser.add_argument(
         "--frames",
         choices=["lists", "arrow"],
         default="lists",
-        help="whether frames and tables are sent as maps of lists or as Arrow tables "
-        "(default: %(default)s)",
+        help="send frames and tables as maps of lists or as Arrow tables (default: %(default)s)",
     )
     parser.add_argument(
         "--log-level",
         choices=list(logs.LEVELS),
         default="info",
-        help="from which level on records are shown; those of installed libraries from warning on, "
-        "unless their loggers have a level of their own (default: %(default)s)",
+        help="the lowest level of records to show; for installed libraries it is warning, unless "
+        "their loggers have a level of their own (default: %(default)s)",
     )
     parser.add_argument(
         "--shutdown-timeout",
@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=2.0,
         metavar="SECONDS",
-        help="how long those that have not finished may take to stop, once cancelled (default: 2)",
+        help="how long cancelled calls may take to stop (default: 2)",
     )
     return parser
 
@@ -232,19 +232,21 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
     return value
 
 
 def _ttl(text: str) -> float:
     value = float(text)
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
+        raise argparse.ArgumentTypeError(
+            f"expected a positive number of seconds or inf, got {text}"
+        )
     return value
 
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, 0 or more, got {text}")
     return value

@@ -1,4 +1,4 @@
-"""Finds and makes the adapter that the command line names."""
+"""Finds and creates the adapter that the command line names."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 class StartError(Exception):
-    """Why the worker cannot start and what to do about it: the whole message for the user."""
+    """Says why the worker cannot start and what to do: the whole message for the user."""
 
     exit_code = 1
 
 
 class NoServerError(StartError):
-    """There is no gRPC to be had here: the parent may have another way."""
+    """gRPC is not available here; the parent may fall back to another transport."""
 
     exit_code = 69  # EX_UNAVAILABLE of sysexits.h
 
 
 def add_import_path(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--import-path`, the directories to find an adapter in."""
+    """Adds the option `--import-path`, the directories to import an adapter from."""
     parser.add_argument(
         "--import-path",
         action="append",
@@ -41,7 +41,7 @@ def add_import_path(parser: argparse.ArgumentParser) -> None:
 
 
 def find_adapter(path: str, import_paths: Sequence[str]) -> type[Adapter]:
-    """The class at `path`, which is `module:Class`."""
+    """Returns the class at `path`, which has the form `module:Class`."""
     imports.put_users_first(list(import_paths))
     cls = _find(path)
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
@@ -52,23 +52,23 @@ def find_adapter(path: str, import_paths: Sequence[str]) -> type[Adapter]:
 
 
 def load_commands(path: str, import_paths: Sequence[str], init: Optional[bytes] = None) -> Registry:
-    """The commands of an instance of the class at `path`, which is `module:Class`.
+    """Returns the commands of an instance of the class at `path`, of the form `module:Class`.
 
-    `init` has the keyword arguments of the class, if there are any, as extended JSON.
+    `init` has the keyword arguments of the class, if any, as extended JSON.
     """
     cls = find_adapter(path, import_paths)
     try:
         keywords = init_args.keywords(cls, init)
     except init_args.InitError as error:
         raise StartError(
-            f"the adapter {path} could not be made of what `adapter_args: [init: ...]` gives its "
-            f"__init__: {error}"
+            f"the adapter {path} could not be created with the arguments of `adapter_args: [init: "
+            f"...]`: {error}"
         ) from None
     try:
         adapter = cls(**keywords)
     except (Exception, SystemExit) as error:
         raise StartError(
-            f"{Raised(error).text()}\nthe adapter {path} could not be made: its __init__ raised "
+            f"{Raised(error).text()}\nthe adapter {path} could not be created: its __init__ raised "
             f"the error above{_hidden()}"
         ) from None
     try:
@@ -76,7 +76,9 @@ def load_commands(path: str, import_paths: Sequence[str], init: Optional[bytes] 
     except TypeError as error:
         raise StartError(f"{path}: {error}") from None
     if not commands:
-        raise StartError(f"{path} has no commands: put @command above the methods that are some")
+        raise StartError(
+            f"{path} has no commands: put @command above the methods that are commands"
+        )
     return commands
 
 
@@ -101,7 +103,7 @@ def _find(path: str) -> object:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise StartError(
                 f"no module {error.name!r} for the adapter {path}: add its directory with "
-                f"--import-path; searched were {', '.join(filter(None, sys.path))}{_hidden()}"
+                f"--import-path; searched: {', '.join(filter(None, sys.path))}{_hidden()}"
             ) from None
         raise _import_failed(path, error) from None
     except (Exception, SystemExit) as error:
@@ -126,6 +128,6 @@ def _import_failed(path: str, error: BaseException) -> StartError:
 
 def _hidden() -> str:
     return "".join(
-        f"; {path} is not imported, as {module} has the same name: rename it"
+        f"; {path} is not imported because {module} has the same name: rename it"
         for path, module in imports.hidden()
     )

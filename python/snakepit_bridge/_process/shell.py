@@ -1,4 +1,4 @@
-"""`python -m snakepit_bridge call` and `commands`: an adapter's commands from the shell."""
+"""`python -m snakepit_bridge call` and `commands`: run or list an adapter's commands."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Who reads has had enough, as `head` has: Python's own flush at the end finds no pipe.
+        # The reader has closed the pipe, as `head` does: keep Python's final flush from failing.
         sys.stdout = None
         raise SystemExit(1) from None
 
@@ -117,20 +117,21 @@ def _parser() -> argparse.ArgumentParser:
     call = parsers.add_parser(
         "call",
         help="run a command in this process",
-        description="Runs a command in this process, without a pool, and prints what Elixir would "
-        "get as JSON, each chunk of a stream in a line. Exits with 1 if it fails.",
+        description="Runs a command in this process, without a pool, and prints the result that "
+        "Elixir would receive as JSON, the chunks of a stream one per line. Exits with status 1 if "
+        "the command fails.",
     )
     _add_common(call)
-    call.add_argument("command", help="its name")
+    call.add_argument("command", help="the name of the command")
     call.add_argument(
         "arguments",
         nargs="*",
         type=_pair,
         metavar="NAME=VALUE",
-        help="a value is JSON where it parses, else text: n=1, names='[\"a\"]', digits='\"123\"'",
+        help="a value is JSON if it parses, otherwise text: n=1, names='[\"a\"]', digits='\"123\"'",
     )
-    call.add_argument("--timeout", type=float, metavar="SECONDS", help="until its deadline")
-    call.add_argument("--session", metavar="ID", help="the session that the call belongs to")
+    call.add_argument("--timeout", type=float, metavar="SECONDS", help="the deadline of the call")
+    call.add_argument("--session", metavar="ID", help="the id of the call's session")
     call.set_defaults(run=_call)
     commands = parsers.add_parser(
         "commands",
@@ -151,11 +152,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_pair,
         metavar="NAME=VALUE",
-        help="a keyword argument of its __init__; may be repeated",
+        help="a keyword argument of the class's __init__; may be repeated",
     )
     parser.add_argument(
         "--log-level",
         choices=list(logs.LEVELS),
         default="warning",
-        help="from which level on records are shown, on stderr (default: %(default)s)",
+        help="the lowest level of records to show, on stderr (default: %(default)s)",
     )
