@@ -64,7 +64,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
                 }
             });
         }
-        if worker.has_posts() {
+        if !worker.posts.is_empty() {
             py.detach(|| unsent.flush());
             run_posts(py, worker);
         }
@@ -109,7 +109,7 @@ fn may_start(
 
 /// They raise only the exceptions of signal handlers.
 fn run_posts(py: Python<'_>, worker: &Worker) {
-    for function in worker.take_posts() {
+    for function in worker.posts.take() {
         if let Err(error) = function.call0(py) {
             worker.hooks.signal_failed(py, error);
         }

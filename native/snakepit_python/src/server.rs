@@ -82,7 +82,7 @@ impl PyServer {
         let calls = calls
             .into_iter()
             .map(|call| AsyncCall::new(self.worker.clone(), call));
-        (calls.collect(), self.worker.take_resumes())
+        (calls.collect(), self.worker.resumes.take())
     }
 
     /// Accepts no further connections.

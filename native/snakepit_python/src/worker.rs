@@ -11,7 +11,7 @@ use crate::{
 use parking_lot::Mutex;
 use pyo3::{FromPyObject, Py, PyAny, Python};
 use snakepit_proto::{CallHeader, Fields, HandlerExit, SessionKey};
-use snakepit_server::{Counters, ExitLog, Failure, IoDriver, LoopWaker, Outcome, Scheduler};
+use snakepit_server::{Counters, ExitLog, Failure, Inbox, IoDriver, LoopWaker, Outcome, Scheduler};
 use snakepit_wire::StartJournal;
 use std::{
     io,
@@ -54,11 +54,10 @@ pub(crate) struct Worker {
     ended: Notify,
     pub(crate) loop_waker: Arc<LoopWaker>,
     /// The functions that the event loop must call.
-    resumes: Mutex<Vec<Py<PyAny>>>,
+    pub(crate) resumes: Inbox<Py<PyAny>>,
     forked: AtomicBool,
     /// The functions that the main thread must call between two commands.
-    posts: Mutex<Vec<Py<PyAny>>>,
-    has_posts: AtomicBool,
+    pub(crate) posts: Inbox<Py<PyAny>>,
     /// For the first connection that asks: the call ids of two connections cannot be told apart.
     journal: Mutex<Option<Journal>>,
 }
@@ -88,10 +87,9 @@ impl Worker {
             writers: AtomicUsize::new(0),
             ended: Notify::new(),
             loop_waker,
-            resumes: Mutex::default(),
+            resumes: Inbox::default(),
             forked: AtomicBool::new(false),
-            posts: Mutex::default(),
-            has_posts: AtomicBool::new(false),
+            posts: Inbox::default(),
             journal: Mutex::new(journal.map(Journal::new)),
         }))
     }
@@ -120,8 +118,8 @@ impl Worker {
         let (waiting, running) = self.scheduler.take_back(which);
         for call in waiting {
             call.cancel();
-            self.note_end(&call, true);
-            call.responder.refuse(Failure::cancelled(), call.exit());
+            let exit = self.note_end(&call, true);
+            call.responder.refuse(Failure::cancelled(), exit);
         }
         for call in running {
             if call.cancel() {
@@ -138,20 +136,17 @@ impl Worker {
 
     /// Answers a call, or ends its stream.
     pub(crate) fn finish(&self, call: &Call, result: Result<Fields, Failure>, took: Duration) {
-        self.note_end(call, result.is_err());
-        call.responder.finish(Outcome {
-            result,
-            took,
-            exit: call.exit(),
-        });
+        let exit = self.note_end(call, result.is_err());
+        call.responder.finish(Outcome { result, took, exit });
     }
 
-    fn note_end(&self, call: &Call, failed: bool) {
+    fn note_end(&self, call: &Call, failed: bool) -> HandlerExit {
         self.counters.count(failed);
-        let id = call.header.call_id();
-        if call.is_cancelled() && id != 0 {
-            self.exits.add(id, call.exit());
+        let (id, exit) = (call.header.call_id(), call.exit());
+        if id != 0 && exit != HandlerExit::Unknown {
+            self.exits.add(id, exit);
         }
+        exit
     }
 
     /// Returns to the client those calls selected by `which` that have not started.
@@ -180,31 +175,14 @@ impl Worker {
 
     /// Calls `resume` on the event loop.
     pub(crate) fn resume(&self, resume: Py<PyAny>) {
-        self.resumes.lock().push(resume);
+        self.resumes.push(resume);
         self.loop_waker.wake();
-    }
-
-    pub(crate) fn take_resumes(&self) -> Vec<Py<PyAny>> {
-        std::mem::take(&mut *self.resumes.lock())
     }
 
     /// Calls `function` in the thread that runs commands, if there is only one.
     pub(crate) fn post(&self, function: Py<PyAny>) {
-        let mut posts = self.posts.lock();
-        posts.push(function);
-        self.has_posts.store(true, Ordering::Release);
-        drop(posts);
+        self.posts.push(function);
         self.scheduler.wake();
-    }
-
-    pub(crate) fn has_posts(&self) -> bool {
-        self.has_posts.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn take_posts(&self) -> Vec<Py<PyAny>> {
-        let mut posts = self.posts.lock();
-        self.has_posts.store(false, Ordering::Release);
-        std::mem::take(&mut *posts)
     }
 
     /// Must be called after a call that has started has left the scheduler.
