@@ -5,6 +5,9 @@
 //! `command_thread` or the event loop (`async_call`) runs its command in an `Invocation`, with arguments
 //! and results from `values`, and `control` runs what the network's threads need from Python. `hooks` has
 //! all calls from here to the Python package.
+//!
+//! The tests of this crate are those of the Python package: a test here would have to be linked with
+//! Python's library, which not every machine has. What needs no Python belongs to `snakepit_server`.
 
 mod async_call;
 mod call;

@@ -77,7 +77,7 @@ impl<S: Service> Connections<S> {
     }
 
     async fn accept(&self, listener: Listener, open: &TaskTracker) {
-        // Where others could connect, too, a connection is not trusted before it has brought the secret.
+        // Where other users can connect, a connection is not trusted until an RPC has had the secret.
         let newcomers = (!listener.is_private()).then(Arc::<Newcomers>::default);
         let (first, longest) = ACCEPT_AGAIN_AFTER.into_inner();
         let mut again_after = first;
