@@ -1,8 +1,9 @@
 //! Work that would hold up the runtime's threads, on others.
 
+use parking_lot::Mutex;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +22,7 @@ pub async fn decode_aside<T: Send + 'static>(
         return Some(work());
     }
     let work = Arc::new(Mutex::new(Some(work)));
-    let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let take = |work: &Mutex<Option<_>>| work.lock().take();
     let there = work.clone();
     let aside = move || take(&there).map(|work| work());
     // It panics where the system makes no thread, and waits for one where that may pass.

@@ -5,9 +5,10 @@ use crate::{
     failure::Failure,
     multiplexer::{Calls, Job},
 };
+use parking_lot::Mutex;
 use snakepit_wire::FRAME_OVERHEAD;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -92,10 +93,7 @@ impl<J: Job> Endpoint<J> {
     }
 
     pub fn link(&self) -> Arc<Link<J>> {
-        self.link
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.link.lock().clone()
     }
 
     pub fn open_link(&self) -> Option<Arc<Link<J>>> {
@@ -118,7 +116,7 @@ impl<J: Job> Endpoint<J> {
                     ..target.clone()
                 };
                 let link = Link::connect(&target).await?;
-                *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link.clone();
+                *self.link.lock() = link.clone();
                 Ok(link)
             }
         }

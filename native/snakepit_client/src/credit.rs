@@ -1,9 +1,7 @@
 //! How far a stream may be ahead of its consumer.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::Notify;
 
 /// With a consumer that gives credit back for each chunk, no chunk is taken while this many bytes
@@ -83,7 +81,7 @@ impl Credit {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 

@@ -5,6 +5,7 @@
 //! and the task that drives the connection sends them together.
 
 use h2::RecvStream;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use snakepit_proto::{CallFrame, ReplyFrame, call_frame::Act};
 use snakepit_wire::{Connection, Deframer, Driven, Outlet, StartJournal, append, muted};
@@ -13,7 +14,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -446,6 +447,6 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -5,13 +5,9 @@
 //! a queue with a bound for a process that takes and logs them; what comes beyond is counted.
 
 use crate::pipe::Writer;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
-use std::{
-    collections::VecDeque,
-    os::fd::AsFd,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, os::fd::AsFd, time::Duration};
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -139,7 +135,7 @@ impl Output {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     /// Reads until the output ends. What it ended with, oldest line first.

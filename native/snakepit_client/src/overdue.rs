@@ -1,9 +1,10 @@
 //! Deadlines that hold while the runtime's threads stand still: a thread that does nothing else looks
 //! after what has to reach a process as a message. Whoever waits in a receive bounds that instead.
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
@@ -40,7 +41,7 @@ impl Watch {
     /// Has `look` called at that moment, and from then on at those that it returns. It must not block, nor
     /// drop the watch itself.
     pub fn new(at: Instant, look: impl FnMut(Instant) -> Option<Instant> + Send + 'static) -> Self {
-        let mut state = WATCHES.lock();
+        let mut state = WATCHES.state.lock();
         state.last += 1;
         let id = state.last;
         state.looks.insert(id, (at, Some(Box::new(look))));
@@ -58,7 +59,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut state = WATCHES.lock();
+        let mut state = WATCHES.state.lock();
         let removed = state.looks.remove(&self.0);
         if let Some((at, _)) = &removed {
             state.order.remove(&(*at, self.0));
@@ -70,61 +71,37 @@ impl Drop for Watch {
 }
 
 impl Watches {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn run(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             let now = Instant::now();
-            state = match state.order.first().copied() {
-                None => self
-                    .sooner
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
+            match state.order.first().copied() {
+                None => self.sooner.wait(&mut state),
                 Some((at, _)) if at > now => {
-                    let (state, _) = self
-                        .sooner
-                        .wait_timeout(state, at - now)
-                        .unwrap_or_else(PoisonError::into_inner);
-                    state
+                    self.sooner.wait_until(&mut state, at);
                 }
                 Some(first) => {
                     state.order.remove(&first);
-                    self.take(state, first.1, now)
+                    Self::take(&mut state, first.1, now);
                 }
-            };
+            }
         }
     }
 
-    fn take<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        id: u64,
-        now: Instant,
-    ) -> MutexGuard<'a, State> {
+    /// Takes the look, and drops the one that is done with, without the lock.
+    fn take(state: &mut MutexGuard<'_, State>, id: u64, now: Instant) {
         let look = state.looks.get_mut(&id).and_then(|(_, look)| look.take());
-        drop(state);
-        let taken = look.map(|mut look| (look(now), look));
-        let mut state = self.lock();
-        let mut done = None;
+        let taken = MutexGuard::unlocked(state, || look.map(|mut look| (look(now), look)));
         match taken {
             Some((Some(next), look)) if state.looks.contains_key(&id) => {
                 state.looks.insert(id, (next, Some(look)));
                 state.order.insert((next, id));
             }
-            taken => {
+            done => {
                 state.looks.remove(&id);
-                done = taken;
+                MutexGuard::unlocked(state, || drop(done));
             }
         }
-        if done.is_none() {
-            return state;
-        }
-        drop(state);
-        drop(done);
-        self.lock()
     }
 }
 

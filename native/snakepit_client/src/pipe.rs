@@ -1,10 +1,10 @@
 //! A pipe that another process of this user opens by a path and writes to.
 
+use parking_lot::Mutex;
 use std::{
     fs::OpenOptions,
     io,
     os::fd::{AsRawFd, OwnedFd},
-    sync::{Mutex, PoisonError},
 };
 use tokio::net::unix::pipe::{self, Receiver};
 
@@ -20,7 +20,7 @@ pub struct Writer(Mutex<Option<OwnedFd>>);
 impl Writer {
     /// From here on the pipe ends with the last process that holds it.
     pub fn release(&self) {
-        let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.0.lock().take();
         drop(writer);
     }
 }

@@ -6,11 +6,12 @@ use crate::{
     map,
     reply::{failure_details, off_scheduler, reason_atom},
 };
+use parking_lot::Mutex;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm, types::atom};
 use snakepit_client::{failure::Failure, overdue::Watch};
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -23,12 +24,12 @@ pub(crate) struct Gate(Arc<Mutex<bool>>);
 
 impl Gate {
     pub(crate) fn close(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.0.lock() = true;
     }
 
     /// Sends what is ready to be sent: a cancel waits for it.
     pub(crate) fn pass(&self, send: impl FnOnce()) {
-        let closed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = self.0.lock();
         if !*closed {
             send();
         }
@@ -36,7 +37,7 @@ impl Gate {
 
     /// Sends what is the last, whoever sends it first. Whether it was sent.
     pub(crate) fn pass_last(&self, send: impl FnOnce()) -> bool {
-        let mut closed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut closed = self.0.lock();
         if *closed {
             return false;
         }

@@ -5,12 +5,13 @@
 //! polls it itself, for writing alone: what comes in stays with the task.
 
 use futures_util::task::AtomicWaker;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{
     cell::Cell,
     io::{self, ErrorKind},
     pin::Pin,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -78,13 +79,10 @@ impl IoState {
     /// Waits until the socket takes more; tells whether it had to.
     fn wait_unblocked(&self) -> bool {
         let mut waited = false;
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         while self.blocked.load(Ordering::Acquire) {
             waited = true;
-            waiting = self
-                .unblocked
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.unblocked.wait(&mut waiting);
         }
         waited
     }
@@ -225,14 +223,10 @@ impl<C: Connection> Driven<C> {
     /// Has `queue` hand its data to the connection and writes that from this thread. False if another
     /// one is at the connection: nothing was done.
     pub fn write_here(&self, queue: impl FnOnce()) -> bool {
-        match self.connection.try_lock() {
-            Ok(connection) => self.write_locked(connection, queue),
-            Err(TryLockError::Poisoned(poisoned)) => {
-                self.write_locked(poisoned.into_inner(), queue)
-            }
-            Err(TryLockError::WouldBlock) => return false,
-        }
-        true
+        let connection = self.connection.try_lock();
+        connection
+            .map(|connection| self.write_locked(connection, queue))
+            .is_some()
     }
 
     /// As `write_here`, but waits for its turn, and until the socket has taken everything or is gone.
@@ -259,9 +253,7 @@ impl<C: Connection> Driven<C> {
     }
 
     fn lock(&self) -> MutexGuard<'_, C> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock()
     }
 
     /// Whether the socket takes no more for the moment.

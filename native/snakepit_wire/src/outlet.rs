@@ -6,10 +6,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use h2::SendStream;
 use http::HeaderMap;
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Waker,
-};
+use parking_lot::Mutex;
+use std::{sync::Arc, task::Waker};
 
 /// Room for messages, before there are any.
 const ROOM: usize = 16 * 1024;
@@ -33,7 +31,7 @@ impl<C: Connection> Outlet<C> {
 
     /// Queues what `append` appends. It is sent by `write`, or by the next `drain`.
     pub fn queue(&self, append: impl FnOnce(&mut BytesMut)) {
-        let mut out = lock(&self.out);
+        let mut out = self.out.lock();
         if out.capacity() == 0 {
             out.reserve(ROOM);
         }
@@ -61,7 +59,7 @@ impl<C: Connection> Outlet<C> {
     }
 
     pub fn is_empty(&self) -> bool {
-        lock(&self.out).is_empty()
+        self.out.lock().is_empty()
     }
 
     /// For the task that drains: hands what is queued to the connection, and is woken for more.
@@ -80,20 +78,16 @@ impl<C: Connection> Outlet<C> {
     pub fn end(&self, trailers: &HeaderMap) {
         self.hand_over();
         // A stream that is gone is told by its other half.
-        let _ = lock(&self.stream).send_trailers(trailers.clone());
+        let _ = self.stream.lock().send_trailers(trailers.clone());
     }
 
     fn hand_over(&self) {
         // The stream's lock is held from before the data is taken, so that its order stays.
-        let mut stream = lock(&self.stream);
-        let bytes = lock(&self.out).split().freeze();
+        let mut stream = self.stream.lock();
+        let bytes = self.out.lock().split().freeze();
         if !bytes.is_empty() {
             // A stream that is gone is told by its other half.
             let _ = stream.send_data(bytes, false);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,6 +8,7 @@ use crate::{
     events::{Events, Gate, Progress, Recipient},
     reply::{Reply, error_term, failure_term},
 };
+use parking_lot::Mutex;
 use rustler::{
     Atom, Encoder, Env, LocalPid, Monitor, NifResult, NifTuple, Resource, ResourceArc, Term,
 };
@@ -16,7 +17,7 @@ use snakepit_proto::Fields;
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, LazyLock, Mutex, PoisonError,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -52,10 +53,7 @@ impl Resource for CallResource {
 
 impl CallResource {
     fn take_cancel(&self) -> Option<Box<dyn FnOnce() + Send>> {
-        self.cancel
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.cancel.lock().take()
     }
 }
 
@@ -64,7 +62,7 @@ struct Owned(ResourceArc<CallResource>);
 impl Owner for Owned {
     fn watch(&self, cancel: Box<dyn FnOnce() + Send>) {
         let kept = &self.0.cancel;
-        *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancel);
+        *kept.lock() = Some(cancel);
         // Whoever found nothing to do before has left it to us.
         if self.0.cancelled.is_cancelled()
             && let Some(cancel) = self.0.take_cancel()

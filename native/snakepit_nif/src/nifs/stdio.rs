@@ -13,6 +13,7 @@ use crate::{
     reply::{Reply, error_term},
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
 use snakepit_client::{
     credit::Credit,
@@ -21,7 +22,7 @@ use snakepit_client::{
     wire,
 };
 use snakepit_proto::Fields;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A worker's place, held by whoever holds this: it is given back with the last of them.
 struct LeaseResource(Mutex<Option<Lease<Arc<Worker>>>>);
@@ -72,11 +73,7 @@ fn acquire<'a>(
 
 #[rustler::nif]
 fn release(lease: ResourceArc<LeaseResource>) -> Atom {
-    let held = lease
-        .0
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let held = lease.0.lock().take();
     drop(held);
     atoms::ok()
 }
