@@ -7,8 +7,8 @@ use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
 use snakepit_wire::{
-    Address, Connection as _, Driven, InvalidAddress, Io, MAX_HEADER_LIST, Outlet, Socket,
-    StartJournal,
+    Address, Connection as _, Driven, InvalidAddress, Io, MAX_HEADER_LIST, Outlet, SECRET_HEADER,
+    Socket, StartJournal,
 };
 use std::{
     future::poll_fn,
@@ -27,7 +27,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1 << 30;
 const MAX_FRAME_SIZE: u32 = 256 * 1024;
 const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";
-static SECRET: HeaderName = HeaderName::from_static("x-snakepit-secret");
+static SECRET: HeaderName = HeaderName::from_static(SECRET_HEADER);
 
 impl From<InvalidAddress> for Failure {
     fn from(error: InvalidAddress) -> Self {

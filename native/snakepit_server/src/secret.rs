@@ -1,10 +1,11 @@
 //! The secret that a client must send to a TCP port, where other users can connect.
 
 use http::{HeaderMap, HeaderName};
+use snakepit_wire::SECRET_HEADER;
 use subtle::ConstantTimeEq;
 use tonic::Status;
 
-pub(crate) static HEADER: HeaderName = HeaderName::from_static("x-snakepit-secret");
+pub(crate) static HEADER: HeaderName = HeaderName::from_static(SECRET_HEADER);
 
 /// If it is empty, everyone may call.
 pub struct Secret(String);

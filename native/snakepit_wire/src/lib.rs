@@ -15,6 +15,9 @@ pub use journal::{JOURNAL_BYTES, StartJournal};
 pub use outlet::Outlet;
 pub use socket::Socket;
 
+/// The metadata that carries the secret of a server at a TCP port.
+pub const SECRET_HEADER: &str = "x-snakepit-secret";
+
 /// How large a request's or a response's headers may be, in bytes as HTTP/2 counts them. What is larger
 /// is not held in memory: anyone may send it before any secret is checked.
 pub const MAX_HEADER_LIST: u32 = 64 * 1024;

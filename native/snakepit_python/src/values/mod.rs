@@ -12,11 +12,12 @@ use pyo3::{
     types::{PyBytes, PyDict, PyString},
 };
 use snakepit_proto::{Field, Fields, FieldsRef, copied, packed};
+use snakepit_values::Kind;
 use std::collections::BTreeMap;
 
-const TEXT: u8 = 1;
-const BYTES: u8 = 2;
-const JSON: u8 = 3;
+const TEXT: u8 = Kind::Text as u8;
+const BYTES: u8 = Kind::Bytes as u8;
+const JSON: u8 = Kind::Json as u8;
 
 /// From this size on Python's memory is shared until it is sent, and not copied.
 const SHARED_FROM: usize = 4096;
