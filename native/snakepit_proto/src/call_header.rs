@@ -2,7 +2,10 @@
 //! and which life of that, its request id and metadata, its deadline. Both ends make and read the
 //! messages that carry a call here.
 
-use crate::{CallFrame, EndSessionRequest, ExecuteRequest, Fields, FieldsRef, SessionRequest};
+use crate::{
+    fields::{Fields, FieldsRef},
+    messages::{CallFrame, EndSessionRequest, ExecuteRequest, SessionRequest},
+};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},

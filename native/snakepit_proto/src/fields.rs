@@ -1,6 +1,6 @@
 //! Maps of values as they travel.
 
-use crate::Field;
+use crate::messages::Field;
 use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
 

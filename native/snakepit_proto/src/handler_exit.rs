@@ -1,7 +1,7 @@
 //! How the handler of a cancelled call ended. It is sent as an enum and, for peers that do not know
 //! that, in words.
 
-use crate::{HandlerExit, HealthResponse, ReplyFrame};
+use crate::messages::{HandlerExit, HealthResponse, ReplyFrame};
 
 impl HandlerExit {
     /// Empty: not known.

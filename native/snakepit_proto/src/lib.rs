@@ -4,8 +4,8 @@
 mod call_header;
 mod fields;
 mod handler_exit;
+mod messages;
 
 pub use call_header::{CallHeader, SessionKey};
 pub use fields::{Fields, FieldsRef, copied, packed};
-
-tonic::include_proto!("snakepit");
+pub use messages::*;

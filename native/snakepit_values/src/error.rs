@@ -1,4 +1,4 @@
-use crate::{MAX_DEPTH, MAX_DIGITS};
+use crate::format::{MAX_DEPTH, MAX_DIGITS};
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {

@@ -3,45 +3,13 @@
 
 mod dtype;
 mod error;
+mod format;
 mod read;
 mod text;
 mod write;
 
 pub use dtype::Dtype;
 pub use error::ReadError;
+pub use format::{ALIGNMENT, Kind, MARK, MAX_DEPTH, MAX_DIGITS};
 pub use read::{Builder, Form, read, split_tail};
 pub use write::Writer;
-
-/// How deep arrays and objects may be nested.
-pub const MAX_DEPTH: usize = 128;
-/// Converting an integer takes time that grows with the square of its length.
-pub const MAX_DIGITS: usize = 100_000;
-/// The key of an object that stands for what JSON cannot carry.
-pub const MARK: &str = "$snakepit";
-/// Where a tail, and a tensor in it, may start.
-pub const ALIGNMENT: usize = 64;
-
-/// How a field's value was encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
-    Plain = 0,
-    Text = 1,
-    Bytes = 2,
-    Json = 3,
-    Extended = 4,
-}
-
-impl Kind {
-    pub fn of(byte: u8) -> Option<Self> {
-        [
-            Self::Plain,
-            Self::Text,
-            Self::Bytes,
-            Self::Json,
-            Self::Extended,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == byte)
-    }
-}

@@ -1,4 +1,9 @@
-use crate::{ALIGNMENT, Dtype, MARK, MAX_DEPTH, MAX_DIGITS, ReadError, text::plain_run};
+use crate::{
+    dtype::Dtype,
+    error::ReadError,
+    format::{ALIGNMENT, MARK, MAX_DEPTH, MAX_DIGITS},
+    text::plain_run,
+};
 use std::{borrow::Cow, mem, ops::Range};
 
 /// Makes values of what is read.

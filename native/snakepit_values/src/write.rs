@@ -1,4 +1,8 @@
-use crate::{ALIGNMENT, Dtype, Kind, MARK, text::plain_run};
+use crate::{
+    dtype::Dtype,
+    format::{ALIGNMENT, Kind, MARK},
+    text::plain_run,
+};
 use std::{borrow::Cow, fmt::Display, io::Write as _};
 
 /// Writes one value as JSON, which becomes extended JSON as soon as that is needed.

@@ -1,7 +1,7 @@
 //! Where a server is: read from text and written as it, connected to by clients, listened at by servers.
 //! All that a kind of address is to either end is here.
 
-use crate::Socket;
+use crate::socket::Socket;
 use std::{fmt, fs, io, path::PathBuf, str::FromStr};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 

@@ -1,0 +1,3 @@
+//! The messages and the client, generated from `proto/snakepit.proto`.
+
+tonic::include_proto!("snakepit");
