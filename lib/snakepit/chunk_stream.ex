@@ -43,7 +43,7 @@ defmodule Snakepit.ChunkStream do
         end
 
       {:done, info} ->
-        Telemetry.stop_call(call.span, meta(info))
+        Telemetry.stop_call(call.span, info)
 
       {:error, error} ->
         Telemetry.fail_call(call.span, error, nil)
@@ -109,7 +109,7 @@ defmodule Snakepit.ChunkStream do
   end
 
   defp next_chunks(_owner, {:event, call, {:done, info}}) do
-    Telemetry.stop_call(call.span, meta(info))
+    Telemetry.stop_call(call.span, info)
     {:halt, :done}
   end
 
@@ -189,6 +189,4 @@ defmodule Snakepit.ChunkStream do
       0 -> :ok
     end
   end
-
-  defp meta(info), do: {info.request_id, info.worker_id, info.queue_us, info.execution_us}
 end

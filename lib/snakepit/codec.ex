@@ -5,14 +5,19 @@ defmodule Snakepit.Codec do
 
   alias Snakepit.{Error, Native, Structs}
 
-  @doc "What the native side has to know of a call; the first of it is the reference of its messages."
-  def spec(command, args, options) do
+  @doc "What the native side has to know of a call, but for its arguments."
+  @spec spec(String.t(), keyword) :: {:ok, map} | {:error, Error.t()}
+  def spec(command, options) do
     with :ok <- check_command(command) do
-      timeout = millis(Keyword.fetch!(options, :timeout))
-      queue_timeout = millis(Keyword.get(options, :queue_timeout, :infinity))
-      session = session(options[:session_id], options)
-      metadata = metadata(options)
-      {:ok, {nil, command, args, session, options[:request_id], timeout, queue_timeout, metadata}}
+      {:ok,
+       %{
+         command: command,
+         request_id: options[:request_id],
+         timeout: millis(Keyword.fetch!(options, :timeout)),
+         queue_timeout: millis(Keyword.get(options, :queue_timeout, :infinity)),
+         session: session(options[:session_id], options),
+         metadata: metadata(options)
+       }}
     end
   end
 
@@ -113,22 +118,22 @@ defmodule Snakepit.Codec do
   def returned(result, command \\ nil, request_id \\ nil)
 
   def returned({:error, failure, request_id}, command, _given),
-    do: {:error, error(failure, command, {request_id, nil, 0, 0})}
+    do: {:error, error(failure, command, request_id)}
 
   def returned({:error, %Error{} = error}, command, request_id),
     do: {:error, %{error | command: command, request_id: request_id}}
 
   def returned({:error, failure}, command, request_id),
-    do: {:error, error(failure, command, {request_id, nil, 0, 0})}
+    do: {:error, error(failure, command, request_id)}
 
   def returned(result, _command, _request_id), do: result
 
   @doc "The error that a failure of the native side is."
-  def error(failure, command \\ nil, meta \\ {nil, nil, 0, 0})
+  def error(failure, command \\ nil, request_id \\ nil, worker_id \\ nil)
 
-  def error(%Error{} = error, _command, _meta), do: error
+  def error(%Error{} = error, _command, _request_id, _worker_id), do: error
 
-  def error({reason, message, details}, command, {request_id, worker_id, _, _}) do
+  def error({reason, message, details}, command, request_id, worker_id) do
     %Error{
       reason: reason,
       message: message,

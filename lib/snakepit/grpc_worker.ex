@@ -181,11 +181,11 @@ defmodule Snakepit.GRPCWorker do
   def handle_info(:connection_lost, %{membership: %{exit_text: nil}} = state),
     do: {:noreply, kill("its connection was lost", state)}
 
-  def handle_info({:snakepit_work_ended, how, micros, command, request_id}, state) do
-    Telemetry.call_cancelled(System.convert_time_unit(micros, :microsecond, :native), %{
-      how: how,
-      command: command,
-      request_id: request_id,
+  def handle_info({:snakepit_work_ended, work}, state) do
+    Telemetry.call_cancelled(System.convert_time_unit(work.after_us, :microsecond, :native), %{
+      how: work.how,
+      command: work.command,
+      request_id: work.request_id,
       pool: state.membership.options.name,
       worker_id: state.membership.id
     })

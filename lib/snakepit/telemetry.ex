@@ -149,7 +149,7 @@ defmodule Snakepit.Telemetry do
   def stop_call(nil, _meta, _halted), do: :ok
 
   def stop_call(span, meta, halted) do
-    metadata = Map.merge(span.metadata, %{halted: halted, worker_id: worker_id(meta)})
+    metadata = Map.merge(span.metadata, %{halted: halted, worker_id: meta && meta.worker_id})
     end_call(:stop, span, meta, metadata)
   end
 
@@ -173,17 +173,14 @@ defmodule Snakepit.Telemetry do
 
   @doc false
   # For a stream whose consumer is not ours.
-  def stream_ended(span, event, meta, chunks, first_chunk_us) do
-    Notifier.run(span.metadata.pool, fn ->
-      end_stream(span, event, meta, chunks, first_chunk_us)
-    end)
-  end
+  def stream_ended(span, stream_end),
+    do: Notifier.run(span.metadata.pool, fn -> end_stream(span, stream_end) end)
 
-  defp end_stream(span, event, meta, chunks, first_chunk_us) do
+  defp end_stream(span, %{meta: meta, first_chunk_us: first_chunk_us} = stream_end) do
     first = first_chunk_us && span.started + native(first_chunk_us)
-    span = %{span | chunks: chunks, first_chunk: first}
+    span = %{span | chunks: stream_end.chunks, first_chunk: first}
 
-    case event do
+    case stream_end.event do
       {:done, _info} -> stop_call(span, meta)
       {:error, %Error{reason: :cancelled}} -> stop_call(span, meta, true)
       {:error, error} -> fail_call(span, error, meta)
@@ -231,13 +228,13 @@ defmodule Snakepit.Telemetry do
     :ok
   end
 
-  defp times(measurements, {_request_id, _worker_id, queue_us, execution_us}) do
-    measurements
-    |> Map.put(:queue_time, native(queue_us))
-    |> Map.put(:execution_time, native(execution_us))
-  end
-
   defp times(measurements, nil), do: measurements
+
+  defp times(measurements, meta) do
+    measurements
+    |> Map.put(:queue_time, native(meta.queue_us))
+    |> Map.put(:execution_time, native(meta.execution_us))
+  end
 
   defp stream(measurements, %{metadata: %{streaming: false}}), do: measurements
 
@@ -255,9 +252,6 @@ defmodule Snakepit.Telemetry do
       metadata
     )
   end
-
-  defp worker_id({_request_id, worker_id, _queue_us, _execution_us}), do: worker_id
-  defp worker_id(nil), do: nil
 
   defp native(micros), do: System.convert_time_unit(micros, :microsecond, :native)
 

@@ -12,17 +12,19 @@ defmodule Snakepit.Transport do
   @typedoc "A pool's options, complete."
   @type options :: map
 
-  @typedoc """
-  Where and for how long a call ran, in µs: `{request_id, worker_id, queue_us, execution_us}`; nil where it
-  has not come to the pool.
-  """
-  @type meta ::
-          {String.t(), String.t() | nil, non_neg_integer, non_neg_integer} | nil
+  @typedoc "Where a call ran, and for how long it waited and ran, in µs."
+  @type meta :: %{
+          request_id: String.t(),
+          worker_id: String.t() | nil,
+          queue_us: non_neg_integer,
+          execution_us: non_neg_integer
+        }
 
   @typedoc """
   Whom a stream's messages go to: the calling process, with `:ref`. `:pool` is for errors. With `:bounded`
   no more chunks are on their way than are asked for, nor more bytes than fit. `:observer`, a process and a
-  term, gets `{:snakepit_stream_ended, term, event, meta, chunks, first_chunk_us}` as well.
+  term, gets `{:snakepit_stream_ended, term, end}` as well, `end` being a map of the last `:event`, the
+  call's `:meta`, the number of `:chunks` and `:first_chunk_us`.
   """
   @type recipient :: %{
           ref: reference,
@@ -31,9 +33,12 @@ defmodule Snakepit.Transport do
           observer: {pid, term} | nil
         }
 
-  @doc "Executes a command. The options are checked, and have a `:timeout`."
+  @doc """
+  Executes a command. The options are checked, and have a `:timeout`. An error has no meta where the call has
+  not come to the pool.
+  """
   @callback run(pool, command :: String.t(), args :: map | keyword, options :: keyword) ::
-              {:ok, map, meta} | {:error, Error.t(), meta}
+              {:ok, map, meta} | {:error, Error.t(), meta | nil}
 
   @doc "Starts a command that streams. The options have a `:demand` as well."
   @callback stream(pool, command :: String.t(), args :: map | keyword, keyword, recipient) ::

@@ -60,8 +60,9 @@ defmodule Snakepit.GRPC.ClientTest do
         for timeouts <- [[millis, millis], [millis, nil], [nil, millis]] do
           [timeout, queue_timeout] = timeouts
           ref = make_ref()
-          spec = {ref, "ping", %{}, nil, nil, timeout, queue_timeout, []}
-          assert {:ok, _handle} = Native.call(channel, spec)
+          times = %{timeout: timeout, queue_timeout: queue_timeout}
+          {:ok, spec} = Codec.spec("ping", timeout: :infinity)
+          assert {:ok, _handle} = Native.call(channel, ref, %{}, Map.merge(spec, times))
           assert_receive {^ref, {:ok, %{"status" => "ok"}, _meta}}, 60_000
         end
       end

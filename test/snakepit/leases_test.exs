@@ -4,23 +4,26 @@ defmodule Snakepit.LeasesTest do
 
   import Snakepit.Test.Pools
 
-  alias Snakepit.Native
+  alias Snakepit.{Codec, Native}
 
   setup do
     limits = %{max_queue: 1, max_sessions: 1, session_ttl: nil, pipeline_budget: 0}
     pool = Native.pool_new(Map.merge(limits, %{size: 1, startup_timeout: 1_000}), false)
-    Native.pool_add(pool, nil, "pool/1", 1, 1_000)
+    Native.pool_add(pool, nil, %{id: "pool/1", max_concurrency: 1, kill_grace: 1_000})
     %{pool: pool}
   end
 
   test "a free place is taken at once, a place given back by whoever waits", %{pool: pool} do
     me = self()
-    assert {:ok, {lease, ^me, "pool/1", 0}} = acquire(pool)
+    of_worker = %{worker: me, worker_id: "pool/1", session_generation: 0}
+    assert {:ok, %{lease: lease} = acquired} = acquire(pool)
+    assert Map.delete(acquired, :lease) == of_worker
     ref = make_ref()
     assert {:wait, _handle} = acquire(pool, ref)
     refute_received _
     Native.release(lease)
-    assert_receive {^ref, {:ok, {next, ^me, "pool/1", 0}}}
+    assert_receive {^ref, {:ok, %{lease: next} = acquired}}
+    assert Map.delete(acquired, :lease) == of_worker
     assert {1, 0} = in_flight(pool)
     Native.release(next)
     Native.release(next)
@@ -28,18 +31,22 @@ defmodule Snakepit.LeasesTest do
   end
 
   test "a full queue refuses", %{pool: pool} do
-    {:ok, _lease} = acquire(pool)
+    {:ok, %{lease: lease}} = acquire(pool)
     assert {:wait, _handle} = acquire(pool)
     assert {:error, {:pool_saturated, _message, %{max_queue: 1}}} = acquire(pool)
     assert {1, 1} = in_flight(pool)
+    # Until here it must not be collected.
+    Native.release(lease)
   end
 
   test "a wait ends at its deadline", %{pool: pool} do
-    {:ok, _lease} = acquire(pool)
+    {:ok, %{lease: lease}} = acquire(pool)
     ref = make_ref()
     assert {:wait, _handle} = acquire(pool, ref, 50)
     assert_receive {^ref, {:error, {:timeout, _message, %{queued: true}}}}
     assert {1, 0} = in_flight(pool)
+    # Until here it must not be collected.
+    Native.release(lease)
   end
 
   test "the holder's death gives its place back, that of one who waits frees the queue", %{
@@ -71,8 +78,9 @@ defmodule Snakepit.LeasesTest do
     eventually(fn -> in_flight(pool) == {0, 0} end)
   end
 
-  defp acquire(pool, ref \\ make_ref(), timeout \\ nil) do
-    Native.acquire(pool, {ref, "command", nil, nil, nil, timeout, nil, []}, false)
+  defp acquire(pool, ref \\ make_ref(), timeout \\ :infinity) do
+    {:ok, spec} = Codec.spec("command", timeout: timeout)
+    Native.acquire(pool, ref, spec, false)
   end
 
   defp in_flight(pool) do

@@ -5,7 +5,7 @@ defmodule Snakepit.GRPC.Channel do
   #
   # What `start_` begins answers the calling process with `{ref, {:ok, value} | {:error, failure}}`.
 
-  alias Snakepit.{Call, Codec, Native, Overdue}
+  alias Snakepit.{Call, Codec, Error, Native, Overdue, Transport}
 
   @typedoc "A connection to a server, or the native side of a pool."
   @type target :: reference
@@ -45,13 +45,15 @@ defmodule Snakepit.GRPC.Channel do
 
   @doc """
   Executes a command. The last of what it returns is what the native side says of the call, nil where it
-  never came there: `{request_id, worker_id, queue_us, execution_us}`.
+  never came there.
   """
+  @spec run(target, String.t(), map | keyword, keyword) ::
+          {:ok, map, Transport.meta()} | {:error, Error.t(), Transport.meta() | nil}
   def run(target, command, args, options) do
     ref = make_ref()
 
-    with {:ok, spec} <- Codec.spec(command, args, options),
-         {:ok, handle} <- start_call(target, put_elem(spec, 0, ref)) do
+    with {:ok, spec} <- Codec.spec(command, options),
+         {:ok, handle} <- start_call(target, ref, args, spec) do
       receive do
         {^ref, reply} -> replied(reply, command)
       after
@@ -66,48 +68,46 @@ defmodule Snakepit.GRPC.Channel do
   defp replied({:ok, _result, _meta} = reply, _command), do: reply
 
   defp replied({:error, failure, meta}, command),
-    do: {:error, Codec.error(failure, command, meta), meta}
+    do: {:error, Codec.error(failure, command, meta.request_id, meta.worker_id), meta}
 
   defp replied({:error, failure}, command), do: {:error, Codec.error(failure, command), nil}
 
-  defp start_call(target, spec) do
-    quick = &Native.call(target, put_elem(spec, 2, &1))
-    large = &Native.call_large(target, put_elem(spec, 2, &1))
-    started(spec, quick, large)
+  defp start_call(target, ref, args, spec) do
+    quick = &Native.call(target, ref, &1, spec)
+    large = &Native.call_large(target, ref, &1, spec)
+    args |> Codec.encode(quick, large) |> Codec.returned(spec.command, spec.request_id)
   end
 
   @doc "Starts a command whose chunks are sent to the calling process."
-  @spec open_stream(target, String.t(), map | keyword, keyword, Snakepit.Transport.recipient()) ::
-          {:ok, Call.t()} | {:error, Snakepit.Error.t()}
+  @spec open_stream(target, String.t(), map | keyword, keyword, Transport.recipient()) ::
+          {:ok, Call.t()} | {:error, Error.t()}
   def open_stream(target, command, args, options, recipient) do
-    with {:ok, spec} <- Codec.spec(command, args, options),
-         spec = put_elem(spec, 0, recipient.ref),
-         {:ok, handle} <- start_stream(target, spec, stream_spec(options, recipient)) do
+    %{ref: ref, pool: pool, bounded: bounded} = recipient
+
+    with {:ok, spec} <- Codec.spec(command, options),
+         {:ok, handle} <- start_stream(target, ref, args, spec, stream_spec(options, recipient)) do
       # Of messages somebody else keeps the times.
-      limits = if recipient.bounded, do: Overdue.limits(command, options, recipient.pool)
-      {:ok, %Call{ref: recipient.ref, handle: handle, limits: limits}}
+      limits = if bounded, do: Overdue.limits(command, options, pool)
+      {:ok, %Call{ref: ref, handle: handle, limits: limits}}
     end
   end
 
-  defp start_stream(target, spec, stream_spec) do
-    quick = &Native.stream(target, put_elem(spec, 2, &1), stream_spec)
-    large = &Native.stream_large(target, put_elem(spec, 2, &1), stream_spec)
-    started(spec, quick, large)
+  defp start_stream(target, ref, args, spec, stream) do
+    quick = &Native.stream(target, ref, &1, spec, stream)
+    large = &Native.stream_large(target, ref, &1, spec, stream)
+    args |> Codec.encode(quick, large) |> Codec.returned(spec.command, spec.request_id)
   end
 
-  defp stream_spec(options, recipient) do
-    first_chunk_timeout = Codec.millis(Keyword.get(options, :first_chunk_timeout, :infinity))
-    idle_timeout = Codec.millis(Keyword.get(options, :idle_timeout, :infinity))
-    %{pool: pool, bounded: bounded, observer: observer} = recipient
-    {pool, Keyword.fetch!(options, :demand), bounded, first_chunk_timeout, idle_timeout, observer}
+  defp stream_spec(options, %{pool: pool, bounded: bounded, observer: observer}) do
+    %{
+      pool: pool,
+      demand: Keyword.fetch!(options, :demand),
+      bounded: bounded,
+      first_chunk_timeout: Codec.millis(Keyword.get(options, :first_chunk_timeout, :infinity)),
+      idle_timeout: Codec.millis(Keyword.get(options, :idle_timeout, :infinity)),
+      observer: observer
+    }
   end
-
-  defp started(spec, quick, large),
-    do:
-      spec
-      |> elem(2)
-      |> Codec.encode(quick, large)
-      |> Codec.returned(elem(spec, 1), elem(spec, 4))
 
   defp request(start) do
     ref = make_ref()

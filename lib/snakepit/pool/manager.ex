@@ -177,14 +177,14 @@ defmodule Snakepit.Pool.Manager do
 
   def handle_info({:start, _native, _slot, _attempt, _why}, state), do: {:noreply, state}
 
-  def handle_info({:snakepit_session, event, ids, worker_id}, state) do
+  def handle_info({:snakepit_session, event, %{ids: ids, worker_id: worker_id}}, state) do
     metadata = %{pool: state.options.name, worker_id: worker_id}
     for id <- ids, do: Telemetry.session(event, Map.put(metadata, :session_id, id))
     {:noreply, state}
   end
 
-  def handle_info({:snakepit_stream_ended, span, event, meta, chunks, first_chunk_us}, state) do
-    Telemetry.stream_ended(span, event, meta, chunks, first_chunk_us)
+  def handle_info({:snakepit_stream_ended, span, stream_end}, state) do
+    Telemetry.stream_ended(span, stream_end)
     {:noreply, state}
   end
 

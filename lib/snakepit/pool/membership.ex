@@ -93,11 +93,11 @@ defmodule Snakepit.Pool.Membership do
   @spec join(t, reference | nil) :: t
   def join(membership, channel) do
     Process.cancel_timer(membership.startup_timer)
-    %{id: id, pool: pool, options: options} = membership
-    key = Native.pool_add(pool, channel, id, options.max_concurrency, options.kill_grace)
+    key = Native.pool_add(membership.pool, channel, native(membership))
+    check = HealthCheck.new(membership.id, membership.options)
     OSProcess.ready(membership.process)
     send(membership.manager, {:worker_ready, self(), key})
-    %{membership | startup_timer: nil, key: key, check: HealthCheck.new(id, options)}
+    %{membership | startup_timer: nil, key: key, check: check}
   end
 
   @doc "No call comes until `resume/2`. False if it has left, or leaves."
@@ -107,10 +107,12 @@ defmodule Snakepit.Pool.Membership do
 
   @doc "A worker that was paused goes on with another channel. False if it has left meanwhile."
   @spec resume(t, reference) :: boolean
-  def resume(%{id: id, options: options} = membership, channel) do
-    %{max_concurrency: capacity, kill_grace: grace} = options
-    Native.pool_resume(membership.pool, membership.key, channel, id, capacity, grace)
-  end
+  def resume(membership, channel),
+    do: Native.pool_resume(membership.pool, membership.key, channel, native(membership))
+
+  # What the dispatcher has to know of a worker.
+  defp native(%{id: id, options: options}),
+    do: %{id: id, max_concurrency: options.max_concurrency, kill_grace: options.kill_grace}
 
   @doc "No new call comes. The message `:snakepit_drained` says that those it has are over."
   @spec drain(t) :: t

@@ -45,13 +45,13 @@ defmodule Snakepit.Stdio.Transport do
   end
 
   defp run(pool, call, args, options, started, again) do
-    with {:ok, {lease, worker, worker_id, generation}} <-
+    with {:ok, %{lease: lease, worker: worker, worker_id: worker_id} = acquired} <-
            acquire(pool.native, call, options, started, again) do
       placed = System.monotonic_time(:microsecond)
       left = left(options[:timeout], started)
 
       with {:ok, message} <-
-             message(call, args, generation, left, pool.max_message_size, options),
+             message(call, args, acquired, left, pool.max_message_size, options),
            {:answered, answer} <-
              ask(worker, Map.merge(call, %{lease: lease, left: left, message: message})) do
         answer
@@ -72,8 +72,13 @@ defmodule Snakepit.Stdio.Transport do
   end
 
   defp with_meta({outcome, value}, call, worker_id, queue_us, placed) do
-    execution_us = System.monotonic_time(:microsecond) - placed
-    {outcome, value, {call.request_id, worker_id, queue_us, execution_us}}
+    {outcome, value,
+     %{
+       request_id: call.request_id,
+       worker_id: worker_id,
+       queue_us: queue_us,
+       execution_us: System.monotonic_time(:microsecond) - placed
+     }}
   end
 
   # One that comes back has no more time than is left of what it had.
@@ -89,9 +94,9 @@ defmodule Snakepit.Stdio.Transport do
           ),
         else: options
 
-    with {:ok, spec} <- Codec.spec(call.command, nil, options),
-         acquired = Native.acquire(native, put_elem(spec, 0, ref), again) do
-      acquired
+    with {:ok, spec} <- Codec.spec(call.command, options) do
+      native
+      |> Native.acquire(ref, spec, again)
       |> taken(ref, call.command, options)
       |> Codec.returned(call.command, call.request_id)
     end
@@ -107,13 +112,13 @@ defmodule Snakepit.Stdio.Transport do
 
   defp taken(taken, _ref, _command, _options), do: taken
 
-  defp message(call, args, generation, left, limit, options) do
+  defp message(call, args, acquired, left, limit, options) do
     fields =
       [
         request_id: call.request_id,
         timeout_ms: left,
         session_id: options[:session_id],
-        session_generation: options[:session_id] && generation,
+        session_generation: options[:session_id] && acquired.session_generation,
         metadata: Map.new(Codec.metadata(options))
       ]
       |> Enum.reject(fn {_name, value} -> value in [nil, %{}] end)
@@ -165,7 +170,7 @@ defmodule Snakepit.Stdio.Transport do
   end
 
   defp failed(failure, call, worker_id) do
-    {:error, Codec.error(failure, call.command, {call.request_id, worker_id, 0, 0})}
+    {:error, Codec.error(failure, call.command, call.request_id, worker_id)}
   end
 
   # A worker that ends in order has answered every call that it took.

@@ -1,10 +1,9 @@
 //! A stream's messages to its owner: `{:snakepit, ref, event}`.
 
 use crate::{
-    atoms,
-    call::Meta,
-    map,
+    atoms, map,
     reply::{failure_details, off_scheduler, reason_atom},
+    terms::{Meta, StreamEnd},
 };
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm, types::atom};
@@ -149,7 +148,7 @@ impl Recipient {
     pub(crate) fn end(&self, result: Result<(), Failure>, meta: &Meta) {
         OwnedEnv::new().run(|env| {
             let event = match result {
-                Ok(()) => (atoms::done(), info(env, meta)).encode(env),
+                Ok(()) => (atoms::done(), meta).encode(env),
                 Err(failure) => {
                     let pool = self.kept.run(|kept| self.pool.load(kept).in_env(env));
                     (atom::error(), self.error(env, &failure, pool, meta)).encode(env)
@@ -171,13 +170,7 @@ impl Recipient {
         let _ = env.send(&self.pid, message);
     }
 
-    fn error<'a>(
-        &self,
-        env: Env<'a>,
-        failure: &Failure,
-        pool: Term<'a>,
-        (request_id, worker_id, _, _): &Meta,
-    ) -> Term<'a> {
+    fn error<'a>(&self, env: Env<'a>, failure: &Failure, pool: Term<'a>, meta: &Meta) -> Term<'a> {
         let pairs = [
             (atoms::__struct__(), atoms::snakepit_error().encode(env)),
             (atoms::__exception__(), true.encode(env)),
@@ -185,18 +178,20 @@ impl Recipient {
             (atoms::message(), failure.to_string().encode(env)),
             (atoms::command(), self.command.encode(env)),
             (atoms::pool(), pool),
-            (atoms::worker_id(), worker_id.encode(env)),
+            (atoms::worker_id(), meta.worker_id.encode(env)),
             (
                 atoms::request_id(),
-                Some(request_id).filter(|id| !id.is_empty()).encode(env),
+                Some(&meta.request_id)
+                    .filter(|id| !id.is_empty())
+                    .encode(env),
             ),
             (atoms::details(), failure_details(env, failure)),
         ];
         map::from_pairs(env, pairs)
     }
 
-    /// `{:snakepit_stream_ended, term, event, meta, chunks, first_chunk_us}`, once.
-    fn tell_observer(&self, env: Env<'_>, event: Term<'_>, meta: &Meta) {
+    /// `{:snakepit_stream_ended, term, end}`, once.
+    fn tell_observer<'a>(&self, env: Env<'a>, event: Term<'a>, meta: &'a Meta) {
         let (Some((pid, term)), Some(progress)) = (&self.observer, &self.progress) else {
             return;
         };
@@ -205,10 +200,13 @@ impl Recipient {
         }
         let term = self.kept.run(|kept| term.load(kept).in_env(env));
         let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let first_chunk = progress.first_chunk.get().map(micros);
-        let chunks = progress.chunks.load(Ordering::Relaxed);
-        let kind = atoms::snakepit_stream_ended();
-        let message = (kind, term, event, meta, chunks, first_chunk).encode(env);
+        let end = StreamEnd {
+            event,
+            meta,
+            chunks: progress.chunks.load(Ordering::Relaxed),
+            first_chunk_us: progress.first_chunk.get().map(micros),
+        };
+        let message = (atoms::snakepit_stream_ended(), term, end).encode(env);
         // A pool that has stopped needs not to know.
         let _ = env.send(pid, message);
     }
@@ -266,14 +264,4 @@ impl Progress {
         let since = Duration::from_millis(self.wanted.load(Ordering::Acquire));
         (asked > self.chunks.load(Ordering::Acquire)).then(|| self.started + since)
     }
-}
-
-fn info<'a>(env: Env<'a>, (request_id, worker_id, queue_us, execution_us): &Meta) -> Term<'a> {
-    let pairs = [
-        (atoms::request_id(), request_id.encode(env)),
-        (atoms::worker_id(), worker_id.encode(env)),
-        (atoms::queue_us(), queue_us.encode(env)),
-        (atoms::execution_us(), execution_us.encode(env)),
-    ];
-    map::from_pairs(env, pairs)
 }

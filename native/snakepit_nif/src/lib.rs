@@ -15,6 +15,7 @@ mod nifs;
 mod pool;
 mod reply;
 mod runtime;
+mod terms;
 
 mod atoms {
     rustler::atoms! {

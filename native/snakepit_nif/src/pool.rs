@@ -5,6 +5,7 @@ use crate::{
     call::Link,
     reply::{notify, off_scheduler},
     runtime,
+    terms::{Sessions, WorkEnd},
 };
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use snakepit_client::{
@@ -73,8 +74,11 @@ pub(crate) fn listener(told: Option<LocalPid>) -> impl Fn(Event<Arc<Worker>>) {
 }
 
 fn session_term<'a>(env: Env<'a>, kind: Atom, ids: &[Arc<str>], worker: &Worker) -> Term<'a> {
-    let ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
-    (atoms::snakepit_session(), kind, ids, worker.id.as_str()).encode(env)
+    let of = Sessions {
+        ids: ids.iter().map(AsRef::as_ref).collect(),
+        worker_id: &worker.id,
+    };
+    (atoms::snakepit_session(), kind, of).encode(env)
 }
 
 /// Lets a worker drop the state of a life that is over, or of an earlier one. One that is spoken to
@@ -144,16 +148,14 @@ pub(crate) fn work_ended(
         Some("closed") => atoms::closed(),
         Some(_) => atoms::unknown(),
     };
-    let micros = u64::try_from(ended.after.as_micros()).unwrap_or(u64::MAX);
+    let end = WorkEnd {
+        how,
+        after_us: u64::try_from(ended.after.as_micros()).unwrap_or(u64::MAX),
+        command,
+        request_id,
+    };
     notify(worker.owner, |env| {
-        (
-            atoms::snakepit_work_ended(),
-            how,
-            micros,
-            command,
-            request_id,
-        )
-            .encode(env)
+        (atoms::snakepit_work_ended(), end).encode(env)
     });
     if ended.how.is_none() {
         notify(worker.owner, |env| {

@@ -1,13 +1,23 @@
 //! What a reply says of its call beside the result.
 
 use super::{Call, destination::Place};
-use crate::reply::failure_term;
+use crate::{reply::failure_term, terms::Meta};
 use rustler::{Encoder, Env, Term, types::atom};
 use snakepit_client::failure::Failure;
 use std::time::{Duration, Instant};
 
-/// What the reply says beside the result: `{request_id, worker_id, queue_us, execution_us}`.
-pub(crate) type Meta = (String, Option<String>, u64, u64);
+/// Of a call that has not come to a worker.
+pub(super) fn unplaced(request_id: &str, waited: Duration) -> Meta {
+    Meta {
+        request_id: request_id.into(),
+        queue_us: micros(waited),
+        ..Meta::default()
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
 
 pub(super) struct Clock {
     request_id: String,
@@ -27,13 +37,12 @@ impl Clock {
     }
 
     pub(super) fn meta(&self) -> Meta {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        (
-            self.request_id.clone(),
-            self.worker_id.clone(),
-            micros(self.placed - self.started),
-            micros(self.placed.elapsed()),
-        )
+        Meta {
+            request_id: self.request_id.clone(),
+            worker_id: self.worker_id.clone(),
+            queue_us: micros(self.placed - self.started),
+            execution_us: micros(self.placed.elapsed()),
+        }
     }
 }
 
@@ -46,6 +55,5 @@ pub(super) fn refused_term<'a>(env: Env<'a>, failure: &Failure, call: &Call) -> 
 }
 
 pub(super) fn refused_meta(call: &Call) -> Meta {
-    let waited = u64::try_from(call.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    (call.request_id.clone(), None, waited, 0)
+    unplaced(&call.request_id, call.started.elapsed())
 }

@@ -8,7 +8,6 @@ mod rpc;
 mod stream;
 mod unary;
 
-pub(crate) use meta::Meta;
 pub(crate) use route::{Route, Waiting};
 pub(crate) use stream::{Overdue, Patience, run_stream};
 pub(crate) use unary::{Owner, Unary, Watched, run_unary};

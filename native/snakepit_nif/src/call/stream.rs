@@ -4,7 +4,7 @@ use super::{
     Call, Route,
     cause::explained,
     destination::{Ended, Place},
-    meta::{Clock, refused_meta},
+    meta::{Clock, refused_meta, unplaced},
     sleep_until,
 };
 use crate::{
@@ -118,7 +118,7 @@ impl Overdue {
         }
         // What was cancelled tells its end by itself.
         if !self.cancelled.is_cancelled() {
-            let meta = (self.request_id.clone(), None, 0, 0);
+            let meta = unplaced(&self.request_id, Duration::ZERO);
             self.to.end(Err(failure), &meta);
             self.cancelled.cancel();
         }

@@ -10,7 +10,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use rustler::{
-    Atom, Encoder, Env, LocalPid, Monitor, NifResult, NifTuple, Resource, ResourceArc, Term,
+    Atom, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
 };
 use snakepit_client::{credit::Credit, failure::Failure, pool::Session};
 use snakepit_proto::Fields;
@@ -78,20 +78,20 @@ impl Drop for CallResource {
     }
 }
 
-#[derive(NifTuple)]
-pub(super) struct Spec<'a> {
-    pub(super) reference: Term<'a>,
+/// A call but for its arguments.
+#[derive(NifMap)]
+#[rustler(decode)]
+pub(super) struct Spec {
     command: String,
-    args: Term<'a>,
-    /// Its id, and whether its calls wait for its worker.
-    session: Option<(String, bool)>,
     request_id: Option<String>,
     timeout: Option<u64>,
     queue_timeout: Option<u64>,
+    /// Its id, and whether its calls wait for its worker.
+    session: Option<(String, bool)>,
     metadata: Vec<(String, String)>,
 }
 
-impl Spec<'_> {
+impl Spec {
     pub(super) fn call(self, args: Fields) -> Call {
         let id = next_call_id();
         Call {
@@ -115,17 +115,32 @@ impl Spec<'_> {
 /// `{:ok, handle}`; `:large` when the arguments want `call_large`, `{:struct, path, name}` when they have a
 /// struct that only Elixir can encode; or a refusal.
 #[rustler::nif]
-fn call<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<Term<'a>> {
-    start_unary(env, target, spec, QUICK_BUDGET)
+fn call<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    reference: Term<'a>,
+    arguments: Term<'a>,
+    spec: Spec,
+) -> NifResult<Term<'a>> {
+    let prepared = prepare(target, arguments, spec, QUICK_BUDGET, true)?;
+    Ok(start_unary(env, reference, prepared))
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn call_large<'a>(env: Env<'a>, target: Term<'a>, spec: Spec<'a>) -> NifResult<Term<'a>> {
-    start_unary(env, target, spec, usize::MAX)
+fn call_large<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    reference: Term<'a>,
+    arguments: Term<'a>,
+    spec: Spec,
+) -> NifResult<Term<'a>> {
+    let prepared = prepare(target, arguments, spec, usize::MAX, true)?;
+    Ok(start_unary(env, reference, prepared))
 }
 
 /// What a stream is beside a call.
-#[derive(NifTuple)]
+#[derive(NifMap)]
+#[rustler(decode)]
 struct StreamSpec<'a> {
     pool: Term<'a>,
     demand: usize,
@@ -142,20 +157,26 @@ struct StreamSpec<'a> {
 fn stream<'a>(
     env: Env<'a>,
     target: Term<'a>,
-    spec: Spec<'a>,
-    how: StreamSpec<'a>,
+    reference: Term<'a>,
+    arguments: Term<'a>,
+    spec: Spec,
+    stream_spec: StreamSpec<'a>,
 ) -> NifResult<Term<'a>> {
-    start_stream(env, target, spec, how, QUICK_BUDGET)
+    let prepared = prepare(target, arguments, spec, QUICK_BUDGET, false)?;
+    Ok(start_stream(env, reference, prepared, &stream_spec))
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn stream_large<'a>(
     env: Env<'a>,
     target: Term<'a>,
-    spec: Spec<'a>,
-    how: StreamSpec<'a>,
+    reference: Term<'a>,
+    arguments: Term<'a>,
+    spec: Spec,
+    stream_spec: StreamSpec<'a>,
 ) -> NifResult<Term<'a>> {
-    start_stream(env, target, spec, how, usize::MAX)
+    let prepared = prepare(target, arguments, spec, usize::MAX, false)?;
+    Ok(start_stream(env, reference, prepared, &stream_spec))
 }
 
 #[rustler::nif]
@@ -185,16 +206,10 @@ fn new_call() -> (u64, String) {
     (id, make_request_id(id))
 }
 
-fn start_unary<'a>(
-    env: Env<'a>,
-    target: Term<'a>,
-    spec: Spec<'a>,
-    budget: usize,
-) -> NifResult<Term<'a>> {
-    let reference = spec.reference;
-    let (call, route) = match prepare(target, spec, budget, true)? {
+fn start_unary<'a>(env: Env<'a>, reference: Term<'a>, prepared: Prepared) -> Term<'a> {
+    let (call, route) = match prepared {
         Ok(prepared) => prepared,
-        Err(term) => return Ok(term.encode(env)),
+        Err(refused) => return refused.encode(env),
     };
     let handle = watch_owner(env, &call, Credit::new(0, false), None);
     let reply = Reply::gated(env.pid(), reference, handle.gate.clone());
@@ -204,48 +219,46 @@ fn start_unary<'a>(
             Some(calls) => {
                 if let Err(failure) = call.check_size(place.channel()) {
                     reply.forget();
-                    return Ok(error_term(env, &failure));
+                    return error_term(env, &failure);
                 }
                 Unary::start(&calls, call, place, reply, owner);
-                return Ok((atoms::ok(), handle).encode(env));
+                return (atoms::ok(), handle).encode(env);
             }
             None => Route::At(place),
         },
         Err(route) => route,
     };
-    Ok(match spawn(run_unary(call, route, reply, owner)) {
+    match spawn(run_unary(call, route, reply, owner)) {
         Ok(()) => (atoms::ok(), handle).encode(env),
         Err(failure) => error_term(env, &failure),
-    })
+    }
 }
 
 fn start_stream<'a>(
     env: Env<'a>,
-    target: Term<'a>,
-    spec: Spec<'a>,
-    how: StreamSpec<'a>,
-    budget: usize,
-) -> NifResult<Term<'a>> {
-    let reference = spec.reference;
-    let (call, route) = match prepare(target, spec, budget, false)? {
+    reference: Term<'a>,
+    prepared: Prepared,
+    stream: &StreamSpec<'a>,
+) -> Term<'a> {
+    let (call, route) = match prepared {
         Ok(prepared) => prepared,
-        Err(term) => return Ok(term.encode(env)),
+        Err(refused) => return refused.encode(env),
     };
-    let credit = Credit::new(how.demand, how.bounded);
-    let progress = (!how.bounded).then(|| Progress::new(call.started, how.demand));
+    let credit = Credit::new(stream.demand, stream.bounded);
+    let progress = (!stream.bounded).then(|| Progress::new(call.started, stream.demand));
     let handle = watch_owner(env, &call, credit.clone(), progress.clone());
     let patience = Patience {
-        first_chunk: millis(how.first_chunk_timeout),
-        idle: millis(how.idle_timeout),
+        first_chunk: millis(stream.first_chunk_timeout),
+        idle: millis(stream.idle_timeout),
     };
     let recipient = || {
         Recipient::new(
             env.pid(),
             reference,
-            how.pool,
+            stream.pool,
             &call.command,
             handle.gate.clone(),
-            how.observer,
+            stream.observer,
             progress.clone(),
         )
     };
@@ -253,12 +266,10 @@ fn start_stream<'a>(
         .clone()
         .and_then(|progress| Overdue::new(&call, recipient(), progress, patience).watch());
     let events = Events::new(recipient(), watch);
-    Ok(
-        match spawn(run_stream(call, route, credit, patience, events)) {
-            Ok(()) => (atoms::ok(), handle).encode(env),
-            Err(failure) => error_term(env, &failure),
-        },
-    )
+    match spawn(run_stream(call, route, credit, patience, events)) {
+        Ok(()) => (atoms::ok(), handle).encode(env),
+        Err(failure) => error_term(env, &failure),
+    }
 }
 
 pub(super) fn watch_owner(
@@ -312,8 +323,14 @@ impl Encoder for EncodeError {
 type Prepared = Result<(Call, Route), Refused>;
 
 /// Encodes the arguments, then takes a place on a worker or in the queue.
-fn prepare(target: Term<'_>, spec: Spec<'_>, budget: usize, unary: bool) -> NifResult<Prepared> {
-    let args = match codec::encode_args(spec.args, Rules::Kinds, budget) {
+fn prepare(
+    target: Term<'_>,
+    args: Term<'_>,
+    spec: Spec,
+    budget: usize,
+    unary: bool,
+) -> NifResult<Prepared> {
+    let args = match codec::encode_args(args, Rules::Kinds, budget) {
         Ok(args) => args,
         Err(error) => return Ok(Err(Refused::NotEncoded(error))),
     };

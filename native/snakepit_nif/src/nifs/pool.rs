@@ -41,7 +41,7 @@ struct PoolLimits {
     startup_timeout: u64,
 }
 
-/// With `told` the calling process gets `{:snakepit_session, event, ids, worker_id}`.
+/// With `told` the calling process gets `{:snakepit_session, event, %{ids: ids, worker_id: id}}`.
 #[rustler::nif]
 fn pool_new(env: Env<'_>, limits: PoolLimits, told: bool) -> Term<'_> {
     let told = told.then(|| env.pid());
@@ -96,32 +96,34 @@ fn pool_add(
     env: Env<'_>,
     pool: ResourceArc<PoolResource>,
     channel: Option<ResourceArc<ChannelResource>>,
-    id: String,
-    capacity: usize,
-    kill_grace: u64,
+    spec: WorkerSpec,
 ) -> u64 {
     env.monitor(&pool, &env.pid());
-    let worker = worker(env.pid(), channel, id, capacity, kill_grace);
-    pool.0.add(worker, capacity).0
+    let capacity = spec.max_concurrency;
+    pool.0.add(spec.worker(env.pid(), channel), capacity).0
 }
 
-fn worker(
-    owner: LocalPid,
-    channel: Option<ResourceArc<ChannelResource>>,
+#[derive(NifMap)]
+#[rustler(decode)]
+struct WorkerSpec {
     id: String,
-    capacity: usize,
+    max_concurrency: usize,
     kill_grace: u64,
-) -> Arc<Worker> {
-    let link = channel.map(|channel| channel.link());
-    if let Some(calls) = link.as_ref().and_then(|link| link.calls.as_ref()) {
-        calls.set_capacity(capacity);
+}
+
+impl WorkerSpec {
+    fn worker(self, owner: LocalPid, channel: Option<ResourceArc<ChannelResource>>) -> Arc<Worker> {
+        let link = channel.map(|channel| channel.link());
+        if let Some(calls) = link.as_ref().and_then(|link| link.calls.as_ref()) {
+            calls.set_capacity(self.max_concurrency);
+        }
+        Arc::new(Worker {
+            id: self.id,
+            link,
+            owner,
+            kill_grace: time(self.kill_grace),
+        })
     }
-    Arc::new(Worker {
-        id,
-        link,
-        owner,
-        kill_grace: time(kill_grace),
-    })
 }
 
 /// The worker gets no calls until `pool_resume`. False if it is not in the pool.
@@ -138,11 +140,9 @@ fn pool_resume(
     pool: ResourceArc<PoolResource>,
     key: u64,
     channel: ResourceArc<ChannelResource>,
-    id: String,
-    capacity: usize,
-    kill_grace: u64,
+    spec: WorkerSpec,
 ) -> bool {
-    let worker = worker(env.pid(), Some(channel), id, capacity, kill_grace);
+    let worker = spec.worker(env.pid(), Some(channel));
     pool.0.resume(WorkerKey(key), worker)
 }
 

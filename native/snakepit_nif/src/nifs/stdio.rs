@@ -11,6 +11,7 @@ use crate::{
     codec,
     pool::Worker,
     reply::{Reply, error_term},
+    terms::LeaseTerm,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -31,25 +32,29 @@ struct LeaseResource(Mutex<Option<Lease<Arc<Worker>>>>);
 impl Resource for LeaseResource {}
 
 impl LeaseResource {
-    /// `{lease, owner, worker_id, session_generation}`
     fn term(env: Env<'_>, lease: Lease<Arc<Worker>>) -> Term<'_> {
-        let (worker, generation) = (lease.worker().clone(), lease.session_generation());
-        let lease = ResourceArc::new(Self(Mutex::new(Some(lease))));
-        (lease, worker.owner, worker.id.as_str(), generation).encode(env)
+        let (worker, session_generation) = (lease.worker().clone(), lease.session_generation());
+        let term = LeaseTerm {
+            lease: ResourceArc::new(Self(Mutex::new(Some(lease)))).encode(env),
+            worker: worker.owner,
+            worker_id: worker.id.encode(env),
+            session_generation,
+        };
+        term.encode(env)
     }
 }
 
-/// A place on a worker that is spoken to through its owner: `{:ok, lease}` if one is
-/// free, `{:wait, handle}` if it comes as `{ref, {:ok, _} | {:error, failure}}`, or a refusal. `again`: for a call
-/// that had a place and has not started there.
+/// A place on a worker that is spoken to through its owner: `{:ok, lease}` if one is free, `{:wait,
+/// handle}` if it comes as `{ref, {:ok, lease} | {:error, failure}}`, or a refusal. `again`: for a call that
+/// had a place and has not started there.
 #[rustler::nif]
 fn acquire<'a>(
     env: Env<'a>,
     pool: ResourceArc<PoolResource>,
-    spec: Spec<'a>,
+    reference: Term<'a>,
+    spec: Spec,
     again: bool,
 ) -> Term<'a> {
-    let reference = spec.reference;
     let call = spec.call(Fields::default());
     let waiting = match call.acquire(&pool.0, false, again) {
         Ok(Acquired::Now(lease)) => {

@@ -1,0 +1,57 @@
+//! The maps that Elixir gets. Each has a few keys, always the same: they may be built on any thread.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "so few keys need no scheduler to be sorted"
+)]
+
+use rustler::{Atom, LocalPid, NifMap, Term};
+
+/// What a reply says of its call beside the result.
+#[derive(Default, NifMap)]
+#[rustler(encode)]
+pub(crate) struct Meta {
+    pub(crate) request_id: String,
+    pub(crate) worker_id: Option<String>,
+    pub(crate) queue_us: u64,
+    pub(crate) execution_us: u64,
+}
+
+/// How a stream has ended, for its observer.
+#[derive(NifMap)]
+#[rustler(encode)]
+pub(crate) struct StreamEnd<'a> {
+    /// The one that its owner gets.
+    pub(crate) event: Term<'a>,
+    pub(crate) meta: &'a Meta,
+    pub(crate) chunks: usize,
+    pub(crate) first_chunk_us: Option<u64>,
+}
+
+/// How the work of a call ended that had ended before for its caller.
+#[derive(NifMap)]
+#[rustler(encode)]
+pub(crate) struct WorkEnd<'a> {
+    pub(crate) how: Atom,
+    pub(crate) after_us: u64,
+    pub(crate) command: &'a str,
+    pub(crate) request_id: &'a str,
+}
+
+/// Which sessions an event is about.
+#[derive(NifMap)]
+#[rustler(encode)]
+pub(crate) struct Sessions<'a> {
+    pub(crate) ids: Vec<&'a str>,
+    pub(crate) worker_id: &'a str,
+}
+
+/// A lease, and which worker it is of.
+#[derive(NifMap)]
+#[rustler(encode)]
+pub(crate) struct LeaseTerm<'a> {
+    pub(crate) lease: Term<'a>,
+    pub(crate) worker: LocalPid,
+    pub(crate) worker_id: Term<'a>,
+    pub(crate) session_generation: u64,
+}
