@@ -40,7 +40,9 @@ impl AsyncCall {
 
     fn send(&self, value: &Bound<'_, PyAny>, is_final: bool) -> PyResult<bool> {
         let Some(stream) = self.call.responder.as_stream() else {
-            return Err(PyRuntimeError::new_err("no stream"));
+            return Err(PyRuntimeError::new_err(
+                "the client of this call takes no chunks",
+            ));
         };
         if self.call.is_cancelled() {
             // A generator that awaits nothing would not notice.

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_there_are_taken_together() {
+    fn chunks_in_the_buffer_are_taken_together() {
         let chunks = ChunkBuffer::default();
         assert!(take(&chunks).is_pending());
         chunks.push(&StreamResponse::default());
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn quick_ones_gather_until_half_the_buffer_is_full_or_their_time_is_up() {
+    fn quick_chunks_gather_until_half_the_buffer_is_full_or_the_time_is_up() {
         let chunks = ChunkBuffer::default();
         let push = || chunks.push(&StreamResponse::default());
         let second = Duration::from_secs(1);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stream_is_ended_with_comes_last() {
+    fn a_stream_can_be_ended_with_a_last_chunk() {
         let chunks = ChunkBuffer::default();
         chunks.push(&StreamResponse::default());
         chunks.end_with(&StreamResponse {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn their_number_and_their_bytes_are_bounded() {
+    fn the_number_of_chunks_and_their_bytes_are_bounded() {
         assert_eq!(fill(&ChunkBuffer::default()), MAX_CHUNKS);
         let large = StreamResponse {
             request_id: "x".repeat(MAX_BYTES),
@@ -249,19 +249,19 @@ mod tests {
     }
 
     #[test]
-    fn room_is_told_when_chunks_are_taken_or_nobody_takes_them() {
+    fn the_callback_is_called_when_there_is_room_or_the_stream_is_cancelled() {
         for make_room in [
             |chunks: &ChunkBuffer| drop(take(chunks)),
             ChunkBuffer::cancel,
         ] {
             let chunks = ChunkBuffer::default();
             fill(&chunks);
-            let told = Arc::new(AtomicBool::new(false));
-            let tell = told.clone();
-            chunks.on_room(Box::new(move || tell.store(true, Ordering::SeqCst)));
-            assert!(!told.load(Ordering::SeqCst));
+            let called = Arc::new(AtomicBool::new(false));
+            let call = called.clone();
+            chunks.on_room(Box::new(move || call.store(true, Ordering::SeqCst)));
+            assert!(!called.load(Ordering::SeqCst));
             make_room(&chunks);
-            assert!(told.load(Ordering::SeqCst));
+            assert!(called.load(Ordering::SeqCst));
             chunks.wait_room();
         }
     }

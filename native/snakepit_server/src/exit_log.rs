@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_ones_are_remembered() {
+    fn the_latest_exits_are_remembered() {
         let exits = ExitLog::default();
         exits.add(0, HandlerExit::Closed);
         for id in 1..=KEPT as u64 {

@@ -57,11 +57,14 @@ impl Rpc {
             let _ = self.body.flow_control().release_capacity(data.len());
             deframer.push(data);
             if let Some(message) = deframer.next().map_err(|error| unreadable(&error))? {
-                return M::decode(message)
-                    .map_err(|error| Status::invalid_argument(format!("no request: {error}")));
+                return M::decode(message).map_err(|error| {
+                    Status::invalid_argument(format!("cannot decode the request: {error}"))
+                });
             }
         }
-        Err(Status::invalid_argument("the request has no message"))
+        Err(Status::invalid_argument(
+            "expected one message in the request, got none",
+        ))
     }
 
     /// Answers with one message.

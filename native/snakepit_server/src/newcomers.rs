@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn for_one_too_many_the_oldest_is_refused() {
+    async fn the_oldest_connection_is_closed_for_one_too_many() {
         let all = Arc::new(Newcomers::default());
         let mut newcomers: Vec<_> = (0..MAX_UNTRUSTED).map(|_| all.join()).collect();
         assert!(!newcomers.iter().any(|one| one.refused.is_cancelled()));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_is_trusted_makes_room() {
+    async fn a_trusted_connection_makes_room() {
         let all = Arc::new(Newcomers::default());
         let mut newcomers: Vec<_> = (0..MAX_UNTRUSTED).map(|_| all.join()).collect();
         newcomers.pop();

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_gone_is_not_missed() {
+    fn the_client_may_be_gone() {
         let (responder, outcome) = Responder::<()>::unary();
         drop(outcome);
         responder.finish(done());

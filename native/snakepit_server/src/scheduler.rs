@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_run_in_the_order_of_their_arrival_and_no_more_than_there_are_slots() {
+    fn calls_run_in_order_and_within_the_limit() {
         let scheduler = scheduler(2);
         scheduler.submit([sync("a"), sync("b"), sync("c")]);
         let first = scheduler.next(None).unwrap();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn async_calls_share_the_slots_and_take_no_thread() {
+    fn async_calls_count_towards_the_limit_and_need_no_thread() {
         let scheduler = scheduler(1);
         let call = Arc::new(Named("async", true));
         scheduler.submit([call.clone(), sync("a")]);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_event_loop_is_woken_however_its_turn_comes() {
+    fn the_event_loop_is_woken_for_each_call_that_it_can_start() {
         let woken = Arc::new(AtomicUsize::new(0));
         let count = woken.clone();
         let scheduler = Scheduler::new(1, move || {
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_started_can_be_taken_back_and_makes_room() {
+    fn calls_that_have_not_started_can_be_taken_back() {
         let scheduler = scheduler(1);
         scheduler.submit([sync("a"), sync("b"), sync("c")]);
         let running = scheduler.next(None).unwrap();
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_waits_gets_the_next_call_and_goes_when_closed() {
+    fn a_waiting_thread_gets_the_next_call_and_ends_when_the_scheduler_is_closed() {
         let scheduler = Arc::new(scheduler(1));
         let waiting = scheduler.clone();
         let thread = thread::spawn(move || {
@@ -402,7 +402,9 @@ mod tests {
             assert!(waiting.next(Some(&call)).is_none());
             waiting.wait_next()
         });
-        thread::sleep(Duration::from_millis(5));
+        while scheduler.state.lock().idle_threads == 0 {
+            thread::yield_now();
+        }
         scheduler.submit([sync("a")]);
         while scheduler.has(|_| true) {
             thread::yield_now();
@@ -412,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_have_ended_are_not_there_and_may_be_replaced() {
+    fn threads_that_have_ended_do_not_count_and_can_be_replaced() {
         let scheduler = scheduler(1);
         assert!(!scheduler.wants_thread());
         drop(scheduler.thread());
@@ -424,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_drives_is_woken_without_a_call_once() {
+    fn wake_returns_without_a_call_once() {
         let scheduler = scheduler(1);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(scheduler.poll_next(&mut cx).is_pending());

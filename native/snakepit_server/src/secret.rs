@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_none_everyone_may_call() {
+    fn without_a_secret_everyone_may_call() {
         let secret = Secret::new(String::new());
         assert!(secret.is_in(&HeaderMap::new()) && secret.is_in(&headers("any")));
     }

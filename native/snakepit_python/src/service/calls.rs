@@ -59,8 +59,9 @@ fn read_frames(
     received: &mut Vec<Arc<Call>>,
 ) -> Result<(), Status> {
     while let Some(message) = deframer.next().map_err(|error| unreadable(&error))? {
-        let frame = CallFrame::decode(message)
-            .map_err(|error| Status::invalid_argument(format!("no frame: {error}")))?;
+        let frame = CallFrame::decode(message).map_err(|error| {
+            Status::invalid_argument(format!("cannot decode a CallFrame: {error}"))
+        })?;
         if frame.act() == Act::Call {
             let responder = Responder::frame(calls.clone(), frame.call_id);
             received.extend(worker.call(frame.into(), responder));

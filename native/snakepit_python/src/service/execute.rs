@@ -19,7 +19,7 @@ where
     let not_run = |failure| Outcome::not_run(failure, HandlerExit::Unknown);
     let outcome = tokio::select! {
         outcome = outcome => outcome.unwrap_or_else(|_| {
-            not_run(Failure::new("internal_error", "the call was lost in its worker"))
+            not_run(Failure::new("internal_error", "the worker dropped the call without an answer"))
         }),
         () = rpc.given_up() => {
             worker.cancel_one(call.as_ref());
