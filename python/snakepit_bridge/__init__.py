@@ -31,7 +31,7 @@ from snakepit_bridge._commands.adapter import Adapter, command
 from snakepit_bridge._commands.builtin import BuiltinAdapter
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.sessions import Session
-from snakepit_bridge._errors.call_error import CommandError
+from snakepit_bridge._errors.command_error import CommandError
 from snakepit_bridge._process.logs import RequestIdFilter
 from snakepit_bridge._types.arrow import Arrow, arrow
 from snakepit_bridge._types.encoders import register_encoder

@@ -24,15 +24,17 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional, TypedDict, Union
 
-from snakepit_bridge._commands import init_args
+from snakepit_bridge._arguments import init_args
 from snakepit_bridge._commands.adapter import Adapter
 from snakepit_bridge._commands.call import Call as _Call
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._commands.sessions import Session, Sessions
 from snakepit_bridge._errors import call_error
-from snakepit_bridge._servers.signals import forget_forks
+from snakepit_bridge._errors.exits import forget_forks
+from snakepit_bridge._errors.guards import ReportTo
 from snakepit_bridge._threads import execution
+from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.runner import Runner
 from snakepit_bridge._values.fields import (
     InvalidValueError,
@@ -171,10 +173,8 @@ class Call:
         self._worker._expire(self._call)  # noqa: SLF001
 
     def _run(self) -> None:
-        try:
+        with ReportTo(self._future.set_exception):
             self._future.set_result(self._worker._result(self._call))  # noqa: SLF001
-        except BaseException as error:
-            self._future.set_exception(error)
 
 
 class Worker:
@@ -207,6 +207,7 @@ class Worker:
         self._runner = Runner(max_concurrency)
         self._sessions = Sessions(max_sessions, session_ttl, self._session_ended)
         self._registry: Optional[Registry] = None
+        self._hooks: HookRunner
         self._expired: set[_Call] = set()
 
     def __enter__(self) -> Self:
@@ -214,8 +215,9 @@ class Worker:
         forget_forks()
         given = self._given
         registry = Registry(given if isinstance(given, Adapter) else _made(given, self._init))
+        hooks = self._hooks = HookRunner(registry.hooks)
         if registry.adapter is not given:
-            registry.hooks.start()
+            hooks.start()
         self._registry = registry
         return self
 
@@ -229,7 +231,7 @@ class Worker:
         self._sessions.end_all()
         self._registry = None
         if registry.adapter is not self._given:
-            registry.hooks.close()
+            self._hooks.close()
 
     @property
     def adapter(self) -> Any:
@@ -335,7 +337,7 @@ class Worker:
         return self._sessions.end(session_id)
 
     def _session_ended(self, session_id: str, session: Session) -> None:
-        going_on = self._commands().hooks.session_ended(session_id, session)
+        going_on = self._hooks.session_ended(session_id, session)
         if going_on is not None:
             going_on.result()
 

@@ -7,29 +7,15 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
-from snakepit_bridge._types.invalid import path_to, qualified_name
+from snakepit_bridge._errors.call_error import Fault
+from snakepit_bridge._types.names import qualified_name
 
 #: A builder of None is one that lets everything pass as it is.
 MaybeBuilder = Optional["Builder"]
 
 _NONE = type(None)
-
-
-class Fault(NamedTuple):
-    """What is wrong with an argument, and where in it."""
-
-    path: tuple[object, ...]
-    message: str
-
-    @property
-    def place(self) -> str:
-        """The path as text: `user.tags[2]`."""
-        text = str(self.path[0])
-        for key in self.path[1:]:
-            text = f"{text}[{key}]" if isinstance(key, int) else path_to(text, str(key))
-        return text
 
 
 class MisfitError(Exception):

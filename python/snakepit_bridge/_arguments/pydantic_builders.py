@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from snakepit_bridge._arguments.builders import Builder, Fault, MisfitError
+from snakepit_bridge._arguments.builders import Builder, MisfitError
+from snakepit_bridge._errors.call_error import Fault
 
 # The metadata of `Annotated` that adds checks to a value of the type, and converts nothing.
 _CHECKS = ("AfterValidator", "FieldInfo", "StringConstraints")

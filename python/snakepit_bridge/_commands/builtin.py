@@ -44,7 +44,7 @@ class BuiltinAdapter(Adapter):
     def info(self, context: Context) -> dict[str, Any]:
         """Describes the worker and lists its commands."""
         from snakepit_bridge._commands.registry import Registry
-        from snakepit_bridge._servers.worker import system_info
+        from snakepit_bridge._commands.system_info import system_info
         from snakepit_bridge._version import __version__
 
         return {

@@ -15,9 +15,7 @@ from snakepit_bridge._commands.sessions import Session, Sessions
 #: The context of the call to which the running code belongs.
 running: contextvars.ContextVar[Optional[Context]] = contextvars.ContextVar("running", default=None)
 
-#: Returns the request id of a thread's call if Rust runs it: Rust creates a context only for
-#: commands that take one.
-request_id_in_rust: Callable[[], str] = str
+_request_id_in_rust: Callable[[], str] = str
 
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
@@ -25,7 +23,13 @@ _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 def running_request_id() -> str:
     """The request id of the call to which the running code belongs; "" outside a call."""
     context = running.get()
-    return request_id_in_rust() if context is None else context.request_id
+    return _request_id_in_rust() if context is None else context.request_id
+
+
+def ask_rust_for_request_ids(ask: Callable[[], str]) -> None:
+    """Has Rust tell the id of a thread's call: it has contexts only for commands that take one."""
+    global _request_id_in_rust  # noqa: PLW0603 (there is one worker in a process)
+    _request_id_in_rust = ask
 
 
 class Context:

@@ -7,12 +7,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
+from snakepit_bridge._arguments.parameters import Parameters
 from snakepit_bridge._commands.adapter import MARK, Adapter
-from snakepit_bridge._commands.parameters import Parameters
+from snakepit_bridge._commands.context import Context
+from snakepit_bridge._commands.hooks import Hooks
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._threads.hooks import AdapterHooks
-from snakepit_bridge._threads.unwrapping import is_stream
-from snakepit_bridge._types.invalid import qualified_name
+from snakepit_bridge._types.names import qualified_name
 
 
 class Command:
@@ -27,7 +27,7 @@ class Command:
         self.streams = async_generator or inspect.isgeneratorfunction(function)
         self.is_async = async_generator or inspect.iscoroutinefunction(function)
         self.doc = inspect.getdoc(function) or ""
-        self._parameters = Parameters(function, name, scope=scope)
+        self._parameters = Parameters(function, name, scope=scope, context=Context)
         self.signature = self._parameters.signature
         #: Converts arguments and a context to keywords for `function`: `Parameters.bind`.
         self.bind = self._parameters.bind
@@ -59,7 +59,7 @@ class Registry(Mapping[str, Command]):
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self.hooks = AdapterHooks(adapter)
+        self.hooks = Hooks(adapter)
         self._commands: dict[str, Command] = {}
         for attribute, given in sorted(_marked(type(adapter)).items()):
             name = given or attribute
@@ -84,7 +84,7 @@ class Registry(Mapping[str, Command]):
         if command is None:
             raise CallError("unknown_command", self._unknown(name))
         if command.streams and not stream:
-            raise is_stream(name)
+            raise CallError.of_stream(name)
         return command
 
     def _unknown(self, name: str) -> str:

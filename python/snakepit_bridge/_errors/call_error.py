@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
-from snakepit_bridge._arguments.builders import Fault
-from snakepit_bridge._errors.raised import Frame, Raised, attempt, cause_of, shown, text_of
-from snakepit_bridge._types.invalid import InvalidValueError, qualified_name
+from snakepit_bridge._errors.command_error import CommandError
+from snakepit_bridge._errors.raised import Frame, Raised, cause_of, shown
+from snakepit_bridge._types.invalid import InvalidValueError, path_to
+from snakepit_bridge._types.names import attempt, qualified_name, text_of
 
 _log = logging.getLogger("snakepit_bridge")
 
@@ -30,23 +31,19 @@ def limit_errors(max_message_size: int) -> None:
     _max_message_size = max_message_size
 
 
-class CommandError(Exception):
-    """An error for callers to match, by its code and its data.
+class Fault(NamedTuple):
+    """What is wrong with an argument, and where in it."""
 
-    raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
+    path: tuple[object, ...]
+    message: str
 
-    In Elixir its reason is `:command_error`, and its details have `:code` and `:data`. It prints as
-    `out_of_stock: only 3 are left`. `data` may be any value that a result can carry.
-    """
-
-    def __init__(self, code: str, message: str = "", *, data: object = None) -> None:
-        super().__init__(*((code, message) if message else (code,)))
-        self.code = code
-        self.message = message or code
-        self.data = data
-
-    def __str__(self) -> str:
-        return self.code if self.message == self.code else f"{self.code}: {self.message}"
+    @property
+    def place(self) -> str:
+        """The path as text: `user.tags[2]`."""
+        text = str(self.path[0])
+        for key in self.path[1:]:
+            text = f"{text}[{key}]" if isinstance(key, int) else path_to(text, str(key))
+        return text
 
 
 class CallError(Exception):
@@ -92,6 +89,14 @@ class CallError(Exception):
             "message_too_large",
             f"the result has {size} bytes, over the limit of {limit}: send less at a time, or "
             "raise max_message_size",
+        )
+
+    @classmethod
+    def of_stream(cls, command: str) -> CallError:
+        """A unary call of a command that yields."""
+        return cls(
+            "invalid_args",
+            f"{command!r} yields a stream of results: call it with execute_stream, not execute",
         )
 
     def detail(self) -> dict[str, Any]:
@@ -209,7 +214,7 @@ class ArgumentsError(CallError):
 
 
 def _encoded(ask: Callable[[], object]) -> bytes:
-    from snakepit_bridge._values.extended import encode_extended
+    from snakepit_bridge._values.extended_writer import encode_extended
 
     try:
         data = ask()

@@ -11,11 +11,9 @@ import linecache
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional
 
-from snakepit_bridge._types.invalid import qualified_name
-
-_T = TypeVar("_T")
+from snakepit_bridge._types.names import attempt, qualified_name, text_of
 
 #: File, line, function and source.
 Frame = tuple[str, int, str, str]
@@ -40,23 +38,6 @@ _CALLERS = "snakepit_bridge._threads."
 
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 _DURING = "\nDuring handling of the above exception, another exception occurred:\n\n"
-
-
-def attempt(ask: Callable[[], _T], otherwise: _T) -> _T:
-    """What `ask` returns, or `otherwise` if it raises, whatever it raises."""
-    try:
-        return ask()
-    except BaseException:
-        return otherwise
-
-
-def text_of(value: object) -> str:
-    """Its `str`, as a plain one: a class derived from `str` has methods of its own."""
-    return str.__str__(str(value))
-
-
-def repr_of(error: BaseException) -> str:
-    return attempt(lambda: str.__str__(repr(error)), f"<{qualified_name(type(error))}>")
 
 
 def _getter(name: str) -> Callable[[BaseException], Any]:

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 
+from snakepit_bridge._errors.exits import kill_group
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -64,14 +66,6 @@ def take_stdio() -> tuple[int, int]:
     return _take_stdin(), outlet
 
 
-def announce(token: str, what: str) -> None:
-    """Tells the parent, on the real stdout and in one write.
-
-    An address: that calls are welcome there. "draining": that no more are.
-    """
-    os.write(1, f"\n{token} {what}\n".encode())
-
-
 def _take_stdin() -> int:
     taken = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -86,11 +80,6 @@ def _watch(lifeline: int) -> None:
             pass
     finally:
         kill_group()
-
-
-def kill_group() -> None:
-    """Ends this process and what it has started."""
-    os.killpg(0, signal.SIGKILL)
 
 
 def _ask_for_death_signal() -> None:

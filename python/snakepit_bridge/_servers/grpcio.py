@@ -6,7 +6,6 @@ the asyncio server to a handler thread and back took half as long again per call
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -18,15 +17,19 @@ import grpc
 from snakepit_bridge._commands.call import Call, arrival
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Command, Registry
+from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._process.loading import start
+from snakepit_bridge._errors.exits import leave_running
+from snakepit_bridge._process.address import bind_first
+from snakepit_bridge._process.options import Options
+from snakepit_bridge._process.parent import Parent
+from snakepit_bridge._process.signals import Signals
 from snakepit_bridge._proto import snakepit_pb2 as pb
-from snakepit_bridge._servers.address import bind_first, check
 from snakepit_bridge._servers.grpcio_wire import StreamWire, UnaryWire
 from snakepit_bridge._servers.relay import TimedOutError, relay
-from snakepit_bridge._servers.signals import Signals, leave_running
-from snakepit_bridge._servers.worker import Worker, system_info
+from snakepit_bridge._servers.worker import Worker
 from snakepit_bridge._threads import execution
+from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._values.fields import decode_fields
 from snakepit_bridge._version import __version__
 
@@ -61,31 +64,21 @@ _Wire = Union[UnaryWire, StreamWire]
 _Request = Union[pb.ExecuteRequest, pb.SessionRequest]
 
 
-def run(
-    registry: Registry,
-    options: argparse.Namespace,
-    *,
-    secret: str,
-    journal: str,  # noqa: ARG001 - it has no `Calls`
-    ready: Callable[[str], None],
-    leaving: Optional[Callable[[], None]],
-) -> int:
+def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
-    check(options.listen)
-    start(registry, options.adapter)
     signals = Signals()
     worker = Worker(
         registry,
         worker_id=options.worker_id,
         max_concurrency=options.max_concurrency,
-        sessions=registry.hooks.sessions(options.max_sessions, options.session_ttl),
+        sessions=hooks.sessions(options.max_sessions, options.session_ttl),
     )
     limit = options.max_message_size
     most_rpcs = MAX_RPCS + options.max_concurrency
     exposed = options.listen.startswith("tcp:")
     server = grpc.server(
         futures.ThreadPoolExecutor(most_rpcs, thread_name_prefix="snakepit-rpc"),
-        handlers=[_Service(worker, limit, secret if exposed else "")],
+        handlers=[_Service(worker, limit, parent.secret if exposed else "")],
         options=[
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
@@ -100,10 +93,10 @@ def run(
     )
     address = bind_first(options.listen, functools.partial(_bind, server))
     server.start()
-    ready(address)
+    parent.ready(address)
     stop = functools.partial(_shut_down, server, worker, options.kill_grace)
-    signals.serve(worker.main, leaving, options.shutdown_timeout, stop)
-    registry.hooks.end(worker.sessions, options.shutdown_timeout)
+    signals.serve(worker.main, parent.draining, options.shutdown_timeout, stop)
+    hooks.end(worker.sessions, options.shutdown_timeout)
     return 0
 
 

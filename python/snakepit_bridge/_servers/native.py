@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextvars
 import functools
 import logging
@@ -14,21 +13,24 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Optional
 
 from snakepit_bridge import _native
-from snakepit_bridge._commands import context as call_contexts
-from snakepit_bridge._commands.context import Context
+from snakepit_bridge._commands import context_variables
+from snakepit_bridge._commands.context import Context, ask_rust_for_request_ids, running
 from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._commands.sessions import Sessions
+from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._errors.exits import leave_fork, leave_running
+from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
 from snakepit_bridge._native import Server
-from snakepit_bridge._process.loading import start
-from snakepit_bridge._servers.address import bind_first, check
-from snakepit_bridge._servers.signals import Signals, leave_fork, leave_running
-from snakepit_bridge._servers.worker import system_info
-from snakepit_bridge._threads import context_variables, unwrapping
+from snakepit_bridge._process.address import bind_first
+from snakepit_bridge._process.options import Options
+from snakepit_bridge._process.parent import Parent
+from snakepit_bridge._process.signals import Signals
+from snakepit_bridge._threads import unwrapping
+from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.main_thread import MainThread
 from snakepit_bridge._values.fields import (
-    InvalidValueError,
     decode,
     decode_fields,
     encode,
@@ -39,55 +41,45 @@ from snakepit_bridge._version import __version__
 _log = logging.getLogger("snakepit_bridge")
 
 
-def run(
-    registry: Registry,
-    options: argparse.Namespace,
-    *,
-    secret: str,
-    journal: str,
-    ready: Callable[[str], None],
-    leaving: Optional[Callable[[], None]],
-) -> int:
+def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
-    check(options.listen)
-    start(registry, options.adapter)
     signals = Signals()
-    sessions = registry.hooks.sessions(options.max_sessions, options.session_ttl)
-    hooks = _Hooks(registry, options.worker_id, sessions, signals)
+    sessions = hooks.sessions(options.max_sessions, options.session_ttl)
+    callbacks = _Callbacks(registry, options.worker_id, sessions, signals)
     settings = {
         "worker_id": options.worker_id,
         "max_message_size": options.max_message_size,
-        "secret": secret if options.listen.startswith("tcp:") else "",
+        "secret": parent.secret if options.listen.startswith("tcp:") else "",
         "version": __version__,
         "system_info": list(system_info().items()),
-        "start_journal": journal,
+        "start_journal": parent.start_journal,
     }
-    call_contexts.request_id_in_rust = _native.request_id
-    server = Server(registry, hooks, options.max_concurrency, settings)
-    hooks.server = server
+    ask_rust_for_request_ids(_native.request_id)
+    server = Server(registry, callbacks, options.max_concurrency, settings)
+    callbacks.server = server
     os.register_at_fork(after_in_child=server.forked)
     address = bind_first(options.listen, server.listen)
     if server.has_async:
-        from snakepit_bridge._threads.async_for_native import EventLoop
+        from snakepit_bridge._threads.async_for_native import AsyncCalls
 
-        EventLoop(server, sessions)
+        AsyncCalls(server, sessions)
     if options.max_concurrency == 1:
         sessions.post = server.post
     else:
         main = MainThread()
         sessions.post, sessions.call = main.post, main.call
-    ready(address)
+    parent.ready(address)
     stop = functools.partial(_shut_down, server, options.kill_grace)
     if options.max_concurrency == 1:
         signals.on_other = server.wake
-        signals.end_in_thread(leaving, options.shutdown_timeout, stop, server.end_threads)
+        signals.end_in_thread(parent.draining, options.shutdown_timeout, stop, server.end_threads)
         server.serve()
     else:
-        hooks.start_thread()
-        signals.serve(main, leaving, options.shutdown_timeout, stop)
+        callbacks.start_thread()
+        signals.serve(main, parent.draining, options.shutdown_timeout, stop)
         server.end_threads()
-    hooks.join()
-    registry.hooks.end(sessions, options.shutdown_timeout)
+    callbacks.join()
+    hooks.end(sessions, options.shutdown_timeout)
     server.close()
     return 0
 
@@ -100,7 +92,7 @@ def _shut_down(server: Server, kill_grace: float, timeout: float) -> None:
             leave_running(kill_grace)
 
 
-class _Hooks:
+class _Callbacks:
     """What the server asks of Python."""
 
     def __init__(
@@ -197,24 +189,20 @@ class _Hooks:
         stream: bool,  # noqa: FBT001
     ) -> tuple[object, Optional[Generator[object, None, object]]]:
         """What Rust does not know as a result, as `unwrapping.unwrap` has it."""
-        if call_contexts.running.get() is None:
-            call_contexts.running.set(Context(request_id=call.request_id))
+        if running.get() is None:
+            running.set(Context(request_id=call.request_id))
         return unwrapping.unwrap(value, call, name, stream=stream)
 
     def leave_fork(self) -> None:
         leave_fork()
 
     def encode(self, value: object, root: str, name: str, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
-        try:
+        with invalid_result:
             return encode(value, root, name, kinds=kinds)
-        except InvalidValueError as error:
-            raise CallError("invalid_result", str(error)) from None
 
     def encode_whole(self, value: object, root: str, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
-        try:
+        with invalid_result:
             return encode(value, root, kinds=kinds)
-        except InvalidValueError as error:
-            raise CallError("invalid_result", str(error)) from None
 
     def encode_fields(
         self,
@@ -223,22 +211,16 @@ class _Hooks:
         kinds: bool,  # noqa: FBT001
     ) -> tuple[dict[str, bytes], Optional[bytes]]:
         """All fields of a dict that has a key which is no plain `str`."""
-        try:
+        with invalid_result:
             return encode_fields(value, root, kinds=kinds)
-        except InvalidValueError as error:
-            raise CallError("invalid_result", str(error)) from None
 
     def decode(self, data: bytes, name: str, kind: int) -> object:
-        try:
+        with invalid_args:
             return decode(data, name, kind)
-        except InvalidValueError as error:
-            raise CallError("invalid_args", str(error)) from None
 
     def decode_fields(self, fields: Mapping[str, bytes], kinds: bytes) -> dict[str, object]:
-        try:
+        with invalid_args:
             return decode_fields(fields, kinds)
-        except InvalidValueError as error:
-            raise CallError("invalid_args", str(error)) from None
 
 
 def _is_task_cancelled(kind: type[BaseException]) -> bool:

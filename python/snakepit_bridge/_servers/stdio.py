@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import logging
@@ -15,15 +14,18 @@ from typing import Any, Optional
 from snakepit_bridge._commands.call import Call
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._process import lifeline
-from snakepit_bridge._process.loading import start
-from snakepit_bridge._servers.signals import Signals, leave_running
+from snakepit_bridge._errors.exits import kill_group, leave_running
+from snakepit_bridge._process.options import Options
+from snakepit_bridge._process.signals import Signals
 from snakepit_bridge._servers.stdio_wire import StdioWire, refusal, response
-from snakepit_bridge._servers.worker import Worker, system_info
+from snakepit_bridge._servers.worker import Worker
 from snakepit_bridge._threads import execution
+from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._types.invalid import InvalidValueError
-from snakepit_bridge._values.extended import decode_extended, encode_extended
+from snakepit_bridge._values.extended_reader import decode_extended
+from snakepit_bridge._values.extended_writer import encode_extended
 from snakepit_bridge._version import __version__
 
 _READ_AHEAD = 65536
@@ -31,22 +33,21 @@ _READ_AHEAD = 65536
 _log = logging.getLogger("snakepit_bridge")
 
 
-def run(registry: Registry, options: argparse.Namespace, pipes: tuple[int, int]) -> int:
+def run(registry: Registry, hooks: HookRunner, options: Options, pipes: tuple[int, int]) -> int:
     """Serves until SIGTERM or SIGINT, or the end of stdin; returns the exit code."""
-    start(registry, options.adapter)
     signals = Signals()
     worker = Worker(
         registry,
         worker_id=options.worker_id,
         max_concurrency=options.max_concurrency,
-        sessions=registry.hooks.sessions(options.max_sessions, options.session_ttl),
+        sessions=hooks.sessions(options.max_sessions, options.session_ttl),
     )
     # One thread more than calls that run: it takes what is said meanwhile.
     server = _Server(worker, options.max_message_size, pipes, options.max_concurrency + 1)
     server.start_thread()
     stop = functools.partial(_shut_down, server, worker, options.kill_grace)
     signals.serve(worker.main, server.say_draining, options.shutdown_timeout, stop)
-    registry.hooks.end(worker.sessions, options.shutdown_timeout)
+    hooks.end(worker.sessions, options.shutdown_timeout)
     return 0
 
 
@@ -115,7 +116,7 @@ class _Server:
             pass
         finally:
             # The parent is gone, or what it says cannot be understood.
-            lifeline.kill_group()
+            kill_group()
 
     def say_draining(self) -> None:
         """Asks the parent for no more calls."""

@@ -8,7 +8,8 @@ from typing import Any
 from snakepit_bridge._commands.call import Call
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._types.invalid import InvalidValueError
-from snakepit_bridge._values.extended import decode_extended, encode_extended
+from snakepit_bridge._values.extended_reader import decode_extended
+from snakepit_bridge._values.extended_writer import encode_extended
 
 
 class StdioWire:

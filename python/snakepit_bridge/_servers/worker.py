@@ -44,20 +44,6 @@ class Worker:
         }
 
 
-def system_info() -> dict[str, str]:
-    import platform
-
-    return {
-        "implementation": platform.python_implementation(),
-        "python": platform.python_version(),
-        "executable": sys.executable,
-        "platform": sys.platform,
-        "machine": platform.machine(),
-        "cpus": str(os.cpu_count() or 1),
-        "pid": str(os.getpid()),
-    }
-
-
 def _memory_bytes() -> int:
     try:
         with open("/proc/self/statm", encoding="ascii") as file:

@@ -1,4 +1,7 @@
-"""The event loop that runs `async` commands for the server in Rust, in a thread of its own."""
+"""`async` commands of the native server: the event loop takes their calls and answers them itself.
+
+No thread waits for them, as one does in `async_for_threads`.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,22 @@ import asyncio
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Generator, Iterator
-from typing import Any
+from collections.abc import Awaitable, Generator
+from typing import TYPE_CHECKING, Any, Optional
 
+from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.context import Context, running
 from snakepit_bridge._commands.sessions import Sessions
-from snakepit_bridge._native import AsyncCall, Server
-from snakepit_bridge._servers.signals import leave_fork
-from snakepit_bridge._threads import context_variables
+from snakepit_bridge._errors.exits import leave_fork
+from snakepit_bridge._errors.guards import ReportTo
 from snakepit_bridge._threads.loop_thread import shared
-from snakepit_bridge._threads.unwrapping import MOST_AWAITED, is_stream
-from snakepit_bridge._types.encoders import is_encoded
+from snakepit_bridge._threads.results import awaited, generator_of, is_awaitable, send_all
+
+if TYPE_CHECKING:
+    from snakepit_bridge._native import AsyncCall, Server
 
 
-class EventLoop:
+class AsyncCalls:
     """Starts the server's `async` calls on the worker's event loop."""
 
     def __init__(self, server: Server, sessions: Sessions) -> None:
@@ -37,10 +42,8 @@ class EventLoop:
         for resume in resumes:
             resume()
         for call in calls:
-            try:
+            with ReportTo(call.fail):
                 self._start(call)
-            except BaseException as error:
-                call.fail(error)
 
     def _start(self, call: AsyncCall) -> None:
         running = _run(call, self._sessions)
@@ -64,43 +67,32 @@ class EventLoop:
 async def _run(call: AsyncCall, sessions: Sessions) -> None:
     context_variables.set_decimal()
     running.set(Context(request_id=call.request_id))
-    # Nothing may leave the task: SystemExit would end the loop for every other call.
-    try:
+    with ReportTo(call.fail):
         keywords = call.keywords()
         if call.session_id is not None:
             await _settle(sessions, call.session_id)
         if call.streams:
-            await _stream(call, call.function(**keywords))
+            await send_all(call.function(**keywords), functools.partial(_send, call))
             leave_fork()
             call.finish(None, streamed=True)
         else:
             await _finish(call, await call.function(**keywords))
-    except BaseException as error:
-        call.fail(error)
 
 
 async def _finish(call: AsyncCall, value: Any) -> None:
     """What a coroutine returned may have to be awaited, or iterated over, in turn."""
     leave_fork()
-    for _ in range(MOST_AWAITED):
-        if not inspect.isawaitable(value):
-            break
-        value = await value
-        leave_fork()
-    if inspect.isasyncgen(value) or inspect.isgenerator(value):
-        if not call.is_stream:
-            raise is_stream(call.name)
-        generator: Any = value
-        returned: object = None
-        if inspect.isasyncgen(value):
-            await _stream(call, generator)
-        else:
-            returned = await _iterate(call, generator)
-    elif call.is_stream and isinstance(value, Iterator) and not is_encoded(type(value)):
-        returned = await _iterate(call, (item for item in value))
-    else:
+    if is_awaitable(value):
+        value = await awaited(value)
+    generator: Any = generator_of(value, call.name, stream=call.is_stream)
+    if generator is None:
         call.finish(value)
         return
+    returned: object = None
+    if inspect.isasyncgen(generator):
+        await send_all(generator, functools.partial(_send, call))
+    else:
+        returned = await _iterate(call, generator)
     call.finish(returned, streamed=True)
 
 
@@ -115,18 +107,23 @@ async def _iterate(call: AsyncCall, generator: Generator[object, Any, object]) -
                 returned: object = end.value
                 return returned
             leave_fork()
-            if call.chunk(value):
-                await _room(call)
+            room = _send(call, value)
+            if room is not None:
+                await room
 
 
-async def _stream(call: AsyncCall, generator: AsyncGenerator[object, None]) -> None:
-    try:
-        async for value in generator:
-            leave_fork()
-            if call.chunk(value):
-                await _room(call)
-    finally:
-        await generator.aclose()
+def _send(call: AsyncCall, value: object) -> Optional[Awaitable[None]]:
+    """Sends a chunk; returns what to await before the next one, if that has to wait."""
+    if not call.chunk(value):
+        return None
+    room = asyncio.get_running_loop().create_future()
+    call.on_room(functools.partial(_resume, room))
+    return room
+
+
+def _resume(room: asyncio.Future[None]) -> None:
+    if not room.done():
+        room.set_result(None)
 
 
 async def _settle(sessions: Sessions, session_id: str) -> None:
@@ -138,14 +135,3 @@ async def _settle(sessions: Sessions, session_id: str) -> None:
     ):
         await settled.wait()
         settled.clear()
-
-
-async def _room(call: AsyncCall) -> None:
-    room = asyncio.get_running_loop().create_future()
-    call.on_room(functools.partial(_resume, room))
-    await room
-
-
-def _resume(room: asyncio.Future[None]) -> None:
-    if not room.done():
-        room.set_result(None)

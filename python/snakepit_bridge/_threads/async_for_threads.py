@@ -1,4 +1,8 @@
-"""`async` commands: they run on one event loop, in a thread of its own, while their call waits."""
+"""`async` commands whose call a thread serves: the thread waits while the event loop runs them.
+
+The servers of grpcio and stdio have such threads, and the native one has them for functions that
+return a coroutine. What the native server knows to be `async` is `async_for_native`'s.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
-from snakepit_bridge._servers.signals import leave_fork
+from snakepit_bridge._errors.exits import leave_fork
+from snakepit_bridge._errors.guards import ReportTo
 from snakepit_bridge._threads.loop_thread import shared
-from snakepit_bridge._threads.unwrapping import Cancellable
+from snakepit_bridge._threads.results import send_all
 
 #: How many chunks an async generator may be ahead of the network.
 CHUNKS_AHEAD = 32
@@ -18,16 +23,10 @@ CHUNKS_AHEAD = 32
 _END = object()
 
 
-def run_awaitable(call: Cancellable, awaitable: Awaitable[object]) -> object:
-    """What it returns or raises, once it has ended, even if it is cancelled."""
-    if isinstance(awaitable, asyncio.Future) and awaitable.get_loop() is not shared().loop:
-        if awaitable.done():
-            return awaitable.result()
-        raise TypeError(
-            f"the command returned a {type(awaitable).__name__} of an event loop that does not run "
-            "here: make it `async def`, and await it there"
-        )
-    return run_coroutine(call, lambda: awaitable)
+class Cancellable(Protocol):
+    """A call: it has what is to be done called once it is cancelled."""
+
+    def on_cancel(self, stop: Callable[[], object], /) -> None: ...
 
 
 def run_coroutine(call: Cancellable, make: Callable[[], Awaitable[object]]) -> object:
@@ -57,14 +56,12 @@ def run_generator(
         # Made here because Python 3.9 ties a semaphore to the loop that runs when it is made.
         room = asyncio.Semaphore(CHUNKS_AHEAD)
         rooms.append(room)
-        generator = make()
-        try:
-            async for value in generator:
-                leave_fork()
-                values.put(value)
-                await room.acquire()
-        finally:
-            await generator.aclose()
+
+        def send(value: object) -> Awaitable[object]:
+            values.put(value)
+            return room.acquire()
+
+        await send_all(make(), send)
 
     task = _Task(call, main, lambda: values.put(_END))
     taken = 0
@@ -117,7 +114,7 @@ class _Task:
             self._task.cancel()
 
     def _start(self) -> None:
-        running = self._guarded()
+        running = self._run()
         try:
             self._task = self._loop.create_task(running)
         except BaseException as error:
@@ -131,13 +128,13 @@ class _Task:
         if self._cancelled:
             self._task.cancel()
 
-    async def _guarded(self) -> None:
-        # Nothing may leave the task: SystemExit would end the loop for every other call.
-        try:
+    async def _run(self) -> None:
+        with ReportTo(self._failed):
             await self._main()
-        except BaseException as error:
-            leave_fork(error)
-            self.error = error
+
+    def _failed(self, error: BaseException) -> None:
+        leave_fork(error)
+        self.error = error
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():

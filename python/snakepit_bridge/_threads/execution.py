@@ -9,15 +9,16 @@ import logging
 from collections.abc import Callable, Generator
 from typing import Any, Optional
 
+from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.call import Call, StreamWire, UnaryWire
 from snakepit_bridge._commands.context import running
 from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._errors.exits import leave_fork
+from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
-from snakepit_bridge._servers.signals import leave_fork
-from snakepit_bridge._threads import context_variables
 from snakepit_bridge._threads.runner import Runner, cancelled
 from snakepit_bridge._threads.unwrapping import unwrap
-from snakepit_bridge._values.fields import InvalidValueError, encode_fields
+from snakepit_bridge._values.fields import encode_fields
 
 _log = logging.getLogger("snakepit_bridge")
 
@@ -183,17 +184,13 @@ def _value(call: Call) -> object:
 
 def _keywords(call: Call) -> dict[str, Any]:
     call.context._settle()  # noqa: SLF001
-    try:
+    with invalid_args:
         return call.command.bind(call.args(), call.context, checked=call.kinds)
-    except InvalidValueError as error:
-        raise CallError("invalid_args", str(error)) from None
 
 
 def _fields(call: Call, value: object, root: str) -> tuple[dict[str, bytes], Optional[bytes]]:
-    try:
+    with invalid_result:
         return encode_fields(value, root, kinds=call.kinds)
-    except InvalidValueError as error:
-        raise CallError("invalid_result", str(error)) from None
 
 
 def _failure(call: Call, error: BaseException) -> CallError:

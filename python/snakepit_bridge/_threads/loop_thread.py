@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from snakepit_bridge._servers.signals import run_on
+from snakepit_bridge._errors.exits import leave_fork
+from snakepit_bridge._errors.guards import ReportTo
+from snakepit_bridge._types.names import attempt
+
+_log = logging.getLogger("snakepit_bridge")
 
 _T = TypeVar("_T")
 
@@ -28,7 +33,7 @@ class LoopThread(threading.Thread):
     def run(self) -> None:
         asyncio.set_event_loop(self.loop)
         while not self._stopped:
-            run_on(self.loop)
+            _run(self.loop)
         self._end_tasks()
         self.loop.close()
 
@@ -44,21 +49,17 @@ class LoopThread(threading.Thread):
 
     def complete(self, coroutine: Callable[[], Awaitable[_T]]) -> _T:
         """What a coroutine on the loop returns or raises, for a thread that waits for that."""
-        # Nothing may leave the task: SystemExit would end the loop for every other call.
-        outcome: list[Any] = []
+        results: list[_T] = []
+        errors: list[BaseException] = []
 
         async def main() -> None:
-            try:
-                outcome.append(await coroutine())
-            except BaseException as error:
-                outcome.append(error)
-                outcome.append(True)
+            with ReportTo(errors.append):
+                results.append(await coroutine())
 
         self.submit(main).result()
-        if len(outcome) > 1:
-            raise outcome[0]
-        result: _T = outcome[0]
-        return result
+        if errors:
+            raise errors[0]
+        return results[0]
 
     def _end_tasks(self) -> None:
         tasks = asyncio.all_tasks(self.loop)
@@ -72,7 +73,7 @@ class LoopThread(threading.Thread):
         ended = self.loop.create_task(end())
         while not ended.done():
             ended.add_done_callback(lambda _: self.loop.stop())
-            run_on(self.loop)
+            _run(self.loop)
 
 
 def shared() -> LoopThread:
@@ -93,6 +94,19 @@ def end() -> None:
 @functools.cache
 def _started() -> LoopThread:
     return LoopThread()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Runs an event loop until it is stopped, or by what a callback or a task of its own raises.
+
+    asyncio lets SystemExit and KeyboardInterrupt through; they would end every other call, too.
+    """
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt) as error:
+        leave_fork(error)
+        named = attempt(functools.partial(repr, error), type(error).__name__)
+        _log.exception("%s was raised in the event loop, outside of any call", named)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -10,7 +10,8 @@ from typing import Any, Union
 
 from snakepit_bridge._types.encoders import column_names
 from snakepit_bridge._types.frames import index_labels
-from snakepit_bridge._types.invalid import InvalidValueError, qualified_name
+from snakepit_bridge._types.invalid import InvalidValueError
+from snakepit_bridge._types.names import qualified_name
 
 _INSTALL = "pyarrow; install it for the Python of the workers (pip install pyarrow)"
 

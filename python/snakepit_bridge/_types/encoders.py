@@ -9,10 +9,10 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, Optional, TypeVar, Union, overload
 
-from snakepit_bridge._errors.raised import repr_of
 from snakepit_bridge._types.frames import Columns, arrow_table, pandas_frame, polars_frame
-from snakepit_bridge._types.invalid import InvalidValueError, qualified_name
+from snakepit_bridge._types.invalid import InvalidValueError
 from snakepit_bridge._types.known import Encoder, advice_for, encoder_by_shape, encoder_of
+from snakepit_bridge._types.names import qualified_name, repr_of
 
 _F = TypeVar("_F", bound=Encoder)
 

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Optional
 
 from snakepit_bridge._types import arrays, frames
-from snakepit_bridge._types.invalid import class_name, module_name
+from snakepit_bridge._types.names import class_name, module_name
 from snakepit_bridge._types.snapshot import items, settled
 
 Encoder = Callable[[Any], object]

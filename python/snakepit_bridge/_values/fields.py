@@ -15,9 +15,9 @@ from snakepit_bridge._types.encoders import is_encoded_frame, substitute
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._types.tensor import Tensor
 from snakepit_bridge._values import strict_json
-from snakepit_bridge._values.extended import (
+from snakepit_bridge._values.extended_reader import decode_extended
+from snakepit_bridge._values.extended_writer import (
     check_text,
-    decode_extended,
     encode_extended,
     encode_with_care,
     named_items,

@@ -1,25 +1,19 @@
-"""Extended JSON, which carries what JSON cannot: `guides/values.md` specifies it."""
+"""Writes extended JSON, which carries what JSON cannot: `guides/values.md` specifies it."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
-from snakepit_bridge._types import arrow
 from snakepit_bridge._types.arrow import Arrow
 from snakepit_bridge._types.encoders import MOST_HOPS, key_text, refused, substitute
-from snakepit_bridge._types.invalid import (
-    MAX_DEPTH,
-    InvalidValueError,
-    path_to,
-    qualified_name,
-    too_deep,
-)
+from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
+from snakepit_bridge._types.names import qualified_name
 from snakepit_bridge._types.snapshot import items
-from snakepit_bridge._types.tensor import Tensor, array
-from snakepit_bridge._values.strict_json import MAX_DIGITS, encoder, exact_int, is_too_deep
+from snakepit_bridge._types.tensor import Tensor
+from snakepit_bridge._values.strict_json import MAX_DIGITS, encoder, is_too_deep
 
 MARK = "$snakepit"
 ALIGNMENT = 64
@@ -27,7 +21,7 @@ ALIGNMENT = 64
 #: As many bits never have more digits than MAX_DIGITS.
 _MAX_BITS = MAX_DIGITS * 3321 // 1000
 
-_MARK_TEXT = f'"{MARK}"'
+MARK_TEXT = f'"{MARK}"'
 _ENCODED_BYTES = (bytes, bytearray, memoryview)
 
 
@@ -36,7 +30,7 @@ def encode_extended(value: object, path: str = "message") -> bytes:
     tail = _Tail()
     try:
         text = encoder(tail.default, allow_nan=True)(value)
-        if text.count(_MARK_TEXT) == tail.marks:
+        if text.count(MARK_TEXT) == tail.marks:
             data = text.encode()
             if not is_too_deep(data):
                 return tail.after(data)
@@ -132,9 +126,9 @@ class _Writer:
         names = {name for name, _, _ in entries}
         if len(names) < len(entries):
             raise InvalidValueError(f"{path} has two keys with the same text")
-        if self._tail is not None and _MARK_TEXT in names:
+        if self._tail is not None and MARK_TEXT in names:
             pairs = (f"[{name},{self.text(item, at, depth)}]" for name, at, item in entries)
-            return f'{{{_MARK_TEXT}:["map",[{",".join(pairs)}]]}}'
+            return f'{{{MARK_TEXT}:["map",[{",".join(pairs)}]]}}'
         pairs = (f"{name}:{self.text(item, at, depth)}" for name, at, item in entries)
         return f"{{{','.join(pairs)}}}"
 
@@ -191,88 +185,3 @@ def check_text(text: str, path: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidValueError(f"{path} has a lone surrogate, which UTF-8 cannot carry") from None
-
-
-def decode_extended(
-    data: bytes, name: str = "message", problems: Optional[list[str]] = None
-) -> Any:
-    """The value that extended JSON stands for.
-
-    With `problems`, a table or a tensor that cannot be made is None, and the reason is added there.
-    """
-    end = data.find(0)
-    text = data if end < 0 else data[:end]
-    tail = memoryview(data)[end + ALIGNMENT - end % ALIGNMENT :] if end >= 0 else memoryview(b"")
-    if is_too_deep(text):
-        raise too_deep(name)
-    try:
-        return _decode(text.decode(), tail, problems)
-    except InvalidValueError as error:
-        raise InvalidValueError(f"{name} {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidValueError(f"{name} is no extended JSON: {error}") from None
-
-
-def _decode(text: str, tail: memoryview, problems: Optional[list[str]]) -> Any:
-    if _MARK_TEXT not in text:
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            raise
-        except ValueError:
-            return json.loads(text, parse_int=exact_int)
-    try:
-        return json.loads(text, object_hook=_Marks(tail, problems).replace)
-    except (InvalidValueError, json.JSONDecodeError):
-        raise
-    except ValueError:
-        return json.loads(text, object_hook=_Marks(tail, problems).replace, parse_int=exact_int)
-
-
-class _Marks:
-    """What marked objects stand for, in the order of the text."""
-
-    def __init__(self, tail: memoryview, problems: Optional[list[str]]) -> None:
-        self._tail = tail
-        self._problems = problems
-        self._from = 0
-
-    def replace(self, value: dict[str, Any]) -> Any:
-        if MARK not in value:
-            return value
-        try:
-            (mark,) = value.values()
-            return self._unmarked(*mark)
-        except InvalidValueError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise InvalidValueError(f"has an invalid mark: {error}") from None
-
-    def _unmarked(self, name: str, *parts: Any) -> Any:
-        if name == "bytes":
-            return bytes(self._cut(*parts))
-        if name == "tensor":
-            dtype, shape, *place = parts
-            return self._read(array, dtype, shape, self._cut(*place))
-        if name == "arrow":
-            return self._read(arrow.read, self._cut(*parts))
-        if name == "map":
-            (pairs,) = parts
-            return dict(pairs)
-        raise ValueError(f"its name is {name!r}")
-
-    def _read(self, read: Callable[..., Any], *parts: Any) -> Any:
-        try:
-            return read(*parts)
-        except InvalidValueError as error:
-            if self._problems is None:
-                raise
-            self._problems.append(str(error))
-            return None
-
-    def _cut(self, offset: int, size: int) -> memoryview:
-        end = offset + size
-        if offset < self._from or size < 0 or end > len(self._tail):
-            raise ValueError(f"the tail has no {size} bytes at {offset}")
-        self._from = end
-        return self._tail[offset:end]

@@ -10,9 +10,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from snakepit_bridge._cli.loading import find_adapter
+from snakepit_bridge._errors.exits import StartError
 from snakepit_bridge._errors.raised import Raised
 from snakepit_bridge._process import logs
-from snakepit_bridge._process.loading import StartError, add_import_path, find_adapter
+from snakepit_bridge._process.options import add_import_path
 from snakepit_bridge.testing import CallError, Worker, error_of
 
 

@@ -5,39 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
-from snakepit_bridge._commands import init_args
+from snakepit_bridge._arguments import init_args
 from snakepit_bridge._commands.adapter import Adapter
 from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._errors.exits import StartError
 from snakepit_bridge._errors.raised import Raised
 from snakepit_bridge._process import imports
-
-if TYPE_CHECKING:
-    import argparse
-
-
-class StartError(Exception):
-    """Says why the worker cannot start and what to do: the whole message for the user."""
-
-    exit_code = 1
-
-
-class NoServerError(StartError):
-    """gRPC is not available here; the parent may fall back to another transport."""
-
-    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
-
-
-def add_import_path(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--import-path`, the directories to import an adapter from."""
-    parser.add_argument(
-        "--import-path",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a directory to import from, before all others; may be repeated",
-    )
+from snakepit_bridge._threads.hook_runner import HookRunner
 
 
 def find_adapter(path: str, import_paths: Sequence[str]) -> type[Adapter]:
@@ -82,10 +58,10 @@ def load_commands(path: str, import_paths: Sequence[str], init: Optional[bytes] 
     return commands
 
 
-def start(registry: Registry, path: str) -> None:
+def start(hooks: HookRunner, path: str) -> None:
     """Runs the adapter's `start`."""
     try:
-        registry.hooks.start()
+        hooks.start()
     except (Exception, SystemExit) as error:
         raise StartError(
             f"{Raised(error).text()}\nthe adapter {path} did not start: its start() raised the "

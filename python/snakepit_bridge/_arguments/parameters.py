@@ -12,9 +12,8 @@ from snakepit_bridge._arguments.annotations import (
     keywords_of,
     shown,
 )
-from snakepit_bridge._arguments.builders import Builder, Fault, MisfitError
-from snakepit_bridge._commands.context import Context
-from snakepit_bridge._errors.call_error import ArgumentsError, CallError
+from snakepit_bridge._arguments.builders import Builder, MisfitError
+from snakepit_bridge._errors.call_error import ArgumentsError, CallError, Fault
 
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _MISSING = object()
@@ -26,7 +25,9 @@ class Parameters:
     """What `function`, called `name` in errors, takes; `what` it is goes before the name.
 
     Raises a `TypeError` where it cannot be called with keywords, or asks for values that no
-    argument can become. `scope` is the class whose names annotations may use.
+    argument can become. `scope` is the class whose names annotations may use, and `context` the
+    class of the parameter that is no argument, if there may be one. Without `shows_values` errors
+    name the arguments that do not fit, and not what they are.
     """
 
     def __init__(
@@ -36,11 +37,14 @@ class Parameters:
         *,
         what: str = "command",
         scope: Optional[type] = None,
+        context: Optional[type] = None,
+        shows_values: bool = True,
     ) -> None:
+        self._shows_values = shows_values
         self._what = what
         self._name = name
         parameters = _signature(function, f"{what} {name!r}").parameters.values()
-        self.context = next((p.name for p in parameters if _takes_context(p)), None)
+        self.context = next((p.name for p in parameters if context and _takes(context, p)), None)
         self._arguments = [p for p in parameters if p.name != self.context]
         for parameter in self._arguments:
             if parameter.kind is parameter.POSITIONAL_ONLY:
@@ -70,7 +74,7 @@ class Parameters:
     def bind(
         self,
         args: dict[str, Any],
-        context: Optional[Context],
+        context: object,
         checked: bool = True,  # noqa: FBT001, FBT002 (Rust passes it)
     ) -> dict[str, Any]:
         """The keywords to call the function with: `args` themselves, checked, and the context.
@@ -157,6 +161,12 @@ class Parameters:
         allowed = args.keys() - {self.context} if self._any else self._accepted
         unknown = sorted(args.keys() - allowed)
         wrong = self._wrong(args, checked=checked)
+        text = self._with_values if self._shows_values else self._without_values
+        faults = [Fault((name,), "missing") for name in missing]
+        faults += [Fault((name,), "unknown") for name in unknown]
+        return ArgumentsError(text(missing, unknown, wrong), (faults + wrong)[:_MOST_FAULTS])
+
+    def _with_values(self, missing: list[str], unknown: list[str], wrong: list[Fault]) -> str:
         # What is wrong with an argument as a whole goes in the first line, the rest below.
         whole = {fault.path[0]: fault.message for fault in wrong if len(fault.path) == 1}
         within = [fault for fault in wrong if len(fault.path) > 1]
@@ -164,6 +174,18 @@ class Parameters:
         of_type += dict.fromkeys(
             str(fault.path[0]) for fault in within if fault.path[0] not in whole
         )
+        lines = [self._line(missing, unknown, of_type)]
+        lines += [f"  {fault.place}: {fault.message}" for fault in within[:_MOST_FAULTS]]
+        if len(within) > _MOST_FAULTS:
+            lines.append(f"  and {len(within) - _MOST_FAULTS} more")
+        return "\n".join(lines)
+
+    def _without_values(self, missing: list[str], unknown: list[str], wrong: list[Fault]) -> str:
+        within = [fault.place for fault in wrong if fault.message == "missing"]
+        of_type = [fault.place for fault in wrong if fault.message != "missing"]
+        return self._line(missing + within, unknown, of_type)
+
+    def _line(self, missing: list[str], unknown: list[str], of_type: list[str]) -> str:
         texts = [
             f"{what} {', '.join(names)}"
             for what, names in (
@@ -173,13 +195,7 @@ class Parameters:
             )
             if names
         ]
-        lines = [f"{'; '.join(texts)}: the {self._what} is {self.signature}"]
-        lines += [f"  {fault.place}: {fault.message}" for fault in within[:_MOST_FAULTS]]
-        if len(within) > _MOST_FAULTS:
-            lines.append(f"  and {len(within) - _MOST_FAULTS} more")
-        faults = [Fault((name,), "missing") for name in missing]
-        faults += [Fault((name,), "unknown") for name in unknown]
-        return ArgumentsError("\n".join(lines), (faults + wrong)[:_MOST_FAULTS])
+        return f"{'; '.join(texts)}: the {self._what} is {self.signature}"
 
     def _wrong(self, args: dict[str, Any], *, checked: bool) -> list[Fault]:
         faults: list[Fault] = []
@@ -238,9 +254,9 @@ def _shown(parameter: inspect.Parameter) -> str:
     return text.replace(repr(annotation), annotation, 1) if isinstance(annotation, str) else text
 
 
-def _takes_context(parameter: inspect.Parameter) -> bool:
+def _takes(context: type, parameter: inspect.Parameter) -> bool:
     annotation = parameter.annotation
     if isinstance(annotation, str):
         annotation = annotation.strip("'\"").rpartition(".")[2]
-        return annotation == Context.__name__ or parameter.name == "context"
-    return annotation is Context or parameter.name == "context"
+        return annotation == context.__name__ or parameter.name == "context"
+    return annotation is context or parameter.name == "context"

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # without the enums of `signal`, which cost time
-import functools
 import logging
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn, Optional
+from typing import TYPE_CHECKING, Optional
 
-from snakepit_bridge._errors.raised import Raised, attempt
 from snakepit_bridge._threads.main_thread import MainThread
 
 if TYPE_CHECKING:
-    import asyncio
+    pass
 
 _log = logging.getLogger("snakepit_bridge")
-_forks: list[None] = []
-os.register_at_fork(after_in_child=functools.partial(_forks.append, None))
 
 
 _ENDS = (signal.SIGTERM, signal.SIGINT)
@@ -148,55 +143,3 @@ class Signals:
         if woken != self._writer:
             signal.set_wakeup_fd(woken)
         self._let_go()
-
-
-def forget_forks() -> None:
-    """Takes this process for one that nothing has forked."""
-    _forks.clear()
-
-
-def leave_fork(error: Optional[BaseException] = None) -> None:
-    """Ends a process that a command has forked, once the command is over in it.
-
-    The connections are its parent's: it must answer nothing.
-    """
-    if not _forks:
-        return
-    code: object = 1
-    try:
-        code = error is not None
-        if error is not None and issubclass(type(error), SystemExit):
-            code = error.code or 0  # type: ignore[attr-defined]
-        elif error is not None:
-            sys.stderr.write(Raised(error).text())
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code if isinstance(code, int) else 1)
-
-
-def run_on(loop: asyncio.AbstractEventLoop) -> None:
-    """Runs an event loop until it is stopped, or by what a callback or a task of its own raises.
-
-    asyncio lets SystemExit and KeyboardInterrupt through; they would end every other call, too.
-    """
-    try:
-        loop.run_forever()
-    except (SystemExit, KeyboardInterrupt) as error:
-        leave_fork(error)
-        named = attempt(functools.partial(repr, error), type(error).__name__)
-        _log.exception("%s was raised in the event loop, outside of any call", named)
-
-
-def leave_running(kill_grace: float) -> NoReturn:
-    """Ends the process: a command that never returns would hold up the interpreter's own end."""
-    leave(f"a command is still running {kill_grace} s after its cancellation")
-
-
-def leave(why: str) -> NoReturn:
-    """Ends the process where it stands."""
-    _log.warning("stopping: %s", why)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

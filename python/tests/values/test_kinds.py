@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from snakepit_bridge import Tensor, register_encoder
 from snakepit_bridge._types.encoders import mark_unencodable
 from snakepit_bridge._types.tensor import DTYPES, ML_DTYPES
-from snakepit_bridge._values.extended import ALIGNMENT, MARK
+from snakepit_bridge._values.extended_writer import ALIGNMENT, MARK
 from snakepit_bridge._values.fields import (
     BYTES,
     EXTENDED,

@@ -8,7 +8,7 @@ import socket
 import stat
 from collections.abc import Callable
 
-from snakepit_bridge._process.loading import NoServerError, StartError
+from snakepit_bridge._errors.exits import NoServerError, StartError
 
 # sun_path is 108 bytes on Linux and 104 elsewhere, with a zero at its end.
 _MAX_PATH = 103

@@ -8,11 +8,9 @@ from __future__ import annotations
 import inspect
 from typing import Any, Optional
 
-from snakepit_bridge._commands.parameters import Parameters
+from snakepit_bridge._arguments.parameters import Parameters
 from snakepit_bridge._errors.call_error import ArgumentsError
-from snakepit_bridge._values.extended import decode_extended
-
-_NAMES = ("missing", "unknown")
+from snakepit_bridge._values.extended_reader import decode_extended
 
 
 class InitError(Exception):
@@ -28,10 +26,9 @@ def keywords(cls: type, message: Optional[bytes]) -> dict[str, Any]:
         return _none(cls)
     given: dict[str, Any] = decode_extended(message)["init"]
     try:
-        return Parameters(cls, cls.__name__, what="class", scope=cls).bind(given, None)
-    except ArgumentsError as error:
-        raise InitError(_without_values(cls, error)) from None
-    except TypeError as error:
+        parameters = Parameters(cls, cls.__name__, what="class", scope=cls, shows_values=False)
+        return parameters.bind(given, None)
+    except (ArgumentsError, TypeError) as error:
         raise InitError(str(error)) from None
 
 
@@ -46,18 +43,3 @@ def _none(cls: type) -> dict[str, Any]:
     except TypeError as error:
         raise InitError(f"{error}: the class is {cls.__name__}{signature}") from None
     return {}
-
-
-def _without_values(cls: type, error: ArgumentsError) -> str:
-    """As the error, which shows what an argument is where it is of the wrong type."""
-    wrong = [fault.place for fault in error.faults if fault.message not in _NAMES]
-    first = str(error).partition("\n")[0]
-    if not wrong:
-        return first
-    by_name = [
-        f"{what} {', '.join(names)}"
-        for what in _NAMES
-        if (names := [fault.place for fault in error.faults if fault.message == what])
-    ]
-    faults = "; ".join([*by_name, f"of the wrong type {', '.join(wrong)}"])
-    return f"{faults}: the class is {cls.__name__}{inspect.signature(cls)}"

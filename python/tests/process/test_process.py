@@ -269,7 +269,7 @@ def test_why_it_cannot_start_is_said_shortly(
     assert worker.ended() not in (0, None)
     lines = list(worker.lines())
     assert any(message in line for line in lines), lines
-    assert not any('snakepit_bridge/_process/cli.py", line' in line for line in lines)
+    assert not any('snakepit_bridge/_cli/main.py", line' in line for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from snakepit_bridge import arrow
 from snakepit_bridge._types.encoders import encode_frames_by
-from snakepit_bridge._values.extended import ALIGNMENT, MARK, decode_extended, encode_extended
+from snakepit_bridge._values.extended_reader import decode_extended
+from snakepit_bridge._values.extended_writer import ALIGNMENT, MARK, encode_extended
 from snakepit_bridge._values.fields import EXTENDED, InvalidValueError, decode, encode
 
 VALUES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [

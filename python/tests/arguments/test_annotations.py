@@ -24,7 +24,7 @@ from numpy import typing as npt
 from typing_extensions import NotRequired, TypedDict, Unpack
 
 from snakepit_bridge import Adapter, Context, Tensor, command
-from snakepit_bridge._commands.parameters import Parameters
+from snakepit_bridge._arguments.parameters import Parameters
 from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._errors.call_error import ArgumentsError
 

@@ -1,0 +1,54 @@
+"""Which gRPC server a worker has: the native one, or grpcio's where that does not load."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import sysconfig
+from collections.abc import Callable
+from typing import Optional
+
+from snakepit_bridge._errors.exits import NoServerError
+
+_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def grpc_server(name: Optional[str]) -> Callable[..., int]:
+    """Returns the function that serves: the extension's, or grpcio's if that is missing."""
+    missing: Optional[ImportError] = None
+    try:
+        if name != "grpcio":
+            _check_native()
+            from snakepit_bridge._servers import native
+
+            return native.run
+    except ImportError as error:
+        missing = error
+        if name == "native":
+            raise NoServerError(f"{_native_missing(error)}; or use the server grpcio") from None
+    try:
+        from snakepit_bridge._servers import grpcio
+    except ImportError as error:
+        ways = f"{_native_missing(missing)}; or " if missing else ""
+        raise NoServerError(
+            f"{ways}{error}: the grpcio server needs it: python -m pip install 'grpcio>=1.60' "
+            "'protobuf>=4.25'"
+        ) from None
+    if missing is not None:
+        logging.getLogger("snakepit_bridge").warning(
+            "%s; serving with grpcio, which is slower", _native_missing(missing)
+        )
+    return grpcio.run
+
+
+def _check_native() -> None:
+    """Refuses the extension for other Pythons: a free-threaded one finds it but cannot load it."""
+    found = importlib.util.find_spec("snakepit_bridge._native") if _FREE_THREADED else None
+    if found and (found.origin or "").endswith(".abi3.so"):
+        raise ImportError("it is not built for a free-threaded Python")
+
+
+def _native_missing(error: ImportError) -> str:
+    task = f"mix snakepit.setup --python {sys.executable}" if _FREE_THREADED else "mix compile"
+    return f"the native server does not load ({error}): run `{task}` to build it"

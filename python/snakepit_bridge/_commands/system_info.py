@@ -1,0 +1,20 @@
+"""What a worker tells about the interpreter and the machine that it runs on."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def system_info() -> dict[str, str]:
+    import platform
+
+    return {
+        "implementation": platform.python_implementation(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": sys.platform,
+        "machine": platform.machine(),
+        "cpus": str(os.cpu_count() or 1),
+        "pid": str(os.getpid()),
+    }

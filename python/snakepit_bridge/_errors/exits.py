@@ -1,0 +1,72 @@
+"""Why the process of a worker ends, and how: before it serves, in a child of its own, at once."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+from typing import NoReturn, Optional
+
+from snakepit_bridge._errors.raised import Raised
+
+_log = logging.getLogger("snakepit_bridge")
+_forks: list[None] = []
+os.register_at_fork(after_in_child=functools.partial(_forks.append, None))
+
+
+class StartError(Exception):
+    """Says why the worker cannot start and what to do: the whole message for the user."""
+
+    exit_code = 1
+
+
+class NoServerError(StartError):
+    """gRPC is not available here; the parent may fall back to another transport."""
+
+    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
+
+
+def forget_forks() -> None:
+    """Takes this process for one that nothing has forked."""
+    _forks.clear()
+
+
+def leave_fork(error: Optional[BaseException] = None) -> None:
+    """Ends a process that a command has forked, once the command is over in it.
+
+    The connections are its parent's: it must answer nothing.
+    """
+    if not _forks:
+        return
+    code: object = 1
+    try:
+        code = error is not None
+        if error is not None and issubclass(type(error), SystemExit):
+            code = error.code or 0  # type: ignore[attr-defined]
+        elif error is not None:
+            sys.stderr.write(Raised(error).text())
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def leave_running(kill_grace: float) -> NoReturn:
+    """Ends the process: a command that never returns would hold up the interpreter's own end."""
+    leave(f"a command is still running {kill_grace} s after its cancellation")
+
+
+def leave(why: str) -> NoReturn:
+    """Ends the process where it stands."""
+    _log.warning("stopping: %s", why)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def kill_group() -> None:
+    """Ends this process and what it has started."""
+    os.killpg(0, signal.SIGKILL)

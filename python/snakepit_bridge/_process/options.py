@@ -1,0 +1,175 @@
+"""The options of a worker: its command line, and what the servers read of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Optional
+
+from snakepit_bridge._process import logs
+from snakepit_bridge._version import __version__
+
+
+class Options(argparse.Namespace):
+    """What a worker is started with. Times are in seconds."""
+
+    worker_id: str
+    adapter: str
+    init_from_stdin: bool
+    import_path: list[str]
+    listen: str
+    stdio: bool
+    server: Optional[str]
+    max_concurrency: int
+    max_message_size: int
+    max_sessions: int
+    session_ttl: float
+    unencodable: str
+    frames: str
+    log_level: str
+    shutdown_timeout: float
+    kill_grace: float
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Ends the process where the arguments are wrong, or ask for help."""
+    return _parser().parse_args(arguments, Options())
+
+
+def add_import_path(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--import-path`, the directories to import an adapter from."""
+    parser.add_argument(
+        "--import-path",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a directory to import from, before all others; may be repeated",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m snakepit_bridge",
+        description="Serves an adapter's commands over gRPC, or over stdin and stdout. To run one "
+        "in this process or to list them, see `%(prog)s call --help` and `%(prog)s commands "
+        "--help`.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--worker-id", default="", metavar="ID", help="the worker's name in logs and replies"
+    )
+    parser.add_argument(
+        "--adapter",
+        default="snakepit_bridge:BuiltinAdapter",
+        metavar="MODULE:CLASS",
+        help="a subclass of snakepit_bridge.Adapter (default: the built-in commands)",
+    )
+    parser.add_argument(
+        "--init-from-stdin",
+        action="store_true",
+        help="first read the keyword arguments of the class from stdin: a length of 4 bytes, "
+        'big-endian, then {"init": {...}} in extended JSON',
+    )
+    add_import_path(parser)
+    parser.add_argument(
+        "--listen",
+        default="tcp:127.0.0.1:0",
+        metavar="ADDRESS",
+        help="unix:/path or tcp:127.0.0.1:port; port 0 means any free port, 50051-50150 the first "
+        "free port of that range (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stdio",
+        action="store_true",
+        help="serve over stdin and stdout, without gRPC, instead of --listen",
+    )
+    parser.add_argument(
+        "--server",
+        choices=["native", "grpcio"],
+        help="the server (default: native, or grpcio if the native server does not load)",
+    )
+    parser.add_argument(
+        "--max-concurrency",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="how many commands may run at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-message-size",
+        type=_positive,
+        default=16 * 1024 * 1024,
+        metavar="BYTES",
+        help="the largest message to receive or send (default: 16 MiB)",
+    )
+    parser.add_argument(
+        "--max-sessions",
+        type=_positive,
+        default=10_000,
+        metavar="N",
+        help="how many sessions to keep, the most recently used (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--session-ttl",
+        type=_ttl,
+        default=3600.0,
+        metavar="SECONDS",
+        help="how long to keep a session that no call uses, or inf (default: 3600)",
+    )
+    parser.add_argument(
+        "--unencodable",
+        choices=["error", "marker"],
+        default="error",
+        help="what to send in place of a value that cannot be sent (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frames",
+        choices=["lists", "arrow"],
+        default="lists",
+        help="send frames and tables as maps of lists or as Arrow tables (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=list(logs.LEVELS),
+        default="info",
+        help="the lowest level of records to show; for installed libraries it is warning, unless "
+        "their loggers have a level of their own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shutdown-timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long running calls may take to finish after SIGTERM (default: 5)",
+    )
+    parser.add_argument(
+        "--kill-grace",
+        type=_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="how long cancelled calls may take to stop (default: 2)",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
+    return value
+
+
+def _ttl(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(
+            f"expected a positive number of seconds or inf, got {text}"
+        )
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, 0 or more, got {text}")
+    return value

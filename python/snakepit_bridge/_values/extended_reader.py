@@ -1,0 +1,98 @@
+"""Reads extended JSON, which `extended_writer` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Optional
+
+from snakepit_bridge._types import arrow
+from snakepit_bridge._types.invalid import InvalidValueError, too_deep
+from snakepit_bridge._types.tensor import array
+from snakepit_bridge._values.extended_writer import ALIGNMENT, MARK, MARK_TEXT
+from snakepit_bridge._values.strict_json import exact_int, is_too_deep
+
+
+def decode_extended(
+    data: bytes, name: str = "message", problems: Optional[list[str]] = None
+) -> Any:
+    """The value that extended JSON stands for.
+
+    With `problems`, a table or a tensor that cannot be made is None, and the reason is added there.
+    """
+    end = data.find(0)
+    text = data if end < 0 else data[:end]
+    tail = memoryview(data)[end + ALIGNMENT - end % ALIGNMENT :] if end >= 0 else memoryview(b"")
+    if is_too_deep(text):
+        raise too_deep(name)
+    try:
+        return _decode(text.decode(), tail, problems)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{name} {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError(f"{name} is no extended JSON: {error}") from None
+
+
+def _decode(text: str, tail: memoryview, problems: Optional[list[str]]) -> Any:
+    if MARK_TEXT not in text:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:
+            return json.loads(text, parse_int=exact_int)
+    try:
+        return json.loads(text, object_hook=_Marks(tail, problems).replace)
+    except (InvalidValueError, json.JSONDecodeError):
+        raise
+    except ValueError:
+        return json.loads(text, object_hook=_Marks(tail, problems).replace, parse_int=exact_int)
+
+
+class _Marks:
+    """What marked objects stand for, in the order of the text."""
+
+    def __init__(self, tail: memoryview, problems: Optional[list[str]]) -> None:
+        self._tail = tail
+        self._problems = problems
+        self._from = 0
+
+    def replace(self, value: dict[str, Any]) -> Any:
+        if MARK not in value:
+            return value
+        try:
+            (mark,) = value.values()
+            return self._unmarked(*mark)
+        except InvalidValueError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError(f"has an invalid mark: {error}") from None
+
+    def _unmarked(self, name: str, *parts: Any) -> Any:
+        if name == "bytes":
+            return bytes(self._cut(*parts))
+        if name == "tensor":
+            dtype, shape, *place = parts
+            return self._read(array, dtype, shape, self._cut(*place))
+        if name == "arrow":
+            return self._read(arrow.read, self._cut(*parts))
+        if name == "map":
+            (pairs,) = parts
+            return dict(pairs)
+        raise ValueError(f"its name is {name!r}")
+
+    def _read(self, read: Callable[..., Any], *parts: Any) -> Any:
+        try:
+            return read(*parts)
+        except InvalidValueError as error:
+            if self._problems is None:
+                raise
+            self._problems.append(str(error))
+            return None
+
+    def _cut(self, offset: int, size: int) -> memoryview:
+        end = offset + size
+        if offset < self._from or size < 0 or end > len(self._tail):
+            raise ValueError(f"the tail has no {size} bytes at {offset}")
+        self._from = end
+        return self._tail[offset:end]

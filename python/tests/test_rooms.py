@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from client import ROOT
+
+PACKAGE = ROOT / "snakepit_bridge"
+#: The folders of the package, and the one public module: each imports only from those before it.
+ROOMS = (
+    "_types",
+    "_values",
+    "_errors",
+    "_arguments",
+    "_commands",
+    "_threads",
+    "_process",
+    "_servers",
+    "testing",
+    "_cli",
+)
+
+
+def module_files() -> Iterator[Path]:
+    for room in ROOMS:
+        yield from [PACKAGE / f"{room}.py"] if room == "testing" else (PACKAGE / room).glob("*.py")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {name_of(path): path for path in module_files()}
+
+
+def imported_by(path: Path) -> set[str]:
+    """What a module imports of the rooms, wherever in it: in functions and for types as well."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "snakepit_bridge":
+                found |= {rest, rest.rpartition(".")[0]} & MODULES.keys()
+    return found
+
+
+GRAPH = {name: imported_by(path) for name, path in MODULES.items()}
+
+
+def test_the_rooms_are_all_folders_and_hold_a_handful_of_modules_each() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == {*ROOMS, "_proto"} - {"testing"}
+    for room in folders - {"_proto"}:
+        modules = [name for name in MODULES if name.startswith(f"{room}.")]
+        assert 4 <= len(modules) - 1 <= 9, modules
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_its_own_room_and_those_below(name: str) -> None:
+    own = ROOMS.index(name.partition(".")[0])
+    above = {each for each in GRAPH[name] if ROOMS.index(each.partition(".")[0]) > own}
+    assert not above
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert len(list(TopologicalSorter(GRAPH).static_order())) == len(MODULES)
+
+
+def test_the_graph_has_the_arrows_of_imports_in_functions_and_for_types() -> None:
+    assert "_threads.async_for_threads" in GRAPH["_threads.unwrapping"]
+    assert "_servers.native" in GRAPH["_cli.choice"]
+    assert "_types.encoders" in GRAPH["_values.fields"]
