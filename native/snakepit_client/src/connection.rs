@@ -3,7 +3,7 @@
 use crate::{
     channel::{CallsRpc, Channel, ClientConnection, Target},
     failure::Failure,
-    multiplexer::{Calls, Job},
+    multiplexer::{Multiplexer, PendingCall},
 };
 use parking_lot::Mutex;
 use snakepit_wire::FRAME_OVERHEAD;
@@ -18,106 +18,114 @@ use tonic::Status;
 /// How often a call that has not started is sent to a server at most.
 pub const MOST_ATTEMPTS: u32 = 8;
 
-/// A server's connections.
-pub struct Link<J: Job> {
+/// The connections to a server that belong together: when one is lost, the other takes no more calls.
+pub struct Connection<P: PendingCall> {
     pub channel: Channel,
     /// For unary calls, where the server has it.
-    pub calls: Option<Arc<Calls<ClientConnection, J>>>,
+    pub multiplexer: Option<Arc<Multiplexer<ClientConnection, P>>>,
     /// Why the worker behind it ended, once its owner knows.
-    ended: watch::Sender<Option<String>>,
-    /// Ends `calls` with the last that holds the link.
+    exit_cause: watch::Sender<Option<String>>,
+    /// Ends the multiplexer with the last that holds the connection.
     _end: DropGuard,
 }
 
-impl<J: Job> Link<J> {
-    pub async fn connect(target: &Target) -> Result<Arc<Self>, Failure> {
+impl<P: PendingCall> Connection<P> {
+    pub async fn new(target: &Target) -> Result<Arc<Self>, Failure> {
         let channel = Channel::connect(target).await?;
         let end = CancellationToken::new();
         let max_frame = target.max_message_size.saturating_add(FRAME_OVERHEAD);
-        let calls = CallsRpc::open(target).await?.map(|rpc| {
-            let calls = Calls::new(
+        let multiplexer = CallsRpc::open(target).await?.map(|rpc| {
+            let multiplexer = Multiplexer::new(
                 rpc.driven,
                 rpc.outlet,
                 target.journal.clone(),
                 channel.closed.clone(),
             );
-            let driving = calls.clone().drive(rpc.body, max_frame, end.clone());
+            let driving = multiplexer.clone().drive(rpc.body, max_frame, end.clone());
             tokio::spawn(driving);
-            calls
+            multiplexer
         });
         Ok(Arc::new(Self {
             channel,
-            calls,
-            ended: watch::Sender::new(None),
+            multiplexer,
+            exit_cause: watch::Sender::new(None),
             _end: end.drop_guard(),
         }))
     }
 
+    /// What is known of the worker behind it; see `Multiplexer::set_worker`.
+    pub fn set_worker(&self, capacity: usize, grace: Duration) {
+        if let Some(multiplexer) = &self.multiplexer {
+            multiplexer.set_worker(capacity, grace);
+        }
+    }
+
     /// The worker behind it has ended, or ends its calls. The first cause counts.
-    pub fn set_ended(&self, why: String) {
-        self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
+    pub fn set_exit_cause(&self, cause: String) {
+        self.exit_cause.send_if_modified(|known| {
+            let first = known.is_none();
             if first {
-                *ended = Some(why);
+                *known = Some(cause);
             }
             first
         });
     }
 
-    /// Why the worker ended, or `otherwise` if nobody tells.
-    pub async fn cause(&self, otherwise: String, within: Duration) -> String {
-        let mut ended = self.ended.subscribe();
-        let told = tokio::time::timeout(within, ended.wait_for(Option::is_some)).await;
-        match told {
-            Ok(Ok(why)) => why.clone().unwrap_or(otherwise),
+    /// Why the worker ended, or `otherwise` if that is not known in time.
+    pub async fn exit_cause(&self, otherwise: String, within: Duration) -> String {
+        let mut cause = self.exit_cause.subscribe();
+        let known = tokio::time::timeout(within, cause.wait_for(Option::is_some)).await;
+        match known {
+            Ok(Ok(cause)) => cause.clone().unwrap_or(otherwise),
             _ => otherwise,
         }
     }
 }
 
-/// A server and the present connections to it.
-pub struct Endpoint<J: Job> {
-    link: Mutex<Arc<Link<J>>>,
+/// A server and the present connection to it.
+pub struct Endpoint<P: PendingCall> {
+    present: Mutex<Arc<Connection<P>>>,
     /// How to connect again; nothing where somebody else sees to that.
     target: Option<(Target, Duration)>,
     connecting: tokio::sync::Mutex<()>,
 }
 
-impl<J: Job> Endpoint<J> {
-    pub fn new(link: Arc<Link<J>>, target: Option<(Target, Duration)>) -> Arc<Self> {
+impl<P: PendingCall> Endpoint<P> {
+    pub fn new(present: Arc<Connection<P>>, target: Option<(Target, Duration)>) -> Arc<Self> {
         Arc::new(Self {
-            link: Mutex::new(link),
+            present: Mutex::new(present),
             target,
             connecting: tokio::sync::Mutex::default(),
         })
     }
 
-    pub fn link(&self) -> Arc<Link<J>> {
-        self.link.lock().clone()
+    pub fn present(&self) -> Arc<Connection<P>> {
+        self.present.lock().clone()
     }
 
-    pub fn open_link(&self) -> Option<Arc<Link<J>>> {
-        let link = self.link();
-        (self.target.is_none() || !link.channel.closed.is_cancelled()).then_some(link)
+    /// The present connection, unless it takes no more calls and another one can be made.
+    pub fn open(&self) -> Option<Arc<Connection<P>>> {
+        let present = self.present();
+        (self.target.is_none() || !present.channel.closed.is_cancelled()).then_some(present)
     }
 
-    /// The connections there are; others if these take no more calls.
-    pub async fn connected(&self) -> Result<Arc<Link<J>>, Failure> {
-        if let Some(link) = self.open_link() {
-            return Ok(link);
+    /// The present connection; another one if it takes no more calls.
+    pub async fn connected(&self) -> Result<Arc<Connection<P>>, Failure> {
+        if let Some(present) = self.open() {
+            return Ok(present);
         }
         let _connecting = self.connecting.lock().await;
-        match (self.open_link(), &self.target) {
-            (Some(link), _) => Ok(link),
-            (None, None) => Ok(self.link()),
+        match (self.open(), &self.target) {
+            (Some(present), _) => Ok(present),
+            (None, None) => Ok(self.present()),
             (None, Some((target, timeout))) => {
                 let target = Target {
                     deadline: Instant::now() + *timeout,
                     ..target.clone()
                 };
-                let link = Link::connect(&target).await?;
-                *self.link.lock() = link.clone();
-                Ok(link)
+                let connection = Connection::new(&target).await?;
+                *self.present.lock() = connection.clone();
+                Ok(connection)
             }
         }
     }

@@ -5,9 +5,9 @@
 //! and the task that drives the connection sends them together.
 
 use h2::RecvStream;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use prost::Message;
-use snakepit_proto::{CallFrame, ReplyFrame, call_frame::Act};
+use snakepit_proto::{CallFrame, CallHeader, HandlerExit, ReplyFrame, call_frame::Act};
 use snakepit_wire::{Connection, Deframer, Driven, Outlet, StartJournal, append, muted};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -29,20 +29,15 @@ const STALLED_AFTER: Duration = Duration::from_millis(1);
 /// With so many calls behind those that a worker runs, further ones gather until a reply comes.
 const GATHERED_BEHIND: usize = 4;
 
-/// Why a call ended for its caller while its command may still run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Abandoned {
-    TimedOut,
-    /// Its caller is gone: nobody is to be told.
-    Cancelled,
-}
+/// How long the handler of a cancelled call may go on, unless the worker has a time of its own.
+const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
-/// How a command ended whose call was abandoned before.
-#[derive(Debug, PartialEq, Eq)]
-pub struct WorkEnded {
-    /// As the server says it; nothing if the grace passed or the worker is lost.
-    pub how: Option<String>,
-    pub after: Duration,
+/// Why a call's caller waits no longer, while its handler may still run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    TimedOut,
+    /// The caller is gone, or has cancelled the call: it expects no reply.
+    ByCaller,
 }
 
 /// Why a call comes back that has not started.
@@ -54,31 +49,28 @@ pub enum ReturnReason {
     ConnectionLost,
 }
 
-/// A call and whoever waits for it.
-pub trait Job: Send + 'static {
-    fn deadline(&self) -> Option<Instant>;
-    /// How long its command may go on once nobody waits for it.
-    fn grace(&self) -> Duration;
-    fn frame(&mut self, call_id: u64) -> CallFrame;
-    /// What `frame` was made of comes back.
-    fn framed(&mut self, frame: CallFrame);
-    fn answered(self, reply: ReplyFrame);
-    fn abandoned(&mut self, why: Abandoned);
-    fn ended(self, ended: WorkEnded);
+/// A call that was sent, and whoever waits for its reply.
+pub trait PendingCall: Send + 'static {
+    /// What is sent of it.
+    fn header(&mut self) -> &mut CallHeader;
+    fn replied(self, reply: ReplyFrame);
+    /// Its caller waits no longer. `exited` follows.
+    fn cancelled(&mut self, why: Cancelled);
+    /// The handler of a cancelled call has exited; `None`: it went on past the grace, or the worker is
+    /// lost.
+    fn exited(self, exit: Option<HandlerExit>, after: Duration);
     /// The worker died while it may have run the call.
     fn lost(self, cause: &str);
-    /// The call has not started: another worker may take it.
-    fn not_started(self, why: ReturnReason);
+    /// Another worker may take the call.
+    fn not_started(self, reason: ReturnReason);
     /// The worker that has the call stands still.
     fn stalled(&self);
 }
 
-pub struct Calls<C, J> {
+pub struct Multiplexer<C, P> {
     outlet: Outlet<C>,
     driven: Arc<Driven<C>>,
-    state: Mutex<State<J>>,
-    /// How many commands the worker runs at once.
-    capacity: AtomicUsize,
+    state: Mutex<State<P>>,
     /// Whether the driving task hands out replies: it sends what has gathered right after.
     answering: AtomicBool,
     /// Where the server notes which calls have started, if it was given one.
@@ -86,9 +78,13 @@ pub struct Calls<C, J> {
     closed: CancellationToken,
 }
 
-struct State<J> {
+struct State<P> {
     /// In the order in which they were sent.
-    calls: BTreeMap<u64, Entry<J>>,
+    calls: BTreeMap<u64, Entry<P>>,
+    /// How many commands the worker runs at once.
+    capacity: usize,
+    /// How long the handler of a cancelled call may go on.
+    grace: Duration,
     last_id: u64,
     timers: BTreeSet<(Instant, u64)>,
     /// When the driving task looks at the timers next.
@@ -101,14 +97,14 @@ struct State<J> {
     lost: bool,
 }
 
-struct Entry<J> {
-    job: J,
+struct Entry<P> {
+    call: P,
     timer: Option<Instant>,
-    abandoned: Option<Instant>,
+    cancelled_at: Option<Instant>,
 }
 
-impl<J> State<J> {
-    fn take(&mut self, id: u64) -> Option<Entry<J>> {
+impl<P> State<P> {
+    fn take(&mut self, id: u64) -> Option<Entry<P>> {
         let entry = self.calls.remove(&id)?;
         if let Some(timer) = entry.timer {
             self.timers.remove(&(timer, id));
@@ -134,7 +130,7 @@ impl<J> State<J> {
     }
 }
 
-impl<C: Connection + 'static, J: Job> Calls<C, J> {
+impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     pub fn new(
         driven: Arc<Driven<C>>,
         outlet: Outlet<C>,
@@ -146,6 +142,8 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
             driven,
             state: Mutex::new(State {
                 calls: BTreeMap::new(),
+                capacity: usize::MAX,
+                grace: DEFAULT_GRACE,
                 last_id: 0,
                 timers: BTreeSet::new(),
                 armed: None,
@@ -154,45 +152,46 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
                 journal_is_read: false,
                 lost: false,
             }),
-            capacity: AtomicUsize::new(usize::MAX),
             answering: AtomicBool::new(false),
             journal,
             closed,
         })
     }
 
-    /// Calls beyond `capacity` are taken back when the ones before them stand still.
-    pub fn set_capacity(&self, capacity: usize) {
-        self.capacity.store(capacity, Ordering::Relaxed);
+    /// What is known of the worker behind the connection. Calls beyond `capacity` are taken back when the
+    /// ones before them stand still; the handler of a cancelled call may go on for `grace`.
+    pub fn set_worker(&self, capacity: usize, grace: Duration) {
+        let mut state = self.state.lock();
+        state.capacity = capacity;
+        state.grace = grace;
     }
 
     /// Sends a call. `keep` gets the call's id, by which it can be cancelled, before it is sent.
-    pub fn start(&self, mut job: J, keep: impl FnOnce(u64)) {
-        let deadline = job.deadline();
-        let mut state = self.lock();
+    pub fn start(&self, mut call: P, keep: impl FnOnce(u64)) {
+        let mut state = self.state.lock();
         if state.lost {
             drop(state);
-            return job.not_started(ReturnReason::ConnectionLost);
+            return call.not_started(ReturnReason::ConnectionLost);
         }
         state.last_id += 1;
         let id = state.last_id;
-        let frame = job.frame(id);
-        self.outlet.queue(|out| append(out, &frame));
-        job.framed(frame);
+        let header = call.header();
+        let deadline = header.deadline();
+        let frame = header.frame(id);
+        self.outlet.queue(|out| append(out, frame));
         keep(id);
         let before = state.calls.len();
-        let capacity = self.capacity.load(Ordering::Relaxed);
         // A reply is due at any moment, or the timer that looks for one: either wakes the task.
-        let gathered = before >= capacity.saturating_add(GATHERED_BEHIND);
+        let gathered = before >= state.capacity.saturating_add(GATHERED_BEHIND);
         let idle = before == 0;
         if idle {
             state.progress = Instant::now();
         }
         let early = state.is_early(deadline);
         let entry = Entry {
-            job,
+            call,
             timer: None,
-            abandoned: None,
+            cancelled_at: None,
         };
         state.calls.insert(id, entry);
         state.set_timer(id, deadline);
@@ -206,25 +205,25 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         }
     }
 
-    /// Nobody waits for the call any more.
+    /// The caller waits for the call no longer.
     pub fn cancel(&self, id: u64) {
-        let mut state = self.lock();
-        self.abandon(&mut state, id, Abandoned::Cancelled);
+        let mut state = self.state.lock();
+        self.cancel_locked(&mut state, id, Cancelled::ByCaller);
         drop(state);
         self.outlet.wake();
     }
 
-    fn abandon(&self, state: &mut State<J>, id: u64, why: Abandoned) {
+    fn cancel_locked(&self, state: &mut State<P>, id: u64, why: Cancelled) {
         let now = Instant::now();
+        let until = now + state.grace;
         let Some(entry) = state.calls.get_mut(&id) else {
             return;
         };
-        if entry.abandoned.is_some() {
+        if entry.cancelled_at.is_some() {
             return;
         }
-        entry.abandoned = Some(now);
-        entry.job.abandoned(why);
-        let until = now + entry.job.grace();
+        entry.cancelled_at = Some(now);
+        entry.call.cancelled(why);
         state.set_timer(id, Some(until));
         self.act(id, Act::Cancel);
     }
@@ -313,7 +312,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         }
         let mut answered = Vec::with_capacity(replies.len());
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.progress = Instant::now();
             for reply in replies {
                 if reply.call_id == 0 {
@@ -324,19 +323,16 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
             }
         }
         for (entry, reply) in answered {
-            match entry.abandoned {
-                Some(since) => entry.job.ended(WorkEnded {
-                    how: Some(reply.ended),
-                    after: since.elapsed(),
-                }),
-                None if reply.not_started => entry.job.not_started(ReturnReason::Recalled),
-                None => entry.job.answered(reply),
+            match entry.cancelled_at {
+                Some(at) => entry.call.exited(Some(reply.exit()), at.elapsed()),
+                None if reply.not_started => entry.call.not_started(ReturnReason::Recalled),
+                None => entry.call.replied(reply),
             }
         }
         Ok(())
     }
 
-    fn read_journal(&self, state: &mut State<J>, said: &ReplyFrame) {
+    fn read_journal(&self, state: &mut State<P>, said: &ReplyFrame) {
         let offered = said.has_start_journal && self.journal.is_some();
         if offered && !std::mem::replace(&mut state.journal_is_read, true) {
             self.act(0, Act::StartJournal);
@@ -346,16 +342,16 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     /// Does what is due and arms the timer for the rest. Whether anything was due.
     fn poll_timers(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> bool {
         let now = Instant::now();
-        let mut state = self.lock();
-        let mut killed = Vec::new();
+        let mut state = self.state.lock();
+        let mut past_grace = Vec::new();
         let mut any = false;
         while let Some((at, id)) = state.timers.first().copied()
             && at <= now
         {
             any = true;
-            match state.calls.get(&id).and_then(|entry| entry.abandoned) {
-                None => self.abandon(&mut state, id, Abandoned::TimedOut),
-                Some(since) => killed.extend(state.take(id).map(|entry| (entry, since))),
+            match state.calls.get(&id).and_then(|entry| entry.cancelled_at) {
+                None => self.cancel_locked(&mut state, id, Cancelled::TimedOut),
+                Some(at) => past_grace.extend(state.take(id).map(|entry| (entry, at))),
             }
         }
         let stalls = self.recall(&mut state, now);
@@ -374,11 +370,8 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         }
         let armed = state.armed;
         drop(state);
-        for (entry, since) in killed {
-            entry.job.ended(WorkEnded {
-                how: None,
-                after: since.elapsed(),
-            });
+        for (entry, at) in past_grace {
+            entry.call.exited(None, at.elapsed());
         }
         if let Some(armed) = armed {
             if sleep.deadline().into_std() != armed {
@@ -390,9 +383,8 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
     }
 
     /// Takes back what was sent ahead if the worker stands still. When it is to be asked again.
-    fn recall(&self, state: &mut State<J>, now: Instant) -> Option<Instant> {
-        let capacity = self.capacity.load(Ordering::Relaxed);
-        if state.calls.len() <= capacity {
+    fn recall(&self, state: &mut State<P>, now: Instant) -> Option<Instant> {
+        if state.calls.len() <= state.capacity {
             return None;
         }
         let (&last, _) = state.calls.last_key_value()?;
@@ -407,7 +399,7 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         let ahead: Vec<u64> = state
             .calls
             .keys()
-            .skip(capacity)
+            .skip(state.capacity)
             .copied()
             .filter(|id| *id >= first)
             .collect();
@@ -416,37 +408,29 @@ impl<C: Connection + 'static, J: Job> Calls<C, J> {
         }
         state.recalled_to = last;
         if let Some(entry) = state.calls.values().next() {
-            entry.job.stalled();
+            entry.call.stalled();
         }
         None
     }
 
     /// The connection is gone, and with it the worker.
     fn end(&self, cause: &str) {
-        let calls = {
-            let mut state = self.lock();
+        let (calls, capacity) = {
+            let mut state = self.state.lock();
             state.lost = true;
             state.timers.clear();
-            std::mem::take(&mut state.calls)
+            (std::mem::take(&mut state.calls), state.capacity)
         };
-        let capacity = self.capacity.load(Ordering::Relaxed);
         let journal = self.journal.as_ref();
         let noted = journal.map_or(0, |journal| journal.last_started());
         self.driven.closed();
         for (index, (id, entry)) in calls.into_iter().enumerate() {
-            match entry.abandoned {
-                Some(since) => entry.job.ended(WorkEnded {
-                    how: None,
-                    after: since.elapsed(),
-                }),
-                None if index < capacity || id <= noted => entry.job.lost(cause),
-                None => entry.job.not_started(ReturnReason::ConnectionLost),
+            match entry.cancelled_at {
+                Some(at) => entry.call.exited(None, at.elapsed()),
+                None if index < capacity || id <= noted => entry.call.lost(cause),
+                None => entry.call.not_started(ReturnReason::ConnectionLost),
             }
         }
         self.closed.cancel();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock()
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     codec::{self, Rules},
     map,
     reply::error_term,
-    runtime,
+    runtime::{self, spawn},
 };
 use bytes::Bytes;
 use rustler::{Binary, Encoder, Env, Error, MapIterator, NifResult, Term};
@@ -37,16 +37,6 @@ fn started<'a>(env: Env<'a>, done: Result<(), Failure>) -> Term<'a> {
         Ok(()) => atoms::ok().encode(env),
         Err(failure) => error_term(env, &failure),
     }
-}
-
-fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
-    let runtime = runtime::get().map_err(|error| {
-        Failure::NoGrpc(format!(
-            "the system makes no thread for the native library ({error}): raise the limits of processes and memory (ulimit -u, pids.max)"
-        ))
-    })?;
-    runtime.spawn(work);
-    Ok(())
 }
 
 #[rustler::nif]

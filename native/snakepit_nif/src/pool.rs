@@ -2,7 +2,7 @@
 
 use crate::{
     atoms,
-    call::Link,
+    call::{Call, Connection},
     reply::{notify, off_scheduler},
     runtime,
     terms::{Sessions, WorkEnd},
@@ -10,10 +10,9 @@ use crate::{
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use snakepit_client::{
     channel::Channel,
-    multiplexer::WorkEnded,
     pool::{Dispatcher, Event, Lease},
 };
-use snakepit_proto::{EndSessionRequest, HealthRequest};
+use snakepit_proto::{EndSessionRequest, HandlerExit, HealthRequest, SessionKey};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -30,7 +29,7 @@ const RECONNECTED_AFTER: Duration = Duration::from_millis(20);
 pub(crate) struct Worker {
     pub(crate) id: String,
     /// None of a worker that is spoken to through its owner.
-    pub(crate) link: Option<Arc<Link>>,
+    pub(crate) connection: Option<Arc<Connection>>,
     /// The process that owns the worker, and can kill it.
     pub(crate) owner: LocalPid,
     pub(crate) kill_grace: Duration,
@@ -86,8 +85,8 @@ fn session_term<'a>(env: Env<'a>, kind: Atom, ids: &[Arc<str>], worker: &Worker)
 pub(crate) fn drop_session(worker: Arc<Worker>, id: Arc<str>, generation: u64) {
     if let Ok(runtime) = runtime::get() {
         runtime.spawn(async move {
-            match &worker.link {
-                Some(link) => end_session(&link.channel, &id, generation).await,
+            match &worker.connection {
+                Some(connection) => end_session(&connection.channel, &id, generation).await,
                 None => notify(worker.owner, |env| {
                     (atoms::snakepit_end_session(), id.as_ref(), generation).encode(env)
                 }),
@@ -97,10 +96,11 @@ pub(crate) fn drop_session(worker: Arc<Worker>, id: Arc<str>, generation: u64) {
 }
 
 async fn end_session(channel: &Channel, id: &str, generation: u64) {
-    let request = EndSessionRequest {
-        session_id: id.into(),
-        session_generation: generation,
+    let session = SessionKey {
+        id: id.to_owned(),
+        generation,
     };
+    let request = EndSessionRequest::from(session);
     let mut client = channel.client.clone();
     // A server without our additions, or without a connection, has nothing that could be ended.
     let _ = client
@@ -109,55 +109,68 @@ async fn end_session(channel: &Channel, id: &str, generation: u64) {
 }
 
 /// A call that ended for its caller while its handler may still run.
-pub(crate) struct Abandoned {
-    pub(crate) id: u64,
-    pub(crate) command: String,
-    pub(crate) request_id: String,
+pub(crate) struct CancelledCall {
+    id: u64,
+    command: String,
+    request_id: String,
 }
 
-/// After a cancel or a timeout only the server can say when the handler has stopped: its Health
+impl From<&Call> for CancelledCall {
+    fn from(call: &Call) -> Self {
+        Self {
+            id: call.id,
+            command: call.header.command().to_owned(),
+            request_id: call.header.request_id().to_owned(),
+        }
+    }
+}
+
+/// After a cancel or a timeout only the server can say when the handler has exited: its Health
 /// answers once it has, and the place is given back then. A handler that goes on past the grace
-/// costs its worker. Either way the worker's owner hears how the work ended.
-pub(crate) async fn await_idle(lease: Lease<Arc<Worker>>, call: Abandoned) {
+/// costs its worker. Either way the worker's owner hears how the handler exited.
+pub(crate) async fn await_exit(lease: Lease<Arc<Worker>>, call: CancelledCall) {
     let since = Instant::now();
     let grace = lease.worker().kill_grace;
-    let how = tokio::time::timeout(grace, how_ended(&lease, call.id)).await;
-    let how = how.unwrap_or_default();
-    let ended = WorkEnded {
-        how,
-        after: since.elapsed(),
-    };
-    work_ended(lease, &ended, &call.command, &call.request_id);
+    let exit = tokio::time::timeout(grace, ask_exit(&lease, call.id)).await;
+    let exit = exit.unwrap_or_default();
+    handler_exited(
+        lease,
+        exit,
+        since.elapsed(),
+        &call.command,
+        &call.request_id,
+    );
 }
 
-/// Gives the place of an abandoned call back, or has its worker killed.
-pub(crate) fn work_ended(
+/// Gives the place of a cancelled call back or, if its handler has not exited, has its worker killed.
+pub(crate) fn handler_exited(
     lease: Lease<Arc<Worker>>,
-    ended: &WorkEnded,
+    exit: Option<HandlerExit>,
+    after: Duration,
     command: &str,
     request_id: &str,
 ) {
     let worker = lease.worker().clone();
-    match ended.how {
+    match exit {
         Some(_) => drop(lease),
         None => drop(lease.retire()),
     }
-    let how = match ended.how.as_deref() {
+    let how = match exit {
         None => atoms::killed(),
-        Some("stopped") => atoms::stopped(),
-        Some("closed") => atoms::closed(),
-        Some(_) => atoms::unknown(),
+        Some(HandlerExit::Stopped) => atoms::stopped(),
+        Some(HandlerExit::Closed) => atoms::closed(),
+        Some(HandlerExit::Unknown) => atoms::unknown(),
     };
     let end = WorkEnd {
         how,
-        after_us: u64::try_from(ended.after.as_micros()).unwrap_or(u64::MAX),
+        after_us: u64::try_from(after.as_micros()).unwrap_or(u64::MAX),
         command,
         request_id,
     };
     notify(worker.owner, |env| {
         (atoms::snakepit_work_ended(), end).encode(env)
     });
-    if ended.how.is_none() {
+    if exit.is_none() {
         notify(worker.owner, |env| {
             let why = format!(
                 "a cancelled call went on for {} ms (:kill_grace)",
@@ -168,11 +181,11 @@ pub(crate) fn work_ended(
     }
 }
 
-/// Nothing if it has not ended within the worker's grace, or the worker cannot be asked.
-async fn how_ended(lease: &Lease<Arc<Worker>>, call_id: u64) -> Option<String> {
+/// Nothing if it has not exited within the worker's grace, or the worker cannot be asked.
+async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Option<HandlerExit> {
     loop {
         let worker = lease.present_worker();
-        let channel = &worker.link.as_ref()?.channel;
+        let channel = &worker.connection.as_ref()?.channel;
         let request = HealthRequest {
             worker_id: worker.id.clone(),
             await_call_id: call_id,
@@ -181,9 +194,11 @@ async fn how_ended(lease: &Lease<Arc<Worker>>, call_id: u64) -> Option<String> {
         let asked = Channel::request(request, Some(worker.kill_grace));
         return match client.health(asked).await {
             Ok(health) if !health.get_ref().running_call_ids.contains(&call_id) => {
-                Some(health.into_inner().await_ended)
+                Some(health.get_ref().exit())
             }
-            Err(status) if status.code() == tonic::Code::Unimplemented => Some(String::new()),
+            Err(status) if status.code() == tonic::Code::Unimplemented => {
+                Some(HandlerExit::Unknown)
+            }
             Err(_) if channel.closed.is_cancelled() => {
                 // The worker may be about to get another connection.
                 tokio::time::sleep(RECONNECTED_AFTER).await;

@@ -1,6 +1,7 @@
 //! The one tokio runtime, started by the first call that needs it.
 
 use once_cell::sync::OnceCell;
+use snakepit_client::failure::Failure;
 use std::{
     io,
     panic::catch_unwind,
@@ -35,4 +36,15 @@ pub(crate) fn get() -> io::Result<&'static Runtime> {
         })
         .unwrap_or_else(|_| Err(io::ErrorKind::OutOfMemory.into()))
     })
+}
+
+/// Runs `work` on the runtime, or says why there is none.
+pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
+    let runtime = get().map_err(|error| {
+        Failure::NoGrpc(format!(
+            "the system makes no thread for the native library ({error}): raise the limits of processes and memory (ulimit -u, pids.max)"
+        ))
+    })?;
+    runtime.spawn(work);
+    Ok(())
 }

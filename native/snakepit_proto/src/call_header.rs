@@ -28,6 +28,12 @@ pub struct SessionKey<Id = String> {
     pub generation: u64,
 }
 
+impl From<String> for SessionKey {
+    fn from(id: String) -> Self {
+        Self { id, generation: 0 }
+    }
+}
+
 impl CallHeader {
     pub fn new(command: String, args: Fields) -> Self {
         let frame = CallFrame {
@@ -244,10 +250,7 @@ mod tests {
 
     fn header() -> CallHeader {
         let mut header = CallHeader::new("echo".into(), fields());
-        header.set_session(SessionKey {
-            id: "s".into(),
-            generation: 0,
-        });
+        header.set_session(String::from("s").into());
         header.set_generation(7);
         header.set_request_id("r".into());
         header.set_metadata([("k", "1"), ("k", "2")].map(|(k, v)| (k.into(), v.into())));

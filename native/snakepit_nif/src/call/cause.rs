@@ -1,6 +1,6 @@
 //! Why a call failed that ended with its worker.
 
-use super::{Link, destination::Place};
+use super::{Connection, destination::Destination};
 use snakepit_client::failure::Failure;
 use std::{sync::Arc, time::Duration};
 
@@ -8,17 +8,17 @@ use std::{sync::Arc, time::Duration};
 /// its output, a moment after its connection is gone.
 const CAUSE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Knows why a worker ended, or will within that time.
-pub(super) struct Witness {
-    link: Arc<Link>,
+/// The cause of a worker's end, which its connection knows or will know within that time.
+pub(super) struct PendingCause {
+    connection: Arc<Connection>,
     within: Duration,
 }
 
-impl Place {
-    /// Who knows why the worker ended, for a call that failed with that, and for how long to wait for it. A
-    /// worker whose time is up cancels what still runs; grpcio's server says that it is unavailable.
-    pub(super) fn witness(&self, failure: &Failure) -> Option<Witness> {
-        let Self::Worker(lease, link) = self else {
+impl Destination {
+    /// The cause to wait for, of a call that failed because its worker ended. A worker whose time is up
+    /// cancels what still runs; grpcio's server says that it is unavailable.
+    pub(super) fn pending_cause(&self, failure: &Failure) -> Option<PendingCause> {
+        let Self::Worker(lease, connection) = self else {
             return None;
         };
         let unavailable = matches!(
@@ -35,27 +35,26 @@ impl Place {
             _ if unavailable => Duration::ZERO,
             _ => return None,
         };
-        let link = link.clone();
-        Some(Witness { link, within })
+        let connection = connection.clone();
+        Some(PendingCause { connection, within })
     }
 }
 
-/// The failure of a call that ended with its worker, whose owner tells the cause: it may have run, unlike
-/// what a caller of another server would conclude.
-pub(super) async fn explained(failure: Failure, witness: Option<Witness>) -> Failure {
-    let Some(Witness { link, within }) = witness else {
-        return failure;
-    };
-    let seen = match failure {
-        Failure::WorkerCrashed(seen) => seen,
-        Failure::Status {
-            code: tonic::Code::Unavailable,
-            message,
-            ..
-        } => {
-            format!("it stopped serving while the call ran ({message})")
-        }
-        failure => format!("it stopped while the call ran ({failure})"),
-    };
-    Failure::WorkerCrashed(link.cause(seen, within).await)
+impl PendingCause {
+    /// The failure with its cause. The call may have run, unlike what a caller of another server would
+    /// conclude.
+    pub(super) async fn explain(self, failure: Failure) -> Failure {
+        let seen = match failure {
+            Failure::WorkerCrashed(seen) => seen,
+            Failure::Status {
+                code: tonic::Code::Unavailable,
+                message,
+                ..
+            } => {
+                format!("it stopped serving while the call ran ({message})")
+            }
+            failure => format!("it stopped while the call ran ({failure})"),
+        };
+        Failure::WorkerCrashed(self.connection.exit_cause(seen, self.within).await)
+    }
 }

@@ -1,6 +1,6 @@
 //! What a reply says of its call beside the result.
 
-use super::{Call, destination::Place};
+use super::{Call, destination::Destination};
 use crate::{reply::failure_term, terms::Meta};
 use rustler::{Encoder, Env, Term, types::atom};
 use snakepit_client::failure::Failure;
@@ -19,6 +19,7 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// When a call came, and when it had its destination.
 pub(super) struct Clock {
     request_id: String,
     worker_id: Option<String>,
@@ -27,10 +28,10 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn new(call: &Call, place: &Place) -> Self {
+    pub(super) fn new(call: &Call, destination: &Destination) -> Self {
         Self {
-            request_id: call.request_id.clone(),
-            worker_id: place.worker_id(),
+            request_id: call.header.request_id().to_owned(),
+            worker_id: destination.worker_id(),
             started: call.started,
             placed: Instant::now(),
         }
@@ -50,10 +51,11 @@ pub(super) fn failed_term<'a>(env: Env<'a>, failure: &Failure, meta: &Meta) -> T
     (atom::error(), failure_term(env, failure), meta).encode(env)
 }
 
+/// The failure of a call that had no destination.
 pub(super) fn refused_term<'a>(env: Env<'a>, failure: &Failure, call: &Call) -> Term<'a> {
     failed_term(env, failure, &refused_meta(call))
 }
 
 pub(super) fn refused_meta(call: &Call) -> Meta {
-    unplaced(&call.request_id, call.started.elapsed())
+    unplaced(call.header.request_id(), call.started.elapsed())
 }

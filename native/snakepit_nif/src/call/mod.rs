@@ -9,34 +9,34 @@ mod stream;
 mod unary;
 
 pub(crate) use route::{Route, Waiting};
-pub(crate) use stream::{Overdue, Patience, run_stream};
-pub(crate) use unary::{Owner, Unary, Watched, run_unary};
+pub(crate) use stream::{Overdue, StreamTimeouts, run_stream};
+pub(crate) use unary::{Owner, UnaryCall, Watched, start_unary};
 
-use crate::pool::Worker;
 use snakepit_client::{
+    channel::{Channel, ClientConnection},
     connection,
     failure::Failure,
-    pool::{AcquireError, Granted, Lease, Session},
+    multiplexer,
+    pool::Session,
 };
-use snakepit_proto::Fields;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use tokio::sync::oneshot;
+use snakepit_proto::CallHeader;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) type Link = connection::Link<Unary>;
-pub(crate) type Endpoint = connection::Endpoint<Unary>;
+pub(crate) type Connection = connection::Connection<UnaryCall>;
+pub(crate) type Endpoint = connection::Endpoint<UnaryCall>;
+pub(crate) type Multiplexer = multiplexer::Multiplexer<ClientConnection, UnaryCall>;
+
+/// From here on a call is not sent ahead of what its worker does.
+const SHORT_UP_TO: usize = 256 * 1024;
 
 pub(crate) struct Call {
+    /// Unlike the id of a frame the same on all connections.
     pub(crate) id: u64,
-    pub(crate) command: String,
-    pub(crate) args: Fields,
+    /// What is sent of it; what the caller wants to go with it is checked where it comes in.
+    pub(crate) header: CallHeader,
+    /// Which worker its session wants.
     pub(crate) session: Option<Session>,
-    pub(crate) request_id: String,
-    /// What the caller wants to go with the call; keys and values are checked where it comes in.
-    pub(crate) metadata: Vec<(String, String)>,
     pub(crate) started: Instant,
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
@@ -46,61 +46,20 @@ pub(crate) struct Call {
 impl Call {
     /// Whether it may be sent ahead.
     pub(crate) fn is_short(&self) -> bool {
-        self.args.size() <= unary::SHORT_UP_TO
+        self.header.args().size() <= SHORT_UP_TO
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        self.timeout.map(|timeout| self.started + timeout)
-    }
-
-    /// The end of the wait for a worker, of which the queue timeout runs from `since` on.
-    fn queue_deadline(&self, since: Instant) -> Option<Instant> {
-        let queue = self.queue_timeout.map(|timeout| since + timeout);
-        self.deadline().into_iter().chain(queue).min()
-    }
-
-    fn expired(&self, since: Instant, has_workers: bool) -> Failure {
-        let queue = self.queue_timeout.map(|timeout| since + timeout);
-        match (self.timeout, self.queue_timeout) {
-            (Some(after), _) if queue.is_none_or(|queue| self.started + after <= queue) => {
-                Failure::Timeout {
-                    after,
-                    queued: true,
-                }
-            }
-            (_, after) => Failure::QueueTimeout {
-                after: after.unwrap_or_default(),
-                has_workers,
-            },
+    /// Refuses what the server would, before it is on its way.
+    fn check_size(&self, channel: &Channel) -> Result<(), Failure> {
+        let (size, limit) = (self.header.args().size(), channel.max_message_size);
+        if size <= limit {
+            return Ok(());
         }
-    }
-
-    fn granted(
-        &self,
-        granted: Result<Granted<Arc<Worker>>, oneshot::error::RecvError>,
-    ) -> Result<Lease<Arc<Worker>>, Failure> {
-        match granted {
-            Ok(granted) => granted.map_err(|error| self.refused(error)),
-            Err(_) => Err(Failure::Dropped),
-        }
-    }
-
-    fn refused(&self, error: AcquireError) -> Failure {
-        match error {
-            AcquireError::Saturated { max_queue } => Failure::Saturated { max_queue },
-            AcquireError::Expired => self.expired(self.started, true),
-            AcquireError::SessionLost => Failure::SessionLost,
-            AcquireError::Unavailable(unavailable) if unavailable.no_grpc => {
-                Failure::NoGrpc(unavailable.why.clone())
-            }
-            AcquireError::Unavailable(unavailable) => Failure::NoWorker(unavailable.why.clone()),
-            AcquireError::Closed => Failure::PoolStopped,
-        }
-    }
-
-    fn remaining(&self) -> Option<Duration> {
-        self.deadline()
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        Err(Failure::TooLarge {
+            what: "request",
+            size,
+            limit,
+        })
     }
 
     fn timed_out(&self) -> Failure {
@@ -119,7 +78,7 @@ impl Call {
             biased;
             done = work => done,
             () = self.cancelled.cancelled() => Err(Failure::Cancelled),
-            () = sleep_until(self.deadline()) => Err(self.timed_out()),
+            () = sleep_until(self.header.deadline()) => Err(self.timed_out()),
         }
     }
 }

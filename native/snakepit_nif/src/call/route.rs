@@ -1,34 +1,24 @@
-//! The way of a call to where it is sent: a place on a pool's worker, at once or from the queue, or a
+//! The way of a call to where it is sent: a slot of a pool's worker, at once or from the queue, or a
 //! connection.
 
-use super::{Call, Endpoint, destination::Place, sleep_until};
+use super::{Call, Endpoint, destination::Destination, sleep_until};
 use crate::pool::{Pool, Worker};
 use snakepit_client::{
     failure::Failure,
-    pool::{AcquireOptions, Acquired, Granted, Lease, Ticket},
+    pool::{AcquireError, AcquireOptions, Acquired, Granted, Lease, Ticket},
 };
 use std::{sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
-/// Where a call is on its way to a worker.
+/// How far a call is.
 pub(crate) enum Route {
     Queued(Waiting),
+    /// On a connection, which may have to be made anew.
     Channel(Arc<Endpoint>),
-    At(Place),
+    At(Destination),
 }
 
 impl Route {
-    pub(super) async fn place(self, call: &Call) -> Result<Place, Failure> {
-        match self {
-            Self::At(place) => Ok(place),
-            Self::Channel(endpoint) => {
-                let link = call.within(endpoint.connected()).await?;
-                Ok(Place::Channel(endpoint, link))
-            }
-            Self::Queued(waiting) => Place::on(waiting.lease(call).await?),
-        }
-    }
-
     /// Takes a slot of a worker, or a place in the pool's queue; see `Call::acquire`.
     pub(crate) fn to_pool(
         pool: &Arc<Pool>,
@@ -37,21 +27,34 @@ impl Route {
         requeued: bool,
     ) -> Result<Self, Failure> {
         match call.acquire(pool, pipelines, requeued)? {
-            Acquired::Now(lease) => Place::on(lease).map(Self::At),
+            Acquired::Now(lease) => Destination::on_worker(lease).map(Self::At),
             Acquired::Queued(ticket, granted) => Ok(Self::Queued(Waiting::new(ticket, granted))),
         }
     }
 
-    /// The place that is there already, or the way to it.
-    pub(crate) fn at_once(self) -> Result<Place, Self> {
+    /// The destination if it is there already, otherwise the way to it.
+    pub(super) fn at_once(self, call: &mut Call) -> Result<Destination, Self> {
         match self {
-            Self::At(place) => Ok(place),
-            Self::Channel(endpoint) => match endpoint.open_link() {
-                Some(link) => Ok(Place::Channel(endpoint, link)),
+            Self::At(destination) => Ok(call.sent_to(destination)),
+            Self::Channel(endpoint) => match endpoint.open() {
+                Some(connection) => Ok(call.sent_to(Destination::Channel(endpoint, connection))),
                 None => Err(Self::Channel(endpoint)),
             },
             Self::Queued(_) => Err(self),
         }
+    }
+
+    /// Waits for the destination.
+    pub(super) async fn destination(self, call: &mut Call) -> Result<Destination, Failure> {
+        let destination = match self {
+            Self::At(destination) => destination,
+            Self::Channel(endpoint) => {
+                let connection = call.within(endpoint.connected()).await?;
+                Destination::Channel(endpoint, connection)
+            }
+            Self::Queued(waiting) => Destination::on_worker(waiting.lease(call).await?)?,
+        };
+        Ok(call.sent_to(destination))
     }
 }
 
@@ -70,7 +73,50 @@ impl Call {
             pipelines,
             requeued,
         };
-        pool.submit(options).map_err(|error| self.refused(error))
+        pool.submit(options)
+            .map_err(|error| self.not_acquired(error))
+    }
+
+    /// Its header says which life of its session the destination has.
+    fn sent_to(&mut self, destination: Destination) -> Destination {
+        self.header.set_generation(destination.session_generation());
+        destination
+    }
+
+    fn not_acquired(&self, error: AcquireError) -> Failure {
+        match error {
+            AcquireError::Saturated { max_queue } => Failure::Saturated { max_queue },
+            AcquireError::Expired => self.expired(self.started, true),
+            AcquireError::SessionLost => Failure::SessionLost,
+            AcquireError::Unavailable(unavailable) if unavailable.no_grpc => {
+                Failure::NoGrpc(unavailable.why.clone())
+            }
+            AcquireError::Unavailable(unavailable) => Failure::NoWorker(unavailable.why.clone()),
+            AcquireError::Closed => Failure::PoolStopped,
+        }
+    }
+
+    /// Its time was up before it had a worker.
+    fn expired(&self, since: Instant, has_workers: bool) -> Failure {
+        let queue = self.queue_timeout.map(|timeout| since + timeout);
+        match (self.timeout, self.queue_timeout) {
+            (Some(after), _) if queue.is_none_or(|queue| self.started + after <= queue) => {
+                Failure::Timeout {
+                    after,
+                    queued: true,
+                }
+            }
+            (_, after) => Failure::QueueTimeout {
+                after: after.unwrap_or_default(),
+                has_workers,
+            },
+        }
+    }
+
+    /// The end of the wait for a worker, of which the queue timeout runs from `since` on.
+    fn queue_deadline(&self, since: Instant) -> Option<Instant> {
+        let queue = self.queue_timeout.map(|timeout| since + timeout);
+        self.header.deadline().into_iter().chain(queue).min()
     }
 }
 
@@ -96,7 +142,9 @@ impl Waiting {
                 granted = &mut self.granted => return call.granted(granted),
                 () = call.cancelled.cancelled() => return Err(Failure::Cancelled),
                 () = started.cancelled() => since = Instant::now(),
-                () = sleep_until(call.deadline()) => return Err(Failure::NotReady(self.ticket.startup())),
+                () = sleep_until(call.header.deadline()) => {
+                    return Err(Failure::NotReady(self.ticket.startup()));
+                }
             }
         }
         tokio::select! {
@@ -106,6 +154,18 @@ impl Waiting {
             () = sleep_until(call.queue_deadline(since)) => {
                 Err(call.expired(since, self.ticket.has_workers()))
             }
+        }
+    }
+}
+
+impl Call {
+    fn granted(
+        &self,
+        granted: Result<Granted<Arc<Worker>>, oneshot::error::RecvError>,
+    ) -> Result<Lease<Arc<Worker>>, Failure> {
+        match granted {
+            Ok(granted) => granted.map_err(|error| self.not_acquired(error)),
+            Err(_) => Err(Failure::Dropped),
         }
     }
 }

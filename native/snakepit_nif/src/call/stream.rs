@@ -2,8 +2,7 @@
 
 use super::{
     Call, Route,
-    cause::explained,
-    destination::{Ended, Place},
+    destination::{Destination, HandlerState},
     meta::{Clock, refused_meta, unplaced},
     sleep_until,
 };
@@ -35,20 +34,20 @@ const BATCH_BYTES: usize = 64 * 1024;
 
 /// How long a consumer waits for chunks, within the deadline of the whole.
 #[derive(Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct StreamTimeouts {
     /// From the call's first moment on.
     pub(crate) first_chunk: Option<Duration>,
     /// From the moment on at which a further chunk is wanted.
     pub(crate) idle: Option<Duration>,
 }
 
-impl Patience {
+impl StreamTimeouts {
     async fn for_first<T>(
         &self,
-        call: &Call,
+        started: Instant,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let late = self.first_chunk.map(|after| (after, call.started + after));
+        let late = self.first_chunk.map(|after| (after, started + after));
         expect(late, "first_chunk_timeout", work).await
     }
 
@@ -80,7 +79,7 @@ async fn expect<T>(
 pub(crate) struct Overdue {
     to: Recipient,
     progress: Arc<Progress>,
-    patience: Patience,
+    timeouts: StreamTimeouts,
     started: Instant,
     timeout: Option<Duration>,
     request_id: String,
@@ -92,15 +91,15 @@ impl Overdue {
         call: &Call,
         to: Recipient,
         progress: Arc<Progress>,
-        patience: Patience,
+        timeouts: StreamTimeouts,
     ) -> Self {
         Self {
             to,
             progress,
-            patience,
+            timeouts,
             started: call.started,
             timeout: call.timeout,
-            request_id: call.request_id.clone(),
+            request_id: call.header.request_id().to_owned(),
             cancelled: call.cancelled.clone(),
         }
     }
@@ -130,17 +129,17 @@ impl Overdue {
         let whole = self
             .timeout
             .map(|after| (self.started + after, Failure::overdue(after)));
-        let chunk = match (self.progress.has_begun(), self.patience) {
+        let chunk = match (self.progress.has_begun(), self.timeouts) {
             (
                 false,
-                Patience {
+                StreamTimeouts {
                     first_chunk: Some(after),
                     ..
                 },
             ) => Some((self.started + after, no_chunk(after, "first_chunk_timeout"))),
             (
                 begun,
-                Patience {
+                StreamTimeouts {
                     idle: Some(after), ..
                 },
             ) => {
@@ -168,28 +167,28 @@ enum Status {
 
 impl Status {
     /// Only a stream that the server ended, or an error chunk it sent, says that the handler has.
-    fn ended(&self) -> Ended {
+    fn handler(&self) -> HandlerState {
         match self {
-            Self::Done => Ended::Answered,
-            Self::Failed(failure) => Ended::by(failure),
-            Self::More => Ended::Unknown,
+            Self::Done => HandlerState::Exited,
+            Self::Failed(failure) => HandlerState::after(failure),
+            Self::More => HandlerState::MayRun,
         }
     }
 }
 
 /// Runs a stream and sends its events.
 pub(crate) async fn run_stream(
-    call: Call,
+    mut call: Call,
     route: Route,
     credit: Credit,
-    patience: Patience,
+    timeouts: StreamTimeouts,
     events: Events,
 ) {
-    let (place, clock, opened) = match open(&call, route, &patience).await {
+    let (destination, clock, opened) = match open(&mut call, route, &timeouts).await {
         Ok(opened) => opened,
         Err(failure) => return events.finish(Err(failure), &refused_meta(&call)),
     };
-    let channel = place.channel().clone();
+    let channel = destination.channel().clone();
     let (events, status) = match opened {
         Err(failure) => (Some(events), Status::Failed(failure)),
         Ok(stream) => {
@@ -197,50 +196,52 @@ pub(crate) async fn run_stream(
                 call: &call,
                 channel: &channel,
                 credit: &credit,
-                patience: &patience,
+                timeouts: &timeouts,
             };
             consumer.pass_on(stream, events).await
         }
     };
-    let ended = status.ended();
+    let handler = status.handler();
     let failed = match status {
-        Status::Failed(failure) => Some((place.witness(&failure), failure)),
+        Status::Failed(failure) => Some((destination.pending_cause(&failure), failure)),
         Status::Done | Status::More => None,
     };
-    let rest = place.give_back(&call, ended);
+    let exit = destination.release(&call, handler);
     let result = match failed {
-        Some((witness, failure)) => Err(explained(failure, witness).await),
+        Some((Some(cause), failure)) => Err(cause.explain(failure).await),
+        Some((None, failure)) => Err(failure),
         None => Ok(()),
     };
     if let Some(events) = events {
         events.finish(result, &clock.meta());
     }
-    if let Some(rest) = rest {
-        rest.await;
+    if let Some(exit) = exit {
+        exit.await;
     }
 }
 
 type Opened = Result<Streaming<StreamResponse>, Failure>;
 
-/// Takes a place and opens the stream there, or on another one while nothing of it has started. The
-/// failure is that of a stream that got no place.
+/// Finds a destination and opens the stream there, or on another one while nothing of it has started. The
+/// failure is that of a stream that had no destination.
 async fn open(
-    call: &Call,
+    call: &mut Call,
     mut route: Route,
-    patience: &Patience,
-) -> Result<(Place, Clock, Opened), Failure> {
+    timeouts: &StreamTimeouts,
+) -> Result<(Destination, Clock, Opened), Failure> {
+    let started = call.started;
     let mut attempt = 0;
     loop {
-        let place = patience.for_first(call, route.place(call)).await?;
-        let clock = Clock::new(call, &place);
-        let opening = call.within(call.open_stream(&place));
-        let opened = patience.for_first(call, opening).await;
+        let destination = timeouts.for_first(started, route.destination(call)).await?;
+        let clock = Clock::new(call, &destination);
+        let opening = call.within(call.open_stream(&destination));
+        let opened = timeouts.for_first(started, opening).await;
         attempt += 1;
         match opened {
             Err(Failure::NotStarted { refused, .. }) if attempt < MOST_ATTEMPTS => {
-                route = place.elsewhere(call, false, !refused)?;
+                route = destination.redirect(call, false, !refused)?;
             }
-            opened => return Ok((place, clock, opened)),
+            opened => return Ok((destination, clock, opened)),
         }
     }
 }
@@ -269,7 +270,7 @@ struct Consumer<'a> {
     call: &'a Call,
     channel: &'a Channel,
     credit: &'a Credit,
-    patience: &'a Patience,
+    timeouts: &'a StreamTimeouts,
 }
 
 impl Consumer<'_> {
@@ -317,9 +318,9 @@ impl Consumer<'_> {
         }
         let message = async { Ok(stream.message().await) };
         if first {
-            self.patience.for_first(self.call, message).await
+            self.timeouts.for_first(self.call.started, message).await
         } else {
-            self.patience.for_next(message).await
+            self.timeouts.for_next(message).await
         }
     }
 
@@ -355,7 +356,7 @@ impl Consumer<'_> {
                 }
                 Ok(None) => return (chunks, Status::Done),
                 Err(status) => {
-                    let failure = self.call.failed(&status, self.channel, true);
+                    let failure = self.call.ended(&status, self.channel, true);
                     return (chunks, Status::Failed(failure));
                 }
             }

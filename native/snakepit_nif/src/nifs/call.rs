@@ -3,7 +3,7 @@
 use super::{channel::ChannelResource, millis, pool::PoolResource, spawn};
 use crate::{
     atoms,
-    call::{Call, Overdue, Owner, Patience, Route, Unary, Watched, run_stream, run_unary},
+    call::{Call, Overdue, Owner, Route, StreamTimeouts, Watched, run_stream, start_unary},
     codec::{self, EncodeError, Rules},
     events::{Events, Gate, Progress, Recipient},
     reply::{Reply, error_term, failure_term},
@@ -13,7 +13,7 @@ use rustler::{
     Atom, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
 };
 use snakepit_client::{credit::Credit, failure::Failure, pool::Session};
-use snakepit_proto::Fields;
+use snakepit_proto::{CallHeader, Fields};
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
@@ -94,18 +94,26 @@ pub(super) struct Spec {
 impl Spec {
     pub(super) fn call(self, args: Fields) -> Call {
         let id = next_call_id();
+        let started = Instant::now();
+        let timeout = millis(self.timeout);
+        let mut header = CallHeader::new(self.command, args);
+        header.set_request_id(self.request_id.unwrap_or_else(|| make_request_id(id)));
+        header.set_metadata(self.metadata);
+        header.set_deadline(timeout.map(|timeout| started + timeout));
+        let session = self.session.map(|(id, strict)| {
+            let session = Session {
+                id: id.as_str().into(),
+                strict,
+            };
+            header.set_session(id.into());
+            session
+        });
         Call {
             id,
-            command: self.command,
-            args,
-            session: self.session.map(|(id, strict)| Session {
-                id: id.into(),
-                strict,
-            }),
-            request_id: self.request_id.unwrap_or_else(|| make_request_id(id)),
-            metadata: self.metadata,
-            started: Instant::now(),
-            timeout: millis(self.timeout),
+            header,
+            session,
+            started,
+            timeout,
             queue_timeout: millis(self.queue_timeout),
             cancelled: CancellationToken::new(),
         }
@@ -123,7 +131,7 @@ fn call<'a>(
     spec: Spec,
 ) -> NifResult<Term<'a>> {
     let prepared = prepare(target, arguments, spec, QUICK_BUDGET, true)?;
-    Ok(start_unary(env, reference, prepared))
+    Ok(unary(env, reference, prepared))
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
@@ -135,7 +143,7 @@ fn call_large<'a>(
     spec: Spec,
 ) -> NifResult<Term<'a>> {
     let prepared = prepare(target, arguments, spec, usize::MAX, true)?;
-    Ok(start_unary(env, reference, prepared))
+    Ok(unary(env, reference, prepared))
 }
 
 /// What a stream is beside a call.
@@ -163,7 +171,7 @@ fn stream<'a>(
     stream_spec: StreamSpec<'a>,
 ) -> NifResult<Term<'a>> {
     let prepared = prepare(target, arguments, spec, QUICK_BUDGET, false)?;
-    Ok(start_stream(env, reference, prepared, &stream_spec))
+    Ok(streaming(env, reference, prepared, &stream_spec))
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
@@ -176,7 +184,7 @@ fn stream_large<'a>(
     stream_spec: StreamSpec<'a>,
 ) -> NifResult<Term<'a>> {
     let prepared = prepare(target, arguments, spec, usize::MAX, false)?;
-    Ok(start_stream(env, reference, prepared, &stream_spec))
+    Ok(streaming(env, reference, prepared, &stream_spec))
 }
 
 #[rustler::nif]
@@ -206,7 +214,7 @@ fn new_call() -> (u64, String) {
     (id, make_request_id(id))
 }
 
-fn start_unary<'a>(env: Env<'a>, reference: Term<'a>, prepared: Prepared) -> Term<'a> {
+fn unary<'a>(env: Env<'a>, reference: Term<'a>, prepared: Prepared) -> Term<'a> {
     let (call, route) = match prepared {
         Ok(prepared) => prepared,
         Err(refused) => return refused.encode(env),
@@ -214,27 +222,13 @@ fn start_unary<'a>(env: Env<'a>, reference: Term<'a>, prepared: Prepared) -> Ter
     let handle = watch_owner(env, &call, Credit::new(0, false), None);
     let reply = Reply::gated(env.pid(), reference, handle.gate.clone());
     let owner: Watched = Arc::new(Owned(handle.clone()));
-    let route = match route.at_once() {
-        Ok(place) => match place.calls(&call) {
-            Some(calls) => {
-                if let Err(failure) = call.check_size(place.channel()) {
-                    reply.forget();
-                    return error_term(env, &failure);
-                }
-                Unary::start(&calls, call, place, reply, owner);
-                return (atoms::ok(), handle).encode(env);
-            }
-            None => Route::At(place),
-        },
-        Err(route) => route,
-    };
-    match spawn(run_unary(call, route, reply, owner)) {
+    match start_unary(call, route, reply, owner) {
         Ok(()) => (atoms::ok(), handle).encode(env),
         Err(failure) => error_term(env, &failure),
     }
 }
 
-fn start_stream<'a>(
+fn streaming<'a>(
     env: Env<'a>,
     reference: Term<'a>,
     prepared: Prepared,
@@ -247,7 +241,7 @@ fn start_stream<'a>(
     let credit = Credit::new(stream.demand, stream.bounded);
     let progress = (!stream.bounded).then(|| Progress::new(call.started, stream.demand));
     let handle = watch_owner(env, &call, credit.clone(), progress.clone());
-    let patience = Patience {
+    let timeouts = StreamTimeouts {
         first_chunk: millis(stream.first_chunk_timeout),
         idle: millis(stream.idle_timeout),
     };
@@ -256,7 +250,7 @@ fn start_stream<'a>(
             env.pid(),
             reference,
             stream.pool,
-            &call.command,
+            call.header.command(),
             handle.gate.clone(),
             stream.observer,
             progress.clone(),
@@ -264,9 +258,9 @@ fn start_stream<'a>(
     };
     let watch = progress
         .clone()
-        .and_then(|progress| Overdue::new(&call, recipient(), progress, patience).watch());
+        .and_then(|progress| Overdue::new(&call, recipient(), progress, timeouts).watch());
     let events = Events::new(recipient(), watch);
-    match spawn(run_stream(call, route, credit, patience, events)) {
+    match spawn(run_stream(call, route, credit, timeouts, events)) {
         Ok(()) => (atoms::ok(), handle).encode(env),
         Err(failure) => error_term(env, &failure),
     }
@@ -339,7 +333,10 @@ fn prepare(
         let pipelines = unary && call.is_short();
         return Ok(match Route::to_pool(&pool.0, &call, pipelines, false) {
             Ok(route) => Ok((call, route)),
-            Err(failure) => Err(Refused::Failed(failure, call.request_id)),
+            Err(failure) => Err(Refused::Failed(
+                failure,
+                call.header.request_id().to_owned(),
+            )),
         });
     }
     let channel: ResourceArc<ChannelResource> = target.decode()?;

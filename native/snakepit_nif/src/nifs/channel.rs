@@ -3,7 +3,7 @@
 use super::{spawn, started, time};
 use crate::{
     atoms,
-    call::{Endpoint, Link},
+    call::{Connection, Endpoint},
     map,
     reply::{Reply, error_term},
 };
@@ -22,8 +22,8 @@ use std::{
 pub(super) struct ChannelResource(pub(super) Arc<Endpoint>);
 
 impl ChannelResource {
-    pub(super) fn link(&self) -> Arc<Link> {
-        self.0.link()
+    pub(super) fn connection(&self) -> Arc<Connection> {
+        self.0.present()
     }
 }
 
@@ -77,14 +77,14 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
     let reply = Reply::watched(owner, reference, timeout);
     let closing = options.watched.then(|| Reply::new(owner, reference));
     let done = spawn(async move {
-        let connected = Link::connect(&target).await;
+        let connected = Connection::new(&target).await;
         let closed = connected
             .as_ref()
             .ok()
-            .map(|link| link.channel.closed.clone());
+            .map(|connection| connection.channel.closed.clone());
         let again = closing.is_none().then_some((target, timeout));
-        let sent = reply.send_result(connected, |env, link| {
-            ResourceArc::new(ChannelResource(Endpoint::new(link, again))).encode(env)
+        let sent = reply.send_result(connected, |env, connection| {
+            ResourceArc::new(ChannelResource(Endpoint::new(connection, again))).encode(env)
         });
         match (closing, closed) {
             (Some(closing), Some(closed)) if sent => {
@@ -232,6 +232,6 @@ where
 /// Tells the calls of a worker that died why.
 #[rustler::nif]
 fn worker_ended(channel: ResourceArc<ChannelResource>, why: String) -> Atom {
-    channel.0.link().set_ended(why);
+    channel.0.present().set_exit_cause(why);
     atoms::ok()
 }

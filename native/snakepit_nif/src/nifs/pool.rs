@@ -113,15 +113,16 @@ struct WorkerSpec {
 
 impl WorkerSpec {
     fn worker(self, owner: LocalPid, channel: Option<ResourceArc<ChannelResource>>) -> Arc<Worker> {
-        let link = channel.map(|channel| channel.link());
-        if let Some(calls) = link.as_ref().and_then(|link| link.calls.as_ref()) {
-            calls.set_capacity(self.max_concurrency);
+        let kill_grace = time(self.kill_grace);
+        let connection = channel.map(|channel| channel.connection());
+        if let Some(connection) = &connection {
+            connection.set_worker(self.max_concurrency, kill_grace);
         }
         Arc::new(Worker {
             id: self.id,
-            link,
+            connection,
             owner,
-            kill_grace: time(self.kill_grace),
+            kill_grace,
         })
     }
 }
