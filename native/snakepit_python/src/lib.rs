@@ -19,7 +19,6 @@ mod generator;
 mod hooks;
 mod invocation;
 mod journal;
-mod lifeline;
 mod server;
 mod service;
 mod unwrapping;
@@ -33,7 +32,12 @@ mod _native {
     #[pymodule_export]
     use super::command_thread::request_id;
     #[pymodule_export]
-    use super::lifeline::watch_parent;
-    #[pymodule_export]
     use super::server::PyServer;
+    use pyo3::{PyResult, pyfunction};
+
+    /// Kills this process's group once its parent has ended.
+    #[pyfunction]
+    fn watch_parent() -> PyResult<()> {
+        Ok(snakepit_server::watch_parent()?)
+    }
 }

@@ -1,6 +1,5 @@
 //! Ends a worker whose parent has ended.
 
-use pyo3::prelude::*;
 #[cfg(target_os = "linux")]
 use rustix::process::{PidfdFlags, getppid, pidfd_open};
 use rustix::{
@@ -13,10 +12,9 @@ use std::{io, os::fd::OwnedFd};
 
 /// Kills this process's group once its parent has ended, or the writing end of its stdin is closed. A
 /// command that holds Python's lock cannot delay that. Nothing is read: stdin may carry requests.
-#[pyfunction]
-pub(crate) fn watch_parent() -> PyResult<()> {
+pub fn watch_parent() -> io::Result<()> {
     // Processes that commands start must not inherit it. 0 to 2 are the standard streams.
-    let lifeline = fcntl_dupfd_cloexec(stdin(), 3).map_err(io::Error::from)?;
+    let lifeline = fcntl_dupfd_cloexec(stdin(), 3)?;
     let parent = parent();
     let group = getpid();
     std::thread::Builder::new()
