@@ -213,7 +213,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
       assert message =~
                "command 'run': the parameter 'callback' is annotated with " <>
-                 "collections.abc.Callable[[], int], which no argument can become: annotate it with"
+                 "collections.abc.Callable[[], int], to which no argument can be converted: annotate it with"
     end
   end
 end

@@ -104,19 +104,19 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert {:error, %Error{reason: :invalid_args, message: message}} =
                  Snakepit.execute("describe", %{value: value}, pool: pool)
 
-        assert message =~ "has a tensor that numpy does not take"
+        assert message =~ "has a tensor that numpy does not accept"
       end
 
       assert {:error, %Error{reason: :invalid_args, message: message}} =
                Snakepit.execute("describe", %{value: [%Arrow{data: :none}]}, pool: pool)
 
       assert message =~
-               "args.value[0] is not a valid Arrow table: make it with Snakepit.Arrow.new"
+               "args.value[0] is not a valid Arrow table: create it with Snakepit.Arrow.new"
 
       assert {:error, %Error{reason: :python_error, details: %{type: "TypeError"}} = error} =
                Snakepit.execute("evaluate", %{code: "snakepit_bridge.arrow([1])"}, pool: pool)
 
-      assert error.message =~ "arrow() takes a frame or a series of pandas or polars"
+      assert error.message =~ "arrow() takes a pandas or polars frame or series"
       assert evaluate("os.getpid()", pool) == pid
     end
 

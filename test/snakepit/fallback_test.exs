@@ -25,7 +25,7 @@ defmodule Snakepit.FallbackTest do
 
         assert_receive {^event, %{system_time: _}, %{pool: ^pool, adapter: GRPCPython} = metadata}
         assert %{fallback_adapter: GenericPythonV2, why: reason} = metadata
-        assert reason =~ "no socket can be had here"
+        assert reason =~ "cannot create a socket"
 
         assert {:ok, %{adapter: GenericPythonV2, ready: 2, fallback: fallback}} =
                  Snakepit.stats(pool)
@@ -52,7 +52,7 @@ defmodule Snakepit.FallbackTest do
     assert {:error, %Error{reason: :grpc_unavailable, message: message}} =
              Snakepit.execute("ping", %{}, pool: pool)
 
-    assert message =~ "no socket can be had here"
+    assert message =~ "cannot create a socket"
   end
 
   test "a pool that fails for another reason does not fall back" do

@@ -306,7 +306,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       test "made by hand and wrong are refused", %{pool: pool} do
         tensor = %Tensor{data: <<1>>, dtype: :float32, shape: {2}}
 
-        assert {:error, %Error{reason: :invalid_args, message: "args.x is no valid tensor" <> _}} =
+        assert {:error, %Error{reason: :invalid_args, message: "args.x is not a valid tensor" <> _}} =
                  Snakepit.execute("echo", %{x: tensor}, pool: pool)
       end
     end

@@ -106,7 +106,7 @@ impl Field {
     pub fn name(&self) -> Result<&str, String> {
         std::str::from_utf8(&self.key).map_err(|_| {
             let name = String::from_utf8_lossy(&self.key);
-            format!("the name {name:?} is no UTF-8")
+            format!("the name {name:?} is not valid UTF-8")
         })
     }
 }

@@ -2,7 +2,7 @@ use crate::format::{MAX_DEPTH, MAX_DIGITS};
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    #[error("is no JSON: {what} at byte {at}")]
+    #[error("is not valid JSON: {what} at byte {at}")]
     Syntax { what: &'static str, at: usize },
     #[error("is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,

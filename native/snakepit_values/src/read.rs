@@ -74,7 +74,7 @@ pub fn read<B: Builder>(text: &str, form: Form, builder: &mut B) -> Result<B::Va
     reader.skip_space();
     match reader.peek() {
         None => Ok(value),
-        Some(_) => Err(reader.wrong("something comes after the value")),
+        Some(_) => Err(reader.wrong("expected the end after the value")),
     }
 }
 
@@ -180,7 +180,7 @@ impl<'a, B: Builder> Reader<'a, B> {
 
     fn word(&mut self, word: &str, value: B::Value) -> Result<B::Value, ReadError> {
         if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
-            return Err(self.wrong("a value is expected"));
+            return Err(self.wrong("expected a value"));
         }
         self.at += word.len();
         Ok(value)
@@ -215,7 +215,7 @@ impl<'a, B: Builder> Reader<'a, B> {
                 let infinity = self.builder.float(f64::INFINITY);
                 self.word("Infinity", infinity)
             }
-            _ => Err(self.wrong("a value is expected")),
+            _ => Err(self.wrong("expected a value")),
         }
     }
 
@@ -237,12 +237,12 @@ impl<'a, B: Builder> Reader<'a, B> {
             Some(b',') if !first => {
                 self.at += 1;
                 if self.next() == Some(end) {
-                    return Err(self.wrong("a value is expected"));
+                    return Err(self.wrong("expected a value"));
                 }
                 Ok(true)
             }
             Some(_) if first => Ok(true),
-            _ => Err(self.wrong("a comma or the end is expected")),
+            _ => Err(self.wrong("expected a comma or the end")),
         }
     }
 
@@ -271,16 +271,16 @@ impl<'a, B: Builder> Reader<'a, B> {
         let (keys, values) = (self.keys.len(), self.values.len());
         while self.another(self.keys.len() == keys, b'}')? {
             if self.peek() != Some(b'"') {
-                return Err(self.wrong("a key is expected"));
+                return Err(self.wrong("expected a key"));
             }
             let key = self.string()?;
-            self.expect(b':', "a colon is expected")?;
+            self.expect(b':', "expected a colon")?;
             if self.tail.is_some() && key == MARK {
                 if self.keys.len() > keys {
-                    return Err(self.wrong("the mark is not alone"));
+                    return Err(self.wrong("the tag is not the only key"));
                 }
                 let marked = self.marked(depth)?;
-                self.expect(b'}', "the mark is not alone")?;
+                self.expect(b'}', "the tag is not the only key")?;
                 return Ok(marked);
             }
             let key = self.text(key);
@@ -301,12 +301,12 @@ impl<'a, B: Builder> Reader<'a, B> {
 
     /// What stands under the mark.
     fn marked(&mut self, depth: usize) -> Result<B::Value, ReadError> {
-        self.expect(b'[', "the mark's value is no array")?;
+        self.expect(b'[', "the tag's value is not an array")?;
         if self.next() != Some(b'"') {
-            return Err(self.wrong("the mark has no name"));
+            return Err(self.wrong("the tag has no name"));
         }
         let name = self.string()?;
-        self.expect(b',', "a comma is expected")?;
+        self.expect(b',', "expected a comma")?;
         let value = match &*name {
             "map" => self.pairs(depth)?,
             "bytes" => {
@@ -318,47 +318,47 @@ impl<'a, B: Builder> Reader<'a, B> {
                 let range = self.range(ALIGNMENT)?;
                 self.builder.arrow(range)?
             }
-            _ => return Err(self.wrong("the mark has an unknown name")),
+            _ => return Err(self.wrong("the tag has an unknown name")),
         };
-        self.expect(b']', "the mark has something else")?;
+        self.expect(b']', "the tag has further items")?;
         Ok(value)
     }
 
     fn pairs(&mut self, depth: usize) -> Result<B::Value, ReadError> {
-        self.expect(b'[', "an array of pairs is expected")?;
+        self.expect(b'[', "expected an array of pairs")?;
         let (keys, values) = (self.keys.len(), self.values.len());
         while self.another(self.keys.len() == keys, b']')? {
-            self.expect(b'[', "a pair is expected")?;
+            self.expect(b'[', "expected a pair")?;
             if self.next() != Some(b'"') {
-                return Err(self.wrong("a key is expected"));
+                return Err(self.wrong("expected a key"));
             }
             let key = self.string()?;
             let key = self.text(key);
             self.keys.push(key);
-            self.expect(b',', "a comma is expected")?;
+            self.expect(b',', "expected a comma")?;
             let value = self.value(depth + 1)?;
             self.values.push(value);
-            self.expect(b']', "a pair is expected")?;
+            self.expect(b']', "expected a pair")?;
         }
         self.map(keys, values)
     }
 
     fn tensor(&mut self) -> Result<B::Value, ReadError> {
         if self.next() != Some(b'"') {
-            return Err(self.wrong("a dtype is expected"));
+            return Err(self.wrong("expected a dtype"));
         }
         let name = self.string()?;
         let dtype = Dtype::of(&name).ok_or_else(|| self.wrong("the dtype is unknown"))?;
-        self.expect(b',', "a comma is expected")?;
-        self.expect(b'[', "a shape is expected")?;
+        self.expect(b',', "expected a comma")?;
+        self.expect(b'[', "expected a shape")?;
         let mut shape = Vec::new();
         while self.another(shape.is_empty(), b']')? {
             shape.push(self.count()?);
         }
-        self.expect(b',', "a comma is expected")?;
+        self.expect(b',', "expected a comma")?;
         let range = self.range(ALIGNMENT)?;
         if dtype.bytes(&shape) != Some(range.len()) {
-            return Err(self.wrong("the tensor's length is not that of its shape"));
+            return Err(self.wrong("the tensor's length does not match its shape"));
         }
         self.builder.tensor(dtype, &shape, range)
     }
@@ -366,7 +366,7 @@ impl<'a, B: Builder> Reader<'a, B> {
     /// An offset and a length: they stand in the tail in the order of the text, none over another.
     fn range(&mut self, alignment: usize) -> Result<Range<usize>, ReadError> {
         let offset = self.count()?;
-        self.expect(b',', "a comma is expected")?;
+        self.expect(b',', "expected a comma")?;
         let size = self.count()?;
         let left = self.tail.clone().unwrap_or_default();
         match offset.checked_add(size) {
@@ -376,16 +376,14 @@ impl<'a, B: Builder> Reader<'a, B> {
                 self.tail = Some(end..left.end);
                 Ok(offset..end)
             }
-            _ => Err(self.wrong("the tail has no such place")),
+            _ => Err(self.wrong("the tail has no such range")),
         }
     }
 
     fn count(&mut self) -> Result<usize, ReadError> {
         self.skip_space();
         let digits = self.digits();
-        digits
-            .parse()
-            .map_err(|_| self.wrong("a count is expected"))
+        digits.parse().map_err(|_| self.wrong("expected a count"))
     }
 
     fn digits(&mut self) -> &'a str {
@@ -410,7 +408,7 @@ impl<'a, B: Builder> Reader<'a, B> {
         let first = self.peek();
         let whole = self.number_digits(&mut decimal);
         if whole == 0 || (whole > 1 && first == Some(b'0')) {
-            return Err(self.wrong("a number is expected"));
+            return Err(self.wrong("expected a number"));
         }
         let mut is_float = false;
         if self.peek() == Some(b'.') {
@@ -418,7 +416,7 @@ impl<'a, B: Builder> Reader<'a, B> {
             self.at += 1;
             let fraction = self.number_digits(&mut decimal);
             if fraction == 0 {
-                return Err(self.wrong("a digit is expected"));
+                return Err(self.wrong("expected a digit"));
             }
             decimal.fraction = fraction;
         }
@@ -438,7 +436,7 @@ impl<'a, B: Builder> Reader<'a, B> {
             }
             return match number.parse::<f64>() {
                 Ok(float) if float.is_finite() => Ok(self.builder.float(float)),
-                _ => Err(self.wrong("a number is beyond the range of floats")),
+                _ => Err(self.wrong("the number is out of the range of floats")),
             };
         }
         if let Some(int) = decimal.int(negative) {
@@ -459,7 +457,7 @@ impl<'a, B: Builder> Reader<'a, B> {
 
     fn some_digits(&mut self) -> Result<(), ReadError> {
         if self.digits().is_empty() {
-            return Err(self.wrong("a digit is expected"));
+            return Err(self.wrong("expected a digit"));
         }
         Ok(())
     }
@@ -486,8 +484,8 @@ impl<'a, B: Builder> Reader<'a, B> {
                     self.at += 1;
                     unescaped.push(self.escaped()?);
                 }
-                Some(_) => return Err(self.wrong("a control character is in a string")),
-                None => return Err(self.wrong("a string does not end")),
+                Some(_) => return Err(self.wrong("a string has a control character")),
+                None => return Err(self.wrong("a string is not terminated")),
             }
             let run = self.at;
             self.at += plain_run(&self.text.as_bytes()[run..]);
@@ -508,7 +506,7 @@ impl<'a, B: Builder> Reader<'a, B> {
             Some(b'u') => return self.unicode(),
             _ => {
                 self.at -= 1;
-                return Err(self.wrong("an escape is unknown"));
+                return Err(self.wrong("unknown escape"));
             }
         })
     }
@@ -522,7 +520,7 @@ impl<'a, B: Builder> Reader<'a, B> {
                 code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
             }
         }
-        char::from_u32(code).ok_or_else(|| self.wrong("a surrogate is alone"))
+        char::from_u32(code).ok_or_else(|| self.wrong("lone surrogate"))
     }
 
     fn hex(&mut self) -> Result<u32, ReadError> {
@@ -534,7 +532,7 @@ impl<'a, B: Builder> Reader<'a, B> {
         });
         self.at += 4;
         code.ok_or(ReadError::Syntax {
-            what: "four hexadecimal digits are expected",
+            what: "expected four hexadecimal digits",
             at: self.at - 4,
         })
     }

@@ -125,8 +125,8 @@ class Annotations:
                 annotation = self._evaluated(text)
             except Exception as error:
                 raise UnsupportedError(
-                    f"which cannot be resolved ({type(error).__name__}: {error}): what it names "
-                    "has to be there at run time, so import it outside of `if TYPE_CHECKING`"
+                    f"which cannot be resolved ({type(error).__name__}: {error}): its names must "
+                    "exist at run time, so import them outside `if TYPE_CHECKING`"
                 ) from None
         return annotation
 
@@ -260,8 +260,9 @@ class Annotations:
             builder = pydantic_builders.adapter(annotation, expected)
         if builder is None:
             raise UnsupportedError(
-                "which no argument can become: annotate it with what arrives "
-                "(guides/values.md lists that), with a dataclass, or with Any to take it as it is"
+                "to which no argument can be converted: annotate it with a type that arrives "
+                "(guides/values.md lists them), with a dataclass, or with Any to receive it "
+                "unchanged"
             )
         return builder
 
@@ -273,7 +274,7 @@ class Annotations:
         for name, parameter in parameters.items():
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise UnsupportedError(
-                    f"whose __init__ takes {parameter}: it has to take each field by its name"
+                    f"whose __init__ takes {parameter}: it must take each field by its name"
                 )
             hint, base = hints.get(name, (parameter.annotation, cls))
             builder = self._within(base, cls, args).field(cls, name, hint)

@@ -156,7 +156,7 @@ class Frame(Builder):
         try:
             return self._cls(value)
         except Exception as error:
-            raise misfit(f"cannot become {self.expected}: {error}") from error
+            raise misfit(f"cannot be converted to {self.expected}: {error}") from error
 
 
 class Array(Builder):
@@ -257,7 +257,7 @@ class ListOf(Builder):
         try:
             return self._make(items)
         except TypeError as error:
-            raise misfit(f"cannot become {self.expected}: {error}") from None
+            raise misfit(f"cannot be converted to {self.expected}: {error}") from None
 
 
 class TupleOf(Builder):

@@ -50,7 +50,7 @@ class Parameters:
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 raise TypeError(
                     f"{what} {name!r}: {parameter.name!r} is positional-only, but a {what} "
-                    "gets its arguments as keywords"
+                    "receives its arguments as keywords"
                 )
         self.signature = f"{name}({', '.join(map(_shown, self._arguments))})"
         by_name = [p for p in self._arguments if p.kind in _KEYWORD]
@@ -117,8 +117,8 @@ class Parameters:
         default = parameter.default
         if type(default).__module__.startswith("pydantic.") and hasattr(default, "metadata"):
             raise TypeError(
-                f"{self._what} {self._name!r}: the default of {parameter.name!r} is a Field of "
-                f"pydantic: write {parameter.name}: Annotated[{shown(parameter.annotation)}, "
+                f"{self._what} {self._name!r}: the default of {parameter.name!r} is a pydantic "
+                f"Field: write {parameter.name}: Annotated[{shown(parameter.annotation)}, "
                 "Field(...)]"
             )
         try:
@@ -234,8 +234,8 @@ def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
     except NameError as error:
         # From Python 3.14 on annotations are evaluated only here.
         raise TypeError(
-            f"{name}: an annotation cannot be resolved ({error}): what it names has to be there "
-            "when the worker runs, so import it outside of `if TYPE_CHECKING`"
+            f"{name}: an annotation cannot be resolved ({error}): its names must exist at run "
+            "time, so import them outside `if TYPE_CHECKING`"
         ) from None
 
 

@@ -60,7 +60,7 @@ def _find(adapter: Adapter, name: str) -> Optional[Hook]:
     except TypeError as error:
         raise TypeError(
             f"{name}, which {_WHEN[name]}, must be a method {wanted}; this one, {name}{signature}, "
-            f"cannot be called so: {error}. Put @command above it if it is a command"
+            f"cannot be called this way: {error}. Put @command above it if it is a command"
         ) from None
     found: Hook = hook
     return found

@@ -292,5 +292,5 @@ def check_id(session_id: str) -> None:
     if not 0 < size <= MAX_ID_BYTES or "\0" in session_id:
         raise CallError(
             "invalid_args",
-            f"a session's id has 1 to {MAX_ID_BYTES} bytes and no NUL; this one has {size} bytes",
+            f"expected a session id of 1 to {MAX_ID_BYTES} bytes without NUL, got {size} bytes",
         )

@@ -173,8 +173,8 @@ class CallError(Exception):
         )
         return cls(
             "internal_error",
-            f"Snakepit failed to serve the call ({shown(error)}): this is a bug in it; the log of "
-            "the worker has the traceback",
+            f"Snakepit failed to serve the call ({shown(error)}): this is a bug in Snakepit; the "
+            "log of the worker has the traceback",
         )
 
     @classmethod

@@ -69,12 +69,12 @@ def _check_sockets(family: socket.AddressFamily) -> None:
     try:
         socket.socket(family).close()
     except OSError as error:
-        raise NoServerError(f"no socket can be had here: {error}") from None
+        raise NoServerError(f"cannot create a socket: {error}") from None
 
 
 def _clear(address: str, path: str) -> None:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise StartError(f"--listen {address}: there is a file that is not a socket")
+        raise StartError(f"--listen {address}: a file exists there that is not a socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)

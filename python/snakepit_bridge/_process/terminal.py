@@ -14,12 +14,12 @@ import threading
 from typing import Any, NoReturn, Optional
 
 _NO_INPUT = (
-    "a worker has no terminal, and nobody can type into its stdin: have the command take what it "
-    "needs as an argument"
+    "a worker has no terminal, so nobody can type into its stdin: pass what the command needs as "
+    "an argument"
 )
 _NO_DEBUGGER = (
     "; to debug, call debugpy.listen(5678) and debugpy.wait_for_client() before breakpoint(), and "
-    'attach an editor: the guide "Writing commands" has the lines'
+    'attach an editor: the guide "Writing commands" has an example'
 )
 
 # The level prefixes that log lines begin with.

@@ -131,7 +131,9 @@ class _Callbacks:
             self._registry.find(name, stream=stream)
         except CallError as refusal:
             return refusal
-        return CallError("unknown_command", f"the command {name!r} came too early")
+        return CallError(
+            "unknown_command", f"the command {name!r} was called before the worker was ready"
+        )
 
     def context(
         self,

@@ -68,7 +68,7 @@ def _of_another_loop(future: Any) -> object:
         return result
     raise TypeError(
         f"the command returned a {type(future).__name__} of an event loop that does not run "
-        "here: make it `async def`, and await it there"
+        "here: define it with `async def`, and await it there"
     )
 
 

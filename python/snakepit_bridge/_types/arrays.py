@@ -87,7 +87,7 @@ def _doubles(value: Any) -> Any:
         doubles = value.astype("float64")
     if (numpy.isinf(doubles) & ~numpy.isinf(value)).any():
         raise InvalidValueError(
-            f"is a numpy array of dtype {value.dtype}, and a number of it is beyond the range of "
+            f"is a numpy array of dtype {value.dtype}, and has a number beyond the range of "
             "64-bit floats"
         )
     return doubles
@@ -125,7 +125,7 @@ def _seconds(value: Any) -> list[object]:
         if all(count == _NOT_A_TIME for count in counts):
             return [None] * len(counts)
         raise InvalidValueError(
-            f"is a numpy timedelta64 of the unit {unit}, which is no number of seconds; "
+            f"is a numpy timedelta64 of the unit {unit}, which is not a number of seconds; "
             "send it as a number (astype(int))"
         )
     times, parts = _SECONDS[unit]

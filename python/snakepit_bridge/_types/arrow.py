@@ -86,8 +86,8 @@ def _table(frame: Any) -> Any:
     if hasattr(frame, "__arrow_c_stream__"):
         return _pyarrow().table(frame)
     raise TypeError(
-        "arrow() takes a frame or a series of pandas or polars, or a table, a batch, a reader or "
-        f"an array of pyarrow, not {qualified_name(type(frame))}"
+        "arrow() takes a pandas or polars frame or series, or a pyarrow table, batch, reader or "
+        f"array, not {qualified_name(type(frame))}"
     )
 
 

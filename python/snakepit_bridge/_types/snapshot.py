@@ -56,6 +56,6 @@ def settled(read: Callable[[], list[Any]]) -> list[Any]:
             if isinstance(error, RecursionError):
                 raise
     raise InvalidValueError(
-        f"changes while it is read ({changed}): return a copy, made under the lock of those who "
-        "change it"
+        f"changes while it is read ({changed}): return a copy made under the lock that guards its "
+        "changes"
     ) from changed

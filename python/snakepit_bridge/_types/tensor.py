@@ -142,7 +142,7 @@ def array(dtype: str, shape: Sequence[int], data: memoryview) -> Any:
     try:
         return numpy.ndarray(tensor.shape, known, tensor.data)
     except ValueError as error:
-        raise InvalidValueError(f"has a tensor that numpy does not take: {error}") from None
+        raise InvalidValueError(f"has a tensor that numpy does not accept: {error}") from None
 
 
 def of_array(array: Any) -> object:
@@ -151,7 +151,7 @@ def of_array(array: Any) -> object:
     if name not in DTYPES:
         raise InvalidValueError(
             f"is a numpy array of dtype {array.dtype}, which cannot be sent; "
-            f"the dtypes that can are {', '.join(DTYPES)}"
+            f"the supported dtypes are {', '.join(DTYPES)}"
         )
     contiguous = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     # Those of ml_dtypes have no code in Python's buffer protocol.

@@ -30,7 +30,7 @@ def decode_extended(
     except InvalidValueError as error:
         raise InvalidValueError(f"{name} {error}") from None
     except (ValueError, RecursionError) as error:
-        raise InvalidValueError(f"{name} is no extended JSON: {error}") from None
+        raise InvalidValueError(f"{name} is not valid extended JSON: {error}") from None
 
 
 def _decode(text: str, tail: memoryview, problems: Optional[list[str]]) -> Any:
@@ -66,7 +66,7 @@ class _Marks:
         except InvalidValueError:
             raise
         except (TypeError, ValueError) as error:
-            raise InvalidValueError(f"has an invalid mark: {error}") from None
+            raise InvalidValueError(f"has an invalid tag: {error}") from None
 
     def _unmarked(self, name: str, *parts: Any) -> Any:
         if name == "bytes":
@@ -93,6 +93,6 @@ class _Marks:
     def _cut(self, offset: int, size: int) -> memoryview:
         end = offset + size
         if offset < self._from or size < 0 or end > len(self._tail):
-            raise ValueError(f"the tail has no {size} bytes at {offset}")
+            raise ValueError(f"the tail does not have {size} bytes at {offset}")
         self._from = end
         return self._tail[offset:end]

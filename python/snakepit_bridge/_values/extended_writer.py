@@ -99,7 +99,7 @@ class _Writer:
         if text is not None:
             return text
         if hops == MOST_HOPS:
-            problem = "is of a type whose encoder gives nothing that can be sent"
+            problem = "is of a type whose encoder does not return a value that can be sent"
             return self._refused(value, problem, path, depth)
         try:
             value = substitute(value)
@@ -147,13 +147,13 @@ class _Writer:
     def _float(self, value: float, given: object, path: str, depth: int) -> str:
         if self._tail is not None or math.isfinite(value):
             return json.dumps(value)
-        return self._refused(given, f"is {value!r}, which JSON cannot carry", path, depth)
+        return self._refused(given, f"is {value!r}, which JSON cannot represent", path, depth)
 
     def _marked(self, value: object, path: str, depth: int) -> str:
         if self._tail is not None:
             return json.dumps({MARK: self._tail.mark(value)}, separators=(",", ":"))
         problem = (
-            f"is {qualified_name(type(value))}, which JSON cannot carry; "
+            f"is {qualified_name(type(value))}, which JSON cannot represent; "
             "only a top-level field can be bytes"
         )
         return self._refused(value, problem, path, depth)
@@ -184,4 +184,6 @@ def check_text(text: str, path: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidValueError(f"{path} has a lone surrogate, which UTF-8 cannot carry") from None
+        raise InvalidValueError(
+            f"{path} has a lone surrogate, which UTF-8 cannot represent"
+        ) from None

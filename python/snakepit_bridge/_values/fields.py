@@ -42,7 +42,7 @@ def decode_fields(fields: Mapping[str, bytes], kinds: Optional[bytes] = None) ->
     if kinds is None:
         return {name: decode(data, name) for name, data in fields.items()}
     if len(kinds) != len(fields):
-        raise InvalidValueError(f"{len(fields)} arguments came with the kinds of {len(kinds)}")
+        raise InvalidValueError(f"{len(fields)} arguments came with {len(kinds)} kinds")
     return {name: decode(fields[name], name, kind) for name, kind in zip(sorted(fields), kinds)}
 
 
@@ -53,13 +53,13 @@ def decode(data: bytes, name: str = "value", kind: int = PLAIN) -> Any:
     if kind == EXTENDED:
         return decode_extended(data, name)
     if kind > EXTENDED:
-        raise InvalidValueError(f"{name} is of the kind {kind}, which is not known")
+        raise InvalidValueError(f"{name} has the unknown kind {kind}")
     try:
         text = data.decode()
     except UnicodeDecodeError:
         if kind == PLAIN:
             return data
-        raise InvalidValueError(f"{name} is said to be text and is no UTF-8") from None
+        raise InvalidValueError(f"{name} is marked as text but is not valid UTF-8") from None
     return text if kind == TEXT else _read(text, data, name, kind)
 
 
@@ -71,7 +71,7 @@ def _read(text: str, data: bytes, name: str, kind: int) -> Any:
     except ValueError as error:
         if kind == PLAIN:
             return text
-        raise InvalidValueError(f"{name} is no JSON: {error}") from None
+        raise InvalidValueError(f"{name} is not valid JSON: {error}") from None
     if strict_json.is_too_deep(data):
         raise too_deep(name)
     return value

@@ -20,7 +20,7 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def exact_int(digits: str) -> int:

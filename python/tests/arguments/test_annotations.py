@@ -175,7 +175,9 @@ def test_a_frame_is_made_of_a_table_or_of_a_map_of_lists(kept: Registry) -> None
     columns = built(kept, "columns", table)
     assert columns.equals(pl.DataFrame({"n": [1, None], "t": ["a", "b"]}))
     assert built(kept, "columns", {"n": [1, 2]}).equals(pl.DataFrame({"n": [1, 2]}))
-    with pytest.raises(ArgumentsError, match=r"frame \(cannot become .*DataFrame: .*same length"):
+    with pytest.raises(
+        ArgumentsError, match=r"frame \(cannot be converted to .*DataFrame: .*same length"
+    ):
         built(kept, "frame", {"n": [1], "t": []})
     for name in ("frame", "columns", "table"):
         with pytest.raises(ArgumentsError, match=rf"{name} \(expected .*, got list"):
@@ -314,13 +316,13 @@ class Holder:
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        (Callable[[int], int], "which no argument can become: annotate it with"),
-        (type[int], "which no argument can become"),
-        (np.float32, "which no argument can become"),
-        (Optional[Adapter], "which no argument can become"),
+        (Callable[[int], int], "to which no argument can be converted: annotate it with"),
+        (type[int], "to which no argument can be converted"),
+        (np.float32, "to which no argument can be converted"),
+        (Optional[Adapter], "to which no argument can be converted"),
         ("Awaitable", "which cannot be resolved (NameError: name 'Awaitable' is not defined)"),
         (list["Missing"], "which cannot be resolved"),  # type: ignore[name-defined] # noqa: F821
-        (Holder, "whose field Holder.calls is annotated with Callable[[], int], which no"),
+        (Holder, "whose field Holder.calls is annotated with Callable[[], int], to which no"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(annotation: object, message: str) -> None:

@@ -147,7 +147,7 @@ def test_any_string_is_an_id_but_the_empty_and_those_with_nul(text: str) -> None
     if text and "\0" not in text:
         check_id(text)
     else:
-        with pytest.raises(CallError, match="no NUL"):
+        with pytest.raises(CallError, match="without NUL"):
             check_id(text)
 
 

@@ -49,7 +49,7 @@ def test_what_yields_is_a_stream(worker: Way) -> None:
 
 def test_what_cannot_be_unwrapped_says_so(worker: Way) -> None:
     error = worker.error("foreign_future")
-    assert "of an event loop that does not run here: make it `async def`" in error["message"]
+    assert "of an event loop that does not run here: define it with `async def`" in error["message"]
     error = worker.error("nested")
     assert "result.made is of type coroutine, which cannot be sent; await it" in error["message"]
 

@@ -136,7 +136,7 @@ def test_any_object_with_arrows_interface_is_taken() -> None:
 def test_what_is_no_frame_is_refused_where_it_is_marked() -> None:
     for value in (None, [1], {"n": [1]}, pl.LazyFrame({"n": [1]})):
         if not hasattr(value, "__arrow_c_stream__"):
-            with pytest.raises(TypeError, match=r"arrow\(\) takes a frame or a series of pandas"):
+            with pytest.raises(TypeError, match=r"arrow\(\) takes a pandas or polars frame"):
                 arrow(value)
     with pytest.raises(ValueError, match=r"^the frame has two columns that are named 'a'"):
         arrow(pd.DataFrame([[1, 2]], columns=["a", "a"]))
@@ -145,7 +145,9 @@ def test_what_is_no_frame_is_refused_where_it_is_marked() -> None:
 
 
 def test_json_alone_cannot_carry_a_table() -> None:
-    with pytest.raises(InvalidValueError, match=r"^result.x is .*Arrow, which JSON cannot carry"):
+    with pytest.raises(
+        InvalidValueError, match=r"^result.x is .*Arrow, which JSON cannot represent"
+    ):
         encode({"x": arrow(pa.table({"n": [1]}))})
 
 

@@ -307,28 +307,28 @@ def test_a_marker_stands_for_what_cannot_be_sent() -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "problem"),
     [
-        (TEXT, b"\xff", "is said to be text"),
-        (JSON, b"\xff", "is said to be text"),
-        (JSON, b"{", "is no JSON"),
-        (JSON, b"NaN", "is no JSON"),
+        (TEXT, b"\xff", "is marked as text"),
+        (JSON, b"\xff", "is marked as text"),
+        (JSON, b"{", "is not valid JSON"),
+        (JSON, b"NaN", "is not valid JSON"),
         (JSON, b"1" * 200_000, "more than 100000 digits"),
-        (5, b"", "of the kind 5"),
-        (EXTENDED, b"[", "is no extended JSON"),
-        (EXTENDED, b"\xff", "is no extended JSON"),
+        (5, b"", "has the unknown kind 5"),
+        (EXTENDED, b"[", "is not valid extended JSON"),
+        (EXTENDED, b"\xff", "is not valid extended JSON"),
         (EXTENDED, b"[" * 100_000, "nested deeper"),
-        (EXTENDED, b'{"$snakepit":1}', "invalid mark"),
-        (EXTENDED, b'{"$snakepit":[]}', "invalid mark"),
+        (EXTENDED, b'{"$snakepit":1}', "invalid tag"),
+        (EXTENDED, b'{"$snakepit":[]}', "invalid tag"),
         (EXTENDED, b'{"$snakepit":["x"]}', "its name is 'x'"),
-        (EXTENDED, b'{"$snakepit":["bytes",0,1]}', "the tail has no 1 bytes at 0"),
-        (EXTENDED, b'{"$snakepit":["bytes",-1,0]}', "the tail has no 0 bytes at -1"),
-        (EXTENDED, b'{"$snakepit":["map",[[[],1]]]}', "invalid mark"),
-        (EXTENDED, b'{"$snakepit":["map",[]],"a":1}', "invalid mark"),
+        (EXTENDED, b'{"$snakepit":["bytes",0,1]}', "the tail does not have 1 bytes at 0"),
+        (EXTENDED, b'{"$snakepit":["bytes",-1,0]}', "the tail does not have 0 bytes at -1"),
+        (EXTENDED, b'{"$snakepit":["map",[[[],1]]]}', "invalid tag"),
+        (EXTENDED, b'{"$snakepit":["map",[]],"a":1}', "invalid tag"),
         (EXTENDED, b'{"$snakepit":["tensor","x",[],0,0]}', "expected dtype to be one of"),
         (EXTENDED, b'{"$snakepit":["tensor","int8",[1],0,0]}', "has 1 bytes, not 0"),
         (
             EXTENDED,
             b'[{"$snakepit":["bytes",0,2]},{"$snakepit":["bytes",1,1]}]'.ljust(64, b"\0") + b"ab",
-            "the tail has no 1 bytes at 1",
+            "the tail does not have 1 bytes at 1",
         ),
     ],
 )
@@ -338,7 +338,7 @@ def test_what_is_not_what_its_kind_says_is_refused(kind: int, data: bytes, probl
 
 
 def test_as_many_kinds_as_fields_are_wanted() -> None:
-    with pytest.raises(InvalidValueError, match="1 arguments came with the kinds of 2"):
+    with pytest.raises(InvalidValueError, match="1 arguments came with 2 kinds"):
         decode_fields({"a": b"1"}, bytes((JSON, JSON)))
 
 

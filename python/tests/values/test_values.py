@@ -120,7 +120,7 @@ def test_subclasses_of_what_json_knows_are_carried() -> None:
         ({"a b": [math.inf]}, "result['a b'][0] is inf"),
         (
             {"x": {"y": b"z"}},
-            "result.x.y is bytes, which JSON cannot carry; only a top-level field",
+            "result.x.y is bytes, which JSON cannot represent; only a top-level field",
         ),
         ({"x": 1j}, "result.x is of type complex"),
         (["\ud800"], "result[0] has a lone surrogate"),

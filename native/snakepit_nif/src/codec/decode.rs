@@ -22,7 +22,7 @@ pub(crate) fn decode_fields<'a>(
         && kinds.len() != fields.values.len()
     {
         return Err(Failure::InvalidResult(format!(
-            "the server sent {} values and the kinds of {}",
+            "the server sent {} values but {} kinds",
             fields.values.len(),
             kinds.len()
         )));
@@ -53,12 +53,12 @@ fn decode_value<'a>(env: Env<'a>, bytes: &Bytes, kind: u8) -> Result<Term<'a>, S
         Some(Kind::Plain) => decode_plain(env, bytes),
         Some(Kind::Text) => match str::from_utf8(bytes) {
             Ok(_) => Ok(binary(env, bytes)),
-            Err(_) => Err("is said to be text and is no UTF-8".into()),
+            Err(_) => Err("is marked as text but is not valid UTF-8".into()),
         },
         Some(Kind::Bytes) => Ok(binary(env, bytes)),
         Some(Kind::Json) => read_text(env, bytes, Form::Json, &Bytes::new()),
         Some(Kind::Extended) => decode_extended(env, bytes),
-        None => Err(format!("is of the kind {kind}, which is not known")),
+        None => Err(format!("has the unknown kind {kind}")),
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn decode_extended<'a>(env: Env<'a>, bytes: &Bytes) -> Result<Term<'a
 }
 
 fn read_text<'a>(env: Env<'a>, text: &[u8], form: Form, tail: &Bytes) -> Result<Term<'a>, String> {
-    let text = str::from_utf8(text).map_err(|_| "is said to be JSON and is no UTF-8")?;
+    let text = str::from_utf8(text).map_err(|_| "is marked as JSON but is not valid UTF-8")?;
     let mut builder = Terms {
         env,
         tail,

@@ -179,7 +179,7 @@ impl TermWriter {
                 None => self.map(out, term, depth),
             },
             other => Err(EncodeError::invalid(format!(
-                "is a {}, which Python cannot be sent",
+                "is a {}, which cannot be sent to Python",
                 format!("{other:?}").to_lowercase()
             ))),
         }
@@ -217,7 +217,7 @@ impl TermWriter {
     fn binary<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
         let binary: Binary<'a> = term
             .decode()
-            .map_err(|_| EncodeError::invalid("is a bitstring, which Python cannot be sent"))?;
+            .map_err(|_| EncodeError::invalid("is a bitstring, which cannot be sent to Python"))?;
         self.spend(binary.len())?;
         match str::from_utf8(binary.as_slice()) {
             Ok(text) => out.text(text),
@@ -232,7 +232,7 @@ impl TermWriter {
     fn extended(&self, what: &str) -> Done {
         if self.rules == Rules::Plain {
             return Err(EncodeError::invalid(format!(
-                "is {what}, which the plain rules carry only as an argument of its own"
+                "is {what}, which the plain rules support only as an argument of its own"
             )));
         }
         Ok(())
@@ -248,7 +248,7 @@ impl TermWriter {
         } else {
             match term.decode::<ListIterator<'a>>() {
                 Ok(items) => self.array(out, items, depth),
-                Err(_) => Err(EncodeError::invalid("is no list")),
+                Err(_) => Err(EncodeError::invalid("is not a list")),
             }
         }
     }
@@ -312,7 +312,9 @@ impl TermWriter {
             return self.arrow(out, term);
         }
         if atoms::snakepit_bytes() == name {
-            return Err(EncodeError::invalid("is a %Snakepit.Bytes{} of no binary"));
+            return Err(EncodeError::invalid(
+                "is a %Snakepit.Bytes{} whose data is not a binary",
+            ));
         }
         let name = name.atom_to_string().unwrap_or_default();
         Err(EncodeError::Struct {
@@ -326,7 +328,7 @@ impl TermWriter {
         self.extended("a tensor")?;
         let Some((dtype, shape, data)) = tensor_parts(term) else {
             return Err(EncodeError::invalid(
-                "is no valid tensor: make it with Snakepit.Tensor.new/3",
+                "is not a valid tensor: create it with Snakepit.Tensor.new/3",
             ));
         };
         self.spend(data.len())?;
@@ -339,7 +341,7 @@ impl TermWriter {
         self.extended("an Arrow table")?;
         let data = term.map_get(atoms::data()).and_then(Term::decode);
         let stream: Binary<'a> = data.map_err(|_| {
-            EncodeError::invalid("is not a valid Arrow table: make it with Snakepit.Arrow.new/1")
+            EncodeError::invalid("is not a valid Arrow table: create it with Snakepit.Arrow.new/1")
         })?;
         self.spend(stream.len())?;
         out.arrow(stream.as_slice());
