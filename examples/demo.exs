@@ -90,6 +90,8 @@ defmodule Demo do
   alias Demo.{Progress, Table}
 
   @file_by_default Path.join(__DIR__, "data/weather.csv")
+  @commands [class: "dataset:Datasets", paths: [Path.join(__DIR__, "streaming/python")]]
+  @pool [name: Demo.Pool, size: 2, adapter_args: @commands]
 
   def main(argv) do
     path = Path.expand(List.first(argv) || @file_by_default)
@@ -114,7 +116,7 @@ defmodule Demo do
 
     {time, result} =
       :timer.tc(fn ->
-        {:ok, _} = Supervisor.start_child(supervisor, {Snakepit.Pool, name: Demo.Pool, size: 2})
+        {:ok, _} = Supervisor.start_child(supervisor, {Snakepit.Pool, @pool})
         Snakepit.Pool.await_ready(Demo.Pool, 120_000)
       end)
 

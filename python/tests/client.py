@@ -70,6 +70,13 @@ class Pipe:
         os.close(self._fd)
 
 
+def read(response: Any) -> dict[str, Any]:
+    """The values of a chunk, of which each is JSON."""
+    assert not response.error, response
+    fields = getattr(response, "chunk", None)
+    return {name: json.loads(data) for name, data in fields.items()} if fields else {}
+
+
 class Client:
     def __init__(self, address: str, secret: Optional[str] = None) -> None:
         self.address = address

@@ -6,13 +6,15 @@ import re
 from collections.abc import Generator, Iterator
 from typing import Any, TextIO
 
-from snakepit_bridge import BuiltinAdapter, Context, command
+from dataset import Datasets
+
+from snakepit_bridge import Context, command
 
 #: How often to check a file for new text, in seconds.
 INTERVAL = 0.1
 
 
-class Logs(BuiltinAdapter):
+class Logs(Datasets):
     @command
     def tail_and_analyze(
         self, path: str, patterns: dict[str, str], context: Context

@@ -9,7 +9,7 @@ defmodule Snakepit.Adapters.GRPCPython do
   `adapter_args`:
 
     * `:class` - the class of the commands, `"module:Class"`; by default the built-in ones
-      (`ping`, `echo`, `compute`, `info`, `ping_stream`, `process_large_dataset`)
+      (`ping`, `echo`, `compute`, `info`, `ping_stream`)
     * `:paths` - directories to import from: `{:my_app, "priv/python"}` for one within an application, or
       a path; if relative, to the pool's `:root`
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Generator
 from typing import Any, Optional
@@ -68,22 +67,3 @@ class BuiltinAdapter(Adapter):
                 return chunk
             yield chunk
         return None
-
-    @command
-    def process_large_dataset(
-        self, path: str, chunk_rows: int = 5000
-    ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-        """Reads a CSV file with a header line in one pass, in constant memory.
-
-        After every `chunk_rows` rows it yields the progress and each column's statistics so far.
-        The final chunk has the statistics of the whole file and the time taken, in seconds.
-        """
-        from snakepit_bridge._dataset import Dataset
-
-        if chunk_rows < 1:
-            raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows!r}")
-        started = time.perf_counter()
-        with contextlib.closing(Dataset(path)) as dataset:
-            while dataset.read(chunk_rows):
-                yield dataset.summary()
-            return {**dataset.summary(), "duration": time.perf_counter() - started}

@@ -10,7 +10,7 @@ import sys
 
 #: What the bridge, or what it uses of Python's own, imports at a later time than its start.
 _LATE = """
-snakepit_bridge._dataset snakepit_bridge._threads.async_for_threads
+snakepit_bridge._threads.async_for_threads
 snakepit_bridge._values.extended_reader snakepit_bridge._arguments.pydantic_builders
 asyncio ctypes dataclasses decimal difflib hmac linecache mmap pathlib platform queue resource
 traceback uuid

@@ -1,19 +1,12 @@
 from __future__ import annotations
 
-import csv
-import json
-import math
-import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Optional
 
 import pytest
-from client import Client, WorkerProcess
+from client import Client, WorkerProcess, read
 
 from snakepit_bridge import __version__
-from snakepit_bridge._dataset import DISTINCT_CAP
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +17,6 @@ def builtin() -> Iterator[Client]:
         client = Client(worker.address())
         stack.callback(client.close)
         yield client
-
-
-def read(response: Any) -> dict[str, Any]:
-    assert not response.error, response
-    fields = getattr(response, "chunk", None)
-    return {name: json.loads(data) for name, data in fields.items()} if fields else {}
-
-
-def table(path: Path, rows: list[list[Any]]) -> str:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-    return str(path)
 
 
 def test_ping(builtin: Client) -> None:
@@ -76,7 +57,6 @@ def test_info(builtin: Client) -> None:
         "info",
         "ping",
         "ping_stream",
-        "process_large_dataset",
     ]
 
 
@@ -122,80 +102,3 @@ def test_requests_and_errors_are_counted(builtin: Client) -> None:
     assert after.total_errors - before.total_errors == 2
     assert after.uptime_ms >= before.uptime_ms
     assert after.worker_id == "b1"
-
-
-def test_a_dataset_s_columns_are_described(builtin: Client, tmp_path: Path) -> None:
-    numbers = [math.sin(n) * 1e6 + 1e9 for n in range(2500)]
-    rows: list[list[Any]] = [["n", "word", "mixed", "void"]]
-    rows += [
-        [n, f"w{i % 7}", i if i < 2000 else "late", "NA" if i % 2 else ""]
-        for i, n in enumerate(numbers)
-    ]
-    path = table(tmp_path / "data.csv", rows)
-    chunks = builtin.chunks("process_large_dataset", path=path, chunk_rows=1000)
-    assert [chunk.is_final for chunk in chunks] == [False, False, True]
-    assert [read(chunk)["rows"] for chunk in chunks] == [1000, 2000, 2500]
-    progress = [read(chunk)["progress"] for chunk in chunks]
-    assert progress == sorted(progress)
-    assert read(chunks[1])["columns"]["mixed"]["type"] == "number"
-
-    final = read(chunks[-1])
-    assert final["bytes_read"] == final["bytes_total"] == Path(path).stat().st_size
-    assert final["progress"] == 1
-    assert final["duration"] > 0
-    n = final["columns"]["n"]
-    assert (n["type"], n["count"], n["missing"]) == ("number", 2500, 0)
-    assert (n["min"], n["max"]) == (min(numbers), max(numbers))
-    assert n["mean"] == pytest.approx(statistics.fmean(numbers), rel=1e-12)
-    assert n["stddev"] == pytest.approx(statistics.stdev(numbers), rel=1e-9)
-    assert final["columns"]["word"] == {
-        "type": "text",
-        "count": 2500,
-        "missing": 0,
-        "distinct": 7,
-        "distinct_capped": False,
-    }
-    assert final["columns"]["mixed"]["type"] == "text"
-    assert final["columns"]["mixed"]["distinct"] == DISTINCT_CAP
-    assert final["columns"]["mixed"]["distinct_capped"]
-    assert (final["columns"]["void"]["count"], final["columns"]["void"]["missing"]) == (0, 2500)
-
-
-def test_a_quoted_field_may_have_lines_and_a_file_a_byte_order_mark(
-    builtin: Client, tmp_path: Path
-) -> None:
-    path = tmp_path / "quoted.csv"
-    path.write_bytes(b'\xef\xbb\xbf"a b",c\r\n"1,5\r\nx",2\r\n\r\n"y",3\r\n')
-    (final,) = builtin.chunks("process_large_dataset", path=str(path))
-    assert read(final)["rows"] == 2
-    assert list(read(final)["columns"]) == ["a b", "c"]
-    assert read(final)["columns"]["c"]["mean"] == 2.5
-
-
-@pytest.mark.parametrize(
-    ("content", "kind", "message"),
-    [
-        (None, "FileNotFoundError", "No such file or directory"),
-        (b"", "ValueError", "is empty"),
-        (b"a,a\n1,2\n", "ValueError", "two columns of the same name"),
-        (b"a,b\n1,2\n3\n", "ValueError", "line 3: 1 fields, but the header has 2"),
-        (b"a\n\xff\n", "UnicodeDecodeError", "utf-8"),
-    ],
-)
-def test_a_file_that_is_no_dataset_is_explained(
-    builtin: Client, tmp_path: Path, content: Optional[bytes], kind: str, message: str
-) -> None:
-    path = tmp_path / "bad.csv"
-    if content is not None:
-        path.write_bytes(content)
-    (only,) = builtin.chunks("process_large_dataset", path=str(path))
-    assert only.error_detail.type == kind
-    assert message in only.error_detail.message
-
-
-def test_a_header_alone_is_a_dataset_without_rows(builtin: Client, tmp_path: Path) -> None:
-    (final,) = builtin.chunks(
-        "process_large_dataset", path=table(tmp_path / "header.csv", [["a", "b"]])
-    )
-    assert read(final)["rows"] == 0
-    assert read(final)["columns"]["a"]["type"] == "text"

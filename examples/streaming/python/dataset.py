@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from typing import Any, Optional
+
+from snakepit_bridge import BuiltinAdapter, command
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 #: Distinct texts are counted up to this many per column.
 DISTINCT_CAP = 1000
+
+
+class Datasets(BuiltinAdapter):
+    @command
+    def process_large_dataset(
+        self, path: str, chunk_rows: int = 5000
+    ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        """Reads a CSV file with a header line in one pass, in constant memory.
+
+        After every `chunk_rows` rows it yields the progress and each column's statistics so far.
+        The final chunk has the statistics of the whole file and the time taken, in seconds.
+        """
+        if chunk_rows < 1:
+            raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows!r}")
+        started = time.perf_counter()
+        with contextlib.closing(Dataset(path)) as dataset:
+            while dataset.read(chunk_rows):
+                yield dataset.summary()
+            return {**dataset.summary(), "duration": time.perf_counter() - started}
 
 
 class Column:
