@@ -9,17 +9,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod call;
 mod codec;
 mod events;
+mod failure_term;
 mod map;
 mod messages;
 mod nifs;
 mod pool;
+mod progress;
 mod reply;
 mod runtime;
+mod send_guard;
 mod terms;
 
 mod atoms {
     rustler::atoms! {
-        __exception__,
         __struct__,
         announced,
         bfloat16,
@@ -29,20 +31,17 @@ mod atoms {
         chunks,
         closed,
         code,
-        command,
         command_error,
         complex128,
         complex64,
         created,
         data,
-        details,
         errors,
         done,
         dtype,
         ended,
         error,
         evicted,
-        execution_us,
         expired,
         file,
         float16,
@@ -78,15 +77,11 @@ mod atoms {
         not_ready,
         notes,
         ok,
-        pool,
         pool_saturated,
         pool_stopped,
         python_error,
         queue_timeout,
-        queue_us,
         queued,
-        reason,
-        request_id,
         rpc_error,
         session_lost,
         shape,
@@ -96,7 +91,6 @@ mod atoms {
         snakepit_bytes = "Elixir.Snakepit.Bytes",
         snakepit_drained,
         snakepit_end_session,
-        snakepit_error = "Elixir.Snakepit.Error",
         snakepit_kill,
         snakepit_session,
         snakepit_stream_ended,
@@ -119,7 +113,6 @@ mod atoms {
         unknown_command,
         wait,
         worker_crashed,
-        worker_id,
         worker_start_failed,
     }
 }

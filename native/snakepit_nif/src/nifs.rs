@@ -10,8 +10,8 @@ mod stdio;
 use crate::{
     atoms,
     codec::{self, Rules},
+    failure_term::error_term,
     map,
-    reply::error_term,
     runtime::{self, spawn},
 };
 use bytes::Bytes;

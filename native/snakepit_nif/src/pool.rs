@@ -5,7 +5,7 @@ use crate::{
     call::{Call, Connection},
     reply::{notify, off_scheduler},
     runtime,
-    terms::{Sessions, WorkEnd},
+    terms::{Sessions, WorkEnd, micros},
 };
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use snakepit_client::{
@@ -163,7 +163,7 @@ pub(crate) fn handler_exited(
     };
     let end = WorkEnd {
         how,
-        after_us: u64::try_from(after.as_micros()).unwrap_or(u64::MAX),
+        after_us: micros(after),
         command,
         request_id,
     };

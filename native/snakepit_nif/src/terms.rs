@@ -5,7 +5,12 @@
     reason = "so few keys need no scheduler to be sorted"
 )]
 
-use rustler::{Atom, LocalPid, NifMap, Term};
+use rustler::{Atom, LocalPid, NifException, NifMap, Term};
+use std::time::Duration;
+
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// What a reply says of its call beside the result.
 #[derive(Default, NifMap)]
@@ -15,6 +20,20 @@ pub(crate) struct Meta {
     pub(crate) worker_id: Option<String>,
     pub(crate) queue_us: u64,
     pub(crate) execution_us: u64,
+}
+
+/// The error of a stream, which its owner gets as it is.
+#[derive(NifException)]
+#[rustler(encode)]
+#[module = "Snakepit.Error"]
+pub(crate) struct ErrorTerm<'a> {
+    pub(crate) reason: Atom,
+    pub(crate) message: String,
+    pub(crate) command: Term<'a>,
+    pub(crate) pool: Term<'a>,
+    pub(crate) worker_id: Term<'a>,
+    pub(crate) request_id: Term<'a>,
+    pub(crate) details: Term<'a>,
 }
 
 /// How a stream has ended, for its observer.

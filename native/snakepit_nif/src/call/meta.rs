@@ -1,7 +1,10 @@
 //! What a reply says of its call beside the result.
 
 use super::{Call, destination::Destination};
-use crate::{reply::failure_term, terms::Meta};
+use crate::{
+    failure_term::failure_term,
+    terms::{Meta, micros},
+};
 use rustler::{Encoder, Env, Term, types::atom};
 use snakepit_client::failure::Failure;
 use std::time::{Duration, Instant};
@@ -13,10 +16,6 @@ pub(super) fn unplaced(request_id: &str, waited: Duration) -> Meta {
         queue_us: micros(waited),
         ..Meta::default()
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// When a call came, and when it had its destination.

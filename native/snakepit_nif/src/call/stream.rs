@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     codec,
-    events::{Events, Progress, Recipient},
+    events::{Events, Recipient},
+    progress::Progress,
 };
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};

@@ -5,8 +5,11 @@ use crate::{
     atoms,
     call::{Call, Overdue, Owner, Route, StreamTimeouts, Watched, run_stream, start_unary},
     codec::{self, EncodeError, Rules},
-    events::{Events, Gate, Progress, Recipient},
-    reply::{Reply, error_term, failure_term},
+    events::{Events, Recipient},
+    failure_term::{error_term, failure_term},
+    progress::Progress,
+    reply::Reply,
+    send_guard::SendGuard,
 };
 use parking_lot::Mutex;
 use rustler::{
@@ -36,7 +39,7 @@ pub(super) struct CallResource {
     credit: Credit,
     /// Of a stream of messages.
     progress: Option<Arc<Progress>>,
-    pub(super) gate: Gate,
+    pub(super) guard: SendGuard,
 }
 
 #[rustler::resource_impl]
@@ -199,7 +202,7 @@ fn ask_more(handle: ResourceArc<CallResource>, chunks: usize) -> Atom {
 /// Once it has returned, no event of the stream, no reply of the call is sent any more.
 #[rustler::nif]
 fn cancel(handle: ResourceArc<CallResource>) -> Atom {
-    handle.gate.close();
+    handle.guard.close();
     handle.cancelled.cancel();
     if let Some(cancel) = handle.take_cancel() {
         let _ = spawn(async move { cancel() });
@@ -220,7 +223,7 @@ fn unary<'a>(env: Env<'a>, reference: Term<'a>, prepared: Prepared) -> Term<'a> 
         Err(refused) => return refused.encode(env),
     };
     let handle = watch_owner(env, &call, Credit::new(0, false), None);
-    let reply = Reply::gated(env.pid(), reference, handle.gate.clone());
+    let reply = Reply::guarded(env.pid(), reference, handle.guard.clone());
     let owner: Watched = Arc::new(Owned(handle.clone()));
     match start_unary(call, route, reply, owner) {
         Ok(()) => (atoms::ok(), handle).encode(env),
@@ -251,7 +254,7 @@ fn streaming<'a>(
             reference,
             stream.pool,
             call.header.command(),
-            handle.gate.clone(),
+            handle.guard.clone(),
             stream.observer,
             progress.clone(),
         )
@@ -277,7 +280,7 @@ pub(super) fn watch_owner(
         cancel: Mutex::default(),
         credit,
         progress,
-        gate: Gate::default(),
+        guard: SendGuard::default(),
     });
     env.monitor(&owner, &env.pid());
     owner

@@ -4,8 +4,9 @@ use super::{spawn, started, time};
 use crate::{
     atoms,
     call::{Connection, Endpoint},
+    failure_term::error_term,
     map,
-    reply::{Reply, error_term},
+    reply::Reply,
 };
 use rustler::{Atom, Encoder, Env, NifMap, Resource, ResourceArc, Term};
 use snakepit_client::{

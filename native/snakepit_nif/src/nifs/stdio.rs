@@ -6,11 +6,7 @@ use super::{
     spawn,
 };
 use crate::{
-    atoms,
-    call::Waiting,
-    codec,
-    pool::Worker,
-    reply::{Reply, error_term},
+    atoms, call::Waiting, codec, failure_term::error_term, pool::Worker, reply::Reply,
     terms::LeaseTerm,
 };
 use bytes::Bytes;
@@ -64,7 +60,7 @@ fn acquire<'a>(
         Err(failure) => return error_term(env, &failure),
     };
     let owner = watch_owner(env, &call, Credit::new(0, false), None);
-    let reply = Reply::gated(env.pid(), reference, owner.gate.clone());
+    let reply = Reply::guarded(env.pid(), reference, owner.guard.clone());
     let handle = owner.clone();
     let done = spawn(async move {
         let _owner = owner;
