@@ -291,7 +291,7 @@ defmodule Snakepit do
   # `ref` is that of the stream's messages; they are for `Snakepit.ChunkStream` if `bounded`.
   defp open(ref, command, args, options, bounded) do
     with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options) do
-      options = Keyword.put_new(options, :demand, pool.demand)
+      options = Keyword.put_new(options, :demand, pool.options.demand)
       span = Telemetry.start_call(pool, name, command, true, options)
 
       # Whoever takes messages takes them on its own: the pool tells how that has ended.
@@ -343,7 +343,8 @@ defmodule Snakepit do
          {:ok, pool} <- Manager.fetch(name) do
       case Gate.pass(pool.gate, command, args, options) do
         {:ok, options} ->
-          defaults = [timeout: pool.timeout, queue_timeout: pool.queue_timeout]
+          %{timeout: timeout, queue_timeout: queue_timeout} = pool.options
+          defaults = [timeout: timeout, queue_timeout: queue_timeout]
           {:ok, pool, name, named(pool, Keyword.merge(defaults, options))}
 
         {:error, error} ->

@@ -36,10 +36,7 @@ defmodule Snakepit.Adapters.GRPCPython do
   defdelegate validate_options(options), to: Python
 
   @impl true
-  def command_line(%{options: options} = worker) do
-    server = if options.server, do: ["--server", to_string(options.server)], else: []
-    Python.command_line(worker, ["--listen", worker.listen] ++ server)
-  end
+  def command_line(worker), do: Python.command_line(worker, ["--listen", worker.listen])
 
   @impl true
   def init_grpc_connection(port) when is_integer(port),

@@ -3,6 +3,7 @@ defmodule Snakepit.Adapters.Python do
   # What the adapters for commands in Python share: only the transport tells them apart.
 
   alias Snakepit.Codec
+  alias Snakepit.Config
   alias Snakepit.Config.Paths
 
   @doc "The Python of the `.venv` in `root` where there is one, else `python3`."
@@ -49,17 +50,19 @@ defmodule Snakepit.Adapters.Python do
   end
 
   defp args(%{options: options} = worker) do
-    ["-u", "-m", "snakepit_bridge", "--worker-id", worker.id] ++
-      ["--max-concurrency", to_string(options.max_concurrency)] ++
-      ["--max-message-size", to_string(options.max_message_size)] ++
-      ["--max-sessions", to_string(options.max_sessions)] ++
-      ["--session-ttl", seconds(options.session_ttl)] ++
-      ["--frames", to_string(options.frames)] ++
-      ["--unencodable", to_string(options.unencodable)] ++
-      ["--log-level", to_string(options.log_level)] ++
-      ["--shutdown-timeout", seconds(options.shutdown_timeout)] ++
-      ["--kill-grace", seconds(options.kill_grace)]
+    flags =
+      Enum.flat_map(Config.flags(), fn {option, type} ->
+        name = "--" <> String.replace(to_string(option), "_", "-")
+        flag(name, type, Map.fetch!(options, option))
+      end)
+
+    ["-u", "-m", "snakepit_bridge", "--worker-id", worker.id] ++ flags
   end
+
+  defp flag(_name, _type, value) when value in [nil, false], do: []
+  defp flag(name, _type, true), do: [name]
+  defp flag(name, type, value) when type in [:timeout, :millis], do: [name, seconds(value)]
+  defp flag(name, _type, value), do: [name, to_string(value)]
 
   defp seconds(:infinity), do: "inf"
   defp seconds(millis), do: to_string(millis / 1000)

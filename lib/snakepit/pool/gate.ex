@@ -2,7 +2,8 @@ defmodule Snakepit.Pool.Gate do
   @moduledoc false
   # What each call has to pass before it takes a worker, where the adapter has such a thing to say.
 
-  alias Snakepit.{Adapter, Codec, Config, Error}
+  alias Snakepit.{Adapter, Codec, Error}
+  alias Snakepit.Config.Type
 
   defstruct [:adapter, :commands, :validates, :limits]
 
@@ -63,7 +64,7 @@ defmodule Snakepit.Pool.Gate do
   defp limited(%{limits: false}, _command, _args, options), do: {:ok, options}
 
   defp limited(gate, command, args, options) do
-    wanted = "#{Config.wanted(:timeout)}, or nil"
+    wanted = "#{Type.expected(:timeout)}, or nil"
 
     with nil <- options[:timeout],
          {:ok, _args} <- Codec.args(args),
@@ -76,7 +77,7 @@ defmodule Snakepit.Pool.Gate do
   end
 
   defp timeout?(nil), do: true
-  defp timeout?(timeout), do: Config.check([timeout: timeout], %{timeout: :timeout}) == :ok
+  defp timeout?(timeout), do: Type.check(:timeout, timeout) == true
 
   # An adapter that raises must not take its caller with it.
   defp ask(gate, callback, command, args, wanted, valid?) do

@@ -14,6 +14,7 @@ defmodule Snakepit.Pool.Manager do
   require Logger
 
   alias Snakepit.{Codec, Config, Error, Telemetry}
+  alias Snakepit.Config.Type
   alias Snakepit.Error.Cause
   alias Snakepit.Native
   alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, WorkerSupervisor, WorkerTable}
@@ -44,7 +45,7 @@ defmodule Snakepit.Pool.Manager do
 
   @doc "What a call needs to know of its pool."
   def fetch(name) when not is_atom(name) or name in [nil, true, false] do
-    message = "expected #{Config.wanted(:pool)}, got: #{Config.shown(name)}"
+    message = "expected #{Type.expected(:pool)}, got: #{Config.shown(name)}"
     {:error, %Error{reason: :invalid_options, message: message}}
   end
 
@@ -234,12 +235,17 @@ defmodule Snakepit.Pool.Manager do
   defp publish(%{options: options} = state, error, fallback) do
     facts = Map.fetch!(state.facts, options.adapter)
 
-    pool =
-      options
-      |> Map.take([:timeout, :queue_timeout, :demand, :max_message_size])
-      |> Map.merge(%{native: state.native, error: error, manager: self(), fallback: fallback})
-      |> Map.put(:telemetry, Telemetry.available?())
-      |> Map.merge(%{transport: facts.transport, gate: Gate.new(facts)})
+    pool = %{
+      # Without those that may be secrets.
+      options: Map.drop(options, [:env, :adapter_args]),
+      native: state.native,
+      error: error,
+      manager: self(),
+      fallback: fallback,
+      telemetry: Telemetry.available?(),
+      transport: facts.transport,
+      gate: Gate.new(facts)
+    }
 
     :persistent_term.put({Snakepit.Pool, options.name}, pool)
   end
@@ -504,12 +510,10 @@ defmodule Snakepit.Pool.Manager do
     %{state | waiting: []}
   end
 
+  # The native library takes of the options what it knows.
   defp new_pool(options) do
-    ttl = if options.session_ttl != :infinity, do: options.session_ttl
-
     options
-    |> Map.take(~w(max_queue max_sessions pipeline_budget size startup_timeout)a)
-    |> Map.put(:session_ttl, ttl)
+    |> Map.new(fn {option, value} -> {option, Codec.millis(value)} end)
     |> Native.pool_new(Telemetry.available?())
   end
 

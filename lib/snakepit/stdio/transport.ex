@@ -51,7 +51,7 @@ defmodule Snakepit.Stdio.Transport do
       left = left(options[:timeout], started)
 
       with {:ok, message} <-
-             message(call, args, acquired, left, pool.max_message_size, options),
+             message(call, args, acquired, left, pool.options.max_message_size, options),
            {:answered, answer} <-
              ask(worker, Map.merge(call, %{lease: lease, left: left, message: message})) do
         answer

@@ -1,0 +1,140 @@
+defmodule Snakepit.Config.Type do
+  @moduledoc false
+  # The types of options: of each, which values it has and how a message names them.
+
+  # What a timer of Erlang takes, in ms.
+  @max 4_294_967_295
+  # What grpcio takes.
+  @max_bytes 2_147_483_647
+  # Of times that are added up before they are waited for.
+  @max_millis 1_000_000_000
+  @max_threads 1024
+  @session_id_bytes 1024
+  # gRPC servers refuse 8 KiB, in which what HTTP and gRPC add counts too.
+  @metadata_bytes 4096
+  @reserved ~w(connection content-length content-type host keep-alive proxy-connection te
+               transfer-encoding upgrade user-agent x-request-id x-snakepit-secret)
+
+  @type t :: atom | {:positive | :count, integer} | {:one_of, [atom]}
+
+  @doc "What a type takes, for messages."
+  @spec expected(t) :: String.t()
+  # No type has references.
+  def expected(type), do: check(type, make_ref())
+
+  @doc "True where the value has the type, else what the type takes."
+  @spec check(t, term) :: true | String.t()
+  def check({:positive, max}, value),
+    do: (is_integer(value) and value in 1..max) || "an integer above 0, at most #{max}"
+
+  def check({:count, max}, value),
+    do: (is_integer(value) and value in 0..max) || "an integer of 0 or more, at most #{max}"
+
+  def check({:one_of, values}, value), do: value in values || any_of(values)
+
+  def check(:name, value), do: name?(value) || "an atom"
+
+  def check(:pool, value),
+    do: name?(value) || "the name of a pool, an atom: the option :name that it was started with"
+
+  def check(:adapter, value),
+    do: Snakepit.Adapter.adapter?(value) || "a module that implements Snakepit.Adapter"
+
+  def check(:keyword, value), do: Keyword.keyword?(value) || "a keyword list"
+
+  def check(:section, value) do
+    Keyword.keyword?(value) or (is_map(value) and not is_struct(value)) ||
+      "a map or keyword list"
+  end
+
+  def check(:string, value), do: string?(value) || "a string"
+
+  def check(:path, value),
+    do: path?(value) || "a path, or {:my_app, path} for one within an application"
+
+  def check(:timeout, value) do
+    value == :infinity or value in 1..@max ||
+      "a number of milliseconds above 0, at most #{@max}, or :infinity"
+  end
+
+  def check(:millis, value),
+    do: millis?(value) || "a number of milliseconds above 0, at most #{@max_millis}"
+
+  def check(:await, value) do
+    is_boolean(value) or millis?(value) ||
+      "true, false, or a number of milliseconds above 0, at most #{@max_millis}"
+  end
+
+  def check(:range, value) do
+    range?(value) || "a pair {first, longest} of milliseconds above 0, at most #{@max_millis}"
+  end
+
+  def check(:bytes, value),
+    do: value in 1..@max_bytes || "a number of bytes above 0, at most #{@max_bytes}"
+
+  def check(:port, value), do: value in 0..65_535 || "a port, 0 to 65535"
+  def check(:ports, value), do: value in 1..65_535 || "a number of ports, 1 to 65535"
+
+  def check(:threads, value),
+    do: value in 1..@max_threads || "a number of threads, 1 to #{@max_threads}"
+
+  def check(:session_id, value) do
+    (string?(value) and byte_size(value) in 1..@session_id_bytes and
+       not String.contains?(value, <<0>>)) ||
+      "a string of 1 to #{@session_id_bytes} bytes without NUL"
+  end
+
+  def check(:request_id, value) do
+    (is_binary(value) and byte_size(value) in 1..256 and printable?(value)) ||
+      "a string of 1 to 256 printable ASCII characters"
+  end
+
+  def check(:traceparent, value) do
+    (is_binary(value) and value =~ ~r/\A[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\z/) ||
+      "a W3C trace context, \"00-<32 hex digits>-<16 hex digits>-<2 hex digits>\""
+  end
+
+  def check(:metadata, value) do
+    metadata?(value) ||
+      "a map or list of names (a-z, 0-9, \"_\", \"-\", \".\"; none of gRPC's or HTTP's own) and values of " <>
+        "printable ASCII, at most #{@metadata_bytes} bytes in all"
+  end
+
+  defp any_of(values) do
+    {most, [last]} = values |> Enum.map(&inspect/1) |> Enum.split(-1)
+    "#{Enum.join(most, ", ")} or #{last}"
+  end
+
+  defp name?(value), do: is_atom(value) and value not in [nil, true, false]
+
+  defp string?(value), do: is_binary(value) and String.valid?(value)
+
+  defp path?({app, path}), do: is_atom(app) and string?(path) and Path.type(path) == :relative
+  defp path?(path), do: string?(path)
+
+  defp millis?(value), do: value in 1..@max_millis
+
+  defp range?({first, longest}), do: millis?(first) and millis?(longest) and first <= longest
+  defp range?(_other), do: false
+
+  defp metadata?(value) do
+    ((is_map(value) and not is_struct(value)) or proper_list?(value)) and
+      Enum.all?(value, &(match?({_, _}, &1) and header?(elem(&1, 0)) and text?(elem(&1, 1)))) and
+      value |> Enum.map(fn {k, v} -> byte_size(to_string(k)) + byte_size(v) end) |> Enum.sum() <=
+        @metadata_bytes
+  end
+
+  defp proper_list?(value), do: is_list(value) and not List.improper?(value)
+
+  defp header?(name) when is_atom(name) and name not in [nil, true, false],
+    do: header?(Atom.to_string(name))
+
+  defp header?(name) do
+    is_binary(name) and name =~ ~r/\A[a-z0-9_.-]+\z/ and name not in @reserved and
+      not String.starts_with?(name, "grpc-") and not String.ends_with?(name, "-bin")
+  end
+
+  defp text?(value), do: is_binary(value) and printable?(value)
+
+  defp printable?(value), do: for(<<c <- value>>, c not in 0x20..0x7E, do: c) == []
+end
