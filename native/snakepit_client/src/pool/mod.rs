@@ -13,9 +13,9 @@ mod session_tests;
 #[cfg(test)]
 mod tests;
 
+pub use state::Limits;
 pub use types::{
-    AcquireError, AcquireOptions, Event, Limits, Session, Snapshot, Startup, Unavailable, Worker,
-    WorkerKey,
+    AcquireError, AcquireOptions, Event, Session, Snapshot, Startup, Unavailable, Worker, WorkerKey,
 };
 
 use parking_lot::{Mutex, MutexGuard};

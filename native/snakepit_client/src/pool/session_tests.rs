@@ -38,9 +38,8 @@ impl Probe {
             max_queue: 8,
             max_sessions,
             session_ttl,
-            pipeline_budget: Duration::ZERO,
             size: 1,
-            startup_timeout: Duration::ZERO,
+            ..Limits::default()
         };
         let (tx, heard) = mpsc::channel();
         let pool = Dispatcher::new(limits, move |event| drop(tx.send(text(event))));
@@ -298,10 +297,8 @@ fn sessions_keep_to_their_worker_in_a_race() {
     let limits = Limits {
         max_queue: CALLERS,
         max_sessions: CALLERS,
-        session_ttl: None,
-        pipeline_budget: Duration::ZERO,
         size: 1,
-        startup_timeout: Duration::ZERO,
+        ..Limits::default()
     };
     let told = Arc::new(AtomicUsize::new(0));
     let lost = Arc::new(AtomicUsize::new(0));

@@ -3,8 +3,7 @@
 use super::{
     sessions::{Assigned, EndedSession, SessionLease, Sessions},
     types::{
-        AcquireError, AcquireOptions, Event, Limits, Snapshot, Startup, Unavailable, Worker,
-        WorkerKey,
+        AcquireError, AcquireOptions, Event, Snapshot, Startup, Unavailable, Worker, WorkerKey,
     },
     worker::{Queued, QueuedSession, Slot, SlotUse, Waiter, WorkerEntry},
 };
@@ -21,21 +20,31 @@ const FIRST_NUMBER: u64 = 1 << 32;
 /// How many sessions are ended under one lock: more than one call can begin.
 const ENDED_AT_ONCE: usize = 4;
 
+/// The options of a pool.
+#[derive(Clone, Copy, Default)]
+pub struct Limits {
+    pub max_queue: usize,
+    pub max_sessions: usize,
+    pub session_ttl: Option<Duration>,
+    /// How much work may be sent to a worker ahead of what it runs.
+    pub pipeline_budget: Duration,
+    /// How many workers the pool keeps, and how long each may take to become ready.
+    pub size: usize,
+    pub startup_timeout: Duration,
+}
+
 /// `L` is the lease that the dispatcher makes of a slot.
 pub(super) struct State<W: Worker, L> {
+    limits: Limits,
     workers: Vec<WorkerEntry<W, L>>,
     queue: BTreeMap<u64, Queued<L>>,
     /// How many calls wait for one worker alone, in its entry.
     pinned: usize,
-    max_queue: usize,
     sessions: Sessions,
     /// Numbers workers, tickets and leases in the order in which they came.
     last_number: u64,
     /// The same for requeued calls.
     last_requeued: u64,
-    pipeline_budget: Duration,
-    size: usize,
-    startup_timeout: Duration,
     created: Instant,
     /// Whether a worker has been ready.
     started: bool,
@@ -88,16 +97,13 @@ enum Placement {
 impl<W: Worker, L> State<W, L> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
+            limits,
             workers: Vec::new(),
             queue: BTreeMap::new(),
             pinned: 0,
-            max_queue: limits.max_queue,
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
             last_number: FIRST_NUMBER,
             last_requeued: 0,
-            pipeline_budget: limits.pipeline_budget,
-            size: limits.size,
-            startup_timeout: limits.startup_timeout,
             created: Instant::now(),
             started: false,
             failed: 0,
@@ -211,7 +217,7 @@ impl<W: Worker, L> State<W, L> {
 
     /// Why the pool has no worker, while none is ready or may become so.
     fn unavailable(&self) -> Option<Arc<Unavailable>> {
-        let all_failed = self.workers.is_empty() && self.failed >= self.size;
+        let all_failed = self.workers.is_empty() && self.failed >= self.limits.size;
         self.failure.clone().filter(|_| all_failed)
     }
 
@@ -221,10 +227,10 @@ impl<W: Worker, L> State<W, L> {
 
     pub(super) fn startup(&self) -> Startup {
         Startup {
-            starting: self.size.saturating_sub(self.failed),
-            size: self.size,
+            starting: self.limits.size.saturating_sub(self.failed),
+            size: self.limits.size,
             elapsed: self.created.elapsed(),
-            startup_timeout: self.startup_timeout,
+            startup_timeout: self.limits.startup_timeout,
             failed: self.failure.clone(),
         }
     }
@@ -294,7 +300,9 @@ impl<W: Worker, L> State<W, L> {
             match self.index(key) {
                 None => return Placement::SessionLost,
                 Some(index) if self.workers[index].is_draining() => return Placement::SessionLost,
-                Some(index) if self.workers[index].is_free(pipelines, self.pipeline_budget) => {
+                Some(index)
+                    if self.workers[index].is_free(pipelines, self.limits.pipeline_budget) =>
+                {
                     return Placement::Worker(index);
                 }
                 Some(index) if strict => return Placement::Queue(Some(index)),
@@ -309,7 +317,7 @@ impl<W: Worker, L> State<W, L> {
         self.workers
             .iter()
             .enumerate()
-            .filter(|(_, entry)| entry.is_free(pipelines, self.pipeline_budget))
+            .filter(|(_, entry)| entry.is_free(pipelines, self.limits.pipeline_budget))
             .min_by_key(|(_, entry)| entry.load())
             .map(|(index, _)| index)
     }
@@ -406,9 +414,9 @@ impl<W: Worker, L> State<W, L> {
         if let Some(why) = self.unavailable() {
             return Err(AcquireError::Unavailable(why));
         }
-        if !requeued && self.queue.len() + self.pinned >= self.max_queue {
+        if !requeued && self.queue.len() + self.pinned >= self.limits.max_queue {
             return Err(AcquireError::Saturated {
-                max_queue: self.max_queue,
+                max_queue: self.limits.max_queue,
             });
         }
         Ok(())
@@ -489,7 +497,7 @@ impl<W: Worker, L> State<W, L> {
         let firsts = self.workers.iter().filter_map(|entry| {
             let (number, queued) = entry.pinned.first_key_value()?;
             entry
-                .is_free(queued.pipelines, self.pipeline_budget)
+                .is_free(queued.pipelines, self.limits.pipeline_budget)
                 .then_some(*number)
         });
         firsts.min()

@@ -13,10 +13,10 @@ fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
     let limits = Limits {
         max_queue,
         max_sessions: 1_000,
-        session_ttl: None,
         pipeline_budget: Duration::from_micros(500),
         size: 2,
         startup_timeout: Duration::from_secs(30),
+        ..Limits::default()
     };
     Dispatcher::new(limits, |_| {})
 }

@@ -13,18 +13,6 @@ impl<W: Clone + Send + 'static> Worker for W {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WorkerKey(pub u64);
 
-#[derive(Clone, Copy)]
-pub struct Limits {
-    pub max_queue: usize,
-    pub max_sessions: usize,
-    pub session_ttl: Option<Duration>,
-    /// How much work may be sent to a worker ahead of what it runs.
-    pub pipeline_budget: Duration,
-    /// How many workers the pool keeps, and how long each may take to become ready.
-    pub size: usize,
-    pub startup_timeout: Duration,
-}
-
 /// How a call wants a worker.
 #[derive(Clone, Debug, Default)]
 pub struct AcquireOptions {
