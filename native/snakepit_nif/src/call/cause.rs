@@ -1,6 +1,6 @@
 //! Why a call failed that ended with its worker.
 
-use super::{Connection, destination::Destination};
+use super::destination::{Connection, Destination};
 use snakepit_client::failure::Failure;
 use std::{sync::Arc, time::Duration};
 

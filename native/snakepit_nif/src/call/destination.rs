@@ -1,13 +1,38 @@
-//! Where a call is sent, and what becomes of that place when the call ends.
+//! Where a call is sent. A worker's connection has the calls that were sent on it, and each of those
+//! holds its place on the worker: types that contain each other, and are all here.
 
-use super::{Call, Connection, Endpoint, Multiplexer, Route};
-use crate::pool::{CancelledCall, Worker, await_exit};
-use snakepit_client::{channel::Channel, failure::Failure, pool::Lease};
-use std::sync::Arc;
+use super::{
+    meta::Clock,
+    request::{Call, Watched},
+};
+use crate::reply::Reply;
+use rustler::LocalPid;
+use snakepit_client::{
+    channel::{Channel, ClientConnection},
+    connection,
+    failure::Failure,
+    multiplexer,
+    pool::{Dispatcher, Lease},
+};
+use std::{sync::Arc, time::Duration};
 
 /// From here on a call is an RPC of its own, so that its worker's other calls do not wait for its
 /// bytes. Below that they wait for some milliseconds: an RPC of its own takes twice as long.
 const FRAMED_UP_TO: usize = 32 * 1024 * 1024;
+
+pub(crate) type Connection = connection::Connection<UnaryCall>;
+pub(crate) type Endpoint = connection::Endpoint<UnaryCall>;
+pub(super) type Multiplexer = multiplexer::Multiplexer<ClientConnection, UnaryCall>;
+pub(crate) type Pool = Dispatcher<Arc<Worker>>;
+
+pub(crate) struct Worker {
+    pub(crate) id: String,
+    /// None of a worker that is spoken to through its owner.
+    pub(crate) connection: Option<Arc<Connection>>,
+    /// The process that owns the worker, and can kill it.
+    pub(crate) owner: LocalPid,
+    pub(crate) kill_grace: Duration,
+}
 
 pub(crate) enum Destination {
     Worker(Lease<Arc<Worker>>, Arc<Connection>),
@@ -52,68 +77,14 @@ impl Destination {
             Self::Channel(..) => None,
         }
     }
-
-    /// The way on of a call that has not started here. `connection_lost`: nothing starts here any more.
-    pub(super) fn redirect(
-        self,
-        call: &Call,
-        pipelines: bool,
-        connection_lost: bool,
-    ) -> Result<Route, Failure> {
-        if connection_lost {
-            self.channel().closed.cancel();
-        }
-        match self {
-            Self::Channel(endpoint, _) => Ok(Route::Channel(endpoint)),
-            Self::Worker(lease, _) => {
-                if connection_lost {
-                    lease.pause();
-                }
-                let route = Route::to_pool(&lease.dispatcher(), call, pipelines, true);
-                lease.give_back_unused();
-                route
-            }
-        }
-    }
-
-    /// Gives the place back if nothing of the call runs on it any more. Otherwise the future does, and is
-    /// to be awaited once the caller has its reply.
-    pub(super) fn release(
-        self,
-        call: &Call,
-        handler: HandlerState,
-    ) -> Option<impl Future<Output = ()> + use<>> {
-        let Self::Worker(lease, _) = self else {
-            return None;
-        };
-        match handler {
-            HandlerState::Exited => None,
-            HandlerState::Lost => {
-                lease.retire();
-                None
-            }
-            HandlerState::MayRun => Some(await_exit(lease, CancelledCall::from(call))),
-        }
-    }
 }
 
-/// What the end of an RPC says about the handler behind it.
-#[derive(Clone, Copy)]
-pub(super) enum HandlerState {
-    Exited,
-    /// Its worker is gone.
-    Lost,
-    MayRun,
-}
-
-impl HandlerState {
-    pub(super) fn after(failure: &Failure) -> Self {
-        match failure {
-            Failure::Remote(_) | Failure::TooLarge { .. } | Failure::NotStarted { .. } => {
-                Self::Exited
-            }
-            Failure::WorkerCrashed(_) => Self::Lost,
-            _ => Self::MayRun,
-        }
-    }
+/// A call that was sent as a frame.
+pub(crate) struct UnaryCall {
+    pub(super) call: Call,
+    pub(super) destination: Destination,
+    pub(super) clock: Clock,
+    /// None once it has been sent.
+    pub(super) reply: Option<Reply>,
+    pub(super) owner: Watched,
 }

@@ -1,6 +1,6 @@
 //! What a reply says of its call beside the result.
 
-use super::{Call, destination::Destination};
+use super::request::Call;
 use crate::{
     failure_term::failure_term,
     terms::{Meta, micros},
@@ -27,10 +27,10 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn new(call: &Call, destination: &Destination) -> Self {
+    pub(super) fn new(call: &Call, worker_id: Option<String>) -> Self {
         Self {
             request_id: call.header.request_id().to_owned(),
-            worker_id: destination.worker_id(),
+            worker_id,
             started: call.started,
             placed: Instant::now(),
         }

@@ -1,8 +1,10 @@
 //! The way of a call to where it is sent: a slot of a pool's worker, at once or from the queue, or a
 //! connection.
 
-use super::{Call, Endpoint, destination::Destination, sleep_until};
-use crate::pool::{Pool, Worker};
+use super::{
+    destination::{Destination, Endpoint, Pool, Worker},
+    request::{Call, sleep_until},
+};
 use snakepit_client::{
     failure::Failure,
     pool::{AcquireError, AcquireOptions, Acquired, Granted, Lease, Ticket},
@@ -77,6 +79,16 @@ impl Call {
             .map_err(|error| self.not_acquired(error))
     }
 
+    fn granted(
+        &self,
+        granted: Result<Granted<Arc<Worker>>, oneshot::error::RecvError>,
+    ) -> Result<Lease<Arc<Worker>>, Failure> {
+        match granted {
+            Ok(granted) => granted.map_err(|error| self.not_acquired(error)),
+            Err(_) => Err(Failure::Dropped),
+        }
+    }
+
     /// Its header says which life of its session the destination has.
     fn sent_to(&mut self, destination: Destination) -> Destination {
         self.header.set_generation(destination.session_generation());
@@ -120,6 +132,31 @@ impl Call {
     }
 }
 
+impl Destination {
+    /// The way on of a call that has not started here. `connection_lost`: nothing starts here any more.
+    pub(super) fn redirect(
+        self,
+        call: &Call,
+        pipelines: bool,
+        connection_lost: bool,
+    ) -> Result<Route, Failure> {
+        if connection_lost {
+            self.channel().closed.cancel();
+        }
+        match self {
+            Self::Channel(endpoint, _) => Ok(Route::Channel(endpoint)),
+            Self::Worker(lease, _) => {
+                if connection_lost {
+                    lease.pause();
+                }
+                let route = Route::to_pool(&lease.dispatcher(), call, pipelines, true);
+                lease.give_back_unused();
+                route
+            }
+        }
+    }
+}
+
 /// A call in a pool's queue.
 pub(crate) struct Waiting {
     ticket: Ticket<Arc<Worker>>,
@@ -154,18 +191,6 @@ impl Waiting {
             () = sleep_until(call.queue_deadline(since)) => {
                 Err(call.expired(since, self.ticket.has_workers()))
             }
-        }
-    }
-}
-
-impl Call {
-    fn granted(
-        &self,
-        granted: Result<Granted<Arc<Worker>>, oneshot::error::RecvError>,
-    ) -> Result<Lease<Arc<Worker>>, Failure> {
-        match granted {
-            Ok(granted) => granted.map_err(|error| self.not_acquired(error)),
-            Err(_) => Err(Failure::Dropped),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A call as an RPC of its own: the requests that are sent, and what comes back.
 
-use super::{Call, destination::Destination};
+use super::{destination::Destination, request::Call};
 use snakepit_client::{channel::Channel, failure::Failure};
 use snakepit_proto::{ExecuteResponse, Fields, StreamResponse};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::AsciiMetadataKey};

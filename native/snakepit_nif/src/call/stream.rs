@@ -1,10 +1,11 @@
 //! A stream: the same call with many replies, at the consumer's pace.
 
 use super::{
-    Call, Route,
-    destination::{Destination, HandlerState},
+    destination::Destination,
+    exit::HandlerState,
     meta::{Clock, refused_meta, unplaced},
-    sleep_until,
+    request::{Call, sleep_until},
+    route::Route,
 };
 use crate::{
     codec,
@@ -234,7 +235,7 @@ async fn open(
     let mut attempt = 0;
     loop {
         let destination = timeouts.for_first(started, route.destination(call)).await?;
-        let clock = Clock::new(call, &destination);
+        let clock = Clock::new(call, destination.worker_id());
         let opening = call.within(call.open_stream(&destination));
         let opened = timeouts.for_first(started, opening).await;
         attempt += 1;

@@ -1,14 +1,15 @@
 //! A unary call: one frame among others where the server takes frames, otherwise an RPC of its own.
 
 use super::{
-    Call, Multiplexer, Route,
     cause::PendingCause,
-    destination::{Destination, HandlerState},
+    destination::{Destination, Multiplexer, UnaryCall},
+    exit::{HandlerState, handler_exited},
     meta::{Clock, failed_term, refused_term},
+    request::{Call, Watched},
+    route::Route,
 };
 use crate::{
     codec,
-    pool::handler_exited,
     reply::{Reply, off_scheduler},
     runtime,
 };
@@ -21,13 +22,6 @@ use snakepit_client::{
 };
 use snakepit_proto::{CallHeader, Fields, HandlerExit, ReplyFrame};
 use std::{sync::Arc, time::Duration};
-
-/// Watches the owner of a call, and cancels it with that.
-pub(crate) trait Owner: Send + Sync {
-    fn watch(&self, cancel: Box<dyn FnOnce() + Send>);
-}
-
-pub(crate) type Watched = Arc<dyn Owner>;
 
 /// Starts a call, and waits for nothing: safe on a scheduler's thread. The reply is
 /// `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`; after a failure here there is none.
@@ -67,7 +61,7 @@ async fn run(mut call: Call, mut route: Route, reply: Reply, owner: Watched) {
             }
             return UnaryCall::send(&multiplexer, call, destination, reply, owner);
         }
-        let clock = Clock::new(&call, &destination);
+        let clock = Clock::new(&call, destination.worker_id());
         let result = call.within(call.execute(&destination)).await;
         attempt += 1;
         match result {
@@ -133,16 +127,6 @@ fn fail_with_cause(reply: Reply, clock: Clock, failure: Failure, cause: Option<P
     }
 }
 
-/// A call that was sent as a frame.
-pub(crate) struct UnaryCall {
-    call: Call,
-    destination: Destination,
-    clock: Clock,
-    /// None once it has been sent.
-    reply: Option<Reply>,
-    owner: Watched,
-}
-
 impl UnaryCall {
     fn send(
         multiplexer: &Arc<Multiplexer>,
@@ -151,7 +135,7 @@ impl UnaryCall {
         reply: Reply,
         owner: Watched,
     ) {
-        let clock = Clock::new(&call, &destination);
+        let clock = Clock::new(&call, destination.worker_id());
         let watched = owner.clone();
         let pending = Self {
             call,

@@ -3,7 +3,8 @@
 use super::{channel::ChannelResource, millis, time};
 use crate::{
     atoms,
-    pool::{Pool, Worker, drop_session, listener},
+    call::{Pool, Worker},
+    pool::{drop_session, listener},
 };
 use snakepit_client::pool::{AcquireError, Dispatcher, Limits, Unavailable, WorkerKey};
 

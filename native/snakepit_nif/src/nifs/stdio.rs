@@ -6,7 +6,11 @@ use super::{
     spawn,
 };
 use crate::{
-    atoms, call::Waiting, codec, failure_term::error_term, pool::Worker, reply::Reply,
+    atoms,
+    call::{Waiting, Worker},
+    codec,
+    failure_term::error_term,
+    reply::Reply,
     terms::LeaseTerm,
 };
 use bytes::Bytes;

@@ -1,0 +1,165 @@
+//! The end of a call's handler, which may come later than that of the call.
+
+use super::{
+    destination::{Destination, Worker},
+    request::Call,
+};
+use crate::{
+    atoms,
+    reply::notify,
+    terms::{WorkEnd, micros},
+};
+use rustler::Encoder;
+use snakepit_client::{channel::Channel, failure::Failure, pool::Lease};
+use snakepit_proto::{HandlerExit, HealthRequest};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long another connection to a worker takes, as a rule.
+const RECONNECTED_AFTER: Duration = Duration::from_millis(20);
+
+/// What the end of an RPC says about the handler behind it.
+#[derive(Clone, Copy)]
+pub(super) enum HandlerState {
+    Exited,
+    /// Its worker is gone.
+    Lost,
+    MayRun,
+}
+
+impl HandlerState {
+    pub(super) fn after(failure: &Failure) -> Self {
+        match failure {
+            Failure::Remote(_) | Failure::TooLarge { .. } | Failure::NotStarted { .. } => {
+                Self::Exited
+            }
+            Failure::WorkerCrashed(_) => Self::Lost,
+            _ => Self::MayRun,
+        }
+    }
+}
+
+impl Destination {
+    /// Gives the place back if nothing of the call runs on it any more. Otherwise the future does, and is
+    /// to be awaited once the caller has its reply.
+    pub(super) fn release(
+        self,
+        call: &Call,
+        handler: HandlerState,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let Self::Worker(lease, _) = self else {
+            return None;
+        };
+        match handler {
+            HandlerState::Exited => None,
+            HandlerState::Lost => {
+                lease.retire();
+                None
+            }
+            HandlerState::MayRun => Some(await_exit(lease, CancelledCall::from(call))),
+        }
+    }
+}
+
+/// A call that ended for its caller while its handler may still run.
+struct CancelledCall {
+    id: u64,
+    command: String,
+    request_id: String,
+}
+
+impl From<&Call> for CancelledCall {
+    fn from(call: &Call) -> Self {
+        Self {
+            id: call.id,
+            command: call.header.command().to_owned(),
+            request_id: call.header.request_id().to_owned(),
+        }
+    }
+}
+
+/// After a cancel or a timeout only the server can say when the handler has exited: its Health
+/// answers once it has, and the place is given back then. A handler that goes on past the grace
+/// costs its worker. Either way the worker's owner hears how the handler exited.
+async fn await_exit(lease: Lease<Arc<Worker>>, call: CancelledCall) {
+    let since = Instant::now();
+    let grace = lease.worker().kill_grace;
+    let exit = tokio::time::timeout(grace, ask_exit(&lease, call.id)).await;
+    let exit = exit.unwrap_or_default();
+    handler_exited(
+        lease,
+        exit,
+        since.elapsed(),
+        &call.command,
+        &call.request_id,
+    );
+}
+
+/// Gives the place of a cancelled call back or, if its handler has not exited, has its worker killed.
+pub(super) fn handler_exited(
+    lease: Lease<Arc<Worker>>,
+    exit: Option<HandlerExit>,
+    after: Duration,
+    command: &str,
+    request_id: &str,
+) {
+    let worker = lease.worker().clone();
+    match exit {
+        Some(_) => drop(lease),
+        None => drop(lease.retire()),
+    }
+    let how = match exit {
+        None => atoms::killed(),
+        Some(HandlerExit::Stopped) => atoms::stopped(),
+        Some(HandlerExit::Closed) => atoms::closed(),
+        Some(HandlerExit::Unknown) => atoms::unknown(),
+    };
+    let end = WorkEnd {
+        how,
+        after_us: micros(after),
+        command,
+        request_id,
+    };
+    notify(worker.owner, |env| {
+        (atoms::snakepit_work_ended(), end).encode(env)
+    });
+    if exit.is_none() {
+        notify(worker.owner, |env| {
+            let why = format!(
+                "a cancelled call went on for {} ms (:kill_grace)",
+                worker.kill_grace.as_millis()
+            );
+            (atoms::snakepit_kill(), why).encode(env)
+        });
+    }
+}
+
+/// Nothing if it has not exited within the worker's grace, or the worker cannot be asked.
+async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Option<HandlerExit> {
+    loop {
+        let worker = lease.present_worker();
+        let channel = &worker.connection.as_ref()?.channel;
+        let request = HealthRequest {
+            worker_id: worker.id.clone(),
+            await_call_id: call_id,
+        };
+        let mut client = channel.client.clone();
+        let asked = Channel::request(request, Some(worker.kill_grace));
+        return match client.health(asked).await {
+            Ok(health) if !health.get_ref().running_call_ids.contains(&call_id) => {
+                Some(health.get_ref().exit())
+            }
+            Err(status) if status.code() == tonic::Code::Unimplemented => {
+                Some(HandlerExit::Unknown)
+            }
+            Err(_) if channel.closed.is_cancelled() => {
+                // The worker may be about to get another connection.
+                tokio::time::sleep(RECONNECTED_AFTER).await;
+                continue;
+            }
+            _ => None,
+        };
+    }
+}
