@@ -47,8 +47,7 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
     sessions = hooks.sessions(options.max_sessions, options.session_ttl)
     callbacks = _Callbacks(registry, options.worker_id, sessions, signals)
     settings = {
-        "worker_id": options.worker_id,
-        "max_message_size": options.max_message_size,
+        **vars(options),
         "secret": parent.secret if options.listen.startswith("tcp:") else "",
         "version": __version__,
         "system_info": list(system_info().items()),
