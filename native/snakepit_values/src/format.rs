@@ -4,8 +4,8 @@
 pub const MAX_DEPTH: usize = 128;
 /// Converting an integer takes time that grows with the square of its length.
 pub const MAX_DIGITS: usize = 100_000;
-/// The key of an object that stands for what JSON cannot carry.
-pub const MARK: &str = "$snakepit";
+/// The key of an object that represents what JSON cannot carry.
+pub const TAG: &str = "$snakepit";
 /// Where a tail, and a tensor in it, may start.
 pub const ALIGNMENT: usize = 64;
 

@@ -1,15 +1,14 @@
 use crate::{
-    dtype::Dtype,
-    format::{ALIGNMENT, Kind, MARK},
+    format::{ALIGNMENT, Kind, TAG},
     text::plain_run,
 };
-use std::{borrow::Cow, fmt::Display, io::Write as _};
+use std::{fmt::Display, io::Write as _};
 
 /// Writes one value as JSON, which becomes extended JSON as soon as that is needed.
 #[derive(Default)]
 pub struct Writer<'a> {
-    out: Vec<u8>,
-    tail: Vec<(usize, Cow<'a, [u8]>)>,
+    pub(crate) out: Vec<u8>,
+    tail: Vec<(usize, &'a [u8])>,
     tail_size: usize,
     extended: bool,
 }
@@ -27,7 +26,7 @@ impl<'a> Writer<'a> {
                 .reserve_exact(start + self.tail_size - self.out.len());
             for (offset, binary) in self.tail {
                 self.out.resize(start + offset, 0);
-                self.out.extend_from_slice(&binary);
+                self.out.extend_from_slice(binary);
             }
         }
         let kind = if self.extended {
@@ -100,31 +99,8 @@ impl<'a> Writer<'a> {
         self.out.extend_from_slice(&[b'\\', short]);
     }
 
-    pub fn bytes(&mut self, bytes: impl Into<Cow<'a, [u8]>>) {
-        let bytes = bytes.into();
-        let (offset, size) = self.put(bytes, 1);
-        let _ = write!(self.out, r#"{{"{MARK}":["bytes",{offset},{size}]}}"#);
-    }
-
-    /// `bytes` are little-endian and row-major, and as many as the shape says.
-    pub fn tensor(&mut self, dtype: Dtype, shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) {
-        let (offset, size) = self.put(bytes.into(), ALIGNMENT);
-        let name = dtype.name();
-        let _ = write!(self.out, r#"{{"{MARK}":["tensor","{name}",["#);
-        for (index, side) in shape.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            let _ = write!(self.out, "{comma}{side}");
-        }
-        let _ = write!(self.out, "],{offset},{size}]}}");
-    }
-
-    /// `stream` is an Arrow IPC stream.
-    pub fn arrow(&mut self, stream: impl Into<Cow<'a, [u8]>>) {
-        let (offset, size) = self.put(stream.into(), ALIGNMENT);
-        let _ = write!(self.out, r#"{{"{MARK}":["arrow",{offset},{size}]}}"#);
-    }
-
-    fn put(&mut self, bytes: Cow<'a, [u8]>, alignment: usize) -> (usize, usize) {
+    /// Puts bytes into the tail: where, and how many.
+    pub(crate) fn put(&mut self, bytes: &'a [u8], alignment: usize) -> (usize, usize) {
         self.extended = true;
         let offset = self.tail_size.next_multiple_of(alignment);
         let size = bytes.len();
@@ -161,9 +137,9 @@ impl<'a> Writer<'a> {
             .iter()
             .map(|(key, _)| name(key))
             .collect::<Result<_, E>>()?;
-        if names.iter().any(|name| name.as_ref() == MARK) {
+        if names.iter().any(|name| name.as_ref() == TAG) {
             self.extended = true;
-            let _ = write!(self.out, r#"{{"{MARK}":["map",["#);
+            let _ = write!(self.out, r#"{{"{TAG}":["map",["#);
             self.entries(&names, entries, ["[", ",", "]"], write)?;
             self.out.extend_from_slice(b"]]}");
         } else {

@@ -1,13 +1,13 @@
 mod support;
 
 use proptest::{collection::vec, prelude::*};
-use snakepit_values::{Dtype, Kind, MARK, MAX_DEPTH, ReadError};
+use snakepit_values::{Dtype, Kind, MAX_DEPTH, ReadError, TAG};
 use support::{Value, check, read_extended, read_json, written};
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => any::<String>(),
-        1 => Just(MARK.to_string()),
+        1 => Just(TAG.to_string()),
         1 => "[\\x00-\\x7f]{0,20}",
     ]
 }
@@ -154,7 +154,7 @@ fn the_bytes_are_those_of_the_guide() {
             "{\"a\":\"\\\"\\\\\\n\\u0001/ü\"}".as_bytes(),
         ),
         (
-            map(MARK, Value::Int(1)),
+            map(TAG, Value::Int(1)),
             Kind::Extended,
             br#"{"$snakepit":["map",[["$snakepit",1]]]}"#,
         ),

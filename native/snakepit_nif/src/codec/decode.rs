@@ -1,16 +1,16 @@
 //! From the wire to BEAM terms. Nothing that comes from there becomes an atom.
 
-use super::dtype_atom;
+use super::{
+    binary::{binary, copied},
+    structs,
+};
 use crate::{atoms, map};
 use bytes::Bytes;
-use rustler::{BigInt, Encoder, Env, NewBinary, Resource, ResourceArc, Term};
+use rustler::{BigInt, Encoder, Env, Term};
 use snakepit_client::failure::Failure;
 use snakepit_proto::Fields;
-use snakepit_values::{Builder, Dtype, Form, Kind, ReadError, read, split_tail};
+use snakepit_values::{Builder, Form, Kind, ReadError, Tagged, read, split_tail};
 use std::{ops::Range, str};
-
-/// From here on a received binary is shared with the message it came in, not copied.
-const SHARED_FROM: usize = 4096;
 
 /// Decodes a result, or with `is_final` a chunk, into a map with string keys.
 pub(crate) fn decode_fields<'a>(
@@ -93,25 +93,6 @@ fn read_text<'a>(env: Env<'a>, text: &[u8], form: Form, tail: &Bytes) -> Result<
     read(text, form, &mut builder).map_err(|error| error.to_string())
 }
 
-/// The memory behind a binary that the BEAM was given without a copy.
-pub(crate) struct SharedBytes(Bytes);
-
-#[rustler::resource_impl]
-impl Resource for SharedBytes {}
-
-pub(crate) fn binary<'a>(env: Env<'a>, bytes: &Bytes) -> Term<'a> {
-    if bytes.len() < SHARED_FROM {
-        return copied(env, bytes);
-    }
-    ResourceArc::new(SharedBytes(bytes.clone()))
-        .make_binary(env, |shared| &shared.0)
-        .to_term(env)
-}
-
-pub(crate) fn copied<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
-    NewBinary::from_slice(env, bytes).into()
-}
-
 struct Terms<'a, 'b> {
     env: Env<'a>,
     tail: &'b Bytes,
@@ -171,36 +152,7 @@ impl<'a> Builder for Terms<'a, '_> {
             .map_err(|twice| ReadError::DuplicateKey(twice.decode().unwrap_or_default()))
     }
 
-    fn bytes(&mut self, range: Range<usize>) -> Result<Term<'a>, ReadError> {
-        Ok(binary(self.env, &self.tail.slice(range)))
-    }
-
-    fn tensor(
-        &mut self,
-        dtype: Dtype,
-        shape: &[usize],
-        range: Range<usize>,
-    ) -> Result<Term<'a>, ReadError> {
-        let env = self.env;
-        let shape: Vec<Term<'a>> = shape.iter().map(|side| side.encode(env)).collect();
-        let pairs = [
-            (atoms::__struct__(), atoms::snakepit_tensor().to_term(env)),
-            (atoms::dtype(), dtype_atom(dtype).to_term(env)),
-            (
-                atoms::shape(),
-                rustler::types::tuple::make_tuple(env, &shape),
-            ),
-            (atoms::data(), self.bytes(range)?),
-        ];
-        Ok(map::from_pairs(env, pairs))
-    }
-
-    fn arrow(&mut self, range: Range<usize>) -> Result<Term<'a>, ReadError> {
-        let env = self.env;
-        let pairs = [
-            (atoms::__struct__(), atoms::snakepit_arrow().to_term(env)),
-            (atoms::data(), self.bytes(range)?),
-        ];
-        Ok(map::from_pairs(env, pairs))
+    fn tagged(&mut self, value: Tagged<Range<usize>>) -> Result<Term<'a>, ReadError> {
+        Ok(structs::decode(self.env, value, self.tail))
     }
 }

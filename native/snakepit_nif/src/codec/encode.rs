@@ -1,57 +1,20 @@
 //! From BEAM terms to the wire.
 
-use super::dtype_atom;
+use super::{
+    rules::{EncodeError, Rules},
+    structs,
+};
 use crate::atoms;
 use bytes::Bytes;
 use rustler::{BigInt, Binary, ListIterator, MapIterator, Term, TermType, types::tuple};
 use snakepit_proto::{Field, Fields, packed};
-use snakepit_values::{Dtype, Kind, MAX_DEPTH, MAX_DIGITS, Writer};
-use std::{borrow::Cow, collections::HashSet, fmt, str};
+use snakepit_values::{Kind, MAX_DEPTH, MAX_DIGITS, Tagged, Writer};
+use std::{borrow::Cow, collections::HashSet, str};
 
 /// What an element costs beside its bytes, in bytes copied.
 const ELEMENT_COST: usize = 32;
 /// log2(10), times 1000, rounded down: so many bits have no more digits than that.
 const MILLIBITS_PER_DIGIT: u64 = 3321;
-
-/// What the reader of a value is told about it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rules {
-    /// Nothing: what the plain rules do not carry is refused.
-    Plain,
-    Kinds,
-}
-
-#[derive(Debug)]
-pub(crate) enum EncodeError {
-    /// More work than the caller's budget allows; nothing is wrong.
-    OverBudget,
-    /// A struct, which only Elixir can turn into something else.
-    Struct {
-        path: String,
-        name: String,
-    },
-    Invalid {
-        path: String,
-        message: String,
-    },
-}
-
-impl EncodeError {
-    fn invalid(message: impl Into<String>) -> Self {
-        Self::Invalid {
-            path: String::new(),
-            message: message.into(),
-        }
-    }
-
-    /// Puts the step that led here in front of the path.
-    fn under(mut self, step: impl fmt::Display) -> Self {
-        if let Self::Invalid { path, .. } | Self::Struct { path, .. } = &mut self {
-            path.insert_str(0, &step.to_string());
-        }
-        self
-    }
-}
 
 /// Encodes a map or keyword list of arguments, doing at most about `budget` bytes' worth of work.
 pub(crate) fn encode_args(
@@ -98,7 +61,7 @@ fn encode_value(
         };
         return copied(&binary, budget).map(|bytes| (kind(&bytes), bytes));
     }
-    if let Some(binary) = forced_bytes(value) {
+    if let Some(binary) = structs::forced_bytes(value) {
         return copied(&binary, budget).map(|bytes| (Kind::Bytes, bytes));
     }
     let (kind, bytes) = write(value, rules, budget)?;
@@ -121,19 +84,6 @@ fn write(value: Term<'_>, rules: Rules, budget: usize) -> Result<(Kind, Vec<u8>)
     let mut writer = Writer::default();
     encoder.value(&mut writer, value, 0)?;
     Ok(writer.finish())
-}
-
-/// The binary of a `%Snakepit.Bytes{}`.
-fn forced_bytes(term: Term<'_>) -> Option<Binary<'_>> {
-    if term.get_type() != TermType::Map || atoms::snakepit_bytes() != struct_name(term)? {
-        return None;
-    }
-    term.map_get(atoms::data()).ok()?.decode().ok()
-}
-
-fn struct_name(term: Term<'_>) -> Option<Term<'_>> {
-    let name = term.map_get(atoms::__struct__()).ok()?;
-    name.is_atom().then_some(name)
 }
 
 /// It calls itself, on the small stack of a dirty scheduler: what is inlined into `value` would take
@@ -166,7 +116,7 @@ impl TermWriter {
                 Ok(())
             }
             // A struct may become something that is not nested.
-            _ if depth == MAX_DEPTH && struct_name(term).is_none() => Err(EncodeError::invalid(
+            _ if depth == MAX_DEPTH && structs::name(term).is_none() => Err(EncodeError::invalid(
                 format!("is nested deeper than {MAX_DEPTH} levels"),
             )),
             TermType::List => self.list(out, term, depth),
@@ -174,7 +124,7 @@ impl TermWriter {
                 let items = tuple::get_tuple(term).unwrap_or_default();
                 self.array(out, items.into_iter(), depth)
             }
-            TermType::Map => match struct_name(term) {
+            TermType::Map => match structs::name(term) {
                 Some(name) => self.structure(out, term, name),
                 None => self.map(out, term, depth),
             },
@@ -222,18 +172,9 @@ impl TermWriter {
         match str::from_utf8(binary.as_slice()) {
             Ok(text) => out.text(text),
             Err(_) => {
-                self.extended("a binary that is not UTF-8")?;
-                out.bytes(binary.as_slice());
+                self.rules.check_extended("a binary that is not UTF-8")?;
+                out.tagged(Tagged::Bytes(binary.as_slice()));
             }
-        }
-        Ok(())
-    }
-
-    fn extended(&self, what: &str) -> Done {
-        if self.rules == Rules::Plain {
-            return Err(EncodeError::invalid(format!(
-                "is {what}, which the plain rules support only as an argument of its own"
-            )));
         }
         Ok(())
     }
@@ -299,69 +240,17 @@ impl TermWriter {
 
     #[inline(never)]
     fn structure<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>, name: Term<'a>) -> Done {
-        if let Some(binary) = forced_bytes(term) {
-            self.spend(binary.len())?;
-            self.extended("a binary to be sent as bytes")?;
-            out.bytes(binary.as_slice());
-            return Ok(());
-        }
-        if atoms::snakepit_tensor() == name {
-            return self.tensor(out, term);
-        }
-        if atoms::snakepit_arrow() == name {
-            return self.arrow(out, term);
-        }
-        if atoms::snakepit_bytes() == name {
-            return Err(EncodeError::invalid(
-                "is a %Snakepit.Bytes{} whose data is not a binary",
-            ));
-        }
-        let name = name.atom_to_string().unwrap_or_default();
-        Err(EncodeError::Struct {
-            path: String::new(),
-            name: name.trim_start_matches("Elixir.").into(),
-        })
-    }
-
-    #[inline(never)]
-    fn tensor<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
-        self.extended("a tensor")?;
-        let Some((dtype, shape, data)) = tensor_parts(term) else {
-            return Err(EncodeError::invalid(
-                "is not a valid tensor: create it with Snakepit.Tensor.new/3",
-            ));
+        let Some(value) = structs::encode(term, name, self.rules)? else {
+            let name = name.atom_to_string().unwrap_or_default();
+            return Err(EncodeError::Struct {
+                path: String::new(),
+                name: name.trim_start_matches("Elixir.").into(),
+            });
         };
-        self.spend(data.len())?;
-        out.tensor(dtype, &shape, data.as_slice());
-        Ok(())
+        let before = out.size();
+        out.tagged(value);
+        self.spend(out.size() - before)
     }
-
-    #[inline(never)]
-    fn arrow<'a>(&mut self, out: &mut Writer<'a>, term: Term<'a>) -> Done {
-        self.extended("an Arrow table")?;
-        let data = term.map_get(atoms::data()).and_then(Term::decode);
-        let stream: Binary<'a> = data.map_err(|_| {
-            EncodeError::invalid("is not a valid Arrow table: create it with Snakepit.Arrow.new/1")
-        })?;
-        self.spend(stream.len())?;
-        out.arrow(stream.as_slice());
-        Ok(())
-    }
-}
-
-fn tensor_parts(term: Term<'_>) -> Option<(Dtype, Vec<usize>, Binary<'_>)> {
-    let field = |name: rustler::Atom| term.map_get(name).ok();
-    let dtype = field(atoms::dtype())?;
-    let dtype = Dtype::ALL
-        .into_iter()
-        .find(|known| dtype_atom(*known) == dtype)?;
-    let sides = tuple::get_tuple(field(atoms::shape())?).ok()?;
-    let shape: Vec<usize> = sides
-        .into_iter()
-        .map(|side| side.decode().ok())
-        .collect::<Option<_>>()?;
-    let data: Binary<'_> = field(atoms::data())?.decode().ok()?;
-    (dtype.bytes(&shape) == Some(data.len())).then_some((dtype, shape, data))
 }
 
 fn integer(out: &mut Writer<'_>, term: Term<'_>) -> Done {
@@ -389,7 +278,7 @@ fn map_entries(term: Term<'_>) -> Vec<(Term<'_>, Term<'_>)> {
 
 fn pairs(term: Term<'_>) -> Option<Vec<(Term<'_>, Term<'_>)>> {
     match term.get_type() {
-        TermType::Map if struct_name(term).is_none() => {
+        TermType::Map if structs::name(term).is_none() => {
             MapIterator::new(term).map(Iterator::collect)
         }
         TermType::List if term.is_empty_list() => Some(Vec::new()),

@@ -6,7 +6,7 @@ use pyo3::{
     sync::critical_section::with_critical_section,
     types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
 };
-use snakepit_values::{Builder, Dtype, Form, MARK, MAX_DEPTH, ReadError, Writer};
+use snakepit_values::{Builder, Form, MAX_DEPTH, ReadError, TAG, Tagged, Writer};
 use std::ops::Range;
 
 pub(super) fn read<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
@@ -68,21 +68,8 @@ impl<'py> Builder for Objects<'py> {
         Ok(dict.into_any())
     }
 
-    fn bytes(&mut self, _range: Range<usize>) -> Result<Self::Value, ReadError> {
-        Err(ReadError::Unbuildable("bytes".into()))
-    }
-
-    fn tensor(
-        &mut self,
-        _dtype: Dtype,
-        _shape: &[usize],
-        _range: Range<usize>,
-    ) -> Result<Self::Value, ReadError> {
-        Err(ReadError::Unbuildable("a tensor".into()))
-    }
-
-    fn arrow(&mut self, _range: Range<usize>) -> Result<Self::Value, ReadError> {
-        Err(ReadError::Unbuildable("an Arrow stream".into()))
+    fn tagged(&mut self, _value: Tagged<Range<usize>>) -> Result<Self::Value, ReadError> {
+        Err(ReadError::Unbuildable("a value with a tag".into()))
     }
 }
 
@@ -130,11 +117,11 @@ fn write_value(value: &Bound<'_, PyAny>, out: &mut Writer<'_>, depth: usize) -> 
 }
 
 fn write_dict(dict: &Bound<'_, PyDict>, out: &mut Writer<'_>, depth: usize) -> Result<(), Other> {
-    // Keys of other types may have the same text as another, and the mark means something.
+    // Keys of other types may have the same text as another, and the key of tags has a meaning.
     let name = |key: &Bound<'_, PyAny>| {
         let name = key.cast_exact::<PyString>().map_err(|_| Other)?;
         let name: String = name.extract().map_err(|_| Other)?;
-        if name == MARK { Err(Other) } else { Ok(name) }
+        if name == TAG { Err(Other) } else { Ok(name) }
     };
     out.object(&entries(dict), name, |out, _, value| {
         write_value(value, out, depth + 1)

@@ -15,10 +15,6 @@ use snakepit_proto::{Field, Fields, FieldsRef, copied, packed};
 use snakepit_values::Kind;
 use std::collections::BTreeMap;
 
-const TEXT: u8 = Kind::Text as u8;
-const BYTES: u8 = Kind::Bytes as u8;
-const JSON: u8 = Kind::Json as u8;
-
 /// From this size on Python's memory is shared until it is sent, and not copied.
 const SHARED_FROM: usize = 4096;
 
@@ -57,12 +53,12 @@ fn decode<'py>(
     name: &str,
     hooks: &Hooks,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let known = match kind {
-        TEXT => std::str::from_utf8(bytes)
+    let known = match Kind::of(kind) {
+        Some(Kind::Text) => std::str::from_utf8(bytes)
             .ok()
             .map(|text| PyString::new(py, text).into_any()),
-        BYTES => Some(PyBytes::new(py, bytes).into_any()),
-        JSON => json::read(py, bytes),
+        Some(Kind::Bytes) => Some(PyBytes::new(py, bytes).into_any()),
+        Some(Kind::Json) => json::read(py, bytes),
         _ => None,
     };
     match known {
@@ -135,13 +131,13 @@ fn encode<'py>(
         && value.is_exact_instance_of::<PyString>()
         && let Ok(text) = value.extract::<PyBackedStr>()
     {
-        return Ok((TEXT, shared(text)));
+        return Ok((Kind::Text as u8, shared(text)));
     }
     if value.is_exact_instance_of::<PyBytes>() {
-        return Ok((BYTES, shared(value.extract::<PyBackedBytes>()?)));
+        return Ok((Kind::Bytes as u8, shared(value.extract::<PyBackedBytes>()?)));
     }
     if let Some(json) = json::write(value) {
-        return Ok((JSON, packed(json)));
+        return Ok((Kind::Json as u8, packed(json)));
     }
     let (kind, bytes): (u8, PyBackedBytes) = other()?.extract()?;
     Ok((kind, shared(bytes)))

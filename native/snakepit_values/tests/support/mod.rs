@@ -1,6 +1,6 @@
 //! A value of each kind that the wire has, what builds it and what writes it.
 
-use snakepit_values::{Builder, Dtype, Form, Kind, ReadError, Writer, read, split_tail};
+use snakepit_values::{Builder, Dtype, Form, Kind, ReadError, Tagged, Writer, read, split_tail};
 use std::{convert::Infallible, ops::Range};
 
 #[derive(Clone, Debug)]
@@ -71,19 +71,14 @@ impl Builder for Values<'_> {
         });
         Ok(Value::Map(keys.zip(values.iter().cloned()).collect()))
     }
-    fn bytes(&mut self, range: Range<usize>) -> Result<Value, ReadError> {
-        Ok(Value::Bytes(self.0[range].into()))
-    }
-    fn tensor(
-        &mut self,
-        dtype: Dtype,
-        shape: &[usize],
-        range: Range<usize>,
-    ) -> Result<Value, ReadError> {
-        Ok(Value::Tensor(dtype, shape.into(), self.0[range].into()))
-    }
-    fn arrow(&mut self, range: Range<usize>) -> Result<Value, ReadError> {
-        Ok(Value::Arrow(self.0[range].into()))
+    fn tagged(&mut self, value: Tagged<Range<usize>>) -> Result<Value, ReadError> {
+        Ok(match value {
+            Tagged::Bytes(range) => Value::Bytes(self.0[range].into()),
+            Tagged::Tensor { dtype, shape, data } => {
+                Value::Tensor(dtype, shape, self.0[data].into())
+            }
+            Tagged::Arrow(range) => Value::Arrow(self.0[range].into()),
+        })
     }
 }
 
@@ -113,9 +108,13 @@ fn write<'a>(writer: &mut Writer<'a>, value: &'a Value) {
         Value::Big(digits) => writer.int(digits),
         Value::Float(value) => writer.float(*value),
         Value::Text(text) => writer.text(text),
-        Value::Bytes(bytes) => writer.bytes(bytes.as_slice()),
-        Value::Tensor(dtype, shape, bytes) => writer.tensor(*dtype, shape, bytes.as_slice()),
-        Value::Arrow(stream) => writer.arrow(stream.as_slice()),
+        Value::Bytes(bytes) => writer.tagged(Tagged::Bytes(bytes)),
+        Value::Tensor(dtype, shape, data) => writer.tagged(Tagged::Tensor {
+            dtype: *dtype,
+            shape: shape.clone(),
+            data,
+        }),
+        Value::Arrow(stream) => writer.tagged(Tagged::Arrow(stream)),
         Value::List(items) => always(writer.array(items.iter(), |writer, _, item| {
             write(writer, item);
             Ok(())

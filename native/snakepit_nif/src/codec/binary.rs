@@ -1,0 +1,24 @@
+use bytes::Bytes;
+use rustler::{Env, NewBinary, Resource, ResourceArc, Term};
+
+/// From here on a received binary is shared with the message it came in, not copied.
+const SHARED_FROM: usize = 4096;
+
+/// The memory behind a binary that the BEAM was given without a copy.
+pub(crate) struct SharedBytes(Bytes);
+
+#[rustler::resource_impl]
+impl Resource for SharedBytes {}
+
+pub(crate) fn binary<'a>(env: Env<'a>, bytes: &Bytes) -> Term<'a> {
+    if bytes.len() < SHARED_FROM {
+        return copied(env, bytes);
+    }
+    ResourceArc::new(SharedBytes(bytes.clone()))
+        .make_binary(env, |shared| &shared.0)
+        .to_term(env)
+}
+
+pub(crate) fn copied<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+    NewBinary::from_slice(env, bytes).into()
+}
