@@ -18,7 +18,7 @@ defmodule SnakepitTest do
       assert {:ok, %{"result" => 5}} = Snakepit.execute("add_async", [a: 2, b: 3], pool: pool)
     end
 
-    test "carries values both ways", %{pool: pool} do
+    test "carries values in both directions", %{pool: pool} do
       args = %{
         "text" => "grüße",
         "bytes" => <<255, 0, 254>>,
@@ -37,7 +37,7 @@ defmodule SnakepitTest do
       assert {:ok, %{"list" => ^list}} = Snakepit.execute("echo", %{list: list}, pool: pool)
     end
 
-    test "gives 32 callers at once their own answers", %{pool: pool} do
+    test "returns each of 32 concurrent callers its own answer", %{pool: pool} do
       answers =
         1..32
         |> Enum.map(fn caller ->
@@ -56,14 +56,14 @@ defmodule SnakepitTest do
       assert Enum.all?(answers, fn {asked, answered} -> asked == answered end)
     end
 
-    test "passes the request id on", %{pool: pool} do
+    test "passes on the request id", %{pool: pool} do
       options = [pool: pool, request_id: "mine-1"]
       assert {:ok, %{"id" => "mine-1"}} = Snakepit.execute("request", %{}, options)
       assert {:ok, %{"id" => made}} = Snakepit.execute("request", %{}, pool: pool)
       assert byte_size(made) > 8
     end
 
-    test "gives a Python exception with its type, message and traceback", %{pool: pool} do
+    test "returns a Python exception with its type, message and traceback", %{pool: pool} do
       assert {:error, %Error{reason: :python_error} = error} =
                Snakepit.execute("fail", %{message: "boom"}, pool: pool)
 
@@ -94,14 +94,14 @@ defmodule SnakepitTest do
       end
     end
 
-    test "refuses what cannot be sent, with its path", %{pool: pool} do
+    test "refuses a value that cannot be sent, with its path", %{pool: pool} do
       assert {:error, %Error{reason: :invalid_args, message: message}} =
                Snakepit.execute("echo", %{a: [%{b: self()}]}, pool: pool)
 
       assert message =~ "args.a[0].b is a pid"
     end
 
-    test "refuses options it does not know, and tells which there are", %{pool: pool} do
+    test "refuses unknown options and lists the known ones", %{pool: pool} do
       assert {:error, %Error{reason: :invalid_options, message: message}} =
                Snakepit.execute("ping", %{}, pool: pool, timout: 5)
 
@@ -113,7 +113,7 @@ defmodule SnakepitTest do
       assert message =~ ":timeout" and message =~ "-1"
     end
 
-    test "tells how to start a pool that is not there" do
+    test "says how to start a pool that does not exist" do
       assert {:error, %Error{reason: :pool_stopped, message: message}} =
                Snakepit.execute("ping", %{}, pool: :nowhere)
 
@@ -122,26 +122,26 @@ defmodule SnakepitTest do
   end
 
   describe "execute_stream/4" do
-    test "gives the chunks in order, the returned one final", %{pool: pool} do
+    test "delivers the chunks in order, the returned one as final", %{pool: pool} do
       assert {:ok, chunks} = collect("ping_stream", %{count: 3}, pool)
       assert Enum.map(chunks, & &1["is_final"]) == [false, false, true]
     end
 
-    test "carries 100,000 chunks, complete and in order", %{pool: pool} do
+    test "delivers 100,000 chunks, complete and in order", %{pool: pool} do
       for command <- ["counted", "counted_async"] do
         assert {:ok, chunks} = collect(command, %{count: 100_000}, pool)
         assert Enum.map(chunks, & &1["index"]) == Enum.to_list(0..99_999)
       end
     end
 
-    test "gives the chunks before an exception, then the exception", %{pool: pool} do
+    test "delivers the chunks before an exception, then the exception", %{pool: pool} do
       assert {{:error, %Error{reason: :python_error, details: %{type: "ValueError"}}}, chunks} =
                collect("fail_after", %{count: 500}, pool)
 
       assert Enum.map(chunks, & &1["index"]) == Enum.to_list(0..499)
     end
 
-    test "stops at :halt, and the generator is closed", %{pool: pool, tmp_dir: dir} do
+    test "stops at :halt and closes the generator", %{pool: pool, tmp_dir: dir} do
       closed = Path.join(dir, "closed")
       halt = fn chunk -> if chunk["index"] == 5, do: :halt end
       assert :ok = Snakepit.execute_stream("endless", %{closed: closed}, halt, pool: pool)
@@ -149,7 +149,7 @@ defmodule SnakepitTest do
       assert Process.info(self(), :messages) == {:messages, []}
     end
 
-    test "a callback's exception cancels the stream and goes on", %{pool: pool, tmp_dir: dir} do
+    test "a callback's exception cancels the stream and propagates", %{pool: pool, tmp_dir: dir} do
       closed = Path.join(dir, "closed")
       raises = fn _chunk -> raise "mine" end
 

@@ -34,7 +34,7 @@ defmodule Snakepit.StreamingExamplesTest do
   end
 
   describe "batch_inference" do
-    test "tells for each image what it is taken for, and how surely" do
+    test "yields the prediction and the confidence for each image" do
       pool = start_commands!("digits:Digits", @learning)
 
       images =
@@ -46,7 +46,7 @@ defmodule Snakepit.StreamingExamplesTest do
       assert right / 540 > 0.9
     end
 
-    test "the script shows them" do
+    test "the script shows the predictions" do
       output = run("examples/streaming/batch_inference.exs")
       assert output =~ ~r/image 0: \d, \d+% sure \((right|it is \d)\)/
       assert output =~ ~r/5\d\d of 540 images read correctly/
@@ -54,7 +54,7 @@ defmodule Snakepit.StreamingExamplesTest do
   end
 
   describe "train_model" do
-    test "lowers the loss, and keeps the model when it is stopped" do
+    test "lowers the loss, and keeps the model when the stream is stopped" do
       pool = start_commands!("training:Training", @learning)
       [first | rest] = "train_model" |> Snakepit.stream(%{}, pool: pool) |> Enum.take(15)
       assert %{"epoch" => 15, "loss" => loss} = List.last(rest)
@@ -87,7 +87,7 @@ defmodule Snakepit.StreamingExamplesTest do
       "indicators" |> Snakepit.stream(%{path: path}, pool: pool) |> Enum.to_list()
     end
 
-    test "RSI is the share of the gains in what was gained and lost", %{pool: pool, tmp_dir: dir} do
+    test "RSI is the share of gains in all changes", %{pool: pool, tmp_dir: dir} do
       prices = Enum.scan([10 | List.flatten(List.duplicate([2, -1], 7))], &+/2)
       days = indicators(prices, pool, dir)
       assert Enum.map(Enum.take(days, 14), & &1["rsi"]) == List.duplicate(nil, 14)
@@ -96,14 +96,14 @@ defmodule Snakepit.StreamingExamplesTest do
       assert List.last(indicators(1..20, pool, dir))["rsi"] == 100
     end
 
-    test "MACD is the distance of its two averages", %{pool: pool, tmp_dir: dir} do
+    test "MACD is the difference of its two averages", %{pool: pool, tmp_dir: dir} do
       # An average of n days trails a steady rise by (n - 1) / 2 of its days.
       day = List.last(indicators(1..400, pool, dir))
       assert_in_delta day["macd"], (26 - 12) / 2, 1.0e-6
       assert_in_delta day["signal"], (26 - 12) / 2, 1.0e-6
     end
 
-    test "cover every day with a price of a real file", %{pool: pool} do
+    test "covers every day with a price in a real file", %{pool: pool} do
       days = "indicators" |> Snakepit.stream(%{path: @prices}, pool: pool) |> Enum.to_list()
       priced = @prices |> File.stream!() |> Enum.count(&(&1 =~ ~r/,\d/))
       assert length(days) == priced
@@ -160,7 +160,7 @@ defmodule Snakepit.StreamingExamplesTest do
     end
   end
 
-  test "process_large_dataset: the demo sums up a real file" do
+  test "process_large_dataset: the demo summarizes a real file" do
     output = run("examples/demo.exs")
     assert output =~ "compute: 6 * 7 = 42"
     assert output =~ ~r/^wind_speed\s+26,111\s+4/m

@@ -4,7 +4,7 @@ defmodule Snakepit.SupportTest do
 
   alias Snakepit.Test.Formatter
 
-  test "of a failed test a bounded amount is printed" do
+  test "prints a bounded amount for a failed test" do
     logs = String.duplicate("of another test\n", 100_000) <> "the last line"
     large = String.duplicate("x", 1_000_000)
     assertion = %ExUnit.AssertionError{left: large, right: {:ok, 1}, message: large}
@@ -20,7 +20,7 @@ defmodule Snakepit.SupportTest do
     assert test.logs =~ "lines before these are left out\n" and test.logs =~ "\nthe last line"
   end
 
-  test "what is short is printed as it is" do
+  test "prints short output unchanged" do
     failures = [{:error, %ExUnit.AssertionError{left: 1, right: 2, message: "no"}, []}]
     test = %ExUnit.Test{state: {:failed, failures}, logs: "one\ntwo\n"}
     assert Formatter.bounded(test) == test

@@ -30,12 +30,12 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     @shown "User User(name='Ada', age=36, address=Address(street='St', zip_code=None), " <>
              "friends=[User(name='Bo', age=1, address=None, friends=[])])"
 
-    test "a dataclass is made of a map, with what is in it", %{pool: pool} do
+    test "a dataclass is built from a map, including nested values", %{pool: pool} do
       assert result("user", %{user: @user}, pool) == %{"result" => @shown}
       assert result("user_async", %{user: @user}, pool) == %{"result" => @shown}
     end
 
-    test "what is wrong within an argument has its path", %{pool: pool} do
+    test "a fault within an argument has its path", %{pool: pool} do
       user = %{@user | age: "36", friends: [%{name: "Bo", age: 1, nick: "b"}, 7]}
 
       for command <- ["user", "user_async"] do
@@ -88,7 +88,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                error.details.errors
     end
 
-    test "values that are sent as text are read", %{pool: pool} do
+    test "values that are sent as text are converted", %{pool: pool} do
       uuid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 
       args = %{
@@ -136,7 +136,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "containers are made of lists and maps", %{pool: pool} do
+    test "containers are built from lists and maps", %{pool: pool} do
       args = %{
         pair: {1, "a"},
         numbers: [1, 2],
@@ -169,21 +169,21 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert error.message =~ "\n  pair[1]: expected str, got int 2"
     end
 
-    test "further keywords are built as well", %{pool: pool} do
+    test "further keywords are converted as well", %{pool: pool} do
       assert result("rest", %{a: %{x: 1}}, pool) == %{"a" => "Point Point(x=1, y=0.0)"}
 
       assert error("rest", %{a: %{x: "1"}}, pool).message =~
                "\n  a.x: expected float, got str '1'"
     end
 
-    test "what is not annotated, or with Any, arrives as it is", %{pool: pool} do
+    test "an argument without annotation, or with Any, arrives unchanged", %{pool: pool} do
       assert result("anything", %{value: %{a: 1}, other: "x"}, pool) == %{
                "result" => "dict {'a': 1} str 'x'"
              }
     end
 
     if way[:server] do
-      test "of streams as well", %{pool: pool} do
+      test "arguments of streams are converted as well", %{pool: pool} do
         for command <- ["user_stream", "user_async_stream"] do
           assert [%{"user" => @shown}] =
                    command |> Snakepit.stream(%{user: @user}, pool: pool) |> Enum.to_list()
@@ -197,7 +197,9 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     end
 
     @tag :tmp_dir
-    test "a worker with an annotation that no argument can become does not start", %{tmp_dir: dir} do
+    test "a worker with an annotation to which no argument can be converted does not start", %{
+      tmp_dir: dir
+    } do
       File.write!(Path.join(dir, "callable_commands.py"), """
       from collections.abc import Callable
       from snakepit_bridge import Adapter, command

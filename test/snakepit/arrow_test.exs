@@ -35,19 +35,19 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert arrived == %{"same" => true, "nested" => true, "over_the_message" => true}, code
     end
 
-    test "tables arrive, and arrive again when sent back, as the guide has it", %{pool: pool} do
+    test "tables arrive in both directions, as in the guide", %{pool: pool} do
       rows = rows("Arrow tables")
       assert length(rows) > 15
       for [given, wanted] <- rows, do: given |> table!(pool) |> arrives!(wanted, pool)
     end
 
-    test "tables are anywhere in a result", %{pool: pool} do
+    test "tables may be anywhere in a result", %{pool: pool} do
       code = "{'a': [1, snakepit_bridge.arrow(pyarrow.table({'n': [7]})), b'\\xff']}"
       assert %{"a" => [1, %Arrow{} = table, <<255>>]} = evaluate(code, pool)
       arrives!(table, "pyarrow.table({'n': [7]})", pool)
     end
 
-    test "with frames: :arrow every frame is a table, and a series a list" do
+    test "with frames: :arrow every frame arrives as a table, and a series as a list" do
       pool = start_pool!(pool_options(frames: :arrow))
 
       for frame <- [
@@ -87,7 +87,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "what is no table, or no tensor for numpy, is refused and costs no worker", %{pool: pool} do
+    test "an invalid table, or a tensor that numpy does not accept, is refused without the end of the worker",
+         %{pool: pool} do
       pid = evaluate("os.getpid()", pool)
 
       for data <- ["", "no table", <<0xFFFFFFFF::32, 9::little-32, "no table">>] do
@@ -120,7 +121,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert evaluate("os.getpid()", pool) == pid
     end
 
-    test "a table above the limit of messages is an error both ways that says so" do
+    test "a table above the message limit is an error in both directions" do
       pool = start_pool!(pool_options(max_message_size: 100_000))
       table = table!("pyarrow.table({'n': range(1000)})", pool)
       # It is not looked into before it is sent.
@@ -140,7 +141,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       arrives!(table, "pyarrow.table({'n': range(1000)})", pool)
     end
 
-    test "a frame of Explorer is a table by itself", %{pool: pool} do
+    test "an Explorer data frame is converted to a table automatically", %{pool: pool} do
       table = table!("pyarrow.table({'n': [7]})", pool)
       frame = Arrow.to_explorer(table)
       assert %{__struct__: Explorer.DataFrame} = frame
@@ -151,7 +152,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert_raise ArgumentError, fn -> Arrow.to_explorer(%{}) end
     end
 
-    test "a table is made of what is a stream of Arrow IPC", %{pool: pool} do
+    test "a table is made only from an Arrow IPC stream", %{pool: pool} do
       table = table!("pyarrow.table({'n': [7]})", pool)
       assert Arrow.new(table.data) == table
       assert inspect(table) == "#Snakepit.Arrow<#{byte_size(table.data)} bytes>"

@@ -15,7 +15,7 @@ defmodule Snakepit.ChaosTest do
   @patience 2 * patience()
 
   for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do
-    test "#{@calls} calls and more, a worker killed every #{@kill_every} ms: #{inspect(adapter)}" do
+    test "at least #{@calls} calls, while a worker is killed every #{@kill_every} ms: #{inspect(adapter)}" do
       :rand.seed(:exsss, {1, 2, 3})
       options = [adapter: unquote(adapter), size: @size, max_queue: @callers]
       timeouts = [timeout: @patience, queue_timeout: @patience, restart_backoff: {50, 500}]

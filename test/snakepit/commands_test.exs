@@ -25,7 +25,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       commands
     end
 
-    test "a command is told with its parameters, its docstring and whether it streams", %{
+    test "a command is listed with its parameters, its docstring and whether it streams", %{
       tmp_dir: dir
     } do
       pool =
@@ -105,7 +105,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                eventually(fn -> with({:ok, %{commands: nil}} <- Snakepit.info(pool), do: nil) end)
     end
 
-    test "a thousand commands are told", %{tmp_dir: dir} do
+    test "a thousand commands are listed", %{tmp_dir: dir} do
       pool =
         pool(
           """
@@ -128,7 +128,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert %{name: "command_0999", parameters: [%{default: "999"}]} = List.last(commands)
     end
 
-    test "while no worker is ready it says so", %{tmp_dir: dir} do
+    test "an error says that no worker is ready", %{tmp_dir: dir} do
       options = [adapter_args: [class: "nowhere:Nothing", paths: [dir]]] ++ @way
       pool = start_pool_unready!(options)
       assert {:error, %Error{reason: :worker_start_failed}} = await_ready(pool)
@@ -154,7 +154,7 @@ defmodule Snakepit.CommandsTest do
     def script_path, do: Path.expand("test/support/python/lying_stdio.py")
   end
 
-  test "a program that does not tell its commands is named as such" do
+  test "an error says that a program does not list its commands" do
     pool = start_pool!(adapter: Silent)
 
     error =
@@ -166,7 +166,7 @@ defmodule Snakepit.CommandsTest do
     assert message =~ "guides/adapters.md"
   end
 
-  test "there is no pool of that name" do
+  test "an error says that there is no such pool" do
     assert {:error, %Error{reason: :pool_stopped}} = Snakepit.commands(:no_such_pool)
   end
 end

@@ -6,7 +6,7 @@ defmodule Snakepit.ConfigTest do
   alias Snakepit.Config.Environment
   alias Snakepit.Error
 
-  test "no environment is no pool" do
+  test "without an environment there is no pool" do
     assert Environment.pool([]) == {:ok, nil}
   end
 
@@ -62,7 +62,7 @@ defmodule Snakepit.ConfigTest do
     for option <- options, do: assert(tables =~ "| `#{inspect(option)}` |")
   end
 
-  test "variables are strings or nil, of which the last of a name counts" do
+  test "variables are strings or nil, and the last one of a name counts" do
     for env <- [
           %{"A" => "", "B" => nil, "C" => <<255>>, <<255>> => "ü="},
           [{"A", "x"}, {"A", ""}, {"B", nil}, {"C", <<255>>}, {<<255>>, "ü="}]
@@ -74,7 +74,7 @@ defmodule Snakepit.ConfigTest do
     end
   end
 
-  test "a variable that cannot be is named, and no value is shown" do
+  test "an invalid variable is named, and no value is shown" do
     secret = "sk-s3cret"
 
     for {env, part} <- [
@@ -102,7 +102,7 @@ defmodule Snakepit.ConfigTest do
     end
   end
 
-  test "what is wrong is named with its place, its value and what is wanted" do
+  test "an invalid option is named with its place, its value and what is expected" do
     for {environment, parts} <- [
           {[pool_config: %{pool_size: 0}], ["pool_config", ":pool_size", "above 0", "0"]},
           {[pool_config: %{size: 1}], ["pool_config", "no option :size", ":pool_size"]},

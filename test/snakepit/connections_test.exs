@@ -32,7 +32,7 @@ defmodule Snakepit.ConnectionsTest do
     assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
   end
 
-  test "the calls and streams of a pool go on over the next ones, and its worker stays" do
+  test "the calls and streams of a pool continue on the next connections, and its worker stays" do
     pool = start_server_pool!(Adapter, transport: :tcp, max_concurrency: 8, env: environment())
     options = [pool: pool, timeout: @patience, queue_timeout: @patience]
     peer = fn -> Snakepit.execute("peer", %{}, options) end
@@ -50,7 +50,7 @@ defmodule Snakepit.ConnectionsTest do
     assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
   end
 
-  test "a stream that runs goes on over the one that it has" do
+  test "a running stream continues on its connection" do
     pool = start_server_pool!(Adapter, transport: :tcp, max_concurrency: 8, env: environment())
     options = [pool: pool, timeout: @patience, queue_timeout: @patience]
     {:ok, call} = Snakepit.start_stream("endless", %{}, [demand: 1] ++ options)
@@ -64,7 +64,7 @@ defmodule Snakepit.ConnectionsTest do
     assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
   end
 
-  test "a channel of one's own connects again" do
+  test "a user's own channel connects again" do
     {_port, address} = start_server!("tcp:127.0.0.1:0", environment())
     {:ok, channel} = Client.connect(address)
     peer = fn -> Client.execute(channel, "peer") end
@@ -78,7 +78,7 @@ defmodule Snakepit.ConnectionsTest do
     assert over_connections(peer, load) == []
   end
 
-  test "a channel of one's own finds a server that was started anew" do
+  test "a user's own channel finds a restarted server" do
     socket = Path.join(System.tmp_dir!(), "snakepit-#{System.unique_integer([:positive])}.sock")
     on_exit(fn -> File.rm(socket) end)
     {port, address} = start_server!("unix:" <> socket, %{})

@@ -62,7 +62,7 @@ defmodule Snakepit.DeadlineTest do
   """
 
   @tag timeout: 180_000
-  test "of calls and streams, queued or running, over each way to a worker" do
+  test "the deadlines of calls and streams hold, queued or running, with each kind of worker" do
     timed_out(~w(unary session stream lazy messages stdio), """
     ready.(name: P)
     commands = [class: "trouble:Trouble", paths: ["test/support/python"]]
@@ -91,7 +91,7 @@ defmodule Snakepit.DeadlineTest do
   end
 
   @tag timeout: 180_000
-  test "of the first chunk and of each further one" do
+  test "the deadlines of the first chunk and of each further chunk hold" do
     timed_out(~w(first first_lazy first_messages idle idle_lazy idle_messages), """
     ready.(name: P, max_concurrency: 6)
     waiting = self()
@@ -128,7 +128,7 @@ defmodule Snakepit.DeadlineTest do
   end
 
   @tag timeout: 180_000
-  test "of connections and of what servers and pools say of themselves" do
+  test "the deadlines of connections and of queries to servers and pools hold" do
     timed_out(
       ~w(connect health get_info),
       """

@@ -53,13 +53,13 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         refute message =~ "json/decoder.py"
       end
 
-      test "without a text is its type alone, as in Python", %{pool: pool} do
+      test "without a text is only its type, as in Python", %{pool: pool} do
         error = error("silent", %{}, pool)
         assert error.message == "LookupError"
         assert Exception.message(error) =~ ~r/\n  caused by KeyError$/
       end
 
-      test "of a thousand steps is told in few", %{pool: pool} do
+      test "of a thousand frames is shown in few", %{pool: pool} do
         error = error("recursive", %{}, pool)
         assert error.details.type == "RecursionError"
         assert length(error.details.frames) == 40
@@ -101,7 +101,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     end
 
     describe "arguments" do
-      test "of the annotated types are let through, and of any other kind", %{pool: pool} do
+      test "of the annotated types are accepted, of all kinds", %{pool: pool} do
         for args <- [
               %{
                 text: "x",
@@ -120,7 +120,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         end
       end
 
-      test "of a wrong type are named with what is wanted", %{pool: pool} do
+      test "of a wrong type are named, with the expected type", %{pool: pool} do
         for {args, problem} <- [
               {%{text: 1}, "text (expected str, got int 1)"},
               {%{text: <<255>>}, "text (expected str, got bytes b'\\xff')"},
@@ -144,7 +144,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         end
       end
 
-      test "that are text where bytes are wanted are those bytes", %{pool: pool} do
+      test "that are text become bytes if the command takes bytes", %{pool: pool} do
         assert {:ok, %{"result" => result}} =
                  Snakepit.execute("typed", %{data: "grün"}, pool: pool)
 
@@ -161,7 +161,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "an unknown command is told with names that are near", %{pool: pool} do
+    test "an unknown command is reported with similar names", %{pool: pool} do
       assert %{reason: :unknown_command, message: message} = error("typd", %{}, pool)
       assert message =~ "did you mean 'typed'?"
     end

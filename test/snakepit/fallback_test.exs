@@ -11,7 +11,7 @@ defmodule Snakepit.FallbackTest do
   @no_sockets [env: %{"PYTHONPATH" => Path.expand("../support/python/no_sockets", __DIR__)}]
   @fallback [fallback_adapter: GenericPythonV2]
 
-  test "a pool that can have no gRPC takes the other workers, and says so once" do
+  test "a pool without gRPC starts the fallback's workers, and reports it once" do
     me = self()
     event = [:snakepit, :pool, :fallback]
     :ok = :telemetry.attach({__MODULE__, me}, event, &__MODULE__.tell/4, me)
@@ -45,7 +45,7 @@ defmodule Snakepit.FallbackTest do
 
   def tell(event, measurements, metadata, pid), do: send(pid, {event, measurements, metadata})
 
-  test "without a fallback every call says that there is no gRPC" do
+  test "without a fallback every call reports that there is no gRPC" do
     pool = start_pool_unready!(@no_sockets)
     assert {:error, %Error{reason: :grpc_unavailable}} = await_ready(pool)
 
@@ -63,7 +63,7 @@ defmodule Snakepit.FallbackTest do
   end
 
   describe "execute_with_fallback/3" do
-    test "runs the call by the fallback's workers where the pool has no gRPC" do
+    test "runs the call with the fallback's workers if the pool has no gRPC" do
       pool = start_pool_unready!(@no_sockets)
       options = [pool: pool] ++ @fallback
 

@@ -16,7 +16,7 @@ defmodule Snakepit.FloodTest do
     describe "a worker (#{way})" do
       @options [adapter_args: @commands] ++ options
 
-      test "that prints without end fills nothing, and holds nothing up", %{tmp_dir: dir} do
+      test "that prints without end fills no memory and delays nothing", %{tmp_dir: dir} do
         started = Path.join(dir, "started")
         # A thread that prints without end keeps some from ending by itself.
         times = [shutdown_timeout: 1_000, kill_grace: 1_000]

@@ -37,7 +37,7 @@ defmodule Snakepit.GateTest do
     %{pool: start_pool!(adapter: Strict)}
   end
 
-  test "commands that are not there, streams too", %{pool: pool} do
+  test "unknown commands are refused, for streams too", %{pool: pool} do
     assert {:error, %Error{reason: :unknown_command, pool: ^pool, message: message}} =
              Snakepit.execute("ping", %{}, pool: pool)
 
@@ -47,7 +47,7 @@ defmodule Snakepit.GateTest do
              Snakepit.execute_stream("ping_stream", %{}, & &1, pool: pool)
   end
 
-  test "arguments, with a message or an error of the adapter's own", %{pool: pool} do
+  test "arguments are refused with a message or an error of the adapter's own", %{pool: pool} do
     assert {:ok, %{"result" => 3}} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
 
     assert {:error, %Error{reason: :invalid_args, command: "add", message: "a is no integer"}} =

@@ -7,7 +7,7 @@ defmodule Snakepit.GRPC.ClientTest do
 
   @moduletag :tmp_dir
 
-  describe "a channel of one's own" do
+  describe "a user's own channel" do
     setup %{tmp_dir: dir} do
       python = Path.expand(".venv/bin/python")
       socket = Path.join(System.tmp_dir!(), "snakepit-#{System.unique_integer([:positive])}.sock")
@@ -32,7 +32,7 @@ defmodule Snakepit.GRPC.ClientTest do
       %{channel: channel}
     end
 
-    test "calls, streams and asks", %{channel: channel} do
+    test "makes calls, streams and queries", %{channel: channel} do
       assert {:ok, %{"status" => "ok"}} = Client.execute(channel, "ping")
       me = self()
       assert :ok = Client.execute_stream(channel, "ping_stream", %{count: 2}, &send(me, &1))
@@ -49,7 +49,7 @@ defmodule Snakepit.GRPC.ClientTest do
       assert stats["memory_usage_bytes"] > 1_000_000
     end
 
-    test "the library takes any number of milliseconds that its types hold", context do
+    test "the library takes any number of milliseconds that its types can hold", context do
       %{channel: channel} = context
 
       for millis <- [10 ** 12, 4 * 10 ** 14, 2 ** 63, 2 ** 64 - 1] do
@@ -76,20 +76,20 @@ defmodule Snakepit.GRPC.ClientTest do
     end
   end
 
-  test "a server that is not there is named" do
+  test "a missing server is named" do
     assert {:error, %Error{reason: :grpc_unavailable, message: message}} =
              Client.connect("unix:/nowhere/at/all")
 
     assert message =~ "/nowhere/at/all"
   end
 
-  test "an address of no known form is refused with the forms there are" do
+  test "an address of unknown form is refused, with the known forms" do
     assert {:error, %Error{reason: :invalid_args, message: message}} = Client.connect("http://x")
     assert message =~ "unix:/path" and message =~ "tcp:host:port"
   end
 
   describe "encode_args/1" do
-    test "sends a binary as it is and anything else as JSON" do
+    test "sends a binary unchanged and anything else as JSON" do
       assert Client.encode_args(%{a: <<255>>, b: nil, c: :atom, d: {1, 2}, e: [x: 1]}) ==
                %{
                  "a" => <<255>>,
@@ -107,7 +107,7 @@ defmodule Snakepit.GRPC.ClientTest do
       end
     end
 
-    test "names what cannot be sent by its path" do
+    test "names the path of a value that cannot be sent" do
       for {value, path} <- [
             {%{x: [1, make_ref()]}, "args.v.x[1]"},
             {%{x: <<1::3>>}, "args.v.x"},
@@ -122,7 +122,7 @@ defmodule Snakepit.GRPC.ClientTest do
       end
     end
 
-    test "goes as deep as its limit, whatever is nested, and refuses what is deeper" do
+    test "nests as deep as its limit, whatever the types, and refuses deeper values" do
       nestings = [
         &[&1],
         &{&1},

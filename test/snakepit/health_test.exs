@@ -15,7 +15,7 @@ defmodule Snakepit.HealthTest do
 
   for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do
     describe "with #{inspect(adapter)}" do
-      test "workers tell what is true of them" do
+      test "workers report correct figures" do
         pool = start_pool!(adapter: unquote(adapter))
         for n <- 1..3, do: {:ok, _} = Snakepit.execute("add", %{a: n}, pool: pool)
         {:error, _} = Snakepit.execute("fail", %{message: "no"}, pool: pool)
@@ -42,7 +42,7 @@ defmodule Snakepit.HealthTest do
         assert later.uptime_ms >= worker.uptime_ms and worker.uptime_ms > 0
       end
 
-      test "none of the questions waits behind calls", %{tmp_dir: dir} do
+      test "no query waits behind calls", %{tmp_dir: dir} do
         pool = start_pool!(adapter: unquote(adapter), size: 2)
         args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
         options = [pool: pool, session_id: "s"]
@@ -62,7 +62,7 @@ defmodule Snakepit.HealthTest do
     end
   end
 
-  test "a worker that does not answer is replaced, though no call waits for it" do
+  test "a worker that does not answer is replaced, even if no call waits for it" do
     log =
       capture_log(fn ->
         pool = start_pool!(health_interval: 200, health_misses: 3)
@@ -84,7 +84,7 @@ defmodule Snakepit.HealthTest do
     assert log =~ "missed a health check" and log =~ ":health_misses"
   end
 
-  test "a worker whose command holds Python's lock answers, and says so", %{tmp_dir: dir} do
+  test "a worker whose command holds Python's lock answers, and reports it", %{tmp_dir: dir} do
     pool = start_pool!(max_concurrency: 2, shutdown_timeout: 1, kill_grace: 1)
     busy = start_call(pool, "hold", dir, until: Path.join(dir, "until"))
     # On a slow machine no thread may have run for a while.
@@ -129,7 +129,7 @@ defmodule Snakepit.HealthTest do
     task
   end
 
-  test "what a pool is" do
+  test "a pool describes itself" do
     pool = start_pool!(max_concurrency: 3)
 
     assert {:ok, %{pool: ^pool, size: 1, max_concurrency: 3} = info} =
@@ -154,7 +154,7 @@ defmodule Snakepit.HealthTest do
     assert {:ok, %{commands: nil}} = Snakepit.info(pool)
   end
 
-  test "a pool that is not there has nothing to tell" do
+  test "a pool that does not exist is an error" do
     for ask <- [:health, :info, :stats, :list_workers] do
       assert {:error, %Error{reason: :pool_stopped}} = apply(Snakepit, ask, [:nowhere])
     end

@@ -31,7 +31,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     defp logged(log, line), do: eventually(fn -> line in lines(log) end)
 
     for {class, thread} <- [Plain: "main", Async: "snakepit-asyncio"], concurrency <- [1, 4] do
-      test "#{class}: start, the ends of sessions and close, #{concurrency} at a time", %{
+      test "#{class}: start, session_ended and close, #{concurrency} at a time", %{
         log: log
       } do
         thread = unquote(thread)
@@ -69,7 +69,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "a session that begins anew does so once the hook was told of what was", %{log: log} do
+    test "a session begins anew only after the hook has run for the old one", %{log: log} do
       pool = pool!(:Plain, log)
 
       for n <- 1..20, command = Enum.at(~w(add add_async), rem(n, 2)) do
@@ -83,7 +83,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                Enum.flat_map(1..20, &["add #{&1}", "ended s ['#{&1}'] in main"])
     end
 
-    test "the hook comes after the session's last call, and beside none of it", %{
+    test "the hook runs after the session's last call, and during none of its calls", %{
       log: log,
       tmp_dir: dir
     } do
@@ -104,7 +104,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     def hold(pool, args, options), do: run(pool, "hold", args, options)
 
-    test "sessions that expire or make room for others have ended", %{log: log} do
+    test "the hook runs for sessions that expire or make room for others", %{log: log} do
       pool = pool!(:Plain, log, max_sessions: 2)
       for {id, n} <- [{"a", 1}, {"b", 2}, {"c", 3}], do: add(pool, id, "#{n}")
       logged(log, "ended a ['1'] in main")
@@ -114,7 +114,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       logged(log, "ended short ['4'] in main")
     end
 
-    test "a hook that fails is logged, and loses nothing else", %{log: log} do
+    test "a hook that fails is logged, and nothing else is lost", %{log: log} do
       pool = pool!(:Failing, log)
       Snakepit.Test.Log.follow(pool)
 
@@ -134,7 +134,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert not alive?(pid)
     end
 
-    test "an async hook that does not end holds up its own session alone", %{log: log} do
+    test "an async hook that does not end delays only its own session", %{log: log} do
       pool = pool!(:Waiting, log, shutdown_timeout: 200)
       add(pool, "waits", "1")
       :ok = Snakepit.end_session("waits", pool: pool)
@@ -147,7 +147,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert %{"pid" => ^pid} = run(pool, "ping")
     end
 
-    test "why start has failed is the pool's error", %{log: log} do
+    test "the reason why start failed is the pool's error", %{log: log} do
       for class <- [:FailingStart, :FailingAsyncStart] do
         pool = start_pool_unready!(options(class, log, []))
 
@@ -159,7 +159,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "a hook that cannot be called as hooks are is why a worker does not start", %{log: log} do
+    test "a worker with a hook of the wrong signature does not start, and says so", %{log: log} do
       for {class, wanted} <- [
             NoSession: ["session_ended(self, session_id, session)", "session_ended(session_id"],
             StartWithArguments: ["start(self)", "start(model"],
@@ -179,7 +179,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert run(pool, "start", %{job: "one"}) == "started one"
     end
 
-    test "close has :shutdown_timeout, and no longer", %{log: log} do
+    test "close has :shutdown_timeout and no longer", %{log: log} do
       for class <- [:SlowClose, :SlowAsyncClose] do
         pool = pool!(class, log, shutdown_timeout: 200)
         Snakepit.Test.Log.follow(pool)

@@ -24,7 +24,7 @@ defmodule Snakepit.HostileTest do
     error
   end
 
-  test "a message that is none is an error of the call", %{pool: pool} do
+  test "an invalid message is an error of the call", %{pool: pool} do
     for command <- ~w(truncated length_beyond deep_message) do
       error = error(command, pool)
 
@@ -37,7 +37,7 @@ defmodule Snakepit.HostileTest do
     for _ <- 1..50, do: assert({kind, _} = execute("garbage", pool)) && kind in [:ok, :error]
   end
 
-  test "a value that is not what its kind says is named", %{pool: pool} do
+  test "a value that does not match its kind is named", %{pool: pool} do
     for {command, problem} <- [
           name_no_utf8: ~s(the name "\uFFFD" is not valid UTF-8),
           text_no_utf8: "result.x is marked as text but is not valid UTF-8",
@@ -60,8 +60,10 @@ defmodule Snakepit.HostileTest do
           tail_beyond: "result.x is not valid JSON: the tail has no such range",
           tail_overflow: "result.x is not valid JSON: the tail has no such range",
           tail_over: "result.x is not valid JSON: the tail has no such range",
-          tensor_shape: "result.x is not valid JSON: the tensor's length does not match its shape",
-          tensor_overflow: "result.x is not valid JSON: the tensor's length does not match its shape",
+          tensor_shape:
+            "result.x is not valid JSON: the tensor's length does not match its shape",
+          tensor_overflow:
+            "result.x is not valid JSON: the tensor's length does not match its shape",
           tensor_dtype: "result.x is not valid JSON: the dtype is unknown"
         ] do
       error = error(to_string(command), pool)
@@ -70,7 +72,7 @@ defmodule Snakepit.HostileTest do
     end
   end
 
-  test "what is only large arrives", %{pool: pool} do
+  test "values that are merely large arrive", %{pool: pool} do
     assert {:ok, %{"x" => map}} = execute("wide", pool)
     assert map_size(map) == 1_000_000
     assert {:ok, map} = execute("wide_message", pool)
@@ -81,7 +83,7 @@ defmodule Snakepit.HostileTest do
     assert length(empty) == 100_000
   end
 
-  test "what is said makes no atom", %{pool: pool} do
+  test "a server's text creates no atom", %{pool: pool} do
     for command <- ~w(wide wide_message error_of_no_reason), do: execute(command, pool)
 
     # Names of fields and of keys, a reason, a type.
@@ -90,7 +92,7 @@ defmodule Snakepit.HostileTest do
     end
   end
 
-  test "an error of no known kind is one from Python", %{pool: pool} do
+  test "an error of an unknown kind is a Python error", %{pool: pool} do
     assert %{reason: :python_error, message: "no detail"} = error("error_text_only", pool)
 
     assert %{reason: :python_error, details: %{code: "c", data: nil}} =
@@ -100,7 +102,7 @@ defmodule Snakepit.HostileTest do
     assert Exception.message(error("error_of_no_reason", pool)) =~ "TTT"
   end
 
-  test "any status code, known or made up, is one of the reasons", %{pool: pool} do
+  test "any status code, known or unknown, maps to a reason", %{pool: pool} do
     for code <- Enum.concat(1..16, [17, 99, 1000, 2_147_483_647]) do
       error = error("status #{code}", pool)
       assert error.reason != :internal_error
@@ -108,7 +110,7 @@ defmodule Snakepit.HostileTest do
     end
   end
 
-  test "chunks that lie end the stream after those that do not", %{pool: pool} do
+  test "false chunks end the stream after the correct ones", %{pool: pool} do
     me = self()
 
     for {command, reason} <- [chunk_kinds: :invalid_result, garbage: :rpc_error] do
@@ -149,7 +151,7 @@ defmodule Snakepit.HostileTest do
     end
   end
 
-  test "a deep and wide value of one's own is refused or sent in bounded time" do
+  test "a deep and wide argument is refused or sent in bounded time" do
     deep = Enum.reduce(1..100_000, [], fn _, inner -> [inner] end)
     assert_raise Error, ~r/nested deeper than 128/, fn -> Client.encode_args(%{x: deep}) end
     deep = Enum.reduce(1..100_000, ~D[2026-01-01], fn _, inner -> %{a: inner} end)

@@ -37,7 +37,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       error.message
     end
 
-    test "they carry what values can, in every worker that is started" do
+    test "init arguments carry any value, to every worker that starts" do
       values = %{
         text: "grüße",
         bytes: Snakepit.bytes(<<0, 255>>),
@@ -85,7 +85,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "a keyword list, string keys, and none at all" do
+    test "init arguments may be a keyword list, have string keys, or be absent" do
       assert run(start_pool!(options(:Anything, init: [b: 1, a: 2])), "names") == ["a", "b"]
       assert run(start_pool!(options(:Anything, init: %{"c" => 1})), "names") == ["c"]
       assert run(start_pool!(options(:Anything, init: %{})), "names") == []
@@ -93,12 +93,12 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert run(start_pool!(options(:Plain, [])), "ping") == "pong"
     end
 
-    test "they become what __init__ is annotated with" do
+    test "init arguments are converted by the annotations of __init__" do
       pool = start_pool!(options(:Sized, init: %{model: "small", size: %{width: 3}}))
       assert %{"model" => "small", "size" => %{"width" => 3, "height" => 1}} = run(pool, "sized")
     end
 
-    test "ones that __init__ does not take are why a worker does not start" do
+    test "a worker whose __init__ does not take its arguments does not start, and says so" do
       message = start_error(:Sized, init: %{modle: @secret})
       assert message =~ "unknown modle (did you mean model?)"
       assert message =~ "missing model"
@@ -113,7 +113,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert start_error(:Plain, init: %{model: @secret}) =~ "unknown model: the class is Plain()"
     end
 
-    test "what cannot be sent, and what is none, is refused when the pool starts" do
+    test "init arguments that are invalid or cannot be sent are refused when the pool starts" do
       class = [class: "init_commands:Anything", paths: ["test/support/python"]]
       message = refused(class ++ [init: %{a: [%{b: self()}], password: @secret}])
       assert message =~ "init.a[0].b is a pid"
@@ -127,7 +127,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert refused(%{init: %{a: @secret}}) =~ "a keyword list"
     end
 
-    test "nothing shows them" do
+    test "no error, log or inspected term shows init arguments" do
       options = options(:Anything, init: %{password: @secret})
       refute inspect(Snakepit.Pool.child_spec(options)) =~ @secret
       pool = start_pool!(options)

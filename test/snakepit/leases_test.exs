@@ -13,7 +13,7 @@ defmodule Snakepit.LeasesTest do
     %{pool: pool}
   end
 
-  test "a free place is taken at once, a place given back by whoever waits", %{pool: pool} do
+  test "a free place is taken at once, a released one by the next in the queue", %{pool: pool} do
     me = self()
     of_worker = %{worker: me, worker_id: "pool/1", session_generation: 0}
     assert {:ok, %{lease: lease} = acquired} = acquire(pool)
@@ -39,7 +39,7 @@ defmodule Snakepit.LeasesTest do
     Native.release(lease)
   end
 
-  test "a wait ends at its deadline", %{pool: pool} do
+  test "waiting ends at the deadline", %{pool: pool} do
     {:ok, %{lease: lease}} = acquire(pool)
     ref = make_ref()
     assert {:wait, _handle} = acquire(pool, ref, 50)
@@ -49,7 +49,7 @@ defmodule Snakepit.LeasesTest do
     Native.release(lease)
   end
 
-  test "the holder's death gives its place back, that of one who waits frees the queue", %{
+  test "the death of a holder releases its place, the death of a waiter frees the queue", %{
     pool: pool
   } do
     me = self()

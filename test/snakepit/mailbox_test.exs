@@ -27,7 +27,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       now - before
     end
 
-    test "a call", %{pool: pool} do
+    test "a call passes over other messages once", %{pool: pool} do
       calls = fn ->
         for _ <- 1..@waits, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
       end
@@ -40,7 +40,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       # One chunk at a time, so that each is waited for.
       @options [demand: 1]
 
-      test "a stream with a callback", %{pool: pool} do
+      test "a stream with a callback passes over other messages once", %{pool: pool} do
         stream = fn ->
           args = %{count: @waits}
 
@@ -51,7 +51,9 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert reductions(stream) < @bound
       end
 
-      test "a lazy stream, enumerated at once or step by step", %{pool: pool} do
+      test "a lazy stream passes over other messages once, enumerated at once or step by step", %{
+        pool: pool
+      } do
         stream = Snakepit.stream("counted", %{count: @waits}, [pool: pool] ++ @options)
         assert reductions(fn -> @waits = Enum.count(stream) end) < @bound
         zipped = Stream.zip(stream, Stream.cycle([1]))

@@ -42,7 +42,7 @@ defmodule Snakepit.NativeTest do
           "for _ <- 1..2, do: true = match?({:error, _}, :code.load_file(native))",
         "given to cover": ":cover.start(); :cover.compile_beam(native)"
       ] do
-    test "a pool goes on when the module of the library is #{how}" do
+    test "a pool continues when the library's module is #{how}" do
       assert reloaded(unquote(code)) == for(_ <- 1..13, do: "ok")
     end
   end
@@ -51,7 +51,7 @@ defmodule Snakepit.NativeTest do
         "deleted, as by a compiler": ":code.purge(native); :code.delete(native)",
         "deleted and purged": ":code.purge(native); :code.delete(native); :code.purge(native)"
       ] do
-    test "once it was #{how}, every function says that the BEAM is to be restarted" do
+    test "once it was #{how}, every function says that the BEAM must be restarted" do
       lines = reloaded(unquote(code))
       assert length(lines) == 13
       for line <- lines, do: assert(line =~ "restart the BEAM" or line =~ "has stopped", line)

@@ -23,7 +23,7 @@ defmodule Snakepit.NodeAdapterTest do
     assert lines < 150
   end
 
-  test "calls, values, and results that are no map", %{pool: pool} do
+  test "calls, values, and results that are not maps work", %{pool: pool} do
     assert {:ok, %{"status" => "ok"}} = Snakepit.execute("ping", %{}, pool: pool)
     args = %{"text" => "grüße", "list" => [1, 2.5, nil, true, %{"a" => []}]}
     assert Snakepit.execute("echo", args, pool: pool) == {:ok, args}
@@ -32,7 +32,7 @@ defmodule Snakepit.NodeAdapterTest do
              Snakepit.execute("word_lengths", %{text: "one three"}, pool: pool)
   end
 
-  test "errors", %{pool: pool} do
+  test "errors are reported", %{pool: pool} do
     assert {:error, %Error{reason: :unknown_command, message: message}} =
              Snakepit.execute("pong", %{}, pool: pool)
 
@@ -42,7 +42,7 @@ defmodule Snakepit.NodeAdapterTest do
              Snakepit.execute("word_lengths", %{}, pool: pool)
   end
 
-  test "several at once, and each its own answer", %{pool: pool} do
+  test "several calls at once get their own answers", %{pool: pool} do
     tasks =
       for n <- 1..50, do: Task.async(fn -> Snakepit.execute("echo", %{n: n}, pool: pool) end)
 
@@ -59,7 +59,7 @@ defmodule Snakepit.NodeAdapterTest do
     assert {:ok, %{"pid" => ^worker}} = Snakepit.execute("ping", %{}, pool: pool)
   end
 
-  test "sessions", %{pool: pool} do
+  test "sessions keep their state", %{pool: pool} do
     count = fn id -> Snakepit.execute_in_session(id, "count", %{}, pool: pool) end
     assert {:ok, %{"count" => 1}} = count.("a")
     assert {:ok, %{"count" => 2}} = count.("a")
@@ -68,7 +68,7 @@ defmodule Snakepit.NodeAdapterTest do
     assert {:ok, %{"count" => 1}} = count.("a")
   end
 
-  test "a worker that is killed is replaced, and one whose pool stops is gone", %{
+  test "a killed worker is replaced, and the worker of a stopped pool is gone", %{
     adapter: adapter
   } do
     pool = start_pool!(adapter: adapter)

@@ -52,7 +52,7 @@ defmodule Snakepit.NonsenseTest do
     end
   end
 
-  test "calls, streams and sessions", %{pool: pool} do
+  test "calls, streams and sessions refuse nonsense", %{pool: pool} do
     options = [pool: pool]
     each = fn _ -> nil end
     try!(Snakepit, :execute, ["ping", %{}, options])
@@ -74,7 +74,7 @@ defmodule Snakepit.NonsenseTest do
     with {:ok, call} <- Snakepit.start_stream(command, args, options), do: Snakepit.cancel(call)
   end
 
-  test "each option of a call", %{pool: pool} do
+  test "each option of a call refuses nonsense", %{pool: pool} do
     for {option, _type} <- Config.stream_options(), wrong <- nonsense() do
       options = [{option, wrong}, {:pool, pool}]
 
@@ -90,7 +90,7 @@ defmodule Snakepit.NonsenseTest do
     end
   end
 
-  test "what a stream that was started is asked for", %{pool: pool} do
+  test "requests to a stream that was started refuse nonsense", %{pool: pool} do
     {:ok, call} = Snakepit.start_stream("counted", %{count: 1_000_000}, pool: pool, demand: 1)
     try!(Snakepit, :ask, [call, 1])
     try!(Snakepit, :cancel, [call])
@@ -105,13 +105,13 @@ defmodule Snakepit.NonsenseTest do
     Snakepit.cancel(call)
   end
 
-  test "what a pool tells", %{pool: pool} do
+  test "queries to a pool refuse nonsense", %{pool: pool} do
     for ask <- [:health, :info, :stats, :list_workers], do: try!(Snakepit, ask, [pool])
     try!(Pool, :await_ready, [pool, 1_000])
     assert {:error, %Error{reason: :invalid_options}} = Pool.await_ready(pool, 2 ** 33)
   end
 
-  test "what is no name of a pool is told in one way", %{pool: pool} do
+  test "an invalid pool name is reported in the same way everywhere", %{pool: pool} do
     for wrong <- ["x", ~c"x", self(), make_ref(), nil, true, 1, {pool, node()}, [pool], %{}] do
       for ask <- [
             &Snakepit.health/1,
@@ -132,7 +132,7 @@ defmodule Snakepit.NonsenseTest do
     end
   end
 
-  test "each option of a pool" do
+  test "each option of a pool refuses nonsense" do
     try!(Pool, :child_spec, [[name: :nonsense]])
 
     for {option, _type} <- Config.types(), wrong <- nonsense() do
@@ -146,7 +146,7 @@ defmodule Snakepit.NonsenseTest do
         do: assert({:error, %Error{reason: :invalid_options}} = Pool.start_link(wrong))
   end
 
-  test "a channel" do
+  test "a channel refuses nonsense" do
     try!(Client, :connect, ["unix:/nowhere/at/all", []])
 
     for {option, _} <- [secret: "", timeout: 1, max_message_size: 1], wrong <- nonsense() do
@@ -170,7 +170,7 @@ defmodule Snakepit.NonsenseTest do
     try!(GRPCPython, :init_grpc_connection, [1])
   end
 
-  test "tensors" do
+  test "tensors refuse nonsense" do
     try!(Tensor, :new, [<<1>>, :uint8, {1}])
     for name <- [:from_nx, :to_nx], do: try!(Tensor, name, [nil])
   end
@@ -241,7 +241,7 @@ defmodule Snakepit.NonsenseTest do
     def command_timeout(_command, _args), do: nil
   end
 
-  test "what an adapter's callbacks return" do
+  test "nonsense from an adapter's callbacks is refused" do
     pool = start_pool!(adapter: Careless)
 
     assert {:error, %Error{reason: :adapter_error, command: "echo", message: message}} =

@@ -17,12 +17,12 @@ defmodule Snakepit.Pool.NotifierTest do
     notifier
   end
 
-  test "where there is none, the caller emits", %{pool: pool} do
+  test "without a notifier the caller emits", %{pool: pool} do
     Notifier.run(pool, fn -> send(self(), :emitted) end)
     assert_received :emitted
   end
 
-  test "emits in order, whatever an event raises, and what is left when it stops", %{pool: pool} do
+  test "emits in order, even if a handler raises, and emits the rest when it stops", %{pool: pool} do
     start_supervised!({Notifier, pool})
     notifier = block(pool)
     test = self()
@@ -43,7 +43,7 @@ defmodule Snakepit.Pool.NotifierTest do
     assert :persistent_term.get({Notifier, pool}, nil) == nil
   end
 
-  test "keeps no more events than its bound, and says how many it has dropped", %{pool: pool} do
+  test "keeps no more events than its bound, and reports how many it has dropped", %{pool: pool} do
     start_supervised!({Notifier, pool})
     notifier = block(pool)
     emitted = :counters.new(1, [])

@@ -31,7 +31,7 @@ defmodule Snakepit.OrphansTest do
     end
   end
 
-  test "nor does what a command has started, whichever way its worker is spoken to" do
+  test "nor does a process that a command has started, with each kind of worker" do
     paths = inspect(Path.expand("test/support/python"))
 
     script = """

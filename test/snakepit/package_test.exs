@@ -25,7 +25,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       String.trim(folder)
     end
 
-    test "is the pool's own where another one is installed", %{tmp_dir: dir} do
+    test "is the pool's own if another one is installed", %{tmp_dir: dir} do
       python = environment(dir)
       stale = Path.join(packages(python), "snakepit_bridge")
       File.mkdir_p!(stale)
@@ -35,14 +35,14 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert {:ok, %{"status" => "ok"}} = Snakepit.execute("ping", %{}, pool: pool)
     end
 
-    test "is the pool's own where PYTHONPATH has another one", %{tmp_dir: dir} do
+    test "is the pool's own if PYTHONPATH has another one", %{tmp_dir: dir} do
       File.mkdir_p!(Path.join(dir, "snakepit_bridge"))
       File.write!(Path.join(dir, "snakepit_bridge/__init__.py"), @stale)
       pool = start_pool!([env: %{"PYTHONPATH" => dir}] ++ @way)
       assert {:ok, %{"status" => "ok"}} = Snakepit.execute("ping", %{}, pool: pool)
     end
 
-    test "cannot be told from another one in the folder that workers run in", %{tmp_dir: dir} do
+    test "is refused if another one is in the directory that workers run in", %{tmp_dir: dir} do
       python = Path.expand(".venv/bin/python")
       File.mkdir_p!(Path.join(dir, "snakepit_bridge"))
       pool = start_pool!([root: dir, python: python, adapter_args: []] ++ @way)
@@ -55,7 +55,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     end
 
     if way[:server] == :native do
-      test "is what editors, mypy and pytest find in an environment of mix snakepit.setup",
+      test "is found by editors, mypy and pytest in an environment of mix snakepit.setup",
            %{tmp_dir: dir} do
         python = environment(dir)
         Mix.Tasks.Snakepit.Setup.link_package(python)
@@ -66,7 +66,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert String.trim(found) == Path.expand("priv/python/snakepit_bridge/__init__.py")
       end
 
-      test "is told from a copy that an environment has", %{tmp_dir: dir} do
+      test "is distinguished from a copy in the environment", %{tmp_dir: dir} do
         python = environment(dir)
         copy = Path.join(packages(python), "snakepit_bridge")
         File.mkdir_p!(copy)

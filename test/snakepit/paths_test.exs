@@ -93,9 +93,10 @@ defmodule Snakepit.PathsTest do
   ]
 
   for {kind, options} <- kinds do
-    test "relative paths of a #{kind} pool are the project's, wherever the BEAM is by then", %{
-      elsewhere: elsewhere
-    } do
+    test "relative paths of a #{kind} pool start from the project, whatever the current directory is",
+         %{
+           elsewhere: elsewhere
+         } do
       capture_log(fn ->
         pool = start_pool!(unquote(Macro.escape(options)))
         File.cd!(elsewhere)
@@ -109,7 +110,7 @@ defmodule Snakepit.PathsTest do
     end
   end
 
-  test "a pool that starts while the BEAM is elsewhere finds its paths in the project", %{
+  test "a pool that starts in another current directory finds its paths in the project", %{
     elsewhere: elsewhere
   } do
     File.cd!(elsewhere)
@@ -132,7 +133,7 @@ defmodule Snakepit.PathsTest do
          do: {:ok, %{"result" => [File.read_link!("/proc/#{pid}/cwd")]}}
   end
 
-  test "without Mix they are those of the directory in which the pool was first started", %{
+  test "without Mix they start from the directory in which the pool was first started", %{
     elsewhere: elsewhere
   } do
     paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
@@ -175,7 +176,7 @@ defmodule Snakepit.PathsTest do
     assert {status, output} == {0, "replaced\n"}
   end
 
-  test "each project of an umbrella has its own, whichever runs at the moment", %{
+  test "each project of an umbrella has its own paths, whichever is running", %{
     elsewhere: elsewhere
   } do
     for app <- [:sp_one, :sp_two] do
@@ -227,7 +228,7 @@ defmodule Snakepit.PathsTest do
       start_pool!(adapter: AppAdapter, adapter_args: [], env: env)
     end
 
-    test "that is not there is an error with its name" do
+    test "that does not exist is an error with its name" do
       for options <- [
             [adapter_args: [paths: [{:sp_none, "priv/python"}]]],
             [python: {:sp_none, "bin/python"}]
@@ -236,7 +237,7 @@ defmodule Snakepit.PathsTest do
     end
   end
 
-  test "an option that is no path is refused" do
+  test "an option that is not a path is refused" do
     assert {:ok, %{root: @project, python: nil}} = Config.pool([])
     assert {:ok, %{root: "/srv"}} = Config.pool(root: "/srv")
     assert {:ok, %{python: {:a, "b"}}} = Config.pool(python: {:a, "b"})
@@ -259,14 +260,14 @@ defmodule Snakepit.PathsTest do
     end
   end
 
-  test "paths are made absolute as Path.expand/2 does it" do
+  test "paths are made absolute as by Path.expand/2" do
     for path <- ~w(a a/b ./a ../a a/../../../../b /a /a/../b . .. ~/a a//b/),
         root <- ["/", "/x/y"] do
       assert Paths.absolute(path, root) == Path.expand(path, root)
     end
   end
 
-  test "executables are found in PATH, by its relative entries too, else from the root", %{
+  test "executables are found in PATH, also by its relative entries, otherwise from the root", %{
     elsewhere: elsewhere
   } do
     assert Paths.find("sh", elsewhere) == {:ok, System.find_executable("sh")}
@@ -314,7 +315,7 @@ defmodule Snakepit.PathsTest do
     start_pool!(root: elsewhere, adapter_args: [])
   end
 
-  test "a root that is gone, or a BEAM whose directory is, fails a start with the reason", %{
+  test "a start fails with the reason if the root or the BEAM's directory is gone", %{
     elsewhere: elsewhere
   } do
     root = Path.join(elsewhere, "root")

@@ -53,7 +53,7 @@ defmodule Snakepit.PipeliningTest do
     queued
   end
 
-  test "nothing waits behind a long call while the other worker is free", %{tmp_dir: dir} do
+  test "no call waits behind a long one while the other worker is free", %{tmp_dir: dir} do
     pool = start_taught_pool!(size: 2)
     held = hold(pool, dir, "long")
 
@@ -73,7 +73,7 @@ defmodule Snakepit.PipeliningTest do
   end
 
   for first <- [0, 1] do
-    test "calls behind long ones go to the worker that is free first, number #{first}", context do
+    test "calls behind long ones go to the first free worker, number #{first}", context do
       %{tmp_dir: dir} = context
       pool = start_taught_pool!(size: 2)
       held = for name <- ~w(one other), do: hold(pool, dir, name)
@@ -90,7 +90,9 @@ defmodule Snakepit.PipeliningTest do
     end
   end
 
-  test "one that has not started when its worker dies runs once, on another", %{tmp_dir: dir} do
+  test "a call that has not started when its worker dies runs once, on another worker", %{
+    tmp_dir: dir
+  } do
     pool = start_taught_pool!(size: 1)
     held = hold(pool, dir, "long")
     # A worker that stands still gives nothing back.
@@ -112,7 +114,7 @@ defmodule Snakepit.PipeliningTest do
     assert File.read!(notes) == Enum.join(pids)
   end
 
-  test "one that waits behind another ends at its deadline, and never runs", %{tmp_dir: dir} do
+  test "a call that waits behind another ends at its deadline and never runs", %{tmp_dir: dir} do
     pool = start_taught_pool!(size: 1)
     held = hold(pool, dir, "long")
     notes = Path.join(dir, "notes")
@@ -124,7 +126,7 @@ defmodule Snakepit.PipeliningTest do
     never_ran!(notes, held, pool)
   end
 
-  test "one whose caller dies while it waits behind another never runs", %{tmp_dir: dir} do
+  test "a call whose caller dies while it waits behind another never runs", %{tmp_dir: dir} do
     pool = start_taught_pool!(size: 1)
     held = hold(pool, dir, "long")
     signal("STOP", held.os_pid)
@@ -149,7 +151,7 @@ defmodule Snakepit.PipeliningTest do
     assert {:ok, _} = await(waiting)
   end
 
-  test "a call that is cancelled leaves its neighbours alone", %{tmp_dir: dir} do
+  test "a cancelled call does not affect its neighbours", %{tmp_dir: dir} do
     pool = start_pool!(size: 1, max_concurrency: 3, kill_grace: @patience)
 
     [one, cancelled, other] =
@@ -171,7 +173,7 @@ defmodule Snakepit.PipeliningTest do
     for n <- [1, 3], do: assert_receive({^n, {:ok, %{"result" => false}}}, @patience)
   end
 
-  test "values above what a frame holds arrive whole, while small ones pass them by" do
+  test "values larger than a frame arrive complete, while small ones overtake them" do
     pool = start_pool!(size: 1, max_concurrency: 4)
 
     large =

@@ -14,14 +14,14 @@ defmodule Snakepit.PlainServerTest do
     %{pool: start_server_pool!(Adapter, max_concurrency: 8)}
   end
 
-  test "unary calls, in a session too", %{pool: pool} do
+  test "unary calls work, in a session too", %{pool: pool} do
     for options <- [[], [session_id: "s"]] do
       assert Snakepit.execute("echo", %{a: 1, b: "text", c: <<255>>}, [pool: pool] ++ options) ==
                {:ok, %{"a" => 1, "b" => "text", "c" => <<255>>}}
     end
   end
 
-  test "failures and statuses", %{pool: pool} do
+  test "failures and statuses are errors", %{pool: pool} do
     assert {:error, %Error{reason: :python_error, message: "it failed"}} =
              Snakepit.execute("fail", %{}, pool: pool)
 
@@ -32,7 +32,7 @@ defmodule Snakepit.PlainServerTest do
              Snakepit.execute_stream("echo", %{}, & &1, pool: pool)
   end
 
-  test "all three faces of a stream", %{pool: pool} do
+  test "all three ways to consume a stream work", %{pool: pool} do
     expected = for index <- 0..999, do: %{"index" => index, "is_final" => false}
     me = self()
     args = %{count: 1000}
@@ -43,7 +43,7 @@ defmodule Snakepit.PlainServerTest do
     assert events(call) == expected
   end
 
-  test "an error after some chunks", %{pool: pool} do
+  test "an error after some chunks follows them", %{pool: pool} do
     me = self()
 
     assert {:error, %Error{reason: :python_error, message: "no more"}} =
@@ -55,7 +55,7 @@ defmodule Snakepit.PlainServerTest do
   end
 
   @tag :tmp_dir
-  test "halting closes the generator, and the worker goes on", %{pool: pool, tmp_dir: dir} do
+  test "halting closes the generator, and the worker continues", %{pool: pool, tmp_dir: dir} do
     closed = Path.join(dir, "closed")
 
     assert [_, _] = "endless" |> Snakepit.stream(%{closed: closed}, pool: pool) |> Enum.take(2)

@@ -34,7 +34,7 @@ defmodule Snakepit.PoolTest do
     assert {:ok, _} = free(held)
   end
 
-  test "whoever waits too long is told so, and the next is served", %{tmp_dir: dir} do
+  test "a caller that waits too long gets an error, and the next is served", %{tmp_dir: dir} do
     pool = start_pool!(queue_timeout: 100)
     held = occupy(pool, dir)
     assert {:error, %Error{reason: :queue_timeout}} = Snakepit.execute("ping", %{}, pool: pool)
@@ -111,7 +111,7 @@ defmodule Snakepit.PoolTest do
     free(held)
   end
 
-  test "a worker that is killed costs its calls, which hear at once, and is replaced", %{
+  test "a worker that is killed fails its calls at once, and is replaced", %{
     tmp_dir: dir
   } do
     pool = start_pool!(max_concurrency: 4)
@@ -134,13 +134,13 @@ defmodule Snakepit.PoolTest do
     assert os_pid(pool) != before
   end
 
-  test "a command that ends its process is a crashed worker" do
+  test "a command that ends its process crashes the worker" do
     pool = start_pool!()
     assert {:error, %Error{reason: :worker_crashed}} = Snakepit.execute("die", %{}, pool: pool)
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
   end
 
-  test "what handlers have started ends with the pool" do
+  test "processes that handlers have started end with the pool" do
     pool = start_pool!()
     worker = os_pid(pool)
     {:ok, %{"pid" => child}} = Snakepit.execute("child", %{}, pool: pool)
@@ -151,7 +151,7 @@ defmodule Snakepit.PoolTest do
     assert {:error, %Error{reason: :pool_stopped}} = Snakepit.execute("ping", %{}, pool: pool)
   end
 
-  test "messages above the limit are refused by name, both ways" do
+  test "messages above the limit are refused by name, in both directions" do
     pool = start_pool!(max_message_size: 100_000)
 
     assert {:error, %Error{reason: :message_too_large, message: message} = error} =
@@ -189,7 +189,7 @@ defmodule Snakepit.PoolTest do
              Snakepit.GRPC.Client.execute(channel, "ping")
   end
 
-  test "over TCP workers take the ports of a range that are free" do
+  test "over TCP workers take the free ports of a range" do
     {:ok, taken} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
     {:ok, first} = :inet.port(taken)
     pool = start_pool!(transport: :tcp, base_port: first, port_range: 40, size: 2)
@@ -198,7 +198,7 @@ defmodule Snakepit.PoolTest do
     for port <- ports, do: assert(port in (first + 1)..(first + 39))
   end
 
-  test "a limit of threads is for workers alone, and an option of its own goes before" do
+  test "the thread limit applies only to workers, and :env takes precedence" do
     variables = ~w(OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS)
     host = Enum.map(variables, &System.get_env/1)
     pool = start_pool!(thread_limit: 3, env: %{"MKL_NUM_THREADS" => "7"})
@@ -207,7 +207,7 @@ defmodule Snakepit.PoolTest do
     assert Enum.map(variables, &System.get_env/1) == host
   end
 
-  test "two pools are two pools" do
+  test "two pools are independent" do
     one = start_pool!()
     two = start_pool!()
     assert os_pid(one) != os_pid(two)

@@ -57,7 +57,7 @@ defmodule Snakepit.ProcessTest do
         assert String.valid?(one) and String.valid?(two)
       end
 
-      test "shows a line that has no end yet" do
+      test "shows an unfinished line" do
         pool = start_pool!(@options)
         data = Snakepit.bytes("still going")
 
@@ -85,7 +85,7 @@ defmodule Snakepit.ProcessTest do
         assert log =~ "mine: [request-17] from logging"
       end
 
-      test "that ends by itself leaves its status and its last words" do
+      test "that exits on its own leaves its status and its last output" do
         pool = start_pool!(@options)
         words = Snakepit.bytes("before\nthe last words \xfc\n")
 
@@ -99,7 +99,7 @@ defmodule Snakepit.ProcessTest do
         Log.await(pool, "it exited with status 7; its last output:\nbefore")
       end
 
-      test "that ends with a status of no signal has not been killed" do
+      test "that exits with a status that is not a signal's was not killed" do
         pool = start_pool!(@options)
 
         assert {:error, %Error{reason: :worker_crashed, message: message}} =
@@ -108,7 +108,7 @@ defmodule Snakepit.ProcessTest do
         assert message =~ "it exited with status 255"
       end
 
-      test "that is killed leaves the signal" do
+      test "that is killed leaves its signal" do
         pool = start_pool!(@options)
 
         assert {:error, %Error{reason: :worker_crashed, message: message}} =
@@ -125,7 +125,7 @@ defmodule Snakepit.ProcessTest do
         assert message =~ "output_commands.py"
       end
 
-      test "gets its variables as they are, byte by byte" do
+      test "receives its variables unchanged, byte by byte" do
         env = %{"BYTES" => <<255, 1>>, "EMPTY" => "", "ŁÓDŹ.x" => "ł", "OMP_NUM_THREADS" => "3"}
         pool = start_pool!([env: env, thread_limit: 2] ++ @options)
         {:ok, seen} = Snakepit.execute("variables", %{}, pool: pool)
@@ -135,7 +135,7 @@ defmodule Snakepit.ProcessTest do
         end
       end
 
-      test "whose last words are not UTF-8 has not started, and costs nothing else" do
+      test "whose last output is not UTF-8 does not start, and affects nothing else" do
         class = [class: "output_commands:BadLastWords", paths: ["test/support/python"]]
         pool = start_pool_unready!([adapter_args: class] ++ unquote(options))
 
@@ -148,7 +148,7 @@ defmodule Snakepit.ProcessTest do
     end
   end
 
-  test "an executable that cannot be run says why", %{tmp_dir: dir} do
+  test "an error says why an executable cannot be run", %{tmp_dir: dir} do
     script = NoInterpreter.executable_path()
     File.write!(script, "#!#{dir}/nowhere\n")
     File.chmod!(script, 0o755)
@@ -162,7 +162,7 @@ defmodule Snakepit.ProcessTest do
     File.rm!(script)
   end
 
-  test "a size that a worker claims costs the worker, and no memory" do
+  test "a worker that claims a huge size is killed, and no memory is allocated" do
     pool = start_pool!(adapter: LyingStdio, adapter_args: [])
 
     assert {:error, %Error{reason: :worker_crashed, message: message}} =
@@ -172,7 +172,7 @@ defmodule Snakepit.ProcessTest do
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
   end
 
-  test "messages that nobody asked for cost the worker, and fill no mailbox" do
+  test "a worker that sends unrequested messages is killed, and fills no mailbox" do
     pool = start_pool!(adapter: LyingStdio, adapter_args: [])
     Log.follow(pool)
     assert {:ok, %{}} = Snakepit.execute("many", %{}, pool: pool)
@@ -180,7 +180,7 @@ defmodule Snakepit.ProcessTest do
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
   end
 
-  test "a process that has got a worker's number is left alone" do
+  test "a process that has reused a worker's pid is left alone" do
     port = Port.open({:spawn_executable, "/bin/cat"}, [:exit_status])
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     born = Native.process_started(os_pid)
@@ -191,7 +191,7 @@ defmodule Snakepit.ProcessTest do
     assert_receive {^port, {:exit_status, 137}}, @patience
   end
 
-  test "a named pipe serves where no other can be opened", %{tmp_dir: dir} do
+  test "a named pipe is used if no other can be opened", %{tmp_dir: dir} do
     path = Path.join(dir, "pipe")
     ref = make_ref()
     me = self()

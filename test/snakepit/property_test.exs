@@ -25,7 +25,7 @@ defmodule Snakepit.PropertyTest do
   end
 
   for {way, options} <- @ways do
-    test "#{@runs * @values_per_call} values come back as they went, over #{way}" do
+    test "#{@runs * @values_per_call} values come back unchanged, over #{way}" do
       pool = start_pool!(unquote(options))
       values = types(:vector, [@values_per_call, value()])
 
@@ -36,7 +36,7 @@ defmodule Snakepit.PropertyTest do
       end)
     end
 
-    test "what Python's types hold arrives, over #{way}" do
+    test "values of Python's types arrive, over #{way}" do
       pool = start_pool!(unquote(options) ++ [adapter_args: @value_commands])
       kinds = %{integer: @integer_types ++ @any_types, text: @text_types ++ @any_types}
 
@@ -55,7 +55,7 @@ defmodule Snakepit.PropertyTest do
     end
   end
 
-  test "a message with a byte changed or its end cut off is read or refused" do
+  test "a message that is corrupted or truncated is read or refused" do
     changes = types(:tuple, [[value(), types(:non_neg_integer, []), types(:byte, [])]])
 
     check!(changes, 300, fn {value, at, byte} ->

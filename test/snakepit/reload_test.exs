@@ -47,7 +47,9 @@ defmodule Snakepit.ReloadTest do
                ~r/the pool #{inspect(pool)} has replaced its 2 workers: .*app_code.py has changed/
     end
 
-    test "#{way}: code that does not import leaves the workers, and is told once", %{tmp_dir: dir} do
+    test "#{way}: code that cannot be imported keeps the workers, and is reported once", %{
+      tmp_dir: dir
+    } do
       write!(dir, 1)
       pool = start_pool!(dir, [reload: true, size: 2] ++ @options)
       before = Enum.sort(os_pids(pool))
@@ -86,7 +88,7 @@ defmodule Snakepit.ReloadTest do
     assert {2, _pid} = version(pool)
   end
 
-  test "a change that comes while workers are replaced replaces them once more", %{tmp_dir: dir} do
+  test "a change during a replacement replaces the workers once more", %{tmp_dir: dir} do
     write!(dir, 1)
     pool = start_pool!(dir, reload: true)
     hold_import!(dir)
@@ -99,7 +101,7 @@ defmodule Snakepit.ReloadTest do
     assert {3, _pid} = version(pool)
   end
 
-  test "a pool that is stopped meanwhile stops", %{tmp_dir: dir} do
+  test "a pool that is stopped during a replacement stops", %{tmp_dir: dir} do
     write!(dir, 1)
     pool = start_pool!(dir, reload: true)
     hold_import!(dir)
@@ -109,7 +111,7 @@ defmodule Snakepit.ReloadTest do
     assert eventually(fn -> os_pids(pool) == [] end)
   end
 
-  test "it goes on where the pool has started anew", %{tmp_dir: dir} do
+  test "it continues after the pool was restarted", %{tmp_dir: dir} do
     write!(dir, 1)
     pool = start_pool!(dir, reload: true)
     {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
@@ -127,7 +129,7 @@ defmodule Snakepit.ReloadTest do
     assert {2, _pid} = version(pool)
   end
 
-  test "paths are those of the workers: from :root, or within an application", %{tmp_dir: dir} do
+  test "paths are the workers' paths: from :root, or within an application", %{tmp_dir: dir} do
     File.mkdir!(Path.join(dir, "python"))
     write!(Path.join(dir, "python"), 1)
     args = [class: "app_code:Code", paths: ["python", {:snakepit, "priv/python"}]]
@@ -144,7 +146,7 @@ defmodule Snakepit.ReloadTest do
     refute List.keymember?(children, Snakepit.Pool.Reloader, 0)
   end
 
-  test "where there is nothing to watch it says so" do
+  test "an error says that there is nothing to watch" do
     log =
       capture_log(fn ->
         pool = Snakepit.Test.Pools.start_pool!(reload: true, adapter_args: [])

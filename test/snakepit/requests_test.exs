@@ -22,7 +22,7 @@ defmodule Snakepit.RequestsTest do
              Snakepit.execute("echo", %{a: self()}, options)
   end
 
-  test "one is made where none is given, and a call that is refused has one too" do
+  test "a request id is generated if none is given, also for a refused call" do
     pool = start_pool!()
 
     ids =
@@ -60,7 +60,7 @@ defmodule Snakepit.RequestsTest do
     end
   end
 
-  test "what Python logs in a call names its request" do
+  test "Python's log lines name the request of their call" do
     pool = start_pool!(max_concurrency: 4)
 
     log =
@@ -79,7 +79,7 @@ defmodule Snakepit.RequestsTest do
     end
   end
 
-  test "what cannot be sent is refused by name" do
+  test "invalid ids and metadata are refused by name" do
     for {key, value, wanted} <- [
           {:request_id, "ü", "ASCII"},
           {:request_id, "", "256"},

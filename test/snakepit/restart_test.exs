@@ -14,7 +14,9 @@ defmodule Snakepit.RestartTest do
     @options options
 
     describe "#{way}: restart/2" do
-      test "replaces every worker by one with the code of now, and no call fails", %{tmp_dir: dir} do
+      test "replaces every worker by one with the current code, without a failed call", %{
+        tmp_dir: dir
+      } do
         write!(dir, 1)
         pool = start_pool!(dir, [size: 2, shutdown_timeout: @patience] ++ @options)
         before = os_pids(pool)
@@ -31,7 +33,7 @@ defmodule Snakepit.RestartTest do
         assert {:ok, %{healthy: true, workers: [_, _]}} = Snakepit.health(pool)
       end
 
-      test "lets calls and streams that run come to their end", %{tmp_dir: dir} do
+      test "lets running calls and streams finish", %{tmp_dir: dir} do
         write!(dir, 1)
         options = [max_concurrency: 3, shutdown_timeout: @patience] ++ @options
         pool = start_pool!(dir, options)
@@ -54,7 +56,7 @@ defmodule Snakepit.RestartTest do
         refute alive?(old)
       end
 
-      test "loses sessions with their workers, and says so once", %{tmp_dir: dir} do
+      test "loses sessions with their workers, and reports it once", %{tmp_dir: dir} do
         write!(dir, 1)
         pool = start_pool!(dir, @options)
         turns = fn -> Snakepit.execute_in_session("s", "turns", %{}, pool: pool) end
@@ -65,7 +67,7 @@ defmodule Snakepit.RestartTest do
         assert {:ok, %{"turns" => 1}} = turns.()
       end
 
-      test "ends where a worker does not start, and says why", %{tmp_dir: dir} do
+      test "ends if a worker does not start, and says why", %{tmp_dir: dir} do
         write!(dir, 1)
         pool = start_pool!(dir, [size: 2] ++ @options)
         before = os_pids(pool)
@@ -84,7 +86,7 @@ defmodule Snakepit.RestartTest do
         assert {2, _pid} = version(pool)
       end
 
-      test "goes on where the worker dies that is replaced", %{tmp_dir: dir} do
+      test "continues if the worker being replaced dies", %{tmp_dir: dir} do
         write!(dir, 1)
         pool = start_pool!(dir, @options)
         {old, restart} = restart_held(pool, dir)
@@ -98,7 +100,7 @@ defmodule Snakepit.RestartTest do
         assert length(os_pids(pool)) == 1
       end
 
-      test "ends where the new worker dies, and the old one stays", %{tmp_dir: dir} do
+      test "ends if the new worker dies, and keeps the old one", %{tmp_dir: dir} do
         write!(dir, 1)
         pool = start_pool!(dir, @options)
         {old, restart} = restart_held(pool, dir)
@@ -135,7 +137,7 @@ defmodule Snakepit.RestartTest do
         eventually(fn -> length(os_pids(pool)) == 2 end)
       end
 
-      test "starts workers at once that are to be tried again later", %{tmp_dir: dir} do
+      test "starts workers at once that wait for their next attempt", %{tmp_dir: dir} do
         write!(dir, 1, "def broken(:")
         options = [size: 2, restart_backoff: {900_000, 900_000}] ++ @options
         pool = start_pool_unready!(dir, options)
@@ -148,7 +150,7 @@ defmodule Snakepit.RestartTest do
     end
   end
 
-  test "a restart that comes while another one goes on comes after it", %{tmp_dir: dir} do
+  test "a restart requested during another one runs after it", %{tmp_dir: dir} do
     write!(dir, 1)
     pool = start_pool!(dir, [])
     {_old, first} = restart_held(pool, dir)
@@ -164,7 +166,7 @@ defmodule Snakepit.RestartTest do
     assert length(importing(dir)) == 3
   end
 
-  test "past its timeout a restart goes on", %{tmp_dir: dir} do
+  test "a restart continues past its timeout", %{tmp_dir: dir} do
     write!(dir, 1)
     pool = start_pool!(dir, [])
     hold_import!(dir)
@@ -174,7 +176,7 @@ defmodule Snakepit.RestartTest do
     eventually(fn -> match?({2, _pid}, version(pool)) end)
   end
 
-  test "a range of ports has to have one for the worker that comes", %{tmp_dir: dir} do
+  test "a restart needs a spare port in the range for the new worker", %{tmp_dir: dir} do
     write!(dir, 1)
     port = free_ports()
     tcp = [transport: :tcp, base_port: port, size: 2]
@@ -193,7 +195,7 @@ defmodule Snakepit.RestartTest do
     assert {2, _pid} = version(pool)
   end
 
-  test "a pool that is not there is an error, as is an option that is not" do
+  test "restart/2 refuses a pool that does not exist and an unknown option" do
     assert {:error, %Error{reason: :pool_stopped}} = Snakepit.restart(:no_pool)
     assert {:error, %Error{reason: :invalid_options}} = Snakepit.restart(:no_pool, timeout: 0)
     assert {:error, %Error{reason: :invalid_options}} = Snakepit.restart(:no_pool, times: 2)

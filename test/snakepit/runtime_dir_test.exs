@@ -53,7 +53,7 @@ defmodule Snakepit.RuntimeDirTest do
     dir
   end
 
-  test "is created when it is needed, for its user alone, and goes with its process", %{
+  test "is created on demand, only for its user, and removed with its process", %{
     parent: parent
   } do
     server = start_supervised!({RuntimeDir, parents: [parent]})
@@ -69,7 +69,7 @@ defmodule Snakepit.RuntimeDirTest do
     assert File.ls!(parent) == []
   end
 
-  test "what a killed BEAM has left is removed by the next one, and what is in use is not", %{
+  test "the next BEAM removes what a killed one has left, but nothing in use", %{
     parent: parent
   } do
     abandoned = abandon!(parent)
@@ -80,7 +80,7 @@ defmodule Snakepit.RuntimeDirTest do
     assert File.exists?(Path.join(Path.dirname(kept), "owner"))
   end
 
-  test "somebody's own data is never removed, whatever it is called", %{parent: parent} do
+  test "a user's own data is never removed, whatever its name", %{parent: parent} do
     for {name, owner} <- [{"my-results", :file}, {"0123456789abcdef", :file}, {"0000aaaa", :dir}] do
       dir = Path.join(parent, "snakepit-" <> name)
       File.mkdir_p!(Path.join(dir, "sub"))
@@ -102,7 +102,7 @@ defmodule Snakepit.RuntimeDirTest do
     assert length(Path.wildcard(Path.join(parent, "*/sub/data"))) == 3
   end
 
-  test "is created again when it, or its owner, was taken away", %{parent: parent} do
+  test "is created again if it, or its owner, was removed", %{parent: parent} do
     server = start!(parent)
     first = Path.dirname(path!(server))
     File.rm_rf!(first)
@@ -126,7 +126,7 @@ defmodule Snakepit.RuntimeDirTest do
     eventually(fn -> not File.exists?(kept_path) end, @patience)
   end
 
-  test "the next place is taken where one does not do, and an error names all of them", %{
+  test "the next place is used if one is unsuitable, and an error names all of them", %{
     parent: parent
   } do
     file = Path.join(parent, "file")
@@ -169,7 +169,7 @@ defmodule Snakepit.RuntimeDirTest do
 
   if @unshare == [], do: @tag(skip: "this user may not mount anything in a namespace")
 
-  test "where nothing can be written to the application starts, and pools that need no directory work" do
+  test "without a writable place the application starts, and pools that need no directory work" do
     paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
 
     script = """
@@ -207,7 +207,7 @@ defmodule Snakepit.RuntimeDirTest do
       :sys.get_state(server)
     end
 
-    test "is there with Unix sockets alone" do
+    test "exists only with Unix sockets" do
       pool = start_pool!(transport: :tcp)
       assert runtime_dir(pool).dir == nil
       pool = start_pool!()
@@ -218,7 +218,7 @@ defmodule Snakepit.RuntimeDirTest do
     end
 
     for server <- [:native, :grpcio] do
-      test "is made again for the next #{server} worker, and has no socket of one that was killed" do
+      test "is created again for the next #{server} worker, and has no socket of a killed one" do
         pool = start_pool!(server: unquote(server))
         replace_worker(pool)
         %{path: path} = runtime_dir(pool)

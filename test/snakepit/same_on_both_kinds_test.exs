@@ -31,7 +31,7 @@ defmodule Snakepit.SameOnBothKindsTest do
     end
   end
 
-  test "a pool tells of its workers", %{pools: pools} do
+  test "a pool describes its workers", %{pools: pools} do
     [one, other] =
       for pool <- pools do
         {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
@@ -57,7 +57,7 @@ defmodule Snakepit.SameOnBothKindsTest do
   end
 
   @tag :tmp_dir
-  test "a stream over stdin and stdout is refused before a place is taken", %{tmp_dir: dir} do
+  test "a stream over stdin and stdout is refused before it takes a place", %{tmp_dir: dir} do
     pool = start_pool!(adapter: GenericPythonV2, max_queue: 0)
     args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
     held = Task.async(fn -> Snakepit.execute("hold", args, pool: pool) end)

@@ -44,7 +44,7 @@ defmodule Snakepit.SessionsTest do
     end)
   end
 
-  test "no count is lost or crossed, and a dead worker costs exactly its sessions, once each" do
+  test "no count is lost or mixed up, and a dead worker loses exactly its sessions, once each" do
     pool = start_pool!(size: 4)
     ids = for n <- 1..200, do: "session #{n}"
 
@@ -73,7 +73,7 @@ defmodule Snakepit.SessionsTest do
     end
   end
 
-  test "a stream is a call of its session" do
+  test "a stream is a call in its session" do
     pool = start_pool!(size: 2)
     {:ok, %{"pid" => pid}} = tally(pool, "s")
     me = self()
@@ -102,7 +102,7 @@ defmodule Snakepit.SessionsTest do
     assert {:ok, %{"count" => 3, "pid" => ^home}} = await(waiting)
   end
 
-  test "a call that prefers its worker takes another, where the session begins anew",
+  test "a call that prefers its worker takes another one, where the session begins anew",
        %{tmp_dir: dir} do
     pool = start_pool!(size: 2)
     prefer = [affinity: :prefer]
@@ -115,7 +115,7 @@ defmodule Snakepit.SessionsTest do
     assert {:ok, %{"count" => 2, "pid" => ^other}} = tally(pool, "s", prefer)
   end
 
-  test "a session that is ended begins anew, and Python keeps nothing of it" do
+  test "a session that was ended begins anew, and Python keeps nothing of it" do
     pool = start_pool!()
     {:ok, %{"count" => 1}} = tally(pool, "s")
     assert :ok = Snakepit.end_session("s", pool: pool)
@@ -129,7 +129,7 @@ defmodule Snakepit.SessionsTest do
     assert :ok = Snakepit.end_session("unknown", pool: pool)
   end
 
-  test "beyond the bound the least recently used begins anew, and Python keeps no more" do
+  test "beyond the bound the least recently used session begins anew, and Python keeps no more sessions" do
     pool = start_pool!(max_sessions: 2)
     for id <- ~w(one two one three one), do: assert({:ok, _} = tally(pool, id))
     assert {:ok, %{"count" => 4}} = tally(pool, "one")
@@ -138,13 +138,13 @@ defmodule Snakepit.SessionsTest do
     assert kept <= 2
   end
 
-  test "a session that nobody uses expires" do
+  test "an unused session expires" do
     pool = start_pool!(session_ttl: 1)
     {:ok, %{"count" => 1}} = tally(pool, "s")
     eventually(fn -> match?({:ok, %{"count" => 1}}, tally(pool, "s")) end)
   end
 
-  test "whoever waits for a worker that dies hears that the session is lost", %{tmp_dir: dir} do
+  test "a call that waits for a worker that dies gets :session_lost", %{tmp_dir: dir} do
     pool = start_pool!(size: 2)
     {:ok, %{"pid" => home}} = tally(pool, "s")
     {task, _files} = occupy(pool, "s", dir)
@@ -157,7 +157,7 @@ defmodule Snakepit.SessionsTest do
     assert {:ok, %{"count" => 1}} = tally(pool, "s")
   end
 
-  test "any string is an id, and hostile ones are refused with the limit" do
+  test "any string is an id, and hostile ids are refused with the limit" do
     pool = start_pool!()
 
     for id <- ["ü 中 🐍", " ", "../../etc", String.duplicate("x", 1024)] do

@@ -5,7 +5,7 @@ defmodule Snakepit.SourceFilesTest do
 
   @moduletag :tmp_dir
 
-  test "what is new, gone, or holds something else has changed", %{tmp_dir: dir} do
+  test "a file that is new, gone or has other content has changed", %{tmp_dir: dir} do
     for name <- ~w(kept.py edited.py gone.py package/module.py), do: write(dir, name, "1")
     before = SourceFiles.read([dir])
     write(dir, "kept.py", "1")
@@ -20,7 +20,7 @@ defmodule Snakepit.SourceFilesTest do
     assert SourceFiles.changed(now, SourceFiles.read([dir], now)) == []
   end
 
-  test "a change that leaves size and time as they were is seen where both are old or new",
+  test "a change that keeps size and time is seen if both are old or new",
        %{tmp_dir: dir} do
     path = write(dir, "module.py", "1")
     old = System.os_time(:second) - 1000
@@ -31,7 +31,7 @@ defmodule Snakepit.SourceFilesTest do
     assert changed(before, SourceFiles.read([dir], before), dir) == ["module.py"]
   end
 
-  test "other files are left alone, as are those of environments, caches and hidden directories",
+  test "other files are ignored, and those of environments, caches and hidden directories",
        %{tmp_dir: dir} do
     write(dir, "env/pyvenv.cfg", "")
 
@@ -43,7 +43,7 @@ defmodule Snakepit.SourceFilesTest do
     assert paths(SourceFiles.read([dir]), dir) == ["deep/er/module.py"]
   end
 
-  test "links are followed, and none for ever", %{tmp_dir: dir} do
+  test "links are followed, but not in circles", %{tmp_dir: dir} do
     write(dir, "there/module.py", "")
     File.mkdir!(Path.join(dir, "root"))
     File.ln_s!(Path.join(dir, "there"), Path.join(dir, "root/here"))
@@ -53,7 +53,7 @@ defmodule Snakepit.SourceFilesTest do
     assert paths(SourceFiles.read([root, root]), root) == ["here/module.py"]
   end
 
-  test "a directory that is not there has no files, and may come", %{tmp_dir: dir} do
+  test "a missing directory has no files, and may appear later", %{tmp_dir: dir} do
     root = Path.join(dir, "later")
     assert SourceFiles.read([root]) == %{}
     write(dir, "later/module.py", "")

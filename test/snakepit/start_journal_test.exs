@@ -25,7 +25,7 @@ defmodule Snakepit.StartJournalTest do
     %{pool: start_pool!(options), marks: marks}
   end
 
-  test "whatever a worker dies of, no call runs twice, and what answered has run", context do
+  test "however a worker dies, no call runs twice, and every answered call has run", context do
     options = [size: 2, restart_backoff: {10, 50}]
     %{pool: pool, marks: marks} = start_marking_pool!(context.tmp_dir, options)
 
@@ -62,7 +62,7 @@ defmodule Snakepit.StartJournalTest do
     end
   end
 
-  test "a pool's worker on a Unix socket has one, which the BEAM has made", context do
+  test "a pool's worker on a Unix socket has a journal, created by the BEAM", context do
     %{pool: pool} = start_marking_pool!(context.tmp_dir)
     # It uses it once several calls came together.
     eventually(fn -> uses_journal?(pool) end, @patience)
@@ -93,7 +93,7 @@ defmodule Snakepit.StartJournalTest do
         do: inode
   end
 
-  test "one over TCP has none", %{tmp_dir: dir} do
+  test "a worker over TCP has no journal", %{tmp_dir: dir} do
     %{pool: pool} = start_marking_pool!(dir, transport: :tcp, base_port: 0)
     for _ <- 1..3, do: refute(uses_journal?(pool))
   end
@@ -107,7 +107,7 @@ defmodule Snakepit.StartJournalTest do
       %{files: [fifo, regular, "/dev/zero"]}
     end
 
-    test "is opened neither of a pool's worker nor of any other", %{files: files} do
+    test "is not opened for a pool's worker or any other server", %{files: files} do
       for file <- files do
         env = %{"PYTHONPATH" => Path.expand("python"), "NAMED_FILE" => file}
         pool = start_pool!(adapter: Naming, adapter_args: [], env: env, restart_backoff: {10, 50})

@@ -28,7 +28,7 @@ defmodule Snakepit.StartTest do
     describe "#{way}:" do
       @describetag options: options
 
-      test "calls wait for the first worker for as long as their own deadline says", context do
+      test "calls wait for the first worker until their own deadline", context do
         {hold, env} = hold(context)
 
         pool =
@@ -53,7 +53,7 @@ defmodule Snakepit.StartTest do
         assert {:ok, %{"status" => "ok"}} = Task.await(call, @patience)
       end
 
-      test "calls wait for the workers that may yet start, past those that do not", context do
+      test "calls wait for the workers that may still start, after others have failed", context do
         {hold, env} = hold(context)
         env = Map.put(env, "FAIL", "1")
         pool = start_pool_unready!(context.options ++ starting(env) ++ [size: 2])
@@ -73,7 +73,7 @@ defmodule Snakepit.StartTest do
         assert {:ok, _} = Task.await(call, @patience)
       end
 
-      test "calls hear the reason at once where all of them have failed", context do
+      test "calls fail at once with the reason if all workers have failed", context do
         options = [size: 2, restart_backoff: {@patience, @patience}]
         pool = start_pool_unready!(context.options ++ starting(%{"FAIL" => "1,2"}) ++ options)
 
@@ -83,7 +83,7 @@ defmodule Snakepit.StartTest do
         assert message =~ "there is no model"
       end
 
-      test "calls wait for the next worker where one gets SIGTERM before it can act on that",
+      test "calls wait for the next worker if one gets SIGTERM before it can handle it",
            context do
         python = Path.join(context.tmp_dir, "python")
 
@@ -102,7 +102,7 @@ defmodule Snakepit.StartTest do
         assert why =~ "it was killed by SIGTERM"
       end
 
-      test "calls wait for the next worker where one gets SIGTERM while it loads", context do
+      test "calls wait for the next worker if one gets SIGTERM while it loads", context do
         {hold, env} = hold(context)
         env = Map.put(env, "BEGUN", hold <> ".begun")
         options = [shutdown_timeout: @patience, kill_grace: @patience]
@@ -117,7 +117,8 @@ defmodule Snakepit.StartTest do
         eventually(fn -> os_pid not in os_pids(pool) end, @patience)
       end
 
-      test "a worker that ends as soon as it is ready is tried again later and later", context do
+      test "a worker that exits as soon as it is ready is tried again at growing intervals",
+           context do
         {hold, env} = hold(context)
         File.rm!(hold)
         options = starting(env) ++ [restart_backoff: {1, @patience}]
@@ -138,7 +139,7 @@ defmodule Snakepit.StartTest do
         assert message =~ ~r/ended \d+ ms after it was ready/
       end
 
-      test "a worker that has answered is replaced at once, and calls wait for the next",
+      test "a worker that has answered a call is replaced at once, and calls wait for the next",
            context do
         options = [restart_backoff: {@patience, @patience}]
         pool = start_pool!(context.options ++ starting(%{}) ++ options)
@@ -151,7 +152,7 @@ defmodule Snakepit.StartTest do
         end
       end
 
-      test "a start that fails is logged whole once, and in one line for each attempt", context do
+      test "a failed start is logged in full once, and in one line for each attempt", context do
         test = self()
 
         log =
@@ -176,7 +177,7 @@ defmodule Snakepit.StartTest do
         assert length(printed(log, pool, "RuntimeError: there is no model")) == 4
       end
 
-      test "what a worker prints at a later attempt is logged once it is ready", context do
+      test "output of a later attempt is logged once the worker is ready", context do
         test = self()
 
         log =
@@ -200,7 +201,7 @@ defmodule Snakepit.StartTest do
         assert {:ok, %{ready: 2}} = Snakepit.stats(pool)
       end
 
-      test "a pool that awaits its workers fails with their reason, or past its time", context do
+      test "a pool that awaits its workers fails with their reason, or after its time", context do
         name = :"pool#{System.pid()}_#{System.unique_integer([:positive])}"
         {_hold, env} = hold(context)
 
@@ -218,7 +219,7 @@ defmodule Snakepit.StartTest do
         end
       end
 
-      test "variables arrive as they are: empty, any bytes, and without those that are unset",
+      test "variables arrive unchanged: empty, of any bytes, and unset",
            context do
         env = %{"EMPTY" => "", "BYTES" => <<255, 254, ?\n>>, "TOWN" => "Łódź", "LANG" => nil}
         pool = start_pool!(context.options ++ starting(env))
@@ -227,7 +228,7 @@ defmodule Snakepit.StartTest do
         assert found == env
       end
 
-      test "no report of a crash shows a variable's value", context do
+      test "no crash report shows a variable's value", context do
         env = %{"API_KEY" => @secret}
 
         log =
@@ -275,7 +276,7 @@ defmodule Snakepit.StartTest do
     def script_args, do: ["echo $SNAKEPIT_READY_TOKEN $SNAKEPIT_LISTEN; exit 1"]
   end
 
-  test "a worker that is gone before it is connected to is no reason to fall back" do
+  test "a worker that exits before it is connected causes no fallback" do
     options = [adapter: NoServer, fallback_adapter: GenericPythonV2, restart_backoff: {1, 1}]
     pool = start_pool_unready!(options ++ [size: 2])
     for attempt <- 1..3, do: assert_receive({:restarted, ^pool, %{attempt: ^attempt}}, @patience)
@@ -304,8 +305,8 @@ defmodule Snakepit.StartTest do
     String.replace(message, inspect(adapter), "Mine")
   end
 
-  describe "an adapter of one's own" do
-    test "that describes no command line is named, with what it returned" do
+  describe "a user's own adapter" do
+    test "that returns no valid command line is named, with what it returned" do
       for {callbacks, text} <- [
             {quote do
                def executable_path, do: "sh"
@@ -334,7 +335,7 @@ defmodule Snakepit.StartTest do
       end
     end
 
-    test "may show no value of the environment by what it raises or returns" do
+    test "shows no value of the environment, whatever it raises or returns" do
       env = %{"API_KEY" => @secret}
 
       for callbacks <- [
@@ -349,7 +350,7 @@ defmodule Snakepit.StartTest do
       end
     end
 
-    test "whose facts are wrong starts no pool" do
+    test "with invalid callbacks starts no pool" do
       for {callback, text} <- [
             {quote(do: def(uses_grpc?, do: :maybe)), "uses_grpc?/0 returned :maybe"},
             {quote(do: def(uses_grpc?, do: raise("no"))), "uses_grpc?/0 raised RuntimeError: no"},
@@ -367,7 +368,7 @@ defmodule Snakepit.StartTest do
       end
     end
 
-    test "that fails a call's check gives its caller an error" do
+    test "that fails in a call's check returns an error to its caller" do
       callbacks =
         quote do
           defdelegate executable_path, to: GRPCPython

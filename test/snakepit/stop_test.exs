@@ -14,7 +14,7 @@ defmodule Snakepit.StopTest do
     @options options
 
     describe "#{way}: a worker that gets SIGTERM" do
-      test "ends its calls, gets no more, and is replaced", %{tmp_dir: dir} do
+      test "finishes its calls, gets no more, and is replaced", %{tmp_dir: dir} do
         pool = start_pool!([max_concurrency: 2, shutdown_timeout: @patience] ++ @options)
         held = [hold(pool, dir, "one"), hold_last(@options, pool, dir)]
         os_pid = hd(held).os_pid
@@ -30,7 +30,7 @@ defmodule Snakepit.StopTest do
         refute alive?(os_pid)
       end
 
-      test "leaves though its calls do not end", %{tmp_dir: dir} do
+      test "exits even if its calls do not end", %{tmp_dir: dir} do
         pool = start_pool!([shutdown_timeout: 100, kill_grace: 100] ++ @options)
         held = hold(pool, dir, "one")
         signal("TERM", held.os_pid)
@@ -40,7 +40,7 @@ defmodule Snakepit.StopTest do
         assert next != held.os_pid
       end
 
-      test "past its time tells one reason to calls of all forms, however they end", %{
+      test "after its time gives one reason to all kinds of calls, however they end", %{
         tmp_dir: dir
       } do
         pool =
@@ -51,7 +51,7 @@ defmodule Snakepit.StopTest do
         assert reasons(held) == [:worker_crashed]
       end
 
-      test "and does not run anything loses nothing under load" do
+      test "and runs no call loses nothing under load" do
         pool = start_pool!([size: 2, max_queue: 1000] ++ @options)
         load = load(pool, 8)
 
@@ -67,7 +67,7 @@ defmodule Snakepit.StopTest do
     end
 
     describe "#{way}: a pool that stops" do
-      test "past :shutdown_timeout tells one reason to calls of all forms", %{tmp_dir: dir} do
+      test "after :shutdown_timeout gives one reason to all kinds of calls", %{tmp_dir: dir} do
         pool =
           start_pool!([shutdown_timeout: 100, kill_grace: 100, max_concurrency: 3] ++ @options)
 
@@ -76,7 +76,7 @@ defmodule Snakepit.StopTest do
         assert reasons(held) == [:worker_crashed]
       end
 
-      test "under load loses no call, and tells each caller" do
+      test "under load loses no call, and answers each caller" do
         for _ <- 1..3 do
           pool = start_pool!([size: 2, shutdown_timeout: @patience] ++ @options)
           load = load(pool, 16)
@@ -85,7 +85,7 @@ defmodule Snakepit.StopTest do
         end
       end
 
-      test "brutally, with its supervisor, tells who waits at once", %{tmp_dir: dir} do
+      test "because its supervisor is killed answers waiting callers at once", %{tmp_dir: dir} do
         pool = start_pool!([shutdown_timeout: @patience] ++ @options)
         held = hold(pool, dir, "one")
         waiting = for _ <- 1..4, do: call(pool, "pid", %{}, @endless)
@@ -99,7 +99,7 @@ defmodule Snakepit.StopTest do
         eventually(fn -> not alive?(held.os_pid) end, @patience)
       end
 
-      test "with its manager tells who waits at once", %{tmp_dir: dir} do
+      test "because its manager is killed answers waiting callers at once", %{tmp_dir: dir} do
         pool = start_pool!([shutdown_timeout: @patience] ++ @options)
         held = hold(pool, dir, "one")
         waiting = for _ <- 1..4, do: call(pool, "pid", %{}, @endless)
@@ -119,7 +119,7 @@ defmodule Snakepit.StopTest do
       end
     end
 
-    test "#{way}: a worker whose process is killed is out of its pool, though no call has come" do
+    test "#{way}: a worker whose process is killed leaves its pool, even without a call" do
       pool = start_pool!(@options)
       os_pid = os_pid(pool)
       [key] = keys(pool)
@@ -131,7 +131,7 @@ defmodule Snakepit.StopTest do
     end
   end
 
-  test "calls that were sent ahead to a worker that stands still end when the pool stops",
+  test "calls sent ahead to a paused worker end when the pool stops",
        context do
     pool = start_pool!(shutdown_timeout: 100, kill_grace: 100, pipeline_budget: 60_000_000)
     for _ <- 1..50, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
@@ -146,7 +146,7 @@ defmodule Snakepit.StopTest do
     assert %{pool_stopped: 19} == Enum.frequencies(reasons)
   end
 
-  test "a pool whose supervisor is killed is found once it runs anew, however soon that is" do
+  test "a pool whose supervisor is killed is found once it is restarted, however soon" do
     name = :"killed#{System.unique_integer([:positive])}"
     args = [class: "trouble:Trouble", paths: ["test/support/python"]]
     options = [name: name, size: 1, adapter_args: args]
@@ -176,7 +176,7 @@ defmodule Snakepit.StopTest do
     assert message =~ "there is no pool"
   end
 
-  test "a pool that was killed is waited for, one that was stopped or never started is not" do
+  test "a killed pool is waited for, a stopped or never started one is not" do
     name = :"back#{System.unique_integer([:positive])}"
     args = [class: "trouble:Trouble", paths: ["test/support/python"]]
     {Snakepit.Pool, options} = spec = {Snakepit.Pool, [name: name, size: 1, adapter_args: args]}
@@ -219,7 +219,7 @@ defmodule Snakepit.StopTest do
     manager
   end
 
-  test "a pool that falls back sends its callers on, however late they come" do
+  test "a pool that falls back redirects its callers, however late they come" do
     pool = start_pool!()
     native = native(pool)
     Native.pool_fell_back(native, "moved")

@@ -14,7 +14,7 @@ for server <- [:native, :grpcio] do
     end
 
     describe "stream/3" do
-      test "gives the chunks in order, each time it is enumerated", %{pool: pool} do
+      test "returns the chunks in order, each time it is enumerated", %{pool: pool} do
         stream = Snakepit.stream("counted", %{count: 1000}, pool: pool)
         assert Enum.map(stream, & &1["index"]) == Enum.to_list(0..999)
         assert Enum.count(stream) == 1000
@@ -68,7 +68,7 @@ for server <- [:native, :grpcio] do
         assert no_messages?()
       end
 
-      test "that is suspended goes on in its own process, and raises in another", %{pool: pool} do
+      test "that is suspended continues in its own process, and raises in another", %{pool: pool} do
         stream = Snakepit.stream("counted", %{count: 3}, pool: pool, demand: 1)
         step = fn chunk, _ -> {:suspend, chunk["index"]} end
         {:suspended, 0, next} = Enumerable.reduce(stream, {:cont, nil}, step)
@@ -112,7 +112,7 @@ for server <- [:native, :grpcio] do
     end
 
     describe "start_stream/3" do
-      test "tells the end, and an error, without being asked for more", %{pool: pool} do
+      test "reports the end, and an error, without a further request", %{pool: pool} do
         {:ok, call} = Snakepit.start_stream("counted", %{count: 2}, pool: pool, demand: 2)
         assert indexes(call, 2) == [0, 1]
         assert {:done, _info} = end_of(call)
@@ -122,7 +122,7 @@ for server <- [:native, :grpcio] do
         assert {:error, %Error{reason: :python_error}} = end_of(call)
       end
 
-      test "sends no more chunks than were asked for", %{pool: pool} do
+      test "sends no more chunks than were requested", %{pool: pool} do
         {:ok, call} = Snakepit.start_stream("counted", %{count: 10}, pool: pool, demand: 3)
         assert indexes(call, 3) == [0, 1, 2]
         # It would have sent another one before it answers this.
@@ -147,7 +147,7 @@ for server <- [:native, :grpcio] do
         assert {:done, _info} = end_of(call)
       end
 
-      test "tells an error as a Snakepit.Error", %{pool: pool} do
+      test "reports an error as a Snakepit.Error", %{pool: pool} do
         {:ok, call} =
           Snakepit.start_stream("fail_after", %{count: 0}, pool: pool, request_id: "mine")
 
@@ -279,7 +279,7 @@ for server <- [:native, :grpcio] do
           assert no_messages?()
         end
 
-        test "what the consumer raises, throws or exits with goes on", context do
+        test "an error, throw or exit of the consumer propagates", context do
           %{pool: pool, tmp_dir: dir} = context
 
           for {kind, fail} <- [
@@ -317,7 +317,7 @@ for server <- [:native, :grpcio] do
 
     describe "backpressure" do
       @tag :tmp_dir
-      test "a consumer that pauses holds the generator, and no other call", context do
+      test "a consumer that pauses stops the generator, and no other call", context do
         path = Path.join(context.tmp_dir, "progress")
         args = %{path: path, size: 16 * 1024}
         {:ok, call} = Snakepit.start_stream("progress", args, pool: context.pool, demand: 4)
@@ -332,7 +332,7 @@ for server <- [:native, :grpcio] do
       end
 
       @tag :tmp_dir
-      test "large chunks are bounded by bytes, not by their number", context do
+      test "large chunks are bounded by their bytes, not by their number", context do
         path = Path.join(context.tmp_dir, "progress")
         args = %{path: path, size: 512 * 1024}
         me = self()
@@ -398,7 +398,7 @@ for server <- [:native, :grpcio] do
     end
 
     describe "deadlines" do
-      test "Python sees what is left of the timeout, the wait for a worker taken off" do
+      test "Python sees the rest of the timeout, without the wait for a worker" do
         pool = start_pool!()
         options = [pool: pool, queue_timeout: :infinity]
         {:ok, holding} = Snakepit.start_stream("halting", %{count: 1}, options)
@@ -461,7 +461,7 @@ for server <- [:native, :grpcio] do
         Snakepit.cancel(call)
       end
 
-      test "a consumer that takes its time is not idle", %{pool: pool} do
+      test "a slow consumer is not idle", %{pool: pool} do
         with_time(fn time ->
           slow = fn _chunk ->
             until = System.monotonic_time(:millisecond) + 2 * time

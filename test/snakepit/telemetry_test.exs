@@ -29,7 +29,7 @@ defmodule Snakepit.TelemetryTest do
     assert byte_size(request_id) > 0 and byte_size(worker_id) > 0
   end
 
-  test "a stream that is halted has its generator closed", %{tmp_dir: dir} do
+  test "halting a stream closes its generator", %{tmp_dir: dir} do
     pool = start_pool!()
     args = %{closed: Path.join(dir, "closed")}
     :ok = Snakepit.execute_stream("endless", args, fn _ -> :halt end, pool: pool)
@@ -37,27 +37,27 @@ defmodule Snakepit.TelemetryTest do
     assert File.exists?(args.closed)
   end
 
-  test "an async stream that is halted has its task cancelled" do
+  test "halting an async stream cancels its task" do
     pool = start_pool!()
     args = %{count: 1_000_000}
     :ok = Snakepit.execute_stream("counted_async", args, fn _ -> :halt end, pool: pool)
     assert_ended(pool, "counted_async", :closed)
   end
 
-  test "a handler that notices its cancellation stops by itself", %{tmp_dir: dir} do
+  test "a handler that notices its cancellation stops on its own", %{tmp_dir: dir} do
     pool = start_pool!()
     args = %{seen: Path.join(dir, "seen"), started: Path.join(dir, "started")}
     run_out!("wait_cancelled", args, pool: pool, request_id: "mine")
     assert_ended(pool, "wait_cancelled", :stopped)
   end
 
-  test "a handler that goes on past the grace is killed", %{tmp_dir: dir} do
+  test "a handler that continues past the grace period is killed", %{tmp_dir: dir} do
     pool = start_pool!(kill_grace: 100)
     run_out!("sleep", %{seconds: 600, started: Path.join(dir, "started")}, pool: pool)
     assert_ended(pool, "sleep", :killed)
   end
 
-  test "a call that runs to its end is not reported" do
+  test "a call that finishes is not reported" do
     pool = start_pool!()
     :ok = Snakepit.execute_stream("counted", %{count: 3}, fn _ -> nil end, pool: pool)
     {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
@@ -85,7 +85,7 @@ defmodule Snakepit.TelemetryTest do
   defp files(dir), do: %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
 
   describe "a call" do
-    test "is a span, with what it waited for and what it took" do
+    test "is a span with its queue and execution times" do
       pool = start_pool!()
       options = [pool: pool, request_id: "mine", session_id: "s"]
       {:ok, _} = Snakepit.execute("add", %{a: 1}, options)
@@ -100,7 +100,7 @@ defmodule Snakepit.TelemetryTest do
       refute is_map_key(times, :chunks)
     end
 
-    test "that waits has waited in its queue time", %{tmp_dir: dir} do
+    test "that waits has the wait in its queue time", %{tmp_dir: dir} do
       pool = start_pool!()
       args = files(dir)
 
@@ -122,7 +122,7 @@ defmodule Snakepit.TelemetryTest do
       assert queue_time >= waited
     end
 
-    test "that fails is an exception, with the error and a request id of its own" do
+    test "that fails is an exception, with the error and its own request id" do
       pool = start_pool!()
       {:error, error} = Snakepit.execute("fail", %{message: "no"}, pool: pool)
       assert {_, %{request_id: id}} = event(pool, [:call, :start])
@@ -132,7 +132,7 @@ defmodule Snakepit.TelemetryTest do
       assert failed.worker_id == error.worker_id
     end
 
-    test "over gRPC is a request too, with exactly what that has" do
+    test "over gRPC is also a request, with exactly the documented metadata" do
       pool = start_pool!()
       command = "no such command of #{pool}"
       {:error, _} = Snakepit.execute(command, %{}, pool: pool)
@@ -144,7 +144,7 @@ defmodule Snakepit.TelemetryTest do
       assert metadata == %{command: command, streaming: false}
     end
 
-    test "over stdin and stdout is none, and has the same span" do
+    test "over stdin and stdout is not a request, and has the same span" do
       pool = start_pool!(adapter: Snakepit.Adapters.GenericPythonV2)
       {:ok, _} = Snakepit.execute("add", %{a: 1}, pool: pool)
       assert {_, %{request_id: id}} = event(pool, [:call, :start])
@@ -155,7 +155,7 @@ defmodule Snakepit.TelemetryTest do
       assert times.execution_time > 0 and times.queue_time >= 0
     end
 
-    test "that a full queue refuses says so", %{tmp_dir: dir} do
+    test "that a full queue refuses is reported", %{tmp_dir: dir} do
       pool = start_pool!(max_queue: 0)
       args = files(dir)
 
@@ -173,7 +173,7 @@ defmodule Snakepit.TelemetryTest do
   describe "a stream" do
     setup do: %{pool: start_pool!()}
 
-    test "has its chunks and the time to the first of them, by each of its faces", %{pool: pool} do
+    test "has its chunks and the time to the first chunk, with each function", %{pool: pool} do
       args = %{count: 1_000}
       :ok = Snakepit.execute_stream("counted", args, fn _ -> nil end, pool: pool)
       assert [_ | _] = "counted" |> Snakepit.stream(args, pool: pool) |> Enum.to_list()
@@ -196,7 +196,7 @@ defmodule Snakepit.TelemetryTest do
       end
     end
 
-    test "that ends early was halted, by each of its faces", %{pool: pool, tmp_dir: dir} do
+    test "that ends early is reported as halted, with each function", %{pool: pool, tmp_dir: dir} do
       args = %{closed: Path.join(dir, "closed")}
       :ok = Snakepit.execute_stream("endless", args, fn _ -> :halt end, pool: pool)
       [_] = "endless" |> Snakepit.stream(args, pool: pool) |> Enum.take(1)
@@ -213,7 +213,7 @@ defmodule Snakepit.TelemetryTest do
       refute_received {[:snakepit, :call, :stop], _, %{pool: ^pool}}
     end
 
-    test "that fails is an exception, by each of its faces", %{pool: pool} do
+    test "that fails is an exception, with each function", %{pool: pool} do
       args = %{count: 2}
       {:error, _} = Snakepit.execute_stream("fail_after", args, fn _ -> nil end, pool: pool)
       assert_raise Error, fn -> Enum.to_list(Snakepit.stream("fail_after", args, pool: pool)) end
@@ -230,7 +230,7 @@ defmodule Snakepit.TelemetryTest do
       refute_received {[:snakepit, :call, :stop], _, %{pool: ^pool}}
     end
 
-    test "whose callback raises is an exception with that", %{pool: pool} do
+    test "whose callback raises is an exception with that error", %{pool: pool} do
       assert catch_throw(
                Snakepit.execute_stream("counted", %{count: 3}, fn _ -> throw(:ball) end,
                  pool: pool
@@ -244,7 +244,7 @@ defmodule Snakepit.TelemetryTest do
 
   describe "a worker" do
     for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do
-      test "tells of its life, with #{inspect(adapter)}" do
+      test "reports its start and end, with #{inspect(adapter)}" do
         # Its intervals are messages of this test.
         pool = start_pool!(adapter: unquote(adapter), health_interval: 600_000, health_misses: 3)
         id = "#{inspect(pool)}/1"
@@ -276,7 +276,7 @@ defmodule Snakepit.TelemetryTest do
       end
     end
 
-    test "of which one command lets nothing else run tells so", %{tmp_dir: dir} do
+    test "reports a command that lets nothing else run", %{tmp_dir: dir} do
       options = [health_interval: 200, health_misses: 1_000_000]
       pool = start_pool!(options ++ [shutdown_timeout: 1, kill_grace: 1])
       id = "#{inspect(pool)}/1"
@@ -307,7 +307,7 @@ defmodule Snakepit.TelemetryTest do
   end
 
   describe "a session" do
-    test "tells where it begins, moves, and how it ends", %{tmp_dir: dir} do
+    test "reports where it begins and moves, and how it ends", %{tmp_dir: dir} do
       pool = start_pool!(size: 2, max_sessions: 2)
       options = [pool: pool, affinity: :prefer]
       args = files(dir)
@@ -329,7 +329,7 @@ defmodule Snakepit.TelemetryTest do
       assert {_, %{session_id: "u"}} = event(pool, [:session, :lost])
     end
 
-    test "expires though nobody asks for it" do
+    test "expires without being accessed" do
       pool = start_pool!(session_ttl: 1)
       {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, pool: pool)
 
@@ -338,7 +338,7 @@ defmodule Snakepit.TelemetryTest do
     end
   end
 
-  test "each of the events is one of those above, and documented" do
+  test "every event is tested here and documented" do
     {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Telemetry)
 
     for [:snakepit, group, name] <- Telemetry.events() do

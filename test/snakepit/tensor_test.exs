@@ -21,7 +21,7 @@ defmodule Snakepit.TensorTest do
   end
 
   describe "lists" do
-    test "become tensors and lists again" do
+    test "become tensors, and lists again" do
       for {list, dtype} <- [
             {[[[1, 2], [3, 4], [5, 6]]], :int32},
             {[-128, 127], :int8},
@@ -44,13 +44,13 @@ defmodule Snakepit.TensorTest do
       end
     end
 
-    test "of a complex dtype may have numbers, and what the library Complex has" do
+    test "of a complex dtype may have numbers and values of the library Complex" do
       complex = %{__struct__: Complex, re: 1.0, im: 2.0}
       tensor = Tensor.from_list([complex, 3], :complex64)
       assert Tensor.to_list(tensor) == [{1.0, 2.0}, {3.0, 0.0}]
     end
 
-    test "have every code of the small floats, each the nearest to itself" do
+    test "have every code of the small floats, each nearest to itself" do
       for {dtype, bits} <- [
             float8_e4m3fn: 8,
             float8_e5m2: 8,
@@ -79,7 +79,7 @@ defmodule Snakepit.TensorTest do
       end
     end
 
-    test "are rounded to the nearest, of two as near to the even one" do
+    test "are rounded to the nearest value, and ties to the even one" do
       for {dtype, given, rounded} <- [
             {:bfloat16, 1.00390625, 1.0},
             {:bfloat16, 1.01171875, 1.015625},
@@ -95,7 +95,7 @@ defmodule Snakepit.TensorTest do
       end
     end
 
-    test "with what the dtype has not are refused at its place" do
+    test "with elements that the dtype lacks are refused, with their place" do
       for {list, dtype, place} <- [
             {[1, 256], :uint8, "an element of :uint8 at [1], got: 256"},
             {[[0], [-129]], :int8, "an element of :int8 at [1][0], got: -129"},
@@ -121,7 +121,7 @@ defmodule Snakepit.TensorTest do
   end
 
   describe "tensors of Nx" do
-    test "become tensors and Nx's again" do
+    test "become tensors, and Nx tensors again" do
       for {type, dtype} <- @types do
         tensor = nx(type, {2, 3})
         assert %Tensor{dtype: ^dtype, shape: {2, 3}} = ours = Tensor.from_nx(tensor)

@@ -19,7 +19,9 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       Map.get(result, "result", result)
     end
 
-    test "one at a time runs in the main thread, where the adapter was made", %{tmp_dir: dir} do
+    test "one command at a time runs in the main thread, where the adapter was created", %{
+      tmp_dir: dir
+    } do
       pool = pool!()
       assert %{"main" => true, "same" => true} = run(pool, "thread")
       assert run(pool, "note", %{note: "a"}) == ["a"]
@@ -41,7 +43,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert lines(closing) == ["closed in the same thread: True"]
     end
 
-    test "several at a time run in threads of their own, and the adapter is closed in the main one",
+    test "several commands at a time run in their own threads, and the adapter is closed in the main thread",
          %{tmp_dir: dir} do
       pool = pool!(max_concurrency: 2)
       assert %{"main" => false, "same" => false} = run(pool, "thread")
@@ -61,7 +63,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert %{"main" => true} = run(pool, "thread")
     end
 
-    test "a handler that fails outside of calls is logged, and calls go on", %{tmp_dir: dir} do
+    test "a handler that fails outside a call is logged, and calls continue", %{tmp_dir: dir} do
       pool = pool!()
       path = Path.join(dir, "rang")
       Snakepit.Test.Log.follow(pool)
@@ -70,7 +72,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert %{"main" => true} = run(pool, "thread")
     end
 
-    test "a handler of a command's own for SIGTERM runs, and calls are finished all the same", %{
+    test "a command's own handler for SIGTERM runs, and calls finish nevertheless", %{
       tmp_dir: dir
     } do
       pool = pool!()
@@ -84,7 +86,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert_drains(pool!(), dir)
     end
 
-    test "an event loop that a command has run takes no signal away", %{tmp_dir: dir} do
+    test "an event loop that a command has run disables no signal", %{tmp_dir: dir} do
       # SIGTERM and SIGINT, SIGUSR1.
       for {numbers, n} <- Enum.with_index([[15, 2], [10], [15, 10]]) do
         pool = pool!()
@@ -116,7 +118,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       not Enum.any?(workers, &(&1.state in [:ready, :busy]))
     end
 
-    test "SIGTERM that comes while no command runs ends the worker in good order", %{tmp_dir: dir} do
+    test "SIGTERM while no command runs stops the worker in an orderly way", %{tmp_dir: dir} do
       pool = pool!()
       closing = Path.join(dir, "closing")
       os_pid = run(pool, "announce_close", %{path: closing})
@@ -135,7 +137,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert %{"main" => true} = run(pool, "thread")
     end
 
-    test "a child that a command forks has the signals of its own" do
+    test "a child that a command forks has its own signals" do
       pool = pool!()
       # grpcio does not survive a fork.
       unless @way[:server] == :grpcio do
@@ -145,7 +147,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     end
 
     for concurrency <- [1, 2] do
-      test "variables that a call sets are gone in the next, #{concurrency} at a time" do
+      test "variables that a call sets are gone in the next call, #{concurrency} at a time" do
         pool = pool!(max_concurrency: unquote(concurrency))
         ours = %{"colour" => "blue", "prec" => 50}
 

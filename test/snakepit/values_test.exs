@@ -21,7 +21,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     defp value(code), do: code |> Code.eval_string() |> elem(0)
 
-    test "Elixir to Python and back is as the guide has it", %{pool: pool} do
+    test "Elixir to Python and back follows the guide", %{pool: pool} do
       rows = rows("Elixir to Python, and back")
       assert length(rows) > 30
 
@@ -33,7 +33,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "Python to Elixir is as the guide has it", %{pool: pool} do
+    test "Python to Elixir follows the guide", %{pool: pool} do
       rows = rows("Python to Elixir")
       assert length(rows) > 100
 
@@ -51,7 +51,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "what Python cannot send is refused as the guide has it", %{pool: pool} do
+    test "values that Python cannot send are refused as in the guide", %{pool: pool} do
       rows = rows("What Python cannot send")
       assert length(rows) > 10
 
@@ -78,14 +78,14 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                  for(is_final <- [false, true], do: %{"value" => value, "is_final" => is_final})
       end
 
-      test "arguments of a stream are refused by their place as well", %{pool: pool} do
+      test "an invalid argument of a stream is refused with its place, too", %{pool: pool} do
         assert_raise Error, ~r/args.x\[1\] is a %/, fn ->
           "ping_stream" |> Snakepit.stream(%{x: [1, %Unknown{}]}, pool: pool) |> Stream.run()
         end
       end
     end
 
-    test "no text is taken for anything else", %{pool: pool} do
+    test "text is never mistaken for anything else", %{pool: pool} do
       args = %{
         "a" => "null",
         "b" => "[1]",
@@ -118,7 +118,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                   }}
       end
 
-      test "without an implementation are named by their place", %{pool: pool} do
+      test "without an implementation are refused with their place", %{pool: pool} do
         for {args, path} <- [
               {%{a: [%{b: %Unknown{}}]}, "args.a[0].b"},
               {[x: {1, %Unknown{}}], "args.x[1]"},
@@ -132,7 +132,9 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         end
       end
 
-      test "whose encoder fails are named by their place, and nothing is raised", %{pool: pool} do
+      test "whose encoder fails are refused with their place, and nothing is raised", %{
+        pool: pool
+      } do
         for {how, problem} <- [
               {:raise, "and its encoder raised RuntimeError: no such row"},
               {:error, "and its encoder raised Snakepit.Error: timeout: too late"},
@@ -191,7 +193,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "two keys of one text are refused, wherever they are", %{pool: pool} do
+    test "two keys with the same text are refused, wherever they are", %{pool: pool} do
       for args <- [
             %{"a" => 1, a: 2},
             [a: 1, a: 2],
@@ -211,7 +213,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert message =~ ~s("1" twice)
     end
 
-    test "bytes come as a view where the command wants one", %{pool: pool} do
+    test "bytes arrive as a view if the command asks for one", %{pool: pool} do
       for data <- [<<255, 254, 253, 252>>, "text", ""] do
         half = binary_part(data, 0, div(byte_size(data), 2))
 
@@ -220,7 +222,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "what cannot be sent from Python is named by place and type", %{pool: pool} do
+    test "a value that cannot be sent from Python is named by place and type", %{pool: pool} do
       for {code, problem} <- [
             {"{'items': [1, {'model': Opaque()}]}",
              "result.items[1].model is of type value_commands.Opaque"},
@@ -237,7 +239,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
-    test "with unencodable: :marker a map with its type stands in its place" do
+    test "with unencodable: :marker a map with its type takes its place" do
       pool = start_pool!(pool_options(unencodable: :marker))
 
       code =
@@ -254,13 +256,13 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                 }}
     end
 
-    test "a registered encoder says what is sent", %{pool: pool} do
+    test "a registered encoder determines what is sent", %{pool: pool} do
       assert {:ok, %{"result" => [%{"amount" => 5}]}} =
                Snakepit.execute("evaluate", %{code: "[Money(5)]"}, pool: pool)
     end
 
     describe "tensors" do
-      test "of every dtype and shape come back as they went", %{pool: pool} do
+      test "of every dtype and shape come back unchanged", %{pool: pool} do
         for {dtype, size} <- Tensor.Elements.sizes(),
             shape <- [{}, {3}, {2, 3}, {1, 2, 3}, {0}, {2, 0}] do
           count = shape |> Tuple.to_list() |> Enum.product()
@@ -277,13 +279,13 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                  Snakepit.execute("describe", %{value: tensor}, pool: pool)
       end
 
-      test "of the wrong size are refused where they are made" do
+      test "of the wrong size are refused when they are created" do
         assert_raise Error, ~r/does not have 3 bytes/, fn ->
           Tensor.new(<<1, 2, 3>>, :uint8, {2, 2})
         end
       end
 
-      test "of Nx go as they are, and are refused by their place", %{pool: pool} do
+      test "of Nx are sent unchanged, or refused with their place", %{pool: pool} do
         tensor = <<1.5::float-32>> |> Nx.from_binary({:bf, 16}) |> Nx.reshape({2, 1})
         ours = Tensor.from_nx(tensor)
         assert Snakepit.execute("echo", %{x: [tensor]}, pool: pool) == {:ok, %{"x" => [ours]}}
@@ -303,10 +305,11 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         end
       end
 
-      test "made by hand and wrong are refused", %{pool: pool} do
+      test "built by hand and invalid are refused", %{pool: pool} do
         tensor = %Tensor{data: <<1>>, dtype: :float32, shape: {2}}
 
-        assert {:error, %Error{reason: :invalid_args, message: "args.x is not a valid tensor" <> _}} =
+        assert {:error,
+                %Error{reason: :invalid_args, message: "args.x is not a valid tensor" <> _}} =
                  Snakepit.execute("echo", %{x: tensor}, pool: pool)
       end
     end

@@ -22,7 +22,7 @@ defmodule Snakepit.WideMapsTest do
         %{pool: start_pool!([adapter_args: args] ++ unquote(options))}
       end
 
-      test "an adapter of 200 commands tells of itself", %{pool: pool} do
+      test "an adapter with 200 commands describes itself", %{pool: pool} do
         for _ <- 1..5 do
           assert {:ok, %{commands: commands}} = Snakepit.info(pool)
           assert map_size(commands) > 200
@@ -34,7 +34,7 @@ defmodule Snakepit.WideMapsTest do
         end
       end
 
-      test "results, chunks and the data of errors have as many keys as they like", %{pool: pool} do
+      test "results, chunks and the data of errors may have any number of keys", %{pool: pool} do
         me = self()
 
         for size <- @sizes do
@@ -57,7 +57,7 @@ defmodule Snakepit.WideMapsTest do
     end
   end
 
-  test "a server's thousand names of its system and its capabilities arrive" do
+  test "a server's thousand entries of system and capabilities arrive" do
     pool = start_server_pool!(Liar)
     assert {:ok, %{commands: commands, system: system}} = Snakepit.info(pool)
     assert map_size(commands) == 1_000 and map_size(system) == 1_000
@@ -65,7 +65,7 @@ defmodule Snakepit.WideMapsTest do
     assert {:ok, [%{uptime_ms: 1}]} = Snakepit.list_workers(pool)
   end
 
-  test "the plain rules carry as many arguments as a call has" do
+  test "the plain rules support any number of arguments" do
     wide = Map.new(1..1_000, &{"key#{&1}", "#{&1}"})
     assert Client.encode_args(wide) == wide
     assert Client.decode_result(wide) == Map.new(1..1_000, &{"key#{&1}", &1})
