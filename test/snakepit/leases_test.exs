@@ -15,7 +15,7 @@ defmodule Snakepit.LeasesTest do
 
   test "a free place is taken at once, a released one by the next in the queue", %{pool: pool} do
     me = self()
-    of_worker = %{worker: me, worker_id: "pool/1", session_generation: 0}
+    of_worker = %{worker: me, worker_id: "pool/1", generation: 0}
     assert {:ok, %{lease: lease} = acquired} = acquire(pool)
     assert Map.delete(acquired, :lease) == of_worker
     ref = make_ref()

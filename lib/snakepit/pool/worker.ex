@@ -150,8 +150,7 @@ defmodule Snakepit.Pool.Worker do
   end
 
   def handle_info({:snakepit_end_session, id, generation}, state) do
-    args = %{session_id: id, session_generation: generation}
-    {:noreply, request(nil, "$end_session", args, state)}
+    {:noreply, request(nil, "$end_session", Message.session(id, generation), state)}
   end
 
   def handle_info(message, state), do: lifecycle(message, state)

@@ -24,6 +24,11 @@ defmodule Snakepit.Stdio.Message do
     end
   end
 
+  @doc "How a message names a session, and which life of it."
+  @spec session(String.t() | nil, non_neg_integer) :: map
+  def session(nil, _generation), do: %{}
+  def session(id, generation), do: %{session_id: id, session_generation: generation}
+
   @doc "The result that a response carries, or the failure."
   @spec result(binary) :: {:ok, map} | {:error, {atom, String.t(), map}}
   def result(message) do

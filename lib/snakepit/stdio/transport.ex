@@ -114,16 +114,15 @@ defmodule Snakepit.Stdio.Transport do
 
   defp message(call, args, acquired, left, limit, options) do
     fields =
-      [
+      %{
         request_id: call.request_id,
         timeout_ms: left,
-        session_id: options[:session_id],
-        session_generation: options[:session_id] && acquired.session_generation,
         metadata: Map.new(Codec.metadata(options))
-      ]
-      |> Enum.reject(fn {_name, value} -> value in [nil, %{}] end)
+      }
+      |> Map.merge(Message.session(options[:session_id], acquired.generation))
+      |> Map.reject(fn {_name, value} -> value in [nil, %{}] end)
 
-    with {:ok, message} <- Message.request(call.id, call.command, args, Map.new(fields)) do
+    with {:ok, message} <- Message.request(call.id, call.command, args, fields) do
       check_size(message, limit)
     end
   end

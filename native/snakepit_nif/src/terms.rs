@@ -72,5 +72,6 @@ pub(crate) struct LeaseTerm<'a> {
     pub(crate) lease: Term<'a>,
     pub(crate) worker: LocalPid,
     pub(crate) worker_id: Term<'a>,
-    pub(crate) session_generation: u64,
+    /// Which life of the call's session it is; 0 without one.
+    pub(crate) generation: u64,
 }

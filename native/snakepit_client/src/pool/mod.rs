@@ -192,7 +192,7 @@ impl<W: Worker> Lease<W> {
     /// The generation of the call's session, which the worker compares with that of the state it has; 0 without
     /// a session.
     #[inline]
-    pub fn session_generation(&self) -> u64 {
+    pub fn generation(&self) -> u64 {
         let session = self.slot.session.as_ref();
         session.map_or(0, |session| session.generation)
     }

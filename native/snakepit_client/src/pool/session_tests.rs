@@ -81,7 +81,7 @@ impl Probe {
     /// One call in the session; returns its worker and the generation.
     fn visit(&self, id: &str) -> (Name, u64) {
         let lease = self.lease(strict(id));
-        (*lease.worker(), lease.session_generation())
+        (*lease.worker(), lease.generation())
     }
 
     fn heard(&self) -> Vec<String> {
@@ -163,13 +163,10 @@ fn a_call_that_only_prefers_its_worker_takes_another_and_the_session_begins_anew
     let probe = Probe::new(&["a", "b"], 9, None);
     let (_, generation) = probe.visit("s");
     let busy = probe.lease(prefer("s"));
-    assert_eq!(
-        (*busy.worker(), busy.session_generation()),
-        ("a", generation)
-    );
+    assert_eq!((*busy.worker(), busy.generation()), ("a", generation));
     let moved = probe.lease(prefer("s"));
     assert_eq!(*moved.worker(), "b");
-    assert!(moved.session_generation() > generation);
+    assert!(moved.generation() > generation);
     drop((busy, moved));
     assert_eq!(probe.visit("s").0, "b");
     assert_eq!(probe.heard(), ["s created on a", "s moved from a to b"]);
@@ -220,12 +217,12 @@ fn a_call_that_waits_for_a_worker_that_dies_hears_that_its_session_is_lost() {
 fn a_session_that_has_ended_begins_anew_and_those_who_wait_are_served() {
     let probe = Probe::new(&["a"], 9, None);
     let running = probe.lease(strict("s"));
-    let generation = running.session_generation();
+    let generation = running.generation();
     let (_ticket, mut told) = probe.queue(Some(strict("s")));
     assert_eq!(probe.pool.end_session("s"), Some(("a", generation)));
     assert_eq!(probe.pool.end_session("s"), None);
     drop(running);
-    let anew = told.try_recv().unwrap().unwrap().session_generation();
+    let anew = told.try_recv().unwrap().unwrap().generation();
     assert!(anew > generation);
     assert_eq!(probe.pool.snapshot().sessions, 1);
 }
@@ -335,7 +332,7 @@ fn sessions_keep_to_their_worker_in_a_race() {
                     };
                     match grant {
                         Ok(lease) => {
-                            let here = (lease.session_generation(), *lease.worker());
+                            let here = (lease.generation(), *lease.worker());
                             if home.is_some_and(|(generation, _)| generation == here.0) {
                                 assert_eq!(home, Some(here));
                             }
@@ -413,10 +410,7 @@ fn a_session_stays_on_a_worker_that_gets_another_connection() {
     assert!(waiting.try_recv().is_err());
     assert!(probe.pool.resume(probe.keys[0], "a again"));
     let lease = waiting.try_recv().unwrap().unwrap();
-    assert_eq!(
-        (*lease.worker(), lease.session_generation()),
-        ("a again", first.1)
-    );
+    assert_eq!((*lease.worker(), lease.generation()), ("a again", first.1));
 }
 
 #[test]

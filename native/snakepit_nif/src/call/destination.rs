@@ -64,9 +64,9 @@ impl Destination {
     }
 
     /// Which life of the call's session it is here; 0 without one.
-    pub(super) fn session_generation(&self) -> u64 {
+    pub(super) fn generation(&self) -> u64 {
         match self {
-            Self::Worker(lease, _) => lease.session_generation(),
+            Self::Worker(lease, _) => lease.generation(),
             Self::Channel(..) => 0,
         }
     }

@@ -91,7 +91,7 @@ impl Call {
 
     /// Its header says which life of its session the destination has.
     fn sent_to(&mut self, destination: Destination) -> Destination {
-        self.header.set_generation(destination.session_generation());
+        self.header.set_generation(destination.generation());
         destination
     }
 

@@ -33,12 +33,12 @@ impl Resource for LeaseResource {}
 
 impl LeaseResource {
     fn term(env: Env<'_>, lease: Lease<Arc<Worker>>) -> Term<'_> {
-        let (worker, session_generation) = (lease.worker().clone(), lease.session_generation());
+        let (worker, generation) = (lease.worker().clone(), lease.generation());
         let term = LeaseTerm {
             lease: ResourceArc::new(Self(Mutex::new(Some(lease)))).encode(env),
             worker: worker.owner,
             worker_id: worker.id.encode(env),
-            session_generation,
+            generation,
         };
         term.encode(env)
     }
