@@ -20,19 +20,19 @@ from snakepit_bridge._arguments import pydantic_builders
 from snakepit_bridge._arguments.builders import (
     Array,
     Builder,
+    Chained,
+    Deferred,
     Fields,
-    Later,
     ListOf,
     MapOf,
     MaybeBuilder,
     Member,
     OneOf,
     Plain,
-    Then,
     TupleOf,
     key_reader,
-    nothing_or,
-    of_plain,
+    or_none,
+    plain_union,
 )
 from snakepit_bridge._arguments.scalars import scalar
 
@@ -82,7 +82,7 @@ def builder_of(
     builder = Annotations(names, scope).builder(annotation)
     if builder is not None:
         builder.expected = shown(annotation)
-    return nothing_or(builder) if builder is not None and default is None else builder
+    return or_none(builder) if builder is not None and default is None else builder
 
 
 def keywords_of(annotation: object, names: Mapping[str, Any]) -> Optional[Fields]:
@@ -154,7 +154,7 @@ class Annotations:
         except TypeError:
             # Of metadata that has no hash.
             return self._make(annotation)
-        self._made[annotation] = later = Later(shown(annotation))
+        self._made[annotation] = later = Deferred(shown(annotation))
         later.target = self._made[annotation] = self._make(annotation)
         return later.target
 
@@ -182,7 +182,7 @@ class Annotations:
 
     def _annotated(self, annotation: Any) -> MaybeBuilder:
         inner, metadata = annotation.__origin__, annotation.__metadata__
-        if not any(map(pydantic_builders.is_known, metadata)):
+        if not any(map(pydantic_builders.is_pydantic_metadata, metadata)):
             return self.builder(inner)
         second = pydantic_builders.adapter(annotation, shown(inner))
         if second is None:
@@ -193,7 +193,7 @@ class Annotations:
         if all(map(pydantic_builders.only_checks, metadata)):
             first = self.builder(inner)
             if first is not None and not isinstance(first, pydantic_builders.Adapter):
-                return Then(first, second)
+                return Chained(first, second)
         return second
 
     def _union(self, annotation: Any) -> MaybeBuilder:
@@ -204,7 +204,7 @@ class Annotations:
             return None
         plain = [builder for builder in builders if isinstance(builder, Plain)]
         if len(plain) == len(builders):
-            return of_plain(expected, plain)
+            return plain_union(expected, plain)
         # Pydantic knows best which of its own types fits.
         adapted = [
             choice for builder, choice in choices if isinstance(builder, pydantic_builders.Adapter)
@@ -245,7 +245,7 @@ class Annotations:
     def _class(self, annotation: Any, origin: Any, args: Any) -> Builder:
         builder = None
         expected = shown(annotation)
-        if isinstance(origin, type) and not pydantic_builders.is_own(origin):
+        if isinstance(origin, type) and not pydantic_builders.is_pydantic(origin):
             if _root(origin) == "numpy" and args:
                 builder = _array(expected, origin, args)
             elif issubclass(origin, _enum()):
@@ -279,7 +279,7 @@ class Annotations:
             hint, base = hints.get(name, (parameter.annotation, cls))
             builder = self._within(base, cls, args).field(cls, name, hint)
             nothing = parameter.default is None and builder is not None
-            fields.fields[name] = nothing_or(builder) if nothing and builder else builder
+            fields.fields[name] = or_none(builder) if nothing and builder else builder
         fields.required = frozenset(
             name for name, each in parameters.items() if each.default is each.empty
         )

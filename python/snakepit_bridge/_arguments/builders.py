@@ -18,7 +18,7 @@ MaybeBuilder = Optional["Builder"]
 _NONE = type(None)
 
 
-class MisfitError(Exception):
+class MismatchError(Exception):
     """An argument that a builder does not take."""
 
     def __init__(self, faults: list[Fault], *, is_type: bool = False) -> None:
@@ -40,17 +40,17 @@ class Builder:
         self.expected = expected
 
     def build(self, value: Any) -> Any:
-        """The value to pass; raises a `MisfitError`."""
+        """The value to pass; raises a `MismatchError`."""
         raise NotImplementedError
 
-    def mismatch(self, value: object) -> MisfitError:
-        return MisfitError(
+    def mismatch(self, value: object) -> MismatchError:
+        return MismatchError(
             [Fault((), f"expected {self.expected}, got {_described(value)}")], is_type=True
         )
 
 
-def misfit(message: str) -> MisfitError:
-    return MisfitError([Fault((), message)])
+def mismatch_error(message: str) -> MismatchError:
+    return MismatchError([Fault((), message)])
 
 
 def _described(value: object) -> str:
@@ -68,7 +68,7 @@ class Collector:
             return value
         try:
             return builder.build(value)
-        except MisfitError as error:
+        except MismatchError as error:
             self.faults += [Fault((key, *path), message) for path, message in error.faults]
             return None
 
@@ -77,7 +77,7 @@ class Collector:
 
     def check(self) -> None:
         if self.faults:
-            raise MisfitError(self.faults)
+            raise MismatchError(self.faults)
 
 
 _BINARY = frozenset({bytes, memoryview})
@@ -156,7 +156,7 @@ class Frame(Builder):
         try:
             return self._cls(value)
         except Exception as error:
-            raise misfit(f"cannot be converted to {self.expected}: {error}") from error
+            raise mismatch_error(f"cannot be converted to {self.expected}: {error}") from error
 
 
 class Array(Builder):
@@ -174,7 +174,7 @@ class Array(Builder):
             raise self.mismatch(value)
         dtype = value.dtype
         if not issubclass(dtype.type, self._scalar):
-            raise misfit(f"expected {self.expected}, got an array of dtype {dtype}")
+            raise mismatch_error(f"expected {self.expected}, got an array of dtype {dtype}")
         return value
 
 
@@ -198,7 +198,9 @@ class Scalar(Builder):
             return self._read(value)
         except (ValueError, ArithmeticError, LookupError) as error:
             reason = f": {error}" if type(error) is ValueError else ""
-            raise misfit(f"{reprlib.repr(value)} is not a valid {self.expected}{reason}") from None
+            raise mismatch_error(
+                f"{reprlib.repr(value)} is not a valid {self.expected}{reason}"
+            ) from None
 
 
 class Member(Builder):
@@ -221,7 +223,7 @@ class Member(Builder):
             if not isinstance(one, (bool, float)) or type(member.value) is type(one):
                 return member
         values = [member.value for member in self._cls]
-        raise misfit(
+        raise mismatch_error(
             f"expected {self.expected}, one of {', '.join(map(repr, values[:20]))}, "
             f"got {_described(value)}"
         )
@@ -257,7 +259,7 @@ class ListOf(Builder):
         try:
             return self._make(items)
         except TypeError as error:
-            raise misfit(f"cannot be converted to {self.expected}: {error}") from None
+            raise mismatch_error(f"cannot be converted to {self.expected}: {error}") from None
 
 
 class TupleOf(Builder):
@@ -271,7 +273,7 @@ class TupleOf(Builder):
         if not isinstance(value, (list, tuple)):
             raise self.mismatch(value)
         if len(value) != len(self._items):
-            raise misfit(f"expected {self.expected}, got {len(value)} items")
+            raise mismatch_error(f"expected {self.expected}, got {len(value)} items")
         parts = Collector()
         made = [parts.build(*each) for each in zip(self._items, range(len(value)), value)]
         parts.check()
@@ -300,7 +302,7 @@ class MapOf(Builder):
             built = parts.build(item, key, part)
             try:
                 made[key if self._key is None else self._key(key)] = built
-            except MisfitError as error:
+            except MismatchError as error:
                 parts.faults += [Fault((key,), f"the key: {each.message}") for each in error.faults]
         parts.check()
         return made
@@ -343,7 +345,7 @@ class Fields(Builder):
             return value
         if self.by_place and isinstance(value, (list, tuple)):
             if len(value) > len(self.fields):
-                raise misfit(f"expected {self.expected}, got {len(value)} items")
+                raise mismatch_error(f"expected {self.expected}, got {len(value)} items")
             value = dict(zip(self.fields, value))
         if not isinstance(value, dict):
             raise self.mismatch(value)
@@ -363,7 +365,7 @@ class Fields(Builder):
         try:
             return self._make(**made)
         except (ValueError, AssertionError) as error:
-            raise misfit(f"{type(error).__name__}: {error}") from error
+            raise mismatch_error(f"{type(error).__name__}: {error}") from error
 
 
 class OneOf(Builder):
@@ -375,29 +377,29 @@ class OneOf(Builder):
         self.types = frozenset[type]().union(*(choice.types for choice in choices))
 
     def build(self, value: Any) -> Any:
-        misfits: list[tuple[Builder, MisfitError]] = []
+        mismatches: list[tuple[Builder, MismatchError]] = []
         for choice in self._choices:
             if type(value) in choice.types:
                 return value
             try:
                 return choice.build(value)
-            except MisfitError as error:
+            except MismatchError as error:
                 if not error.is_type:
-                    misfits.append((choice, error))
-        if not misfits:
+                    mismatches.append((choice, error))
+        if not mismatches:
             raise self.mismatch(value)
-        if len(misfits) == 1:
-            raise misfits[0][1]
-        raise MisfitError(
+        if len(mismatches) == 1:
+            raise mismatches[0][1]
+        raise MismatchError(
             [
                 Fault(path, f"{message} (as {choice.expected})")
-                for choice, error in misfits
+                for choice, error in mismatches
                 for path, message in error.faults
             ]
         )
 
 
-class Later(Builder):
+class Deferred(Builder):
     """Stands for a builder that is still being made, in a type that refers to itself."""
 
     target: MaybeBuilder = None
@@ -408,7 +410,7 @@ class Later(Builder):
         return self.target.build(value)
 
 
-class Then(Builder):
+class Chained(Builder):
     """One builder, and another one for what it has made."""
 
     def __init__(self, first: Builder, second: Builder) -> None:
@@ -422,14 +424,14 @@ class Then(Builder):
         return self._second.build(value)
 
 
-def nothing_or(builder: Builder) -> Builder:
+def or_none(builder: Builder) -> Builder:
     """As `builder`, and None."""
     if isinstance(builder, Plain):
         return Plain(builder.expected, builder.types | {_NONE}, builder.values.values())
     return OneOf(builder.expected, [Plain("None", {_NONE}), builder])
 
 
-def of_plain(expected: str, choices: Iterable[Plain]) -> Plain:
+def plain_union(expected: str, choices: Iterable[Plain]) -> Plain:
     """All of them in one."""
     types: set[type] = set()
     values: list[object] = []

@@ -12,13 +12,13 @@ from snakepit_bridge._arguments.annotations import (
     keywords_of,
     shown,
 )
-from snakepit_bridge._arguments.builders import Builder, MisfitError
+from snakepit_bridge._arguments.builders import Builder, MismatchError
 from snakepit_bridge._errors.call_error import ArgumentsError, CallError, Fault
 
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _MISSING = object()
 # Of what is wrong with nested values so much is told.
-_MOST_FAULTS = 20
+_MAX_FAULTS = 20
 
 
 class Parameters:
@@ -83,7 +83,7 @@ class Parameters:
         """
         names = args.keys()
         if not (self._required <= names and (self._any or names <= self._accepted)):
-            raise self._misfit(args, checked=checked)
+            raise self._mismatch(args, checked=checked)
         for name, types, builder in self._checks:
             value = args.get(name, _MISSING)
             if type(value) in types or value is _MISSING:
@@ -91,13 +91,13 @@ class Parameters:
             if checked or not builder.only_checks:
                 try:
                     args[name] = builder.build(value)
-                except MisfitError:
-                    raise self._misfit(args, checked=checked) from None
+                except MismatchError:
+                    raise self._mismatch(args, checked=checked) from None
         if self._rest is not None:
             self._build_rest(args, checked=checked)
         if self.context is not None:
             if self.context in names:
-                raise self._misfit(args, checked=checked)
+                raise self._mismatch(args, checked=checked)
             args[self.context] = context
         return args
 
@@ -153,10 +153,10 @@ class Parameters:
             if type(args[name]) not in rest.types:
                 try:
                     args[name] = rest.build(args[name])
-                except MisfitError:
-                    raise self._misfit(args, checked=checked) from None
+                except MismatchError:
+                    raise self._mismatch(args, checked=checked) from None
 
-    def _misfit(self, args: dict[str, Any], *, checked: bool) -> CallError:
+    def _mismatch(self, args: dict[str, Any], *, checked: bool) -> CallError:
         missing = sorted(self._required - args.keys())
         allowed = args.keys() - {self.context} if self._any else self._accepted
         unknown = sorted(args.keys() - allowed)
@@ -164,7 +164,7 @@ class Parameters:
         text = self._with_values if self._shows_values else self._without_values
         faults = [Fault((name,), "missing") for name in missing]
         faults += [Fault((name,), "unknown") for name in unknown]
-        return ArgumentsError(text(missing, unknown, wrong), (faults + wrong)[:_MOST_FAULTS])
+        return ArgumentsError(text(missing, unknown, wrong), (faults + wrong)[:_MAX_FAULTS])
 
     def _with_values(self, missing: list[str], unknown: list[str], wrong: list[Fault]) -> str:
         # What is wrong with an argument as a whole goes in the first line, the rest below.
@@ -175,9 +175,9 @@ class Parameters:
             str(fault.path[0]) for fault in within if fault.path[0] not in whole
         )
         lines = [self._line(missing, unknown, of_type)]
-        lines += [f"  {fault.place}: {fault.message}" for fault in within[:_MOST_FAULTS]]
-        if len(within) > _MOST_FAULTS:
-            lines.append(f"  and {len(within) - _MOST_FAULTS} more")
+        lines += [f"  {fault.place}: {fault.message}" for fault in within[:_MAX_FAULTS]]
+        if len(within) > _MAX_FAULTS:
+            lines.append(f"  and {len(within) - _MAX_FAULTS} more")
         return "\n".join(lines)
 
     def _without_values(self, missing: list[str], unknown: list[str], wrong: list[Fault]) -> str:
@@ -208,7 +208,7 @@ class Parameters:
             try:
                 if type(value) not in builder.types:
                     builder.build(value)
-            except MisfitError as error:
+            except MismatchError as error:
                 faults += [Fault((name, *path), message) for path, message in error.faults]
             except Exception:
                 # What its own code raises is for the call that is otherwise in order.

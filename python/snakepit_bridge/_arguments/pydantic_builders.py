@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from snakepit_bridge._arguments.builders import Builder, MisfitError
+from snakepit_bridge._arguments.builders import Builder, MismatchError
 from snakepit_bridge._errors.call_error import Fault
 
 # The metadata of `Annotated` that adds checks to a value of the type, and converts nothing.
 _CHECKS = ("AfterValidator", "FieldInfo", "StringConstraints")
-_MARKS = (
+_ATTRIBUTES = (
     "__pydantic_core_schema__",
     "__get_pydantic_core_schema__",
     "__pydantic_config__",
@@ -30,33 +30,37 @@ class Adapter(Builder):
             return self._validate(value)
         except self._error as error:
             faults: Any = error.errors()  # type: ignore[attr-defined]
-        raise MisfitError([Fault(_without_root(fault["loc"]), fault["msg"]) for fault in faults])
+        raise MismatchError([Fault(_without_root(fault["loc"]), fault["msg"]) for fault in faults])
 
 
 def _without_root(path: tuple[object, ...]) -> tuple[object, ...]:
     return () if path == ("__root__",) else path
 
 
-def is_own(cls: type) -> bool:
+def is_pydantic(cls: type) -> bool:
     """Whether a class is one that pydantic builds: a model, a type of its, one that says how."""
-    return _root(cls) == "pydantic" or any(hasattr(cls, mark) for mark in _MARKS) or is_first(cls)
+    return (
+        _root(cls) == "pydantic"
+        or any(hasattr(cls, name) for name in _ATTRIBUTES)
+        or is_pydantic_1(cls)
+    )
 
 
-def is_first(cls: type) -> bool:
+def is_pydantic_1(cls: type) -> bool:
     """Whether a class is a model of pydantic 1."""
     return hasattr(cls, "parse_obj") and not hasattr(cls, "model_validate")
 
 
-def is_known(metadata: object) -> bool:
+def is_pydantic_metadata(metadata: object) -> bool:
     """Whether it says something to pydantic, as metadata of `Annotated`."""
     return _root(type(metadata)) in ("pydantic", "annotated_types") or any(
-        hasattr(metadata, mark) for mark in _MARKS
+        hasattr(metadata, name) for name in _ATTRIBUTES
     )
 
 
 def only_checks(metadata: object) -> bool:
     """Whether it adds checks to a value of its type, and converts nothing."""
-    if not is_known(metadata) or _root(type(metadata)) == "annotated_types":
+    if not is_pydantic_metadata(metadata) or _root(type(metadata)) == "annotated_types":
         return True
     discriminates = getattr(metadata, "discriminator", None) is not None
     return type(metadata).__name__ in _CHECKS and not discriminates
@@ -64,8 +68,8 @@ def only_checks(metadata: object) -> bool:
 
 def adapter(annotation: Any, expected: str) -> Optional[Adapter]:
     """Pydantic's builder of any annotation, or None without it or where it has none either."""
-    if isinstance(annotation, type) and is_first(annotation):
-        return _of_first(annotation, expected)
+    if isinstance(annotation, type) and is_pydantic_1(annotation):
+        return _pydantic_1_adapter(annotation, expected)
     try:
         import pydantic
     except ImportError:
@@ -81,7 +85,7 @@ def adapter(annotation: Any, expected: str) -> Optional[Adapter]:
     return Adapter(expected, validate, pydantic.ValidationError)
 
 
-def _of_first(model: Any, expected: str) -> Adapter:
+def _pydantic_1_adapter(model: Any, expected: str) -> Adapter:
     """The builder of a model of pydantic 1, which version 2 has as `pydantic.v1`."""
     import importlib
 

@@ -45,7 +45,7 @@ def load_commands(path: str, import_paths: Sequence[str], init: Optional[bytes] 
     except (Exception, SystemExit) as error:
         raise StartError(
             f"{Raised(error).text()}\nthe adapter {path} could not be created: its __init__ raised "
-            f"the error above{_hidden()}"
+            f"the error above{_shadowed()}"
         ) from None
     try:
         commands = Registry(adapter)
@@ -79,7 +79,7 @@ def _find(path: str) -> object:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise StartError(
                 f"no module {error.name!r} for the adapter {path}: add its directory with "
-                f"--import-path; searched: {', '.join(filter(None, sys.path))}{_hidden()}"
+                f"--import-path; searched: {', '.join(filter(None, sys.path))}{_shadowed()}"
             ) from None
         raise _import_failed(path, error) from None
     except (Exception, SystemExit) as error:
@@ -90,7 +90,7 @@ def _find(path: str) -> object:
         except AttributeError:
             where = getattr(sys.modules[module_name], "__file__", None) or "built into Python"
             raise StartError(
-                f"the module {module_name!r} ({where}) has no {class_name!r}{_hidden()}"
+                f"the module {module_name!r} ({where}) has no {class_name!r}{_shadowed()}"
             ) from None
     return found
 
@@ -98,12 +98,12 @@ def _find(path: str) -> object:
 def _import_failed(path: str, error: BaseException) -> StartError:
     return StartError(
         f"{Raised(error).text()}\nthe adapter {path} could not be imported: see the error above"
-        f"{_hidden()}"
+        f"{_shadowed()}"
     )
 
 
-def _hidden() -> str:
+def _shadowed() -> str:
     return "".join(
         f"; {path} is not imported because {module} has the same name: rename it"
-        for path, module in imports.hidden()
+        for path, module in imports.shadowed()
     )

@@ -10,7 +10,7 @@ from snakepit_bridge._commands.sessions import Session
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # The attribute of a function that holds its command name; "" means the function's own name.
-MARK = "__snakepit_command__"
+COMMAND_ATTRIBUTE = "__snakepit_command__"
 
 
 class Adapter:
@@ -67,7 +67,7 @@ def command(
         elif isinstance(function, type) or not callable(function):
             raise TypeError(f"@command decorates a method, not {function!r}")
         try:
-            setattr(marked, MARK, name or "")
+            setattr(marked, COMMAND_ATTRIBUTE, name or "")
         except AttributeError:
             raise TypeError(
                 "@command decorates a method, or a callable object that can have attributes, "

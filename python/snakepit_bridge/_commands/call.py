@@ -37,13 +37,13 @@ class Call:
     """A command with its arguments and its context."""
 
     __slots__ = (
+        "admission",
         "args",
         "call_id",
         "closed",
         "command",
         "context",
         "ended",
-        "gate",
         "interrupt",
         "kinds",
         "order",
@@ -73,7 +73,7 @@ class Call:
         #: Whether it was ended from outside: its generator closed, its task cancelled.
         self.closed = False
         #: What its thread waits at while other calls run.
-        self.gate: Optional[threading.Lock] = None
+        self.admission: Optional[threading.Lock] = None
         #: Stops an async command, once it has started.
         self.interrupt: Optional[Callable[[], object]] = None
 

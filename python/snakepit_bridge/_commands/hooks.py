@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Optional
 
-from snakepit_bridge._commands.adapter import MARK, Adapter
+from snakepit_bridge._commands.adapter import COMMAND_ATTRIBUTE, Adapter
 
 #: With what each is called.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -41,7 +41,7 @@ def _find(adapter: Adapter, name: str) -> Optional[Hook]:
         return None
     hook: Any = getattr(adapter, name, None)
     # A command may have any name.
-    if hook is None or hasattr(hook, MARK):
+    if hook is None or hasattr(hook, COMMAND_ATTRIBUTE):
         return None
     arguments = _ARGUMENTS[name]
     wanted = f"{name}({', '.join(('self', *arguments))})"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
 from snakepit_bridge._arguments.parameters import Parameters
-from snakepit_bridge._commands.adapter import MARK, Adapter
+from snakepit_bridge._commands.adapter import COMMAND_ATTRIBUTE, Adapter
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.hooks import Hooks
 from snakepit_bridge._errors.call_error import CallError
@@ -61,7 +61,7 @@ class Registry(Mapping[str, Command]):
         self.adapter = adapter
         self.hooks = Hooks(adapter)
         self._commands: dict[str, Command] = {}
-        for attribute, given in sorted(_marked(type(adapter)).items()):
+        for attribute, given in sorted(_commands_of(type(adapter)).items()):
             name = given or attribute
             if name in self._commands:
                 raise TypeError(f"two commands of {type(adapter).__name__} are named {name!r}")
@@ -98,14 +98,14 @@ class Registry(Mapping[str, Command]):
         )
 
 
-def _marked(cls: type) -> dict[str, str]:
+def _commands_of(cls: type) -> dict[str, str]:
     """Returns the attributes that are commands. An override stays one, and None removes one."""
     names: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
-            mark = _mark(value)
-            if mark is not None:
-                names[attribute] = mark
+            given_name = _command_name(value)
+            if given_name is not None:
+                names[attribute] = given_name
             elif value is None:
                 names.pop(attribute, None)
             elif attribute not in names and _hides_command(attribute, value):
@@ -117,11 +117,11 @@ def _marked(cls: type) -> dict[str, str]:
     return names
 
 
-def _mark(value: object) -> Optional[str]:
+def _command_name(value: object) -> Optional[str]:
     if isinstance(value, (staticmethod, classmethod)):
         value = value.__func__
-    mark: Optional[str] = getattr(value, MARK, None)
-    return mark
+    given_name: Optional[str] = getattr(value, COMMAND_ATTRIBUTE, None)
+    return given_name
 
 
 def _hides_command(name: str, value: Any) -> bool:
@@ -131,7 +131,8 @@ def _hides_command(name: str, value: Any) -> bool:
         with contextlib.suppress(ValueError):
             inner.append(cell.cell_contents)
     return any(
-        inspect.isfunction(one) and one.__name__ == name and hasattr(one, MARK) for one in inner
+        inspect.isfunction(one) and one.__name__ == name and hasattr(one, COMMAND_ATTRIBUTE)
+        for one in inner
     )
 
 

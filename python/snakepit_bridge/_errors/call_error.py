@@ -14,9 +14,9 @@ from snakepit_bridge._types.names import attempt, qualified_name, text_of
 _log = logging.getLogger("snakepit_bridge")
 
 # An error must fit in a message, whatever went wrong.
-_LONGEST = 16_000
-_MOST_NOTES = 20
-_MOST_CAUSES = 8
+_MAX_LENGTH = 16_000
+_MAX_NOTES = 20
+_MAX_CAUSES = 8
 
 
 # What a message has beside its error.
@@ -120,7 +120,7 @@ class CallError(Exception):
 
         It raises nothing, whatever the exception does when it is asked.
         """
-        failure = cls._raised(Raised(error), _MOST_CAUSES)
+        failure = cls._raised(Raised(error), _MAX_CAUSES)
         failure.__cause__ = error
         if issubclass(type(error), CommandError):
             failure.reason = "command_error"
@@ -157,9 +157,12 @@ class CallError(Exception):
         texts = [self.type, self.message, self.type, self.message, self.traceback, self.code]
         texts += [text for frame in self.frames for text in frame if isinstance(text, str)]
         rest = 0 if self.cause is None else self.cause._size()  # noqa: SLF001
-        marks = 16 * (len(self.frames) + len(self.notes) + 1)
+        overhead = 16 * (len(self.frames) + len(self.notes) + 1)
         return (
-            sum(len(text.encode()) for text in texts + self.notes) + len(self.data) + marks + rest
+            sum(len(text.encode()) for text in texts + self.notes)
+            + len(self.data)
+            + overhead
+            + rest
         )
 
     @classmethod
@@ -183,13 +186,13 @@ class CallError(Exception):
             "python_error",
             raised.message(),
             type_name=qualified_name(type(raised.error)),
-            traceback=raised.text() if causes == _MOST_CAUSES else "",
+            traceback=raised.text() if causes == _MAX_CAUSES else "",
         )
         failure.frames = [
             (sendable(file), line, sendable(function), sendable(source))
             for file, line, function, source in raised.frames()
         ]
-        failure.notes = [sendable(note) for note in raised.notes()[:_MOST_NOTES]]
+        failure.notes = [sendable(note) for note in raised.notes()[:_MAX_NOTES]]
         cause = cause_of(raised.error)
         if cause is not None and causes:
             failure.cause = cls._raised(Raised(cause), causes - 1)
@@ -226,6 +229,6 @@ def _encoded(ask: Callable[[], object]) -> bytes:
 
 def sendable(text: str) -> str:
     """A text of bounded length that UTF-8 can carry."""
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST // 2]}\n[...]\n{text[-_LONGEST // 2 :]}"
+    if len(text) > _MAX_LENGTH:
+        text = f"{text[: _MAX_LENGTH // 2]}\n[...]\n{text[-_MAX_LENGTH // 2 :]}"
     return text.encode(errors="backslashreplace").decode()

@@ -33,7 +33,7 @@ def forget_forks() -> None:
     _forks.clear()
 
 
-def leave_fork(error: Optional[BaseException] = None) -> None:
+def exit_fork(error: Optional[BaseException] = None) -> None:
     """Ends a process that a command has forked, once the command is over in it.
 
     The connections are its parent's: it must answer nothing.
@@ -53,12 +53,12 @@ def leave_fork(error: Optional[BaseException] = None) -> None:
         os._exit(code if isinstance(code, int) else 1)
 
 
-def leave_running(kill_grace: float) -> NoReturn:
+def exit_while_running(kill_grace: float) -> NoReturn:
     """Ends the process: a command that never returns would hold up the interpreter's own end."""
-    leave(f"a command is still running {kill_grace} s after its cancellation")
+    exit_now(f"a command is still running {kill_grace} s after its cancellation")
 
 
-def leave(why: str) -> NoReturn:
+def exit_now(why: str) -> NoReturn:
     """Ends the process where it stands."""
     _log.warning("stopping: %s", why)
     logging.shutdown()

@@ -19,16 +19,16 @@ from snakepit_bridge._types.names import attempt, qualified_name, text_of
 Frame = tuple[str, int, str, str]
 
 #: Of a deep traceback so many frames are told, from both ends.
-_MOST_FRAMES = 40
-_LONGEST_SOURCE = 200
+_MAX_FRAMES = 40
+_MAX_SOURCE_LENGTH = 200
 #: A longer text is not cut in its middle, where the frames are, but told in another way.
-_LONGEST_TEXT = 16_000
-_LONGEST_LAST = 1000
+_MAX_TEXT_LENGTH = 16_000
+_MAX_LAST_LENGTH = 1000
 #: Of how many exceptions, chained and grouped, Python's own formatting is asked for.
-_MOST_FORMATTED = 100
+_MAX_FORMATTED = 100
 #: Of how many exceptions of a chain the text tells otherwise.
-_MOST_CHAINED = 8
-_MOST_LINE = 2**31 - 1
+_MAX_CHAINED = 8
+_MAX_LINE = 2**31 - 1
 
 # New in Python 3.11.
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)
@@ -76,14 +76,14 @@ class Raised:
         """As Python prints it, or nearly so where Python fails to."""
         if _is_few(self.error):
             formatted = attempt(lambda: _formatted(self.error, self._traceback), "")
-            if 0 < len(formatted) <= _LONGEST_TEXT:
+            if 0 < len(formatted) <= _MAX_TEXT_LENGTH:
                 return formatted
         return "".join(reversed(list(self._chain())))
 
     def frames(self) -> list[Frame]:
         steps = list(_steps(self._traceback))
-        if len(steps) > _MOST_FRAMES:
-            steps = steps[: _MOST_FRAMES // 4] + steps[-_MOST_FRAMES * 3 // 4 :]
+        if len(steps) > _MAX_FRAMES:
+            steps = steps[: _MAX_FRAMES // 4] + steps[-_MAX_FRAMES * 3 // 4 :]
         return [_frame(frame, line) for frame, line in steps]
 
     def notes(self) -> list[str]:
@@ -98,7 +98,7 @@ class Raised:
 
     def _chain(self) -> Iterator[str]:
         raised = self
-        for _ in range(_MOST_CHAINED):
+        for _ in range(_MAX_CHAINED):
             yield raised._plain()
             error = raised.error
             before, joint = cause_of(error), _CAUSED
@@ -117,8 +117,8 @@ class Raised:
         ]
         head = "Traceback (most recent call last):\n" if lines else ""
         last = shown(self.error)
-        if len(last) > _LONGEST_LAST:
-            last = f"{last[: _LONGEST_LAST // 2]}[...]{last[-_LONGEST_LAST // 2 :]}"
+        if len(last) > _MAX_LAST_LENGTH:
+            last = f"{last[: _MAX_LAST_LENGTH // 2]}[...]{last[-_MAX_LAST_LENGTH // 2 :]}"
         return f"{head}{''.join(lines)}{last}\n"
 
 
@@ -141,7 +141,7 @@ def _is_few(error: BaseException) -> bool:
         if one is None:
             continue
         count += 1
-        if count > _MOST_FORMATTED:
+        if count > _MAX_FORMATTED:
             return False
         if id(one) not in chained:
             chained.add(id(one))
@@ -165,9 +165,9 @@ def _steps(step: Optional[TracebackType]) -> Iterator[tuple[FrameType, Optional[
 
 def _frame(frame: FrameType, line: Optional[int]) -> Frame:
     file = str.__str__(frame.f_code.co_filename)
-    line = min(max(line or 0, 0), _MOST_LINE)
+    line = min(max(line or 0, 0), _MAX_LINE)
     return file, line, str.__str__(frame.f_code.co_name), attempt(lambda: _source(file, line), "")
 
 
 def _source(file: str, line: int) -> str:
-    return linecache.getline(file, line).strip()[:_LONGEST_SOURCE]
+    return linecache.getline(file, line).strip()[:_MAX_SOURCE_LENGTH]

@@ -34,7 +34,7 @@ def put_users_last() -> None:
 def put_users_first(import_paths: list[str]) -> None:
     """Ends that, with `import_paths` before all others."""
     first = [*import_paths, *_users]
-    if likenesses(first):
+    if shadowing(first):
         # Else it is imported when it is needed, if ever: the worker starts sooner.
         for name in _LATE.split():
             __import__(name)
@@ -44,7 +44,7 @@ def put_users_first(import_paths: list[str]) -> None:
     _users[:] = first
 
 
-def likenesses(directories: list[str]) -> list[str]:
+def shadowing(directories: list[str]) -> list[str]:
     """The files and directories of the user that are named as modules of Python's own."""
     # New in Python 3.10.
     own = getattr(sys, "stdlib_module_names", None)
@@ -56,10 +56,10 @@ def likenesses(directories: list[str]) -> list[str]:
     ]
 
 
-def hidden() -> list[tuple[str, str]]:
+def shadowed() -> list[tuple[str, str]]:
     """The user's modules in whose place others were imported, each with where that other one is."""
     found = []
-    for path in likenesses(_users):
+    for path in shadowing(_users):
         name, suffix = os.path.splitext(os.path.basename(path))
         module = sys.modules.get(name)
         if module is None or suffix not in ("", ".py"):

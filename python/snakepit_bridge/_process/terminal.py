@@ -24,7 +24,7 @@ _NO_DEBUGGER = (
 
 # The level prefixes that log lines begin with.
 _LEVELS = tuple(f"<{level}>" for level in range(8))
-_LONGEST = 8192
+_MAX_LENGTH = 8192
 
 
 def set_up() -> None:
@@ -72,7 +72,7 @@ class Lines(io.TextIOWrapper):
         end = text.rfind("\n") + 1
         whole = self._begun.pop(thread, "") + text[:end] if end else ""
         rest = text[end:] if end else self._begun.pop(thread, "") + text
-        if len(rest) > _LONGEST:
+        if len(rest) > _MAX_LENGTH:
             whole, rest = whole + rest, ""
         if rest:
             self._begun[thread] = rest

@@ -19,7 +19,7 @@ from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Command, Registry
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._errors.exits import leave_running
+from snakepit_bridge._errors.exits import exit_while_running
 from snakepit_bridge._process.address import bind_first
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
@@ -115,8 +115,8 @@ def _bind(server: grpc.Server, address: str) -> str:
 
 def _shut_down(server: grpc.Server, worker: Worker, kill_grace: float, timeout: float) -> None:
     server.stop(timeout).wait()
-    if not worker.runner.wait_gone(None, kill_grace):
-        leave_running(kill_grace)
+    if not worker.runner.wait_idle(None, kill_grace):
+        exit_while_running(kill_grace)
 
 
 class _Service(grpc.GenericRpcHandler):
@@ -184,7 +184,7 @@ class _Service(grpc.GenericRpcHandler):
             command = self._worker.registry.find(request.command, stream=False)
             call, deadline = self._call(command, request, rpc, order)
         except CallError as failure:
-            self._worker.runner.refuse()
+            self._worker.runner.count_refused()
             return wire.failure(failure)
         answer = functools.partial(execution.run, self._worker.runner, call, wire)
         if deadline is None:
@@ -210,7 +210,7 @@ class _Service(grpc.GenericRpcHandler):
             command = self._worker.registry.find(request.command, stream=True)
             call, deadline = self._call(command, request, rpc, order)
         except CallError as failure:
-            self._worker.runner.refuse()
+            self._worker.runner.count_refused()
             return iter((wire.failure(failure),))
         messages = execution.stream(self._worker.runner, call, wire)
         return messages if deadline is None else self._limited(call, deadline, messages, wire)
@@ -265,8 +265,8 @@ class _Service(grpc.GenericRpcHandler):
         if request.await_call_id and rpc.add_callback(runner.wake):
             remaining = _remaining(rpc)
             timeout = None if remaining is None else max(0.0, remaining - HEALTH_MARGIN)
-            runner.wait_gone(request.await_call_id, timeout, lambda: not rpc.is_active())
-        ended = runner.how_ended(request.await_call_id)
+            runner.wait_idle(request.await_call_id, timeout, lambda: not rpc.is_active())
+        ended = runner.handler_exit(request.await_call_id)
         return pb.HealthResponse(
             healthy=True,
             worker_id=self._worker.worker_id,

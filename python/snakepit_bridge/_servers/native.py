@@ -19,7 +19,7 @@ from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._commands.sessions import Sessions
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._errors.exits import leave_fork, leave_running
+from snakepit_bridge._errors.exits import exit_fork, exit_while_running
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
 from snakepit_bridge._native import Server
@@ -88,7 +88,7 @@ def _shut_down(server: Server, kill_grace: float, timeout: float) -> None:
     if not server.wait_idle(timeout):
         server.cancel_all()
         if not server.wait_idle(kill_grace):
-            leave_running(kill_grace)
+            exit_while_running(kill_grace)
 
 
 class _Callbacks:
@@ -162,7 +162,7 @@ class _Callbacks:
         return self._sessions.count
 
     def failure(self, error: BaseException, cancelled: bool, command: str) -> CallError:  # noqa: FBT001
-        leave_fork(error)
+        exit_fork(error)
         kind = type(error)
         if issubclass(kind, CallError):
             return error  # type: ignore[return-value]
@@ -195,7 +195,7 @@ class _Callbacks:
         return unwrapping.unwrap(value, call, name, stream=stream)
 
     def leave_fork(self) -> None:
-        leave_fork()
+        exit_fork()
 
     def encode(self, value: object, root: str, name: str, kinds: bool) -> tuple[int, bytes]:  # noqa: FBT001
         with invalid_result:

@@ -16,7 +16,7 @@ from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._errors.exits import kill_group, leave_running
+from snakepit_bridge._errors.exits import exit_while_running, kill_group
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.signals import Signals
 from snakepit_bridge._servers.stdio_wire import StdioWire, refusal, response
@@ -52,10 +52,10 @@ def run(registry: Registry, hooks: HookRunner, options: Options, pipes: tuple[in
 
 
 def _shut_down(server: _Server, worker: Worker, kill_grace: float, timeout: float) -> None:
-    if not worker.runner.wait_gone(None, timeout):
+    if not worker.runner.wait_idle(None, timeout):
         server.cancel_all()
-        if not worker.runner.wait_gone(None, kill_grace):
-            leave_running(kill_grace)
+        if not worker.runner.wait_idle(None, kill_grace):
+            exit_while_running(kill_grace)
 
 
 class _Server:
@@ -141,12 +141,12 @@ class _Server:
         try:
             call = self._call(request, problems)
         except CallError as failure:
-            self._worker.runner.refuse()
+            self._worker.runner.count_refused()
             return encode_extended(refusal(request["id"], failure))
         self._calls[call.call_id] = call
         try:
             wire = StdioWire(call, self._limit)
-            return execution.answer(self._worker.runner, call, wire.result, wire.failure)
+            return execution.respond(self._worker.runner, call, wire.result, wire.failure)
         finally:
             del self._calls[call.call_id]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.context import Context, running
 from snakepit_bridge._commands.sessions import Sessions
-from snakepit_bridge._errors.exits import leave_fork
+from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import ReportTo
 from snakepit_bridge._threads.loop_thread import shared
 from snakepit_bridge._threads.results import awaited, generator_of, is_awaitable, send_all
@@ -73,7 +73,7 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
             await _settle(sessions, call.session_id)
         if call.streams:
             await send_all(call.function(**keywords), functools.partial(_send, call))
-            leave_fork()
+            exit_fork()
             call.finish(None, streamed=True)
         else:
             await _finish(call, await call.function(**keywords))
@@ -81,7 +81,7 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
 
 async def _finish(call: AsyncCall, value: Any) -> None:
     """What a coroutine returned may have to be awaited, or iterated over, in turn."""
-    leave_fork()
+    exit_fork()
     if is_awaitable(value):
         value = await awaited(value)
     generator: Any = generator_of(value, call.name, stream=call.is_stream)
@@ -103,10 +103,10 @@ async def _iterate(call: AsyncCall, generator: Generator[object, Any, object]) -
             try:
                 value = next(generator)
             except StopIteration as end:
-                leave_fork()
+                exit_fork()
                 returned: object = end.value
                 return returned
-            leave_fork()
+            exit_fork()
             room = _send(call, value)
             if room is not None:
                 await room

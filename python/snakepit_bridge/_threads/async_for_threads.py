@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, Optional, Protocol
 
-from snakepit_bridge._errors.exits import leave_fork
+from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import ReportTo
 from snakepit_bridge._threads.loop_thread import shared
 from snakepit_bridge._threads.results import send_all
@@ -35,7 +35,7 @@ def run_coroutine(call: Cancellable, make: Callable[[], Awaitable[object]]) -> o
 
     async def main() -> None:
         results.append(await make())
-        leave_fork()
+        exit_fork()
 
     done = threading.Event()
     task = _Task(call, main, done.set)
@@ -133,7 +133,7 @@ class _Task:
             await self._main()
 
     def _failed(self, error: BaseException) -> None:
-        leave_fork(error)
+        exit_fork(error)
         self.error = error
 
     def _finish(self, task: asyncio.Task[None]) -> None:

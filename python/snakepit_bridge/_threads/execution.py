@@ -13,7 +13,7 @@ from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.call import Call, StreamWire, UnaryWire
 from snakepit_bridge._commands.context import running
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._errors.exits import leave_fork
+from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
 from snakepit_bridge._threads.runner import Runner, cancelled
@@ -25,16 +25,16 @@ _log = logging.getLogger("snakepit_bridge")
 
 def run(runner: Runner, call: Call, wire: UnaryWire) -> bytes:
     """The one message that answers a unary call."""
-    return answer(
+    return respond(
         runner, call, lambda value: wire.result(*_fields(call, value, "result")), wire.failure
     )
 
 
-def answer(
+def respond(
     runner: Runner,
     call: Call,
     result: Callable[[object], bytes],
-    refusal: Callable[[CallError], bytes],
+    failure_of: Callable[[CallError], bytes],
 ) -> bytes:
     """As `run`, for a transport that makes messages of values."""
     failed = True
@@ -44,29 +44,31 @@ def answer(
         message = runner.run(call, lambda: context.run(lambda: result(_result(call))))
         failed = False
     except BaseException as error:
-        message = refused(refusal, _failure(call, error), call.command.name)
+        message = failure_message(failure_of, _failure(call, error), call.command.name)
     finally:
         call.context._leave()  # noqa: SLF001 (not for users)
         runner.leave(call, failed=failed)
     return message
 
 
-def refused(refusal: Callable[[CallError], bytes], failure: CallError, command: str) -> bytes:
+def failure_message(
+    failure_of: Callable[[CallError], bytes], failure: CallError, command: str
+) -> bytes:
     """The message of a failure, or of that it cannot be made: there always is one."""
     try:
-        return refusal(failure)
+        return failure_of(failure)
     except BaseException as error:
-        return refusal(CallError.internal(error, command))
+        return failure_of(CallError.internal(error, command))
 
 
 def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, None, None]:
-    """The messages that answer a streaming call. To close it early is to close the command."""
-    steps = _Steps(call, wire)
+    """The messages that answer a streaming call. Closing it early closes the command."""
+    steps = _Messages(call, wire)
     try:
         runner.enter(call)
     except BaseException as error:
         runner.leave(call, failed=True)
-        yield refused(wire.failure, _failure(call, error), call.command.name)
+        yield failure_message(wire.failure, _failure(call, error), call.command.name)
         return
     try:
         message = runner.run(call, steps.next)
@@ -81,7 +83,7 @@ def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, Non
         yield message
 
 
-class _Steps:
+class _Messages:
     """A command as a row of messages. None of its methods raises."""
 
     def __init__(self, call: Call, wire: StreamWire) -> None:
@@ -102,7 +104,7 @@ class _Steps:
             self.ended = self.failed = True
             failure = _failure(self._call, error)
             index = self._index
-            return refused(
+            return failure_message(
                 lambda failure: self._wire.failure(failure, index), failure, self._call.command.name
             )
 
@@ -130,9 +132,9 @@ class _Steps:
                 return self._final(value)
         try:
             value = next(self._generator)
-            leave_fork()
+            exit_fork()
         except StopIteration as stop:
-            leave_fork()
+            exit_fork()
             self.ended = True
             return None if stop.value is None else self._final(stop.value)
         message = self._chunk(value, "chunk", final=False)
@@ -178,7 +180,7 @@ def _value(call: Call) -> object:
 
         return run_coroutine(call, make)
     value = make()
-    leave_fork()
+    exit_fork()
     return value
 
 
@@ -194,7 +196,7 @@ def _fields(call: Call, value: object, root: str) -> tuple[dict[str, bytes], Opt
 
 
 def _failure(call: Call, error: BaseException) -> CallError:
-    leave_fork(error)
+    exit_fork(error)
     kind = type(error)
     if issubclass(kind, CallError):
         return error  # type: ignore[return-value]

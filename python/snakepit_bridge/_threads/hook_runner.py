@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Optional
 from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.hooks import Hooks
 from snakepit_bridge._commands.sessions import Session, Sessions
-from snakepit_bridge._errors.exits import leave
+from snakepit_bridge._errors.exits import exit_now
 from snakepit_bridge._errors.guards import ReportTo
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class HookRunner:
         The process ends where they take longer than so many seconds.
         """
         what = f"session_ended or close still runs after {seconds} s (:shutdown_timeout)"
-        late = threading.Timer(seconds, leave, (what,))
+        late = threading.Timer(seconds, exit_now, (what,))
         late.daemon = True
         late.start()
         sessions.end_all()

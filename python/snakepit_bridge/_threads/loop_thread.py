@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from snakepit_bridge._errors.exits import leave_fork
+from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import ReportTo
 from snakepit_bridge._types.names import attempt
 
@@ -104,7 +104,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
     except (SystemExit, KeyboardInterrupt) as error:
-        leave_fork(error)
+        exit_fork(error)
         named = attempt(functools.partial(repr, error), type(error).__name__)
         _log.exception("%s was raised in the event loop, outside of any call", named)
 

@@ -10,14 +10,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from typing import Any, Optional, Union
 
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._errors.exits import leave_fork
+from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._types.encoders import is_encoded
 
 AnyGenerator = Union[Generator[object, Any, object], AsyncGenerator[object, Any]]
 
 _RESULTS = frozenset({dict, list, tuple, str, int, float, bool, bytes, type(None)})
 #: How often an awaitable may give another one.
-_MOST_AWAITED = 8
+_MAX_AWAITED = 8
 
 
 def is_result(value: object) -> bool:
@@ -51,14 +51,14 @@ async def awaited(value: Any) -> object:
     """What an awaitable gives, and what that gives if it is one, too."""
     import asyncio
 
-    for _ in range(_MOST_AWAITED):
+    for _ in range(_MAX_AWAITED):
         if not is_awaitable(value):
             break
         if isinstance(value, asyncio.Future) and value.get_loop() is not asyncio.get_running_loop():
             value = _of_another_loop(value)
         else:
             value = await value
-            leave_fork()
+            exit_fork()
     return value
 
 
@@ -78,7 +78,7 @@ async def send_all(
     """Sends what an async generator yields; `send` returns what to await before the next step."""
     try:
         async for value in generator:
-            leave_fork()
+            exit_fork()
             room = send(value)
             if room is not None:
                 await room

@@ -28,7 +28,7 @@ class Runner:
         self._changed = threading.Condition(threading.Lock())
         self._free = max_concurrency
         self._waiting: list[tuple[int, Call]] = []
-        self._in_hand: set[Call] = set()
+        self._present: set[Call] = set()
         self._watchers = 0
         self._ends: dict[int, str] = {}
 
@@ -37,15 +37,15 @@ class Runner:
         with self._changed:
             if call.context.cancelled:
                 raise cancelled()
-            self._in_hand.add(call)
+            self._present.add(call)
             if self._free:
                 self._free -= 1
                 call.started = True
                 return
-            call.gate = threading.Lock()
-            call.gate.acquire()
+            call.admission = threading.Lock()
+            call.admission.acquire()
             bisect.insort(self._waiting, (call.order, call))
-        call.gate.acquire()
+        call.admission.acquire()
         if not call.started:
             raise cancelled()
 
@@ -60,7 +60,7 @@ class Runner:
         with self._changed:
             self.handled += 1
             self.failed += failed
-            self._in_hand.discard(call)
+            self._present.discard(call)
             call.ended = True
             if call.context.cancelled and call.call_id:
                 self._remember_end(call)
@@ -69,7 +69,7 @@ class Runner:
             if self._watchers:
                 self._changed.notify_all()
 
-    def refuse(self) -> None:
+    def count_refused(self) -> None:
         """Counts a call that could not even be made."""
         with self._changed:
             self.handled += 1
@@ -84,60 +84,60 @@ class Runner:
             return
         call.context._cancel()  # noqa: SLF001 (not for users)
         with self._changed:
-            if call.gate is not None and not call.started and call in self._in_hand:
-                self._in_hand.discard(call)
+            if call.admission is not None and not call.started and call in self._present:
+                self._present.discard(call)
                 self._waiting.remove((call.order, call))
-                call.gate.release()
+                call.admission.release()
         if call.interrupt is not None:
             call.interrupt()
 
-    def wait_gone(
+    def wait_idle(
         self,
         call_id: Optional[int],
         timeout: Optional[float],
-        abandoned: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Waits until the call, or every call if None, is gone; tells whether it is.
 
-        Whoever makes `abandoned` true must call `wake` after it.
+        Whoever makes `cancelled` true must call `wake` after it.
         """
         with self._changed:
             self._watchers += 1
             try:
                 self._changed.wait_for(
-                    lambda: not self._is_in_hand(call_id) or abandoned(), timeout
+                    lambda: not self._is_present(call_id) or cancelled(), timeout
                 )
             finally:
                 self._watchers -= 1
-            return not self._is_in_hand(call_id)
+            return not self._is_present(call_id)
 
     def wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    def how_ended(self, call_id: int) -> str:
+    def handler_exit(self, call_id: int) -> str:
         """How a call that was cancelled ended: "stopped" by itself or "closed"; "" if not known."""
         with self._changed:
             return self._ends.get(call_id, "")
 
     def running_call_ids(self) -> list[int]:
         with self._changed:
-            return [call.call_id for call in self._in_hand if call.started and call.call_id]
+            return [call.call_id for call in self._present if call.started and call.call_id]
 
     def in_flight(self) -> int:
         """How many calls run or wait."""
         with self._changed:
-            return len(self._in_hand)
+            return len(self._present)
 
     def _remember_end(self, call: Call) -> None:
         self._ends[call.call_id] = "closed" if call.closed else "stopped"
         if len(self._ends) > ENDS_KEPT:
             del self._ends[next(iter(self._ends))]
 
-    def _is_in_hand(self, call_id: Optional[int]) -> bool:
+    def _is_present(self, call_id: Optional[int]) -> bool:
         if call_id is None:
-            return bool(self._in_hand)
-        return any(call.call_id == call_id for call in self._in_hand)
+            return bool(self._present)
+        return any(call.call_id == call_id for call in self._present)
 
     def _admit_next(self) -> None:
         if not self._waiting:
@@ -145,8 +145,8 @@ class Runner:
             return
         _, call = self._waiting.pop(0)
         call.started = True
-        if call.gate is not None:
-            call.gate.release()
+        if call.admission is not None:
+            call.admission.release()
 
 
 def cancelled() -> CallError:

@@ -17,7 +17,7 @@ from snakepit_bridge._types.names import qualified_name, repr_of
 _F = TypeVar("_F", bound=Encoder)
 
 #: How often a substitute may need a substitute.
-MOST_HOPS = 16
+MAX_SUBSTITUTIONS = 16
 
 #: The key of the map that stands for a value that cannot be sent, where the pool wants one.
 UNENCODABLE = "$unencodable"
@@ -94,7 +94,7 @@ def substitute(value: object) -> object:
     except KeyError:
         encoder = _encoder(cls)
     if encoder is None:
-        return refused(
+        return marker_or_error(
             value, f"is of type {qualified_name(cls)}, which cannot be sent; {advice_for(cls)}"
         )
     if _frame_encoder is not None and encoder in _FRAME_ENCODERS:
@@ -103,13 +103,13 @@ def substitute(value: object) -> object:
         sent = encoder(value)
         return _named(sent) if type(sent) is Columns else sent
     except InvalidValueError as error:
-        return refused(value, str(error))
+        return marker_or_error(value, str(error))
     except Exception as error:
         problem = f"is of type {qualified_name(cls)}, whose encoder raised {repr_of(error)}"
         raise InvalidValueError(problem) from error
 
 
-def refused(value: object, problem: str) -> object:
+def marker_or_error(value: object, problem: str) -> object:
     """The marker of a value that cannot be sent, or the error."""
     if _mark_unencodable:
         return {UNENCODABLE: qualified_name(type(value))}
@@ -150,7 +150,7 @@ def key_text(key: object) -> str:
 
 
 def _scalar(value: object) -> object:
-    for _ in range(MOST_HOPS):
+    for _ in range(MAX_SUBSTITUTIONS):
         if value is None or isinstance(value, (*_SCALARS, list, tuple, dict)):
             break
         encoder = _encoder(type(value))

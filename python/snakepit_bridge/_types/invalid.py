@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MAX_DEPTH = 128
 
-_LONGEST_PATH = 60
+_MAX_PATH_LENGTH = 60
 
 
 class InvalidValueError(ValueError):
@@ -12,7 +12,7 @@ class InvalidValueError(ValueError):
 
 
 def too_deep(path: str) -> InvalidValueError:
-    path = path if len(path) < _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
+    path = path if len(path) < _MAX_PATH_LENGTH else f"{path[:_MAX_PATH_LENGTH]}..."
     return InvalidValueError(f"{path} is nested deeper than {MAX_DEPTH} levels")
 
 

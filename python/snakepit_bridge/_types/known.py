@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from snakepit_bridge._types import arrays, frames
 from snakepit_bridge._types.names import class_name, module_name
-from snakepit_bridge._types.snapshot import items, settled
+from snakepit_bridge._types.snapshot import items, read_stable
 
 Encoder = Callable[[Any], object]
 
@@ -152,7 +152,7 @@ def _mapping(value: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _list(value: Collection[Any]) -> list[Any]:
-    return settled(lambda: list(value))
+    return read_stable(lambda: list(value))
 
 
 def _dataclass_fields(value: Any) -> dict[str, object]:

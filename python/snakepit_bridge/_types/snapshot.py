@@ -40,10 +40,10 @@ def items(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     if isinstance(mapping, dict) and not dict.__len__(mapping):
         # Python's json asks no dict for its items that holds none itself.
         return []
-    return settled(lambda: list(mapping.items()))
+    return read_stable(lambda: list(mapping.items()))
 
 
-def settled(read: Callable[[], list[Any]]) -> list[Any]:
+def read_stable(read: Callable[[], list[Any]]) -> list[Any]:
     """What `read` makes of a container in one go, read again where that has changed meanwhile.
 
     That of a dict, a set or a deque is never interrupted: it needs no second try.

@@ -9,7 +9,7 @@ from typing import Any, Optional
 from snakepit_bridge._types import arrow
 from snakepit_bridge._types.invalid import InvalidValueError, too_deep
 from snakepit_bridge._types.tensor import array
-from snakepit_bridge._values.extended_writer import ALIGNMENT, MARK, MARK_TEXT
+from snakepit_bridge._values.extended_writer import ALIGNMENT, TAG, TAG_TEXT
 from snakepit_bridge._values.strict_json import exact_int, is_too_deep
 
 
@@ -34,7 +34,7 @@ def decode_extended(
 
 
 def _decode(text: str, tail: memoryview, problems: Optional[list[str]]) -> Any:
-    if MARK_TEXT not in text:
+    if TAG_TEXT not in text:
         try:
             return json.loads(text)
         except json.JSONDecodeError:
@@ -42,14 +42,14 @@ def _decode(text: str, tail: memoryview, problems: Optional[list[str]]) -> Any:
         except ValueError:
             return json.loads(text, parse_int=exact_int)
     try:
-        return json.loads(text, object_hook=_Marks(tail, problems).replace)
+        return json.loads(text, object_hook=_Tags(tail, problems).replace)
     except (InvalidValueError, json.JSONDecodeError):
         raise
     except ValueError:
-        return json.loads(text, object_hook=_Marks(tail, problems).replace, parse_int=exact_int)
+        return json.loads(text, object_hook=_Tags(tail, problems).replace, parse_int=exact_int)
 
 
-class _Marks:
+class _Tags:
     """What marked objects stand for, in the order of the text."""
 
     def __init__(self, tail: memoryview, problems: Optional[list[str]]) -> None:
@@ -58,17 +58,17 @@ class _Marks:
         self._from = 0
 
     def replace(self, value: dict[str, Any]) -> Any:
-        if MARK not in value:
+        if TAG not in value:
             return value
         try:
-            (mark,) = value.values()
-            return self._unmarked(*mark)
+            (tag,) = value.values()
+            return self._untagged(*tag)
         except InvalidValueError:
             raise
         except (TypeError, ValueError) as error:
             raise InvalidValueError(f"has an invalid tag: {error}") from None
 
-    def _unmarked(self, name: str, *parts: Any) -> Any:
+    def _untagged(self, name: str, *parts: Any) -> Any:
         if name == "bytes":
             return bytes(self._cut(*parts))
         if name == "tensor":

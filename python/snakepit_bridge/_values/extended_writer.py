@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
 from snakepit_bridge._types.arrow import Arrow
-from snakepit_bridge._types.encoders import MOST_HOPS, key_text, refused, substitute
+from snakepit_bridge._types.encoders import MAX_SUBSTITUTIONS, key_text, marker_or_error, substitute
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._types.names import qualified_name
 from snakepit_bridge._types.snapshot import items
 from snakepit_bridge._types.tensor import Tensor
 from snakepit_bridge._values.strict_json import MAX_DIGITS, encoder, is_too_deep
 
-MARK = "$snakepit"
+TAG = "$snakepit"
 ALIGNMENT = 64
 
 #: As many bits never have more digits than MAX_DIGITS.
 _MAX_BITS = MAX_DIGITS * 3321 // 1000
 
-MARK_TEXT = f'"{MARK}"'
+TAG_TEXT = f'"{TAG}"'
 _ENCODED_BYTES = (bytes, bytearray, memoryview)
 
 
@@ -30,7 +30,7 @@ def encode_extended(value: object, path: str = "message") -> bytes:
     tail = _Tail()
     try:
         text = encoder(tail.default, allow_nan=True)(value)
-        if text.count(MARK_TEXT) == tail.marks:
+        if text.count(TAG_TEXT) == tail.tags:
             data = text.encode()
             if not is_too_deep(data):
                 return tail.after(data)
@@ -49,16 +49,16 @@ class _Tail:
     """The binaries of a value that is being written."""
 
     def __init__(self) -> None:
-        self.marks = 0
+        self.tags = 0
         self._size = 0
         self._pieces: list[Union[bytes, memoryview]] = []
 
     def default(self, value: object) -> object:
         """What the JSON encoder is to write in place of a value."""
-        mark = self.mark(value)
-        return substitute(value) if mark is None else {MARK: mark}
+        tag = self.tag(value)
+        return substitute(value) if tag is None else {TAG: tag}
 
-    def mark(self, value: object) -> Optional[list[object]]:
+    def tag(self, value: object) -> Optional[list[object]]:
         if isinstance(value, _ENCODED_BYTES):
             return ["bytes", *self._put([bytes(value)], 1)]
         if isinstance(value, Tensor):
@@ -68,7 +68,7 @@ class _Tail:
         return None
 
     def _put(self, data: Sequence[Union[bytes, memoryview]], alignment: int) -> tuple[int, int]:
-        self.marks += 1
+        self.tags += 1
         gap = -self._size % alignment
         self._pieces += [bytes(gap), *data]
         offset, size = self._size + gap, sum(map(len, data))
@@ -76,7 +76,7 @@ class _Tail:
         return offset, size
 
     def after(self, text: bytes) -> bytes:
-        if not self.marks:
+        if not self.tags:
             return text
         gap = ALIGNMENT - len(text) % ALIGNMENT
         return b"".join([text, bytes(gap), *self._pieces])
@@ -98,7 +98,7 @@ class _Writer:
         text = self._scalar(value, path, depth)
         if text is not None:
             return text
-        if hops == MOST_HOPS:
+        if hops == MAX_SUBSTITUTIONS:
             problem = "is of a type whose encoder does not return a value that can be sent"
             return self._refused(value, problem, path, depth)
         try:
@@ -115,7 +115,7 @@ class _Writer:
         if isinstance(value, float):
             return self._float(float(value), value, path, depth)
         if isinstance(value, (*_ENCODED_BYTES, Tensor, Arrow)):
-            return self._marked(value, path, depth)
+            return self._tagged(value, path, depth)
         return None
 
     def _dict(self, value: dict[Any, Any], path: str, depth: int) -> str:
@@ -126,9 +126,9 @@ class _Writer:
         names = {name for name, _, _ in entries}
         if len(names) < len(entries):
             raise InvalidValueError(f"{path} has two keys with the same text")
-        if self._tail is not None and MARK_TEXT in names:
+        if self._tail is not None and TAG_TEXT in names:
             pairs = (f"[{name},{self.text(item, at, depth)}]" for name, at, item in entries)
-            return f'{{{MARK_TEXT}:["map",[{",".join(pairs)}]]}}'
+            return f'{{{TAG_TEXT}:["map",[{",".join(pairs)}]]}}'
         pairs = (f"{name}:{self.text(item, at, depth)}" for name, at, item in entries)
         return f"{{{','.join(pairs)}}}"
 
@@ -149,9 +149,9 @@ class _Writer:
             return json.dumps(value)
         return self._refused(given, f"is {value!r}, which JSON cannot represent", path, depth)
 
-    def _marked(self, value: object, path: str, depth: int) -> str:
+    def _tagged(self, value: object, path: str, depth: int) -> str:
         if self._tail is not None:
-            return json.dumps({MARK: self._tail.mark(value)}, separators=(",", ":"))
+            return json.dumps({TAG: self._tail.tag(value)}, separators=(",", ":"))
         problem = (
             f"is {qualified_name(type(value))}, which JSON cannot represent; "
             "only a top-level field can be bytes"
@@ -160,7 +160,7 @@ class _Writer:
 
     def _refused(self, value: object, problem: str, path: str, depth: int) -> str:
         try:
-            return self.text(refused(value, problem), path, depth)
+            return self.text(marker_or_error(value, problem), path, depth)
         except InvalidValueError:
             raise InvalidValueError(f"{path} {problem}") from None
 

@@ -101,8 +101,8 @@ def test_health_that_awaits_a_call_answers_before_its_own_deadline(
             break
     else:
         pytest.fail("it never answered before its deadline")
-    abandoned = client.begin_health(await_call_id=15, timeout=None)
-    abandoned.cancel()
+    cancelled = client.begin_health(await_call_id=15, timeout=None)
+    cancelled.cancel()
     until.send("go")
     assert call.result().success
 

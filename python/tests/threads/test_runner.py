@@ -40,12 +40,12 @@ def test_a_call_that_is_cancelled_before_it_enters_does_not_take_a_place() -> No
 def test_waiting_for_all_ends_when_the_last_has_left() -> None:
     runner, call = Runner(1), make_call(3)
     runner.enter(call)
-    assert not runner.wait_gone(None, 0)
-    assert not runner.wait_gone(3, 0)
-    assert runner.wait_gone(4, 0)
+    assert not runner.wait_idle(None, 0)
+    assert not runner.wait_idle(3, 0)
+    assert runner.wait_idle(4, 0)
     thread = threading.Thread(target=runner.leave, args=(call,), kwargs={"failed": False})
     thread.start()
-    assert runner.wait_gone(None, PATIENCE)
+    assert runner.wait_idle(None, PATIENCE)
     thread.join()
 
 

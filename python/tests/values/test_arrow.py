@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from snakepit_bridge import arrow
 from snakepit_bridge._types.encoders import encode_frames_by
 from snakepit_bridge._values.extended_reader import decode_extended
-from snakepit_bridge._values.extended_writer import ALIGNMENT, MARK, encode_extended
+from snakepit_bridge._values.extended_writer import ALIGNMENT, TAG, encode_extended
 from snakepit_bridge._values.fields import EXTENDED, InvalidValueError, decode, encode
 
 VALUES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
@@ -72,9 +72,9 @@ def test_a_table_arrives_as_it_was(table: Any) -> None:
 
 @given(st.lists(st.binary(max_size=100) | st.just(arrow(pa.table({"n": [1]})))))
 def test_tables_are_aligned_in_the_tail(pieces: list[Any]) -> None:
-    for mark in json.loads(encode_extended(pieces).partition(b"\0")[0]):
-        if mark[MARK][0] == "arrow":
-            assert mark[MARK][1] % ALIGNMENT == 0
+    for tag in json.loads(encode_extended(pieces).partition(b"\0")[0]):
+        if tag[TAG][0] == "arrow":
+            assert tag[TAG][1] % ALIGNMENT == 0
 
 
 def addresses(table: Any) -> set[int]:
@@ -111,8 +111,8 @@ def test_polars_reads_and_writes_the_same_streams() -> None:
     assert pl.read_ipc_stream(b"".join(arrow(frame).stream())).equals(frame)
     assert pl.DataFrame(carried(arrow(frame))).equals(frame)
     stream = frame.write_ipc_stream(None).getvalue()
-    mark = f'{{"{MARK}":["arrow",0,{len(stream)}]}}'.encode()
-    data = mark + bytes(ALIGNMENT - len(mark) % ALIGNMENT) + stream
+    tag = f'{{"{TAG}":["arrow",0,{len(stream)}]}}'.encode()
+    data = tag + bytes(ALIGNMENT - len(tag) % ALIGNMENT) + stream
     assert pl.DataFrame(decode_extended(data)).equals(frame)
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from snakepit_bridge import Tensor, register_encoder
 from snakepit_bridge._types.encoders import mark_unencodable
 from snakepit_bridge._types.tensor import DTYPES, ML_DTYPES
-from snakepit_bridge._values.extended_writer import ALIGNMENT, MARK
+from snakepit_bridge._values.extended_writer import ALIGNMENT, TAG
 from snakepit_bridge._values.fields import (
     BYTES,
     EXTENDED,
@@ -39,7 +39,7 @@ from snakepit_bridge._values.fields import (
 
 ML_ARRAYS = [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
 
-texts = st.text(st.characters(exclude_categories=["Cs"])) | st.just(MARK)
+texts = st.text(st.characters(exclude_categories=["Cs"])) | st.just(TAG)
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.binary()
 )
@@ -78,12 +78,12 @@ def test_kinds_are_in_the_order_of_the_names(fields: dict[str, Any]) -> None:
         (bytearray(b"a"), BYTES, b"a"),
         (None, JSON, b"null"),
         ([1, "a"], JSON, b'[1,"a"]'),
-        ({MARK: 1}, JSON, b'{"$snakepit":1}'),
+        ({TAG: 1}, JSON, b'{"$snakepit":1}'),
         (math.nan, EXTENDED, b"NaN"),
         ([math.inf, -math.inf], EXTENDED, b"[Infinity,-Infinity]"),
         ({1}, JSON, b"[1]"),
         (
-            [b"\xff", {MARK: 1}],
+            [b"\xff", {TAG: 1}],
             EXTENDED,
             b'[{"$snakepit":["bytes",0,1]},{"$snakepit":["map",[["$snakepit",1]]]}]'.ljust(
                 128, b"\0"
@@ -100,8 +100,8 @@ def test_the_bytes_are_those_of_the_guide(value: object, kind: int, data: bytes)
 def test_tensors_are_aligned_in_the_tail(pieces: list[Any]) -> None:
     data = encode_extended(pieces)
     for mark in json.loads(data.partition(b"\0")[0]):
-        if mark[MARK][0] == "tensor":
-            assert mark[MARK][3] % ALIGNMENT == 0
+        if mark[TAG][0] == "tensor":
+            assert mark[TAG][3] % ALIGNMENT == 0
 
 
 @st.composite
