@@ -33,7 +33,7 @@ def test_classes_are_named_as_users_import_them() -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_every_module_but_that_for_tests_is_private() -> None:
+def test_every_module_but_testing_is_private() -> None:
     modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert {name for name in modules if not name.startswith("_")} == {"testing"}
     assert (PACKAGE / "py.typed").exists()
@@ -63,7 +63,7 @@ def test_only_the_server_imports_grpc() -> None:
     assert importers == {"grpcio.py"}
 
 
-def test_the_generated_code_is_that_of_the_contract(tmp_path: Path) -> None:
+def test_the_generated_code_matches_the_contract(tmp_path: Path) -> None:
     out = tmp_path / "set"
     include = Path(str(importlib.import_module("grpc_tools").__file__)).parent / "_proto"
     arguments = [

@@ -182,7 +182,7 @@ def test_the_wheel_is_for_every_platform_and_typed(wheel: Path) -> None:
     assert not [name for name in names if name.endswith(".so") or "tests" in name]
 
 
-def test_it_is_found_where_it_was_installed(user: Environment) -> None:
+def test_the_package_is_found_where_it_was_installed(user: Environment) -> None:
     code = (
         "import importlib.metadata, snakepit_bridge; "
         "print(snakepit_bridge.__file__, importlib.metadata.version('snakepit-bridge'))"
@@ -228,7 +228,7 @@ def test_commands_are_called_and_listed_from_the_shell(user: Environment) -> Non
     assert "name is given more than once" in twice.stderr
 
 
-def test_a_command_from_the_shell_ends_quietly_when_its_reader_has_left(user: Environment) -> None:
+def test_a_shell_command_ends_quietly_if_its_reader_closes_the_pipe(user: Environment) -> None:
     arguments = ("call", "user_commands:Greeter", "count-up", "to=1000000")
     with subprocess.Popen(
         [user.python, "-m", "snakepit_bridge", *arguments],

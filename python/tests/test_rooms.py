@@ -56,7 +56,7 @@ def imported_by(path: Path) -> set[str]:
 GRAPH = {name: imported_by(path) for name, path in MODULES.items()}
 
 
-def test_the_rooms_are_all_folders_and_hold_a_handful_of_modules_each() -> None:
+def test_each_room_is_a_folder_with_a_handful_of_modules() -> None:
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert folders == {*ROOMS, "_proto"} - {"testing"}
     for room in folders - {"_proto"}:
@@ -65,7 +65,7 @@ def test_the_rooms_are_all_folders_and_hold_a_handful_of_modules_each() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_imports_only_from_its_own_room_and_those_below(name: str) -> None:
+def test_a_module_imports_only_from_its_own_room_and_from_those_below(name: str) -> None:
     own = ROOMS.index(name.partition(".")[0])
     above = {each for each in GRAPH[name] if ROOMS.index(each.partition(".")[0]) > own}
     assert not above
@@ -75,7 +75,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert len(list(TopologicalSorter(GRAPH).static_order())) == len(MODULES)
 
 
-def test_the_graph_has_the_arrows_of_imports_in_functions_and_for_types() -> None:
+def test_the_graph_includes_imports_in_functions_and_for_types() -> None:
     assert "_threads.async_for_threads" in GRAPH["_threads.unwrapping"]
     assert "_servers.native" in GRAPH["_cli.choice"]
     assert "_types.encoders" in GRAPH["_values.fields"]

@@ -111,7 +111,7 @@ def worker() -> Generator[testing.Worker, None, None]:
         yield worker
 
 
-def test_a_call_returns_what_elixir_gets(worker: testing.Worker) -> None:
+def test_a_call_returns_what_elixir_receives(worker: testing.Worker) -> None:
     assert worker.call("greet", {"name": "Ada"}) == {"result": "Hello Ada of testing"}
     assert worker.call("double", {"number": 2}) == {"result": 4}
     assert worker.call("move", {"point": {"x": 1}, "when": dt.date(2026, 1, 31)}) == {
@@ -122,12 +122,12 @@ def test_a_call_returns_what_elixir_gets(worker: testing.Worker) -> None:
     }
 
 
-def test_a_synchronous_command_runs_in_the_thread_that_calls(worker: testing.Worker) -> None:
+def test_a_synchronous_command_runs_in_the_calling_thread(worker: testing.Worker) -> None:
     worker.call("greet", {"name": "Ada"})
     assert worker.adapter.threads == [threading.current_thread()]
 
 
-def test_the_adapter_is_made_with_init_and_closed() -> None:
+def test_the_adapter_is_created_with_init_and_closed() -> None:
     closed = Kept.closed
     with testing.Worker(Kept, init={"greeting": "Hi"}, worker_id="w") as worker:
         assert worker.call("greet", {"name": "Bo"}) == {"result": "Hi Bo of w"}
@@ -204,7 +204,7 @@ def test_a_start_that_fails_is_raised() -> None:
         pass
 
 
-def test_what_a_command_raises_is_raised_and_how_elixir_sees_it_is_told(
+def test_an_exception_is_raised_and_error_of_returns_how_elixir_sees_it(
     worker: testing.Worker,
 ) -> None:
     with pytest.raises(ValueError, match=r"^no good$") as caught:
@@ -237,7 +237,7 @@ def test_what_a_command_raises_is_raised_and_how_elixir_sees_it_is_told(
         ("remember", {"value": 1}, "python_error", "this call belongs to no session"),
     ],
 )
-def test_other_failures_are_what_elixir_gets(
+def test_other_failures_are_what_elixir_receives(
     worker: testing.Worker, name: str, args: dict[str, Any], reason: str, message: str
 ) -> None:
     with pytest.raises((testing.CallError, RuntimeError)) as caught:
@@ -289,7 +289,7 @@ def test_a_test_can_cancel_a_call(worker: testing.Worker, name: str) -> None:
     assert started.done
 
 
-def test_a_test_can_let_a_deadline_pass(worker: testing.Worker) -> None:
+def test_a_test_can_make_a_deadline_pass(worker: testing.Worker) -> None:
     started = worker.start("hold", timeout=PATIENCE)
     assert worker.adapter.entered.wait(PATIENCE)
     started.expire()
@@ -299,13 +299,13 @@ def test_a_test_can_let_a_deadline_pass(worker: testing.Worker) -> None:
     assert worker.adapter.ended == ["cancelled True, 0.0 s left"]
 
 
-def test_a_deadline_passes_by_itself(worker: testing.Worker) -> None:
+def test_a_deadline_passes_on_its_own(worker: testing.Worker) -> None:
     with pytest.raises(testing.CallError, match=r"^timeout: ") as caught:
         worker.call("hold", timeout=0.01)
     assert caught.value.reason == "timeout"
 
 
-def test_no_more_calls_run_at_once_than_may(worker: testing.Worker) -> None:
+def test_no_more_calls_run_at_once_than_allowed(worker: testing.Worker) -> None:
     first = worker.start("hold")
     assert worker.adapter.entered.wait(PATIENCE)
     second = worker.start("greet", {"name": "Ada"})
@@ -315,7 +315,7 @@ def test_no_more_calls_run_at_once_than_may(worker: testing.Worker) -> None:
     assert second.result(PATIENCE) == {"result": "Hello Ada of testing"}
 
 
-def test_a_stream_gives_its_chunks(worker: testing.Worker) -> None:
+def test_a_stream_yields_its_chunks(worker: testing.Worker) -> None:
     assert list(worker.stream("count", {"to": 3})) == [
         {"number": 1, "is_final": False},
         {"number": 2, "is_final": False},
@@ -328,7 +328,7 @@ def test_a_stream_gives_its_chunks(worker: testing.Worker) -> None:
     assert list(worker.stream("double", {"number": 2})) == [{"result": 4, "is_final": True}]
 
 
-def test_a_stream_that_is_closed_closes_its_command(worker: testing.Worker) -> None:
+def test_closing_a_stream_closes_its_command(worker: testing.Worker) -> None:
     chunks = worker.stream("count", {"to": 100})
     assert next(chunks)["number"] == 1
     assert worker.adapter.ended == []
@@ -336,7 +336,7 @@ def test_a_stream_that_is_closed_closes_its_command(worker: testing.Worker) -> N
     assert worker.adapter.ended == ["count"]
 
 
-def test_a_stream_raises_what_its_command_raises(worker: testing.Worker) -> None:
+def test_a_stream_raises_its_commands_exception(worker: testing.Worker) -> None:
     chunks = worker.stream("broken_stream")
     assert next(chunks) == {"result": 1, "is_final": False}
     with pytest.raises(ValueError, match="no more"):
@@ -361,7 +361,7 @@ def test_asynchronous_tests_await_calls_and_streams(worker: testing.Worker) -> N
     asyncio.run(calls())
 
 
-def test_a_stop_iteration_ends_the_call_that_is_awaited() -> None:
+def test_a_stop_iteration_ends_an_awaited_call() -> None:
     class First(Adapter):
         @command
         def first(self, items: list[int]) -> int:
@@ -430,7 +430,7 @@ class Odd(Adapter):
         raise OddError("hm")
 
 
-def test_an_exception_that_raises_when_it_is_asked_is_told_too() -> None:
+def test_an_exception_whose_own_code_raises_is_described() -> None:
     with testing.Worker(Odd) as worker:
         with pytest.raises(OddError) as caught:
             worker.call("fail")

@@ -140,7 +140,7 @@ def built(registry: Registry, name: str, value: Any) -> Any:
         ("price", 0.1, Decimal("0.1")),
     ],
 )
-def test_an_argument_becomes_what_is_annotated(
+def test_an_argument_is_converted_to_its_annotation(
     kept: Registry, name: str, value: Any, expected: Any
 ) -> None:
     found = built(kept, name, value)
@@ -150,13 +150,13 @@ def test_an_argument_becomes_what_is_annotated(
     assert built(kept, name, found) == expected
 
 
-def test_a_model_of_pydantic_1_is_made(kept: Registry) -> None:
+def test_a_pydantic_1_model_is_built(kept: Registry) -> None:
     assert built(kept, "old", {"size": 1}) == Old(size=1)
     with pytest.raises(ArgumentsError, match=r"old\.size: value is not a valid integer"):
         built(kept, "old", {"size": "x"})
 
 
-def test_arrays_pass_as_they_are(kept: Registry) -> None:
+def test_arrays_pass_unchanged(kept: Registry) -> None:
     array = np.zeros(2, "float32")
     assert built(kept, "array", array) is array
     with pytest.raises(ArgumentsError, match="got an array of dtype float64"):
@@ -165,7 +165,7 @@ def test_arrays_pass_as_they_are(kept: Registry) -> None:
     assert built(kept, "tensor", tensor) is tensor
 
 
-def test_a_frame_is_made_of_a_table_or_of_a_map_of_lists(kept: Registry) -> None:
+def test_a_frame_is_built_from_a_table_or_a_map_of_lists(kept: Registry) -> None:
     table = pa.table({"n": [1, None], "t": ["a", "b"]})
     assert built(kept, "table", table) is table
     frame = built(kept, "frame", table)
@@ -204,7 +204,7 @@ def test_a_frame_is_made_of_a_table_or_of_a_map_of_lists(kept: Registry) -> None
         ("day", "2026-13-01", [], "'2026-13-01' is not a valid datetime.date: "),
     ],
 )
-def test_what_does_not_fit_has_its_path(
+def test_an_argument_that_does_not_fit_has_its_path(
     kept: Registry, name: str, value: Any, path: list[Any], message: str
 ) -> None:
     with pytest.raises(ArgumentsError) as caught:
@@ -215,7 +215,7 @@ def test_what_does_not_fit_has_its_path(
     assert fault.message.startswith(message)
 
 
-def test_moments_are_read_as_elixir_writes_them() -> None:
+def test_times_are_read_as_elixir_writes_them() -> None:
     class Moments(Adapter):
         @command
         def at(self, moment: dt.datetime, time: Optional[dt.time] = None) -> None: ...
@@ -251,7 +251,7 @@ def test_guessed_values_are_built_and_not_checked(kept: Registry) -> None:
     }
 
 
-def test_further_keywords_are_checked(kept: Registry) -> None:
+def test_additional_keywords_are_checked(kept: Registry) -> None:
     assert kept["numbers"].bind({"a": 1}, None) == {"a": 1, "context": None}
     with pytest.raises(ArgumentsError, match=r"a \(expected int, got str '1'\)"):
         kept["numbers"].bind({"a": "1"}, None)
@@ -260,7 +260,7 @@ def test_further_keywords_are_checked(kept: Registry) -> None:
         kept["named"].bind({"nte": "x"}, None)
 
 
-def test_the_keywords_of_an_init_are_built_in_the_same_way() -> None:
+def test_init_keywords_are_built_in_the_same_way() -> None:
     class Trained:
         def __init__(self, tree: Tree, rate: float = 0.1) -> None:
             self.tree, self.rate = tree, rate
@@ -275,14 +275,14 @@ def test_the_keywords_of_an_init_are_built_in_the_same_way() -> None:
     )
 
 
-def test_of_many_faults_some_are_shown(kept: Registry) -> None:
+def test_only_some_of_many_faults_are_shown(kept: Registry) -> None:
     with pytest.raises(ArgumentsError) as caught:
         built(kept, "queue", ["x"] * 100)
     assert caught.value.message.endswith("\n  and 80 more")
     assert len(caught.value.message.splitlines()) == 22
 
 
-def test_what_the_own_code_of_a_type_raises_goes_on() -> None:
+def test_an_exception_in_a_types_own_code_propagates() -> None:
     @dataclass
     class Broken:
         size: int
@@ -325,7 +325,7 @@ class Holder:
         (Holder, "whose field Holder.calls is annotated with Callable[[], int], to which no"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(annotation: object, message: str) -> None:
+def test_an_unsupported_annotation_is_refused(annotation: object, message: str) -> None:
     with pytest.raises(TypeError) as caught:
         Registry(_adapter(annotation))
     text = str(caught.value)
@@ -333,18 +333,18 @@ def test_what_cannot_be_honoured_is_refused(annotation: object, message: str) ->
     assert message in text
 
 
-def test_a_field_of_pydantic_is_no_default() -> None:
+def test_a_pydantic_field_is_refused_as_a_default() -> None:
     with pytest.raises(TypeError, match=r"write it: Annotated\[int, Field\(\.\.\.\)\]"):
         Registry(_adapter(int, pydantic.Field(gt=0)))
 
 
 @pytest.mark.parametrize("annotation", [Any, object, "Any", Optional[Any], Union[int, Any], Item])
-def test_anything_passes_where_anything_may(annotation: object) -> None:
+def test_any_value_passes_an_unrestricted_annotation(annotation: object) -> None:
     it = object()
     assert Registry(_adapter(annotation))["use"].bind({"it": it}, None) == {"it": it}
 
 
-def test_without_pydantic_the_same_is_built_and_its_own_is_refused() -> None:
+def test_without_pydantic_the_same_types_are_built_and_its_own_are_refused() -> None:
     code = """
         from __future__ import annotations
         import sys

@@ -38,7 +38,7 @@ def test_compute(builtin: Client, operation: str, result: float) -> None:
     assert builtin.result("compute", operation=operation, a=6, b=2) == {"result": result}
 
 
-def test_compute_fails_as_python_does(builtin: Client) -> None:
+def test_compute_fails_like_python(builtin: Client) -> None:
     assert builtin.error("compute", operation="divide", a=1, b=0).type == "ZeroDivisionError"
     detail = builtin.error("compute", operation="power", a=1, b=0)
     assert detail.message == (
@@ -68,7 +68,7 @@ def test_ping_stream(builtin: Client) -> None:
     assert builtin.chunks("ping_stream", count=0) == []
 
 
-def test_ping_stream_s_interval_ends_with_a_cancellation(builtin: Client) -> None:
+def test_a_cancellation_ends_the_interval_of_ping_stream(builtin: Client) -> None:
     stream = builtin.stream("ping_stream", {"interval": 3600}, call_id=5)
     assert not next(stream).is_final
     stream.cancel()

@@ -83,7 +83,7 @@ def test_a_command_knows_how_to_be_run(zoo: Registry) -> None:
         ("anything", "anything(**rest: Any)"),
     ],
 )
-def test_help_is_the_signature_as_callers_see_it(zoo: Registry, name: str, help_text: str) -> None:
+def test_help_shows_the_signature_for_callers(zoo: Registry, name: str, help_text: str) -> None:
     assert zoo[name].help == help_text
 
 
@@ -107,7 +107,7 @@ def test_the_context_is_passed_by_annotation_or_name(
         ("anything", {"ctx": 1, "free": 2}, "unknown ctx: "),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(
+def test_invalid_arguments_are_named(
     zoo: Registry, name: str, args: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CallError) as caught:
@@ -116,7 +116,7 @@ def test_arguments_that_do_not_fit_are_named(
     assert message in caught.value.message
 
 
-def test_an_unknown_command_is_answered_with_the_near_ones(zoo: Registry) -> None:
+def test_an_unknown_command_is_answered_with_similar_names(zoo: Registry) -> None:
     with pytest.raises(CallError) as caught:
         zoo.find("plane", stream=False)
     assert caught.value.reason == "unknown_command"
@@ -134,7 +134,7 @@ def test_a_generator_is_not_executed_but_streamed(zoo: Registry) -> None:
     assert not zoo.find("plain", stream=True).streams
 
 
-def test_subclasses_override_commands_and_take_them_away() -> None:
+def test_subclasses_override_and_remove_commands() -> None:
     class Mine(BuiltinAdapter):
         compute = None  # type: ignore[assignment]
 
@@ -146,7 +146,7 @@ def test_subclasses_override_commands_and_take_them_away() -> None:
     assert registry["echo"].function(a=1) == {"mine": {"a": 1}}
 
 
-def test_two_commands_of_one_name_are_refused() -> None:
+def test_two_commands_with_the_same_name_are_refused() -> None:
     class Twice(Adapter):
         @command(name="same")
         def one(self) -> None: ...
@@ -158,12 +158,12 @@ def test_two_commands_of_one_name_are_refused() -> None:
         Registry(Twice())
 
 
-def test_the_decorator_goes_on_what_is_called() -> None:
+def test_the_decorator_applies_to_callables() -> None:
     with pytest.raises(TypeError, match="@command decorates a method, not"):
         command(property(lambda _: None))  # type: ignore[call-overload]
 
 
-def test_bytes_arrive_as_a_view_where_the_command_wants_one() -> None:
+def test_bytes_arrive_as_a_view_if_the_command_asks_for_one() -> None:
     class Views(Adapter):
         @command
         def view(self, data: memoryview, rest: Optional[memoryview] = None) -> None: ...

@@ -22,7 +22,7 @@ def test_remaining_counts_down_to_zero() -> None:
     assert deadline - time.monotonic() <= remaining <= 60
 
 
-def test_callbacks_run_once_and_at_once_if_it_is_too_late() -> None:
+def test_callbacks_run_once_and_at_once_after_a_cancellation() -> None:
     context, calls = Context(), []
     context.on_cancel(lambda: calls.append("before"))
     cancel(context)
@@ -32,7 +32,7 @@ def test_callbacks_run_once_and_at_once_if_it_is_too_late() -> None:
     assert calls == ["before", "after"]
 
 
-def test_a_callback_that_fails_does_not_keep_others_from_running(
+def test_a_failing_callback_does_not_prevent_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     context, calls = Context(), []
@@ -53,7 +53,7 @@ def test_waiting_ends_with_the_cancellation() -> None:
     thread.join()
 
 
-def test_it_shows_what_it_is() -> None:
+def test_repr_shows_the_call() -> None:
     assert repr(Context(request_id="r", session_id="s")) == (
         "<Context request_id='r' session_id='s' active>"
     )

@@ -34,7 +34,7 @@ def test_a_session_is_a_dict_that_its_calls_share() -> None:
     assert sessions.count == 2
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_the_least_recently_used_session_is_removed_first() -> None:
     sessions = Sessions(max_sessions=2)
     one = visit(sessions, "one")
     visit(sessions, "two")
@@ -44,7 +44,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert visit(sessions, "one") is one
 
 
-def test_none_goes_that_a_call_uses_and_its_time_counts_from_the_end_of_that() -> None:
+def test_a_session_in_use_is_not_removed_and_its_time_counts_from_the_end_of_the_call() -> None:
     sessions = Sessions(max_sessions=1)
     user = User()
     used = sessions.get("used", user)
@@ -63,7 +63,7 @@ def test_a_call_that_only_belongs_to_a_session_keeps_it_too() -> None:
     assert context.session is kept
 
 
-def test_unused_ones_are_forgotten_after_their_time_without_being_asked_for() -> None:
+def test_unused_sessions_expire_without_being_accessed() -> None:
     sessions = Sessions(ttl=0)
     user = User()
     used = sessions.get("used", user)
@@ -74,7 +74,7 @@ def test_unused_ones_are_forgotten_after_their_time_without_being_asked_for() ->
     assert sessions.count == 0
 
 
-def test_a_later_life_of_a_session_finds_nothing_of_an_earlier_one() -> None:
+def test_a_later_generation_of_a_session_finds_no_state_of_an_earlier_one() -> None:
     sessions = Sessions()
     visit(sessions, "s", 1)["old"] = True
     assert visit(sessions, "s", 2) == {}
@@ -84,7 +84,7 @@ def test_a_later_life_of_a_session_finds_nothing_of_an_earlier_one() -> None:
     assert visit(sessions, "s") == {"new": True}
 
 
-def test_what_is_ended_is_gone_unless_it_has_begun_anew() -> None:
+def test_an_ended_session_is_gone_unless_it_has_begun_anew() -> None:
     sessions = Sessions()
     visit(sessions, "s", 2)
     assert not sessions.end("s", 1)
@@ -95,7 +95,7 @@ def test_what_is_ended_is_gone_unless_it_has_begun_anew() -> None:
     assert sessions.count == 0
 
 
-def test_of_what_is_ended_nothing_is_kept() -> None:
+def test_nothing_of_an_ended_session_is_kept() -> None:
     sessions = Sessions()
     kept = weakref.ref(visit(sessions, "s"))
     assert kept() is not None
@@ -103,7 +103,7 @@ def test_of_what_is_ended_nothing_is_kept() -> None:
     assert kept() is None
 
 
-def test_a_call_whose_session_ends_meanwhile_keeps_what_it_has() -> None:
+def test_a_call_whose_session_ends_meanwhile_keeps_its_dict() -> None:
     sessions = Sessions()
     user = User()
     session = sessions.get("s", user)
@@ -114,7 +114,7 @@ def test_a_call_whose_session_ends_meanwhile_keeps_what_it_has() -> None:
     assert sessions.count == 1
 
 
-def test_a_user_that_dies_in_a_cycle_is_no_user() -> None:
+def test_a_user_collected_in_a_cycle_no_longer_counts() -> None:
     sessions = Sessions(ttl=0)
     user = User()
     user.__dict__["self"] = user
@@ -143,7 +143,7 @@ def test_threads_lose_no_count() -> None:
 
 
 @given(st.text(max_size=MAX_ID_BYTES // 4))
-def test_any_string_is_an_id_but_the_empty_and_those_with_nul(text: str) -> None:
+def test_any_string_is_an_id_except_empty_ones_and_those_with_nul(text: str) -> None:
     if text and "\0" not in text:
         check_id(text)
     else:
@@ -191,7 +191,9 @@ def test_the_bounds_are_options_and_spare_a_session_that_a_call_uses(
 
 
 @pytest.mark.parametrize("session_id", ["", "a\0b", "x" * 1_000_000])
-def test_hostile_ids_are_refused_by_name_of_the_limit(client: Client, session_id: str) -> None:
+def test_hostile_ids_are_refused_and_the_error_names_the_limit(
+    client: Client, session_id: str
+) -> None:
     response = client.begin("ping", {}, session_id=session_id).result()
     assert response.error_detail.reason == "invalid_args"
     assert str(MAX_ID_BYTES) in response.error

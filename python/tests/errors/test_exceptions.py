@@ -26,7 +26,7 @@ def worker(way: Callable[..., Way]) -> Way:
     return way(*ADAPTER)
 
 
-def test_every_exception_is_told_with_type_and_traceback(worker: Way, tmp_path: Path) -> None:
+def test_every_exception_arrives_with_type_and_traceback(worker: Way, tmp_path: Path) -> None:
     place = {"directory": str(tmp_path)}
     for how in worker.call("names")[0]["result"]:  # type: ignore[index]
         check(worker.error("fail", how=how, **place), how)
@@ -39,7 +39,7 @@ def test_every_exception_is_told_with_type_and_traceback(worker: Way, tmp_path: 
     assert worker.call("ping")[0]
 
 
-def test_an_error_is_no_larger_than_messages_may_be(
+def test_an_error_is_no_larger_than_a_message_may_be(
     way: Callable[..., Way], tmp_path: Path
 ) -> None:
     worker = way(*ADAPTER, "--max-message-size", "50000")
@@ -52,7 +52,7 @@ def test_an_error_is_no_larger_than_messages_may_be(
     )
 
 
-def test_random_exceptions_are_told_too(worker: Way) -> None:
+def test_random_exceptions_arrive_too(worker: Way) -> None:
     for seed in SEEDS:
         check(worker.error("fail_randomly", seed=seed), str(seed))
         check(worker.error("fail_randomly_async", seed=seed), str(seed))
@@ -62,9 +62,7 @@ def test_random_exceptions_are_told_too(worker: Way) -> None:
     assert worker.call("ping")[0]
 
 
-def test_what_an_exception_says_of_itself_is_told_where_it_does(
-    worker: Way, tmp_path: Path
-) -> None:
+def test_an_exceptions_own_description_is_used_if_it_works(worker: Way, tmp_path: Path) -> None:
     def error(how: str) -> dict[str, object]:
         return worker.error("fail", how=how, directory=str(tmp_path))
 

@@ -23,13 +23,13 @@ class BrokenError(Exception):
     __repr__ = __str__
 
 
-def test_an_exception_without_a_text_is_told_all_the_same() -> None:
+def test_an_exception_without_a_text_is_described() -> None:
     failure = failure_of(BrokenError())
     assert "__str__ failed" in failure.message
     assert failure.frames[-1][2] == "failure_of"
 
 
-def test_notes_are_those_that_are_texts() -> None:
+def test_only_text_notes_are_sent() -> None:
     error = ValueError("x")
     for notes, told in ((["a", 1, "b"], ["a", "b"]), (5, []), (["n"] * 100, ["n"] * 20)):
         error.__notes__ = notes  # type: ignore[attr-defined]
@@ -37,13 +37,13 @@ def test_notes_are_those_that_are_texts() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="add_note is new in Python 3.11")
-def test_notes_are_added() -> None:
+def test_notes_are_sent() -> None:
     error: Any = ValueError("x")
     error.add_note("seen in row 7")
     assert failure_of(error).notes == ["seen in row 7"]
 
 
-def test_causes_are_told_to_a_depth() -> None:
+def test_causes_are_sent_up_to_a_depth() -> None:
     error: Exception = ValueError("0")
     for number in range(1, 20):
         outer = ValueError(str(number))
@@ -59,13 +59,13 @@ def test_causes_are_told_to_a_depth() -> None:
     assert failure_of(error).cause is not None
 
 
-def test_what_is_told_is_of_bounded_length_and_can_be_sent() -> None:
+def test_the_description_is_bounded_and_can_be_sent() -> None:
     failure = failure_of(ValueError("x" * 1_000_000 + "\ud800"))
     assert len(failure.message) < 20_000
     assert failure.message.endswith("\\ud800")
 
 
-def test_data_that_cannot_be_sent_says_so() -> None:
+def test_data_that_cannot_be_sent_is_replaced_by_a_message() -> None:
     failure = failure_of(CommandError("code", data={"x": [object()]}))
     assert failure.reason == "command_error"
     assert failure.code == "code"

@@ -35,7 +35,7 @@ def table(path: Path, rows: list[list[Any]]) -> str:
     return str(path)
 
 
-def test_a_dataset_s_columns_are_described(datasets: Client, tmp_path: Path) -> None:
+def test_the_columns_of_a_dataset_are_summarized(datasets: Client, tmp_path: Path) -> None:
     numbers = [math.sin(n) * 1e6 + 1e9 for n in range(2500)]
     rows: list[list[Any]] = [["n", "word", "mixed", "void"]]
     rows += [
@@ -93,7 +93,7 @@ def test_a_quoted_field_may_have_lines_and_a_file_a_byte_order_mark(
         (b"a\n\xff\n", "UnicodeDecodeError", "utf-8"),
     ],
 )
-def test_a_file_that_is_no_dataset_is_explained(
+def test_a_file_that_is_not_a_dataset_is_explained(
     datasets: Client, tmp_path: Path, content: Optional[bytes], kind: str, message: str
 ) -> None:
     path = tmp_path / "bad.csv"
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_dataset_is_explained(
     assert message in only.error_detail.message
 
 
-def test_a_header_alone_is_a_dataset_without_rows(datasets: Client, tmp_path: Path) -> None:
+def test_a_header_without_rows_is_an_empty_dataset(datasets: Client, tmp_path: Path) -> None:
     (final,) = datasets.chunks(
         "process_large_dataset", path=table(tmp_path / "header.csv", [["a", "b"]])
     )

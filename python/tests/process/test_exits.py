@@ -22,12 +22,14 @@ STARTS = int(os.environ.get("SNAKEPIT_STARTS", "20"))
 @pytest.mark.parametrize(
     ("how", "kind"), [("exit", "SystemExit"), ("interrupt", "KeyboardInterrupt")]
 )
-def test_a_command_that_exits_fails_alone(client: Client, name: str, how: str, kind: str) -> None:
+def test_a_command_that_exits_fails_only_its_call(
+    client: Client, name: str, how: str, kind: str
+) -> None:
     assert client.error(name, how=how).type == kind
     assert client.result("add_async", a=1) == client.result("add", a=1) == {"result": 1}
 
 
-def test_what_a_command_s_own_thread_raises_is_printed(start: Start) -> None:
+def test_an_exception_in_a_commands_own_thread_is_printed(start: Start) -> None:
     worker = start()
     with closing(Client(worker.address())) as client:
         assert client.execute("fail_in_a_thread").success
@@ -36,7 +38,7 @@ def test_what_a_command_s_own_thread_raises_is_printed(start: Start) -> None:
 
 
 @pytest.mark.parametrize("name", ["exit_in_a_task", "exit_in_a_callback"])
-def test_an_exit_outside_of_a_call_is_logged_and_the_event_loop_goes_on(
+def test_an_exit_outside_a_call_is_logged_and_the_event_loop_continues(
     start: Start, name: str
 ) -> None:
     worker = start()
@@ -54,19 +56,19 @@ forks = pytest.mark.parametrize("server", ["native"], indirect=True)
 
 @forks
 @pytest.mark.parametrize("name", ["fork", "fork_async"])
-def test_a_child_that_a_command_has_forked_answers_nothing(client: Client, name: str) -> None:
+def test_a_forked_child_answers_no_call(client: Client, name: str) -> None:
     assert client.result(name) == {"result": 0}
     assert client.result("add", a=1) == {"result": 1}
 
 
 @forks
-def test_a_forked_child_may_exit_by_itself(client: Client) -> None:
+def test_a_forked_child_may_exit_on_its_own(client: Client) -> None:
     assert client.result("fork", code=7) == {"result": 7}
     assert client.result("add", a=1) == {"result": 1}
 
 
 @forks
-def test_a_child_that_is_forked_in_a_stream_sends_nothing(client: Client) -> None:
+def test_a_child_forked_in_a_stream_sends_nothing(client: Client) -> None:
     chunks = client.chunks("fork_stream")
     assert [chunk.chunk["result"] for chunk in chunks] == [b"1", b"0", b"0"]
     assert [chunk.is_final for chunk in chunks] == [False, False, True]
@@ -79,7 +81,7 @@ def test_commands_may_start_other_processes(client: Client) -> None:
     assert client.result("add", a=1) == {"result": 1}
 
 
-def test_the_end_of_stdin_kills_a_worker_whose_command_holds_python_s_lock(
+def test_the_end_of_stdin_kills_a_worker_whose_command_holds_pythons_lock(
     start: Start, pipe: MakePipe
 ) -> None:
     worker = start()
@@ -93,7 +95,7 @@ def test_the_end_of_stdin_kills_a_worker_whose_command_holds_python_s_lock(
 
 
 @pytest.mark.parametrize("server", ["native"], indirect=True)
-def test_it_starts_and_ends_many_times_in_a_row(start: Start, pipe: MakePipe) -> None:
+def test_a_worker_starts_and_ends_many_times_in_a_row(start: Start, pipe: MakePipe) -> None:
     finished = pipe("finally")
     for _ in range(STARTS):
         worker = start("--max-concurrency", "3")
@@ -111,13 +113,13 @@ def test_it_starts_and_ends_many_times_in_a_row(start: Start, pipe: MakePipe) ->
 
 
 @pytest.mark.parametrize("server", ["native"], indirect=True)
-def test_a_free_threaded_python_stays_that(client: Client) -> None:
+def test_a_free_threaded_python_stays_free_threaded(client: Client) -> None:
     assert client.result("the_gil_is_on") == {"result": not FREE_THREADED}
 
 
 @pytest.mark.skipif(FREE_THREADED, reason="there is no lock to hold")
 @pytest.mark.parametrize("server", ["native"], indirect=True)
-def test_health_tells_a_stuck_worker_from_a_busy_one(start: Start, pipe: MakePipe) -> None:
+def test_health_distinguishes_a_stuck_worker_from_a_busy_one(start: Start, pipe: MakePipe) -> None:
     started = pipe("started")
     with closing(Client(start("--max-concurrency", "2").address())) as client:
         busy = client.begin("burn", {"started": started.path})

@@ -98,14 +98,16 @@ def use(worker: Way) -> None:
         assert worker.stream("ping_stream")[0]
 
 
-def test_the_bridge_imports_none_of_them(way: Callable[..., Way], poisoned: Path) -> None:
+def test_the_bridge_imports_none_of_the_users_modules(
+    way: Callable[..., Way], poisoned: Path
+) -> None:
     adapter = ("--adapter", "here:Here", "--import-path", str(poisoned), "--worker-id", "w1")
     use(way(*adapter))
     imported = Path(poisoned.parent / "imported")
     assert not imported.exists(), imported.read_text()
 
 
-def test_nor_where_the_worker_is_started_in_their_directory(
+def test_the_bridge_imports_none_of_them_if_started_in_their_directory(
     way: Callable[..., Way], poisoned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(poisoned)
@@ -115,7 +117,7 @@ def test_nor_where_the_worker_is_started_in_their_directory(
     assert not imported.exists(), imported.read_text()
 
 
-def test_a_module_that_is_pythons_own_is_named(start: Start, tmp_path: Path) -> None:
+def test_a_module_that_hides_the_users_is_named(start: Start, tmp_path: Path) -> None:
     (tmp_path / "platform.py").write_text("NAME = 'ours'\n")
     (tmp_path / "threading.py").write_text(ADAPTER)
     (tmp_path / "ours.py").write_text("import threading\nthreading.Here()\n")
@@ -134,7 +136,7 @@ def test_a_module_that_is_pythons_own_is_named(start: Start, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.8"])
-def test_an_old_python_is_told_so_in_one_sentence(version: str) -> None:
+def test_an_old_python_gets_a_one_sentence_error(version: str) -> None:
     found = (Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python")
     python = next(map(str, found), None) or shutil.which(f"python{version}")
     if python is None or subprocess.call([python, "-c", ""]):

@@ -38,7 +38,7 @@ class Chatty(BuiltinAdapter):
             self.log.warning("last")
 
 
-def test_records_have_the_id_of_the_call_that_runs_in_whatever_order_calls_do() -> None:
+def test_records_have_the_id_of_the_running_call_in_any_order_of_calls() -> None:
     seen, runner, registry = Seen(), Runner(3), Registry(Chatty())
     Chatty.log.addHandler(seen)
 
@@ -65,7 +65,7 @@ def test_records_have_the_id_of_the_call_that_runs_in_whatever_order_calls_do() 
     ]
 
 
-def test_records_of_libraries_pass_from_warning_on_or_when_they_are_asked_for() -> None:
+def test_library_records_pass_from_warning_on_or_if_requested() -> None:
     def passes(name: str, level: int) -> bool:
         record = logging.LogRecord(name, level, __file__, 1, "said", None, None)
         return _LibraryFilter().filter(record)

@@ -23,7 +23,7 @@ def connected(address: str, secret: Optional[str] = None) -> contextlib.closing[
     return contextlib.closing(Client(address, secret))
 
 
-def test_the_readiness_line_is_its_own(start: Start, tmp_path: Path) -> None:
+def test_the_readiness_line_stands_alone(start: Start, tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(
         "import sys\nfrom snakepit_bridge import BuiltinAdapter\n"
         "sys.stdout.write('no line end')\nclass Loud(BuiltinAdapter): pass\n"
@@ -32,7 +32,7 @@ def test_the_readiness_line_is_its_own(start: Start, tmp_path: Path) -> None:
     assert worker.address().startswith("unix:/")
 
 
-def test_by_hand_it_says_where_it_listens_and_has_no_lifeline(start: Start) -> None:
+def test_by_hand_the_worker_prints_its_address_and_has_no_lifeline(start: Start) -> None:
     worker = start("--listen", "tcp:127.0.0.1:0", token="")
     address = worker.address()
     assert worker.process.stdin is not None
@@ -43,7 +43,7 @@ def test_by_hand_it_says_where_it_listens_and_has_no_lifeline(start: Start) -> N
     assert worker.stop() == 0
 
 
-def test_it_leads_its_own_process_group(start: Start) -> None:
+def test_a_worker_leads_its_own_process_group(start: Start) -> None:
     worker = start()
     with connected(worker.address()) as client:
         pid = worker.process.pid
@@ -60,7 +60,7 @@ def test_the_end_of_stdin_kills_it_and_its_children(start: Start) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a parent's death")
-def test_it_dies_with_its_parent() -> None:
+def test_a_worker_dies_with_its_parent() -> None:
     stdin, lifeline = os.pipe()
     script = (
         "import subprocess, sys\nsubprocess.Popen(sys.argv[1:], stdin=int(sys.argv[-1])).wait()\n"
@@ -97,7 +97,7 @@ def test_user_code_has_neither_the_lifeline_nor_the_secrets(start: Start) -> Non
         assert client.result("environment") == {"result": []}
 
 
-def test_what_a_command_starts_has_no_lifeline(start: Start) -> None:
+def test_a_process_that_a_command_starts_has_no_lifeline(start: Start) -> None:
     worker = start()
     assert worker.process.stdin is not None
     lifeline = f"pipe:[{os.fstat(worker.process.stdin.fileno()).st_ino}]"
@@ -107,7 +107,7 @@ def test_what_a_command_starts_has_no_lifeline(start: Start) -> None:
     assert lifeline not in open_files
 
 
-def test_what_a_call_logs_names_its_request(start: Start) -> None:
+def test_log_lines_of_a_call_name_its_request(start: Start) -> None:
     worker = start()
     lines = worker.lines()
     with connected(worker.address()) as client:
@@ -117,7 +117,7 @@ def test_what_a_call_logs_names_its_request(start: Start) -> None:
         assert [next(lines), next(lines)] == two_lines
 
 
-def test_what_is_printed_and_logged_arrives_line_by_line(start: Start) -> None:
+def test_output_and_logs_arrive_line_by_line(start: Start) -> None:
     worker = start()
     with connected(worker.address()) as client:
         client.execute("log")
@@ -144,7 +144,7 @@ def test_megabytes_of_output_are_complete(start: Start) -> None:
     assert [line.split()[2] for line in logged] == [str(n) for n in range(10_000)]
 
 
-def test_a_user_s_own_logging_takes_over(start: Start, tmp_path: Path) -> None:
+def test_a_users_own_logging_takes_over(start: Start, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "import logging\nfrom probe import Probe\n"
         "handler = logging.StreamHandler()\n"
@@ -183,7 +183,7 @@ def test_sigterm_lets_running_calls_finish(start: Start, pipe: MakePipe) -> None
     assert "closed the adapter" in list(worker.lines())
 
 
-def test_a_second_sigterm_cancels_what_runs(start: Start, pipe: MakePipe) -> None:
+def test_a_second_sigterm_cancels_running_calls(start: Start, pipe: MakePipe) -> None:
     worker = start()
     finished = pipe("finally")
     with connected(worker.address()) as client:
@@ -193,7 +193,7 @@ def test_a_second_sigterm_cancels_what_runs(start: Start, pipe: MakePipe) -> Non
         assert finished.line() == "finally"
 
 
-def test_it_waits_for_the_second_sigterm_no_longer_than_calls_may_take(start: Start) -> None:
+def test_a_worker_waits_for_the_second_sigterm_no_longer_than_calls_may_take(start: Start) -> None:
     worker = start("--shutdown-timeout", "0.1")
     worker.address()
     worker.drain()
@@ -212,7 +212,7 @@ def test_by_hand_one_sigterm_is_enough(start: Start, pipe: MakePipe) -> None:
         assert worker.ended() == 0
 
 
-def test_sigterm_does_not_wait_for_ever(start: Start, pipe: MakePipe) -> None:
+def test_sigterm_does_not_wait_forever(start: Start, pipe: MakePipe) -> None:
     worker = start("--shutdown-timeout", "0.2", "--kill-grace", "0.2")
     started, until = pipe("started"), pipe("until")
     with connected(worker.address()) as client:
@@ -224,7 +224,7 @@ def test_sigterm_does_not_wait_for_ever(start: Start, pipe: MakePipe) -> None:
     assert any("still running" in line for line in worker.lines())
 
 
-def test_a_socket_file_that_nobody_listens_on_is_replaced(start: Start, tmp_path: Path) -> None:
+def test_an_unused_socket_file_is_replaced(start: Start, tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
@@ -234,7 +234,7 @@ def test_a_socket_file_that_nobody_listens_on_is_replaced(start: Start, tmp_path
     assert not Path(path).exists()
 
 
-def test_a_file_that_is_no_socket_is_left_alone(start: Start, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_left_alone(start: Start, tmp_path: Path) -> None:
     precious = tmp_path / "f"
     precious.write_text("data")
     worker = start("--listen", f"unix:{precious}")
@@ -262,7 +262,7 @@ def test_a_file_that_is_no_socket_is_left_alone(start: Start, tmp_path: Path) ->
         (["--shutdown-timeout", "-1"], "expected a number of seconds, 0 or more, got -1"),
     ],
 )
-def test_why_it_cannot_start_is_said_shortly(
+def test_the_reason_of_a_failed_start_is_short(
     start: Start, options: list[str], message: str
 ) -> None:
     worker = start(*options)
@@ -308,25 +308,25 @@ def start_without(tmp_path: Path, *modules: str, server: str = "") -> str:
     return done.stderr
 
 
-def test_without_grpcio_its_server_says_what_to_install(tmp_path: Path) -> None:
+def test_without_grpcio_the_error_says_what_to_install(tmp_path: Path) -> None:
     said = start_without(tmp_path, "grpc", server="grpcio")
     assert "no grpc here" in said
     assert "pip install" in said
 
 
-def test_without_the_extension_its_server_says_how_to_build_it(tmp_path: Path) -> None:
+def test_without_the_extension_the_error_says_how_to_build_it(tmp_path: Path) -> None:
     said = start_without(tmp_path, "native", server="native")
     assert "no extension here" in said
     assert "mix compile" in said
 
 
-def test_with_neither_it_tells_both_ways_out(tmp_path: Path) -> None:
+def test_with_neither_the_error_says_how_to_get_either(tmp_path: Path) -> None:
     said = start_without(tmp_path, "native", "grpc")
     assert "mix compile" in said
     assert "pip install" in said
 
 
-def test_without_the_extension_it_says_so_once_and_serves_with_grpcio(tmp_path: Path) -> None:
+def test_without_the_extension_a_worker_warns_once_and_serves_with_grpcio(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "snakepit_bridge"],
         env=without(tmp_path, "native"),
@@ -379,7 +379,7 @@ def test_a_range_of_ports_is_tried_in_order(start: Start) -> None:
         assert any("is another server there" in line for line in full.lines())
 
 
-def test_without_sockets_it_says_so(start: Start, tmp_path: Path) -> None:
+def test_without_sockets_the_error_says_so(start: Start, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import socket\n"
         "class Refused(socket.socket):\n"

@@ -12,7 +12,7 @@ ADAPTER = ("--adapter", "terminal:Terminal")
 ASKING = ["breakpoint", "pdb", "input", "read", "readline", "bytes", "lines", "interact"]
 
 
-def test_what_asks_for_input_fails_with_what_to_do(way: Callable[..., Way]) -> None:
+def test_asking_for_input_fails_and_says_what_to_do(way: Callable[..., Way]) -> None:
     worker = way(*ADAPTER)
     for how in ASKING:
         error = worker.error("ask", how=how)
@@ -43,7 +43,7 @@ def without_id(line: str) -> str:
     return before + after.partition("\x1f")[2] if after else line
 
 
-def test_a_users_own_format_and_level_hold_and_lines_have_their_level(start: Start) -> None:
+def test_a_users_own_format_and_level_apply_and_lines_have_their_level(start: Start) -> None:
     worker = start(*ADAPTER)
     assert worker.expect("made") == "<6>INFO of terminal: made"
     lines = [without_id(line) for line in lines_of(worker, "log")]
@@ -58,7 +58,7 @@ def test_lines_of_threads_are_not_mixed(worker: WorkerProcess) -> None:
     assert "b1 b2 b3" in lines
 
 
-def test_a_progress_bar_and_log_lines_stay_apart(worker: WorkerProcess) -> None:
+def test_a_progress_bar_and_log_lines_do_not_mix(worker: WorkerProcess) -> None:
     lines = [without_id(line) for line in lines_of(worker, "bar")]
     for done in (10, 20):
         assert f"{done}%|{'#' * done}" in lines

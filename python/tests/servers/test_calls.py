@@ -28,7 +28,7 @@ def test_a_command_is_called_with_keywords(client: Client, name: str) -> None:
     assert client.result(name, a=1) == {"result": 1}
 
 
-def test_the_context_tells_about_the_call(client: Client) -> None:
+def test_the_context_describes_the_call(client: Client) -> None:
     metadata = (("trace", "t1"), ("blob-bin", b"\xff"))
     options = {"session_id": "s1", "request_id": "r1", "metadata": metadata}
     call = client.begin("about", {}, timeout=600, **options)
@@ -55,7 +55,7 @@ def test_without_a_deadline_and_a_session_the_context_has_none(client: Client) -
     assert about["remaining"] == about["session_id"] == b"null"
 
 
-def test_timeout_ms_is_the_deadline_of_a_call_that_has_no_other(client: Client) -> None:
+def test_timeout_ms_is_the_deadline_of_a_call_without_another(client: Client) -> None:
     about = client.begin("about", {}, timeout=None, timeout_ms=600_000).result().result
     assert 0 < json.loads(about["remaining"]) <= 600
 
@@ -84,7 +84,7 @@ def test_results_are_sent_by_the_plain_rules(client: Client) -> None:
         ("weird", "probe.Probe.fail.<locals>.WeirdError", "__str__ failed"),
     ],
 )
-def test_an_exception_is_the_call_s_error(
+def test_an_exception_is_the_calls_error(
     client: Client, name: str, how: str, kind: str, message: str
 ) -> None:
     detail = client.error(name, how=how)
@@ -101,7 +101,7 @@ def test_the_short_text_of_an_error_names_its_type(client: Client) -> None:
     assert client.execute("fail", how="interrupt").error == "KeyboardInterrupt"
 
 
-def test_a_huge_error_is_cut(client: Client) -> None:
+def test_a_huge_error_is_truncated(client: Client) -> None:
     detail = client.error("fail", how="long")
     assert len(detail.message) < 20_000
     assert "[...]" in detail.message
@@ -123,7 +123,7 @@ def test_stop_iteration_is_an_error_like_any_other(client: Client) -> None:
         ("give", {"what": "object"}, "invalid_result", "result.items[0] is of type object"),
     ],
 )
-def test_what_cannot_be_run_or_sent_is_explained(
+def test_a_call_that_cannot_run_or_whose_result_cannot_be_sent_is_explained(
     client: Client, command: str, args: dict[str, Any], reason: str, message: str
 ) -> None:
     detail = client.error(command, **args)
@@ -131,7 +131,7 @@ def test_what_cannot_be_run_or_sent_is_explained(
     assert message in detail.message
 
 
-def test_what_a_generator_yields_are_chunks_and_what_it_returns_is_the_final_one(
+def test_a_generator_yields_chunks_and_returns_the_final_one(
     client: Client,
 ) -> None:
     chunks = client.chunks("count", to=3, returned="end")
@@ -178,7 +178,7 @@ def test_a_stream_that_cannot_start_is_one_error(
     assert (only.is_final, only.error_detail.reason) == (True, reason)
 
 
-def test_a_session_has_streams_too(client: Client) -> None:
+def test_a_stream_may_belong_to_a_session(client: Client) -> None:
     chunks = list(client.stream("about", {}, session_id="s9", request_id="r9"))
     assert json.loads(chunks[0].chunk["session_id"]) == "s9"
     assert chunks[0].request_id == "r9"
@@ -212,7 +212,7 @@ def test_timeout_ms_ends_a_stream_that_has_no_deadline(client: Client, pipe: Mak
 
 # grpcio looks at nothing else while a client does not take a chunk.
 @pytest.mark.parametrize("server", ["native"], indirect=True)
-def test_timeout_ms_ends_a_stream_that_nobody_reads_between_two_chunks(
+def test_timeout_ms_ends_an_unread_stream_between_two_chunks(
     client: Client, pipe: MakePipe
 ) -> None:
     watch = pipe("watch")
@@ -231,7 +231,7 @@ def test_timeout_ms_ends_a_stream_that_nobody_reads_between_two_chunks(
     assert last.error_detail.reason == "timeout"
 
 
-def test_timeout_ms_does_not_touch_what_is_in_time(client: Client) -> None:
+def test_timeout_ms_does_not_affect_calls_in_time(client: Client) -> None:
     call = client.stream("count", {"to": 100}, timeout=None, timeout_ms=60_000)
     assert len(list(call)) == 100
     response = client.begin("add", {"a": 1}, timeout=None, timeout_ms=60_000).result()

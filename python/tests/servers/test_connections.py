@@ -140,7 +140,7 @@ def over_tcp(start: Start, *options: str) -> str:
     return start(*options, SNAKEPIT_SECRET=SECRET).address()
 
 
-def test_headers_have_a_limit_that_metadata_keeps_to(client: Client) -> None:
+def test_headers_have_a_limit_within_which_metadata_fits(client: Client) -> None:
     fits, too_large = (("x-large", "v" * size) for size in (60_000, 100_000))
     assert client.begin("ping", {}, metadata=(fits,)).result().success
     with pytest.raises(grpc.RpcError):
@@ -149,7 +149,7 @@ def test_headers_have_a_limit_that_metadata_keeps_to(client: Client) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 16_000, 1_000_000])
-def test_headers_without_an_end_end_their_connection(start: Start, server: str, size: int) -> None:
+def test_endless_headers_end_their_connection(start: Start, server: str, size: int) -> None:
     if server != "native":
         pytest.skip("grpcio's own server reads on, and keeps nothing")
     address = start().address()
@@ -167,9 +167,7 @@ def test_headers_without_an_end_end_their_connection(start: Start, server: str, 
         assert other.begin("ping", {}).result().success
 
 
-def test_a_connection_that_finds_no_file_is_accepted_when_there_is_one(
-    start: Start, server: str
-) -> None:
+def test_a_connection_is_accepted_once_a_file_descriptor_is_free(start: Start, server: str) -> None:
     if server != "native":
         pytest.skip("grpcio's own server does not say that it waits")
     worker = start()
@@ -188,7 +186,7 @@ def test_a_connection_that_finds_no_file_is_accepted_when_there_is_one(
         assert all(call.result().success for call in calls)
 
 
-def test_calls_that_are_reset_end_none_of_another_client(client: Client, server: str) -> None:
+def test_reset_calls_do_not_affect_other_clients(client: Client, server: str) -> None:
     del server
     with contextlib.closing(Raw(client.address).begin()) as raw:
         threading.Thread(target=raw.drain, daemon=True).start()
@@ -199,7 +197,7 @@ def test_calls_that_are_reset_end_none_of_another_client(client: Client, server:
     assert client.execute("ping").success
 
 
-def test_a_connection_without_the_secret_does_not_stay(start: Start, server: str) -> None:
+def test_a_connection_without_the_secret_is_closed(start: Start, server: str) -> None:
     # The same limits as by default, but that of grpcio's idle connections takes a minute there.
     adapter = {"native": "probe:Probe", "grpcio": "impatient:Impatient"}[server]
     address = over_tcp(start, "--adapter", adapter)
@@ -212,7 +210,7 @@ def test_a_connection_without_the_secret_does_not_stay(start: Start, server: str
         assert trusted.answers()
 
 
-def test_there_are_only_so_many_connections_without_the_secret(start: Start, server: str) -> None:
+def test_connections_without_the_secret_are_limited(start: Start, server: str) -> None:
     if server != "native":
         pytest.skip("grpcio's own server does not tell strangers from others: see the next test")
     address = over_tcp(start)
@@ -228,7 +226,7 @@ def test_there_are_only_so_many_connections_without_the_secret(start: Start, ser
 
 
 @pytest.mark.parametrize("server", ["grpcio"], indirect=True)
-def test_grpcio_takes_only_so_many_connections_over_tcp(start: Start, server: str) -> None:
+def test_grpcio_limits_connections_over_tcp(start: Start, server: str) -> None:
     del server
     address = over_tcp(start)
     with contextlib.closing(Client(address, SECRET)) as client:
@@ -246,9 +244,7 @@ def test_grpcio_takes_only_so_many_connections_over_tcp(start: Start, server: st
 
 
 @pytest.mark.parametrize("server", ["grpcio"], indirect=True)
-def test_requests_that_never_come_hold_no_threads_without_the_secret(
-    start: Start, server: str
-) -> None:
+def test_unfinished_requests_without_the_secret_hold_no_threads(start: Start, server: str) -> None:
     del server
     address = over_tcp(start)
     with contextlib.ExitStack() as stack:

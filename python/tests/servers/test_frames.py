@@ -69,13 +69,13 @@ def frames(client: Client) -> Iterator[Frames]:
 
 
 @pytest.mark.parametrize("server", ["grpcio"], indirect=True)
-def test_a_server_that_has_no_such_rpc_says_so(frames: Frames) -> None:
+def test_a_server_without_the_rpc_says_so(frames: Frames) -> None:
     assert frames.status() == grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize("server", ["native"], indirect=True)
 class TestCalls:
-    def test_each_is_answered_under_its_own_id(self, frames: Frames) -> None:
+    def test_each_call_is_answered_under_its_own_id(self, frames: Frames) -> None:
         for call_id in range(1, 101):
             frames.call(call_id, "add_async" if call_id % 2 else "add", a=b"%d" % call_id)
         replies = frames.replies(100)
@@ -84,7 +84,7 @@ class TestCalls:
         }
         assert all(reply.success and reply.handler_ns > 0 for reply in replies.values())
 
-    def test_failures_concern_one_call(self, frames: Frames) -> None:
+    def test_a_failure_affects_only_its_call(self, frames: Frames) -> None:
         frames.call(1, "fail", how=b"value")
         frames.call(2, "no_such_command")
         frames.call(3, "add", b=b"1")
@@ -110,7 +110,7 @@ class TestCalls:
         frames.act(3, pb.CallFrame.CANCEL)
         assert frames.reply().call_id == 3
 
-    def test_what_has_not_started_is_given_back(self, start: Start, pipe: MakePipe) -> None:
+    def test_a_call_that_has_not_started_is_returned(self, start: Start, pipe: MakePipe) -> None:
         started, until = pipe("started"), pipe("until")
         with closing(Client(start().address())) as client, closing(Frames(client)) as frames:
             paths = {"started": started.path.encode(), "until": until.path.encode()}
@@ -141,7 +141,9 @@ class TestCalls:
             assert frames.reply().call_id == 1
             assert client.result("note", note=3) == {"result": [None, 3]}
 
-    def test_its_end_cancels_its_calls_and_no_others(self, client: Client, pipe: MakePipe) -> None:
+    def test_the_end_of_the_rpc_cancels_its_calls_and_no_others(
+        self, client: Client, pipe: MakePipe
+    ) -> None:
         mine, other = pipe("mine"), pipe("other")
         with closing(Frames(client)) as others:
             others.call(1, "wait", pipe=other.path.encode())
@@ -155,7 +157,7 @@ class TestCalls:
             assert others.reply().call_id == 1
 
     @pytest.mark.parametrize("garbage", [b"\xff" * 100, b"\x12\x05ab", b"\x22\xff\xff\xff\xff\x0f"])
-    def test_bytes_that_are_no_frame_end_it_with_a_status(
+    def test_invalid_bytes_end_the_rpc_with_a_status(
         self, client: Client, frames: Frames, pipe: MakePipe, garbage: bytes
     ) -> None:
         told = pipe("told")
@@ -166,7 +168,7 @@ class TestCalls:
         assert told.line() == "cancelled True"
         assert client.result("add", a=1) == {"result": 1}
 
-    def test_a_frame_above_the_limit_ends_it_with_a_status(self, start: Start) -> None:
+    def test_a_frame_above_the_limit_ends_the_rpc_with_a_status(self, start: Start) -> None:
         worker = start("--max-message-size", "100000")
         with closing(Client(worker.address())) as client:
             with closing(Frames(client)) as frames:

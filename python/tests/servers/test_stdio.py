@@ -50,7 +50,7 @@ def test_failures_have_their_reason(start: Callable[..., Stdio]) -> None:
         assert response["error_detail"]["reason"] == reason
 
 
-def test_what_is_printed_goes_to_stderr(start: Callable[..., Stdio], tmp_path: Path) -> None:
+def test_printed_output_goes_to_stderr(start: Callable[..., Stdio], tmp_path: Path) -> None:
     worker = start()
     worker.send("log", {})
     assert worker.receive()["success"]
@@ -60,7 +60,7 @@ def test_what_is_printed_goes_to_stderr(start: Callable[..., Stdio], tmp_path: P
     assert "printed, not flushed" in lines
 
 
-def test_it_tells_of_itself_while_a_command_runs(
+def test_a_worker_describes_itself_while_a_command_runs(
     start: Callable[..., Stdio], pipe: MakePipe
 ) -> None:
     worker = start()

@@ -9,7 +9,7 @@ import pytest
 from snakepit_bridge._threads import loop_thread
 
 
-def test_calls_that_come_first_together_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_concurrent_calls_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[asyncio.AbstractEventLoop] = []
     new_event_loop = asyncio.new_event_loop
     both_in = threading.Barrier(2)

@@ -19,7 +19,7 @@ def assert_exit(client: Client, call_id: int, text: str, handler_exit: pb.Handle
     assert (health.await_ended, health.await_exit) == (text, handler_exit)
 
 
-def test_a_cancelled_call_s_context_says_so_at_once(client: Client, pipe: MakePipe) -> None:
+def test_the_context_of_a_cancelled_call_reports_it_at_once(client: Client, pipe: MakePipe) -> None:
     watch = pipe("watch")
     call = client.begin("wait", {"pipe": watch.path}, call_id=11)
     assert watch.line() == "started"
@@ -72,7 +72,7 @@ def test_a_cancelled_generator_is_closed(client: Client, pipe: MakePipe, name: s
     assert_exit(client, 13, "closed", pb.HANDLER_EXIT_CLOSED)
 
 
-def test_a_call_is_running_until_its_handler_has_really_ended(
+def test_a_call_counts_as_running_until_its_handler_has_ended(
     client: Client, pipe: MakePipe
 ) -> None:
     watch, until = pipe("watch"), pipe("until")

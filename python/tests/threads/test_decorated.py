@@ -19,7 +19,7 @@ def worker(way: Callable[..., Way]) -> Way:
     return way("--adapter", "decorated:Decorated", "--max-concurrency", "1")
 
 
-def test_what_has_to_be_awaited_is(worker: Way) -> None:
+def test_awaitable_results_are_awaited(worker: Way) -> None:
     for command in (*ONE, *PLACED):
         result, error = worker.call(command, number=1)
         assert result == {"result": 2}, (command, error)
@@ -31,7 +31,7 @@ def test_what_has_to_be_awaited_is(worker: Way) -> None:
     assert "decorated.py" in error["traceback"]
 
 
-def test_what_yields_is_a_stream(worker: Way) -> None:
+def test_iterators_are_streamed(worker: Way) -> None:
     for command in (*STREAMS, *ITERATORS):
         error = worker.error(command, number=1)
         if command in ITERATORS:
@@ -47,7 +47,7 @@ def test_what_yields_is_a_stream(worker: Way) -> None:
         assert worker.stream("lazy_empty_stream")[0] == []
 
 
-def test_what_cannot_be_unwrapped_says_so(worker: Way) -> None:
+def test_an_error_says_what_cannot_be_unwrapped(worker: Way) -> None:
     error = worker.error("foreign_future")
     assert "of an event loop that does not run here: define it with `async def`" in error["message"]
     error = worker.error("nested")
@@ -65,7 +65,7 @@ def test_what_cannot_be_unwrapped_says_so(worker: Way) -> None:
         ),
     ],
 )
-def test_what_can_be_no_command_is_told_at_the_start(start: Start, name: str, told: str) -> None:
+def test_an_invalid_command_is_reported_at_the_start(start: Start, name: str, told: str) -> None:
     worker = start("--adapter", f"decorated:{name}")
     output = "\n".join(worker.lines())
     assert worker.ended() == 1

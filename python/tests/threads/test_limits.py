@@ -36,7 +36,7 @@ def test_calls_beyond_the_limit_run_in_the_order_of_their_arrival(
     assert json.loads(calls[-1].result().result["result"]) == ["held", *range(20)]
 
 
-def test_as_many_run_at_once_as_allowed(connect: Connect, pipe: MakePipe) -> None:
+def test_as_many_calls_run_at_once_as_allowed(connect: Connect, pipe: MakePipe) -> None:
     client = connect("--max-concurrency", "2")
     started, until = pipe("started"), pipe("until")
     args = {"started": started.path, "until": until.path}
@@ -67,7 +67,7 @@ def test_health_and_info_never_wait_for_commands(held: tuple[Client, Callable[[]
     free()
 
 
-def test_a_call_that_is_cancelled_before_it_started_never_runs(
+def test_a_call_cancelled_before_it_started_never_runs(
     held: tuple[Client, Callable[[], None]],
 ) -> None:
     client, free = held
@@ -96,7 +96,7 @@ def test_a_waiting_call_whose_deadline_passes_never_runs(
     assert client.result("note", note="next") == {"result": ["held", "next"]}
 
 
-def test_a_result_over_the_limit_is_named_with_its_option(connect: Connect) -> None:
+def test_a_result_over_the_limit_is_an_error_that_names_the_option(connect: Connect) -> None:
     client = connect("--max-message-size", "50000")
     detail = client.error("give", what="blob")
     assert detail.reason == "message_too_large"
@@ -107,7 +107,7 @@ def test_a_result_over_the_limit_is_named_with_its_option(connect: Connect) -> N
     assert client.health().total_errors == 2
 
 
-def test_a_request_over_the_limit_is_refused_and_the_worker_lives(connect: Connect) -> None:
+def test_a_request_over_the_limit_is_refused_and_the_worker_continues(connect: Connect) -> None:
     client = connect("--max-message-size", "50000")
     with pytest.raises(grpc.RpcError) as caught:
         client.execute("echo", blob=b"x" * 60_000)
@@ -122,7 +122,7 @@ def test_large_messages_pass_under_a_large_limit(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("name", ["endless", "endless_async"])
-def test_a_slow_consumer_holds_the_generator(connect: Connect, pipe: MakePipe, name: str) -> None:
+def test_a_slow_consumer_stops_the_generator(connect: Connect, pipe: MakePipe, name: str) -> None:
     client = connect("--max-concurrency", "2")
     watch = pipe("watch")
     stream = client.stream(name, {"pipe": watch.path, "size": 100_000})

@@ -18,7 +18,7 @@ def make_call(call_id: int = 0) -> Call:
     return Call(PING, dict, Context(session_id=str(call_id)), call_id=call_id)
 
 
-def test_a_call_that_has_ended_is_not_cancelled_any_more() -> None:
+def test_a_call_that_has_ended_is_not_cancelled() -> None:
     runner, call = Runner(1), make_call()
     runner.enter(call)
     runner.leave(call, failed=False)
@@ -26,7 +26,7 @@ def test_a_call_that_has_ended_is_not_cancelled_any_more() -> None:
     assert not call.context.cancelled
 
 
-def test_a_call_that_is_cancelled_before_it_enters_does_not_take_a_place() -> None:
+def test_a_call_cancelled_before_it_enters_takes_no_place() -> None:
     runner, call, other = Runner(1), make_call(), make_call()
     runner.cancel(call)
     with pytest.raises(CallError) as caught:
@@ -37,7 +37,7 @@ def test_a_call_that_is_cancelled_before_it_enters_does_not_take_a_place() -> No
     assert (runner.handled, runner.failed) == (1, 1)
 
 
-def test_waiting_for_all_ends_when_the_last_has_left() -> None:
+def test_waiting_for_all_ends_when_the_last_call_has_left() -> None:
     runner, call = Runner(1), make_call(3)
     runner.enter(call)
     assert not runner.wait_idle(None, 0)
@@ -49,7 +49,7 @@ def test_waiting_for_all_ends_when_the_last_has_left() -> None:
     thread.join()
 
 
-def test_every_place_is_given_back() -> None:
+def test_every_place_is_released() -> None:
     runner = Runner(3)
     done: list[int] = []
 

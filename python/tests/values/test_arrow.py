@@ -63,7 +63,7 @@ def carried(value: object) -> Any:
 
 
 @given(tables())
-def test_a_table_arrives_as_it_was(table: Any) -> None:
+def test_a_table_arrives_unchanged(table: Any) -> None:
     arrived, text = carried([arrow(table), "x"])
     assert arrived.schema.equals(table.schema)
     assert arrived.equals(table)
@@ -116,7 +116,7 @@ def test_polars_reads_and_writes_the_same_streams() -> None:
     assert pl.DataFrame(decode_extended(data)).equals(frame)
 
 
-def test_a_pandas_frame_has_the_columns_of_its_map() -> None:
+def test_a_pandas_frame_has_the_same_columns_as_its_map() -> None:
     frame = pd.DataFrame({"n": [1, 2, 3], "c": ["a", "b", "a"]}).groupby("c").agg(["sum", "max"])
     assert carried(arrow(frame)).to_pydict() == carried([frame, b"\xff"])[0]
     assert carried(arrow(pd.DataFrame([[1, 2]]))).to_pydict() == {"0": [1], "1": [2]}
@@ -125,7 +125,7 @@ def test_a_pandas_frame_has_the_columns_of_its_map() -> None:
     assert frame.columns.nlevels == 2
 
 
-def test_any_object_with_arrows_interface_is_taken() -> None:
+def test_any_object_with_the_arrow_interface_is_accepted() -> None:
     class Source:
         def __arrow_c_stream__(self, requested_schema: object = None) -> object:
             return pa.table({"n": [1]}).__arrow_c_stream__(requested_schema)
@@ -133,7 +133,7 @@ def test_any_object_with_arrows_interface_is_taken() -> None:
     assert carried(arrow(Source())).equals(pa.table({"n": [1]}))
 
 
-def test_what_is_no_frame_is_refused_where_it_is_marked() -> None:
+def test_a_value_that_is_not_a_frame_is_refused_by_arrow() -> None:
     for value in (None, [1], {"n": [1]}, pl.LazyFrame({"n": [1]})):
         if not hasattr(value, "__arrow_c_stream__"):
             with pytest.raises(TypeError, match=r"arrow\(\) takes a pandas or polars frame"):
@@ -144,7 +144,7 @@ def test_what_is_no_frame_is_refused_where_it_is_marked() -> None:
         arrow(pd.DataFrame({"a": [1, "x", b"y"]}))
 
 
-def test_json_alone_cannot_carry_a_table() -> None:
+def test_plain_json_cannot_represent_a_table() -> None:
     with pytest.raises(
         InvalidValueError, match=r"^result.x is .*Arrow, which JSON cannot represent"
     ):
@@ -159,14 +159,14 @@ def _frames_as_arrow() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_frames_as_arrow")
-def test_frames_can_be_tables_without_a_mark() -> None:
+def test_frames_can_be_sent_as_tables_without_marking() -> None:
     table = pa.table({"n": [1]})
     for frame in (table, pa.record_batch({"n": [1]}), pd.DataFrame({"n": [1]}), table.to_pandas()):
         assert carried([frame])[0].equals(table)
     assert encode(pd.Series([1]), kinds=True)[1] == b"[1]"
 
 
-def test_a_frame_is_made_a_table_once() -> None:
+def test_a_frame_is_converted_to_a_table_once() -> None:
     made = []
 
     def counted(frame: object) -> object:

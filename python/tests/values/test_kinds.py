@@ -54,7 +54,7 @@ def carried(value: object) -> Any:
 
 
 @given(values)
-def test_what_is_sent_arrives_as_it_was(value: Any) -> None:
+def test_values_arrive_unchanged(value: Any) -> None:
     arrived = carried(value)
     assert repr(arrived) == repr(value)
     assert repr(decode_extended(encode_extended(value))) == repr(value)
@@ -117,7 +117,7 @@ def arrays(draw: Any) -> Any:
 
 
 @given(st.lists(arrays(), max_size=5))
-def test_arrays_of_any_dtype_arrive_as_they_were(given: list[Any]) -> None:
+def test_arrays_of_any_dtype_arrive_unchanged(given: list[Any]) -> None:
     for array, arrived in zip(given, carried([*given, b"\xff"])):
         assert (arrived.dtype, arrived.shape) == (array.dtype, array.shape)
         assert arrived.tobytes() == array.tobytes()
@@ -159,12 +159,12 @@ def test_any_layout_arrives_as_the_same_array(array: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["clongdouble", ml_dtypes.int4])
-def test_arrays_of_numbers_that_no_tensor_has_are_refused_by_dtype(dtype: Any) -> None:
+def test_arrays_of_unsupported_numbers_are_refused_by_dtype(dtype: Any) -> None:
     with pytest.raises(InvalidValueError, match=r"result\.x is a numpy array of dtype"):
         encode_fields({"x": np.zeros(2, dtype)}, kinds=True)
 
 
-def test_a_tensor_gives_its_elements() -> None:
+def test_a_tensor_returns_its_elements() -> None:
     data = struct.pack("<6f", *range(6))
     assert Tensor("float32", (2, 3), data).tolist() == [[0, 1, 2], [3, 4, 5]]
     assert Tensor("float32", (), data[:4]).tolist() == 0
@@ -176,7 +176,7 @@ def test_a_tensor_gives_its_elements() -> None:
 
 
 @pytest.mark.parametrize("dtype", ML_ARRAYS)
-def test_a_tensor_of_small_floats_gives_the_elements_that_numpy_has(dtype: Any) -> None:
+def test_a_tensor_of_small_floats_returns_the_same_elements_as_numpy(dtype: Any) -> None:
     size = np.dtype(dtype).itemsize
     codes = np.arange(256**size, dtype=f"uint{8 * size}")
     wanted = codes.view(dtype).tolist()
@@ -184,12 +184,12 @@ def test_a_tensor_of_small_floats_gives_the_elements_that_numpy_has(dtype: Any) 
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
-def test_a_tensor_of_complex_numbers_gives_its_elements(dtype: str) -> None:
+def test_a_tensor_of_complex_numbers_returns_its_elements(dtype: str) -> None:
     array = np.array([[1 + 2j, complex(0, math.inf)], [-0.5j, 3]], dtype)
     assert Tensor(dtype, (2, 2), array.tobytes()).tolist() == array.tolist()
 
 
-def test_a_tensor_says_where_it_would_be_an_array() -> None:
+def test_a_tensor_says_when_it_would_be_an_array() -> None:
     with pytest.raises(AttributeError, match=r"no 'mean'; .*int8 is a numpy array where numpy is"):
         Tensor("int8", (1,), b"a").mean()
     with pytest.raises(AttributeError, match="where numpy and ml_dtypes are installed"):
@@ -197,7 +197,7 @@ def test_a_tensor_says_where_it_would_be_an_array() -> None:
     assert copy.copy(Tensor("int8", (1,), b"a")) == Tensor("int8", (1,), b"a")
 
 
-def test_torch_tensors_are_known() -> None:
+def test_torch_tensors_are_supported() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     for dtype in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "complex128", "int16"):
         tensor = torch.tensor([[1.0, -2.0], [0.5, 3.0]]).to(getattr(torch, dtype)).T
@@ -268,7 +268,7 @@ def _marked() -> Iterator[None]:
     mark_unencodable(mark=False)
 
 
-def test_a_registered_encoder_serves_subclasses_too() -> None:
+def test_a_registered_encoder_applies_to_subclasses_too() -> None:
     @register_encoder(Money)
     def encode_money(money: Money) -> dict[str, object]:
         return {"amount": money.amount}
@@ -291,7 +291,7 @@ def test_an_encoder_that_fails_is_named() -> None:
 
 
 @pytest.mark.usefixtures("_marked")
-def test_a_marker_stands_for_what_cannot_be_sent() -> None:
+def test_a_marker_replaces_a_value_that_cannot_be_sent() -> None:
     value = {"a": [1, object()], "b": np.array([1], "m8[M]"), "c": "\ud800"}
     with pytest.raises(InvalidValueError, match="lone surrogate"):
         encode_fields(value, kinds=True)
@@ -332,18 +332,20 @@ def test_a_marker_stands_for_what_cannot_be_sent() -> None:
         ),
     ],
 )
-def test_what_is_not_what_its_kind_says_is_refused(kind: int, data: bytes, problem: str) -> None:
+def test_bytes_that_do_not_match_their_kind_are_refused(
+    kind: int, data: bytes, problem: str
+) -> None:
     with pytest.raises(InvalidValueError, match=problem):
         decode(data, "value", kind)
 
 
-def test_as_many_kinds_as_fields_are_wanted() -> None:
+def test_the_number_of_kinds_must_match_the_fields() -> None:
     with pytest.raises(InvalidValueError, match="1 arguments came with 2 kinds"):
         decode_fields({"a": b"1"}, bytes((JSON, JSON)))
 
 
 @given(st.binary(), st.integers(0, 5))
-def test_any_bytes_give_a_value_or_a_clear_error(data: bytes, kind: int) -> None:
+def test_any_bytes_become_a_value_or_a_clear_error(data: bytes, kind: int) -> None:
     try:
         decode(data, "value", kind)
     except InvalidValueError as error:

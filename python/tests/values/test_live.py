@@ -21,7 +21,7 @@ def is_filled(value: Any) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_encoder_may_change_what_its_value_is_in(worker: Way, kind: str) -> None:
+def test_an_encoder_may_change_the_container_of_its_value(worker: Way, kind: str) -> None:
     for command in ("own", "own_async"):
         result, error = worker.call(command, kind=kind)
         assert result is not None, error
@@ -41,7 +41,7 @@ def test_an_encoder_may_change_what_its_value_is_in(worker: Way, kind: str) -> N
             assert all(is_filled(chunk.get("result", chunk)) for chunk in chunks)
 
 
-def test_another_thread_may_change_what_is_sent(worker: Way) -> None:
+def test_another_thread_may_change_a_value_while_it_is_sent(worker: Way) -> None:
     for command in ("other", "other_nested"):
         for _ in range(20):
             result, error = worker.call(command)

@@ -107,19 +107,19 @@ def test_a_key_has_one_text_at_the_top_and_nested(key: object) -> None:
         (pd.Interval(0, 1), "(0, 1]"),
     ],
 )
-def test_a_key_has_the_text_of_what_is_sent_for_it(key: object, text: str) -> None:
+def test_a_key_has_the_text_of_its_encoded_value(key: object, text: str) -> None:
     assert carried_at_the_top({key: 1}) == {text: 1}
     assert carried([{key: 1}]) == [{text: 1}]
 
 
-def test_keys_with_the_same_text_are_refused_by_place() -> None:
+def test_keys_with_the_same_text_are_refused_with_their_place() -> None:
     with pytest.raises(InvalidValueError, match=r"^result has two keys with the same text"):
         encode_fields({Level.LOW: 1, "1": 2}, kinds=True)
     with pytest.raises(InvalidValueError, match=r"^result\.x has two keys with the same text"):
         encode_fields({"x": {Color.RED: 1, "red": 2}}, kinds=True)
 
 
-def test_a_key_that_cannot_be_named_is_refused_by_place() -> None:
+def test_a_key_without_a_text_is_refused_with_its_place() -> None:
     class Nameless:
         def __str__(self) -> str:
             raise RuntimeError("no name")
@@ -142,13 +142,13 @@ def test_a_key_that_cannot_be_named_is_refused_by_place() -> None:
 )
 @settings(max_examples=25)
 @given(entries=st.dictionaries(texts, texts | int64s | st.binary()))
-def test_mappings_are_maps(make: Callable[[Any], Any], entries: dict[str, Any]) -> None:
+def test_mappings_are_sent_as_maps(make: Callable[[Any], Any], entries: dict[str, Any]) -> None:
     assert carried(make(entries)) == entries
     assert carried([make(entries)]) == [entries]
 
 
 @given(st.dictionaries(texts, int64s | st.binary(), max_size=3))
-def test_a_dict_is_what_its_items_are(entries: dict[str, Any]) -> None:
+def test_a_dict_is_sent_as_its_items(entries: dict[str, Any]) -> None:
     wanted = entries if len(entries) < 2 else {"many": len(entries)}
     assert carried_at_the_top(Own(entries)) == wanted
     assert carried([Own(entries), float("nan")])[0] == wanted
@@ -167,7 +167,7 @@ def test_a_dict_is_what_its_items_are(entries: dict[str, Any]) -> None:
 )
 @settings(max_examples=25)
 @given(items=st.lists(st.none() | texts | int64s | floats | st.binary()))
-def test_sequences_are_lists(make: Callable[[Any], Any], items: list[Any]) -> None:
+def test_sequences_are_sent_as_lists(make: Callable[[Any], Any], items: list[Any]) -> None:
     assert carried(make(items)) == items
     assert carried([make(items)]) == [items]
 
@@ -218,7 +218,7 @@ COLUMNS: dict[str, tuple[st.SearchStrategy[Any], Callable[[list[Any]], Any]]] = 
 @pytest.mark.parametrize("name", COLUMNS)
 @settings(max_examples=25)
 @given(data=st.data())
-def test_columns_are_lists_with_none_for_what_is_missing(name: str, data: st.DataObject) -> None:
+def test_columns_are_lists_with_none_for_missing_values(name: str, data: st.DataObject) -> None:
     elements, make = COLUMNS[name]
     items = data.draw(st.lists(st.none() | elements, max_size=5))
     assert carried(make(items)) == items
@@ -235,7 +235,7 @@ indices = st.one_of(
 
 
 @given(indices, st.sampled_from([None, "id"]), st.lists(floats, min_size=3, max_size=3))
-def test_a_frame_is_sent_as_reset_index_has_it(index: Any, name: Any, items: list[float]) -> None:
+def test_a_frame_is_sent_as_after_reset_index(index: Any, name: Any, items: list[float]) -> None:
     frame = pd.DataFrame({"x": items, "index": ["a", None, "c"]}, index=index)
     if name:
         frame.index = frame.index.set_names([f"id{n}" for n in range(frame.index.nlevels)])
@@ -248,7 +248,7 @@ def test_a_frame_is_sent_as_reset_index_has_it(index: Any, name: Any, items: lis
 
 
 @given(st.permutations(["a", "b", "a_b", "", "c"]), st.permutations(["b", "", "c", "x", "a"]))
-def test_columns_of_one_name_are_refused(outer: list[str], inner: list[str]) -> None:
+def test_columns_with_the_same_name_are_refused(outer: list[str], inner: list[str]) -> None:
     labels = list(zip(outer, inner))
     frame = pd.DataFrame([range(5)], columns=pd.MultiIndex.from_tuples(labels))
     names = ["_".join(filter(None, label)) for label in labels]
@@ -265,7 +265,7 @@ UNITS = ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"]
 @pytest.mark.parametrize("unit", UNITS)
 @settings(max_examples=25)
 @given(counts=st.lists(st.integers(-(2**40), 2**40)))
-def test_datetime64_is_iso_8601_of_its_unit(unit: str, counts: list[int]) -> None:
+def test_datetime64_is_sent_as_iso_8601_in_its_unit(unit: str, counts: list[int]) -> None:
     array: Any = np.array([*counts, -(2**63)], "int64").view(f"M8[{unit}]")
     *times, missing = carried(array)
     assert missing is None
@@ -279,7 +279,9 @@ def test_datetime64_is_iso_8601_of_its_unit(unit: str, counts: list[int]) -> Non
 @pytest.mark.parametrize("unit", UNITS[2:])
 @settings(max_examples=25)
 @given(counts=st.lists(int64s.filter(lambda count: count != -(2**63))))
-def test_timedelta64_is_the_nearest_float_to_its_seconds(unit: str, counts: list[int]) -> None:
+def test_timedelta64_is_sent_as_the_float_nearest_to_its_seconds(
+    unit: str, counts: list[int]
+) -> None:
     weeks = {"W": 604_800, "D": 86_400, "h": 3600, "m": 60}
     second = {name: 1000**n for n, name in enumerate(UNITS[6:])}
     array = np.array([*counts, -(2**63)], "int64").view(f"m8[{unit}]")
@@ -289,7 +291,7 @@ def test_timedelta64_is_the_nearest_float_to_its_seconds(unit: str, counts: list
 
 
 @given(st.lists(st.tuples(int64s, floats, st.booleans(), st.none() | texts)))
-def test_records_are_maps(rows: list[tuple[Any, ...]]) -> None:
+def test_records_are_sent_as_maps(rows: list[tuple[Any, ...]]) -> None:
     names = ["n", "x", "is", "t"]
     array = np.array(rows, list(zip(names, ["i8", "f8", "?", "O"])))
     wanted = [dict(zip(names, row)) for row in rows]
@@ -305,7 +307,9 @@ def test_lists_have_the_shape_of_their_array(rows: int, columns: int, text: str)
     assert carried(np.array(text, object)) == text
 
 
-def test_plain_columns_are_not_touched_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_plain_columns_are_not_converted_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("asked for a substitute")
 
@@ -316,7 +320,7 @@ def test_plain_columns_are_not_touched_one_by_one(monkeypatch: pytest.MonkeyPatc
     assert carried(columns) == columns
 
 
-def test_classes_with_fields_are_maps() -> None:
+def test_classes_with_fields_are_sent_as_maps() -> None:
     import attrs
     import msgspec
 
@@ -335,7 +339,7 @@ def test_classes_with_fields_are_maps() -> None:
         assert carried([cls(x=uuid.UUID(int=1))]) == [{"x": str(uuid.UUID(int=1))}]
 
 
-def test_nothing_of_a_secret_is_sent() -> None:
+def test_no_part_of_a_secret_is_sent() -> None:
     import pydantic
 
     class Login(pydantic.BaseModel):

@@ -40,17 +40,17 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_what_json_carries_arrives_as_it_was(value: Any) -> None:
+def test_json_values_arrive_unchanged(value: Any) -> None:
     assert decode(encode(value)) == value
 
 
 @given(json_values)
-def test_what_is_sent_is_json_for_everyone(value: Any) -> None:
+def test_sent_values_are_standard_json(value: Any) -> None:
     assert json.loads(encode(value)) == value
 
 
 @given(st.binary())
-def test_bytes_are_sent_as_they_are(data: bytes) -> None:
+def test_bytes_are_sent_unchanged(data: bytes) -> None:
     assert encode(data) == data
     assert encode_fields({"data": bytearray(data)}) == {"data": data}
 
@@ -94,7 +94,7 @@ def test_the_plain_rules(data: bytes, value: object) -> None:
     assert type(decoded) is type(value)
 
 
-def test_a_result_that_is_no_dict_is_its_one_field() -> None:
+def test_a_result_that_is_not_a_dict_is_one_field() -> None:
     assert encode_fields([1, 2]) == {"result": b"[1,2]"}
     assert encode_fields(None) == {"result": b"null"}
     assert encode_fields("123") == {"result": b'"123"'}
@@ -105,7 +105,7 @@ def test_keys_become_strings() -> None:
     assert encode({(1, 2): {None: 0, True: 1}}) == b'{"(1, 2)":{"null":0,"true":1}}'
 
 
-def test_subclasses_of_what_json_knows_are_carried() -> None:
+def test_subclasses_of_json_types_are_sent() -> None:
     class Color(str, enum.Enum):
         RED = "red"
 
@@ -128,7 +128,7 @@ def test_subclasses_of_what_json_knows_are_carried() -> None:
         ({"x": {"\ud800": 1}}, "has a lone surrogate"),
     ],
 )
-def test_what_cannot_travel_is_named(value: object, message: str) -> None:
+def test_a_value_that_cannot_be_sent_is_named(value: object, message: str) -> None:
     with pytest.raises(InvalidValueError) as caught:
         encode_fields(value)
     assert message in str(caught.value)
@@ -141,7 +141,7 @@ def nested(depth: int) -> list[Any]:
     return value
 
 
-def test_nesting_is_limited_both_ways() -> None:
+def test_nesting_is_limited_in_both_directions() -> None:
     assert decode(encode(nested(MAX_DEPTH))) == nested(MAX_DEPTH)
     for depth in (MAX_DEPTH + 1, 50_000):
         with pytest.raises(InvalidValueError, match="nested deeper than 128"):
@@ -150,7 +150,7 @@ def test_nesting_is_limited_both_ways() -> None:
             decode_fields({"x": b"[" * depth + b"]" * depth})
 
 
-def test_many_brackets_are_no_depth() -> None:
+def test_many_brackets_are_not_depth() -> None:
     value: list[Any] = [[] for _ in range(1000)]
     assert decode(encode(value)) == value
 
