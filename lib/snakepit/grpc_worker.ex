@@ -5,8 +5,8 @@ defmodule Snakepit.GRPCWorker do
   use GenServer, restart: :temporary
 
   alias Snakepit.{Codec, Native}
-  alias Snakepit.GRPC.Channel
-  alias Snakepit.Pool.{Membership, RuntimeDir}
+  alias Snakepit.GRPC.{Channel, Listener}
+  alias Snakepit.Pool.Membership
   alias Snakepit.Telemetry
 
   # EX_UNAVAILABLE of sysexits.h, with which a worker says that it can have no server.
@@ -25,14 +25,12 @@ defmodule Snakepit.GRPCWorker do
   defstruct [
     :membership,
     :runtime_dir,
-    :token,
-    :secret,
+    :listener,
     :address,
     :awaited,
     :connected,
     :closed,
     :channel,
-    :journal,
     asked: %{}
   ]
 
@@ -41,28 +39,16 @@ defmodule Snakepit.GRPCWorker do
 
   @impl true
   def init({_supervisor, worker} = given) do
-    # Only its user can reach a worker's Unix socket.
-    secret = if worker.options.transport == :tcp, do: random()
-
-    {:ok,
-     %__MODULE__{
-       membership: Membership.new(given),
-       runtime_dir: worker.runtime_dir,
-       token: random(),
-       secret: secret
-     }}
+    {:ok, %__MODULE__{membership: Membership.new(given), runtime_dir: worker.runtime_dir}}
   end
 
   @impl true
   def handle_continue(:start, %{membership: membership} = state) do
-    secret = if state.secret, do: [{"SNAKEPIT_SECRET", state.secret}], else: []
-    {journal, journal_env} = start_journal(membership.options)
-    private_env = [{"SNAKEPIT_READY_TOKEN", state.token}] ++ secret ++ journal_env
-
-    with {:ok, listen} <- listen(state),
-         env = [{"SNAKEPIT_LISTEN", listen} | private_env],
-         {:ok, membership} <- Membership.launch(membership, listen, env, token: state.token) do
-      {:noreply, %{state | membership: membership, journal: journal}}
+    with {:ok, listener} <- Listener.new(membership.options, state.runtime_dir),
+         %{address: address, token: token} = listener,
+         env = Listener.env(listener),
+         {:ok, membership} <- Membership.launch(membership, address, env, token: token) do
+      {:noreply, %{state | membership: membership, listener: listener}}
     else
       {:error, message} -> {:stop, Membership.start_failed(membership, message), state}
     end
@@ -225,16 +211,6 @@ defmodule Snakepit.GRPCWorker do
     end
   end
 
-  defp listen(%{membership: %{options: %{transport: :unix} = options}} = state) do
-    with {:ok, path} <- RuntimeDir.path(state.runtime_dir, options.startup_timeout),
-         do: {:ok, "unix:#{path}.sock"}
-  end
-
-  defp listen(%{membership: %{options: %{base_port: first} = options}}) do
-    last = min(first + options.port_range - 1, 65_535)
-    {:ok, "tcp:127.0.0.1:" <> if(first == 0, do: "0", else: "#{first}-#{last}")}
-  end
-
   defp announced("draining", state),
     do: %{state | membership: Membership.said_draining(state.membership)}
 
@@ -242,12 +218,9 @@ defmodule Snakepit.GRPCWorker do
     do: if(Membership.starting?(state.membership), do: connect(address, state), else: state)
 
   defp connect(address, %{membership: %{options: options}} = state) do
-    secret = if state.secret, do: [secret: state.secret], else: []
-    size = options.max_message_size
-    timeout = connect_timeout(state)
-    connect_options = [max_message_size: size, timeout: timeout, journal: state.journal] ++ secret
+    limits = [max_message_size: options.max_message_size, timeout: connect_timeout(state)]
 
-    case Channel.start_connect(address, connect_options) do
+    case Channel.start_connect(address, limits ++ Listener.connect_options(state.listener)) do
       {:ok, ref} -> %{state | address: address, awaited: {:connect, ref}}
       {:error, error} -> kill(error.message, state)
     end
@@ -266,16 +239,4 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp kill(why, state), do: %{state | membership: Membership.kill(state.membership, why)}
-
-  # Where a worker on this machine notes which calls have started. It is read when it has died.
-  defp start_journal(%{transport: :unix}) do
-    case Native.start_journal() do
-      {journal, path} -> {journal, [{"SNAKEPIT_START_JOURNAL", path}]}
-      nil -> {nil, []}
-    end
-  end
-
-  defp start_journal(_options), do: {nil, []}
-
-  defp random, do: Base.url_encode64(:crypto.strong_rand_bytes(16), padding: false)
 end

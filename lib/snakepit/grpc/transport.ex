@@ -3,7 +3,7 @@ defmodule Snakepit.GRPC.Transport do
   # Workers that serve `proto/snakepit.proto`. The native library sends them the calls.
   @behaviour Snakepit.Transport
 
-  alias Snakepit.GRPC.Channel
+  alias Snakepit.GRPC.{Channel, Listener}
   alias Snakepit.GRPCWorker
   alias Snakepit.Pool.Membership
 
@@ -23,14 +23,6 @@ defmodule Snakepit.GRPC.Transport do
   @impl true
   defdelegate shutdown(options), to: Membership, as: :time_to_stop
 
-  # A replacement listens beside all workers.
   @impl true
-  def check_replacement(%{transport: :tcp, base_port: first, port_range: range, size: size})
-      when first != 0 and range <= size do
-    {:error,
-     "a worker is replaced by one that starts beside it, which takes a port more than there are " <>
-       "workers: with :size #{size}, :port_range must be #{size + 1} or more, and is #{range}"}
-  end
-
-  def check_replacement(_options), do: :ok
+  defdelegate check_replacement(options), to: Listener
 end
