@@ -15,4 +15,5 @@ pub mod pipe;
 pub mod pool;
 pub mod process;
 pub mod runtime_dir;
-pub mod wire;
+pub mod stdio_id;
+pub mod stdio_messages;

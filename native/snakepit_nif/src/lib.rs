@@ -11,7 +11,6 @@ mod codec;
 mod events;
 mod failure_term;
 mod map;
-mod messages;
 mod nifs;
 mod pool;
 mod progress;

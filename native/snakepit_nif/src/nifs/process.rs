@@ -1,11 +1,6 @@
 //! A worker's process of the operating system: what it prints, who it is, and signals to it.
 
-use crate::{
-    atoms,
-    messages::{End, Messages},
-    reply::notify,
-    runtime,
-};
+use crate::{atoms, reply::notify, runtime};
 use rustler::{
     Atom, Encoder, Env, LocalPid, Monitor, NifResult, OwnedBinary, OwnedEnv, Resource, ResourceArc,
     Term, env::SavedTerm,
@@ -14,6 +9,7 @@ use snakepit_client::{
     output::{Line, Listener, Output},
     pipe::{self, Writer},
     process,
+    stdio_messages::{Buffer, End, Messages},
 };
 use std::{io, sync::Arc};
 use tokio::{net::unix::pipe::Receiver, runtime::Runtime};
@@ -139,6 +135,21 @@ fn output_finish(output: ResourceArc<OutputResource>) -> Atom {
     atoms::ok()
 }
 
+/// A message, read into memory that a process can get without a copy.
+struct Message(OwnedBinary);
+
+impl AsMut<[u8]> for Message {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Buffer for Message {
+    fn with_size(size: usize) -> Self {
+        Self(OwnedBinary::new(size))
+    }
+}
+
 struct MessagesResource(Arc<Messages>);
 
 #[rustler::resource_impl]
@@ -171,12 +182,12 @@ fn messages_open<'a>(
         let messages = Arc::new(Messages::new(writer));
         let resource = ResourceArc::new(MessagesResource(messages.clone()));
         runtime.spawn(async move {
-            let message = |bytes: OwnedBinary| {
+            let handle = |Message(bytes)| {
                 told.owner(|env, reference| {
                     (reference, (atoms::message(), bytes.release(env))).encode(env)
                 });
             };
-            let end = messages.read(receiver, limit, message).await;
+            let end = messages.read(receiver, limit, handle).await;
             told.owner(|env, reference| match end {
                 End::Closed => (reference, atoms::closed()).encode(env),
                 End::TooLarge(size) => (reference, (atoms::too_large(), size)).encode(env),

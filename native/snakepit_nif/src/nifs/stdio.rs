@@ -20,7 +20,7 @@ use snakepit_client::{
     credit::Credit,
     failure::Failure,
     pool::{Acquired, Lease},
-    wire,
+    stdio_id,
 };
 use snakepit_proto::Fields;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ fn release(lease: ResourceArc<LeaseResource>) -> Atom {
 /// The `id` of a response.
 #[rustler::nif]
 fn response_id(message: rustler::Binary<'_>) -> Option<u64> {
-    wire::response_id(&message)
+    stdio_id::response_id(&message)
 }
 
 /// A message of a worker over stdin/stdout.

@@ -1,4 +1,5 @@
-//! The messages of workers that are spoken to over stdin and stdout.
+//! The id of a response from a worker over stdin and stdout. serde_json walks to it and checks what it passes
+//! without building values; the rest of the message is decoded by the caller that the id belongs to.
 
 use serde::{
     Deserializer,
@@ -6,11 +7,11 @@ use serde::{
 };
 use std::{cell::Cell, fmt};
 
-/// The `id` of a response. It is read no further than there, and `id` comes first as a rule.
+/// The `id` of a response. Nothing after it is read, and it comes first as a rule.
 pub fn response_id(message: &[u8]) -> Option<u64> {
     let found = Cell::new(None);
     let mut json = serde_json::Deserializer::from_slice(message);
-    // What is left unread is an error, and no matter.
+    // That the rest is not read is an error to serde_json, which does not matter here.
     let _ = json.deserialize_map(FindId(&found));
     found.get()
 }
