@@ -55,7 +55,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         {
             if std::mem::take(&mut long) {
                 py.detach(|| unsent.flush());
-                worker.hooks.restore_signals(py);
+                worker.callbacks.restore_signals(py);
             }
             py.detach(|| {
                 unsent.flush();
@@ -76,7 +76,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
             continue;
         };
         if worker.scheduler.wants_thread() {
-            worker.hooks.start_thread(py);
+            worker.callbacks.start_thread(py);
         }
         if call.responder.as_stream().is_some() {
             worker.driver.leave();
@@ -111,14 +111,14 @@ fn may_start(
 fn run_posts(py: Python<'_>, worker: &Worker) {
     for function in worker.posts.take() {
         if let Err(error) = function.call0(py) {
-            worker.hooks.signal_failed(py, error);
+            worker.callbacks.signal_failed(py, error);
         }
     }
 }
 
 fn run_signal_handlers(py: Python<'_>, worker: &Worker) {
     if let Err(error) = py.check_signals() {
-        worker.hooks.signal_failed(py, error);
+        worker.callbacks.signal_failed(py, error);
     }
 }
 
@@ -130,7 +130,7 @@ fn run_in_context(
     run_current: &Bound<'_, PyCFunction>,
 ) {
     let ran = worker
-        .hooks
+        .callbacks
         .call_context(py)
         .and_then(|context| context.call_method1(intern!(py, "run"), (run_current,)));
     if let Err(error) = ran {

@@ -58,6 +58,6 @@ fn drive(
 fn close(run: Invocation<'_, '_>, generator: &Bound<'_, PyAny>) {
     if let Err(error) = generator.call_method0("close") {
         let name = &run.call.command.name;
-        run.worker.hooks.close_failed(run.py, name, &error);
+        run.worker.callbacks.close_failed(run.py, name, &error);
     }
 }

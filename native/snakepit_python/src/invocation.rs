@@ -23,15 +23,15 @@ impl<'py> Invocation<'_, 'py> {
     pub(crate) fn caught<T>(self, run: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let name = &self.call.command.name;
-            let hooks = &self.worker.hooks;
-            Err(hooks.panicked(self.py, name, panic_text(&*panic)))
+            let callbacks = &self.worker.callbacks;
+            Err(callbacks.panicked(self.py, name, panic_text(&*panic)))
         })
     }
 
     /// The keyword arguments of the function; raises an error if they are invalid.
     pub(crate) fn keywords(self) -> PyResult<Bound<'py, PyDict>> {
         let (py, call) = (self.py, self.call);
-        let args = values::decode_fields(py, call.header.args(), &self.worker.hooks)?;
+        let args = values::decode_fields(py, call.header.args(), &self.worker.callbacks)?;
         // The context of a call keeps its session in use.
         let context = if call.command.takes_context || call.header.session().is_some() {
             let context = self.context()?;
@@ -47,7 +47,7 @@ impl<'py> Invocation<'_, 'py> {
     fn context(self) -> PyResult<Py<PyAny>> {
         let (py, call) = (self.py, self.call);
         let may_wait = !call.command.is_async;
-        let context = self.worker.hooks.context(py, &call.header, may_wait)?;
+        let context = self.worker.callbacks.context(py, &call.header, may_wait)?;
         call.python().context = Some(context.clone_ref(py));
         // A cancellation before this found no context.
         if call.is_cancelled() {
@@ -70,7 +70,7 @@ impl<'py> Invocation<'_, 'py> {
     /// Ends this process if a command has forked it.
     pub(crate) fn leave_fork(self) {
         if self.worker.is_forked() {
-            self.worker.hooks.leave_fork(self.py);
+            self.worker.callbacks.leave_fork(self.py);
         }
     }
 
@@ -96,7 +96,7 @@ impl<'py> Invocation<'_, 'py> {
     }
 
     fn encoded(self, value: &Bound<'_, PyAny>, root: &str) -> Result<Fields, Failure> {
-        values::encode_fields(value, root, self.has_kinds(), &self.worker.hooks)
+        values::encode_fields(value, root, self.has_kinds(), &self.worker.callbacks)
             .map_err(|error| self.failure(error))
     }
 
@@ -109,8 +109,8 @@ impl<'py> Invocation<'_, 'py> {
     /// Describes an exception that the command has raised.
     pub(crate) fn failure(self, error: PyErr) -> Failure {
         let call = self.call;
-        let hooks = &self.worker.hooks;
-        let described = hooks.failure(self.py, error, call.is_cancelled(), &call.command.name);
+        let callbacks = &self.worker.callbacks;
+        let described = callbacks.failure(self.py, error, call.is_cancelled(), &call.command.name);
         if described.closed {
             call.set_closed();
         }

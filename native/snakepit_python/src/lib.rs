@@ -3,8 +3,8 @@
 //! `snakepit_server` has connections, HTTP/2, flow control and the scheduler, in threads that never wait
 //! for Python's lock. This crate has what needs Python: `service` makes a `Call` of each RPC, a
 //! `command_thread` or the event loop (`async_call`) runs its command in an `Invocation`, with arguments
-//! and results from `values`, and `control` runs what the network's threads need from Python. `hooks` has
-//! all calls from here to the Python package.
+//! and results from `values`, and `control` runs what the network's threads need from Python. `callbacks`
+//! has all calls from here to the Python package.
 //!
 //! The tests of this crate are those of the Python package: a test here would have to be linked with
 //! Python's library, which not every machine has. What needs no Python belongs to `snakepit_server`.
@@ -12,11 +12,11 @@
 mod async_call;
 mod call;
 mod call_error;
+mod callbacks;
 mod command;
 mod command_thread;
 mod control;
 mod generator;
-mod hooks;
 mod invocation;
 mod journal;
 mod server;

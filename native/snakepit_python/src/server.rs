@@ -1,7 +1,7 @@
 //! The server as a Python class.
 
 use crate::{
-    async_call::AsyncCall, command::Commands, command_thread, hooks::Hooks, worker::Worker,
+    async_call::AsyncCall, callbacks::Callbacks, command::Commands, command_thread, worker::Worker,
 };
 use parking_lot::Mutex;
 use pyo3::{exceptions::PyOSError, prelude::*, types::PyDict};
@@ -22,13 +22,13 @@ impl PyServer {
     #[new]
     fn new(
         registry: &Bound<'_, PyAny>,
-        hooks: Py<PyAny>,
+        callbacks: Py<PyAny>,
         max_concurrency: usize,
         settings: &Bound<'_, PyDict>,
     ) -> PyResult<Self> {
         let commands = Commands::new(registry)?;
-        let hooks = Hooks::new(hooks);
-        let worker = Worker::new(settings.extract()?, commands, hooks, max_concurrency)?;
+        let callbacks = Callbacks::new(callbacks);
+        let worker = Worker::new(settings.extract()?, commands, callbacks, max_concurrency)?;
         Ok(Self {
             worker,
             server: Mutex::new(None),

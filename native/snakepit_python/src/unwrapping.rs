@@ -19,8 +19,8 @@ pub(crate) fn unwrapped<'py>(
     let stream = call.responder.as_stream().is_some();
     Bound::new(run.py, AsyncCall::new(run.worker.clone(), call.clone()))
         .and_then(|object| {
-            let hooks = &run.worker.hooks;
-            hooks.unwrap(value, object.into_any(), &call.command.name, stream)
+            let callbacks = &run.worker.callbacks;
+            callbacks.unwrap(value, object.into_any(), &call.command.name, stream)
         })
         .map_err(|error| run.failure(error))
 }

@@ -3,9 +3,9 @@
 
 use crate::{
     call::{Call, Responder},
+    callbacks::Callbacks,
     command::Commands,
     control::Control,
-    hooks::Hooks,
     journal::Journal,
 };
 use parking_lot::Mutex;
@@ -41,7 +41,7 @@ pub(crate) struct Settings {
 pub(crate) struct Worker {
     pub(crate) settings: Settings,
     pub(crate) commands: Commands,
-    pub(crate) hooks: Arc<Hooks>,
+    pub(crate) callbacks: Arc<Callbacks>,
     pub(crate) scheduler: Scheduler<Call>,
     pub(crate) control: Control,
     pub(crate) driver: Arc<IoDriver>,
@@ -66,7 +66,7 @@ impl Worker {
     pub(crate) fn new(
         settings: Settings,
         commands: Commands,
-        hooks: Hooks,
+        callbacks: Callbacks,
         slots: usize,
     ) -> io::Result<Arc<Self>> {
         let loop_waker = Arc::new(LoopWaker::new()?);
@@ -76,7 +76,7 @@ impl Worker {
         Ok(Arc::new(Self {
             settings,
             commands,
-            hooks: Arc::new(hooks),
+            callbacks: Arc::new(callbacks),
             scheduler: Scheduler::new(slots, move || wake.wake()),
             control: Control::start()?,
             driver: Arc::new(IoDriver::new(slots == 1)?),
@@ -103,9 +103,9 @@ impl Worker {
             }
             _ => {
                 self.counters.count(true);
-                let hooks = self.hooks.clone();
+                let callbacks = self.callbacks.clone();
                 self.control.run(move |py| {
-                    let failure = hooks.refusal(py, header.command(), stream);
+                    let failure = callbacks.refusal(py, header.command(), stream);
                     responder.refuse(failure, HandlerExit::Unknown);
                 });
                 None
@@ -209,15 +209,15 @@ impl Worker {
 
     /// Returns whether the session existed.
     pub(crate) async fn end_session(&self, session: SessionKey) -> bool {
-        let hooks = self.hooks.clone();
-        let end = move |py: Python<'_>| hooks.end_session(py, &session.id, session.generation);
+        let callbacks = self.callbacks.clone();
+        let end = move |py: Python<'_>| callbacks.end_session(py, &session.id, session.generation);
         self.control.ask(end).await.unwrap_or(false)
     }
 
     /// The number of sessions; the last known number while Python's lock is not available.
     pub(crate) async fn active_sessions(&self) -> i64 {
-        let hooks = self.hooks.clone();
-        let count = self.control.ask(move |py| hooks.count_sessions(py));
+        let callbacks = self.callbacks.clone();
+        let count = self.control.ask(move |py| callbacks.count_sessions(py));
         if let Ok(Some(count)) = timeout(COUNTED_WITHIN, count).await {
             self.sessions.store(count, Ordering::Relaxed);
         }

@@ -3,7 +3,7 @@
 
 mod json;
 
-use crate::hooks::Hooks;
+use crate::callbacks::Callbacks;
 use bytes::Bytes;
 use pyo3::{
     exceptions::PyValueError,
@@ -21,7 +21,7 @@ const SHARED_FROM: usize = 4096;
 pub(crate) fn decode_fields<'py>(
     py: Python<'py>,
     fields: FieldsRef<'_>,
-    hooks: &Hooks,
+    callbacks: &Callbacks,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     let kinds = fields.kinds.map(|kinds| &kinds[..]);
@@ -32,12 +32,12 @@ pub(crate) fn decode_fields<'py>(
         for field in fields.values {
             plain.set_item(name(field)?, PyBytes::new(py, &field.value))?;
         }
-        return Ok(hooks.decode_fields(plain, kinds)?.cast_into()?);
+        return Ok(callbacks.decode_fields(plain, kinds)?.cast_into()?);
     }
     for (index, field) in fields.values.iter().enumerate() {
         let kind = kinds.map_or(0, |kinds| kinds[index]);
         let name = name(field)?;
-        dict.set_item(name, decode(py, kind, &field.value, name, hooks)?)?;
+        dict.set_item(name, decode(py, kind, &field.value, name, callbacks)?)?;
     }
     Ok(dict)
 }
@@ -51,7 +51,7 @@ fn decode<'py>(
     kind: u8,
     bytes: &Bytes,
     name: &str,
-    hooks: &Hooks,
+    callbacks: &Callbacks,
 ) -> PyResult<Bound<'py, PyAny>> {
     let known = match Kind::of(kind) {
         Some(Kind::Text) => std::str::from_utf8(bytes)
@@ -64,7 +64,7 @@ fn decode<'py>(
     match known {
         Some(value) => Ok(value),
         // It also raises the error of an invalid value.
-        None => hooks.decode(PyBytes::new(py, bytes), name, kind),
+        None => callbacks.decode(PyBytes::new(py, bytes), name, kind),
     }
 }
 
@@ -74,10 +74,10 @@ pub(crate) fn encode_fields(
     value: &Bound<'_, PyAny>,
     root: &str,
     kinds: bool,
-    hooks: &Hooks,
+    callbacks: &Callbacks,
 ) -> PyResult<Fields> {
     let Ok(dict) = value.cast::<PyDict>() else {
-        let (kind, bytes) = encode(value, kinds, || hooks.encode_whole(value, root, kinds))?;
+        let (kind, bytes) = encode(value, kinds, || callbacks.encode_whole(value, root, kinds))?;
         return Ok(Fields::sent(
             vec![(Field::new("result", bytes), kind)],
             kinds,
@@ -85,7 +85,7 @@ pub(crate) fn encode_fields(
     };
     if !value.is_exact_instance_of::<PyDict>() {
         // A subclass may override its items.
-        return encode_all(value, root, kinds, hooks);
+        return encode_all(value, root, kinds, callbacks);
     }
     let entries = json::entries(dict);
     let mut found = Vec::with_capacity(entries.len());
@@ -95,9 +95,9 @@ pub(crate) fn encode_fields(
             .ok()
             .and_then(|name| name.extract::<String>().ok());
         let Some(name) = name else {
-            return encode_all(value, root, kinds, hooks);
+            return encode_all(value, root, kinds, callbacks);
         };
-        let (kind, bytes) = encode(&item, kinds, || hooks.encode(&item, root, &key, kinds))?;
+        let (kind, bytes) = encode(&item, kinds, || callbacks.encode(&item, root, &key, kinds))?;
         found.push((Field::new(name, bytes), kind));
     }
     Ok(Fields::sent(found, kinds))
@@ -108,9 +108,9 @@ fn encode_all(
     value: &Bound<'_, PyAny>,
     root: &str,
     kinds: bool,
-    hooks: &Hooks,
+    callbacks: &Callbacks,
 ) -> PyResult<Fields> {
-    let encoded = hooks.encode_fields(value, root, kinds)?;
+    let encoded = callbacks.encode_fields(value, root, kinds)?;
     let (fields, kinds): (BTreeMap<String, PyBackedBytes>, Option<PyBackedBytes>) =
         encoded.extract()?;
     let fields = fields

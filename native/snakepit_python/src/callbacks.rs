@@ -1,4 +1,4 @@
-//! Calls from the server to Python: the methods of the class `_Hooks` in `snakepit_bridge`.
+//! Calls from the server to Python: the methods of the class `_Callbacks` in `snakepit_bridge`.
 
 use crate::call_error;
 use pyo3::{
@@ -12,7 +12,7 @@ use snakepit_proto::CallHeader;
 use snakepit_server::Failure;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub(crate) struct Hooks {
+pub(crate) struct Callbacks {
     object: Py<PyAny>,
     /// Makes the `contextvars` context of a call.
     call_context: PyOnceLock<Py<PyAny>>,
@@ -25,7 +25,7 @@ pub(crate) struct Described {
     pub(crate) closed: bool,
 }
 
-impl Hooks {
+impl Callbacks {
     pub(crate) fn new(object: Py<PyAny>) -> Self {
         Self {
             object,
