@@ -1,4 +1,4 @@
-# Each target first sets up what it lacks; a second run sets up and builds nothing.
+# Each target first installs what it lacks; a second run installs and builds nothing.
 
 CSV ?= examples/data/weather.csv
 

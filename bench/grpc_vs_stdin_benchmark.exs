@@ -1,7 +1,8 @@
 # mix run bench/grpc_vs_stdin_benchmark.exs [--quick]
 #
-# Both kinds of worker, in turns within one run: the latency of one caller, the throughput of 32, and
-# the CPU seconds that 10,000 calls cost at either end. Compare figures of one run only.
+# Compares both kinds of worker, in turns within one run: the latency of one caller, the
+# throughput of 32, and the CPU seconds that 10,000 calls cost at both ends. Compare only figures
+# from one run.
 defmodule Snakepit.KindsBench do
   @kinds [gRPC: Snakepit.Adapters.GRPCPython, stdin: Snakepit.Adapters.GenericPythonV2]
   @payloads [{"100 B", 100}, {"10 KB", 10_000}, {"1 MB", 1_000_000}]
@@ -24,7 +25,7 @@ defmodule Snakepit.KindsBench do
     for {name, bytes} <- @payloads do
       args = %{text: String.duplicate("x", bytes)}
       calls = max(div(10_000, div(bytes, 10_000) + 1), 200) |> div(scale) |> max(20)
-      # In turns, so that what else the machine does meets both.
+      # Take turns, so that other load on the machine affects both.
       rounds = for _ <- 1..3, do: Map.new(pools, &{&1, measure(&1, args, calls)})
 
       for {key, unit} <- [p50: "µs", p99: "µs", rate: "calls/s", host: "s", worker: "s"] do
@@ -70,7 +71,7 @@ defmodule Snakepit.KindsBench do
     workers |> Enum.map(&cpu(&1.os_pid)) |> Enum.sum()
   end
 
-  # User and system time, from the kernel's own count of hundredths of a second.
+  # User and system time, counted by the kernel in hundredths of a second.
   defp cpu(os_pid) do
     [_, fields] = "/proc/#{os_pid}/stat" |> File.read!() |> String.split(") ", parts: 2)
     fields = String.split(fields)

@@ -1,4 +1,4 @@
-"""The floor: echoes messages of a 4-byte length and their bytes from stdin to stdout."""
+"""The lower bound: echoes messages of a 4-byte length and their bytes from stdin to stdout."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What bench/sessions.exs counts with."""
+"""The commands with which bench/sessions.exs counts."""
 
 from __future__ import annotations
 

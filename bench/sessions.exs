@@ -1,9 +1,9 @@
-# 200 sessions over 4 workers under 32 callers, each session a counter in Python:
+# Runs 200 sessions over 4 workers under 32 callers, each session a counter in Python:
 #
 #     mix run bench/sessions.exs [seconds]
 #
-# No count may be lost or crossed. Then one worker is killed: exactly its sessions report
-# `:session_lost`, once each. Exits with 1 if any of that does not hold.
+# No count may be lost or mixed up. Then one worker is killed: exactly its sessions report
+# `:session_lost`, once each. Exits with status 1 if this does not hold.
 
 defmodule Bench.Sessions do
   @sessions 200
@@ -41,7 +41,7 @@ defmodule Bench.Sessions do
     if counted.errors + counted.crossed + lost > 0 or not exact, do: exit({:shutdown, 1})
   end
 
-  # Callers pick sessions at random; a caller sees the counts of a session only grow.
+  # Callers pick sessions at random; for each caller the counts of a session only grow.
   defp count(ids, counters, seconds) do
     ids = List.to_tuple(ids)
     seen = :ets.new(:seen, [:public, :set, write_concurrency: true])

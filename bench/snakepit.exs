@@ -1,7 +1,7 @@
 # mix snakepit.bench [--quick]
 #
-# What a call and a stream cost here and now, as a table and as JSON. Compare figures of one run
-# only: a machine's speed drifts.
+# Measures what a call and a stream cost on this machine, as a table and as JSON. Compare only
+# figures from one run: a machine's speed drifts.
 defmodule Snakepit.Bench do
   alias Snakepit.GRPC.Client
 
@@ -43,7 +43,7 @@ defmodule Snakepit.Bench do
     IO.puts("\n{#{pairs}}")
   end
 
-  # A raw echo through a Port to Python: what no call can beat.
+  # A raw echo through a Port to Python: the lower bound for any call.
   defp port_echo(calls) do
     port =
       Port.open({:spawn_executable, python()}, [
@@ -148,7 +148,7 @@ defmodule Snakepit.Bench do
     end)
   end
 
-  # The NIF's client and a bare tonic client, in turn against the same server.
+  # The NIF's client and a bare tonic client, in turns against the same server.
   defp bare(calls, concurrent) do
     {socket, port} = server()
     {:ok, channel} = Client.connect("unix:" <> socket)
@@ -199,7 +199,7 @@ defmodule Snakepit.Bench do
     end
   end
 
-  # Of all workers, in seconds.
+  # The CPU time of all workers, in seconds.
   defp python_cpu do
     {:ok, workers} = Snakepit.list_workers()
 

@@ -1,7 +1,7 @@
 # mix run bench/streams.exs [--chunks 5000000] [--cancels 1000]
 #
-# What holds of streams: how far a generator runs ahead of its consumer, that memory stays flat, that
-# no stream starves, and that nothing is left of one that ends early.
+# Measures streams: how far a generator runs ahead of its consumer, whether memory stays constant,
+# whether any stream starves, and whether anything is left of a stream that ends early.
 defmodule Snakepit.StreamBench do
   alias Snakepit.Native
 
@@ -116,7 +116,7 @@ defmodule Snakepit.StreamBench do
   defp cancels(count) do
     pool = pool(max_concurrency: 4)
     ways = [:halt, :cancel, :kill, :deadline]
-    # Threads and tables grow to what so many calls at once need.
+    # Threads and tables grow to what this many concurrent calls need.
     for how <- ways, _ <- 1..div(count, 10), do: end_early(how, pool)
     pid = state(pool)["pid"]
     before = held(pool)
@@ -133,7 +133,7 @@ defmodule Snakepit.StreamBench do
     for {what, number} <- before, do: say(what, ["#{number} before, #{now[what]} after"])
   end
 
-  # Once the last call has given its place back.
+  # Wait until the last call has released its place.
   defp held(pool) do
     eventually(fn -> match?({:ok, %{in_flight: 0}}, Snakepit.stats(pool)) end)
     state = state(pool)
@@ -197,7 +197,7 @@ defmodule Snakepit.StreamBench do
     ])
   end
 
-  # Both workers are there when two calls that need each other's time run at once.
+  # Both workers are ready once two calls that need to overlap have run.
   defp two_at_once(pool) do
     tasks =
       for _ <- 1..2 do
@@ -272,7 +272,7 @@ defmodule Snakepit.StreamBench do
 
   defp eventually(condition), do: condition.() || eventually(condition)
 
-  # Milliseconds are too coarse for a random place in a stream.
+  # Milliseconds are too coarse for a random position in a stream.
   defp wait(micros) do
     until = System.monotonic_time(:microsecond) + micros
     eventually(fn -> System.monotonic_time(:microsecond) >= until end)

@@ -1,4 +1,4 @@
-"""A table of numbers, there and back, as Arrow has it and as a map of lists."""
+"""A table of numbers, sent and received as Arrow and as a map of lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def table(megabytes: int) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    # Two columns of eight bytes a value.
+    # Two columns with eight bytes per value.
     rows = megabytes * 1_000_000 // 16
     return pa.table({"n": np.arange(rows), "x": np.linspace(0, 1, rows)})
 

@@ -1,10 +1,10 @@
 # mix run bench/values.exs
 #
-# What it costs to carry values: nested maps of three sizes through this codec, :erlang.term_to_binary,
-# and Python's json and orjson (where it is installed), all in one run; then a tensor of 100 MB to
-# Python and back; then tables from Python and to it, as maps of lists and as Arrow (pyarrow has to be
-# installed), beside what it costs to copy as many bytes in memory. Compare figures of one run only: a
-# machine's speed drifts.
+# Measures the cost of values: nested maps of three sizes through this codec,
+# :erlang.term_to_binary, and Python's json and orjson (if installed), all in one run; then a
+# tensor of 100 MB to Python and back; then tables from and to Python, as maps of lists and as
+# Arrow (which needs pyarrow), compared with copying as many bytes in memory. Compare only figures
+# from one run: a machine's speed drifts.
 defmodule Snakepit.Bench.Values do
   alias Snakepit.Codec
 
@@ -43,7 +43,7 @@ defmodule Snakepit.Bench.Values do
   end
 
   defp size(name, size) do
-    # A decoded message is a map of fresh terms, as both routes see it.
+    # Decode into fresh terms, as both routes do.
     {:ok, json} = Codec.encode_extended(nested(size))
     {:ok, value} = Codec.decode_extended(json)
     etf = :erlang.term_to_binary(value)

@@ -1,15 +1,16 @@
 # mix snakepit.faults [--long] [--only NAME]... [--list] [--seed N] [--jobs N] [--markdown] [--verbose]
 #
-# --long       every trial, and each for longer: half an hour
-# --only NAME  this trial alone; may be repeated
-# --list       the trials' names, and what is done in each
-# --seed N     draws the same random numbers as the run that has printed it
-# --jobs N     how many trials run at once: 2 of the short ones, 1 of the long
-# --markdown   the table once more, as guides/reliability.md has it
-# --verbose    what the trials print, which is otherwise shown of a bad one alone
+# --long       every trial, each for longer: half an hour
+# --only NAME  only this trial; may be repeated
+# --list       prints the trials' names, and what each does
+# --seed N     repeats the random numbers of the run that printed it
+# --jobs N     how many trials run at once: 2 short ones or 1 long one
+# --markdown   also prints the table in the format of guides/reliability.md
+# --verbose    prints the output of every trial, not only of bad ones
 #
-# Breaks things on purpose, and checks what Snakepit promises: guides/reliability.md. Each trial runs in a
-# BEAM of its own, so that one that ends its BEAM is a verdict, too. Ends with status 1 if a verdict is bad.
+# Breaks things on purpose, and checks what Snakepit promises in guides/reliability.md. Each trial
+# runs in a BEAM of its own, so that a trial that ends its BEAM counts as a bad verdict. Exits
+# with status 1 if a verdict is bad.
 defmodule Snakepit.Faults do
   @here __DIR__
   @shared Path.expand("../test/support/os.ex", @here)
@@ -25,7 +26,7 @@ defmodule Snakepit.Faults do
     verbose: :boolean,
     child: :string
   ]
-  # What a trial may take before it counts as one that hangs: no trial of a sound product comes near.
+  # The time after which a trial counts as hanging; no trial of a sound product comes near it.
   @cap_minutes %{short: 5, long: 30}
   @log_bytes 6_000
 
@@ -47,7 +48,7 @@ defmodule Snakepit.Faults do
     if options[:list], do: list(trials), else: run(trials, options)
   end
 
-  # {file, trial} for each trial that is asked for.
+  # {file, trial} for each requested trial.
   defp chosen(options) do
     require_support()
     names = Keyword.get_values(options, :only)
@@ -74,9 +75,9 @@ defmodule Snakepit.Faults do
     end
   end
 
-  # The module that a file is for is its last.
+  # The last module of a file is its trial.
   defp require_support do
-    # What the tests have as well is compiled with them where these run.
+    # The modules shared with the tests are already compiled if the suite runs there.
     unless Code.ensure_loaded?(Snakepit.Test.OS), do: Code.require_file(@shared)
     Enum.each(@support, &Code.require_file/1)
   end
@@ -104,7 +105,7 @@ defmodule Snakepit.Faults do
       trial(file, trial, form, seed, Path.join(folder, "#{index}"), options[:verbose])
     end
 
-    # Figures are best taken of one trial alone; the verdicts are the same.
+    # Figures are best measured with one trial at a time; the verdicts are the same.
     jobs = options[:jobs] || if form == :short, do: 2, else: 1
 
     rows =
@@ -124,7 +125,7 @@ defmodule Snakepit.Faults do
   defp count([_trial]), do: "1 trial"
   defp count(trials), do: "#{length(trials)} trials"
 
-  # Short: the path of a socket in it has at most 107 bytes.
+  # Short, because the path of a socket in it has at most 107 bytes.
   defp folder do
     parent = if byte_size(System.tmp_dir!()) < 40, do: System.tmp_dir!(), else: "/tmp"
     folder = Path.join(parent, "faults-#{System.pid()}")
@@ -180,7 +181,7 @@ defmodule Snakepit.Faults do
     after
       max(deadline - System.monotonic_time(:millisecond), 0) ->
         {:os_pid, pid} = Port.info(port, :os_pid)
-        # The shell's `exec` has made that the BEAM's own.
+        # After the shell's `exec` this is the BEAM's own pid.
         System.cmd("kill", ["-KILL", "#{pid}"])
         {:hangs, log}
     end
@@ -215,7 +216,7 @@ defmodule Snakepit.Faults do
   defp printable(line),
     do: for(<<c <- line>>, into: "", do: if(c in 32..126, do: <<c>>, else: "."))
 
-  # Each once, with how often there was one like it.
+  # Shows each figure once, with the number of equal ones.
   defp figures(row) do
     shown = Enum.map(row.figures, fn {name, value} -> "#{name} #{value}" end)
     counts = Enum.frequencies(shown)

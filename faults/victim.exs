@@ -1,5 +1,5 @@
-# A BEAM that is to be killed: `elixir victim.exs SITUATION OPTIONS`, started by faults/support/beam.exs. What
-# it says begins with "@".
+# A BEAM that is to be killed: `elixir victim.exs SITUATION OPTIONS`, started by
+# faults/support/beam.exs. Its messages begin with "@".
 defmodule Snakepit.Faults.Victim do
   @paths for folder <- ~w(faults/python test/support/python), do: Path.expand(folder)
   @size 2
@@ -13,7 +13,7 @@ defmodule Snakepit.Faults.Victim do
     Process.sleep(:infinity)
   end
 
-  # As a release is: the pool is the application's, which SIGTERM stops.
+  # As in a release: the pool belongs to the application, which SIGTERM stops.
   defp situation("serving", options) do
     {kind, started, until} = {options[:kind], options[:started], options[:until]}
     Application.put_env(:snakepit, :pool_config, %{pool_size: 1, shutdown_timeout: @patience})
@@ -41,7 +41,7 @@ defmodule Snakepit.Faults.Victim do
   end
 
   defp situation(situation, options) do
-    # The file comes later: those that are started then do not get ready.
+    # The file appears later: workers started after that do not become ready.
     pools = start(kinds(), env: %{"FAULTS_HOLD" => options[:hold]})
     for {_kind, pool, _pid} <- pools, do: :ok = Snakepit.Pool.await_ready(pool, @patience)
     for pool <- pools, do: act(situation, pool, options)
@@ -112,7 +112,7 @@ defmodule Snakepit.Faults.Victim do
     end
   end
 
-  # Runs a command in a process of its own; returns once it runs.
+  # Runs a command in a process of its own; returns once it is running.
   defp hold(kind, pool, _options, command, args) do
     started =
       Path.join(System.tmp_dir!(), "started-#{kind}-#{System.unique_integer([:positive])}")
@@ -122,7 +122,7 @@ defmodule Snakepit.Faults.Victim do
     wait(fn -> File.exists?(started) end)
   end
 
-  # In a process of its own, which says how it has ended.
+  # In a process of its own, which reports how it has ended.
   defp call(name, command, args) do
     spawn(fn ->
       case Snakepit.execute(command, args, timeout: :infinity, queue_timeout: :infinity) do
@@ -139,7 +139,7 @@ defmodule Snakepit.Faults.Victim do
     for {kind, how} <- kinds do
       name = :"victim#{System.pid()}_#{kind}"
       {:ok, pid} = Snakepit.Pool.start_link(options(name) ++ how ++ options)
-      # Its end is to end nothing here.
+      # Its end must not end anything here.
       Process.unlink(pid)
       {kind, name, pid}
     end

@@ -9,7 +9,7 @@ defmodule Snakepit.StreamingExamplesTest do
   @learning [python: Path.join(@venv, "bin/python"), env: %{"OPENBLAS_NUM_THREADS" => "1"}]
   @prices Path.join(@root, "examples/data/wti.csv")
 
-  # Packages that only examples need are in an environment of their own.
+  # Packages that only the examples need are in a separate environment.
   setup_all do
     requirements = Path.join(@examples, "requirements.txt")
     Mix.Tasks.Snakepit.Setup.run(["--venv", @venv, "--requirements", requirements])
@@ -97,7 +97,7 @@ defmodule Snakepit.StreamingExamplesTest do
     end
 
     test "MACD is the difference of its two averages", %{pool: pool, tmp_dir: dir} do
-      # An average of n days trails a steady rise by (n - 1) / 2 of its days.
+      # An average over n days trails a steady rise by (n - 1) / 2 days.
       day = List.last(indicators(1..400, pool, dir))
       assert_in_delta day["macd"], (26 - 12) / 2, 1.0e-6
       assert_in_delta day["signal"], (26 - 12) / 2, 1.0e-6
@@ -142,7 +142,7 @@ defmodule Snakepit.StreamingExamplesTest do
       assert found["seen"] == %{"error" => 2, "number" => 1}
 
       Snakepit.cancel(call)
-      # It is the pool's only worker: it has let go of the file.
+      # It is the pool's only worker: if it answers, it has released the file.
       assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
       assert Process.info(self(), :messages) == {:messages, []}
     end

@@ -1,5 +1,5 @@
 defmodule Snakepit.SupportTest do
-  # What the tests themselves stand on.
+  # Tests of the test support itself.
   use ExUnit.Case, async: true
 
   alias Snakepit.Test.Formatter

@@ -1,7 +1,8 @@
-# Workers need their Python packages; what is there already is left alone.
+# Workers need their Python packages; packages that are installed are left alone.
 Mix.Task.run("snakepit.setup")
 
-# No test fails because the machine is slow: only one that waits in vain gets to these limits.
+# No test may fail because the machine is slow: only a test that waits in vain reaches these
+# limits.
 ExUnit.start(
   capture_log: true,
   assert_receive_timeout: Snakepit.Test.Pools.patience(),

@@ -1,4 +1,4 @@
-"""The commands that the fault suite calls, beside those of the tests."""
+"""The commands that the fault suite calls, in addition to those of the tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from snakepit_bridge import Context, command
 class Faults(Trouble):
     def __init__(self) -> None:
         super().__init__()
-        # A worker that starts for as long as there is a file.
+        # A worker that keeps starting for as long as a file exists.
         hold = os.environ.get("FAULTS_HOLD")
         while hold and os.path.exists(hold):
             time.sleep(0.01)
@@ -46,7 +46,7 @@ class Faults(Trouble):
 
     @command
     def wait_for_file(self, started: str, until: str) -> None:
-        """Waits by `select`: a faked clock disturbs `time.sleep`."""
+        """Waits with `select`, because a faked clock disturbs `time.sleep`."""
         with open(started, "w"):
             pass
         while not os.path.exists(until):
@@ -78,7 +78,7 @@ class Faults(Trouble):
 
     @command
     def grandchildren(self) -> dict[str, Any]:
-        """One in this process's group, and one that has left it."""
+        """Starts one process in this process's group, and one that has left it."""
         started = [
             subprocess.Popen(["sleep", "600"], start_new_session=new) for new in (False, True)
         ]
@@ -96,7 +96,7 @@ class Faults(Trouble):
 
     @command
     def exhaust_memory(self, megabytes: int) -> None:
-        """Allocates for ever, within so much more than there is now."""
+        """Allocates forever, within this much more than the current size."""
         with open("/proc/self/statm") as statm:
             size = int(statm.read().split()[0]) * resource.getpagesize()
         limit = size + (megabytes << 20)

@@ -1,6 +1,7 @@
-"""Attacks a worker's socket with bytes of its own making: hostile_client.py ADDRESS MODE SECONDS.
+"""Attacks a worker's socket with raw bytes: hostile_client.py ADDRESS MODE SECONDS.
 
-Says how often it has done what it does; that a server ends a connection is no failure of it.
+Prints how often it has done so. A connection that the server closes is not a failure of the
+client.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ def frame(kind: int, flags: int, stream: int, data: bytes = b"") -> bytes:
 
 
 def field(name: str, value: str) -> bytes:
-    """HPACK's literal field without indexing, not Huffman coded."""
+    """HPACK's literal field without indexing, not Huffman-coded."""
     return b"\0" + _string(name.encode()) + _string(value.encode())
 
 
 def _string(data: bytes) -> bytes:
-    """HPACK's string: its length as an integer with a prefix of 7 bits."""
+    """HPACK's string: its length as an integer with a 7-bit prefix."""
     if len(data) < PREFIX:
         return bytes((len(data),)) + data
     length, encoded = len(data) - PREFIX, bytes((PREFIX,))
@@ -72,7 +73,7 @@ class Attack:
         return time.monotonic() < self.end
 
     def repeat(self, once: Callable[[socket.socket], None]) -> None:
-        """Has `once` do its part on one connection after the other."""
+        """Runs `once` on one connection after another."""
         while self.going():
             try:
                 with self.connect() as connection:
@@ -83,7 +84,7 @@ class Attack:
                 time.sleep(0.002)
 
     def flood(self, data: bytes, first: bytes = b"", *, read: bool = True) -> None:
-        """Sends the same for as long as a connection lives, after a preface and `first`."""
+        """Sends the same bytes for as long as a connection lives, after a preface and `first`."""
 
         def once(connection: socket.socket) -> None:
             if read:
@@ -108,7 +109,7 @@ class Attack:
         threading.Thread(target=read, daemon=True).start()
 
     def streams(self, make: Callable[[int], bytes], at_once: int) -> None:
-        """Sends what `make` makes of one stream id after the other."""
+        """Sends the frames that `make` returns for one stream id after another."""
 
         def once(connection: socket.socket) -> None:
             self.drain(connection)
@@ -133,7 +134,7 @@ def _message(command: bytes, args: bytes = b"") -> bytes:
 
 
 def slow(attack: Attack) -> None:
-    """Many connections, each of which sends its preface byte by byte."""
+    """Many connections, each sending its preface byte by byte."""
     connections = [attack.connect() for _ in range(200)]
     preface = PREFACE + frame(SETTINGS, 0, 0)
     pause = max(attack.end - time.monotonic(), 0) / len(preface)
@@ -145,10 +146,10 @@ def slow(attack: Attack) -> None:
 
 
 def streams_unread(attack: Attack) -> None:
-    """Streams whose chunks are never read, with a window of nothing."""
+    """Streams whose chunks are never read, with a window of zero."""
     attack.kept.append(attack.connect())
     no_window = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
-    # The argument `count` of a million, as a protobuf map's entry.
+    # The argument `count` of a million, as an entry of a protobuf map.
     message = _message(b"counted", b"\x12\x10\x0a\x05count\x12\x071000000")
     attack.kept[0].sendall(PREFACE + no_window)
     for n in range(50):
@@ -163,7 +164,7 @@ def streams_unread(attack: Attack) -> None:
 
 
 def connections(attack: Attack, first: bytes) -> None:
-    """As many connections as there may be, kept open."""
+    """As many connections as possible, kept open."""
     while attack.going():
         try:
             attack.kept.append(attack.connect())
@@ -178,7 +179,7 @@ def connections(attack: Attack, first: bytes) -> None:
 
 
 def headers(stream: int) -> bytes:
-    """A request whose headers are 900 KiB large, each block ended in time."""
+    """A request whose headers are 900 KiB long, each block ended in time."""
     block = request() + b"".join(field(f"x-{n}", "v" * 16000) for n in range(56))
     parts = [block[n : n + 16000] for n in range(0, len(block), 16000)]
     frames = [frame(HEADERS, 0, stream, parts[0])]

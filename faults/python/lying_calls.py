@@ -29,7 +29,7 @@ def reply(call_id: int, **fields: Any) -> bytes:
 
 
 def journal(path: str) -> bytes:
-    """Names a file as that in which this server notes which calls it has started."""
+    """Names a file as the journal in which this server notes the calls that it has started."""
     return pb.ReplyFrame(ledger=path).SerializeToString()
 
 
@@ -60,7 +60,7 @@ LIES: dict[str, Callable[[int], list[bytes]]] = {
     "handler_time": lambda n: [reply(n, handler_ns=2**64 - 1)],
     "wrong_kinds": lambda n: [reply(n, result_kinds=b"\3" * 1000)],
 }
-# These end the RPC, and with it all that it carries.
+# These end the RPC and every call on it.
 ENDS = {
     "early_end": 0,
     "status_13": 13,
@@ -105,7 +105,7 @@ def stream(request: pb.ExecuteRequest, rpc: grpc.ServicerContext) -> Iterator[by
 
 
 class _Status:
-    """A status code, known to gRPC or not."""
+    """Ends with a status code, known to gRPC or not."""
 
     def __init__(self, number: int) -> None:
         self.value = (number, "made up")

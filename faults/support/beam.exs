@@ -1,12 +1,12 @@
 defmodule Snakepit.Faults.Beam do
   @moduledoc false
-  # A BEAM with pools of every kind, faults/victim.exs, to be ended from outside.
+  # A BEAM with pools of every kind, faults/victim.exs, to be killed from outside.
 
   defstruct [:port, :os_pid, lines: []]
 
   @victim Path.expand("../victim.exs", __DIR__)
 
-  @doc "Starts it in a situation, and waits until it is in that."
+  @doc "Starts it in a situation, and waits until it has reached that situation."
   def start!(situation, options \\ []) do
     paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
 
@@ -22,7 +22,7 @@ defmodule Snakepit.Faults.Beam do
     await(%__MODULE__{port: port}, "victim")
   end
 
-  @doc "Waits for a line that begins so, and reads on."
+  @doc "Waits for a line with this prefix, and reads on."
   def await(beam, begin) do
     case line(beam, begin) do
       {:ok, rest, beam} ->
@@ -36,7 +36,7 @@ defmodule Snakepit.Faults.Beam do
     end
   end
 
-  @doc "All further lines up to its end, and its status."
+  @doc "Returns all further lines up to its end, and its status."
   def finish(beam) do
     case line(beam, nil) do
       {:ended, status} -> {Enum.reverse(Process.delete({:lines, beam.port}) || []), status}

@@ -1,20 +1,21 @@
 defmodule Snakepit.Faults.Load do
   @moduledoc false
-  # Callers that call without a pause, each call with a token. A command's first act is to append its
-  # token to a journal, so that the end of the load tells of each call how often it has run.
+  # Callers that call without a pause, each call with a token. A command first appends its token
+  # to a file, so that after the load the number of runs of each call is known.
 
   import Snakepit.Faults.Trial
 
   defstruct [:pool, :journal, :table, :flag, :tasks, :kinds, :stops, :forgets]
 
-  # With these a call has not run. With any other it may have, once.
+  # With these reasons a call has not run. With any other it may have run, once.
   @not_run ~w(pool_saturated pool_stopped queue_timeout worker_start_failed session_lost not_ready
               grpc_unavailable invalid_options unknown_command)a
 
   @doc """
-  Starts callers. Options: `:callers`, `:kinds` of calls (of `:unary`, `:quick`, `:stream`, `:halted`, `:session`),
-  `:timeout`, `:queue_timeout`, `:seed`, `:stops`: a caller that hears `:pool_stopped` ends, and
-  `:forgets`: the pool itself is restarted, and knows of no session any more.
+  Starts callers. Options: `:callers`, `:kinds` of calls (of `:unary`, `:quick`, `:stream`,
+  `:halted`, `:session`), `:timeout`, `:queue_timeout`, `:seed`, `:stops`: a caller that gets
+  `:pool_stopped` ends, and `:forgets`: the pool itself is restarted, and knows no earlier
+  sessions.
   """
   def start(pool, options) do
     journal = Path.join(System.tmp_dir!(), "journal#{System.unique_integer([:positive])}")
@@ -45,18 +46,18 @@ defmodule Snakepit.Faults.Load do
     %{load | tasks: tasks}
   end
 
-  @doc "The kinds of calls that workers of this kind take."
+  @doc "The kinds of calls that this kind of worker supports."
   def kinds(:stdio), do: [:unary, :session]
   def kinds(_), do: [:unary, :stream, :halted, :session]
 
-  @doc "How many calls have ended."
+  @doc "The number of calls that have ended."
   def calls(load), do: :ets.info(load.table, :size)
 
-  @doc "What its record of the calls takes of the BEAM's memory, in MB."
+  @doc "The BEAM's memory that the record of the calls takes, in MB."
   def megabytes(load),
     do: :ets.info(load.table, :memory) * :erlang.system_info(:wordsize) / 1_048_576
 
-  @doc "Waits for so many more calls: a load that goes on."
+  @doc "Waits for this many more calls, to see that the load continues."
   def goes_on(load, calls) do
     before = calls(load)
 
@@ -65,13 +66,13 @@ defmodule Snakepit.Faults.Load do
     end)
   end
 
-  @doc "Ends the load. Checks what its calls have come to; `allowed` are the reasons of errors there may be."
+  @doc "Ends the load and checks the results of its calls; `allowed` are the permitted error reasons."
   def stop(load, name, allowed) do
     :atomics.put(load.flag, 1, 1)
     judge(load, name, allowed)
   end
 
-  @doc "As `stop/3`, of a pool that was stopped: the callers end by themselves."
+  @doc "Like `stop/3`, for a pool that was stopped: the callers end on their own."
   def judge(load, name, allowed) do
     ended = await_all(load.tasks, "callers of #{name}")
     stray = Enum.sum(ended)
@@ -132,24 +133,24 @@ defmodule Snakepit.Faults.Load do
   defp next(:pool_stopped, %{stops: true}, _options, _session), do: stray()
 
   defp next(_error, load, options, session) do
-    # Nobody calls again at once after an error.
+    # A caller pauses after an error.
     receive do
     after
       5 -> loop(load, options, session)
     end
   end
 
-  # What no call has taken: its caller's mailbox is empty again.
+  # Messages that no call has taken: the caller's mailbox must be empty again.
   defp stray do
     {:message_queue_len, length} = Process.info(self(), :message_queue_len)
     length
   end
 
-  # Some are at work for long enough to be hit by what is done to their worker.
+  # Some run long enough to be hit by what happens to their worker.
   defp call(:unary, token, journal, options, session),
     do: {mark(token, journal, Enum.random([0, 0, 0, 0.05]), options), session}
 
-  # So short that further ones are sent to a worker ahead of what it does.
+  # So short that further calls are sent ahead to the worker.
   defp call(:quick, token, journal, options, session),
     do: {mark(token, journal, 0, options), session}
 
@@ -168,7 +169,7 @@ defmodule Snakepit.Faults.Load do
         options
       )
 
-    # The last one is what the generator returned.
+    # The last chunk is what the generator returned.
     right = :counters.get(seen, 1) == count + 1
 
     {case outcome(result) do
@@ -202,7 +203,7 @@ defmodule Snakepit.Faults.Load do
         {:session_lost, %{session | count: 0}}
 
       {:error, %Snakepit.Error{reason: :worker_crashed}} ->
-        # Its session went with the worker: the next call hears so, or begins anew.
+        # Its session was lost with the worker: the next call reports that, or begins anew.
         {:worker_crashed, %{session | count: nil}}
 
       {:error, %Snakepit.Error{reason: reason}} ->

@@ -1,8 +1,8 @@
 defmodule Snakepit.Faults.OS do
   @moduledoc false
-  # Processes of the operating system, from the kernel's own tables.
+  # Processes of the operating system, from the kernel's tables.
 
-  @doc "The processes of a pool's workers."
+  @doc "The OS processes of a pool's workers."
   def workers(pool), do: matching("--worker-id\0#{inspect(pool)}/")
 
   @doc "The processes whose command line has this text."
@@ -15,7 +15,7 @@ defmodule Snakepit.Faults.OS do
         do: os_pid
   end
 
-  @doc "What a process was started with, to be shown."
+  @doc "The command line of a process, for messages."
   def command_line(os_pid) do
     case File.read("/proc/#{os_pid}/cmdline") do
       {:ok, line} -> line |> String.replace("\0", " ") |> String.slice(0, 200)
@@ -44,7 +44,7 @@ defmodule Snakepit.Faults.OS do
     end
   end
 
-  @doc "Whether a signal was sent to a process that it has not taken yet."
+  @doc "Whether a signal was sent to a process and is still pending."
   def pending?(os_pid, signal) do
     case File.read("/proc/#{os_pid}/status") do
       {:ok, status} ->
@@ -59,7 +59,7 @@ defmodule Snakepit.Faults.OS do
     end
   end
 
-  @doc "Sends a signal by name to processes, all at once."
+  @doc "Sends a signal by name to all processes at once."
   def signal(os_pids, signal) do
     os_pids = for os_pid <- List.wrap(os_pids), do: to_string(os_pid)
     if os_pids != [], do: System.cmd("kill", ["-#{signal}" | os_pids], stderr_to_stdout: true)
@@ -68,7 +68,7 @@ defmodule Snakepit.Faults.OS do
 
   def own_pid, do: String.to_integer(System.pid())
 
-  @doc "Resident memory in MB, 0 where there is no process."
+  @doc "Resident memory in MB, 0 if there is no process."
   def rss(os_pid) do
     with {:ok, status} <- File.read("/proc/#{os_pid}/status"),
          [_, kib] <- Regex.run(~r/VmRSS:\s+(\d+)/, status) do
@@ -78,7 +78,7 @@ defmodule Snakepit.Faults.OS do
     end
   end
 
-  @doc "How many descriptors a process has open."
+  @doc "The number of open descriptors of a process."
   def descriptors(os_pid) do
     case File.ls("/proc/#{os_pid}/fd") do
       {:ok, names} -> length(names)
@@ -86,7 +86,7 @@ defmodule Snakepit.Faults.OS do
     end
   end
 
-  @doc "Samples the resident memory of processes; `peaks/1` ends that and returns the largest of each."
+  @doc "Samples the resident memory of processes; `peaks/1` stops this and returns the maximum of each."
   def watch(os_pids) do
     Task.async(fn -> sample(os_pids, Map.new(os_pids, &{&1, rss(&1)})) end)
   end
@@ -105,13 +105,13 @@ defmodule Snakepit.Faults.OS do
     end
   end
 
-  @doc "The address that a Python worker listens at."
+  @doc "The address on which a Python worker listens."
   def address(os_pid) do
     [_, listen] = Regex.run(~r/--listen\0([^\0]+)/, File.read!("/proc/#{os_pid}/cmdline"))
     if String.starts_with?(listen, "unix:"), do: listen, else: "tcp:127.0.0.1:#{port(os_pid)}"
   end
 
-  # The port of the only socket of the process that listens.
+  # The port of the only listening socket of the process.
   defp port(os_pid) do
     {:ok, names} = File.ls("/proc/#{os_pid}/fd")
 
@@ -120,7 +120,7 @@ defmodule Snakepit.Faults.OS do
           {:ok, "socket:[" <> inode} <- [File.read_link("/proc/#{os_pid}/fd/#{name}")],
           do: String.trim_trailing(inode, "]")
 
-    # grpcio's socket is one of IPv6, with an address of IPv4.
+    # grpcio's socket is an IPv6 socket with an IPv4 address.
     [port] =
       for table <- ~w(/proc/net/tcp /proc/net/tcp6),
           {:ok, lines} <- [File.read(table)],

@@ -1,14 +1,15 @@
 defmodule Snakepit.Faults.Trial do
   @moduledoc false
-  # What every trial does beside breaking things: it starts pools, waits for events, and says what it
-  # has seen. Verdicts never hang on a machine's speed: waits end by events, and with much patience.
+  # What every trial needs besides breaking things: it starts pools, waits for events, and reports
+  # what it has seen. Verdicts never depend on a machine's speed: waits end by events, with much
+  # patience.
 
   alias Snakepit.Faults.OS
 
   @report :snakepit_faults_report
   @patience 60_000
 
-  @doc "The ways to a worker, with the options of their pools."
+  @doc "The kinds of workers, with the options of their pools."
   def kinds do
     [
       native: [server: :native],
@@ -17,13 +18,13 @@ defmodule Snakepit.Faults.Trial do
     ]
   end
 
-  @doc "Runs a trial: its verdict, figures and failures."
+  @doc "Runs a trial; returns its verdict, figures and failures."
   def run(trial, what) do
     :ets.new(@report, [:named_table, :public, :ordered_set])
     Logger.configure(level: :warning)
     {:ok, _} = Application.ensure_all_started(:snakepit)
 
-    # Of its own: what a process that it links ends by is a verdict, too.
+    # In a process of its own: if a linked process ends it, that is a verdict, too.
     {_, monitor} = spawn_monitor(fn -> exit({:ended, attempt(trial, what)}) end)
 
     skipped =
@@ -69,14 +70,14 @@ defmodule Snakepit.Faults.Trial do
   defp word(what) when is_atom(what), do: to_string(what)
   defp word(what), do: inspect(what)
 
-  @doc "Has this process, the `index`th of its kind, draw the numbers that the run's seed gives."
+  @doc "Seeds the random numbers of this process, the `index`th of its kind, from the run's seed."
   def seed(seed, index \\ 0), do: :rand.seed(:exsss, {seed, index, 7})
 
   @doc "How often, or for how long, in this form of the suite."
   def times(%{form: :short}, short, _long), do: short
   def times(%{form: :long}, _short, long), do: long
 
-  @doc "Does something with each, all at once; ends the trial if one of them does."
+  @doc "Runs a function for all items at once; ends the trial if one of them fails."
   def each_at_once(list, fun) do
     run = fn item ->
       try do
@@ -96,7 +97,7 @@ defmodule Snakepit.Faults.Trial do
     note(:figure, name, if(is_float(value), do: Float.round(value, 1), else: value))
   end
 
-  @doc "Adds counts to those that the trial has under a name; they are one figure."
+  @doc "Adds counts to the trial's counts under a name, as one figure."
   def count(name, counts) do
     all = fn old -> Map.merge(old, counts, fn _, one, other -> one + other end) end
 
@@ -115,7 +116,7 @@ defmodule Snakepit.Faults.Trial do
   @doc "Ends the trial without a verdict."
   def skip(reason), do: throw({:skip, reason})
 
-  @doc "Waits until `condition` holds; ends the trial when it does not in all of `patience` ms."
+  @doc "Waits until `condition` holds; ends the trial if it does not within `patience` ms."
   def wait(text, condition, patience \\ @patience) do
     poll(text, condition, now() + patience, patience)
   end
@@ -137,7 +138,7 @@ defmodule Snakepit.Faults.Trial do
   end
 
   @doc """
-  Waits until commands run that make these files, or until one of their calls has ended: then
+  Waits until commands run that create these files, or until one of their calls has ended: then
   its timeout was too short for this machine, and `false` is returned.
   """
   def running?(files, tasks) do
@@ -180,7 +181,7 @@ defmodule Snakepit.Faults.Trial do
     wait("#{inspect(pool)} is ready", fn -> Snakepit.Pool.await_ready(pool, @patience) == :ok end)
   end
 
-  @doc "Stops pools, and checks that nothing is left of them."
+  @doc "Stops pools, and checks that nothing of them is left."
   def stop_pools(pools) do
     for {name, supervisor} <- pools do
       os_pids = OS.workers(name)
@@ -202,19 +203,19 @@ defmodule Snakepit.Faults.Trial do
       OS.signal(left, "KILL")
   end
 
-  @doc "Waits until the pool has others in the place of those that were ended, and knows it."
+  @doc "Waits until the pool has replaced the ended workers, and knows it."
   def replaced(pool, os_pids, text) do
     wait(text, fn ->
       {:ok, workers} = Snakepit.list_workers(pool)
 
-      # A call that comes before the pool has noticed an end goes to a worker that is gone.
+      # A call made before the pool has noticed an end would go to the ended worker.
       Enum.all?(workers, fn worker ->
         worker.state == :ready and is_integer(worker.os_pid) and worker.os_pid not in os_pids
       end)
     end)
   end
 
-  @doc "Waits for tasks; those that hang are counted, named and ended. What the others returned."
+  @doc "Waits for tasks and returns their results; those that hang are counted, named and ended."
   def await_all(tasks, text, patience \\ @patience) do
     ended = Task.yield_many(tasks, patience)
     hung = for {task, nil} <- ended, do: task
@@ -235,12 +236,12 @@ defmodule Snakepit.Faults.Trial do
     end)
   end
 
-  @doc "What a call returned, in short."
+  @doc "The result of a call, in short form."
   def outcome({:ok, _}), do: :ok
   def outcome(:ok), do: :ok
   def outcome({:error, %Snakepit.Error{reason: reason}}), do: reason
 
-  @doc "Percentile of microseconds, in ms."
+  @doc "A percentile of microseconds, in ms."
   def percentile([], _percent), do: 0.0
 
   def percentile(times, percent) do

@@ -1,6 +1,6 @@
 defmodule Snakepit.Faults.BeamKilled do
   @moduledoc false
-  # The BEAM is killed: no process of a worker is left, and of its folder what the next pool removes.
+  # Kills the BEAM: no worker process remains, and the next pool removes its directory.
 
   import Snakepit.Faults.Trial
 
@@ -28,7 +28,7 @@ defmodule Snakepit.Faults.BeamKilled do
 
   defp killed(situation, what) do
     for _ <- 1..times(what, 1, 3), do: once(situation)
-    # The next pool in that folder removes what is left.
+    # The next pool in that directory removes what is left.
     {pool, supervisor} = start_pool!([])
     folders = length(Path.wildcard(Path.join(System.tmp_dir!(), "snakepit-*")))
 
@@ -45,7 +45,7 @@ defmodule Snakepit.Faults.BeamKilled do
     if situation == "starting", do: File.touch!(hold), else: File.rm(hold)
     beam = situation |> Beam.start!(hold: hold) |> Beam.await("ready")
     pattern = "--worker-id\0:victim#{beam.os_pid}_"
-    # Each pool starts two.
+    # Each pool starts two workers.
     wait("the workers' processes are there", fn -> length(OS.matching(pattern)) == 6 end)
     os_pids = OS.matching(pattern)
     started = now()
@@ -53,7 +53,7 @@ defmodule Snakepit.Faults.BeamKilled do
     {lines, _status} = Beam.finish(beam)
     children = for "child " <> os_pid <- lines, do: String.to_integer(os_pid)
     gone(os_pids ++ children, "a process outlives a BEAM killed: #{situation}")
-    # That they stay is what the guides say.
+    # The guides say that these processes stay.
     apart = for "apart " <> os_pid <- lines, do: String.to_integer(os_pid)
     figure("processes", length(os_pids ++ children))
     figure("gone after", "#{now() - started} ms")

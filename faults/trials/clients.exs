@@ -1,6 +1,6 @@
 defmodule Snakepit.Faults.Clients do
   @moduledoc false
-  # Clients that mean harm, at the socket of a worker that serves a pool.
+  # Hostile clients connect to the socket of a worker that serves a pool.
 
   import Snakepit.Faults.Trial
 
@@ -11,7 +11,7 @@ defmodule Snakepit.Faults.Clients do
   @modes ~w(garbage http1 garbage_after_preface continuation headers settings settings_unread pings
             pings_unread resets priorities empty_data window_updates slow streams_unread connections
             connections_http2)
-  # What a worker may grow by under an attack.
+  # How much a worker may grow under an attack.
   @growth_mb 200
 
   def trials do
@@ -53,7 +53,7 @@ defmodule Snakepit.Faults.Clients do
       120_000
     )
 
-    # Without the secret a connection over TCP is refused later: at its first call.
+    # Over TCP a connection without the secret is refused later: at its first call.
     if transport == :unix, do: {:ok, _} = Client.connect(address, timeout: 60_000)
     stop_pools([{pool, supervisor}])
   end
@@ -79,7 +79,7 @@ defmodule Snakepit.Faults.Clients do
   defp call_during(attack, pool, mode, times) do
     time = call!(pool, mode)
 
-    # A break, so that the attack has the machine, too.
+    # Pause, so that the attack gets CPU time, too.
     case Task.yield(attack, 1) do
       {:ok, ended} -> {ended, [time | times]}
       nil -> call_during(attack, pool, mode, [time | times])

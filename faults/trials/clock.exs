@@ -1,6 +1,7 @@
 defmodule Snakepit.Faults.Clock do
   @moduledoc false
-  # The wall clock jumps while calls run. Faked by libfaketime: a machine's own clock is not a test's.
+  # The wall clock jumps while calls run. libfaketime fakes it: a test must not change the
+  # machine's clock.
 
   import Snakepit.Faults.Trial
 

@@ -1,6 +1,6 @@
 defmodule Snakepit.Faults.Folder do
   @moduledoc false
-  # The temporary folder is cleaned while pools run.
+  # The temporary directory is cleaned while pools run.
 
   import Snakepit.Faults.Trial
 
@@ -66,7 +66,7 @@ defmodule Snakepit.Faults.Folder do
 
   defp folders, do: Path.wildcard(Path.join(System.tmp_dir!(), "snakepit-*"))
 
-  # Each has a file that nobody may lose.
+  # Each has a file that must not be deleted.
   defp foreign(_what) do
     names = %{
       "snakepit-results" => fn folder -> File.write!(Path.join(folder, "owner"), "me") end,
@@ -74,7 +74,7 @@ defmodule Snakepit.Faults.Folder do
       "snakepit-fedcba9876543210" => fn folder ->
         File.write!(Path.join(folder, "owner"), "me")
       end,
-      # Of the right form and owner, left by nobody's death: its mode is another's.
+      # It has the right form and owner but another mode, so no killed pool has left it.
       "snakepit-aaaaaaaaaaaaaaaa" => fn folder ->
         refuse(Path.join(folder, "owner")) && File.chmod!(folder, 0o755)
       end

@@ -1,6 +1,6 @@
 defmodule Snakepit.Faults.Kill do
   @moduledoc false
-  # Workers that die and workers that stand still, under load.
+  # Workers die and hang under load.
 
   import Snakepit.Faults.Trial
 
@@ -36,7 +36,7 @@ defmodule Snakepit.Faults.Kill do
 
     each_at_once(pools, fn {_kind, pool, _supervisor, load} ->
       for _ <- 1..kills do
-        # One that serves: what becomes of calls on it is the question here.
+        # Use a running worker: the question here is what happens to the calls on it.
         wait("#{inspect(pool)} has a worker", fn -> serving(pool) != [] end)
         with [_ | _] = serving <- serving(pool), do: OS.signal(Enum.random(serving), "KILL")
         Load.goes_on(load, 30)
@@ -104,7 +104,7 @@ defmodule Snakepit.Faults.Kill do
     OS.signal(os_pids, "STOP")
     waiting = for _ <- 1..8, do: call(pool, "add", %{a: 1}, 500)
 
-    # A worker may be replaced in time to serve one of those that wait.
+    # A worker may be replaced in time to serve one of the waiting calls.
     for {tasks, allowed} <- [{calls, []}, {waiting, [:ok]}] do
       ended = tasks |> await_all("calls on paused workers") |> Enum.map(&outcome/1) |> Enum.uniq()
       wrong = ended -- [:timeout, :worker_crashed | allowed]
@@ -122,7 +122,7 @@ defmodule Snakepit.Faults.Kill do
     Task.async(fn -> Snakepit.execute(command, args, options) end)
   end
 
-  # The health checks find out.
+  # The health checks detect it.
   defp paused_while_idle(kind, pool) do
     os_pids = OS.workers(pool)
     started = now()

@@ -1,6 +1,6 @@
 defmodule Snakepit.Faults.Limits do
   @moduledoc false
-  # Descriptors and memory run out, in the BEAM and in workers, and come back.
+  # Descriptors and memory run out, in the BEAM and in workers, and become available again.
 
   import Snakepit.Faults.Trial
 
@@ -31,7 +31,7 @@ defmodule Snakepit.Faults.Limits do
   end
 
   defp descriptors_beam(what) do
-    # What is loaded later needs descriptors.
+    # Load everything first: loading later would need descriptors.
     for {application, _, _} <- Application.loaded_applications(),
         {:ok, modules} <- [:application.get_key(application, :modules)],
         do: Enum.each(modules, &Code.ensure_loaded/1)
@@ -58,8 +58,8 @@ defmodule Snakepit.Faults.Limits do
         outcome = outcome(execute(pool, "die", timeout: 60_000))
         must(outcome == :worker_crashed, "#{kind}: a worker that ended: #{inspect(outcome)}")
 
-        # Starting a worker is tried in vain: its callers hear so, or wait for as long as they said. What
-        # the one that has ended had may be just enough for the next.
+        # Starting a worker fails: its callers get an error, or wait for as long as they asked.
+        # The descriptors of the worker that has ended may be just enough for the next one.
         outcome = outcome(execute(pool, "ping", timeout: 2_000))
 
         expected =
@@ -76,7 +76,7 @@ defmodule Snakepit.Faults.Limits do
         figure("#{kind}: meanwhile", outcome)
       end
 
-      # What was freed by the workers that ended is taken, too.
+      # Take the descriptors that the ended workers have freed, too.
       for file <- taken, do: :file.close(file)
 
       for {kind, {pool, _}} <- pools do

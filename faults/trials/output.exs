@@ -1,12 +1,12 @@
 defmodule Snakepit.Faults.Output do
   @moduledoc false
-  # Workers that print without end: nothing waits behind their lines, and none fills the BEAM.
+  # Workers print without end: nothing waits behind their lines, and they do not fill the BEAM.
 
   import Snakepit.Faults.Trial
 
   alias Snakepit.Faults.OS
 
-  # What the BEAM may grow by while workers print. Whatever they print, it is a bounded part.
+  # How much the BEAM may grow while workers print. Whatever they print, the growth is bounded.
   @growth_mb 100
 
   def trials do
@@ -27,10 +27,10 @@ defmodule Snakepit.Faults.Output do
     ]
   end
 
-  # Several times what the BEAM may grow by.
+  # Several times the growth that the BEAM may have.
   defp print(what) do
     megabytes = times(what, 100, 2_000)
-    # The console's lines go to the suite, which drops them.
+    # The console's lines go to the suite, which discards them.
     Logger.configure(level: :info)
     pools = for {kind, options} <- kinds(), do: {kind, start_pool!([size: 1] ++ options)}
     own = OS.own_pid()

@@ -1,6 +1,6 @@
 defmodule Snakepit.Faults.Restart do
   @moduledoc false
-  # Pools whose workers are replaced one after another under load.
+  # The workers of pools are replaced one after another under load.
 
   import Snakepit.Faults.Trial
 

@@ -1,7 +1,7 @@
 defmodule Snakepit.Faults.Servers do
   @moduledoc false
-  # Workers that lie: a server of the contract that sends what a call's command names. Each call ends
-  # with a value or an error, the BEAM stays as large as it was, and calls of another pool go on.
+  # Lying workers: a server of the contract sends what a call's command names. Each call ends with
+  # a value or an error, the BEAM does not grow, and calls of another pool continue.
 
   import Snakepit.Faults.Trial
 
@@ -22,7 +22,7 @@ defmodule Snakepit.Faults.Servers do
   end
 
   @growth_mb 300
-  # What a worker may answer with on the RPC that carries unary calls.
+  # What a worker may answer on the RPC that carries unary calls.
   @lies ~w(unknown_calls twice wrong_number never not_started_for_ever garbage garbage_frame no_frame
            early_end status_13 status_999 huge start_journal_file start_journal_zero start_journal_fifo
            start_journal_many start_journal_gone handler_time wrong_kinds)
@@ -41,7 +41,7 @@ defmodule Snakepit.Faults.Servers do
     ]
   end
 
-  # Each of these costs a worker, and so the start of the next.
+  # Each of these ends a worker, and so costs the start of the next one.
   @long ~w(wrong_number never garbage no_frame early_end status_13 status_999 huge start_journal_file
            start_journal_many start_journal_gone)
 
@@ -100,7 +100,7 @@ defmodule Snakepit.Faults.Servers do
     |> Enum.map_join(", ", fn {outcome, count} -> "#{count} #{outcome}" end)
   end
 
-  # Whatever is answered: the call ends, and says nothing that the server cannot know.
+  # Whatever the server answers, the call ends, and does not claim what the server cannot know.
   defp unary(pool, lie) do
     options = [pool: pool, timeout: 1_500, queue_timeout: 60_000]
     task = Task.async(fn -> Snakepit.execute(lie, %{}, options) end)

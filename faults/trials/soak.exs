@@ -1,12 +1,13 @@
 defmodule Snakepit.Faults.Soak do
   @moduledoc false
-  # Calls of every sort for a long time, and the memory that is used meanwhile.
+  # Runs all kinds of calls for a long time, and samples the memory.
 
   import Snakepit.Faults.Trial
 
   alias Snakepit.Faults.{Load, OS}
 
-  # In MB a minute, over the second half; a form that takes seconds has too few samples for a verdict.
+  # In MB per minute, over the second half; a form that takes seconds has too few samples for a
+  # verdict.
   @growth_mb 2.0
 
   def trials do
@@ -33,7 +34,7 @@ defmodule Snakepit.Faults.Soak do
 
     rough = for {_, pool, _, _} <- pools, do: Task.async(fn -> rough(pool, 0) end)
     os_pids = for {kind, pool, _, _} <- pools, os_pid <- OS.workers(pool), do: {kind, os_pid}
-    # The record of the calls is the suite's own.
+    # The record of the calls belongs to the suite.
     records = fn ->
       pools |> Enum.map(fn {_, _, _, load} -> Load.megabytes(load) end) |> Enum.sum()
     end
@@ -50,7 +51,7 @@ defmodule Snakepit.Faults.Soak do
     stop_pools(for {_, pool, supervisor, _} <- pools, do: {pool, supervisor})
   end
 
-  # Of a few seconds a slope says nothing.
+  # The slope over a few seconds means nothing.
   defp memory(name, samples, %{form: :short}), do: figure("#{name}:", range(name, samples))
 
   defp memory(name, samples, %{form: :long}) do
@@ -66,7 +67,7 @@ defmodule Snakepit.Faults.Soak do
 
   defp rss({kind, os_pid}), do: {kind, fn -> OS.rss(os_pid) end}
 
-  # {ms, the largest of each name}
+  # {ms, the largest value of each name}
   defp sample(processes, began, until, samples) do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
 
@@ -88,7 +89,7 @@ defmodule Snakepit.Faults.Soak do
     end
   end
 
-  # The slope of a line through the second half of the samples, in MB a minute.
+  # The slope of a line through the second half of the samples, in MB per minute.
   defp growth(samples, name) do
     points =
       for {ms, sizes} <- Enum.take(samples, max(div(length(samples), 2), 2)),

@@ -1,6 +1,6 @@
 defmodule Snakepit.Faults.Stop do
   @moduledoc false
-  # Pools that stop and start again under load: no caller hangs, and none is told what is not true.
+  # Pools stop and start again under load: no caller hangs, and no caller gets a false reason.
 
   import Snakepit.Faults.Trial
 
@@ -72,7 +72,7 @@ defmodule Snakepit.Faults.Stop do
       times = [shutdown_timeout: 300, kill_grace: 300]
       {pool, supervisor} = start_pool!(times ++ options)
       load = forever(pool, kind, what, round, kinds: [:quick])
-      # Long enough for calls to be sent ahead.
+      # Long enough that calls are sent ahead.
       Load.goes_on(load, 500)
       OS.signal(OS.workers(pool), "STOP")
       stop_pools([{pool, supervisor}])

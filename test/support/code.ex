@@ -1,14 +1,14 @@
 defmodule Snakepit.Test.Code do
   @moduledoc false
-  # Python code in a directory of a test, which changes while its pool runs.
+  # Python code in a test's directory that changes while its pool runs.
 
   import Snakepit.Test.Pools
 
-  @doc "Starts a pool of the code in `dir`, which has to be there."
+  @doc "Starts a pool of the code in `dir`, which must exist."
   def start_pool!(dir, options), do: await!(start_pool_unready!(dir, options))
 
   def start_pool_unready!(dir, options) do
-    # Python does not see by time and size that a file was written twice in a second.
+    # From time and size Python cannot tell that a file was written twice in one second.
     env = %{"PYTHONDONTWRITEBYTECODE" => "1"}
     args = [class: "app_code:Code", paths: [dir]]
     options = Keyword.merge([adapter_args: args, env: env], options)
@@ -20,7 +20,7 @@ defmodule Snakepit.Test.Code do
     pool
   end
 
-  @doc "Writes the code. `broken` comes before it."
+  @doc "Writes the code, with `broken` in front of it."
   def write!(dir, version, broken \\ "") do
     File.write!(Path.join(dir, "app_code.py"), """
     #{broken}
@@ -67,7 +67,7 @@ defmodule Snakepit.Test.Code do
     """)
   end
 
-  @doc "Has workers wait while they import the code, until `open_import!/1`."
+  @doc "Makes workers wait while they import the code, until `open_import!/1`."
   def hold_import!(dir), do: File.touch!(Path.join(dir, "held_import"))
   def open_import!(dir), do: File.rm!(Path.join(dir, "held_import"))
 
@@ -85,7 +85,7 @@ defmodule Snakepit.Test.Code do
     {version, pid}
   end
 
-  @doc "Calls until it is sent `:stop`, or a call fails. The errors."
+  @doc "Calls until it receives `:stop` or a call fails. Returns the errors."
   def repeat(pool) do
     receive do
       :stop -> []

@@ -1,9 +1,10 @@
-# What Snakepit asks of Explorer, under the same names. Where Explorer itself is on the code path, the tests run with
-# that.
+# The functions of Explorer that Snakepit calls, under the same names. If Explorer itself is on
+# the code path, the tests use it.
 unless Code.ensure_loaded?(Explorer.PolarsBackend) do
   defmodule Explorer.DataFrame do
     @moduledoc false
-    # The real one holds a reference to a frame of Polars; here it is the stream that it would give.
+    # The real struct holds a reference to a Polars frame; this one holds the stream that it would
+    # return.
     defstruct [:data, :groups, :names, :dtypes]
 
     def load_ipc_stream!(contents, _options \\ []), do: %__MODULE__{data: contents}

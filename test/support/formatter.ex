@@ -1,6 +1,6 @@
 defmodule Snakepit.Test.Formatter do
   @moduledoc false
-  # ExUnit's formatter for the command line, with a bound on what one failed test prints: the log that is
+  # ExUnit's formatter for the command line, with a bound on what one failed test prints: the log
   # captured in it is that of all tests that run at the same time, and a value may have megabytes.
   use GenServer
 
@@ -18,7 +18,7 @@ defmodule Snakepit.Test.Formatter do
 
   def handle_cast(event, state), do: CLIFormatter.handle_cast(event, state)
 
-  @doc "The test with no more than so much of its log and its values."
+  @doc "Limits the log and the values that are printed for a test."
   def bounded(%{state: {:failed, failures}} = test) do
     failures = for {kind, reason, stack} <- failures, do: {kind, bounded_reason(reason), stack}
     %{test | state: {:failed, failures}, logs: bounded_log(test.logs)}
@@ -65,7 +65,8 @@ defmodule Snakepit.Test.Formatter do
   defp cut(text) when byte_size(text) <= @max_bytes, do: text
   defp cut(text), do: first(text, @max_bytes) <> " ..."
 
-  # Whole characters: what is none ends the formatter, and with it all that the run would tell.
+  # Cut only at whole characters: invalid text would end the formatter, and with it the report of
+  # the run.
   defp first(text, bytes) do
     case text |> binary_part(0, bytes) |> :unicode.characters_to_binary() do
       text when is_binary(text) -> text

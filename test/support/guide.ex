@@ -1,10 +1,10 @@
 defmodule Snakepit.Test.Guide do
   @moduledoc false
-  # What `guides/values.md` says.
+  # The contents of `guides/values.md`.
 
   @guide "guides/values.md"
 
-  @doc "The rows of the table under a heading, each a list of cells without their backticks."
+  @doc "Returns the rows of the table under a heading, each a list of cells without their backticks."
   def rows(heading) do
     [_, section] = @guide |> File.read!() |> String.split("\n## #{heading}\n")
     [section | _] = String.split(section, "\n## ")

@@ -1,19 +1,19 @@
 defmodule Snakepit.Test.Log do
   @moduledoc false
-  # What Logger gets of one pool, as messages to the test: it waits for a line, never for a time.
+  # Sends Logger's messages about one pool to the test, which waits for a line instead of a time.
 
   import ExUnit.{Assertions, Callbacks}
 
   @patience 60_000
 
-  @doc "From here on the test gets `{:logged, pool, level, text}` for what is logged of the pool."
+  @doc "From here on the test receives `{:logged, pool, level, text}` for each message about the pool."
   def follow(pool) do
     id = :"log_of_#{pool}"
     :ok = :logger.add_handler(id, __MODULE__, %{config: %{test: self(), pool: pool}})
     on_exit(fn -> :logger.remove_handler(id) end)
   end
 
-  @doc "Waits for a line with the text. All that came up to it, `{level, text}` each."
+  @doc "Waits for a line with the text. Returns all messages up to it, as `{level, text}`."
   def await(pool, text, seen \\ []) do
     assert_receive {:logged, ^pool, level, line}, @patience
     seen = [{level, line} | seen]
@@ -21,7 +21,7 @@ defmodule Snakepit.Test.Log do
   end
 
   @doc false
-  # As `:logger` calls a handler.
+  # The callback of a `:logger` handler.
   def log(%{msg: {:string, text}, level: level}, %{config: %{test: test, pool: pool}}) do
     text = IO.chardata_to_string(text)
     if text =~ inspect(pool), do: send(test, {:logged, pool, level, text})

@@ -1,5 +1,5 @@
-# What Snakepit asks of Nx, and what its errors advise, as Nx has it: the fields of a tensor, and functions of the
-# same names that give the same. Where Nx itself is on the code path, the tests run with that.
+# The parts of Nx that Snakepit uses and that its errors recommend: the fields of a tensor, and
+# functions with the same names and results. If Nx itself is on the code path, the tests use it.
 unless Code.ensure_loaded?(Nx.BinaryBackend) do
   defmodule Nx.Tensor do
     @moduledoc false

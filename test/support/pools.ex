@@ -6,11 +6,11 @@ defmodule Snakepit.Test.Pools do
 
   alias Snakepit.Error
 
-  # Longer than any step takes on any machine, in ms; nothing waits for it in vain.
+  # Longer than any step takes on any machine, in ms; no successful test waits for it.
   @patience 60_000
 
-  # As long as that for all that a slow machine would be blamed for; a test that wants the end of one of
-  # these says so itself.
+  # The same for all limits that a slow machine could exceed; a test of one of these limits sets
+  # it itself.
   @patient [
     startup_timeout: 2 * @patience,
     timeout: @patience,
@@ -28,10 +28,10 @@ defmodule Snakepit.Test.Pools do
   end
 
   def start_pool_unready!(options) do
-    # No other run of the tests on this machine has one of that name.
+    # No other run of the tests on this machine has a pool of that name.
     name = :"pool#{System.pid()}_#{System.unique_integer([:positive])}"
     args = [class: "trouble:Trouble", paths: ["test/support/python"]]
-    # As in the tests of the Python package: another Python than the one of `.venv`.
+    # As in the tests of the Python package: use another Python than the one of `.venv`.
     python =
       for python <- List.wrap(System.get_env("SNAKEPIT_TEST_PYTHON")), do: {:python, python}
 
@@ -41,13 +41,13 @@ defmodule Snakepit.Test.Pools do
     options[:name]
   end
 
-  @doc "Starts a pool of a server of the tests' own."
+  @doc "Starts a pool of a server that belongs to the tests."
   def start_server_pool!(adapter, options \\ []) do
     env = %{"PYTHONPATH" => Path.expand("python")}
     start_pool!(Keyword.merge([adapter: adapter, adapter_args: [], env: env], options))
   end
 
-  @doc "The options of a pool of each way to a worker, with the way's name."
+  @doc "The options of a pool for each kind of worker, with the kind's name."
   def ways do
     [
       Native: [server: :native],
@@ -62,7 +62,7 @@ defmodule Snakepit.Test.Pools do
     pid
   end
 
-  @doc "The OS processes of a pool's workers, from the kernel's own table."
+  @doc "The OS processes of a pool's workers, from the kernel's table."
   def os_pids(pool) do
     for path <- Path.wildcard("/proc/[0-9]*/cmdline"),
         {:ok, line} <- [File.read(path)],
@@ -70,7 +70,7 @@ defmodule Snakepit.Test.Pools do
         do: path |> Path.dirname() |> Path.basename() |> String.to_integer()
   end
 
-  @doc "The native side of a pool."
+  @doc "The native resource of a pool."
   def native(pool) do
     {:ok, %{native: native}} = Snakepit.Pool.Manager.fetch(pool)
     native
@@ -87,8 +87,8 @@ defmodule Snakepit.Test.Pools do
   end
 
   @doc """
-  Calls `fun` with a short time in ms, and with longer ones for as long as it returns `:too_short`: what
-  it wants to happen within that has not, on this machine.
+  Calls `fun` with a short time in ms, and with longer ones while it returns `:too_short`, which
+  means that the expected event has not happened within that time on this machine.
   """
   def with_time(fun, time \\ 100) do
     case fun.(time) do
@@ -99,7 +99,7 @@ defmodule Snakepit.Test.Pools do
   end
 
   @doc """
-  The error of a call that is past its deadline once it runs, which the file `started` tells, and its
+  The error of a call that passes its deadline while it runs, as the file `started` shows, and its
   timeout.
   """
   def run_out!(command, args, options) do
@@ -113,13 +113,13 @@ defmodule Snakepit.Test.Pools do
     end)
   end
 
-  @doc "As `Snakepit.Pool.await_ready/2`, with patience."
+  @doc "Like `Snakepit.Pool.await_ready/2`, with patience."
   def await_ready(pool), do: Snakepit.Pool.await_ready(pool, 2 * @patience)
 
   def await(task), do: Task.await(task, @patience)
   def await_many(tasks), do: Task.await_many(tasks, @patience)
 
-  @doc "The lines that a worker has written to a file by now."
+  @doc "The lines that a worker has written to a file so far."
   def lines(path) do
     case File.read(path) do
       {:ok, text} -> String.split(text, "\n", trim: true)
@@ -127,7 +127,7 @@ defmodule Snakepit.Test.Pools do
     end
   end
 
-  @doc "Polls until `condition` holds, and returns what it returned; fails after `timeout` ms."
+  @doc "Polls until `condition` is truthy, and returns its value; fails after `timeout` ms."
   def eventually(condition, timeout \\ @patience) do
     deadline = System.monotonic_time(:millisecond) + timeout
     poll(condition, deadline, timeout)

@@ -1,9 +1,9 @@
 defmodule Snakepit.Test.Proper do
   @moduledoc false
-  # PropEr, which `bin/setup --dev` installs from Debian: where it is, and properties as ExUnit has
+  # Finds PropEr, which `bin/setup --dev` installs from Debian, and defines properties as ExUnit
   # tests.
 
-  @doc "Puts PropEr into the code path."
+  @doc "Adds PropEr to the code path."
   def load! do
     roots = [:code.root_dir(), "/usr/lib/erlang"]
 
@@ -16,7 +16,7 @@ defmodule Snakepit.Test.Proper do
     end
   end
 
-  @doc "Checks that `holds` of whatever `type` generates; fails with the smallest counterexample."
+  @doc "Checks that `holds` is true for all values of `type`; fails with the smallest counterexample."
   def check!(type, runs, holds) do
     property = apply(:proper, :forall, [type, holds])
     options = [:quiet, :long_result, numtests: runs, max_size: 20]

@@ -1,6 +1,6 @@
 defmodule Snakepit.Test.ServerAdapter do
   @moduledoc false
-  # For servers of the contract that are the tests' own: `use` it with the `script:`.
+  # For servers that belong to the tests: `use` it with the `script:`.
 
   defmacro __using__(script: script) do
     quote do

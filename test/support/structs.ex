@@ -1,6 +1,6 @@
 defmodule Snakepit.Test.Structs do
   @moduledoc false
-  # Structs with their ways to Python. Protocols are consolidated before tests are compiled.
+  # Structs with their encoders. Protocols are consolidated before tests are compiled.
 
   defmodule Point do
     @moduledoc false
@@ -30,7 +30,7 @@ defmodule Snakepit.Test.Structs do
 
   defmodule Broken do
     @moduledoc false
-    # Its encoder does what it is told.
+    # Its encoder does what its fields say.
     defstruct [:how]
 
     defimpl Snakepit.Encoder do

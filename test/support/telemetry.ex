@@ -1,9 +1,10 @@
-# Stands in for the library, which the tests do without: what is attached is called in turn.
+# Replaces the telemetry library, which the tests do not have: calls the attached handlers in
+# turn.
 unless Code.ensure_loaded?(:telemetry) do
   defmodule :telemetry do
     @moduledoc false
 
-    @doc "Whoever starts it has to outlive the tests."
+    @doc "Start it from a process that outlives the tests."
     def start, do: :ets.new(:telemetry, [:named_table, :public, :bag, read_concurrency: true])
 
     def attach(id, event, function, config) do

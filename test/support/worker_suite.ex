@@ -1,7 +1,7 @@
 defmodule Snakepit.Test.WorkerSuite do
   @moduledoc false
-  # Every behaviour that workers have whatever they are spoken to over: `use` it with the options of
-  # its pools, `:size` among them.
+  # Every behaviour that workers share, whatever their transport: `use` it with the options of its
+  # pools, including `:size`.
 
   defmacro __using__(options) do
     quote location: :keep do
@@ -25,7 +25,7 @@ defmodule Snakepit.Test.WorkerSuite do
 
       defp options(options), do: Keyword.merge(@options, options)
 
-      # Keeps so many places busy until there is a file; returns once every one of them is taken.
+      # Keeps this many places busy until a file exists; returns once all of them are taken.
       defp occupy(pool, dir, places \\ @size) do
         until = Path.join(dir, "until")
 
