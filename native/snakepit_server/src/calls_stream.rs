@@ -2,7 +2,7 @@
 
 use crate::grpc::ServerConnection;
 use snakepit_proto::ReplyFrame;
-use snakepit_wire::{Outlet, append};
+use snakepit_wire::{BatchingSender, append};
 use std::{
     sync::{
         Arc, OnceLock,
@@ -17,7 +17,7 @@ const BATCH: usize = 16;
 
 /// `J` records in a start journal which calls have started.
 pub struct CallsStream<J> {
-    sender: Outlet<ServerConnection>,
+    sender: BatchingSender<ServerConnection>,
     /// The number of replies that no `flush` has sent.
     unsent: AtomicUsize,
     /// If this process dies, the client reads in it which calls have not started: another worker may
@@ -26,7 +26,7 @@ pub struct CallsStream<J> {
 }
 
 impl<J> CallsStream<J> {
-    pub fn new(sender: Outlet<ServerConnection>) -> Self {
+    pub fn new(sender: BatchingSender<ServerConnection>) -> Self {
         Self {
             sender,
             unsent: AtomicUsize::new(0),

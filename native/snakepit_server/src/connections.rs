@@ -5,7 +5,7 @@ use crate::{
     newcomers::{Newcomer, Newcomers},
     secret::Secret,
 };
-use snakepit_wire::{Driven, Io, Listener, MAX_HEADER_LIST, Socket};
+use snakepit_wire::{Io, Listener, MAX_HEADER_LIST, SharedConnection, Socket};
 use std::{future::poll_fn, ops::RangeInclusive, sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -112,10 +112,11 @@ impl<S: Service> Connections<S> {
             connection = builder.handshake(socket) => connection?,
             () = Newcomer::refused(newcomer.as_ref()) => return Ok(()),
         };
-        let driven = Driven::new(connection, io);
+        let connection = SharedConnection::new(connection, io);
         let rpcs = TaskTracker::new();
-        let accept =
-            || poll_fn(|cx| driven.poll(cx.waker(), |connection, cx| connection.poll_accept(cx)));
+        let accept = || {
+            poll_fn(|cx| connection.poll(cx.waker(), |connection, cx| connection.poll_accept(cx)))
+        };
         let mut stopping = false;
         loop {
             let accepted = tokio::select! {
@@ -123,17 +124,17 @@ impl<S: Service> Connections<S> {
                 () = self.end.cancelled() => break,
                 () = self.stop.cancelled(), if !stopping => {
                     stopping = true;
-                    driven.with(h2::server::Connection::graceful_shutdown);
+                    connection.with(h2::server::Connection::graceful_shutdown);
                     continue;
                 }
                 accepted = accept() => accepted,
                 () = Newcomer::refused(newcomer.as_ref()) => None,
             };
             let Some(Ok((request, respond))) = accepted else {
-                driven.closed();
+                connection.closed();
                 return Ok(());
             };
-            let mut rpc = Rpc::new(request, respond, driven.clone(), self.end.clone());
+            let mut rpc = Rpc::new(request, respond, connection.clone(), self.end.clone());
             if self.secret.is_in(&rpc.head.headers) {
                 newcomer = None;
                 rpcs.spawn(self.service.clone().serve(rpc));
@@ -147,8 +148,8 @@ impl<S: Service> Connections<S> {
             () = rpcs.wait() => {}
             _ = async { while let Some(Ok(_)) = accept().await {} } => {}
         }
-        driven.write_here(|| {});
-        driven.closed();
+        connection.write_here(|| {});
+        connection.closed();
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
 use prost::Message;
-use snakepit_wire::{Deframer, Driven, FrameError, Io, Socket, append};
+use snakepit_wire::{Deframer, FrameError, Io, SharedConnection, Socket, append};
 use std::{
     future::poll_fn,
     sync::Arc,
@@ -24,7 +24,7 @@ pub struct Rpc {
     pub head: Parts,
     pub body: RecvStream,
     respond: SendResponse<Bytes>,
-    pub connection: Arc<Driven<ServerConnection>>,
+    pub connection: Arc<SharedConnection<ServerConnection>>,
     /// Cancelled when the server ends.
     pub end: CancellationToken,
 }
@@ -36,7 +36,7 @@ impl Rpc {
     pub(crate) fn new(
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        connection: Arc<Driven<ServerConnection>>,
+        connection: Arc<SharedConnection<ServerConnection>>,
         end: CancellationToken,
     ) -> Self {
         let (head, body) = request.into_parts();

@@ -1,12 +1,14 @@
-//! gRPC's framing: each message has a flag for compression, which is never used here, and its length
-//! in front of it.
+//! gRPC's framing: a flag for compression, which is never used here, and the length in front of each message.
+//!
+//! tonic frames the messages of its own calls and has no function for that alone; the frames of `Calls` are written
+//! to an h2 stream by whichever thread has one.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
 const PREFIX: usize = 5;
-/// What a frame of `Calls` may have beside its values, whose size is limited: names, metadata, the
-/// text of an error.
+/// How many bytes a frame of `Calls` may have beside its values, whose size has its own limit: for names, metadata,
+/// the text of an error.
 pub const FRAME_OVERHEAD: usize = 1024 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +23,7 @@ pub enum FrameError {
 pub fn append(out: &mut BytesMut, message: &impl Message) {
     let size = message.encoded_len();
     append_encoded(out, size, |out| {
-        // Room for all of it was reserved: nothing can fail.
+        // This cannot fail: enough room was reserved.
         let _ = message.encode(out);
     });
 }
@@ -50,12 +52,12 @@ impl Deframer {
         }
     }
 
-    /// To be called when `next` has nothing more.
+    /// To be called when `next` returns nothing.
     pub fn push(&mut self, chunk: Bytes) {
         self.chunk = chunk;
     }
 
-    /// Whether a message has begun and not ended.
+    /// Whether part of a message has arrived.
     pub fn is_cut_off(&self) -> bool {
         !self.partial.is_empty()
     }
@@ -87,7 +89,7 @@ impl Deframer {
         Ok(Some(message))
     }
 
-    /// Moves what is missing of `wanted` bytes; tells whether all are there.
+    /// Completes the partial message up to `wanted` bytes; returns whether it has them.
     fn take_up_to(&mut self, wanted: usize) -> bool {
         let missing = wanted.saturating_sub(self.partial.len());
         if missing > 0 && !self.chunk.is_empty() {
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_out_as_they_went_in_however_they_are_cut() {
+    fn messages_are_read_as_they_were_written_however_the_bytes_are_cut() {
         let messages: &[&[u8]] = &[b"one", b"", b"a longer message", b"x"];
         let bytes = framed(messages);
         for size in 1..=bytes.len() {
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_over_the_limit_is_refused_before_it_is_gathered() {
+    fn a_message_over_the_limit_is_refused_before_all_of_it_arrives() {
         let mut deframer = Deframer::new(2);
         deframer.push(framed(&[b"abc"]).slice(..6));
         assert_eq!(
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_not_whole_is_told() {
+    fn an_incomplete_message_is_reported() {
         let mut deframer = Deframer::new(10);
         deframer.push(framed(&[b"abc"]).slice(..6));
         assert_eq!(deframer.next(), Ok(None));

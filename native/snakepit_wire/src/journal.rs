@@ -1,5 +1,5 @@
-//! Where a server notes which calls it has started: memory that outlives it, and that its client has
-//! given it when it started it.
+//! The start journal: memory in which a server notes the calls that it has started. The client creates it when it
+//! starts the server, so it outlives the server.
 
 use rustix::{
     fd::OwnedFd,
@@ -11,11 +11,10 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-/// A page of 64-bit numbers: as many as there may be threads that run commands, or the last ones note
-/// nothing.
+/// A page of 64-bit numbers, one for each thread that runs commands. Threads beyond these note nothing.
 pub const JOURNAL_BYTES: usize = 4096;
 
-/// A file without a name, of a size that nobody can change.
+/// A file without a name, whose size cannot be changed.
 pub struct StartJournal(OwnedFd);
 
 impl StartJournal {
@@ -29,19 +28,19 @@ impl StartJournal {
         Ok(Self(file))
     }
 
-    /// Elsewhere there is no path to a file without a name.
+    /// Other systems have no path to a file without a name.
     #[cfg(not(target_os = "linux"))]
     pub fn create() -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Where another process of the same user opens it, for as long as this one has it.
+    /// The path by which another process of the same user opens it while this process has it.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    /// Opens what `path` of another process names. In a namespace of its own this process may find
-    /// anything there: only what `create` has made is taken.
+    /// Opens the journal at a path from another process. In another namespace that path may be any file: only a
+    /// file that `create` has made is accepted.
     pub fn open(path: &str) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let journal = Self(open(path, flags, Mode::empty())?);
@@ -72,7 +71,7 @@ impl StartJournal {
         self.0.as_raw_fd()
     }
 
-    /// The largest number in it. Where it cannot be read everything may have started.
+    /// The largest number in it. If it cannot be read, every call may have started.
     pub fn last_started(&self) -> u64 {
         let mut bytes = [0; JOURNAL_BYTES];
         if pread(&self.0, &mut bytes[..], 0) != Ok(JOURNAL_BYTES) {
@@ -99,7 +98,7 @@ mod tests {
     use rustix::{fs::ftruncate, io::pwrite};
 
     #[test]
-    fn what_one_process_notes_another_reads() {
+    fn a_number_that_one_process_notes_is_read_by_another() {
         let journal = StartJournal::create().unwrap();
         assert_eq!(journal.last_started(), 0);
         let opened = StartJournal::open(&journal.path()).unwrap();
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_changes_its_size() {
+    fn its_size_cannot_be_changed() {
         let journal = StartJournal::create().unwrap();
         let opened = StartJournal::open(&journal.path()).unwrap();
         for size in [0, 1, 1 << 40] {
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_at_its_path_is_refused() {
+    fn any_other_file_at_its_path_is_refused() {
         let file = std::env::temp_dir().join(format!("snakepit-journal-{}", std::process::id()));
         std::fs::write(&file, [0; JOURNAL_BYTES]).unwrap();
         for path in [

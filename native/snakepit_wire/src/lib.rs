@@ -1,23 +1,28 @@
-//! What both ends of a worker's connection share: gRPC's framing, and a connection that any thread
+//! What both ends of a connection share: addresses and sockets, gRPC's framing, and a connection that any thread
 //! may write to.
 
 mod address;
-mod driven;
+mod connection;
 mod framing;
+mod io;
 mod journal;
-mod outlet;
+mod sender;
 mod socket;
 
 pub use address::{Address, InvalidAddress, Listener};
-pub use driven::{Connection, Driven, Io, IoState, muted};
+pub use connection::{Connection, SharedConnection, without_wakeups};
 pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, append, append_encoded};
+pub use io::{Io, IoState};
 pub use journal::{JOURNAL_BYTES, StartJournal};
-pub use outlet::Outlet;
+pub use sender::BatchingSender;
 pub use socket::Socket;
+
+pub use connection::{SharedConnection as Driven, without_wakeups as muted};
+pub use sender::BatchingSender as Outlet;
 
 /// The metadata that carries the secret of a server at a TCP port.
 pub const SECRET_HEADER: &str = "x-snakepit-secret";
 
-/// How large a request's or a response's headers may be, in bytes as HTTP/2 counts them. What is larger
-/// is not held in memory: anyone may send it before any secret is checked.
+/// The limit of a request's or a response's headers, in bytes as HTTP/2 counts them. Larger headers are not kept
+/// in memory: anyone may send them before a secret is checked.
 pub const MAX_HEADER_LIST: u32 = 64 * 1024;

@@ -1,7 +1,8 @@
-//! A connected socket whose thread is woken for what it waits for alone.
+//! A connected socket that wakes its thread only for what the thread waits for.
 //!
-//! tokio's own have the kernel tell of room to write as well, always: whenever one end reads, the
-//! other's thread is woken to learn that it may write what it has not got.
+//! tokio's own sockets are always registered for writing as well: whenever one end reads, the thread at the other
+//! end is woken because there is room to write again. With 32 callers nearly half of the time is the kernel's, for
+//! waking threads, switching between them and copying (`guides/performance.md`). A test below counts the wake-ups.
 
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -19,20 +20,20 @@ use tokio::{
     runtime::Handle,
 };
 
-/// How much is read at a time: what it is read into is filled with zeros before.
+/// How much is read at a time. The memory is filled with zeros first.
 const READ_UP_TO: usize = 64 * 1024;
 
 pub struct Socket {
-    /// Is told of what may be read.
+    /// Registered for reading.
     stream: AsyncFd<OwnedFd>,
-    /// Is told of room, while there is none.
+    /// Registered for writing, while the socket is full.
     full: Option<AsyncFd<OwnedFd>>,
-    /// Also a thread that is not the runtime's may find that there is none.
+    /// A thread outside the runtime may find the socket full as well.
     runtime: Handle,
 }
 
 impl Socket {
-    /// To be called on the runtime that the socket is to be driven by.
+    /// To be called on the runtime that is to drive the socket.
     pub fn unix(stream: UnixStream) -> io::Result<Self> {
         Self::new(stream.into_std()?.into())
     }
@@ -73,13 +74,13 @@ impl Socket {
                 continue;
             }
             let _runtime = self.runtime.enter();
-            let twin = self.stream.get_ref().as_fd().try_clone_to_owned()?;
-            self.full = Some(watch(twin, Interest::WRITABLE)?);
+            let writable = self.stream.get_ref().as_fd().try_clone_to_owned()?;
+            self.full = Some(watch(writable, Interest::WRITABLE)?);
         }
     }
 }
 
-/// The way to do it is unsafe now, for what may be no open file; this one is.
+/// The function that replaces the deprecated one is unsafe, because it cannot know that the file is open.
 #[allow(deprecated)]
 fn watch(stream: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(stream, interest)
@@ -96,7 +97,7 @@ impl AsyncRead for Socket {
             let room = buf.initialize_unfilled_to(buf.remaining().min(READ_UP_TO));
             match retry_on_intr(|| read(self.stream.get_ref(), &mut *room)) {
                 Ok(count) => {
-                    // What comes after that wakes again.
+                    // Data that arrives later wakes the task again.
                     if (1..room.len()).contains(&count) {
                         ready.clear_ready();
                     }
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_than_the_socket_takes_at_once_goes_both_ways_and_then_the_end() {
+    async fn more_data_than_the_socket_holds_goes_both_ways_and_then_the_end() {
         let (near, far) = pair();
         let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let mut echo = tokio::spawn(async move {
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_sent_before_the_end_is_read_and_then_the_end() {
+    async fn data_sent_before_the_end_is_read_and_then_the_end() {
         let (mut near, mut far) = pair();
         far.write_all(b"last").await.unwrap();
         drop(far);
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_socket_can_be_found_by_any_thread() {
+    async fn any_thread_may_find_the_socket_full() {
         let (mut near, mut far) = pair();
         let chunk = vec![7; 1_000_000];
         let full = std::thread::spawn(move || {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_thread_is_not_woken_because_the_other_end_has_read() {
+    async fn the_thread_is_not_woken_when_the_other_end_reads() {
         let (mut near, far) = pair();
         for _ in 0..10 {
             near.write_all(b"x").await.unwrap();
@@ -220,7 +221,7 @@ mod tests {
             }
             for _ in 0..10 {
                 far.read_exact(&mut [0]).unwrap();
-                // Time to be woken, which must not happen.
+                // Time in which the thread could be woken.
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             done.send(far).unwrap();

@@ -8,7 +8,7 @@ use crate::{
 use prost::Message;
 use snakepit_proto::{CallFrame, call_frame::Act};
 use snakepit_server::{Rpc, unreadable};
-use snakepit_wire::{Deframer, FRAME_OVERHEAD, Outlet};
+use snakepit_wire::{BatchingSender, Deframer, FRAME_OVERHEAD};
 use std::{future::poll_fn, sync::Arc};
 use tonic::Status;
 
@@ -16,7 +16,7 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
     let Ok(stream) = rpc.begin() else {
         return Ok(());
     };
-    let sender = Outlet::new(rpc.connection.clone(), stream);
+    let sender = BatchingSender::new(rpc.connection.clone(), stream);
     let calls = Arc::new(CallsStream::new(sender));
     if worker.has_journal() {
         calls.offer_journal();

@@ -1,0 +1,93 @@
+//! The sending half of one stream of a connection. Messages that are queued while the connection is in use are
+//! sent together.
+
+use crate::connection::{Connection, SharedConnection, without_wakeups};
+use bytes::{Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
+use h2::SendStream;
+use http::HeaderMap;
+use parking_lot::Mutex;
+use std::{sync::Arc, task::Waker};
+
+/// The first allocation for messages.
+const ROOM: usize = 16 * 1024;
+
+pub struct BatchingSender<C> {
+    connection: Arc<SharedConnection<C>>,
+    stream: Mutex<SendStream<Bytes>>,
+    out: Mutex<BytesMut>,
+    task: AtomicWaker,
+}
+
+impl<C: Connection> BatchingSender<C> {
+    pub fn new(connection: Arc<SharedConnection<C>>, stream: SendStream<Bytes>) -> Self {
+        Self {
+            connection,
+            stream: Mutex::new(stream),
+            out: Mutex::new(BytesMut::new()),
+            task: AtomicWaker::new(),
+        }
+    }
+
+    /// Queues what `append` appends, for `write` or the next `drain` to send.
+    pub fn queue(&self, append: impl FnOnce(&mut BytesMut)) {
+        let mut out = self.out.lock();
+        if out.capacity() == 0 {
+            out.reserve(ROOM);
+        }
+        append(&mut out);
+    }
+
+    /// Writes what is queued from this thread; wakes the draining task instead if another thread is using the
+    /// connection. Returns whether the socket has taken all of it.
+    pub fn write(&self) -> bool {
+        if self.connection.write_here(|| self.flush()) {
+            return !self.connection.is_blocked();
+        }
+        self.wake();
+        false
+    }
+
+    /// As `write`, but waits for the other thread, and for the socket to take all of it.
+    pub fn write_all(&self) {
+        self.connection.write_all_here(|| self.flush());
+    }
+
+    /// Wakes the draining task.
+    pub fn wake(&self) {
+        self.task.wake();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.out.lock().is_empty()
+    }
+
+    /// Gives the connection what is queued. To be called by the draining task, which is woken for more.
+    pub fn drain(&self, task: &Waker) {
+        self.task.register(task);
+        self.flush();
+    }
+
+    /// As `drain`, for a task that polls the connection right after it.
+    pub fn drain_and_poll(&self, task: &Waker) {
+        self.task.register(task);
+        without_wakeups(|| self.flush());
+    }
+
+    /// Ends the stream after what is queued.
+    pub fn end(&self, trailers: &HeaderMap) {
+        self.flush();
+        // The stream's other half reports that it is closed.
+        let _ = self.stream.lock().send_trailers(trailers.clone());
+    }
+
+    fn flush(&self) {
+        // The stream is locked before data is taken from the queue, so that the order stays.
+        let mut stream = self.stream.lock();
+        let bytes = self.out.lock().split().freeze();
+        if !bytes.is_empty() {
+            // The stream's other half reports that it is closed.
+            let _ = stream.send_data(bytes, false);
+        }
+    }
+}
