@@ -2,11 +2,12 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Config, Error, Telemetry}
+  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Error, Telemetry}
+  alias Snakepit.Config.Options
   alias Snakepit.Pool.{Diagnostics, Gate, Manager}
 
-  @options Map.put(Config.call_options(), :pool, :pool)
-  @stream_options Map.put(Config.stream_options(), :pool, :pool)
+  @options Map.put(Options.call(), :pool, :pool)
+  @stream_options Map.put(Options.stream(), :pool, :pool)
 
   @doc "Matches the messages of a call that `start_stream/3` started."
   defguard is_event(message, call)
@@ -120,7 +121,7 @@ defmodule Snakepit do
   def end_session(session_id, options \\ []) do
     options = [{:session_id, session_id} | options]
 
-    with :ok <- Config.check(options, %{session_id: :session_id, pool: :pool}),
+    with :ok <- Options.check(options, %{session_id: :session_id, pool: :pool}),
          name = Keyword.get(options, :pool, Snakepit.Pool),
          {:ok, pool} <- Manager.fetch(name) do
       case Codec.end_session(pool.native, session_id) do
@@ -283,7 +284,7 @@ defmodule Snakepit do
   """
   @spec restart(atom, keyword) :: :ok | {:error, Error.t()}
   def restart(pool \\ Snakepit.Pool, options \\ []) do
-    with :ok <- Config.check(options, %{timeout: :timeout}),
+    with :ok <- Options.check(options, %{timeout: :timeout}),
          do:
            Manager.restart(pool, "Snakepit.restart/2", Keyword.get(options, :timeout, :infinity))
   end
@@ -338,7 +339,7 @@ defmodule Snakepit do
   end
 
   defp prepare(command, args, options, schema) do
-    with :ok <- Config.check(options, schema),
+    with :ok <- Options.check(options, schema),
          {name, options} = Keyword.pop(options, :pool, Snakepit.Pool),
          {:ok, pool} <- Manager.fetch(name) do
       case Gate.pass(pool.gate, command, args, options) do

@@ -12,10 +12,11 @@ defmodule Snakepit.AdapterFallback do
   says so in `Snakepit.stats/1`. It stays there until it is started anew.
   """
 
-  alias Snakepit.{Config, Error, Pool}
+  alias Snakepit.Config.Options
+  alias Snakepit.{Error, Pool}
   alias Snakepit.Pool.Diagnostics
 
-  @options Map.merge(Config.call_options(), %{pool: :pool, fallback_adapter: :adapter})
+  @options Map.merge(Options.call(), %{pool: :pool, fallback_adapter: :adapter})
 
   @doc """
   As `Snakepit.execute/3`, and once more by the fallback's workers if that returned `:grpc_unavailable`.
@@ -26,7 +27,7 @@ defmodule Snakepit.AdapterFallback do
   @spec execute_with_fallback(String.t(), map | keyword, keyword) ::
           {:ok, map} | {:error, Error.t()}
   def execute_with_fallback(command, args \\ %{}, options \\ []) do
-    with :ok <- Config.check(options, @options),
+    with :ok <- Options.check(options, @options),
          {given, options} = Keyword.split(options, [:fallback_adapter]),
          {:error, %Error{reason: :grpc_unavailable} = error} <-
            Snakepit.execute(command, args, options),

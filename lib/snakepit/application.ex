@@ -2,10 +2,12 @@ defmodule Snakepit.Application do
   @moduledoc false
   use Application
 
+  alias Snakepit.Config.{Environment, RuntimeThreads}
+
   @impl true
   def start(_type, _args) do
-    with {:ok, _threads} <- Snakepit.Config.runtime_threads(),
-         {:ok, options} <- Snakepit.Config.default_pool() do
+    with {:ok, _threads} <- RuntimeThreads.get(),
+         {:ok, options} <- Environment.default_pool() do
       start(if options, do: [{Snakepit.Pool, options}], else: [])
     else
       {:error, error} -> raise error

@@ -1,11 +1,9 @@
 defmodule Snakepit.Config do
   @moduledoc false
-  # The one schema of a pool's options, and the one reader of the application's environment.
+  # The one schema of a pool's options.
 
-  alias Snakepit.Config.{Env, Environment, Hidden, Paths, Type}
+  alias Snakepit.Config.{Env, Hidden, Options, Paths, Type}
   alias Snakepit.Error
-
-  @demand {:positive, 10_000_000}
 
   # With `flag: true` an option goes to Python workers too, as a flag of their command line. Those that the
   # native library uses are named in its struct of them, in `nifs/pool.rs`.
@@ -107,7 +105,7 @@ defmodule Snakepit.Config do
       doc: "how long a session is kept that no call uses, in ms"
     ],
     demand: [
-      type: @demand,
+      type: Options.demand(),
       default: 256,
       doc: "how many chunks of a stream may be on their way to the consumer"
     ],
@@ -202,32 +200,10 @@ defmodule Snakepit.Config do
     ]
   ]
 
-  @doc "Threads of the native runtime; read when the library is loaded."
-  @spec runtime_threads() :: {:ok, pos_integer} | {:error, Error.t()}
-  def runtime_threads do
-    # They share the cores with the schedulers, which do half of the work.
-    default = max(div(System.schedulers_online(), 2), 1)
-    threads = Application.get_env(:snakepit, :runtime_threads, default)
-
-    case check([runtime_threads: threads], %{runtime_threads: :threads}) do
-      :ok -> {:ok, threads}
-      {:error, error} -> {:error, %{error | message: "config :snakepit: #{error.message}"}}
-    end
-  end
-
-  @doc "The options of the pool that the application starts, or nil."
-  @spec default_pool() :: {:ok, keyword | nil} | {:error, Error.t()}
-  def default_pool do
-    :snakepit
-    |> Application.get_all_env()
-    |> Keyword.drop([:runtime_threads, :included_applications])
-    |> Environment.pool()
-  end
-
   @doc "A pool's options, complete and checked."
   @spec pool(keyword) :: {:ok, map} | {:error, Error.t()}
   def pool(options) do
-    with :ok <- check(options, types()) do
+    with :ok <- Options.check(options, types()) do
       options = Map.new([{:root, Paths.root()} | options])
       options = Map.merge(defaults(), options)
       options = %{options | adapter_args: Hidden.wrap_init(options.adapter_args)}
@@ -243,52 +219,6 @@ defmodule Snakepit.Config do
   @spec flags() :: [{atom, Type.t()}]
   def flags, do: for({key, row} <- @pool, row[:flag], do: {key, row[:type]})
 
-  @doc "What every call takes, and what a stream takes beside it."
-  def call_options do
-    %{
-      timeout: :timeout,
-      queue_timeout: :timeout,
-      session_id: :session_id,
-      affinity: {:one_of, [:strict, :prefer]},
-      request_id: :request_id,
-      traceparent: :traceparent,
-      metadata: :metadata
-    }
-  end
-
-  def stream_options do
-    Map.merge(call_options(), %{
-      demand: @demand,
-      first_chunk_timeout: :timeout,
-      idle_timeout: :timeout
-    })
-  end
-
-  @doc "Checks options against a map of key to type."
-  @spec check(keyword, map) :: :ok | {:error, Error.t()}
-  def check([], _schema), do: :ok
-
-  def check([{key, value} | rest], schema) when is_map_key(schema, key) do
-    case problem(Map.fetch!(schema, key), value) do
-      nil -> check(rest, schema)
-      problem -> invalid("the option #{inspect(key)} #{problem}")
-    end
-  end
-
-  def check([{key, _value} | _rest], schema) when is_atom(key) do
-    known = schema |> Map.keys() |> Enum.sort() |> Enum.map_join(", ", &inspect/1)
-    invalid("there is no option #{inspect(key)}; there are #{known}")
-  end
-
-  # Without the values of whatever it is, which may be secrets.
-  def check([{key, _value} | _rest], _schema),
-    do: invalid("options are a keyword list, got the key #{inspect(key)}")
-
-  def check(other, _schema) when is_map(other),
-    do: invalid("options are a keyword list, got a map")
-
-  def check(other, _schema), do: invalid("options are a keyword list, got: #{shown(other)}")
-
   @doc "The pool's options as a table, for the documentation."
   def table do
     rows =
@@ -302,27 +232,4 @@ defmodule Snakepit.Config do
   defp defaults do
     %{unquote_splicing(for {key, row} <- @pool, do: {key, row[:default]})}
   end
-
-  defp problem(:env, value) do
-    with problem when problem != nil <- Env.problem(value), do: "has #{problem}"
-  end
-
-  defp problem(type, value) do
-    case Type.check(type, value) do
-      true -> nil
-      expected -> "wants #{expected}, got#{got(type, value)}"
-    end
-  end
-
-  # Its values may be secrets.
-  defp got(:keyword, _value), do: " something else"
-  defp got(_type, value), do: ": #{shown(value)}"
-
-  @doc "A value for a message: an id of a megabyte must not make one of that."
-  def shown(value) when is_binary(value) and byte_size(value) > 200,
-    do: "#{byte_size(value)} bytes that begin with #{inspect(binary_part(value, 0, 20))}"
-
-  def shown(value), do: inspect(value)
-
-  defp invalid(message), do: {:error, %Error{reason: :invalid_options, message: message}}
 end

@@ -24,7 +24,7 @@ defmodule Snakepit.Native do
   defp load_library do
     path = :filename.join(:code.priv_dir(:snakepit), "native/snakepit_nif")
 
-    with {:ok, threads} <- Snakepit.Config.runtime_threads(),
+    with {:ok, threads} <- Snakepit.Config.RuntimeThreads.get(),
          :ok <- :erlang.load_nif(path, threads) do
       :persistent_term.put({__MODULE__, :loaded}, true)
       put_error(nil)

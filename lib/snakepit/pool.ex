@@ -46,7 +46,7 @@ defmodule Snakepit.Pool do
   use Supervisor
 
   alias Snakepit.{Adapter, Config, Error, GRPC, Stdio}
-  alias Snakepit.Config.{Env, Hidden, Paths}
+  alias Snakepit.Config.{Env, Hidden, Options, Paths}
   alias Snakepit.Pool.{Diagnostics, Manager, Notifier, Reloader, RuntimeDir, WorkerSupervisor}
 
   # How often a pool that is gone is looked for, in ms: nobody tells when it is there again.
@@ -147,7 +147,7 @@ defmodule Snakepit.Pool do
   """
   @spec await_ready(atom, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool \\ __MODULE__, timeout \\ 30_000) do
-    with :ok <- Config.check([timeout: timeout], %{timeout: :timeout}),
+    with :ok <- Options.check([timeout: timeout], %{timeout: :timeout}),
          do: await(pool, timeout, fn -> Manager.comes_back?(pool) end)
   end
 
@@ -170,7 +170,7 @@ defmodule Snakepit.Pool do
         end
 
       :timeout ->
-        with {:ok, workers} <- Snakepit.list_workers(pool) do
+        with {:ok, workers} <- Diagnostics.list_workers(pool) do
           ready = Enum.count(workers, &(&1.state == :ready))
 
           message =

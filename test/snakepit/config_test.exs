@@ -3,7 +3,7 @@ defmodule Snakepit.ConfigTest do
 
   alias Snakepit.Adapters.{GenericPythonV2, GRPCPython}
   alias Snakepit.Config
-  alias Snakepit.Config.Environment
+  alias Snakepit.Config.{Environment, RuntimeThreads}
   alias Snakepit.Error
 
   test "without an environment there is no pool" do
@@ -47,13 +47,13 @@ defmodule Snakepit.ConfigTest do
 
     for wrong <- [0, -1, "4", nil, 4.0, :auto, 2 ** 64] do
       Application.put_env(:snakepit, :runtime_threads, wrong)
-      assert {:error, %Error{message: message}} = Config.runtime_threads()
+      assert {:error, %Error{message: message}} = RuntimeThreads.get()
       assert message =~ ~r/^config :snakepit: .*:runtime_threads.* 1 to 1024/
       assert message =~ inspect(wrong)
     end
 
     Application.put_env(:snakepit, :runtime_threads, 3)
-    assert Config.runtime_threads() == {:ok, 3}
+    assert RuntimeThreads.get() == {:ok, 3}
   end
 
   test "every option but the name has its key" do

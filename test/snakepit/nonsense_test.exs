@@ -6,6 +6,7 @@ defmodule Snakepit.NonsenseTest do
 
   alias Snakepit.Adapters.{GenericPythonV2, GRPCPython}
   alias Snakepit.{AdapterFallback, Call, Config, Error, Pool, Tensor}
+  alias Snakepit.Config.Options
   alias Snakepit.GRPC.Client
 
   @max 4_294_967_295
@@ -75,7 +76,7 @@ defmodule Snakepit.NonsenseTest do
   end
 
   test "each option of a call refuses nonsense", %{pool: pool} do
-    for {option, _type} <- Config.stream_options(), wrong <- nonsense() do
+    for {option, _type} <- Options.stream(), wrong <- nonsense() do
       options = [{option, wrong}, {:pool, pool}]
 
       for result <- [

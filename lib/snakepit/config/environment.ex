@@ -3,7 +3,9 @@ defmodule Snakepit.Config.Environment do
   # The application's environment as the options of the one pool that it describes. What a key takes is
   # what the option takes.
 
-  alias Snakepit.{Config, Error}
+  alias Snakepit.Config
+  alias Snakepit.Config.Options
+  alias Snakepit.Error
 
   @own [adapter_module: :adapter] ++
          for(
@@ -12,6 +14,15 @@ defmodule Snakepit.Config.Environment do
          )
   @grpc [server_startup_timeout: :startup_timeout] ++
           for(key <- ~w(server transport base_port port_range)a, do: {key, key})
+
+  @doc "The options of the pool that the application starts, or nil."
+  @spec default_pool() :: {:ok, keyword | nil} | {:error, Error.t()}
+  def default_pool do
+    :snakepit
+    |> Application.get_all_env()
+    |> Keyword.drop([:runtime_threads, :included_applications])
+    |> pool()
+  end
 
   @doc "The pool's options, or nil where none is described."
   @spec pool(keyword) :: {:ok, keyword | nil} | {:error, Error.t()}
@@ -58,7 +69,7 @@ defmodule Snakepit.Config.Environment do
     do: for({key, value} <- given, do: {Keyword.fetch!(keys, key), value})
 
   defp check(given, schema, where) do
-    with {:error, error} <- Config.check(given, schema),
+    with {:error, error} <- Options.check(given, schema),
          do: {:error, %{error | message: "#{where}: #{error.message}"}}
   end
 

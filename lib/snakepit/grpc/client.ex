@@ -11,7 +11,8 @@ defmodule Snakepit.GRPC.Client do
   Every function returns `{:error, %Snakepit.Error{}}` on failure.
   """
 
-  alias Snakepit.{Call, ChunkStream, Codec, Config, Error, Native}
+  alias Snakepit.{Call, ChunkStream, Codec, Error, Native}
+  alias Snakepit.Config.Options
   alias Snakepit.GRPC.Channel
 
   @typedoc "A connection to a server, or the native side of a pool. It ends when nobody holds it."
@@ -24,8 +25,8 @@ defmodule Snakepit.GRPC.Client do
   @longest 4_294_967_295
 
   @connect_options %{secret: :string, max_message_size: :bytes, timeout: {:positive, @longest}}
-  @call_options Config.call_options()
-  @stream_options Config.stream_options()
+  @call_options Options.call()
+  @stream_options Options.stream()
 
   @doc """
   Connects to `"unix:/path"` or `"tcp:host:port"`.
@@ -35,7 +36,7 @@ defmodule Snakepit.GRPC.Client do
   """
   @spec connect(String.t(), keyword) :: {:ok, target} | {:error, Error.t()}
   def connect(address, options \\ []) do
-    with :ok <- Config.check(options, @connect_options),
+    with :ok <- Options.check(options, @connect_options),
          :ok <- check_address(address) do
       defaults = [max_message_size: @max_message_size, timeout: @timeout]
       Channel.connect(address, Keyword.merge(defaults, options))
@@ -59,7 +60,7 @@ defmodule Snakepit.GRPC.Client do
   """
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(target, command, args \\ %{}, options \\ []) do
-    with :ok <- Config.check(options, @call_options) do
+    with :ok <- Options.check(options, @call_options) do
       case Channel.run(target, command, args, Keyword.put_new(options, :timeout, @timeout)) do
         {:ok, result, _meta} -> {:ok, result}
         {:error, error, _meta} -> {:error, error}
@@ -105,7 +106,7 @@ defmodule Snakepit.GRPC.Client do
   end
 
   defp open_stream(target, ref, command, args, options, bounded) do
-    with :ok <- Config.check(options, @stream_options) do
+    with :ok <- Options.check(options, @stream_options) do
       options = Keyword.merge([timeout: @timeout, demand: @demand], options)
       recipient = %{ref: ref, pool: nil, bounded: bounded, observer: nil}
       Channel.open_stream(target, command, args, options, recipient)
@@ -126,7 +127,7 @@ defmodule Snakepit.GRPC.Client do
   @doc "Asks a server how it is: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."
   @spec health(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def health(channel, options \\ []) do
-    with :ok <- Config.check(options, %{timeout: {:positive, @longest}, worker_id: :string}) do
+    with :ok <- Options.check(options, %{timeout: {:positive, @longest}, worker_id: :string}) do
       timeout = Keyword.get(options, :timeout, @timeout)
       Channel.health(channel, Keyword.get(options, :worker_id, ""), timeout)
     end
@@ -135,7 +136,7 @@ defmodule Snakepit.GRPC.Client do
   @doc "Asks a server what it is: its type, version, commands, statistics and system."
   @spec get_info(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def get_info(channel, options \\ []) do
-    with :ok <- Config.check(options, %{timeout: {:positive, @longest}}),
+    with :ok <- Options.check(options, %{timeout: {:positive, @longest}}),
          do: Channel.info(channel, Keyword.get(options, :timeout, @timeout))
   end
 

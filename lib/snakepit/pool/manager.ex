@@ -13,8 +13,8 @@ defmodule Snakepit.Pool.Manager do
 
   require Logger
 
-  alias Snakepit.{Codec, Config, Error, Telemetry}
-  alias Snakepit.Config.Type
+  alias Snakepit.{Codec, Error, Telemetry}
+  alias Snakepit.Config.{Options, Type}
   alias Snakepit.Error.Cause
   alias Snakepit.Native
   alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, WorkerSupervisor, WorkerTable}
@@ -45,7 +45,7 @@ defmodule Snakepit.Pool.Manager do
 
   @doc "What a call needs to know of its pool."
   def fetch(name) when not is_atom(name) or name in [nil, true, false] do
-    message = "expected #{Type.expected(:pool)}, got: #{Config.shown(name)}"
+    message = "expected #{Type.expected(:pool)}, got: #{Options.shown(name)}"
     {:error, %Error{reason: :invalid_options, message: message}}
   end
 

@@ -1,0 +1,85 @@
+defmodule Snakepit.Config.Options do
+  @moduledoc false
+  # Checks options by their types. What is refused is an error with the option and what it takes.
+
+  alias Snakepit.Config.{Env, Type}
+  alias Snakepit.Error
+
+  @demand {:positive, 10_000_000}
+
+  @doc "The options that every call takes, with their types."
+  @spec call() :: %{atom => Type.t()}
+  def call do
+    %{
+      timeout: :timeout,
+      queue_timeout: :timeout,
+      session_id: :session_id,
+      affinity: {:one_of, [:strict, :prefer]},
+      request_id: :request_id,
+      traceparent: :traceparent,
+      metadata: :metadata
+    }
+  end
+
+  @doc "The options that a stream takes: those of a call, and its own."
+  @spec stream() :: %{atom => Type.t()}
+  def stream do
+    Map.merge(call(), %{
+      demand: @demand,
+      first_chunk_timeout: :timeout,
+      idle_timeout: :timeout
+    })
+  end
+
+  @doc "The type of `:demand`, which a pool has as well."
+  @spec demand() :: Type.t()
+  def demand, do: @demand
+
+  @doc "Checks options against a map of key to type."
+  @spec check(keyword, map) :: :ok | {:error, Error.t()}
+  def check([], _schema), do: :ok
+
+  def check([{key, value} | rest], schema) when is_map_key(schema, key) do
+    case problem(Map.fetch!(schema, key), value) do
+      nil -> check(rest, schema)
+      problem -> invalid("the option #{inspect(key)} #{problem}")
+    end
+  end
+
+  def check([{key, _value} | _rest], schema) when is_atom(key) do
+    known = schema |> Map.keys() |> Enum.sort() |> Enum.map_join(", ", &inspect/1)
+    invalid("there is no option #{inspect(key)}; there are #{known}")
+  end
+
+  # Without the values of whatever it is, which may be secrets.
+  def check([{key, _value} | _rest], _schema),
+    do: invalid("options are a keyword list, got the key #{inspect(key)}")
+
+  def check(other, _schema) when is_map(other),
+    do: invalid("options are a keyword list, got a map")
+
+  def check(other, _schema), do: invalid("options are a keyword list, got: #{shown(other)}")
+
+  defp problem(:env, value) do
+    with problem when problem != nil <- Env.problem(value), do: "has #{problem}"
+  end
+
+  defp problem(type, value) do
+    case Type.check(type, value) do
+      true -> nil
+      expected -> "wants #{expected}, got#{got(type, value)}"
+    end
+  end
+
+  # Its values may be secrets.
+  defp got(:keyword, _value), do: " something else"
+  defp got(_type, value), do: ": #{shown(value)}"
+
+  @doc "A value for a message: an id of a megabyte must not make one of that."
+  def shown(value) when is_binary(value) and byte_size(value) > 200,
+    do: "#{byte_size(value)} bytes that begin with #{inspect(binary_part(value, 0, 20))}"
+
+  def shown(value), do: inspect(value)
+
+  defp invalid(message), do: {:error, %Error{reason: :invalid_options, message: message}}
+end
