@@ -11,11 +11,9 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from snakepit_bridge._arguments.builders import Builder, Frame, Instance, Scalar
+from snakepit_bridge._values.tagged import ANNOTATIONS
 
 _FRACTION = re.compile(r"[.,](\d+)")
-
-# The classes that arguments arrive as, by the first part of the module's name and the class's own.
-_NATIVE = ("numpy.ndarray", "pyarrow.Table", "pyarrow.RecordBatch", "snakepit_bridge.Tensor")
 
 
 def _pandas_frame(table: Any) -> object:
@@ -32,7 +30,7 @@ _FRAMES = {"pandas.DataFrame": _pandas_frame, "polars.DataFrame": _polars_frame}
 def scalar(cls: type, expected: str) -> Optional[Builder]:
     """The builder of a class of the standard library, or of one that arguments arrive as."""
     name = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
-    if name in _NATIVE:
+    if name in ANNOTATIONS:
         return Instance(expected, cls)
     if name in _FRAMES:
         return Frame(expected, cls, _FRAMES[name])

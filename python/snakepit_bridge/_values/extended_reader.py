@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any, Optional
 
-from snakepit_bridge._types import arrow
 from snakepit_bridge._types.invalid import InvalidValueError, too_deep
-from snakepit_bridge._types.tensor import array
-from snakepit_bridge._values.extended_writer import ALIGNMENT, TAG, TAG_TEXT
 from snakepit_bridge._values.strict_json import exact_int, is_too_deep
+from snakepit_bridge._values.tagged import ALIGNMENT, TAG, TAG_TEXT, TYPES_BY_NAME
 
 
 def decode_extended(
@@ -50,7 +47,7 @@ def _decode(text: str, tail: memoryview, problems: Optional[list[str]]) -> Any:
 
 
 class _Tags:
-    """What marked objects stand for, in the order of the text."""
+    """Replaces objects with a tag by the values that they represent, in the order of the text."""
 
     def __init__(self, tail: memoryview, problems: Optional[list[str]]) -> None:
         self._tail = tail
@@ -61,34 +58,16 @@ class _Tags:
         if TAG not in value:
             return value
         try:
-            (tag,) = value.values()
-            return self._untagged(*tag)
-        except InvalidValueError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise InvalidValueError(f"has an invalid tag: {error}") from None
-
-    def _untagged(self, name: str, *parts: Any) -> Any:
-        if name == "bytes":
-            return bytes(self._cut(*parts))
-        if name == "tensor":
-            dtype, shape, *place = parts
-            return self._read(array, dtype, shape, self._cut(*place))
-        if name == "arrow":
-            return self._read(arrow.read, self._cut(*parts))
-        if name == "map":
-            (pairs,) = parts
-            return dict(pairs)
-        raise ValueError(f"its name is {name!r}")
-
-    def _read(self, read: Callable[..., Any], *parts: Any) -> Any:
-        try:
-            return read(*parts)
+            (items,) = value.values()
+            known = TYPES_BY_NAME.get(items[0])
+            return _map(*items) if known is None else known.decode(items, self._cut)
         except InvalidValueError as error:
             if self._problems is None:
                 raise
             self._problems.append(str(error))
             return None
+        except (TypeError, ValueError, LookupError) as error:
+            raise InvalidValueError(f"has an invalid tag: {error}") from None
 
     def _cut(self, offset: int, size: int) -> memoryview:
         end = offset + size
@@ -96,3 +75,11 @@ class _Tags:
             raise ValueError(f"the tail does not have {size} bytes at {offset}")
         self._from = end
         return self._tail[offset:end]
+
+
+def _map(name: str, *items: Any) -> Any:
+    """A map that itself has the key of tags."""
+    if name != "map":
+        raise ValueError(f"its name is {name!r}")
+    (pairs,) = items
+    return dict(pairs)

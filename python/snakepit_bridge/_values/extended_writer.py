@@ -7,22 +7,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
-from snakepit_bridge._types.arrow import Arrow
 from snakepit_bridge._types.encoders import MAX_SUBSTITUTIONS, key_text, marker_or_error, substitute
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._types.names import qualified_name
 from snakepit_bridge._types.snapshot import items
-from snakepit_bridge._types.tensor import Tensor
 from snakepit_bridge._values.strict_json import MAX_DIGITS, encoder, is_too_deep
-
-TAG = "$snakepit"
-ALIGNMENT = 64
+from snakepit_bridge._values.tagged import (
+    ALIGNMENT,
+    TAG,
+    TAG_TEXT,
+    TAGGED_CLASSES,
+    TYPES_BY_CLASS,
+    type_of_subclass,
+)
 
 #: As many bits never have more digits than MAX_DIGITS.
 _MAX_BITS = MAX_DIGITS * 3321 // 1000
-
-TAG_TEXT = f'"{TAG}"'
-_ENCODED_BYTES = (bytes, bytearray, memoryview)
 
 
 def encode_extended(value: object, path: str = "message") -> bytes:
@@ -55,28 +55,23 @@ class _Tail:
 
     def default(self, value: object) -> object:
         """What the JSON encoder is to write in place of a value."""
-        tag = self.tag(value)
-        return substitute(value) if tag is None else {TAG: tag}
-
-    def tag(self, value: object) -> Optional[list[object]]:
-        if isinstance(value, _ENCODED_BYTES):
-            return ["bytes", *self._put([bytes(value)], 1)]
-        if isinstance(value, Tensor):
-            return ["tensor", value.dtype, value.shape, *self._put([value.data], ALIGNMENT)]
-        if isinstance(value, Arrow):
-            return ["arrow", *self._put(value.stream(), ALIGNMENT)]
-        return None
+        known = TYPES_BY_CLASS.get(type(value)) or type_of_subclass(value)
+        if known is None:
+            return substitute(value)
+        self.tags += 1
+        return {TAG: [known.name, *known.encode(value, self._put)]}
 
     def _put(self, data: Sequence[Union[bytes, memoryview]], alignment: int) -> tuple[int, int]:
-        self.tags += 1
         gap = -self._size % alignment
-        self._pieces += [bytes(gap), *data]
+        if gap:
+            self._pieces.append(bytes(gap))
+        self._pieces += data
         offset, size = self._size + gap, sum(map(len, data))
         self._size = offset + size
         return offset, size
 
     def after(self, text: bytes) -> bytes:
-        if not self.tags:
+        if not self._pieces:
             return text
         gap = ALIGNMENT - len(text) % ALIGNMENT
         return b"".join([text, bytes(gap), *self._pieces])
@@ -114,7 +109,7 @@ class _Writer:
             return self._int(int(value), value, path, depth)
         if isinstance(value, float):
             return self._float(float(value), value, path, depth)
-        if isinstance(value, (*_ENCODED_BYTES, Tensor, Arrow)):
+        if isinstance(value, TAGGED_CLASSES):
             return self._tagged(value, path, depth)
         return None
 
@@ -151,7 +146,7 @@ class _Writer:
 
     def _tagged(self, value: object, path: str, depth: int) -> str:
         if self._tail is not None:
-            return json.dumps({TAG: self._tail.tag(value)}, separators=(",", ":"))
+            return json.dumps(self._tail.default(value), separators=(",", ":"))
         problem = (
             f"is {qualified_name(type(value))}, which JSON cannot represent; "
             "only a top-level field can be bytes"

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from snakepit_bridge._types.arrow import Arrow
 from snakepit_bridge._types.encoders import is_encoded_frame, substitute
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
-from snakepit_bridge._types.tensor import Tensor
 from snakepit_bridge._values import strict_json
 from snakepit_bridge._values.extended_reader import decode_extended
 from snakepit_bridge._values.extended_writer import (
@@ -22,6 +20,7 @@ from snakepit_bridge._values.extended_writer import (
     encode_with_care,
     named_items,
 )
+from snakepit_bridge._values.tagged import BYTES_CLASSES, TAGGED_CLASSES
 
 __all__ = [
     "MAX_DEPTH",
@@ -99,7 +98,7 @@ def encode(
     value: object, root: str = "result", *name: str, kinds: bool = False
 ) -> tuple[int, bytes]:
     """A value's kind and bytes."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
+    if isinstance(value, BYTES_CLASSES):
         return BYTES, bytes(value)
     if kinds and type(value) is str:
         try:
@@ -119,10 +118,9 @@ def encode(
 
 
 def _substitute(value: object) -> object:
-    no_json = isinstance(value, (bytes, bytearray, memoryview, Tensor, Arrow))
-    # To make a table of a frame only to see that it is no JSON would be to make it twice.
-    if no_json or is_encoded_frame(value):
-        raise TypeError("no JSON")
+    # To make a table of a frame only to see that it is not JSON would be to make it twice.
+    if isinstance(value, TAGGED_CLASSES) or is_encoded_frame(value):
+        raise TypeError("not JSON")
     return substitute(value)
 
 

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from snakepit_bridge import arrow
 from snakepit_bridge._types.encoders import encode_frames_by
 from snakepit_bridge._values.extended_reader import decode_extended
-from snakepit_bridge._values.extended_writer import ALIGNMENT, TAG, encode_extended
+from snakepit_bridge._values.extended_writer import encode_extended
 from snakepit_bridge._values.fields import EXTENDED, InvalidValueError, decode, encode
+from snakepit_bridge._values.tagged import ALIGNMENT, TAG
 
 VALUES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (pa.int8(), st.integers(-128, 127)),

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from snakepit_bridge import Tensor, register_encoder
 from snakepit_bridge._types.encoders import mark_unencodable
 from snakepit_bridge._types.tensor import DTYPES, ML_DTYPES
-from snakepit_bridge._values.extended_writer import ALIGNMENT, TAG
 from snakepit_bridge._values.fields import (
     BYTES,
     EXTENDED,
@@ -36,6 +35,7 @@ from snakepit_bridge._values.fields import (
     encode_extended,
     encode_fields,
 )
+from snakepit_bridge._values.tagged import ALIGNMENT, TAG
 
 ML_ARRAYS = [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
 
