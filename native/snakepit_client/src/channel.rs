@@ -1,22 +1,19 @@
-//! One HTTP/2 connection to one server, driven by hyper: nothing here reconnects, buffers or balances.
+//! The RPCs of a server, on one HTTP/2 connection that hyper drives: nothing here reconnects, buffers or
+//! balances.
 
-use crate::failure::Failure;
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, Uri};
+use crate::{
+    failure::Failure,
+    target::{SECRET, Target},
+};
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
-use snakepit_wire::{
-    Address, Connection as _, Driven, InvalidAddress, Io, MAX_HEADER_LIST, Outlet, SECRET_HEADER,
-    Socket, StartJournal,
-};
+use snakepit_wire::{MAX_HEADER_LIST, Socket};
 use std::{
-    future::poll_fn,
-    sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower_service::Service;
@@ -24,62 +21,15 @@ use tower_service::Service;
 /// What a server may send ahead of a consumer that does not read, per stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Wide enough that paused streams never hold up the others: a promise, not a buffer.
-const CONNECTION_WINDOW: u32 = 1 << 30;
-const MAX_FRAME_SIZE: u32 = 256 * 1024;
-const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";
-static SECRET: HeaderName = HeaderName::from_static(SECRET_HEADER);
-
-impl From<InvalidAddress> for Failure {
-    fn from(error: InvalidAddress) -> Self {
-        Self::InvalidArgs(error.to_string())
-    }
-}
-
-pub type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
+pub(crate) const CONNECTION_WINDOW: u32 = 1 << 30;
+pub(crate) const MAX_FRAME_SIZE: u32 = 256 * 1024;
 
 #[derive(Clone)]
 pub struct Channel {
-    pub client: SnakepitBridgeClient<Connection>,
+    pub client: SnakepitBridgeClient<HttpConnection>,
     pub max_message_size: usize,
     /// Cancelled once the connection takes no more calls. Those that run on it may go on.
     pub closed: CancellationToken,
-}
-
-/// How to reach a server.
-#[derive(Clone)]
-pub struct Target {
-    pub address: Address,
-    pub secret: Option<String>,
-    pub max_message_size: usize,
-    pub deadline: Instant,
-    /// Of a server that this end has started, and given it.
-    pub journal: Option<Arc<StartJournal>>,
-}
-
-impl Target {
-    fn unreachable(&self, cause: impl Into<String>) -> Failure {
-        Failure::Unreachable {
-            address: self.address.to_string(),
-            cause: cause.into(),
-        }
-    }
-
-    fn secret(&self) -> Result<Option<HeaderValue>, Failure> {
-        let secret = self.secret.as_deref().map(HeaderValue::from_str);
-        secret
-            .transpose()
-            .map_err(|_| Failure::InvalidArgs("the secret must be visible ASCII".into()))
-    }
-
-    async fn in_time<T>(
-        &self,
-        work: impl Future<Output = std::io::Result<T>>,
-    ) -> Result<T, Failure> {
-        timeout_at(self.deadline.into(), work)
-            .await
-            .map_err(|_| self.unreachable("it did not answer in time"))?
-            .map_err(|error| self.unreachable(error.to_string()))
-    }
 }
 
 impl Channel {
@@ -110,70 +60,10 @@ impl Channel {
     }
 }
 
-/// An open `Calls` RPC, on a connection of its own.
-pub struct CallsRpc {
-    pub driven: Arc<Driven<ClientConnection>>,
-    pub outlet: Outlet<ClientConnection>,
-    pub body: h2::RecvStream,
-}
-
-impl CallsRpc {
-    /// Nothing if the server has no `Calls`.
-    pub async fn open(target: &Target) -> Result<Option<Self>, Failure> {
-        let secret = target.secret()?;
-        target.in_time(Self::begin(target, secret)).await
-    }
-
-    async fn begin(target: &Target, secret: Option<HeaderValue>) -> std::io::Result<Option<Self>> {
-        let (socket, io) = Io::new(target.address.connect().await?);
-        let (sender, connection) = h2::client::Builder::new()
-            // Replies are read as they come: what they take is bounded by the calls.
-            .initial_window_size(CONNECTION_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(MAX_FRAME_SIZE)
-            .max_header_list_size(MAX_HEADER_LIST)
-            .handshake(socket)
-            .await
-            .map_err(std::io::Error::other)?;
-        let driven = Driven::new(connection, io);
-        let mut request = Request::new(());
-        *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = Uri::from_static(CALLS);
-        let headers = request.headers_mut();
-        headers.insert("te", HeaderValue::from_static("trailers"));
-        headers.insert(
-            http::header::CONTENT_TYPE,
-            HeaderValue::from_static("application/grpc"),
-        );
-        if let Some(secret) = secret {
-            headers.insert(SECRET.clone(), secret);
-        }
-        let mut sender = sender.ready().await.map_err(std::io::Error::other)?;
-        let (response, stream) = sender
-            .send_request(request, false)
-            .map_err(std::io::Error::other)?;
-        let ended = poll_fn(|cx| driven.poll(cx.waker(), |connection, cx| connection.poll_io(cx)));
-        let response = tokio::select! {
-            biased;
-            _ = ended => return Err(std::io::Error::other("the connection was closed")),
-            response = response => response.map_err(std::io::Error::other)?,
-        };
-        // A status at once is a refusal.
-        if response.headers().contains_key("grpc-status") {
-            return Ok(None);
-        }
-        Ok(Some(Self {
-            outlet: Outlet::new(driven.clone(), stream),
-            driven,
-            body: response.into_body(),
-        }))
-    }
-}
-
 async fn handshake(
     stream: Socket,
     secret: Option<HeaderValue>,
-) -> std::io::Result<(Connection, CancellationToken)> {
+) -> std::io::Result<(HttpConnection, CancellationToken)> {
     let (sender, driver) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -192,16 +82,16 @@ async fn handshake(
         // How the connection ended reaches each of its calls on its own.
         let _ = driver.await;
     });
-    Ok((Connection { sender, secret }, closed))
+    Ok((HttpConnection { sender, secret }, closed))
 }
 
 #[derive(Clone)]
-pub struct Connection {
+pub struct HttpConnection {
     sender: http2::SendRequest<Body>,
     secret: Option<HeaderValue>,
 }
 
-impl Service<Request<Body>> for Connection {
+impl Service<Request<Body>> for HttpConnection {
     type Response = Response<Incoming>;
     type Error = hyper::Error;
     type Future =
@@ -224,9 +114,14 @@ impl Service<Request<Body>> for Connection {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use bytes::Bytes;
     use h2::{Reason, server};
     use snakepit_proto::ExecuteRequest;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use snakepit_wire::Address;
+    use std::{
+        sync::atomic::{AtomicU32, Ordering},
+        time::Instant,
+    };
     use tokio::net::{UnixListener, UnixStream};
 
     type ServerConnection = server::Connection<UnixStream, Bytes>;

@@ -1,9 +1,11 @@
 //! A server and the connections to it.
 
 use crate::{
-    channel::{CallsRpc, Channel, ClientConnection, Target},
+    calls_rpc::{CallsRpc, ClientConnection},
+    channel::Channel,
     failure::Failure,
     multiplexer::{Multiplexer, PendingCall},
+    target::Target,
 };
 use parking_lot::Mutex;
 use snakepit_wire::FRAME_OVERHEAD;

@@ -2,7 +2,7 @@
 //! them, what workers print. Nothing here knows of a BEAM.
 
 pub mod aside;
-
+pub mod calls_rpc;
 pub mod channel;
 pub mod chunk_order;
 pub mod connection;
@@ -17,3 +17,4 @@ pub mod process;
 pub mod runtime_dir;
 pub mod stdio_id;
 pub mod stdio_messages;
+pub mod target;

@@ -8,7 +8,8 @@ use super::{
 use crate::reply::Reply;
 use rustler::LocalPid;
 use snakepit_client::{
-    channel::{Channel, ClientConnection},
+    calls_rpc::ClientConnection,
+    channel::Channel,
     connection,
     failure::Failure,
     multiplexer,

@@ -1,17 +1,22 @@
 //! A call on its way to a worker and back.
 
 mod cause;
+mod consumer;
 mod destination;
 mod exit;
 mod meta;
+mod overdue;
 mod request;
 mod route;
 mod rpc;
 mod stream;
+mod timeouts;
 mod unary;
 
 pub(crate) use destination::{Connection, Endpoint, Pool, Worker};
+pub(crate) use overdue::Overdue;
 pub(crate) use request::{Call, Owner, Watched};
 pub(crate) use route::{Route, Waiting};
-pub(crate) use stream::{Overdue, StreamTimeouts, run_stream};
+pub(crate) use stream::run_stream;
+pub(crate) use timeouts::StreamTimeouts;
 pub(crate) use unary::start_unary;

@@ -1,0 +1,76 @@
+//! The RPC that carries unary calls as frames, on an HTTP/2 connection of its own which any thread may
+//! write to.
+
+use crate::{
+    channel::{CONNECTION_WINDOW, MAX_FRAME_SIZE},
+    failure::Failure,
+    target::{SECRET, Target},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Uri};
+use snakepit_wire::{Connection as _, Driven, Io, MAX_HEADER_LIST, Outlet, Socket};
+use std::{future::poll_fn, io, sync::Arc};
+
+const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";
+
+pub type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
+
+/// An open `Calls` RPC, on a connection of its own.
+pub struct CallsRpc {
+    pub driven: Arc<Driven<ClientConnection>>,
+    pub outlet: Outlet<ClientConnection>,
+    pub body: h2::RecvStream,
+}
+
+impl CallsRpc {
+    /// Nothing if the server has no `Calls`.
+    pub async fn open(target: &Target) -> Result<Option<Self>, Failure> {
+        let secret = target.secret()?;
+        target.in_time(Self::begin(target, secret)).await
+    }
+
+    async fn begin(target: &Target, secret: Option<HeaderValue>) -> io::Result<Option<Self>> {
+        let (socket, io) = Io::new(target.address.connect().await?);
+        let (sender, connection) = h2::client::Builder::new()
+            // Replies are read as they come: what they take is bounded by the calls.
+            .initial_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME_SIZE)
+            .max_header_list_size(MAX_HEADER_LIST)
+            .handshake(socket)
+            .await
+            .map_err(io::Error::other)?;
+        let driven = Driven::new(connection, io);
+        let mut request = Request::new(());
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = Uri::from_static(CALLS);
+        let headers = request.headers_mut();
+        headers.insert("te", HeaderValue::from_static("trailers"));
+        headers.insert(
+            http::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
+        if let Some(secret) = secret {
+            headers.insert(SECRET.clone(), secret);
+        }
+        let mut sender = sender.ready().await.map_err(io::Error::other)?;
+        let (response, stream) = sender
+            .send_request(request, false)
+            .map_err(io::Error::other)?;
+        let ended = poll_fn(|cx| driven.poll(cx.waker(), |connection, cx| connection.poll_io(cx)));
+        let response = tokio::select! {
+            biased;
+            _ = ended => return Err(io::Error::other("the connection was closed")),
+            response = response => response.map_err(io::Error::other)?,
+        };
+        // A status at once is a refusal.
+        if response.headers().contains_key("grpc-status") {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            outlet: Outlet::new(driven.clone(), stream),
+            driven,
+            body: response.into_body(),
+        }))
+    }
+}

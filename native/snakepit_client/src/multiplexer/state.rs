@@ -1,0 +1,372 @@
+//! The calls that were sent on a connection, and when something is to be done about them. Plain data: who
+//! is told, and what is sent, is up to the multiplexer.
+
+use super::pending_call::{Cancelled, PendingCall};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem::{replace, take},
+    time::{Duration, Instant},
+};
+
+/// How long a worker's commands may stand still before the calls behind them are recalled.
+const STALLED_AFTER: Duration = Duration::from_millis(1);
+/// How long the handler of a cancelled call may go on, unless the worker has a time of its own.
+const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+
+pub(super) struct State<P> {
+    /// In the order in which they were sent.
+    calls: BTreeMap<u64, Entry<P>>,
+    last_id: u64,
+    timers: BTreeSet<(Instant, u64)>,
+    /// When the driving task looks at the timers next.
+    armed: Option<Instant>,
+    /// How many commands the worker runs at once.
+    capacity: usize,
+    /// How long the handler of a cancelled call may go on.
+    grace: Duration,
+    /// When the worker was last known not to stand still.
+    progress: Instant,
+    recalled_to: u64,
+    lost: bool,
+}
+
+pub(super) struct Entry<P> {
+    pub(super) call: P,
+    pub(super) cancelled_at: Option<Instant>,
+    timer: Option<Instant>,
+}
+
+/// What was due.
+pub(super) struct Due<P> {
+    /// Calls that are cancelled now: their deadlines have passed.
+    pub(super) timed_out: Vec<u64>,
+    /// Cancelled calls whose handlers go on past the grace, and since when they are cancelled.
+    pub(super) past_grace: Vec<(P, Instant)>,
+}
+
+/// What is to be recalled from a worker that stands still.
+#[derive(Default)]
+pub(super) struct Recall {
+    pub(super) ids: Vec<u64>,
+    /// When to look again.
+    pub(super) next: Option<Instant>,
+}
+
+/// What is left when the connection is lost.
+pub(super) struct Left<P> {
+    /// In the order in which they were sent.
+    pub(super) calls: BTreeMap<u64, Entry<P>>,
+    pub(super) capacity: usize,
+}
+
+impl<P: PendingCall> State<P> {
+    pub(super) fn new() -> Self {
+        Self {
+            calls: BTreeMap::new(),
+            last_id: 0,
+            timers: BTreeSet::new(),
+            armed: None,
+            capacity: usize::MAX,
+            grace: DEFAULT_GRACE,
+            progress: Instant::now(),
+            recalled_to: 0,
+            lost: false,
+        }
+    }
+
+    pub(super) fn set_worker(&mut self, capacity: usize, grace: Duration) {
+        self.capacity = capacity;
+        self.grace = grace;
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// How many calls are behind those that the worker runs.
+    pub(super) fn behind(&self) -> usize {
+        self.calls.len().saturating_sub(self.capacity)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    pub(super) fn insert(&mut self, id: u64, call: P, deadline: Option<Instant>) {
+        if self.calls.is_empty() {
+            self.progress = Instant::now();
+        }
+        let entry = Entry {
+            call,
+            timer: None,
+            cancelled_at: None,
+        };
+        self.calls.insert(id, entry);
+        self.set_timer(id, deadline);
+    }
+
+    pub(super) fn take(&mut self, id: u64) -> Option<Entry<P>> {
+        let entry = self.calls.remove(&id)?;
+        if let Some(timer) = entry.timer {
+            self.timers.remove(&(timer, id));
+        }
+        Some(entry)
+    }
+
+    /// The worker has replied: it does not stand still.
+    pub(super) fn progressed(&mut self) {
+        self.progress = Instant::now();
+    }
+
+    /// Whether the call is cancelled by this.
+    pub(super) fn cancel(&mut self, id: u64, why: Cancelled) -> bool {
+        let now = Instant::now();
+        let until = now + self.grace;
+        let Some(entry) = self.calls.get_mut(&id) else {
+            return false;
+        };
+        if entry.cancelled_at.is_some() {
+            return false;
+        }
+        entry.cancelled_at = Some(now);
+        entry.call.cancelled(why);
+        self.set_timer(id, Some(until));
+        true
+    }
+
+    pub(super) fn take_due(&mut self, now: Instant) -> Due<P> {
+        let mut due = Due {
+            timed_out: Vec::new(),
+            past_grace: Vec::new(),
+        };
+        while let Some((at, id)) = self.timers.first().copied()
+            && at <= now
+        {
+            match self.calls.get(&id).and_then(|entry| entry.cancelled_at) {
+                None => {
+                    self.cancel(id, Cancelled::TimedOut);
+                    due.timed_out.push(id);
+                }
+                Some(at) => due
+                    .past_grace
+                    .extend(self.take(id).map(|entry| (entry.call, at))),
+            }
+        }
+        due
+    }
+
+    /// Takes back what was sent ahead if the worker stands still.
+    pub(super) fn recall(&mut self, now: Instant) -> Recall {
+        if self.behind() == 0 {
+            return Recall::default();
+        }
+        let last = self.calls.last_key_value().map_or(0, |(id, _)| *id);
+        if last <= self.recalled_to {
+            return Recall::default();
+        }
+        let due = self.progress + STALLED_AFTER;
+        if now < due {
+            return Recall {
+                ids: Vec::new(),
+                next: Some(due),
+            };
+        }
+        let recalled_to = replace(&mut self.recalled_to, last);
+        if let Some(entry) = self.calls.values().next() {
+            entry.call.stalled();
+        }
+        let ahead = self.calls.keys().skip(self.capacity).copied();
+        Recall {
+            ids: ahead.filter(|id| *id > recalled_to).collect(),
+            next: None,
+        }
+    }
+
+    /// When the driving task is to look again, at the timers or at `also`.
+    pub(super) fn arm(&mut self, now: Instant, also: Option<Instant>) -> Option<Instant> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let next = timer.into_iter().chain(also).min();
+        if self.armed.is_some_and(|armed| armed <= now) {
+            self.armed = None;
+        }
+        if self.is_early(next) {
+            self.armed = next;
+        }
+        self.armed
+    }
+
+    /// Whether the driving task would look at this too late.
+    pub(super) fn is_early(&self, at: Option<Instant>) -> bool {
+        at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed))
+    }
+
+    /// Takes all calls, and takes none from now on.
+    pub(super) fn lose(&mut self) -> Left<P> {
+        self.lost = true;
+        self.timers.clear();
+        Left {
+            calls: take(&mut self.calls),
+            capacity: self.capacity,
+        }
+    }
+
+    fn set_timer(&mut self, id: u64, at: Option<Instant>) {
+        if let Some(entry) = self.calls.get_mut(&id) {
+            let before = replace(&mut entry.timer, at);
+            if let Some(before) = before {
+                self.timers.remove(&(before, id));
+            }
+            if let Some(at) = at {
+                self.timers.insert((at, id));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::multiplexer::pending_call::ReturnReason;
+    use parking_lot::Mutex;
+    use snakepit_proto::{CallHeader, HandlerExit, ReplyFrame};
+    use std::sync::Arc;
+
+    /// Writes down what it is told.
+    #[derive(Clone, Default)]
+    struct Call {
+        told: Arc<Mutex<Vec<String>>>,
+        header: CallHeader,
+    }
+
+    impl Call {
+        fn told(&self) -> Vec<String> {
+            take(&mut self.told.lock())
+        }
+    }
+
+    impl PendingCall for Call {
+        fn header(&mut self) -> &mut CallHeader {
+            &mut self.header
+        }
+        fn replied(self, _reply: ReplyFrame) {}
+        fn cancelled(&mut self, why: Cancelled) {
+            self.told.lock().push(format!("cancelled: {why:?}"));
+        }
+        fn exited(self, _exit: Option<HandlerExit>, _after: Duration) {}
+        fn lost(self, _cause: &str) {}
+        fn not_started(self, _reason: ReturnReason) {}
+        fn stalled(&self) {
+            self.told.lock().push("stalled".into());
+        }
+    }
+
+    const GRACE: Duration = Duration::from_secs(100);
+
+    fn state(capacity: usize, calls: usize) -> (State<Call>, Vec<Call>) {
+        let mut state = State::new();
+        state.set_worker(capacity, GRACE);
+        let calls: Vec<Call> = (0..calls).map(|_| Call::default()).collect();
+        for call in &calls {
+            let id = state.next_id();
+            state.insert(id, call.clone(), None);
+        }
+        (state, calls)
+    }
+
+    #[test]
+    fn a_call_is_cancelled_at_its_deadline_and_given_up_after_the_grace() {
+        let (mut state, _) = state(1, 0);
+        let (call, now) = (Call::default(), Instant::now());
+        let deadline = now + Duration::from_secs(1);
+        let id = state.next_id();
+        state.insert(id, call.clone(), Some(deadline));
+        let before = state.take_due(now);
+        assert!(before.timed_out.is_empty() && before.past_grace.is_empty());
+        let due = state.take_due(deadline);
+        assert_eq!(due.timed_out, [id]);
+        assert!(due.past_grace.is_empty());
+        assert_eq!(call.told(), ["cancelled: TimedOut"]);
+        let due = state.take_due(Instant::now() + GRACE);
+        assert!(due.timed_out.is_empty());
+        assert_eq!(due.past_grace.len(), 1);
+        assert!(state.is_empty());
+    }
+
+    #[test]
+    fn a_call_is_cancelled_once() {
+        let (mut state, calls) = state(1, 1);
+        assert!(state.cancel(1, Cancelled::ByCaller));
+        assert!(!state.cancel(1, Cancelled::TimedOut));
+        assert!(!state.cancel(2, Cancelled::ByCaller));
+        assert_eq!(calls[0].told(), ["cancelled: ByCaller"]);
+        assert!(state.take(1).unwrap().cancelled_at.is_some());
+    }
+
+    #[test]
+    fn a_call_that_has_ended_has_no_timer_any_more() {
+        let (mut state, _) = state(1, 1);
+        state.cancel(1, Cancelled::ByCaller);
+        state.take(1).unwrap();
+        assert_eq!(state.arm(Instant::now(), None), None);
+        let due = state.take_due(Instant::now() + GRACE);
+        assert!(due.past_grace.is_empty());
+    }
+
+    #[test]
+    fn calls_behind_a_worker_that_stands_still_are_recalled_once() {
+        let (mut state, calls) = state(2, 5);
+        assert_eq!(state.behind(), 3);
+        let now = Instant::now();
+        let later = now + STALLED_AFTER + Duration::from_secs(1);
+        let recall = state.recall(later);
+        assert_eq!((recall.ids, recall.next), (vec![3, 4, 5], None));
+        assert_eq!(calls[0].told(), ["stalled"]);
+        let id = state.next_id();
+        state.insert(id, Call::default(), None);
+        assert_eq!(state.recall(later).ids, [id]);
+        assert!(state.recall(later).ids.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_recalled_from_a_worker_that_makes_progress_or_that_runs_all_calls() {
+        let (mut busy, calls) = state(1, 3);
+        busy.progressed();
+        let recall = busy.recall(busy.progress);
+        assert!(recall.ids.is_empty());
+        assert_eq!(recall.next, Some(busy.progress + STALLED_AFTER));
+        assert!(calls[0].told().is_empty());
+        let (mut free, _) = state(3, 3);
+        let recall = free.recall(Instant::now() + GRACE);
+        assert!(recall.ids.is_empty() && recall.next.is_none());
+    }
+
+    #[test]
+    fn the_timer_is_armed_for_what_comes_first_and_again_once_it_has_fired() {
+        let (mut state, _) = state(1, 0);
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let id = state.next_id();
+        assert!(state.is_early(Some(at(9))));
+        state.insert(id, Call::default(), Some(at(9)));
+        assert_eq!(state.arm(now, None), Some(at(9)));
+        assert!(!state.is_early(Some(at(10))));
+        assert_eq!(state.arm(now, Some(at(5))), Some(at(5)));
+        assert_eq!(state.arm(now, None), Some(at(5)));
+        assert_eq!(state.arm(at(5), None), Some(at(9)));
+    }
+
+    #[test]
+    fn a_lost_connection_gives_its_calls_back_in_the_order_in_which_they_were_sent() {
+        let (mut state, _) = state(2, 3);
+        let left = state.lose();
+        assert!(state.is_lost() && state.is_empty());
+        assert_eq!(left.capacity, 2);
+        assert_eq!(left.calls.into_keys().collect::<Vec<_>>(), [1, 2, 3]);
+    }
+}

@@ -1,0 +1,48 @@
+//! How long a consumer waits for a stream's chunks.
+
+use super::request::sleep_until;
+use snakepit_client::failure::Failure;
+use std::time::{Duration, Instant};
+
+/// Within the deadline of the whole.
+#[derive(Clone, Copy)]
+pub(crate) struct StreamTimeouts {
+    /// From the call's first moment on.
+    pub(crate) first_chunk: Option<Duration>,
+    /// From the moment on at which a further chunk is wanted.
+    pub(crate) idle: Option<Duration>,
+}
+
+impl StreamTimeouts {
+    pub(super) async fn for_first<T>(
+        &self,
+        started: Instant,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let late = self.first_chunk.map(|after| (after, started + after));
+        expect(late, "first_chunk_timeout", work).await
+    }
+
+    pub(super) async fn for_next<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let late = self.idle.map(|after| (after, Instant::now() + after));
+        expect(late, "idle_timeout", work).await
+    }
+}
+
+async fn expect<T>(
+    late: Option<(Duration, Instant)>,
+    option: &'static str,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = sleep_until(late.map(|(_, at)| at)) => Err(Failure::NoChunk {
+            after: late.map(|(after, _)| after).unwrap_or_default(),
+            option,
+        }),
+    }
+}
