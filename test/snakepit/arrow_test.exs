@@ -28,7 +28,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       table
     end
 
-    # Whether it is that table in Python, wherever it is among the arguments.
+    # Whether the argument is that table in Python, wherever it is among the arguments.
     defp arrives!(table, code, pool) do
       args = %{value: table, nested: [%{x: table}, "after"], code: code}
       {:ok, arrived} = Snakepit.execute("same_table", args, pool: pool)
@@ -98,7 +98,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert message =~ "has an Arrow table that is not a valid stream of Arrow IPC"
       end
 
-      # More dimensions than numpy's arrays may have.
+      # More dimensions than numpy arrays may have.
       tensor = Snakepit.Tensor.new(<<0>>, :uint8, List.to_tuple(List.duplicate(1, 65)))
 
       for value <- [tensor, [%{"t" => tensor}]] do
@@ -124,7 +124,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     test "a table above the message limit is an error in both directions" do
       pool = start_pool!(pool_options(max_message_size: 100_000))
       table = table!("pyarrow.table({'n': range(1000)})", pool)
-      # It is not looked into before it is sent.
+      # Its content is not checked before it is sent.
       large = %Arrow{data: table.data <> :binary.copy(<<0>>, 100_000)}
 
       for {command, args} <- [

@@ -1,5 +1,5 @@
 defmodule Snakepit.ChaosTest do
-  # Workers that die under load: every call is answered once, rightly or with an error.
+  # Workers die under load: every call is answered once, correctly or with an error.
   use ExUnit.Case, async: false
 
   import Snakepit.Test.Pools
@@ -36,15 +36,16 @@ defmodule Snakepit.ChaosTest do
 
       assert length(answers) >= @calls
       assert Map.keys(tally) -- [:right, :worker_crashed] == []
-      # With a worker fail the call that it runs and those whose replies were to travel together.
+      # When a worker dies, the call that it runs fails, and so do the calls whose replies were to
+      # be sent together.
       assert Map.get(tally, :worker_crashed, 0) <= kills * @replies_together
       eventually(fn -> await_ready(pool) == :ok end)
       eventually(fn -> {0, List.duplicate(0, @size)} == in_flight(pool) end)
     end
   end
 
-  # Its share of the calls, and as many more as it takes to be there for the kills: where calls
-  # are quick, the share is made before the first of them.
+  # Its share of the calls, and as many more as it needs to be running during the kills: if calls
+  # are fast, the share is finished before the first kill.
   defp calls(pool, caller, kills) do
     Stream.iterate(1, &(&1 + 1))
     |> Stream.take_while(&(&1 <= div(@calls, @callers) or :counters.get(kills, 1) < @kills))

@@ -15,7 +15,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       start_pool!([adapter_args: args] ++ @way)
     end
 
-    # Until a worker answers in time, on a slow machine.
+    # Repeats until a worker answers in time, on a slow machine.
     defp commands(pool) do
       {:ok, commands} =
         eventually(fn ->

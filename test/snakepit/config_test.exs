@@ -41,7 +41,7 @@ defmodule Snakepit.ConfigTest do
   end
 
   test "the number of the native library's threads is checked like an option" do
-    # What is loaded has read it.
+    # Loaded code has already read it.
     Code.ensure_loaded!(Snakepit.Native)
     on_exit(fn -> Application.delete_env(:snakepit, :runtime_threads) end)
 

@@ -1,5 +1,5 @@
 defmodule Snakepit.ConnectionsTest do
-  # Connections that a server gives up while it goes on: it may do so with connections that get old.
+  # A server closes connections while it keeps running, as it may do with old connections.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools
@@ -23,7 +23,7 @@ defmodule Snakepit.ConnectionsTest do
     peers =
       for n <- 1..12 do
         assert {:ok, %{"peer" => peer}} = Snakepit.execute("peer", %{}, options)
-        # grpcio waits up to twice as long: calls are to meet the end of their connection.
+        # grpcio waits up to twice as long, so that calls meet the end of their connection.
         Process.sleep(2 * @age_ms + 20 * (n - 6))
         peer
       end
@@ -59,7 +59,7 @@ defmodule Snakepit.ConnectionsTest do
     Snakepit.ask(call, 10)
     assert [0 | _] = indexes(call, 11)
     assert :ok = Snakepit.cancel(call)
-    # The worker is asked over its present connection whether the cancelled stream has ended.
+    # Over its current connection the worker is asked whether the cancelled stream has ended.
     eventually(fn -> match?({:ok, %{in_flight: 0}}, Snakepit.stats(pool)) end, @patience)
     assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
   end
@@ -104,7 +104,7 @@ defmodule Snakepit.ConnectionsTest do
     %{"PYTHONPATH" => Path.expand("python"), "SERVER_OPTIONS" => options}
   end
 
-  # Runs the load over and over until calls have come over so many connections. What failed.
+  # Repeats the load until calls have used this many connections. Returns the failures.
   defp over_connections(peer, load) do
     tasks = for call <- load, do: Task.async(fn -> repeat(call) end)
     eventually(fn -> MapSet.size(seen(peer)) >= @connections end, @patience)

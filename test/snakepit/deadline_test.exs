@@ -1,13 +1,13 @@
 defmodule Snakepit.DeadlineTest do
-  # Deadlines hold while the native library's only thread stands still. It is stopped as a debugger
-  # stops it, in a BEAM of its own.
+  # Deadlines hold while the native library's only thread is stopped. It is stopped as by a
+  # debugger, in a BEAM of its own.
   use ExUnit.Case, async: true
 
   @python Path.expand(".venv/bin/python")
   @stop_thread Path.expand("test/support/python/stop_thread.py")
 
-  # `stop.()` stops the thread. `each.(calls)` runs each of them in a process of its own, says what comes of
-  # it, lets the thread go on, and says what comes late.
+  # `stop.()` stops the thread. `each.(calls)` runs each call in a process of its own, reports its
+  # result, resumes the thread, and reports late messages.
   @preamble """
   Logger.configure(level: :none)
   Application.put_env(:snakepit, :runtime_threads, 1)
@@ -34,7 +34,7 @@ defmodule Snakepit.DeadlineTest do
         IO.puts("result: \#{name} \#{with {:error, error} <- result, do: error.reason}")
         send(waiting, :ended)
         receive do :go_on -> :ok end
-        # What comes late comes to nobody.
+        # Late messages reach nobody.
         {:messages, messages} = Process.info(self(), :messages)
         IO.puts("late: \#{name} \#{inspect(messages)}")
       end)
@@ -43,7 +43,7 @@ defmodule Snakepit.DeadlineTest do
   finish = fn tasks, port ->
     for _ <- tasks, do: (receive do :ended -> :ok end)
     Port.close(port)
-    # The thread goes on: this is answered behind all that was before it.
+    # The thread has resumed: this is answered after everything before it.
     {:ok, _} = Snakepit.execute("ping", %{}, pool: P, timeout: 60_000)
     for task <- tasks, do: send(task.pid, :go_on)
     Task.await_many(tasks, 60_000)
@@ -67,7 +67,7 @@ defmodule Snakepit.DeadlineTest do
     ready.(name: P)
     commands = [class: "trouble:Trouble", paths: ["test/support/python"]]
     ready.(name: Stdio, adapter: Snakepit.Adapters.GenericPythonV2, adapter_args: commands)
-    # Its only place is taken: further calls wait in the queue. Should it end, so does this BEAM.
+    # Its only place is taken, so further calls wait in the queue. If it ends, so does this BEAM.
     spawn_link(fn ->
       {:ok, _} = Snakepit.execute("sleep", %{seconds: 3600}, pool: Stdio, timeout: :infinity)
     end)
@@ -95,7 +95,7 @@ defmodule Snakepit.DeadlineTest do
     timed_out(~w(first first_lazy first_messages idle idle_lazy idle_messages), """
     ready.(name: P, max_concurrency: 6)
     waiting = self()
-    # One chunk is there, and the next one is asked for when the thread stands still.
+    # One chunk has arrived, and the next one is requested while the thread is stopped.
     begun = fn ->
       send(waiting, :begun)
       receive do :stopped -> :ok end

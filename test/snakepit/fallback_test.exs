@@ -7,7 +7,7 @@ defmodule Snakepit.FallbackTest do
   alias Snakepit.{AdapterFallback, Error}
   alias Snakepit.Adapters.{GenericPythonV2, GRPCPython}
 
-  # Workers that are allowed no sockets.
+  # Workers that may not open sockets.
   @no_sockets [env: %{"PYTHONPATH" => Path.expand("../support/python/no_sockets", __DIR__)}]
   @fallback [fallback_adapter: GenericPythonV2]
 
@@ -19,7 +19,7 @@ defmodule Snakepit.FallbackTest do
     log =
       capture_log(fn ->
         pool = start_pool_unready!(@no_sockets ++ @fallback ++ [size: 2])
-        # It waits from the start on, and is served by the fallback.
+        # It waits from the start on, and the fallback serves it.
         assert {:ok, %{"status" => "ok"}} = Snakepit.execute("ping", %{}, pool: pool)
         assert :ok = await_ready(pool)
 

@@ -1,5 +1,5 @@
 defmodule Snakepit.FloodTest do
-  # Not async: Logger is the tests' own as well.
+  # Not async: Logger belongs to the other tests as well.
   use ExUnit.Case
 
   import ExUnit.CaptureLog
@@ -18,7 +18,7 @@ defmodule Snakepit.FloodTest do
 
       test "that prints without end fills no memory and delays nothing", %{tmp_dir: dir} do
         started = Path.join(dir, "started")
-        # A thread that prints without end keeps some from ending by itself.
+        # A thread that prints without end keeps some workers from ending on their own.
         times = [shutdown_timeout: 1_000, kill_grace: 1_000]
         pool = start_pool!([max_concurrency: 2] ++ times ++ @options)
         {:ok, [%{pid: worker}]} = workers(pool)
@@ -35,7 +35,7 @@ defmodule Snakepit.FloodTest do
             assert waiting < 100
           end
 
-          # On a slow machine not each time within what `health/1` waits.
+          # On a slow machine not always within the time that `health/1` waits.
           eventually(fn -> match?({:ok, %{healthy: true}}, Snakepit.health(pool)) end)
           :ok = stop_supervised({Snakepit.Pool, pool})
         end)

@@ -1,5 +1,5 @@
 defmodule Snakepit.GRPCPythonTest do
-  # One worker by its address, past any pool.
+  # One worker by its address, without a pool.
   use ExUnit.Case, async: true
 
   alias Snakepit.Adapters.GRPCPython

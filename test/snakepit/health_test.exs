@@ -69,7 +69,7 @@ defmodule Snakepit.HealthTest do
         before = os_pid(pool)
         System.cmd("kill", ["-STOP", to_string(before)])
         eventually(fn -> not alive?(before) end)
-        # A worker that is only slow may be replaced as well, within what it is allowed here.
+        # A worker that is only slow may be replaced as well, within the limits of this test.
         eventually(fn ->
           match?(
             {:ok, %{"pid" => pid}} when pid != before,
@@ -107,7 +107,7 @@ defmodule Snakepit.HealthTest do
     for task <- [busy, stuck], do: assert({:error, %Error{}} = await(task))
   end
 
-  # What a pool tells, once that holds of it: a worker that is slow to answer has nil for an answer.
+  # What a pool reports once `condition` holds; a worker that is slow to answer reports nil.
   defp eventually_told(ask, condition) do
     eventually(fn ->
       {:ok, told} = ask.()

@@ -1,6 +1,7 @@
 for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "HooksOver#{kind}Test") do
-    # What an adapter's hooks are told, when, in which thread, and what becomes of their failures.
+    # What an adapter's hooks receive, when and in which thread they run, and what happens when
+    # they fail.
     use ExUnit.Case, async: true
 
     import Snakepit.Test.Pools
@@ -37,7 +38,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         thread = unquote(thread)
         pool = pool!(unquote(class), log, max_concurrency: unquote(concurrency))
         assert lines(log) == ["start in #{thread}"]
-        # What it has set is there for all calls.
+        # Its settings are visible to all calls.
         for command <- ~w(ping ping_async), do: assert(run(pool, command)["phase"] == "started")
 
         assert add(pool, "a", "1") == ["1"]
@@ -53,7 +54,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
         :ok = Snakepit.end_session("a", pool: pool)
         logged(log, ~s(ended a ['1', '2'] in #{thread}))
-        # One that keeps nothing in its dict is told of as well.
+        # The hook also runs for a session that keeps nothing in its dict.
         run(pool, "only_its_id", %{}, session_id: "c")
         :ok = stop_supervised({Snakepit.Pool, pool})
 

@@ -1,5 +1,5 @@
 defmodule Snakepit.HostileTest do
-  # A server that lies. Whatever it sends, a call ends with a value or a clear error.
+  # A lying server. Whatever it sends, a call ends with a value or a clear error.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools

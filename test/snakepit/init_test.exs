@@ -1,7 +1,7 @@
 for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "InitOver#{kind}Test") do
-    # `adapter_args: [init: ...]`, the keyword arguments of the class: what they carry, what is refused, and
-    # that nothing shows them.
+    # `adapter_args: [init: ...]`, the keyword arguments of the class: which values they support,
+    # what is refused, and that nothing shows them.
     use ExUnit.Case, async: true
 
     import ExUnit.CaptureLog

@@ -1,5 +1,5 @@
 defmodule Snakepit.LeasesTest do
-  # The places of workers that are spoken to through their own process.
+  # The places of workers that the BEAM reaches through their own process (stdin and stdout).
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools
@@ -35,7 +35,7 @@ defmodule Snakepit.LeasesTest do
     assert {:wait, _handle} = acquire(pool)
     assert {:error, {:pool_saturated, _message, %{max_queue: 1}}} = acquire(pool)
     assert {1, 1} = in_flight(pool)
-    # Until here it must not be collected.
+    # Keep it from being garbage-collected until here.
     Native.release(lease)
   end
 
@@ -45,7 +45,7 @@ defmodule Snakepit.LeasesTest do
     assert {:wait, _handle} = acquire(pool, ref, 50)
     assert_receive {^ref, {:error, {:timeout, _message, %{queued: true}}}}
     assert {1, 0} = in_flight(pool)
-    # Until here it must not be collected.
+    # Keep it from being garbage-collected until here.
     Native.release(lease)
   end
 

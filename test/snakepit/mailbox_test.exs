@@ -1,14 +1,15 @@
 for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "MailboxOver#{kind}Test") do
-    # A process that has many other messages waits for its calls as quickly as any: a receive passes over
-    # those that were there before. To look at a message costs a reduction, on any machine.
+    # A process that has many other messages waits for its calls as quickly as any: a receive
+    # skips the messages that were there before. Looking at a message costs a reduction, on any
+    # machine.
     use ExUnit.Case, async: true
 
     import Snakepit.Test.Pools
 
     @messages 100_000
     @waits 50
-    # To clean up memory costs some as well.
+    # Garbage collection costs reductions as well.
     @bound 10 * @messages
 
     setup_all do
@@ -37,7 +38,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     end
 
     if way[:server] do
-      # One chunk at a time, so that each is waited for.
+      # One chunk at a time, so that the test waits for each.
       @options [demand: 1]
 
       test "a stream with a callback passes over other messages once", %{pool: pool} do

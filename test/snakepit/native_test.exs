@@ -58,7 +58,8 @@ defmodule Snakepit.NativeTest do
     end
   end
 
-  # What every function returns in a BEAM of its own, whose pools were ready before `code` ran.
+  # Returns what every function returns in a BEAM of its own, whose pools were ready before `code`
+  # ran.
   defp reloaded(code) do
     script = """
     Logger.configure(level: :none)

@@ -1,5 +1,5 @@
 defmodule Snakepit.NodeAdapterTest do
-  # A worker in another language, as guides/adapters.md has it.
+  # A worker in another language, as in guides/adapters.md.
   use ExUnit.Case, async: true
 
   import ExUnit.CaptureLog

@@ -1,5 +1,6 @@
 defmodule Snakepit.NonsenseTest do
-  # Whatever a public function is given, it returns an error or raises one that says what it expected.
+  # Whatever a public function receives, it returns an error or raises one that says what it
+  # expected.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools
@@ -24,7 +25,8 @@ defmodule Snakepit.NonsenseTest do
       [self(), make_ref(), fn -> 1 end, fn _ -> 1 end, hd(Port.list())]
   end
 
-  # What `fun` is called with: each argument in turn is nonsense, the others are as they should be.
+  # The arguments with which `fun` is called: each argument in turn is nonsense, the others are
+  # valid.
   defp calls(good) do
     for {_, at} <- Enum.with_index(good),
         wrong <- nonsense(),
@@ -196,13 +198,13 @@ defmodule Snakepit.NonsenseTest do
         end
 
         assert {:ok, [%{state: :ready, os_pid: os_pid}]} = Snakepit.list_workers(pool)
-        # Room for a call takes none of the system's before there is one.
+        # The capacity for calls takes no memory before there are calls.
         assert length(File.ls!("/proc/#{os_pid}/task")) < 100
         stop_supervised!({Pool, pool})
       end
     end
 
-    # Each at its limit, which one more is beyond.
+    # Each at its limit; one more exceeds it.
     defp largest(option, type) when option not in [:size, :thread_limit] do
       case type do
         {kind, max} when kind in [:positive, :count] -> max

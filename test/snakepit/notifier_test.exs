@@ -9,7 +9,7 @@ defmodule Snakepit.Pool.NotifierTest do
     %{pool: context.test}
   end
 
-  # Its handler waits until it is told to go on.
+  # Its handler waits until it is told to continue.
   defp block(pool) do
     test = self()
     Notifier.run(pool, fn -> send(test, {:at, self()}) && receive(do: (:go_on -> :ok)) end)

@@ -76,7 +76,7 @@ defmodule Snakepit.OrphansTest do
       _ -> nil
     end)
 
-    # A script that ends halts the node, with no time for anything.
+    # A script that ends halts the node, without time for anything else.
     Process.sleep(:infinity)
     """
 

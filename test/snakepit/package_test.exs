@@ -1,6 +1,6 @@
 for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "PackageOver#{kind}Test") do
-    # Which copy of the Python package workers import, and which one the tools of a developer find.
+    # Which copy of the Python package workers import, and which one a developer's tools find.
     use ExUnit.Case, async: true
 
     import Snakepit.Test.Pools
@@ -11,7 +11,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     @moduletag :tmp_dir
     @stale "raise SystemExit('a stale copy was imported')\n"
 
-    # A fresh environment with other packages than its own: the ones that the grpcio server needs.
+    # A fresh environment that also has packages from another one: those that the grpcio server
+    # needs.
     defp environment(dir) do
       python = Path.expand(".venv/bin/python")
       {_, 0} = System.cmd(python, ["-m", "venv", "--without-pip", Path.join(dir, "venv")])
@@ -61,7 +62,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         Mix.Tasks.Snakepit.Setup.link_package(python)
         Mix.Tasks.Snakepit.Setup.link_package(python)
         code = "import snakepit_bridge, snakepit_bridge.testing; print(snakepit_bridge.__file__)"
-        # Not from the folder that the test runs in.
+        # Not from the directory in which the test runs.
         {found, 0} = System.cmd(python, ["-I", "-c", code])
         assert String.trim(found) == Path.expand("priv/python/snakepit_bridge/__init__.py")
       end

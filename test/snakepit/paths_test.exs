@@ -1,5 +1,5 @@
 defmodule Snakepit.PathsTest do
-  # Changes the current directory and the Mix project, of which there is one.
+  # Changes the current directory and the Mix project, which are global.
   use ExUnit.Case, async: false
 
   import ExUnit.CaptureLog
@@ -68,7 +68,7 @@ defmodule Snakepit.PathsTest do
     message
   end
 
-  # For every adapter that has them, also as the one to fall back to.
+  # For every adapter that supports them, also as a fallback adapter.
   defp refused(options) do
     gpv = Snakepit.Adapters.GenericPythonV2
 
@@ -101,7 +101,7 @@ defmodule Snakepit.PathsTest do
         pool = start_pool!(unquote(Macro.escape(options)))
         File.cd!(elsewhere)
         replace_worker(pool)
-        # Its supervisor starts it anew there, too.
+        # Its supervisor restarts it there, too.
         supervisor = Process.whereis(pool)
         Process.exit(supervisor, :kill)
         eventually(fn -> Process.whereis(pool) not in [nil, supervisor] end)
@@ -127,7 +127,7 @@ defmodule Snakepit.PathsTest do
     assert directory == Path.join(@project, "test")
   end
 
-  # PWD is what a shell says; the kernel's own word for it is this link.
+  # PWD is the shell's value; this link is the kernel's.
   defp cwd(pool) do
     with {:ok, %{"pid" => pid}} <- Snakepit.execute("pid", %{}, pool: pool),
          do: {:ok, %{"result" => [File.read_link!("/proc/#{pid}/cwd")]}}
@@ -310,7 +310,7 @@ defmodule Snakepit.PathsTest do
       assert message =~ "#{python} is a symbolic link to /usr/bin/python3.5-gone"
     end
 
-    # Without a .venv it is the Python in PATH, as ever.
+    # Without a .venv the Python in PATH is used, as always.
     File.rm_rf!(Path.join(elsewhere, ".venv"))
     start_pool!(root: elsewhere, adapter_args: [])
   end

@@ -1,5 +1,5 @@
 defmodule Snakepit.PipeliningTest do
-  # Short calls are sent to a worker ahead of what it does: never to the disadvantage of any of them.
+  # Short calls are sent ahead to a busy worker, but never to the disadvantage of any call.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools
@@ -9,7 +9,7 @@ defmodule Snakepit.PipeliningTest do
   @moduletag :tmp_dir
   @patience patience()
 
-  # The worker goes on, and has not noted anything.
+  # The worker continues, and has not noted anything.
   defp never_ran!(notes, held, pool) do
     free(held)
     assert {:ok, %{"pid" => pid}} = Snakepit.execute("pid", %{}, pool: pool)
@@ -17,7 +17,7 @@ defmodule Snakepit.PipeliningTest do
     refute File.exists?(notes)
   end
 
-  # A pool whose workers have been seen to answer within a budget that any machine keeps to.
+  # A pool whose workers have answered within a budget that any machine keeps.
   defp start_taught_pool!(options) do
     pool = start_pool!(Keyword.merge([pipeline_budget: 60_000_000], options))
     for _ <- 1..50, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
@@ -29,7 +29,7 @@ defmodule Snakepit.PipeliningTest do
     Task.async(fn -> Snakepit.execute(command, args, options) end)
   end
 
-  # A call that takes its worker until it is freed.
+  # A call that occupies its worker until it is freed.
   defp hold(pool, dir, name) do
     args = %{started: Path.join(dir, name), until: Path.join(dir, name <> ".until")}
     task = call(pool, "hold", args)
@@ -42,7 +42,7 @@ defmodule Snakepit.PipeliningTest do
     assert {:ok, _} = await(held.task)
   end
 
-  # How many calls each worker has, the busiest first.
+  # The number of calls of each worker, the busiest first.
   defp in_flight(pool) do
     {_queued, workers} = pool |> native() |> Snakepit.Native.pool_snapshot()
     workers |> Enum.map(&elem(&1, 1)) |> Enum.sort(:desc)
@@ -78,7 +78,7 @@ defmodule Snakepit.PipeliningTest do
       pool = start_taught_pool!(size: 2)
       held = for name <- ~w(one other), do: hold(pool, dir, name)
       waiting = for _ <- 1..4, do: call(pool, "pid", %{})
-      # They were sent ahead, and have been taken back.
+      # They were sent ahead, and have been recalled.
       eventually(fn -> queued(pool) == 4 and in_flight(pool) == [1, 1] end)
       {freed, [still]} = List.pop_at(held, unquote(first))
       free(freed)
@@ -95,11 +95,11 @@ defmodule Snakepit.PipeliningTest do
   } do
     pool = start_taught_pool!(size: 1)
     held = hold(pool, dir, "long")
-    # A worker that stands still gives nothing back.
+    # A stopped worker returns nothing.
     signal("STOP", held.os_pid)
     notes = Path.join(dir, "notes")
     waiting = for _ <- 1..3, do: call(pool, "note", %{path: notes})
-    # Those that come after the worker was seen to stand still are not sent ahead any more.
+    # Calls made after the worker was found stopped are not sent ahead any more.
     eventually(fn -> hd(in_flight(pool)) > 1 and queued(pool) + hd(in_flight(pool)) == 4 end)
 
     signal("KILL", held.os_pid)

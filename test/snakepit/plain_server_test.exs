@@ -1,5 +1,5 @@
 defmodule Snakepit.PlainServerTest do
-  # Servers of the contract that send none of our additions.
+  # Servers of the contract that send none of Snakepit's additions.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools

@@ -8,7 +8,7 @@ defmodule Snakepit.PoolTest do
 
   @moduletag :tmp_dir
 
-  # Keeps a worker busy until `free/1`, and returns once the command runs.
+  # Keeps a worker busy until `free/1`; returns once the command runs.
   defp occupy(pool, dir) do
     args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
     task = Task.async(fn -> Snakepit.execute("hold", args, pool: pool) end)
@@ -88,7 +88,7 @@ defmodule Snakepit.PoolTest do
     pool = start_pool!(max_queue: 1)
     held = occupy(pool, dir)
 
-    # The probe below may hold the one place for a moment.
+    # The probe below may occupy the one place for a moment.
     insist = fn insist ->
       case Snakepit.execute("ping", %{}, pool: pool) do
         {:error, %Error{reason: :pool_saturated}} -> insist.(insist)
@@ -271,7 +271,7 @@ defmodule Snakepit.PoolTest do
     assert message =~ ":sice" and message =~ ":size"
   end
 
-  # The port that a process listens on, from the kernel's own table.
+  # The port that a process listens on, from the kernel's table.
   defp listening_port(os_pid) do
     inodes =
       for fd <- File.ls!("/proc/#{os_pid}/fd"),

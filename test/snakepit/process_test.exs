@@ -1,5 +1,5 @@
 defmodule Snakepit.ProcessTest do
-  # Workers' processes: how they are started, what they print, how their ends are told.
+  # Workers' processes: how they are started, what they print, and how their ends are reported.
   use ExUnit.Case, async: true
 
   import ExUnit.CaptureLog
@@ -120,7 +120,7 @@ defmodule Snakepit.ProcessTest do
                  Snakepit.execute("segfault", %{}, pool: pool)
 
         assert message =~ "it was killed by SIGSEGV"
-        # faulthandler tells where.
+        # faulthandler says where.
         assert message =~ "Segmentation fault"
         assert message =~ "output_commands.py"
       end

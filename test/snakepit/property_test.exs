@@ -1,5 +1,5 @@
 defmodule Snakepit.PropertyTest do
-  # Whatever is sent comes back as the guide has it, over every way there is to a worker.
+  # Whatever is sent comes back as the guide says, with every kind of worker.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.{Pools, Proper}

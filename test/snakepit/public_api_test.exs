@@ -69,14 +69,14 @@ defmodule Snakepit.PublicAPITest do
 
   defp optional?(_module, _kind, _member), do: false
 
-  # The rows of the table are made of the schema.
+  # The rows of the table are generated from the schema.
   defp pool_options do
     for [_row, option, default] <-
           Regex.scan(~r/^\| `(:\w+)` \| `(.+?)` \|/m, doc(Snakepit.Pool)),
         do: "option of Snakepit.Pool #{option}, by default #{plain(default)}"
   end
 
-  # Whether code is shown with 10_000 or 10000 depends on the release of Elixir.
+  # Whether code is shown with 10_000 or 10000 depends on the version of Elixir.
   defp plain(code), do: String.replace(code, ~r/(?<=\d)_(?=\d)/, "")
 
   defp configuration do
@@ -84,7 +84,7 @@ defmodule Snakepit.PublicAPITest do
         do: "configuration #{key} is #{option}"
   end
 
-  # What refuses an option that there is not lists those that there are.
+  # The error for an unknown option lists the known options.
   defp call_options do
     wrong = [no_such: true]
 

@@ -1,5 +1,5 @@
 defmodule Snakepit.ReloadTest do
-  # Pools that replace their workers when Python code changes.
+  # Pools replace their workers when Python code changes.
   use ExUnit.Case, async: true
 
   import ExUnit.CaptureLog
@@ -61,7 +61,7 @@ defmodule Snakepit.ReloadTest do
           assert error.message =~ "SyntaxError"
           assert {1, _pid} = version(pool)
           assert Enum.sort(os_pids(pool)) == before
-          # The same again is no change.
+          # Writing the same content is not a change.
           write!(dir, 2, "def broken(:")
           write!(dir, 2)
           assert {%{replaced: 2}, %{error: nil}} = restarted(pool)
@@ -116,7 +116,7 @@ defmodule Snakepit.ReloadTest do
     pool = start_pool!(dir, reload: true)
     {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
     Process.exit(manager, :kill)
-    # Until then calls may find the workers of before.
+    # Until then calls may still find the old workers.
     eventually(fn ->
       case Snakepit.Pool.Manager.fetch(pool) do
         {:ok, %{manager: other}} -> other != manager

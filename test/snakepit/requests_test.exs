@@ -1,5 +1,5 @@
 defmodule Snakepit.RequestsTest do
-  # What goes with a call: its id, the trace that it is part of, and metadata.
+  # What accompanies a call: its id, the trace that it is part of, and metadata.
   use ExUnit.Case, async: true
 
   import ExUnit.CaptureLog

@@ -1,5 +1,5 @@
 defmodule Snakepit.RestartTest do
-  # Workers that are replaced one after another while calls run.
+  # Workers are replaced one after another while calls run.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools, only: [ways: 0, os_pids: 1, alive?: 1, eventually: 1, await: 1]
@@ -39,11 +39,11 @@ defmodule Snakepit.RestartTest do
         pool = start_pool!(dir, options)
         {1, old} = version(pool)
         call = hold_call(pool, dir)
-        # There are no streams over stdin and stdout.
+        # Over stdin and stdout there are no streams.
         stream = unless unquote(way == :Stdio), do: hold_stream(pool, dir)
         restart = Task.async(fn -> Snakepit.restart(pool) end)
 
-        # Others are served by the new one, while the old one has its two.
+        # The new worker serves the others while the old one has its two.
         eventually(fn -> elem(version(pool), 1) != old end)
         assert {:ok, workers} = Snakepit.list_workers(pool)
         assert workers |> Enum.map(& &1.state) |> Enum.sort() == [:draining, :ready]
@@ -91,7 +91,7 @@ defmodule Snakepit.RestartTest do
         pool = start_pool!(dir, @options)
         {old, restart} = restart_held(pool, dir)
         kill(old)
-        # Until the pool has noticed, a call may go to the dead worker.
+        # Until the pool has noticed the death, a call may go to the dead worker.
         eventually(fn -> states(pool) == [:starting] end)
         waiting = Task.async(fn -> version(pool) end)
         open_import!(dir)
@@ -154,7 +154,7 @@ defmodule Snakepit.RestartTest do
     write!(dir, 1)
     pool = start_pool!(dir, [])
     {_old, first} = restart_held(pool, dir)
-    # The new worker has read the code of before.
+    # The new worker has read the old code.
     write!(dir, 3)
     others = for _ <- 1..3, do: Task.async(fn -> Snakepit.restart(pool) end)
     {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
@@ -162,7 +162,7 @@ defmodule Snakepit.RestartTest do
     open_import!(dir)
     assert Task.await_many([first | others], @patience) == [:ok, :ok, :ok, :ok]
     assert {3, _pid} = version(pool)
-    # Together they needed one more.
+    # Together they needed one more port.
     assert length(importing(dir)) == 3
   end
 
@@ -244,7 +244,7 @@ defmodule Snakepit.RestartTest do
   defp end_stream({path, worker, %{pid: pid} = task}) do
     File.rm!(path)
     assert await(task) == :ok
-    # They have all come by now.
+    # All of them have been requested by now.
     rest = for n <- 1..99, do: receive(do: ({^pid, ^n, worker} -> {n, worker}))
     [{0, worker} | rest]
   end
@@ -256,7 +256,7 @@ defmodule Snakepit.RestartTest do
 
   defp kill(os_pid), do: {_, 0} = System.cmd("kill", ["-KILL", to_string(os_pid)])
 
-  # The first of three that are free beside each other.
+  # The first of three adjacent free ports.
   defp free_ports do
     first = Enum.random(20_000..30_000)
     if Enum.all?(first..(first + 2), &free?/1), do: first, else: free_ports()

@@ -95,7 +95,7 @@ defmodule Snakepit.RuntimeDirTest do
     File.write!(Path.join(with_data, "thesis.txt"), "1")
     empty = abandon!(parent)
     path!(start!(parent))
-    # The sweep has been here.
+    # The sweep has run here.
     eventually(fn -> not File.exists?(empty) end, @patience)
     Native.runtime_dir_sweep(parent)
     assert length(Path.wildcard(Path.join(parent, "*/thesis.txt"))) == 4
@@ -147,8 +147,8 @@ defmodule Snakepit.RuntimeDirTest do
     assert Path.dirname(Path.dirname(path!(server))) == none
   end
 
-  # A machine on which nothing can be written to, for the process that follows: by root as it is, by
-  # others with a user namespace, and where neither is allowed there is no such test.
+  # A machine without any writable place, for the process that follows: root sets it up directly,
+  # other users with a user namespace; if neither is allowed, the test is skipped.
   @read_only """
   set -e
   for d in /tmp /dev/shm; do

@@ -1,5 +1,5 @@
 defmodule Snakepit.SameOnBothKindsTest do
-  # What workers tell, side by side.
+  # Compares what the kinds of workers report.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools
@@ -35,7 +35,7 @@ defmodule Snakepit.SameOnBothKindsTest do
     [one, other] =
       for pool <- pools do
         {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
-        # Until they answer in time, on a slow machine.
+        # Repeats until they answer in time, on a slow machine.
         assert eventually(fn ->
                  match?({:ok, %{healthy: true, ready: 1}}, Snakepit.health(pool))
                end)

@@ -11,7 +11,7 @@ defmodule Snakepit.SessionsTest do
   defp tally(pool, id, options \\ []),
     do: Snakepit.execute_in_session(id, "tally", %{}, [pool: pool] ++ options)
 
-  # Keeps the session's worker busy until `free/1`, and returns once the command runs.
+  # Keeps the session's worker busy until `free/1`; returns once the command runs.
   defp occupy(pool, id, dir) do
     files = %{started: Path.join(dir, "started-#{id}"), until: Path.join(dir, "until-#{id}")}
 

@@ -1,6 +1,6 @@
 defmodule Snakepit.StartJournalTest do
-  # Which calls have started, as the BEAM knows when their worker has died; and that it opens nothing to
-  # know it which a server names.
+  # How the BEAM knows which calls have started when their worker has died, and that it opens
+  # nothing for this that a server names.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools
@@ -64,15 +64,15 @@ defmodule Snakepit.StartJournalTest do
 
   test "a pool's worker on a Unix socket has a journal, created by the BEAM", context do
     %{pool: pool} = start_marking_pool!(context.tmp_dir)
-    # It uses it once several calls came together.
+    # The worker uses it once several calls arrived together.
     eventually(fn -> uses_journal?(pool) end, @patience)
-    # What it starts itself does not learn of it.
+    # Processes that the worker starts do not receive it.
     assert {:ok, %{"result" => "none"}} =
              Snakepit.execute("variable", %{}, [pool: pool] ++ @options)
 
     own = File.stat!(variable(pool, "SNAKEPIT_START_JOURNAL"))
     assert own.size == 4096
-    # It goes with its worker.
+    # It disappears with its worker.
     assert {:error, %Error{reason: :worker_crashed}} =
              Snakepit.execute("mark", %{number: 0, dies: true}, [pool: pool] ++ @options)
 
@@ -112,7 +112,8 @@ defmodule Snakepit.StartJournalTest do
         env = %{"PYTHONPATH" => Path.expand("python"), "NAMED_FILE" => file}
         pool = start_pool!(adapter: Naming, adapter_args: [], env: env, restart_backoff: {10, 50})
 
-        # It says with every frame that it can have starts noted. A pool's worker is told so, once.
+        # The server announces with every frame that it supports a journal. The client enables it
+        # once, for a pool's worker.
         assert acts(&Snakepit.execute("ping", %{}, [pool: pool] ++ &1)) == [0, 3]
         assert {:ok, channel} = Client.connect(variable(pool, "SNAKEPIT_LISTEN"))
         assert acts(&Client.execute(channel, "ping", %{}, &1)) == [0]
@@ -132,7 +133,7 @@ defmodule Snakepit.StartJournalTest do
     end
   end
 
-  # The acts of the frames that came, after some calls, each but calls only once.
+  # The acts of the frames that a server received after some calls, each act once.
   defp acts(call) do
     for _ <- 1..20, do: assert({:ok, %{"acts" => [_ | _]}} = call.(@options))
     {:ok, %{"acts" => acts}} = call.(@options)
@@ -140,7 +141,7 @@ defmodule Snakepit.StartJournalTest do
     acts |> Enum.uniq() |> Enum.sort()
   end
 
-  # What this BEAM has open under a name.
+  # The files that this BEAM has open under a name.
   defp open_files(name) do
     for fd <- File.ls!("/proc/self/fd"),
         {:ok, target} <- [File.read_link("/proc/self/fd/#{fd}")],
@@ -148,7 +149,7 @@ defmodule Snakepit.StartJournalTest do
         do: fd
   end
 
-  # What a pool's worker was started with.
+  # The environment with which a pool's worker was started.
   defp variable(pool, name) do
     {:ok, [%{os_pid: os_pid}]} = Snakepit.list_workers(pool)
     variables = "/proc/#{os_pid}/environ" |> File.read!() |> String.split("\0")

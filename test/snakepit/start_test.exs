@@ -1,5 +1,5 @@
 defmodule Snakepit.StartTest do
-  # How pools and their workers start, and what is told where they do not.
+  # How pools and their workers start, and what is reported if they do not.
   use ExUnit.Case, async: true
 
   import ExUnit.CaptureLog
@@ -57,7 +57,7 @@ defmodule Snakepit.StartTest do
         {hold, env} = hold(context)
         env = Map.put(env, "FAIL", "1")
         pool = start_pool_unready!(context.options ++ starting(env) ++ [size: 2])
-        # A second attempt of the first one has failed as well.
+        # A second attempt of the first worker has failed as well.
         for attempt <- 1..2,
             do: assert_receive({:restarted, ^pool, %{attempt: ^attempt}}, @patience)
 
@@ -87,7 +87,7 @@ defmodule Snakepit.StartTest do
            context do
         python = Path.join(context.tmp_dir, "python")
 
-        # The first one is sent it at once.
+        # The first one gets the signal at once.
         File.write!(python, """
         #!/bin/sh
         test -e #{python}.once || { touch #{python}.once; kill -TERM $$; }
@@ -126,7 +126,7 @@ defmodule Snakepit.StartTest do
 
         for attempt <- 1..3 do
           assert_receive {:ready, ^pool, %{os_pid: os_pid}}, @patience
-          # The one that comes after the last is never ready.
+          # The worker that follows the last one is never ready.
           if attempt == 3, do: File.touch!(hold)
           System.cmd("kill", ["-KILL", to_string(os_pid)])
           assert_receive {:restarted, ^pool, %{attempt: ^attempt, why: why}}, @patience
@@ -173,7 +173,7 @@ defmodule Snakepit.StartTest do
         assert length(repeated) in 12..(restarts + 4)
         assert Enum.all?(repeated, &(&1 =~ "[warning]"))
         assert Enum.any?(repeated, &(&1 =~ ~r/attempt \d+; the same reason as before, \d+ times/))
-        # What it prints is logged at the first attempt of each alone.
+        # Its output is logged only at the first attempt of each.
         assert length(printed(log, pool, "RuntimeError: there is no model")) == 4
       end
 
@@ -263,7 +263,7 @@ defmodule Snakepit.StartTest do
   end
 
   defmodule NoServer do
-    # Says that it listens, where nobody does.
+    # Announces that it listens, although nothing does.
     @behaviour Snakepit.Adapter
 
     @impl true
@@ -284,7 +284,7 @@ defmodule Snakepit.StartTest do
     assert {:ok, %{adapter: NoServer, fallback: nil}} = Snakepit.stats(pool)
   end
 
-  # An adapter's callbacks as the process dictionary of whoever defines it says.
+  # Defines an adapter with these callbacks.
   defp adapter(callbacks) do
     name = Module.concat(__MODULE__, "Adapter#{System.unique_integer([:positive])}")
     {:module, ^name, _binary, _} = Module.create(name, callbacks, Macro.Env.location(__ENV__))
@@ -408,7 +408,7 @@ defmodule Snakepit.StartTest do
   defp printed(log, pool, text),
     do: for(line <- String.split(log, "\n"), line =~ "[#{inspect(pool)}/", line =~ text, do: line)
 
-  # A file for as long as which a worker does not become ready.
+  # A file: while it exists, a worker does not become ready.
   defp hold(%{tmp_dir: dir}) do
     hold = Path.join(dir, "hold")
     File.touch!(hold)
@@ -417,7 +417,7 @@ defmodule Snakepit.StartTest do
 
   defp starting(env) do
     args = [class: "starting:Starting", paths: ["test/support/python"]]
-    # A worker that is held takes no notice of being asked to stop.
+    # A worker that is held ignores requests to stop.
     [adapter_args: args, env: env, shutdown_timeout: 100, kill_grace: 100]
   end
 end

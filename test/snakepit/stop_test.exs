@@ -1,5 +1,5 @@
 defmodule Snakepit.StopTest do
-  # Nothing is lost, and nobody waits for ever, while a pool or one of its workers leaves.
+  # Nothing is lost, and nobody waits forever, while a pool or one of its workers stops.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools
@@ -34,7 +34,7 @@ defmodule Snakepit.StopTest do
         pool = start_pool!([shutdown_timeout: 100, kill_grace: 100] ++ @options)
         held = hold(pool, dir, "one")
         signal("TERM", held.os_pid)
-        # It has run: another reason would have its caller try again.
+        # It has run: with another reason its caller would try again.
         assert {:error, %Error{reason: :worker_crashed}} = Task.await(held.task, @patience)
         assert {:ok, %{"pid" => next}} = Task.await(call(pool, "pid", %{}), @patience)
         assert next != held.os_pid
@@ -135,7 +135,7 @@ defmodule Snakepit.StopTest do
        context do
     pool = start_pool!(shutdown_timeout: 100, kill_grace: 100, pipeline_budget: 60_000_000)
     for _ <- 1..50, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
-    # It answers none of those behind the one that it has.
+    # It answers none of the calls behind the running one.
     held = hold(pool, context.tmp_dir, "one")
     signal("STOP", held.os_pid)
     calls = for _ <- 1..19, do: call(pool, "ping", %{}, @endless)
@@ -156,7 +156,7 @@ defmodule Snakepit.StopTest do
 
     for n <- 1..30 do
       kill_next(supervisor)
-      # At some moment of its start.
+      # At some moment during its start.
       Process.sleep(rem(n, 4))
       pid = kill_next(supervisor)
       eventually(fn -> child(supervisor) not in [nil, pid] end, @patience)
@@ -198,7 +198,7 @@ defmodule Snakepit.StopTest do
       assert :ok = ready(name)
     end
 
-    # It does not come back here: no supervisor has it.
+    # It does not come back here: it has no supervisor.
     killed = :"#{name}_killed"
     {:ok, pid} = Snakepit.Pool.start_link(Keyword.put(options, :name, killed))
     Process.unlink(pid)
@@ -207,7 +207,7 @@ defmodule Snakepit.StopTest do
     assert {:error, %Error{reason: :pool_stopped}} = Snakepit.Pool.await_ready(killed, 100)
     Supervisor.stop(supervisor)
     assert {:error, %Error{reason: :pool_stopped, message: ^advice}} = ready(name)
-    # Another process of that name is no pool.
+    # Another process with that name is not a pool.
     Process.register(self(), name)
     assert {:error, %Error{reason: :pool_stopped, message: ^advice}} = ready(name)
   end
@@ -248,7 +248,7 @@ defmodule Snakepit.StopTest do
     end)
   end
 
-  # Calls without end, of all forms that the pool has; returns once there were some.
+  # Endless calls of all kinds that the pool supports; returns once there were some.
   defp load(pool, callers) do
     {:ok, %{transport: transport}} = Manager.fetch(pool)
     streams = transport == Snakepit.GRPC.Transport
@@ -272,7 +272,7 @@ defmodule Snakepit.StopTest do
 
     case answer do
       {:error, %{reason: :pool_stopped}} -> :pool_stopped
-      # A session goes with its worker.
+      # A session is lost with its worker.
       {:error, %{reason: :session_lost}} when rem(n, 4) == 2 -> load(pool, n, streams, count)
       {:error, error} -> error
       _ -> if stop?(), do: :ok, else: load(pool, n, streams, count)
@@ -295,7 +295,7 @@ defmodule Snakepit.StopTest do
   defp call(pool, command, args, options \\ [timeout: @patience, queue_timeout: @patience]),
     do: Task.async(fn -> Snakepit.execute(command, args, [pool: pool] ++ options) end)
 
-  # A call that takes a place until it is freed; a stream where there are streams.
+  # A call that occupies a place until it is freed; a stream if streams are supported.
   defp hold(pool, dir, name) do
     args = %{started: Path.join(dir, name), until: Path.join(dir, name <> ".until")}
     held(call(pool, "hold", args, @endless), args)
@@ -306,7 +306,7 @@ defmodule Snakepit.StopTest do
     held(call(pool, "hold_async", args, @endless), Map.put(args, :until, nil))
   end
 
-  # Why they ended, each reason once.
+  # The reasons why they ended, each once.
   defp reasons(held) do
     held
     |> Enum.map(&Task.await(&1.task, @patience))

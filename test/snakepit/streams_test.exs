@@ -102,7 +102,7 @@ for server <- [:native, :grpcio] do
       end
     end
 
-    # An owner that goes on all the same gets the chunks that were on their way.
+    # An owner that continues nevertheless gets the chunks that were in transit.
     defp catch_end(next) do
       case next.({:cont, nil}) do
         {:suspended, _index, next} -> catch_end(next)
@@ -125,7 +125,7 @@ for server <- [:native, :grpcio] do
       test "sends no more chunks than were requested", %{pool: pool} do
         {:ok, call} = Snakepit.start_stream("counted", %{count: 10}, pool: pool, demand: 3)
         assert indexes(call, 3) == [0, 1, 2]
-        # It would have sent another one before it answers this.
+        # The generator would have sent another chunk before it answers this.
         assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
         assert no_messages?()
         Snakepit.ask(call, 2)
@@ -204,7 +204,7 @@ for server <- [:native, :grpcio] do
       end
     end
 
-    # Each takes the chunks of a stream to its end, `each` being called with every one of them.
+    # Each consumes a stream to its end and calls `each` with every chunk.
     @faces %{
       execute_stream: quote(do: &__MODULE__.call_back/4),
       stream: quote(do: &__MODULE__.enumerate/4),
@@ -325,7 +325,7 @@ for server <- [:native, :grpcio] do
 
         eventually(fn -> progress(path) >= 4 end)
         for _ <- 1..200, do: assert({:ok, _} = Snakepit.execute("ping", %{}, pool: context.pool))
-        # 4 chunks were asked for; the windows on the way hold 256 KiB, which are 16 more.
+        # 4 chunks were requested; the windows on the way hold 256 KiB, which are 16 more.
         assert progress(path) in 4..64
         assert no_messages?()
         Snakepit.cancel(call)
@@ -489,7 +489,7 @@ for server <- [:native, :grpcio] do
       indexes(call, count - length(chunks), seen ++ Enum.map(chunks, & &1["index"]))
     end
 
-    # The call is used after its last event: one that nobody holds is cancelled.
+    # The call is used after its last event, because a call that nobody references is cancelled.
     defp end_of(%{ref: ref} = call) do
       assert_receive {:snakepit, ^ref, {kind, _} = event} when kind in [:done, :error]
       Snakepit.cancel(call)

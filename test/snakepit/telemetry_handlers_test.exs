@@ -1,6 +1,7 @@
 for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "TelemetryHandlersOver#{kind}Test") do
-    # Whatever event a handler is for, it may ask the pool, and for those that are not of a call, call it.
+    # Whatever its event, a handler may query the pool, and a handler that is not for a call may
+    # also call it.
     use ExUnit.Case, async: true
 
     import Snakepit.Test.Pools
@@ -24,7 +25,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     def ask([_, group, name], _measurements, %{pool: pool} = metadata, {test, pool}) do
       of_call = group in [:call, :queue] and name != :cancelled
 
-      # The call of this handler, of which it does not ask again.
+      # The handler's own call, which must not call again.
       unless of_call and metadata[:command] in ["ping", nil] do
         asked =
           for ask <- [:stats, :health, :list_workers, :info], do: apply(Snakepit, ask, [pool])
@@ -72,7 +73,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
       eventually(fn -> await_ready(pool) == :ok end)
       stop_supervised!({Snakepit.Pool, pool})
-      # Its last handlers find it stopped, and say so.
+      # Its last handlers find it stopped, and report that.
       assert_received_stopped(notifier)
     end
 

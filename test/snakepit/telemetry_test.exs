@@ -64,14 +64,14 @@ defmodule Snakepit.TelemetryTest do
     refute_received {[:snakepit, :call, :cancelled], _measurements, %{pool: ^pool}}
   end
 
-  # The next event of the pool with this name; others' are not ours.
+  # The next event of this pool with this name; events of other pools are ignored.
   defp event(pool, name) do
     event = [:snakepit | name]
     assert_receive {^event, measurements, %{pool: ^pool} = metadata}
     {measurements, metadata}
   end
 
-  # What its workers have missed, the last first.
+  # The misses of its workers, the last first.
   defp missed(pool, told) do
     receive do
       {[_, :health, :failed], %{missed: missed},
@@ -245,7 +245,7 @@ defmodule Snakepit.TelemetryTest do
   describe "a worker" do
     for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do
       test "reports its start and end, with #{inspect(adapter)}" do
-        # Its intervals are messages of this test.
+        # Its intervals are messages from this test.
         pool = start_pool!(adapter: unquote(adapter), health_interval: 600_000, health_misses: 3)
         id = "#{inspect(pool)}/1"
 
@@ -267,7 +267,7 @@ defmodule Snakepit.TelemetryTest do
         assert {_, %{worker_id: ^id, os_pid: next}} = event(pool, [:worker, :started])
         assert next != os_pid
         assert {_, %{os_pid: ^next}} = event(pool, [:worker, :ready])
-        # It has gone with all that it had been asked: no more misses, and one end.
+        # It was killed with all its unanswered questions: no more misses, and one end.
         assert [3, 2, 1] = pool |> missed([]) |> Enum.map(fn {missed, ^id} -> missed end)
         refute_received {[_, :worker, :killed], _, %{pool: ^pool}}
         refute_received {[_, :worker, :stopped], _, %{pool: ^pool}}
@@ -292,7 +292,7 @@ defmodule Snakepit.TelemetryTest do
 
       assert log =~ "let no other Python thread run"
       stop_supervised!({Snakepit.Pool, pool})
-      # It ends by itself where the machine is slow.
+      # It ends on its own if the machine is slow.
       assert {answer, _} = await(call)
       assert answer in [:ok, :error]
     end

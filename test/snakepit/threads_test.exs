@@ -1,6 +1,7 @@
 for {kind, way} <- Snakepit.Test.Pools.ways() do
   defmodule Module.concat(Snakepit, "ThreadsOver#{kind}Test") do
-    # Which thread runs what, and what belongs to it: as in a script where one command runs at a time.
+    # Which thread runs what, and what belongs to it: as in a script if one command runs at a
+    # time.
     use ExUnit.Case, async: true
 
     import Snakepit.Test.Pools
@@ -56,7 +57,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     test "signals and timers work as in a script", %{tmp_dir: dir} do
       pool = pool!()
       assert run(pool, "alarm") == "too late"
-      # A handler runs as well where no command does.
+      # A handler runs even if no command does.
       path = Path.join(dir, "rang")
       run(pool, "alarm_later", %{path: path})
       eventually(fn -> lines(path) == ["rang"] end)

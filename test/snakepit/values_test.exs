@@ -40,7 +40,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       for [python, elixir] <- rows do
         wanted = value(elixir)
 
-        # At the top and deep inside.
+        # At the top and nested.
         for {code, wanted} <- [{python, wanted}, {"{'x': [#{python}]}", %{"x" => [wanted]}}],
             command <- ["evaluate", "evaluate_async"] do
           assert {:ok, result} = Snakepit.execute(command, %{code: code}, pool: pool)
@@ -152,7 +152,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         for {struct, problem} <- [
               {%Broken{how: :endless}, "is nested deeper than 128 levels"},
               {%Broken{how: &inspect/1}, "args.x is a fun"},
-              # Whatever calls itself one.
+              # A map that merely calls itself one.
               {%{__struct__: Date}, "args.x is a %Date{}, and its encoder raised "},
               {%{__struct__: Nx.Tensor}, "args.x is a %Nx.Tensor{}, and its encoder raised "},
               {%{__struct__: Decimal}, "args.x is a %Decimal{}, and its encoder raised "},
@@ -164,7 +164,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         end
       end
 
-      # Each way to call a command with arguments; a stream raises its error, as streams do.
+      # Each way to call a command with arguments; a stream raises its error.
       defp calls(pool) do
         streams = [
           &Snakepit.execute_stream("ping_stream", &1, fn _ -> :ok end, pool: pool),

@@ -1,6 +1,6 @@
 defmodule Snakepit.WideMapsTest do
-  # Maps of more than 32 keys are built on threads that are not the BEAM's own. To build them as on one
-  # of those ends the BEAM.
+  # Maps of more than 32 keys are built on threads that are not the BEAM's schedulers. Building
+  # them as on a scheduler ends the BEAM.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools
@@ -8,7 +8,8 @@ defmodule Snakepit.WideMapsTest do
   alias Snakepit.Error
   alias Snakepit.GRPC.Client
 
-  # Around the size from which the BEAM hashes maps, and around those from which its sort has to choose.
+  # Around the size at which the BEAM hashes maps, and around those at which its sort changes its
+  # method.
   @sizes [0, 31, 32, 33, 34, 64, 99, 100, 101, 128, 129, 130, 131, 200, 1_000, 5_000]
 
   defmodule Liar do

@@ -3,7 +3,7 @@ alias Snakepit.Adapters.{GenericPythonV2, GRPCPython}
 for {kind, options} <- [
       GRPCPoolOf1: [adapter: GRPCPython, size: 1],
       GRPCPoolOf4: [adapter: GRPCPython, size: 4],
-      # With the other server only the transport is another one.
+      # With the other server only the transport differs.
       GRPCIOPoolOf1: [adapter: GRPCPython, server: :grpcio, size: 1],
       StdioPoolOf1: [adapter: GenericPythonV2, size: 1],
       StdioPoolOf4: [adapter: GenericPythonV2, size: 4]

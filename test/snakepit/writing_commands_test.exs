@@ -1,10 +1,12 @@
 defmodule Snakepit.WritingCommandsTest do
-  # Runs the snippets of guides/writing_commands.md, each section by itself, on each way to a worker.
+  # Runs the snippets of guides/writing_commands.md, each section separately, with each kind of
+  # worker.
   #
-  # The `python` blocks of a section make `python/my_commands.py`; one whose first line is a comment with
-  # a path is that file instead, and is run by pytest if its name begins with `test_`. The `elixir` blocks
-  # are evaluated in order and share their variables, `MyApp.Python` being a pool of `MyCommands`; one that
-  # is `{Snakepit.Pool, options}` has that pool's options. A block in any other language is not run.
+  # The `python` blocks of a section make up `python/my_commands.py`; a block whose first line is
+  # a comment with a path becomes that file instead, and pytest runs it if its name begins with
+  # `test_`. The `elixir` blocks are evaluated in order and share their variables; `MyApp.Python`
+  # is a pool of `MyCommands`. A block of the form `{Snakepit.Pool, options}` adds its options to
+  # that pool. Blocks in other languages are not run.
   use ExUnit.Case, async: false
 
   import ExUnit.CaptureLog
@@ -37,7 +39,7 @@ defmodule Snakepit.WritingCommandsTest do
       {pools, snippets} = Enum.split_with(elixir, &String.starts_with?(&1, "{Snakepit.Pool,"))
 
       if Map.has_key?(files, "python/my_commands.py") do
-        # What commands print and log is not this test's.
+        # The output of the commands is not tested here.
         capture_log(fn ->
           options = Enum.reduce(pools, pool_options(way, dir), &Keyword.merge(&2, given(&1)))
           start_supervised!({Snakepit.Pool, options})
@@ -53,7 +55,7 @@ defmodule Snakepit.WritingCommandsTest do
     end
   end
 
-  # A block's file, and what goes into it.
+  # The file of a block, and its content.
   defp file(code) do
     case Regex.run(~r/\A# (\S+\.py)\n/, code) do
       [_line, path] -> {path, code}
