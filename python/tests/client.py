@@ -1,4 +1,4 @@
-"""A worker process and a plain client of its contract."""
+"""A worker process and a plain gRPC client of it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from snakepit_bridge._values.fields import decode_extended
 ROOT = Path(__file__).parents[1]
 SUPPORT = Path(__file__).parent / "support"
 TOKEN = "ready-42"
-#: Longer than any step takes on any machine, in seconds; nothing waits for it in vain.
+#: Longer than any step takes on any machine, in seconds; no successful test waits for it.
 PATIENCE = 60.0
-# What runs the workers: another Python than that of the tests, whose packages a client needs.
+# The Python that runs the workers, which may differ from that of the tests, whose packages a
+# client needs.
 WORKER_PYTHON = os.environ.get("SNAKEPIT_TEST_PYTHON", sys.executable)
 _CODE = "import sysconfig; print(sysconfig.get_config_var('Py_GIL_DISABLED') == 1)"
 FREE_THREADED = subprocess.check_output([WORKER_PYTHON, "-c", _CODE], text=True) == "True\n"
 
 
 def times() -> Iterator[float]:
-    """A short time in seconds, then longer ones, for what has to happen within it."""
+    """A short time in seconds, then longer ones, for events that must happen within it."""
     seconds = 0.1
     while seconds < PATIENCE:
         yield seconds
@@ -41,7 +42,7 @@ def times() -> Iterator[float]:
 
 
 class Pipe:
-    """A named pipe of which this end never blocks."""
+    """A named pipe on which this end never blocks."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -63,7 +64,7 @@ class Pipe:
         return line
 
     def told(self) -> bool:
-        """Whether there is something that `line` has not returned yet."""
+        """Whether there is output that `line` has not returned yet."""
         return bool(self._seen or select.select([self._fd], [], [], 0)[0])
 
     def close(self) -> None:
@@ -71,7 +72,7 @@ class Pipe:
 
 
 def read(response: Any) -> dict[str, Any]:
-    """The values of a chunk, of which each is JSON."""
+    """The values of a chunk, each decoded as JSON."""
     assert not response.error, response
     fields = getattr(response, "chunk", None)
     return {name: json.loads(data) for name, data in fields.items()} if fields else {}
@@ -92,7 +93,7 @@ class Client:
         )
         self._metadata = (("x-snakepit-secret", secret),) if secret is not None else ()
 
-        # grpcio cancels a call that nobody refers to.
+        # grpcio cancels a call that nothing references.
         self._calls: list[Any] = []
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class Client:
         return response
 
     def result(self, command: str, /, **args: Any) -> dict[str, Any]:
-        """The fields of a result, each read as JSON."""
+        """The fields of a result, each decoded as JSON."""
         response = self.execute(command, **args)
         assert response.success, response
         return {name: json.loads(data) for name, data in response.result.items()}
@@ -150,7 +151,7 @@ class Client:
         return response
 
     def wait_for_calls(self, count: int) -> None:
-        """Waits until so many calls run or wait."""
+        """Waits until this many calls run or wait."""
         deadline = time.monotonic() + PATIENCE
         while self.health().in_flight != count:
             assert time.monotonic() < deadline, f"never {count} calls"
@@ -199,7 +200,7 @@ def _encoded(args: dict[str, Any]) -> dict[str, bytes]:
 
 
 class WorkerProcess:
-    """`python -m snakepit_bridge` as Elixir starts it: through pipes, in the parent's group."""
+    """`python -m snakepit_bridge` as Elixir starts it: with pipes, in the parent's group."""
 
     def __init__(self, *options: str, token: str = TOKEN, **environment: str) -> None:
         env = {
@@ -224,14 +225,14 @@ class WorkerProcess:
         self._reader.start()
 
     def address(self) -> str:
-        """Where it listens, once it does."""
+        """The address on which it listens, once it does."""
         for line in self.lines():
             if line.startswith(f"{self._token} "):
                 return line[len(self._token) + 1 :]
         raise AssertionError(f"it ended with {self.process.wait(PATIENCE)}")
 
     def lines(self) -> Iterator[str]:
-        """Each further line of its output, as it comes, to the end."""
+        """Each further line of its output, as it arrives, up to the end."""
         while self._kept:
             yield self._kept.pop(0)
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
@@ -241,14 +242,14 @@ class WorkerProcess:
         return next(line for line in self.lines() if text in line)
 
     def ended(self) -> int:
-        """Its exit code, once it and all that hold its output are gone."""
+        """Its exit code, once it and all processes that hold its output are gone."""
         code = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         assert not self._reader.is_alive()
         return code
 
     def drain(self) -> None:
-        """Sends SIGTERM, and returns once it has asked for no more calls."""
+        """Sends SIGTERM, and returns once the worker has announced that it is draining."""
         self.process.send_signal(signal.SIGTERM)
         lines = list(itertools.takewhile(f"{self._token} draining".__ne__, self.lines()))
         self._kept = lines[:-1]
@@ -279,12 +280,12 @@ class WorkerProcess:
 
 
 class Stdio:
-    """A worker over stdin and stdout, and its other end."""
+    """A worker over stdin and stdout, and the other end of its pipes."""
 
     def __init__(self, *options: str, errors: Path) -> None:
         with errors.open("wb") as stderr:
             self.process = subprocess.Popen(
-                # Without site-packages: it needs no more than Python.
+                # Without site-packages: it needs only Python itself.
                 [
                     WORKER_PYTHON,
                     "-S",
@@ -348,7 +349,7 @@ def _with_defaults(options: tuple[str, ...]) -> list[str]:
 
 
 class Way:
-    """A worker on one of the servers, and the answers to calls of it, as all three give them."""
+    """A worker on one of the servers, and its answers in the form that all three share."""
 
     def __init__(self, worker: Union[Client, Stdio]) -> None:
         self._worker = worker

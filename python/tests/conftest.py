@@ -16,20 +16,20 @@ settings.load_profile("steady")
 
 
 class Start(Protocol):
-    """Starts a worker; without `--listen` on a Unix socket, without `--adapter` on the probe."""
+    """Starts a worker: without `--listen` on a Unix socket, without `--adapter` with the probe."""
 
     def __call__(self, *options: str, token: str = ..., **environment: str) -> WorkerProcess: ...
 
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])
 def server(request: pytest.FixtureRequest) -> str:
-    """Each test that starts a worker runs on both servers."""
+    """Runs each test that starts a worker on both servers."""
     name: str = request.param
     return name
 
 
 def _starter(stack: ExitStack, server: str) -> Start:
-    # Not pytest's own directory: a socket's path is limited to a hundred bytes.
+    # Not pytest's own directory, because a socket's path is limited to about a hundred bytes.
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sp-"))
     numbers = itertools.count()
 

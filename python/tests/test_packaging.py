@@ -19,10 +19,10 @@ from client import PATIENCE, ROOT, Client
 
 from snakepit_bridge import __version__
 
-# Where the packages of this environment are: a fresh one has none, and no network.
+# Where the packages of this environment are: a fresh environment has none, and no network.
 _PACKAGES = str(Path(str(importlib.util.find_spec("pytest").origin)).parents[1])  # type: ignore[union-attr]
 _MODULE = '''
-"""Commands of a user."""
+"""A user's commands."""
 
 from collections.abc import AsyncGenerator, Generator
 from typing import TYPE_CHECKING
@@ -116,7 +116,7 @@ def test_nobody():
 
 
 def _pip(*arguments: str) -> None:
-    # The build backend may be that of this environment, whichever Python is installed for.
+    # The build backend may be that of this environment, whichever Python it is for.
     env = {**os.environ, "PYTHONPATH": _PACKAGES}
     subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], env=env, check=True)
 
@@ -127,7 +127,7 @@ def _isolation() -> list[str]:
 
 
 class Environment:
-    """A fresh virtual environment of a user, with the package and a module of commands."""
+    """A user's fresh virtual environment, with the package and a module of commands."""
 
     def __init__(self, folder: Path, *package: str) -> None:
         venv.create(folder, with_pip=False)
@@ -149,7 +149,7 @@ class Environment:
         )
 
     def env(self, *, packages: bool) -> dict[str, str]:
-        """The variables of its processes, which find this environment's other packages or none."""
+        """The variables of its processes, which find other packages of this environment or none."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         return {**env, "PYTHONPATH": _PACKAGES} if packages else env
 

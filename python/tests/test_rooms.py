@@ -37,7 +37,7 @@ MODULES = {name_of(path): path for path in module_files()}
 
 
 def imported_by(path: Path) -> set[str]:
-    """What a module imports of the rooms, wherever in it: in functions and for types as well."""
+    """Returns the rooms from which a module imports, also in functions and for types."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

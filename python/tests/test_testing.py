@@ -385,7 +385,7 @@ def test_a_cancelled_task_cancels_its_call(worker: testing.Worker) -> None:
             await task
 
     asyncio.run(cancel())
-    # The next one runs when that has ended.
+    # The next call runs when that one has ended.
     assert worker.call("greet", {"name": "A"}) == {"result": "Hello A of testing"}
     assert worker.adapter.ended == [worker.adapter.ended[0]]
 
@@ -411,7 +411,7 @@ def test_the_commands_are_listed(worker: testing.Worker) -> None:
 
 
 class OddError(Exception):
-    """It raises for whatever it is asked, as lazy clients' exceptions do."""
+    """Raises at every access, like the exceptions of lazy clients."""
 
     def __getattr__(self, name: str) -> Any:
         raise KeyError(name)

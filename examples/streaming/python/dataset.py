@@ -13,7 +13,7 @@ from typing import Any, Optional
 from snakepit_bridge import BuiltinAdapter, command
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
-#: Distinct texts are counted up to this many per column.
+#: Distinct texts are counted up to this number per column.
 DISTINCT_CAP = 1000
 
 
@@ -37,7 +37,7 @@ class Datasets(BuiltinAdapter):
 
 
 class Column:
-    """A column's running statistics. One text that is no number makes it a text column."""
+    """A column's running statistics. A single text that is not a number makes it a text column."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -68,7 +68,7 @@ class Column:
                 self._capped = True
 
     def _add_number(self, number: float) -> None:
-        # Welford's method: it stays exact where sums of squares lose every digit.
+        # Welford's method: it stays accurate where sums of squares lose every digit.
         delta = number - self._mean
         self._mean += delta / self.count
         self._m2 += delta * (number - self._mean)
@@ -95,7 +95,7 @@ class Column:
 
 
 class Dataset:
-    """A CSV file that is read some rows at a time."""
+    """A CSV file that is read in batches of rows."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -116,7 +116,7 @@ class Dataset:
         self._file.close()
 
     def read(self, rows: int) -> bool:
-        """Takes in up to so many rows; False if the file ended before."""
+        """Reads up to this many rows; returns False if the file ended before."""
         width = len(self._columns)
         adders = [column.add for column in self._columns]
         taken = 0
@@ -137,7 +137,7 @@ class Dataset:
         return taken == rows
 
     def summary(self) -> dict[str, Any]:
-        """How far it is, and what the columns are like so far."""
+        """Returns the progress and the statistics of the columns so far."""
         return {
             "rows": self._rows,
             "bytes_read": self._bytes_read,

@@ -146,7 +146,7 @@ def test_an_argument_is_converted_to_its_annotation(
     found = built(kept, name, value)
     assert found == expected
     assert type(found) is type(expected)
-    # What is one already is passed as it is.
+    # A value of the annotated type is passed unchanged.
     assert built(kept, name, found) == expected
 
 

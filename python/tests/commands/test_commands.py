@@ -13,7 +13,7 @@ from snakepit_bridge._errors.call_error import CallError
 class Zoo(Adapter):
     @command
     def plain(self, a: int, b: int = 0) -> int:
-        """Adds them."""
+        """Adds two numbers."""
         return a + b
 
     @command(name="other-name")
@@ -77,7 +77,7 @@ def test_a_command_knows_how_to_be_run(zoo: Registry) -> None:
 @pytest.mark.parametrize(
     ("name", "help_text"),
     [
-        ("plain", "plain(a: int, b: int = 0)\n\nAdds them."),
+        ("plain", "plain(a: int, b: int = 0)\n\nAdds two numbers."),
         ("generator", "generator(count: Optional[int] = None) -> stream"),
         ("named", "named(size=1)"),
         ("anything", "anything(**rest: Any)"),

@@ -1,4 +1,4 @@
-"""Whatever a command raises, its call is answered, and the worker goes on."""
+"""Whatever a command raises, its call is answered, and the worker continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check(error: dict[str, object], how: str) -> None:
     assert error["reason"] in ("python_error", "command_error"), error
     assert error["type"], how
     assert "exceptions.py" in str(error["traceback"]), (how, error)
-    # This one is raised by the interpreter itself.
+    # The interpreter itself raises this one.
     assert error["frames"] or "async generator raised" in str(error["message"]), how
 
 

@@ -14,7 +14,7 @@ import pytest
 from client import ROOT, Client, WorkerProcess, read
 
 EXAMPLES = ROOT.parent / "examples" / "streaming" / "python"
-#: Of how many distinct texts a column keeps count.
+#: The number of distinct texts that a column counts.
 DISTINCT_CAP = 1000
 
 

@@ -1,4 +1,4 @@
-"""What ends a worker, and what must not."""
+"""What ends a worker, and what must not end it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import Start
 
 MakePipe = Callable[[str], Pipe]
 
-#: How many workers start and stop in a row.
+#: How often workers start and stop in a row.
 STARTS = int(os.environ.get("SNAKEPIT_STARTS", "20"))
 
 
@@ -50,7 +50,7 @@ def test_an_exit_outside_a_call_is_logged_and_the_event_loop_continues(
     assert worker.stop() == 0
 
 
-# What grpcio itself does in a forked child crashes it.
+# grpcio itself crashes a forked child.
 forks = pytest.mark.parametrize("server", ["native"], indirect=True)
 
 
@@ -125,7 +125,7 @@ def test_health_distinguishes_a_stuck_worker_from_a_busy_one(start: Start, pipe:
         busy = client.begin("burn", {"started": started.path})
         assert started.line() == "started"
         not_stuck, deadline = 0, time.monotonic() + PATIENCE
-        # On a machine that is busy as well all of its threads may have waited for a while.
+        # On a busy machine all of its threads may have waited for a while.
         while not_stuck < 10:
             not_stuck += client.health().python_stuck_ms < 1000
             assert time.monotonic() < deadline

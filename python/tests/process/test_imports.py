@@ -1,4 +1,4 @@
-"""Users' modules that are named as Python's own."""
+"""Users' modules that are named like Python's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ with open(os.environ["POISONED"], "a") as file:
 raise RuntimeError("the user's " + __name__ + " is not Python's")
 """
 
-# What Python's own start imports, with `-m`: with these it starts nothing at all.
+# Modules that Python's own start imports with `-m`: with these Python does not start at all.
 NAMES = """
 import runpy, sys
 started = set(sys.modules)
@@ -67,7 +67,7 @@ def names() -> list[str]:
 
 @pytest.fixture
 def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with modules named as all of Python's own, which tell when they are imported."""
+    """A directory of modules named like Python's own, which report when they are imported."""
     directory = tmp_path / "users"
     directory.mkdir()
     for name in names():
@@ -82,7 +82,7 @@ def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use(worker: Way) -> None:
-    """All that may import something for the first time."""
+    """Everything that may import a module for the first time."""
     assert worker.call("ping")[0]
     assert worker.call("info")[0]
     assert worker.call("later") == ({"result": 1}, worker.call("later")[1])

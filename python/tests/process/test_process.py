@@ -155,7 +155,7 @@ def test_a_users_own_logging_takes_over(start: Start, tmp_path: Path) -> None:
     worker = start("--adapter", "own:Own", *paths)
     with connected(worker.address()) as client:
         client.execute("log")
-    # Each line has its level, for the parent to log it at.
+    # Each line has its level, at which the parent logs it.
     assert next(worker.lines()) == "<7>own a detail"
 
 
@@ -174,7 +174,7 @@ def test_sigterm_lets_running_calls_finish(start: Start, pipe: MakePipe) -> None
         running = client.begin("hold", args)
         assert started.line() == "started"
         worker.drain()
-        # A call may have been on its way when it said that it wants no more.
+        # A call may have been in transit when the worker announced that it is draining.
         assert client.result("add", a=1) == {"result": 1}
         until.send("go")
         assert running.result().result == {"result": b"5"}
@@ -281,7 +281,7 @@ def test_an_address_in_use_is_named(start: Start, kind: str) -> None:
 
 
 def without(tmp_path: Path, *modules: str) -> dict[str, str]:
-    """The environment of a worker that finds these modules broken."""
+    """The environment of a worker in which importing these modules fails."""
     package = tmp_path / "snakepit_bridge"
     shutil.copytree(ROOT / "snakepit_bridge", package)
     if "native" in modules:
@@ -293,7 +293,7 @@ def without(tmp_path: Path, *modules: str) -> dict[str, str]:
 
 
 def start_without(tmp_path: Path, *modules: str, server: str = "") -> str:
-    """What a worker prints that does not start."""
+    """The output of a worker that does not start."""
     done = subprocess.run(
         [sys.executable, "-m", "snakepit_bridge", *(["--server", server] if server else [])],
         env=without(tmp_path, *modules),

@@ -1,4 +1,4 @@
-"""What commands print and log, and what they ask a terminal for."""
+"""What commands print and log, and how they ask a terminal for input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_asking_for_input_fails_and_says_what_to_do(way: Callable[..., Way]) -> 
         assert error["type"] == "RuntimeError", how
         assert "a worker has no terminal" in error["message"], how
         assert "debugpy.listen(5678)" in error["message"], how
-    # It warns first that it cannot hide what is typed, and warnings are errors here.
+    # It first warns that it cannot hide what is typed, and warnings are errors here.
     assert worker.error("ask", how="getpass")["type"] in ("RuntimeError", "getpass.GetPassWarning")
     assert worker.call("ping")[0]
 

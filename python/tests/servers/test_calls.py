@@ -192,7 +192,7 @@ def test_timeout_ms_ends_a_call_that_has_no_deadline(client: Client, pipe: MakeP
         assert response.error_detail.reason == "timeout"
         assert "timeout_ms" in response.error
         assert call_id not in client.health(await_call_id=call_id).running_call_ids
-        # A call that had not started in that time never does.
+        # A call that had not started by then never starts.
         if watch.told():
             break
     assert [watch.line(), watch.line()] == ["started", "cancelled True"]
@@ -210,7 +210,7 @@ def test_timeout_ms_ends_a_stream_that_has_no_deadline(client: Client, pipe: Mak
     assert watch.line() == "finally"
 
 
-# grpcio looks at nothing else while a client does not take a chunk.
+# grpcio handles nothing else while a client does not take a chunk.
 @pytest.mark.parametrize("server", ["native"], indirect=True)
 def test_timeout_ms_ends_an_unread_stream_between_two_chunks(
     client: Client, pipe: MakePipe
@@ -220,7 +220,7 @@ def test_timeout_ms_ends_an_unread_stream_between_two_chunks(
     for call_id, seconds in enumerate(times(), 81):
         options = {"timeout_ms": round(seconds * 1000), "call_id": call_id}
         call = client.stream("endless", args, timeout=None, **options)
-        # Once this answers, the call has ended, unread as it is.
+        # Once this answers, the call has ended, although it is unread.
         assert call_id not in client.health(await_call_id=call_id).running_call_ids
         if watch.told():
             break

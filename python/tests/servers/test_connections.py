@@ -1,4 +1,4 @@
-"""What comes in at a worker's listener, before and beside its calls."""
+"""What arrives at a worker's listener before and beside its calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from client import PATIENCE, Client, WorkerProcess
 
 SECRET = "s3cret"
-#: More than a worker keeps of connections that have not brought the secret.
+#: More connections than a worker keeps without the secret.
 MANY = 300
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
 END_HEADERS, END_STREAM, ACK = 4, 1, 1
@@ -53,30 +53,30 @@ class Raw:
         self.socket.sendall(frame(kind, flags, stream, data))
 
     def rpc(self, secret: str, method: str = "Calls", stream: int = 1) -> Raw:
-        """Opens an RPC whose request never comes."""
+        """Opens an RPC whose request never arrives."""
         self.socket.sendall(rpc(secret, method, stream))
         return self
 
     def reset_calls(self, count: int) -> None:
-        """Opens as many RPCs, and resets each at once, unless the server ends the connection."""
+        """Opens this many RPCs, and resets each at once, unless the server ends the connection."""
         with contextlib.suppress(OSError):
             for first in range(1, 2 * count, 200):
                 streams = range(first, first + 200, 2)
                 self.socket.sendall(b"".join(map(reset_call, streams)))
 
     def answers(self) -> bool:
-        """Whether the connection lives: a ping comes back."""
+        """Whether the connection is alive: a ping is answered."""
         self.send(PING, data=b"pingping")
         return any(got == (PING, ACK, b"pingping") for got in self._frames())
 
     def drain(self) -> None:
-        """Reads until it is closed, at either end."""
+        """Reads until the connection is closed, at either end."""
         with contextlib.suppress(OSError):
             while self.socket.recv(65536):
                 pass
 
     def ends(self) -> bool:
-        """Whether it is closed, in time."""
+        """Whether the connection is closed in time."""
         with contextlib.suppress(ConnectionResetError):
             while self.socket.recv(65536):
                 pass
@@ -124,13 +124,13 @@ def reset_call(stream: int) -> bytes:
 
 
 def field(name: str, value: str) -> bytes:
-    """A header as HPACK has it that nobody is to remember."""
+    """An HPACK header that is not to be indexed."""
     return b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
 
 
 @contextlib.contextmanager
 def connecting(address: str) -> Iterator[Callable[[], Raw]]:
-    """Opens a connection with each call of what it gives, and closes them all at the end."""
+    """Opens a connection with each call of the function, and closes them all at the end."""
     with contextlib.ExitStack() as stack:
         yield lambda: stack.enter_context(contextlib.closing(Raw(address)))
 
@@ -161,7 +161,7 @@ def test_endless_headers_end_their_connection(start: Start, server: str, size: i
             while sent < 64 * 1024 * 1024:
                 raw.send(CONTINUATION, 0, 1, headers)
                 sent += len(headers)
-        # What the socket takes is sent as well.
+        # Whatever the socket accepts is sent as well.
         assert sent < 4 * 1024 * 1024
     with contextlib.closing(Client(address)) as other:
         assert other.begin("ping", {}).result().success
@@ -178,7 +178,7 @@ def test_a_connection_is_accepted_once_a_file_descriptor_is_free(start: Start, s
     least = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (least, before[1]))
     with contextlib.ExitStack() as stack:
-        # As many as there are gaps below the limit, and then some.
+        # As many as there are gaps below the limit, and a few more.
         clients = [stack.enter_context(contextlib.closing(Client(address))) for _ in range(40)]
         calls = [client.begin("ping", {}) for client in clients]
         worker.expect("cannot accept a connection")
@@ -198,7 +198,7 @@ def test_reset_calls_do_not_affect_other_clients(client: Client, server: str) ->
 
 
 def test_a_connection_without_the_secret_is_closed(start: Start, server: str) -> None:
-    # The same limits as by default, but that of grpcio's idle connections takes a minute there.
+    # The default limits, but grpcio's limit on idle connections would take a minute.
     adapter = {"native": "probe:Probe", "grpcio": "impatient:Impatient"}[server]
     address = over_tcp(start, "--adapter", adapter)
     with connecting(address) as raw:
@@ -238,7 +238,7 @@ def test_grpcio_limits_connections_over_tcp(start: Start, server: str) -> None:
                     stranger.begin()
             assert strangers[-1].ends()
             assert client.execute("ping").success
-        # Those that have gone make room.
+        # Closed connections make room.
         with contextlib.closing(Client(address, SECRET)) as other:
             assert other.execute("ping").success
 
@@ -249,7 +249,7 @@ def test_unfinished_requests_without_the_secret_hold_no_threads(start: Start, se
     address = over_tcp(start)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(contextlib.closing(Client(address, SECRET)))
-        # More together than the server has threads.
+        # More at once than the server has threads.
         for _ in range(30):
             raw = stack.enter_context(contextlib.closing(Raw(address).begin()))
             for stream in range(1, 101, 2):

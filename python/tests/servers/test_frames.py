@@ -21,7 +21,7 @@ CALLS = "/snakepit.SnakepitBridge/Calls"
 
 
 class Frames:
-    """A `Calls` RPC: what is sent are frames, or any bytes."""
+    """A `Calls` RPC: sends frames, or any bytes."""
 
     def __init__(self, client: Client) -> None:
         self._sent: queue.SimpleQueue[Optional[bytes]] = queue.SimpleQueue()

@@ -106,7 +106,7 @@ def test_sigterm_lets_running_calls_finish(start: Callable[..., Stdio], pipe: Ma
     held = worker.send("hold", {"started": started.path, "until": until.path})
     assert started.line() == "started"
     worker.drain()
-    # It answers what was on its way when it asked for no more.
+    # It answers the call that was in transit when it announced that it is draining.
     until.send("go")
     assert worker.receive()["id"] == held
     assert worker.ask("add", a=1) == {"result": 1}

@@ -1,4 +1,4 @@
-"""Commands whose decorators hide what they are."""
+"""Commands whose decorators hide their kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from snakepit_bridge import BuiltinAdapter, command
 
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Without `functools.wraps`, as people write them."""
+    """Without `functools.wraps`, as many people write them."""
 
     def wrapper(self: Any, **arguments: Any) -> Any:
         return function(self, **arguments)
@@ -28,7 +28,7 @@ def wrapping(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def lazy(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An `async` one that awaits nothing."""
+    """An `async` command that awaits nothing."""
 
     async def wrapper(self: Any, **arguments: Any) -> Any:
         return function(self, **arguments)

@@ -1,4 +1,4 @@
-"""Exceptions that do not want to be described, one for each name and random ones."""
+"""Exceptions that fail when they are described, one for each name and random ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def raising(error: type[BaseException], *args: Any) -> Any:
 
 
 class ApiError(Exception):
-    """Its attributes are those of what the service has sent."""
+    """Its attributes are those of the service's reply."""
 
     def __init__(self, payload: dict[str, Any]) -> None:
         super().__init__("quota exceeded")
@@ -46,7 +46,7 @@ class InterruptingError(Exception):
 
 
 class Texts(str):
-    """A text that must not be asked for anything."""
+    """A text whose methods must not be called."""
 
     __slots__ = ()
     __len__ = __getitem__ = __str__ = __format__ = encode = raising(ZeroDivisionError)
@@ -85,7 +85,7 @@ class OddCommandError(CommandError):
 
 
 class EverythingError(Exception):
-    """Raises at whatever is asked of it."""
+    """Raises at every access."""
 
     __getattribute__ = __str__ = __repr__ = __eq__ = __hash__ = __bool__ = raising(SystemExit)
     __format__ = __reduce__ = __reduce_ex__ = __sizeof__ = __dir__ = raising(SystemExit)
@@ -226,7 +226,7 @@ MAKERS: dict[str, Any] = {
     "exit": lambda _dir: SystemExit(Lazy()),
 }
 
-#: What a random class has of its own.
+#: The members of a random class.
 ATTRIBUTES = [
     "__str__",
     "__repr__",
@@ -349,7 +349,7 @@ class Exceptions(BuiltinAdapter):
 
     @command
     def panic(self, where: str) -> Any:
-        """Raises what Rust's bindings make a panic of as soon as they see it."""
+        """Raises the exception that Rust's bindings turn into a panic."""
         kinds = [one for one in BaseException.__subclasses__() if one.__name__ == "PanicException"]
         error = kinds[0]("on purpose")
 

@@ -12,7 +12,7 @@ from snakepit_bridge import BuiltinAdapter, CommandError, command, register_enco
 
 
 class Item:
-    """The encoder of it changes what it is in, and so it does every time."""
+    """Its encoder changes the container of the value, each time that it runs."""
 
     def __init__(self, *owners: Any) -> None:
         self.owners = owners
@@ -31,7 +31,7 @@ def encode_item(item: Item) -> str:
 
 
 class Wide(Mapping[str, Any]):
-    """A mapping over a dict, of the user's own making."""
+    """A mapping over a dict, with methods of its own."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
@@ -47,7 +47,7 @@ class Wide(Mapping[str, Any]):
 
 
 class Restless(Mapping[str, Any]):
-    """One that changes whenever it is read."""
+    """A mapping that changes whenever it is read."""
 
     def __getitem__(self, key: str) -> Any:
         return 1
@@ -77,7 +77,7 @@ KINDS: dict[str, Any] = {
 
 
 def filled(kind: str) -> Any:
-    """A container with an item in its middle that changes it."""
+    """A container with an item in its middle that changes the container."""
     item = Item()
     owner = KINDS[kind]({"a": 1, "item": item, "c": [item], "d": {"item": item}})
     item.owners = (owner.data if kind == "wide" else owner,)
@@ -91,7 +91,7 @@ class Live(BuiltinAdapter):
         threading.Thread(target=self._poll, daemon=True).start()
 
     def _poll(self) -> None:
-        """As a table of statistics that is filled from elsewhere."""
+        """Like a table of statistics that another thread fills."""
         number = 0
         while True:
             self.seen[f"host-{number % 3000}"] = {number, 1.5}

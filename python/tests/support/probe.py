@@ -1,4 +1,4 @@
-"""Commands that the tests steer and watch through named pipes."""
+"""Commands that the tests control and observe through named pipes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def tell(pipe: str, text: object) -> None:
 
 
 def told(pipe: str) -> str:
-    # Byte by byte: what comes after the line is for others.
+    # Byte by byte, because what follows the line is for others.
     with open(pipe, "rb", buffering=0) as file:
         return b"".join(iter(lambda: file.read(1), b"\n")).decode()
 
 
 def fork() -> int:
-    """The exit code of a child, in the worker; 0 in the child."""
+    """Returns the exit code of a child in the worker, and 0 in the child."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
@@ -54,7 +54,7 @@ class Probe(BuiltinAdapter):
 
     @command
     def add(self, a: int, b: int = 0) -> int:
-        """Adds."""
+        """Adds two numbers."""
         return a + b
 
     @command
@@ -76,7 +76,7 @@ class Probe(BuiltinAdapter):
 
     @command
     def open_in_child(self) -> list[str]:
-        """What a program has open that is given all that may be given."""
+        """The open files of a program that inherits everything it can."""
         script = 'for file in /proc/self/fd/*; do readlink "$file"; done; true'
         return subprocess.check_output(["sh", "-c", script], close_fds=False, text=True).split()
 
@@ -130,7 +130,7 @@ class Probe(BuiltinAdapter):
 
     @command
     def hold(self, started: str, until: str, note: Any = None) -> Any:
-        """Holds its place until told to go on, whatever happens to its call."""
+        """Occupies its place until told to continue, whatever happens to its call."""
         tell(started, "started")
         told(until)
         self.notes.append(note)
@@ -176,7 +176,7 @@ class Probe(BuiltinAdapter):
 
     @command
     async def note_turns(self, name: str) -> AsyncGenerator[int, None]:
-        """Awaits nothing, and has no more chunks than the buffer of a stream takes."""
+        """Awaits nothing, and yields no more chunks than a stream's buffer holds."""
         for number in range(200):
             self.notes.append(name)
             yield number
@@ -283,7 +283,7 @@ class Probe(BuiltinAdapter):
 
     @command
     def burn(self, started: str, context: Context) -> None:
-        """Runs Python without a pause until it is cancelled."""
+        """Runs Python code without a pause until it is cancelled."""
         tell(started, "started")
         deadline = time.monotonic() + 600
         while not context.cancelled and time.monotonic() < deadline:

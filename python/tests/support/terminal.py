@@ -1,4 +1,4 @@
-"""Commands that print, log, and ask for what a worker has not."""
+"""Commands that print, log, and ask for input that a worker does not have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("terminal")
 
 
 class Slow:
-    """Others have their turn while it is printed."""
+    """Other threads take turns while it is printed."""
 
     def __init__(self, text: str, turn: threading.Barrier) -> None:
         self.text = text
@@ -39,7 +39,7 @@ class Terminal(BuiltinAdapter):
 
     @command
     def threads(self) -> None:
-        """Two lines, of which the parts are printed in turns."""
+        """Prints two lines whose parts take turns."""
         turn = threading.Barrier(2)
         threads = [
             threading.Thread(target=print, args=(f"{name}1", Slow(f"{name}2", turn), f"{name}3"))

@@ -13,7 +13,7 @@ MakePipe = Callable[[str], Pipe]
 
 
 def assert_exit(client: Client, call_id: int, text: str, handler_exit: pb.HandlerExit) -> None:
-    """The call has ended, and how is told to clients of both kinds."""
+    """The call has ended, and clients of both kinds learn how."""
     health = client.health(await_call_id=call_id)
     assert health.running_call_ids == []
     assert (health.await_ended, health.await_exit) == (text, handler_exit)
@@ -38,7 +38,7 @@ def test_a_deadline_cancels(client: Client, pipe: MakePipe) -> None:
             call.result()
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         client.wait_for_calls(0)
-        # A call that had not started in that time never does.
+        # A call that had not started by then never starts.
         if watch.told():
             break
     assert [watch.line(), watch.line()] == ["started", "cancelled True"]

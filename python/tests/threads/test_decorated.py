@@ -1,4 +1,4 @@
-"""Decorators over commands, and what else hides that a method is `async` or a generator."""
+"""Decorators over commands, and other ways to hide that a method is `async` or a generator."""
 
 from __future__ import annotations
 

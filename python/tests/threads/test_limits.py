@@ -14,7 +14,7 @@ MakePipe = Callable[[str], Pipe]
 
 @pytest.fixture
 def held(connect: Connect, pipe: MakePipe) -> tuple[Client, Callable[[], None]]:
-    """A worker whose only place is taken, and what frees it."""
+    """A worker whose only place is occupied, and how to free it."""
     client = connect()
     started, until = pipe("started"), pipe("until")
     client.begin("hold", {"started": started.path, "until": until.path, "note": "held"}, call_id=1)

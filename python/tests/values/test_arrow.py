@@ -1,4 +1,4 @@
-"""Tables that travel as Arrow has them."""
+"""Tables that travel as Arrow tables."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_columns_are_not_copied_into_pieces_nor_out_of_a_message() -> None:
     data = pa.py_buffer(encode_extended([b"\xff", arrow(table)]))
     arrived = decode_extended(data.to_pybytes())
     assert arrived[1].equals(table)
-    # No byte of it is in memory that pyarrow has allocated.
+    # Not a byte of it is in memory that pyarrow has allocated.
     before = pa.total_allocated_bytes()
     kept = decode_extended(data.to_pybytes())
     assert pa.total_allocated_bytes() == before

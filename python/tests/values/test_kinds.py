@@ -1,4 +1,4 @@
-"""How values travel between our own ends: nothing is guessed, nothing is lost."""
+"""How values travel between Snakepit's own ends: nothing is guessed, nothing is lost."""
 
 from __future__ import annotations
 

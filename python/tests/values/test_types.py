@@ -1,4 +1,4 @@
-"""Values of every type that is known arrive as what they hold, whatever they hold."""
+"""Values of every supported type arrive unchanged, whatever they contain."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Word(str, enum.Enum):
 
 
 class Own(dict[Any, Any]):
-    """A dict whose items are not what it holds."""
+    """A dict whose items() differ from its content."""
 
     def items(self) -> Any:
         return list(super().items()) if len(self) == 1 else [("many", len(self))]
@@ -172,7 +172,7 @@ def test_sequences_are_sent_as_lists(make: Callable[[Any], Any], items: list[Any
     assert carried([make(items)]) == [items]
 
 
-#: Types of columns: what they hold, and what makes them of a list with None for what is missing.
+#: Types of columns: their values, and how to build one from a list with None for missing values.
 COLUMNS: dict[str, tuple[st.SearchStrategy[Any], Callable[[list[Any]], Any]]] = {
     "pandas Int64": (int64s, lambda items: pd.array(items, "Int64")),
     "pandas int64[pyarrow]": (int64s, lambda items: pd.Series(items, dtype="int64[pyarrow]")),
@@ -270,7 +270,7 @@ def test_datetime64_is_sent_as_iso_8601_in_its_unit(unit: str, counts: list[int]
     *times, missing = carried(array)
     assert missing is None
     shown: Any = {"h": "s", "m": "s"}.get(unit, unit)
-    # numpy does not read what it writes for years before -999.
+    # numpy does not read its own output for years before -999.
     readable = [n for n, text in enumerate(times) if len(text.lstrip("-").split("-")[0]) > 3]
     assert all(np.datetime64(times[n], shown) == array[n] for n in readable)
     assert carried([array[0], array[-1]]) == [*carried(array[:1]), None]

@@ -1,4 +1,4 @@
-"""The plain rules, for peers that know no kinds. How values travel otherwise: test_kinds.py."""
+"""The plain rules, for peers that know no kinds. For all others see test_kinds.py."""
 
 from __future__ import annotations
 

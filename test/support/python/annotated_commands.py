@@ -1,4 +1,4 @@
-"""Commands whose parameters are annotated with what arguments are made into."""
+"""Commands whose parameters are annotated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that fail in the ways that there are, and that have typed parameters."""
+"""Commands that fail in all possible ways, and that have typed parameters."""
 
 from __future__ import annotations
 

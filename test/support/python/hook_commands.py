@@ -1,4 +1,4 @@
-"""Adapters with hooks, which write what happens to the file HOOK_LOG."""
+"""Adapters with hooks that write what happens to the file HOOK_LOG."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class YieldingClose(Commands):
 
 
 class Named(Commands):
-    """A command may be named as a hook."""
+    """A command may have the name of a hook."""
 
     @command
     def start(self, job: str) -> str:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Short commands that leave a mark for each time that they run, some of which end their worker."""
+"""Short commands that leave a mark each time they run, some of which end their worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from snakepit_bridge import Adapter, command
 
 
 class Marks(Adapter):
-    """Appends to the file that `MARKS` names."""
+    """Appends to the file named by `MARKS`."""
 
     def __init__(self) -> None:
         self._marks = os.open(os.environ["MARKS"], os.O_WRONLY | os.O_APPEND)
@@ -23,7 +23,7 @@ class Marks(Adapter):
 
     @command
     def maps(self) -> str:
-        """The names of what this process has mapped into its memory."""
+        """The names of the files that this process has mapped into its memory."""
         with open("/proc/self/maps") as maps:
             return maps.read()
 

@@ -30,7 +30,7 @@ def width(count: int) -> bytes:
 
 
 def bomb() -> bytes:
-    # As in a billion laughs, as far as JSON goes: lists in lists, ten in each.
+    # Like a billion laughs, as far as JSON allows: nested lists of ten lists each.
     level = b"0"
     for _ in range(6):
         level = b"[" + b",".join([level] * 10) + b"]"
@@ -129,7 +129,7 @@ def _status(number: int) -> Any:
     return known.get(number) or _Status(number)
 
 
-# What each chunk says of its place.
+# The index of each chunk.
 INDICES = {
     "chunk_missing": [0, 5],
     "chunk_twice": [0, 1, 1],

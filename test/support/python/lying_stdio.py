@@ -1,4 +1,4 @@
-"""A worker over stdin and stdout that lies about a size, or writes without being asked."""
+"""A worker over stdin and stdout that lies about a size, or sends unrequested messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ while True:
     if request["command"] == "large":
         write(b"\xff\xff\xff\xff" + b"x" * 1_000_000)
     elif request["command"] == "many":
-        # The first answers the call, the others nothing.
+        # The first one answers the call, the others answer nothing.
         write(answer)
         while True:
             write(answer * 1000)

@@ -1,4 +1,4 @@
-"""A server of `Calls` whose every frame names a file, in the field that did so once."""
+"""A server of `Calls` whose every frame names a file, in the field once used for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the tests' own servers of proto/snakepit.proto are started: by grpcio alone."""
+"""How the tests start their own servers of proto/snakepit.proto, with grpcio alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import grpc
 def serve(
     handlers: Mapping[str, Any], threads: int, options: Sequence[tuple[str, int]] = ()
 ) -> None:
-    """Serves until the end of stdin, with the options of grpcio that the environment adds."""
+    """Serves until the end of stdin, with the grpcio options from the environment."""
     listen = os.environ["SNAKEPIT_LISTEN"]
     options = [*options, *map(tuple, json.loads(os.environ.get("SERVER_OPTIONS", "[]")))]
     server = grpc.server(futures.ThreadPoolExecutor(threads), options=options)

@@ -1,4 +1,4 @@
-"""A server of proto/snakepit.proto that knows nothing of Snakepit: fields 1 to 15, grpcio alone."""
+"""A server of proto/snakepit.proto without Snakepit: fields 1 to 15, with grpcio alone."""
 
 from __future__ import annotations
 

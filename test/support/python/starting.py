@@ -1,4 +1,4 @@
-"""A worker that starts as its environment says, for the tests of the Elixir side."""
+"""A worker whose start is controlled by its environment, for the Elixir tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snakepit_bridge import BuiltinAdapter, command
 
 
 class Starting(BuiltinAdapter):
-    """Raises in the slots that FAIL names, makes BEGUN, and waits while there is the file HOLD."""
+    """Raises in the slots that FAIL names, creates BEGUN, and waits while the file HOLD exists."""
 
     def __init__(self) -> None:
         slot = sys.argv[sys.argv.index("--worker-id") + 1].rpartition("/")[2]

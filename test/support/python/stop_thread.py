@@ -12,7 +12,7 @@ _WALL = 0x40000000
 
 
 def main(pid: str, name: str) -> None:
-    """Says when it stands still."""
+    """Reports when the thread has stopped."""
     ptrace = ctypes.CDLL(None, use_errno=True).ptrace
     ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
     ptrace.restype = ctypes.c_long

@@ -26,7 +26,7 @@ def told(path: str, text: str) -> None:
 class ThreadCommands(Adapter):
     def __init__(self) -> None:
         self.made_in = threading.get_ident()
-        # It refuses to be used in any other thread.
+        # The connection refuses to be used in any other thread.
         self.database = sqlite3.connect(":memory:")
         self.database.execute("create table notes (note text)")
         self.local = threading.local()
@@ -73,7 +73,7 @@ class ThreadCommands(Adapter):
 
     @command
     def alarm(self) -> str:
-        """A script's way to limit the time of something."""
+        """How a script limits the time of an operation."""
 
         def late(_number: int, _frame: object) -> None:
             raise TimeoutError("too late")
@@ -90,7 +90,7 @@ class ThreadCommands(Adapter):
 
     @command
     def alarm_later(self, path: str, *, fails: bool = False) -> None:
-        """Has a handler run after the call."""
+        """Makes a handler run after the call."""
 
         def ring(_number: int, _frame: object) -> None:
             told(path, "rang")
@@ -106,7 +106,7 @@ class ThreadCommands(Adapter):
 
     @command
     def loop_with_handlers(self, numbers: list[int]) -> None:
-        """As programs of asyncio do that are to end in good order."""
+        """As asyncio programs do to end in an orderly way."""
 
         async def main() -> None:
             loop = asyncio.get_running_loop()
@@ -155,7 +155,7 @@ class ThreadCommands(Adapter):
 
     @command
     def variables_stream(self, steps: int) -> Generator[dict[str, Any], None, None]:
-        """Each step finds what the ones before it have set."""
+        """Each step finds what the earlier ones have set."""
         for step in range(steps):
             yield {"colour": colour.get(), "prec": decimal.getcontext().prec}
             colour.set(f"red {step}")
@@ -179,7 +179,7 @@ class ThreadCommands(Adapter):
 
     @command
     def forked_child_is_terminated(self) -> int:
-        """The signal that ends a child of a command, which is not the worker's."""
+        """The signal that ends a command's child, which does not concern the worker."""
         pid = os.fork()
         if pid == 0:
             while True:

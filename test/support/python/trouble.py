@@ -1,4 +1,4 @@
-"""Commands that do what goes wrong, for the tests of the Elixir side."""
+"""Commands that do what can go wrong, for the Elixir tests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Trouble(BuiltinAdapter):
 
     @command
     def hold(self, started: str, until: str) -> dict[str, int]:
-        """Waits until there is a file."""
+        """Waits until a file exists."""
         _touch(started)
         while not Path(until).exists():
             time.sleep(0.002)
@@ -55,20 +55,20 @@ class Trouble(BuiltinAdapter):
 
     @command
     async def hold_async(self, started: str) -> None:
-        """Waits for its cancellation."""
+        """Waits until it is cancelled."""
         _touch(started)
         await asyncio.Event().wait()
 
     @command
     def hold_stream(self, started: str, until: str) -> Generator[dict[str, int], None, None]:
-        """Yields once before there is a file, and once after."""
+        """Yields once before a file exists, and once after."""
         yield {"index": 0}
         self.hold(started, until)
         yield {"index": 1}
 
     @command
     def hold_or_cancel(self, started: str, until: str, context: Context) -> bool:
-        """Waits until there is a file, or until it is cancelled; whether it was."""
+        """Waits until a file exists or the call is cancelled; returns whether it was cancelled."""
         _touch(started)
         while not Path(until).exists() and not context.cancelled:
             time.sleep(0.002)
@@ -125,7 +125,7 @@ class Trouble(BuiltinAdapter):
 
     @command
     def progress(self, path: str, size: int) -> Generator[dict[str, str], None, None]:
-        """Yields for ever, and keeps in a file how often it has."""
+        """Yields forever, and writes to a file how often it has."""
         with open(path, "wb", buffering=0) as file:
             for count in itertools.count(1):
                 yield {"data": "x" * size}
@@ -133,7 +133,7 @@ class Trouble(BuiltinAdapter):
 
     @command
     def halting(self, count: int, context: Context) -> Generator[dict[str, int], None, None]:
-        """Yields so often, then nothing more until it is cancelled."""
+        """Yields this often, then nothing more until it is cancelled."""
         yield from self.counted(count)
         context.wait_cancelled(600)
 
@@ -169,7 +169,7 @@ class Trouble(BuiltinAdapter):
 
     @command
     def hold_session(self, started: str, until: str, context: Context) -> dict[str, int]:
-        """Counts in the session once a file is there."""
+        """Counts in the session once a file exists."""
         _touch(started)
         while not Path(until).exists():
             context.wait_cancelled(0.01)
@@ -219,7 +219,7 @@ class Trouble(BuiltinAdapter):
 
 
 def _touch(path: Optional[str]) -> None:
-    """Makes a file with this process's id in it."""
+    """Creates a file with this process's id in it."""
     if path is not None:
         Path(f"{path}.new").write_text(str(os.getpid()))
         Path(f"{path}.new").rename(path)

@@ -1,4 +1,4 @@
-"""Commands that tell how values arrived, and that return values of every kind."""
+"""Commands that report how values arrived, and that return values of every kind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
 
 
 class Upper(dict[str, Any]):
-    """A dict whose items are not what it holds."""
+    """A dict whose items() differ from its content."""
 
     def items(self) -> Any:
         return [(key.upper(), value) for key, value in super().items()]
@@ -57,7 +57,7 @@ register_encoder(Money, lambda money: {"amount": money.amount})
 
 
 class _Names(dict[str, Any]):
-    """What is named in an expression; packages are imported only then."""
+    """The names in an expression; packages are imported only on use."""
 
     def __missing__(self, name: str) -> Any:
         if name in _MADE:
@@ -127,7 +127,8 @@ def _arrow(items: list[Any]) -> Any:
     return pa.array(items)
 
 
-#: How a list, in which None is missing, becomes a value that arrives as that list, or in a frame.
+#: How to turn a list with None for missing values into a value that arrives as that list, or in a
+#: frame.
 _MAKERS: dict[str, Callable[[list[Any]], Any]] = {
     "tuple": tuple,
     "deque": collections.deque,
@@ -192,7 +193,7 @@ class ValueCommands(BuiltinAdapter):
         wanted = evaluated(code)
 
         def same(table: Any) -> bool:
-            # Equal with their NaNs, which as text are alike.
+            # Equal including their NaNs, which are equal as text.
             return bool(table.schema.equals(wanted.schema)) and (
                 table.combine_chunks().to_pylist().__repr__() == wanted.to_pylist().__repr__()
             )
@@ -207,7 +208,7 @@ class ValueCommands(BuiltinAdapter):
         return {
             "same": same(value),
             "nested": same(nested[0]["x"]) and nested[1] == "after",
-            # None is memory that pyarrow allocated: they are slices of what came.
+            # None of it is memory that pyarrow has allocated: all are slices of the message.
             "over_the_message": all(buffer.parent is not None for buffer in buffers),
         }
 

@@ -1,4 +1,4 @@
-"""Where no socket is allowed: Python imports this by itself."""
+"""Forbids sockets; Python imports this module automatically."""
 
 import socket
 from typing import Any
