@@ -4,7 +4,7 @@ defmodule Snakepit do
 
   alias Snakepit.{Bytes, Call, ChunkStream, Codec, Error, Telemetry}
   alias Snakepit.Config.Options
-  alias Snakepit.Pool.{Diagnostics, Gate, Manager}
+  alias Snakepit.Pool.{CommandPolicy, Diagnostics, Manager, Registry}
 
   @options Map.put(Options.call(), :pool, :pool)
   @stream_options Map.put(Options.stream(), :pool, :pool)
@@ -123,7 +123,7 @@ defmodule Snakepit do
 
     with :ok <- Options.check(options, %{session_id: :session_id, pool: :pool}),
          name = Keyword.get(options, :pool, Snakepit.Pool),
-         {:ok, pool} <- Manager.fetch(name) do
+         {:ok, pool} <- Registry.fetch(name) do
       case Codec.end_session(pool.native, session_id) do
         {:error, error} ->
           {:error, %{error | pool: name}}
@@ -316,7 +316,7 @@ defmodule Snakepit do
     with {:error, %Error{reason: :grpc_unavailable}, _meta} = failed <-
            pool.transport.run(pool, command, args, options) do
       # It may have waited while the pool fell back to other workers.
-      case Manager.fetch(name) do
+      case Registry.fetch(name) do
         {:ok, %{fallback: fallback} = now} when fallback != pool.fallback ->
           run(now, name, command, args, options)
 
@@ -341,8 +341,8 @@ defmodule Snakepit do
   defp prepare(command, args, options, schema) do
     with :ok <- Options.check(options, schema),
          {name, options} = Keyword.pop(options, :pool, Snakepit.Pool),
-         {:ok, pool} <- Manager.fetch(name) do
-      case Gate.pass(pool.gate, command, args, options) do
+         {:ok, pool} <- Registry.fetch(name) do
+      case CommandPolicy.check(pool.command_policy, command, args, options) do
         {:ok, options} ->
           %{timeout: timeout, queue_timeout: queue_timeout} = pool.options
           defaults = [timeout: timeout, queue_timeout: queue_timeout]

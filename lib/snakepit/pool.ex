@@ -47,7 +47,16 @@ defmodule Snakepit.Pool do
 
   alias Snakepit.{Adapter, Config, Error, GRPC, Stdio}
   alias Snakepit.Config.{Env, Hidden, Options, Paths}
-  alias Snakepit.Pool.{Diagnostics, Manager, Notifier, Reloader, RuntimeDir, WorkerSupervisor}
+
+  alias Snakepit.Pool.{
+    Diagnostics,
+    Manager,
+    Notifier,
+    Registry,
+    Reloader,
+    RuntimeDir,
+    WorkerSupervisor
+  }
 
   # How often a pool that is gone is looked for, in ms: nobody tells when it is there again.
   @return_poll 20
@@ -148,7 +157,7 @@ defmodule Snakepit.Pool do
   @spec await_ready(atom, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool \\ __MODULE__, timeout \\ 30_000) do
     with :ok <- Options.check([timeout: timeout], %{timeout: :timeout}),
-         do: await(pool, timeout, fn -> Manager.comes_back?(pool) end)
+         do: await(pool, timeout, fn -> Registry.comes_back?(pool) end)
   end
 
   # `comes_back?` tells whether a pool that is gone may be there again.
@@ -186,7 +195,7 @@ defmodule Snakepit.Pool do
   end
 
   defp ask_ready(pool, timeout) do
-    with {:ok, %{manager: manager}} <- Manager.fetch(pool),
+    with {:ok, %{manager: manager}} <- Registry.fetch(pool),
          do: GenServer.call(manager, :await_ready, timeout)
   catch
     :exit, {:timeout, _call} -> :timeout

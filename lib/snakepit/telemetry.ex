@@ -204,6 +204,14 @@ defmodule Snakepit.Telemetry do
     do: emit([:snakepit, :health, :stuck], %{python_stuck_ms: milliseconds}, metadata)
 
   @doc false
+  def pool_fell_back(metadata),
+    do: emit([:snakepit, :pool, :fallback], %{system_time: System.system_time()}, metadata)
+
+  @doc false
+  def pool_restarted(measurements, metadata),
+    do: emit([:snakepit, :pool, :restarted], measurements, metadata)
+
+  @doc false
   # A session is ended by a call.
   def session(:ended, metadata) do
     if available?() do
@@ -256,14 +264,6 @@ defmodule Snakepit.Telemetry do
   defp native(micros), do: System.convert_time_unit(micros, :microsecond, :native)
 
   defp now, do: System.monotonic_time()
-
-  @doc false
-  def pool_fell_back(metadata),
-    do: emit([:snakepit, :pool, :fallback], %{system_time: System.system_time()}, metadata)
-
-  @doc false
-  def pool_restarted(measurements, metadata),
-    do: emit([:snakepit, :pool, :restarted], measurements, metadata)
 
   defp emit(event, measurements, metadata) do
     if available?() do

@@ -6,7 +6,7 @@ defmodule Snakepit.Transport do
 
   alias Snakepit.{Call, Error}
 
-  @typedoc "What a call has to know of its pool: `Snakepit.Pool.Manager.fetch/1`."
+  @typedoc "What a call has to know of its pool: `Snakepit.Pool.Registry.fetch/1`."
   @type pool :: map
 
   @typedoc "A pool's options, complete."

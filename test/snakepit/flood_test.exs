@@ -5,7 +5,7 @@ defmodule Snakepit.FloodTest do
   import ExUnit.CaptureLog
   import Snakepit.Test.Pools
 
-  alias Snakepit.Pool.Manager
+  alias Snakepit.Pool.Registry
   alias Snakepit.Test.Log
 
   @moduletag :tmp_dir
@@ -44,7 +44,7 @@ defmodule Snakepit.FloodTest do
   end
 
   defp workers(pool) do
-    {:ok, %{manager: manager}} = Manager.fetch(pool)
+    {:ok, %{manager: manager}} = Registry.fetch(pool)
     {:ok, GenServer.call(manager, :overview).workers}
   end
 

@@ -136,7 +136,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert seen["stdin"] == ""
       assert run(pool, "given_as", %{name: "password"})["value"] == @secret
 
-      {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
+      {:ok, %{manager: manager}} = Snakepit.Pool.Registry.fetch(pool)
 
       for pid <- [manager | worker_pids(pool)],
           do: refute(inspect(:sys.get_status(pid)) =~ @secret)

@@ -114,11 +114,11 @@ defmodule Snakepit.ReloadTest do
   test "it continues after the pool was restarted", %{tmp_dir: dir} do
     write!(dir, 1)
     pool = start_pool!(dir, reload: true)
-    {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
+    {:ok, %{manager: manager}} = Snakepit.Pool.Registry.fetch(pool)
     Process.exit(manager, :kill)
     # Until then calls may still find the old workers.
     eventually(fn ->
-      case Snakepit.Pool.Manager.fetch(pool) do
+      case Snakepit.Pool.Registry.fetch(pool) do
         {:ok, %{manager: other}} -> other != manager
         {:error, _stopped} -> false
       end

@@ -157,7 +157,7 @@ defmodule Snakepit.RestartTest do
     # The new worker has read the old code.
     write!(dir, 3)
     others = for _ <- 1..3, do: Task.async(fn -> Snakepit.restart(pool) end)
-    {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
+    {:ok, %{manager: manager}} = Snakepit.Pool.Registry.fetch(pool)
     eventually(fn -> length(:sys.get_state(manager).restarts_wanted) == 3 end)
     open_import!(dir)
     assert Task.await_many([first | others], @patience) == [:ok, :ok, :ok, :ok]

@@ -28,7 +28,7 @@ defmodule Snakepit.SessionsTest do
   end
 
   defp worker_keys(pool) do
-    {:ok, %{native: native}} = Snakepit.Pool.Manager.fetch(pool)
+    {:ok, %{native: native}} = Snakepit.Pool.Registry.fetch(pool)
     {_queued, workers} = Native.pool_snapshot(native)
     workers |> Enum.map(&elem(&1, 0)) |> Enum.sort()
   end
@@ -149,7 +149,7 @@ defmodule Snakepit.SessionsTest do
     {:ok, %{"pid" => home}} = tally(pool, "s")
     {task, _files} = occupy(pool, "s", dir)
     waiting = Task.async(fn -> tally(pool, "s") end)
-    {:ok, %{native: native}} = Snakepit.Pool.Manager.fetch(pool)
+    {:ok, %{native: native}} = Snakepit.Pool.Registry.fetch(pool)
     eventually(fn -> match?({1, _}, Native.pool_snapshot(native)) end)
     kill(pool, home)
     assert {:error, %Error{reason: :worker_crashed}} = await(task)

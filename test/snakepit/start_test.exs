@@ -7,7 +7,7 @@ defmodule Snakepit.StartTest do
 
   alias Snakepit.{Error, Pool}
   alias Snakepit.Adapters.{GenericPythonV2, GRPCPython}
-  alias Snakepit.Pool.Manager
+  alias Snakepit.Pool.Registry
 
   @moduletag :tmp_dir
   @patience 60_000
@@ -234,7 +234,7 @@ defmodule Snakepit.StartTest do
         log =
           capture_log(fn ->
             pool = start_pool!(context.options ++ starting(env))
-            {:ok, %{manager: manager}} = Manager.fetch(pool)
+            {:ok, %{manager: manager}} = Registry.fetch(pool)
             %{workers: [%{pid: worker}]} = GenServer.call(manager, :overview)
 
             for process <- [worker, manager] do

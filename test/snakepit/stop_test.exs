@@ -4,7 +4,7 @@ defmodule Snakepit.StopTest do
 
   import Snakepit.Test.Pools
 
-  alias Snakepit.{Error, Native, Pool.Manager}
+  alias Snakepit.{Error, Native, Pool.Registry}
 
   @moduletag :tmp_dir
   @patience 60_000
@@ -104,7 +104,7 @@ defmodule Snakepit.StopTest do
         held = hold(pool, dir, "one")
         waiting = for _ <- 1..4, do: call(pool, "pid", %{}, @endless)
         eventually(fn -> queued(pool) == 4 end, @patience)
-        {:ok, %{manager: manager}} = Manager.fetch(pool)
+        {:ok, %{manager: manager}} = Registry.fetch(pool)
         Process.exit(manager, :kill)
 
         for answer <- Task.await_many(waiting, @patience),
@@ -162,17 +162,17 @@ defmodule Snakepit.StopTest do
       eventually(fn -> child(supervisor) not in [nil, pid] end, @patience)
 
       eventually(
-        fn -> match?({:ok, %{manager: manager}} when is_pid(manager), Manager.fetch(name)) end,
+        fn -> match?({:ok, %{manager: manager}} when is_pid(manager), Registry.fetch(name)) end,
         @patience
       )
 
-      {:ok, %{manager: manager}} = Manager.fetch(name)
+      {:ok, %{manager: manager}} = Registry.fetch(name)
       eventually(fn -> Process.whereis(Module.concat(name, "Manager")) == manager end, @patience)
     end
 
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: name, queue_timeout: @patience)
     Supervisor.stop(supervisor)
-    assert {:error, %Error{reason: :pool_stopped, message: message}} = Manager.fetch(name)
+    assert {:error, %Error{reason: :pool_stopped, message: message}} = Registry.fetch(name)
     assert message =~ "there is no pool"
   end
 
@@ -215,7 +215,7 @@ defmodule Snakepit.StopTest do
   defp ready(name), do: Snakepit.Pool.await_ready(name, :infinity)
 
   defp manager(name) do
-    {:ok, %{manager: manager}} = Manager.fetch(name)
+    {:ok, %{manager: manager}} = Registry.fetch(name)
     manager
   end
 
@@ -250,7 +250,7 @@ defmodule Snakepit.StopTest do
 
   # Endless calls of all kinds that the pool supports; returns once there were some.
   defp load(pool, callers) do
-    {:ok, %{transport: transport}} = Manager.fetch(pool)
+    {:ok, %{transport: transport}} = Registry.fetch(pool)
     streams = transport == Snakepit.GRPC.Transport
     count = :counters.new(1, [])
     tasks = for n <- 1..callers, do: Task.async(fn -> load(pool, n, streams, count) end)

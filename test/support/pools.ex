@@ -72,7 +72,7 @@ defmodule Snakepit.Test.Pools do
 
   @doc "The native resource of a pool."
   def native(pool) do
-    {:ok, %{native: native}} = Snakepit.Pool.Manager.fetch(pool)
+    {:ok, %{native: native}} = Snakepit.Pool.Registry.fetch(pool)
     native
   end
 
@@ -80,7 +80,7 @@ defmodule Snakepit.Test.Pools do
 
   @doc "The worker processes of a pool."
   def worker_pids(pool) do
-    {:ok, %{manager: manager}} = Snakepit.Pool.Manager.fetch(pool)
+    {:ok, %{manager: manager}} = Snakepit.Pool.Registry.fetch(pool)
 
     for %{pid: pid} when pid != nil <- GenServer.call(manager, :overview, @patience).workers,
         do: pid

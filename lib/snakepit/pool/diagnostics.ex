@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Diagnostics do
   # behind calls; one that does not answer in time has nil where it would have.
 
   alias Snakepit.{Codec, Error, Native}
-  alias Snakepit.Pool.Manager
+  alias Snakepit.Pool.Registry
 
   @patience 2_000
   # It answers at once, on a machine that lets it.
@@ -145,7 +145,7 @@ defmodule Snakepit.Pool.Diagnostics do
 
   @doc "What the pool knows of itself and what its manager does."
   def overview(name) do
-    with {:ok, pool} <- Manager.fetch(name),
+    with {:ok, pool} <- Registry.fetch(name),
          nil <- Codec.unavailable() do
       {:ok, pool, GenServer.call(pool.manager, :overview, @manager_patience)}
     else

@@ -14,10 +14,18 @@ defmodule Snakepit.Pool.Manager do
   require Logger
 
   alias Snakepit.{Codec, Error, Telemetry}
-  alias Snakepit.Config.{Options, Type}
   alias Snakepit.Error.Cause
   alias Snakepit.Native
-  alias Snakepit.Pool.{Gate, Restart, RuntimeDir, StartLog, WorkerSupervisor, WorkerTable}
+
+  alias Snakepit.Pool.{
+    CommandPolicy,
+    Registry,
+    Restart,
+    RuntimeDir,
+    StartLog,
+    WorkerSupervisor,
+    WorkerTable
+  }
 
   @derive {Inspect, only: [:restarts, :workers]}
   defstruct [
@@ -43,33 +51,10 @@ defmodule Snakepit.Pool.Manager do
   def start_link({_supervisor, _options, _facts} = pool),
     do: GenServer.start_link(__MODULE__, pool)
 
-  @doc "What a call needs to know of its pool."
-  def fetch(name) when not is_atom(name) or name in [nil, true, false] do
-    message = "expected #{Type.expected(:pool)}, got: #{Options.shown(name)}"
-    {:error, %Error{reason: :invalid_options, message: message}}
-  end
-
-  def fetch(name) do
-    case :persistent_term.get({Snakepit.Pool, name}, nil) do
-      nil ->
-        message =
-          "there is no pool #{inspect(name)}; start one with {Snakepit.Pool, name: #{inspect(name)}} " <>
-            "under a supervisor, or with `config :snakepit, pool_config: %{}`"
-
-        {:error, %Error{reason: :pool_stopped, pool: name, message: message}}
-
-      %{error: nil} = pool ->
-        {:ok, pool}
-
-      %{error: error} ->
-        {:error, %{error | pool: name}}
-    end
-  end
-
   @doc "Replaces a pool's workers one after another; `why` is for those who read of it."
   @spec restart(atom, String.t(), timeout) :: :ok | {:error, Error.t()}
   def restart(name, why, timeout) do
-    with {:ok, %{manager: manager}} <- fetch(name),
+    with {:ok, %{manager: manager}} <- Registry.fetch(name),
          do: GenServer.call(manager, {:restart, why}, timeout)
   catch
     :exit, {:timeout, _call} ->
@@ -82,22 +67,10 @@ defmodule Snakepit.Pool.Manager do
       {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
   end
 
-  @doc "Whether a pool that is gone may be started again: it was killed, or its supervisor is there."
-  def comes_back?(name) do
-    with nil <- :persistent_term.get({Snakepit.Pool, name}, nil),
-         pid when is_pid(pid) <- Process.whereis(name),
-         {:dictionary, dictionary} <- Process.info(pid, :dictionary) do
-      match?({:supervisor, Snakepit.Pool, 1}, dictionary[:"$initial_call"])
-    else
-      gone when gone in [nil, :undefined] -> false
-      _published -> true
-    end
-  end
-
   @impl true
   def init({supervisor, options, facts}) do
     Process.flag(:trap_exit, true)
-    claim(Module.concat(options.name, "Manager"))
+    Registry.claim(options.name)
     error = Codec.unavailable()
     native = unless error, do: new_pool(options)
     state = %__MODULE__{options: options, facts: facts, native: native, supervisor: supervisor}
@@ -201,27 +174,13 @@ defmodule Snakepit.Pool.Manager do
   def terminate(reason, state) do
     # Whoever finds the pool from here on, or has found it, hears that it has stopped.
     if state.native, do: Native.pool_close(state.native)
-    if orderly?(reason), do: :persistent_term.erase({Snakepit.Pool, state.options.name})
+    if orderly?(reason), do: Registry.unpublish(state.options.name)
   end
 
   # A pool that was killed stays published, as one whose manager was: it is known to have been there.
   defp orderly?(reason) when reason in [:normal, :shutdown], do: true
   defp orderly?({:shutdown, _}), do: true
   defp orderly?(_reason), do: false
-
-  # Of the managers of one name there is one at a time that publishes the pool and takes that back: where
-  # a supervisor was killed its manager may still be about to end when the next one starts.
-  defp claim(name) do
-    Process.register(self(), name)
-  rescue
-    ArgumentError ->
-      if earlier = Process.whereis(name) do
-        monitor = Process.monitor(earlier)
-        receive do: ({:DOWN, ^monitor, :process, ^earlier, _reason} -> :ok)
-      end
-
-      claim(name)
-  end
 
   if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
   # Whatever formats it: the options have the workers' environment.
@@ -244,10 +203,10 @@ defmodule Snakepit.Pool.Manager do
       fallback: fallback,
       telemetry: Telemetry.available?(),
       transport: facts.transport,
-      gate: Gate.new(facts)
+      command_policy: CommandPolicy.new(facts)
     }
 
-    :persistent_term.put({Snakepit.Pool, options.name}, pool)
+    Registry.publish(options.name, pool)
   end
 
   defp start_workers(state),

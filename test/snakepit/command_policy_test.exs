@@ -1,5 +1,5 @@
-defmodule Snakepit.GateTest do
-  # What an adapter may refuse before a call takes a worker.
+defmodule Snakepit.CommandPolicyTest do
+  # What an adapter rejects before a call takes a worker.
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Pools

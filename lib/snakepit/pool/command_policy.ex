@@ -1,29 +1,29 @@
-defmodule Snakepit.Pool.Gate do
+defmodule Snakepit.Pool.CommandPolicy do
   @moduledoc false
-  # What each call has to pass before it takes a worker, where the adapter has such a thing to say.
+  # Checks each call before it takes a worker, where the pool's adapter has callbacks for that.
 
   alias Snakepit.{Adapter, Codec, Error}
   alias Snakepit.Config.Type
 
   defstruct [:adapter, :commands, :validates, :limits]
 
-  @doc "The gate of an adapter's pools, by its facts; nil where there is nothing to pass, as a rule."
+  @doc "The policy of an adapter's pools, by its facts; nil where it checks nothing, as most do."
   @spec new(Adapter.facts()) :: %__MODULE__{} | nil
   def new(%{commands: nil, validates: false, limits: false}), do: nil
 
   def new(%{commands: commands} = facts),
     do: struct(__MODULE__, %{facts | commands: commands && MapSet.new(commands)})
 
-  @doc "The call's options, with the command's timeout if they have none, or why it is refused."
-  @spec pass(%__MODULE__{} | nil, String.t(), map | keyword, keyword) ::
+  @doc "The call's options, with the command's timeout if they have none, or why it is rejected."
+  @spec check(%__MODULE__{} | nil, String.t(), map | keyword, keyword) ::
           {:ok, keyword} | {:error, Error.t()}
-  def pass(nil, _command, _args, options), do: {:ok, options}
+  def check(nil, _command, _args, options), do: {:ok, options}
 
-  def pass(gate, command, args, options) do
+  def check(policy, command, args, options) do
     with :ok <- Codec.check_command(command),
-         :ok <- supported(gate.commands, command),
-         :ok <- valid(gate, command, args),
-         {:ok, options} <- limited(gate, command, args, options) do
+         :ok <- supported(policy.commands, command),
+         :ok <- valid(policy, command, args),
+         {:ok, options} <- limited(policy, command, args, options) do
       {:ok, options}
     else
       {:error, error} -> {:error, %{error | command: command}}
@@ -38,19 +38,19 @@ defmodule Snakepit.Pool.Gate do
     else
       known = commands |> Enum.sort() |> Enum.join(", ")
 
-      refuse(:unknown_command, "there is no command #{inspect(command)}; there are #{known}")
+      reject(:unknown_command, "there is no command #{inspect(command)}; there are #{known}")
     end
   end
 
   defp valid(%{validates: false}, _command, _args), do: :ok
 
-  defp valid(gate, command, args) do
+  defp valid(policy, command, args) do
     wanted = ":ok or {:error, a string or a Snakepit.Error}"
 
     with {:ok, _args} <- Codec.args(args),
-         {:ok, verdict} <- ask(gate, :validate_command, command, args, wanted, &verdict?/1) do
+         {:ok, verdict} <- ask(policy, :validate_command, command, args, wanted, &verdict?/1) do
       case verdict do
-        {:error, message} when is_binary(message) -> refuse(:invalid_args, message)
+        {:error, message} when is_binary(message) -> reject(:invalid_args, message)
         verdict -> verdict
       end
     end
@@ -63,12 +63,12 @@ defmodule Snakepit.Pool.Gate do
 
   defp limited(%{limits: false}, _command, _args, options), do: {:ok, options}
 
-  defp limited(gate, command, args, options) do
+  defp limited(policy, command, args, options) do
     wanted = "#{Type.expected(:timeout)}, or nil"
 
     with nil <- options[:timeout],
          {:ok, _args} <- Codec.args(args),
-         {:ok, timeout} <- ask(gate, :command_timeout, command, args, wanted, &timeout?/1) do
+         {:ok, timeout} <- ask(policy, :command_timeout, command, args, wanted, &timeout?/1) do
       {:ok, if(timeout, do: Keyword.put(options, :timeout, timeout), else: options)}
     else
       {:error, error} -> {:error, error}
@@ -80,11 +80,11 @@ defmodule Snakepit.Pool.Gate do
   defp timeout?(timeout), do: Type.check(:timeout, timeout) == true
 
   # An adapter that raises must not take its caller with it.
-  defp ask(gate, callback, command, args, wanted, valid?) do
+  defp ask(policy, callback, command, args, wanted, valid?) do
     with {:error, message} <-
-           Adapter.call(gate.adapter, callback, [command, args], wanted, valid?),
-         do: refuse(:adapter_error, message)
+           Adapter.call(policy.adapter, callback, [command, args], wanted, valid?),
+         do: reject(:adapter_error, message)
   end
 
-  defp refuse(reason, message), do: {:error, %Error{reason: reason, message: message}}
+  defp reject(reason, message), do: {:error, %Error{reason: reason, message: message}}
 end

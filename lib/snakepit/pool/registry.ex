@@ -1,0 +1,74 @@
+defmodule Snakepit.Pool.Registry do
+  @moduledoc false
+  # The pools of this BEAM by their names, and what a call has to know of each: read by every call, written
+  # by the pools' managers.
+
+  alias Snakepit.Config.{Options, Type}
+  alias Snakepit.Error
+
+  @doc "What a call has to know of a pool, or why it cannot be called."
+  @spec fetch(term) :: {:ok, map} | {:error, Error.t()}
+  def fetch(name) when not is_atom(name) or name in [nil, true, false] do
+    message = "expected #{Type.expected(:pool)}, got: #{Options.shown(name)}"
+    {:error, %Error{reason: :invalid_options, message: message}}
+  end
+
+  def fetch(name) do
+    case entry(name) do
+      nil ->
+        message =
+          "there is no pool #{inspect(name)}; start one with {Snakepit.Pool, name: #{inspect(name)}} " <>
+            "under a supervisor, or with `config :snakepit, pool_config: %{}`"
+
+        {:error, %Error{reason: :pool_stopped, pool: name, message: message}}
+
+      %{error: nil} = pool ->
+        {:ok, pool}
+
+      %{error: error} ->
+        {:error, %{error | pool: name}}
+    end
+  end
+
+  @doc """
+  Gives the calling process, a pool's manager, the pool's name. There is one at a time that publishes a pool
+  of that name and takes it back: where a supervisor was killed, its manager may still be about to end when
+  the next one starts, and is waited for.
+  """
+  @spec claim(atom) :: true
+  def claim(name) do
+    Process.register(self(), manager_name(name))
+  rescue
+    ArgumentError ->
+      if earlier = Process.whereis(manager_name(name)) do
+        monitor = Process.monitor(earlier)
+        receive do: ({:DOWN, ^monitor, :process, ^earlier, _reason} -> :ok)
+      end
+
+      claim(name)
+  end
+
+  @doc "Publishes a pool, or what has changed of it. With an `:error` that is what its calls get."
+  @spec publish(atom, map) :: :ok
+  def publish(name, pool), do: :persistent_term.put({__MODULE__, name}, pool)
+
+  @spec unpublish(atom) :: boolean
+  def unpublish(name), do: :persistent_term.erase({__MODULE__, name})
+
+  @doc "Whether a pool that is gone may be started again: it was killed, or its supervisor is there."
+  @spec comes_back?(atom) :: boolean
+  def comes_back?(name) do
+    with nil <- entry(name),
+         pid when is_pid(pid) <- Process.whereis(name),
+         {:dictionary, dictionary} <- Process.info(pid, :dictionary) do
+      match?({:supervisor, Snakepit.Pool, 1}, dictionary[:"$initial_call"])
+    else
+      gone when gone in [nil, :undefined] -> false
+      _published -> true
+    end
+  end
+
+  defp entry(name), do: :persistent_term.get({__MODULE__, name}, nil)
+
+  defp manager_name(pool), do: Module.concat(pool, "Manager")
+end
