@@ -168,7 +168,7 @@ defmodule Snakepit.GRPCWorker do
     do: {:noreply, kill("its connection was lost", state)}
 
   def handle_info({:snakepit_work_ended, work}, state) do
-    Telemetry.call_cancelled(System.convert_time_unit(work.after_us, :microsecond, :native), %{
+    Telemetry.call_cancelled(Telemetry.native(work.after_us), %{
       how: work.how,
       command: work.command,
       request_id: work.request_id,

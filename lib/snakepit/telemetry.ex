@@ -172,6 +172,10 @@ defmodule Snakepit.Telemetry do
   end
 
   @doc false
+  # A time of the native library, in µs, as telemetry has times.
+  def native(micros), do: System.convert_time_unit(micros, :microsecond, :native)
+
+  @doc false
   # For a stream whose consumer is not ours.
   def stream_ended(span, stream_end),
     do: Notifier.run(span.metadata.pool, fn -> end_stream(span, stream_end) end)
@@ -260,8 +264,6 @@ defmodule Snakepit.Telemetry do
       metadata
     )
   end
-
-  defp native(micros), do: System.convert_time_unit(micros, :microsecond, :native)
 
   defp now, do: System.monotonic_time()
 

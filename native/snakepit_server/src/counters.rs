@@ -1,5 +1,6 @@
 //! Counts calls, and keeps the mean time of a command.
 
+use snakepit_wire::moving_mean;
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
@@ -43,11 +44,11 @@ impl Counters {
     /// Adds the time of a command to the mean.
     #[inline]
     pub fn took(&self, time: Duration) {
-        let new = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let _ = self
             .mean
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mean| {
-                mean.checked_add_signed((new.saturating_sub_unsigned(mean)) / 8)
+                Some(moving_mean(mean, time))
             });
     }
 

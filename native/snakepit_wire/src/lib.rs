@@ -6,6 +6,7 @@ mod connection;
 mod framing;
 mod io;
 mod journal;
+mod mean;
 mod sender;
 mod socket;
 
@@ -14,6 +15,7 @@ pub use connection::{Connection, SharedConnection, without_wakeups};
 pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, append, append_encoded};
 pub use io::{Io, IoState};
 pub use journal::{JOURNAL_BYTES, StartJournal};
+pub use mean::moving_mean;
 pub use sender::BatchingSender;
 pub use socket::Socket;
 

@@ -4,6 +4,7 @@ use super::{
     sessions::SessionLease,
     types::{AcquireError, Event, Worker, WorkerKey},
 };
+use snakepit_wire::moving_mean;
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
@@ -57,8 +58,8 @@ pub(super) struct WorkerEntry<W, L> {
     in_flight: usize,
     /// How many calls in flight keep others from being sent ahead behind them.
     exclusive: usize,
-    /// The moving mean of its commands' times, once a command has ended.
-    mean: Option<Duration>,
+    /// The moving mean of its commands' times in nanoseconds, once a command has ended.
+    mean: Option<u64>,
     /// Set while a command takes unexpectedly long: nothing is sent ahead until something has ended.
     stalled: bool,
     last_lease: u64,
@@ -121,8 +122,8 @@ impl<W: Worker, L> WorkerEntry<W, L> {
     fn ahead(&self, budget: Duration) -> usize {
         let slots = self.capacity.saturating_sub(self.exclusive);
         match self.mean {
-            Some(mean) if !self.stalled && mean <= budget => {
-                let calls = budget.as_nanos() / mean.as_nanos().max(1);
+            Some(mean) if !self.stalled && u128::from(mean) <= budget.as_nanos() => {
+                let calls = budget.as_nanos() / u128::from(mean.max(1));
                 usize::try_from(calls).unwrap_or(MAX_AHEAD).min(MAX_AHEAD) * slots.min(1)
             }
             _ => 0,
@@ -175,8 +176,8 @@ impl<W: Worker, L> WorkerEntry<W, L> {
     }
 
     fn observe(&mut self, time: Duration) {
-        let mean = self.mean.unwrap_or(time);
-        self.mean = Some(mean - mean / 8 + time / 8);
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.mean = Some(moving_mean(self.mean.unwrap_or(time), time));
         self.stalled = false;
     }
 

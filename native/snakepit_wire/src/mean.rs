@@ -1,0 +1,19 @@
+/// The moving mean of times in nanoseconds. A new one counts for an eighth.
+#[inline]
+#[must_use]
+pub const fn moving_mean(mean: u64, new: u64) -> u64 {
+    mean - mean / 8 + new / 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::moving_mean;
+
+    #[test]
+    fn it_follows_the_newest_and_overflows_never() {
+        let mean = (0..400).fold(u64::MAX, |mean, _| moving_mean(mean, 8_000));
+        assert!((8_000..8_016).contains(&mean), "{mean}");
+        assert_eq!(moving_mean(8_000, 16_000), 9_000);
+        assert!(moving_mean(u64::MAX, u64::MAX) > u64::MAX - 8);
+    }
+}
