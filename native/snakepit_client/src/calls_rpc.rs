@@ -1,5 +1,5 @@
-//! The RPC that carries unary calls as frames, on an HTTP/2 connection of its own which any thread may
-//! write to.
+//! The `Calls` RPC, which carries unary calls as frames. It has an HTTP/2 connection of its own, to which
+//! any thread may write.
 
 use crate::{
     channel::{CONNECTION_WINDOW, MAX_FRAME_SIZE},
@@ -15,7 +15,7 @@ const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";
 
 pub type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
 
-/// An open `Calls` RPC, on a connection of its own.
+/// An open RPC.
 pub struct CallsRpc {
     pub driven: Arc<Driven<ClientConnection>>,
     pub outlet: Outlet<ClientConnection>,
@@ -23,7 +23,7 @@ pub struct CallsRpc {
 }
 
 impl CallsRpc {
-    /// Nothing if the server has no `Calls`.
+    /// Opens the RPC. Returns `None` if the server does not implement it.
     pub async fn open(target: &Target) -> Result<Option<Self>, Failure> {
         let secret = target.secret()?;
         target.in_time(Self::begin(target, secret)).await
@@ -32,7 +32,7 @@ impl CallsRpc {
     async fn begin(target: &Target, secret: Option<HeaderValue>) -> io::Result<Option<Self>> {
         let (socket, io) = Io::new(target.address.connect().await?);
         let (sender, connection) = h2::client::Builder::new()
-            // Replies are read as they come: what they take is bounded by the calls.
+            // Replies are read as they arrive, and the calls bound how many there are.
             .initial_window_size(CONNECTION_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME_SIZE)
@@ -63,7 +63,7 @@ impl CallsRpc {
             _ = ended => return Err(io::Error::other("the connection was closed")),
             response = response => response.map_err(io::Error::other)?,
         };
-        // A status at once is a refusal.
+        // A status without a body is a refusal.
         if response.headers().contains_key("grpc-status") {
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! The RPCs of a server, on one HTTP/2 connection that hyper drives: nothing here reconnects, buffers or
+//! A server's RPCs on one HTTP/2 connection, which hyper drives. Nothing here reconnects, buffers or
 //! balances.
 
 use crate::{
@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower_service::Service;
 
-/// What a server may send ahead of a consumer that does not read, per stream.
+/// How many bytes a server may send on a stream before the consumer reads them.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// Wide enough that paused streams never hold up the others: a promise, not a buffer.
+/// So large that paused streams never block the others. Nothing is allocated for it.
 pub(crate) const CONNECTION_WINDOW: u32 = 1 << 30;
 pub(crate) const MAX_FRAME_SIZE: u32 = 256 * 1024;
 
@@ -28,7 +28,7 @@ pub(crate) const MAX_FRAME_SIZE: u32 = 256 * 1024;
 pub struct Channel {
     pub client: SnakepitBridgeClient<HttpConnection>,
     pub max_message_size: usize,
-    /// Cancelled once the connection takes no more calls. Those that run on it may go on.
+    /// Cancelled once the connection accepts no further calls. Calls that already run on it may finish.
     pub closed: CancellationToken,
 }
 
@@ -50,7 +50,7 @@ impl Channel {
         })
     }
 
-    /// A request that the server gives up on its own after `timeout`, sent as `grpc-timeout`.
+    /// Makes a request whose `timeout`, sent as `grpc-timeout`, the server enforces as well.
     pub fn request<T>(message: T, timeout: Option<Duration>) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         if let Some(timeout) = timeout {
@@ -69,8 +69,8 @@ async fn handshake(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME_SIZE)
         .max_header_list_size(MAX_HEADER_LIST)
-        // What is on its way when a stream is cancelled comes in for a stream that is closed. h2 would
-        // take the thousandth such frame for an attack, and give up the connection.
+        // Frames that are under way when a stream is cancelled arrive for a closed stream. By default h2
+        // takes a thousand of them for an attack and closes the connection.
         .max_local_error_reset_streams(None)
         .handshake(TokioIo::new(stream))
         .await
@@ -79,7 +79,7 @@ async fn handshake(
     let guard = closed.clone().drop_guard();
     tokio::spawn(async move {
         let _guard = guard;
-        // How the connection ended reaches each of its calls on its own.
+        // Each call gets the error of the connection by itself.
         let _ = driver.await;
     });
     Ok((HttpConnection { sender, secret }, closed))
@@ -97,7 +97,7 @@ impl Service<Request<Body>> for HttpConnection {
     type Future =
         std::pin::Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>> + Send>>;
 
-    /// That a connection takes no more is the answer of the call: tonic forgets the error of this.
+    /// Always ready: tonic drops an error that is returned here, so `call` returns it.
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -126,7 +126,7 @@ mod tests {
 
     type ServerConnection = server::Connection<UnixStream, Bytes>;
 
-    /// What a call fails with whose connection is served so.
+    /// The failure of a call on a connection that `serve` serves.
     async fn failure<S: Future<Output = ()> + Send + 'static>(
         serve: impl FnOnce(ServerConnection) -> S + Send + 'static,
     ) -> Failure {

@@ -1,4 +1,4 @@
-//! A server and the connections to it.
+//! Connections to a server, and reconnecting.
 
 use crate::{
     calls_rpc::{CallsRpc, ClientConnection},
@@ -17,17 +17,18 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
-/// How often a call that has not started is sent to a server at most.
+/// How many times a call that has not started is sent.
 pub const MOST_ATTEMPTS: u32 = 8;
 
-/// The connections to a server that belong together: when one is lost, the other takes no more calls.
+/// The connection to a server: its RPCs and, where it has them, its frames. When one of the two is lost, the
+/// other accepts no further calls.
 pub struct Connection<P: PendingCall> {
     pub channel: Channel,
-    /// For unary calls, where the server has it.
+    /// Sends unary calls as frames. `None` if the server does not implement `Calls`.
     pub multiplexer: Option<Arc<Multiplexer<ClientConnection, P>>>,
-    /// Why the worker behind it ended, once its owner knows.
+    /// Why the worker exited, once its owner knows.
     exit_cause: watch::Sender<Option<String>>,
-    /// Ends the multiplexer with the last that holds the connection.
+    /// Stops the multiplexer when the connection is dropped.
     _end: DropGuard,
 }
 
@@ -55,14 +56,14 @@ impl<P: PendingCall> Connection<P> {
         }))
     }
 
-    /// What is known of the worker behind it; see `Multiplexer::set_worker`.
+    /// Sets the limits of the worker; see `Multiplexer::set_worker`.
     pub fn set_worker(&self, capacity: usize, grace: Duration) {
         if let Some(multiplexer) = &self.multiplexer {
             multiplexer.set_worker(capacity, grace);
         }
     }
 
-    /// The worker behind it has ended, or ends its calls. The first cause counts.
+    /// Sets why the worker has exited, or is about to cancel its calls. The first cause is kept.
     pub fn set_exit_cause(&self, cause: String) {
         self.exit_cause.send_if_modified(|known| {
             let first = known.is_none();
@@ -73,7 +74,7 @@ impl<P: PendingCall> Connection<P> {
         });
     }
 
-    /// Why the worker ended, or `otherwise` if that is not known in time.
+    /// Waits for the reason why the worker exited; `otherwise` if that is not known in time.
     pub async fn exit_cause(&self, otherwise: String, within: Duration) -> String {
         let mut cause = self.exit_cause.subscribe();
         let known = tokio::time::timeout(within, cause.wait_for(Option::is_some)).await;
@@ -84,10 +85,10 @@ impl<P: PendingCall> Connection<P> {
     }
 }
 
-/// A server and the present connection to it.
+/// A server, with the current connection to it.
 pub struct Endpoint<P: PendingCall> {
     present: Mutex<Arc<Connection<P>>>,
-    /// How to connect again; nothing where somebody else sees to that.
+    /// How to reconnect, and the timeout for that. `None` if the owner reconnects.
     target: Option<(Target, Duration)>,
     connecting: tokio::sync::Mutex<()>,
 }
@@ -105,13 +106,13 @@ impl<P: PendingCall> Endpoint<P> {
         self.present.lock().clone()
     }
 
-    /// The present connection, unless it takes no more calls and another one can be made.
+    /// The current connection; `None` if it is closed and can be replaced.
     pub fn open(&self) -> Option<Arc<Connection<P>>> {
         let present = self.present();
         (self.target.is_none() || !present.channel.closed.is_cancelled()).then_some(present)
     }
 
-    /// The present connection; another one if it takes no more calls.
+    /// Reconnects if the current connection is closed.
     pub async fn connected(&self) -> Result<Arc<Connection<P>>, Failure> {
         if let Some(present) = self.open() {
             return Ok(present);
@@ -132,7 +133,7 @@ impl<P: PendingCall> Endpoint<P> {
         }
     }
 
-    /// Runs one of the server's own RPCs; on another connection where it has not started on this one.
+    /// Sends an RPC that is not a call, again on another connection if it has not started on the first.
     pub async fn ask<T, F>(&self, rpc: impl Fn(Channel) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,

@@ -20,7 +20,7 @@ pub struct Target {
     pub secret: Option<String>,
     pub max_message_size: usize,
     pub deadline: Instant,
-    /// Of a server that this end has started, and given it.
+    /// The start journal that a server was given when this side started it.
     pub journal: Option<Arc<StartJournal>>,
 }
 

@@ -1,6 +1,5 @@
-//! The shape of a call, written once: its command, its arguments and how each was encoded, its session
-//! and which life of that, its request id and metadata, its deadline. Both ends make and read the
-//! messages that carry a call here.
+//! The header of a call: its command, arguments with their kinds, session with its generation, request id
+//! with metadata, and deadline. Both ends convert it to and from all messages that carry a call.
 
 use crate::{
     fields::{Fields, FieldsRef},
@@ -11,17 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A call, held as the message that has all of a call's fields: it is made once, and sent from there
-/// as often as it must be.
+/// The header of a call. It is stored as the message with all fields of a call, so that a frame is sent from
+/// a borrow, as often as necessary.
 #[derive(Clone, Debug, Default)]
 pub struct CallHeader {
     frame: CallFrame,
-    /// An RPC can name a session by an empty id, a frame cannot.
+    /// The id of a session may be empty in a request, but not in a frame.
     in_session: bool,
     deadline: Option<Instant>,
 }
 
-/// A session, and which life of it; 0 where that is not given.
+/// A session and its generation; 0 if that is not given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionKey<Id = String> {
     pub id: Id,
@@ -48,7 +47,7 @@ impl CallHeader {
         }
     }
 
-    /// Names the call on its connection.
+    /// Identifies the call on its connection.
     #[inline]
     pub fn call_id(&self) -> u64 {
         self.frame.call_id
@@ -81,7 +80,7 @@ impl CallHeader {
         self.frame.session_generation = session.generation;
     }
 
-    /// Which life of its session the call belongs to, once that is known.
+    /// Sets the generation of the session, once the call has a worker.
     #[inline]
     pub fn set_generation(&mut self, generation: u64) {
         self.frame.session_generation = generation;
@@ -101,7 +100,7 @@ impl CallHeader {
         &self.frame.metadata
     }
 
-    /// Of values with the same name the last counts.
+    /// If a name occurs twice, the last value counts.
     pub fn set_metadata(&mut self, metadata: impl IntoIterator<Item = (String, String)>) {
         self.frame.metadata = metadata.into_iter().collect();
     }
@@ -115,23 +114,23 @@ impl CallHeader {
         self.deadline = deadline;
     }
 
-    /// How much time is left; none without a deadline.
+    /// The time left until the deadline. `None` without one.
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// The call as one frame among others, as it is at this moment.
+    /// The call as a frame, with the time that is left now.
     pub fn frame(&mut self, call_id: u64) -> &CallFrame {
         self.frame.call_id = call_id;
-        // 0 says that there is no deadline.
+        // 0 stands for no deadline.
         self.frame.timeout_us = self.remaining().map_or(0, |left| {
             u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1)
         });
         &self.frame
     }
 
-    /// The call as an RPC of its own, outside of a session.
+    /// The call as an RPC of its own, without a session.
     pub fn execute_request(&self, call_id: u64) -> ExecuteRequest {
         ExecuteRequest {
             command: self.frame.command.clone(),
@@ -228,7 +227,7 @@ impl From<EndSessionRequest> for SessionKey {
     }
 }
 
-/// A time so far away that the clock does not reach it is none.
+/// `None` if the clock cannot represent the time.
 fn after(timeout: Option<Duration>) -> Option<Instant> {
     Instant::now().checked_add(timeout?)
 }
@@ -317,7 +316,7 @@ mod tests {
             timeout_us: u64::MAX,
             ..CallFrame::default()
         };
-        // It is taken, whatever the clock makes of it.
+        // Whether the clock can represent it depends on the system.
         let _ = CallHeader::from(frame).remaining();
     }
 

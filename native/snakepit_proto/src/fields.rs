@@ -1,4 +1,4 @@
-//! Maps of values as they travel.
+//! Maps of encoded values, as messages carry them.
 
 use crate::messages::Field;
 use bytes::{Bytes, BytesMut};
@@ -8,21 +8,21 @@ use std::cell::RefCell;
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
     pub values: Vec<Field>,
-    /// How each was encoded; from a peer that does not say, nothing.
+    /// How each value is encoded. `None` if the peer does not say.
     pub kinds: Option<Bytes>,
 }
 
 impl Fields {
-    /// As they are sent, each with how it was encoded, for a peer that is told.
-    pub fn sent(mut found: Vec<(Field, u8)>, told: bool) -> Self {
+    /// Fields to send, with their kinds if the peer reads those.
+    pub fn sent(mut found: Vec<(Field, u8)>, with_kinds: bool) -> Self {
         found.sort_unstable_by(|(one, _), (other, _)| one.key.cmp(&other.key));
         Self {
-            kinds: told.then(|| packed(found.iter().map(|(_, kind)| *kind).collect())),
+            kinds: with_kinds.then(|| packed(found.iter().map(|(_, kind)| *kind).collect())),
             values: found.into_iter().map(|(field, _)| field).collect(),
         }
     }
 
-    /// As they came: in any order, and of values with the same name the last counts.
+    /// Fields that were received, in any order. If a name occurs twice, the last value counts.
     pub fn received(mut values: Vec<Field>, kinds: Option<Bytes>) -> Self {
         if !values.is_sorted_by(|one, next| one.key < next.key) {
             values.reverse();
@@ -39,13 +39,13 @@ impl Fields {
         }
     }
 
-    /// The bytes of the names and the values.
+    /// The number of bytes in names and values.
     pub fn size(&self) -> usize {
         self.as_view().size()
     }
 }
 
-/// Fields that a message holds.
+/// Borrowed `Fields`.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldsRef<'a> {
     pub values: &'a [Field],
@@ -53,7 +53,7 @@ pub struct FieldsRef<'a> {
 }
 
 impl FieldsRef<'_> {
-    /// The bytes of the names and the values.
+    /// The number of bytes in names and values.
     pub fn size(&self) -> usize {
         self.values
             .iter()
@@ -62,7 +62,7 @@ impl FieldsRef<'_> {
     }
 }
 
-/// Up to here bytes are packed.
+/// Up to this size bytes are copied into shared memory.
 const PACKED_UP_TO: usize = 2048;
 const ROOM: usize = 16 * 1024;
 
@@ -70,8 +70,8 @@ thread_local! {
     static PACKED: RefCell<BytesMut> = RefCell::default();
 }
 
-/// A copy. Small ones of a thread lie in memory that they share: to take memory for each, and to count
-/// who holds it, would cost more than to copy them.
+/// Copies bytes. Small copies of a thread share an allocation: allocating and counting each would cost more
+/// than copying.
 pub fn copied(bytes: &[u8]) -> Bytes {
     if bytes.len() > PACKED_UP_TO {
         return Bytes::copy_from_slice(bytes);
@@ -85,7 +85,7 @@ pub fn copied(bytes: &[u8]) -> Bytes {
     })
 }
 
-/// The bytes themselves, or a copy of them if they are few.
+/// The bytes themselves, or a copy if they are few.
 pub fn packed(bytes: Vec<u8>) -> Bytes {
     if bytes.len() > PACKED_UP_TO {
         bytes.into()
@@ -102,7 +102,7 @@ impl Field {
         }
     }
 
-    /// Its name, or what is wrong with it.
+    /// The name, or an error message.
     pub fn name(&self) -> Result<&str, String> {
         std::str::from_utf8(&self.key).map_err(|_| {
             let name = String::from_utf8_lossy(&self.key);

@@ -1,10 +1,10 @@
-//! How the handler of a cancelled call ended. It is sent as an enum and, for peers that do not know
-//! that, in words.
+//! How the handler of a cancelled call exited. It is sent as an enum and, for peers that do not know the
+//! enum, as text.
 
 use crate::messages::{HandlerExit, HealthResponse, ReplyFrame};
 
 impl HandlerExit {
-    /// Empty: not known.
+    /// Empty if it is not known.
     pub fn text(self) -> &'static str {
         match self {
             Self::Unknown => "",
@@ -19,7 +19,7 @@ impl HandlerExit {
         found.unwrap_or(Self::Unknown)
     }
 
-    /// What the enum says, or the words of a server that does not send it.
+    /// The text counts if the server does not send the enum.
     fn read(self, text: &str) -> Self {
         match self {
             Self::Unknown => Self::from_text(text),
@@ -29,7 +29,7 @@ impl HandlerExit {
 }
 
 impl ReplyFrame {
-    /// How the handler ended, if the call was cancelled.
+    /// How the handler exited, if the call was cancelled.
     pub fn exit(&self) -> HandlerExit {
         self.handler_exit().read(&self.ended)
     }
@@ -41,7 +41,7 @@ impl ReplyFrame {
 }
 
 impl HealthResponse {
-    /// How the handler of the awaited call ended, if that was cancelled.
+    /// How the handler of the awaited call exited, if that was cancelled.
     pub fn exit(&self) -> HandlerExit {
         self.await_exit().read(&self.await_ended)
     }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exit_is_sent_in_both_ways() {
+    fn an_exit_is_sent_as_an_enum_and_as_text() {
         let mut reply = ReplyFrame::default();
         let mut health = HealthResponse::default();
         for exit in [
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_sends_words_alone_is_understood_and_new_words_are_not_known() {
+    fn the_text_of_a_server_without_the_enum_is_understood_and_other_text_is_not() {
         for (text, exit) in [
             ("stopped", HandlerExit::Stopped),
             ("closed", HandlerExit::Closed),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_that_a_newer_server_knows_reads_as_its_words() {
+    fn an_exit_that_only_a_newer_server_knows_is_read_from_its_text() {
         let reply = ReplyFrame {
             handler_exit: 99,
             ended: "closed".into(),

@@ -1,5 +1,5 @@
-//! Where a server is: read from text and written as it, connected to by clients, listened at by servers.
-//! All that a kind of address is to either end is here.
+//! The addresses of servers: parsed, displayed, connected to and listened at. All that is specific to a kind
+//! of address is in this file.
 
 use crate::socket::Socket;
 use std::{fmt, fs, io, path::PathBuf, str::FromStr};
@@ -45,7 +45,7 @@ impl Address {
         }
     }
 
-    /// Listens there. To be called on the runtime that connections are to be accepted on.
+    /// Listens at the address. Must be called on the runtime that accepts the connections.
     pub fn bind(&self) -> io::Result<Listener> {
         let (address, socket) = match self {
             Self::Unix(path) => (self.clone(), Bound::Unix(UnixListener::bind(path)?)),
@@ -61,7 +61,7 @@ impl Address {
     }
 }
 
-/// Takes connections. The file of a Unix socket goes with it.
+/// Accepts connections. Dropping it removes the file of a Unix socket.
 #[derive(Debug)]
 pub struct Listener {
     address: Address,
@@ -75,12 +75,12 @@ enum Bound {
 }
 
 impl Listener {
-    /// Where it listens: for port 0 with the port that was found.
+    /// Where it listens, with the port that was chosen for port 0.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Whether only processes of this one's own user can connect.
+    /// Whether only processes of the same user can connect.
     pub fn is_private(&self) -> bool {
         matches!(self.socket, Bound::Unix(_))
     }
@@ -96,7 +96,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Address::Unix(path) = &self.address {
-            // Somebody else may have removed it.
+            // It may be gone already.
             let _ = fs::remove_file(path);
         }
     }

@@ -1,8 +1,8 @@
-//! Unary calls over one `Calls` RPC, which has a connection of its own: a call costs no stream, no
-//! task and no timer, only an entry here.
+//! Sends unary calls as frames of one `Calls` RPC, which has a connection of its own. A call costs an entry
+//! in a table, no stream, task or timer.
 //!
-//! A call that finds the connection idle is written by the thread that makes it. The others gather,
-//! and the task that drives the connection sends them together.
+//! The thread that starts a call writes it if the connection is idle. Otherwise calls gather, and the task
+//! that drives the connection sends them together.
 
 mod pending_call;
 mod state;
@@ -28,18 +28,18 @@ use std::{
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-/// With so many calls behind those that a worker runs, further ones gather until a reply comes.
+/// When this many calls wait behind those that the worker runs, further ones gather until a reply arrives.
 const GATHERED_BEHIND: usize = 4;
 
 pub struct Multiplexer<C, P> {
     outlet: Outlet<C>,
     driven: Arc<Driven<C>>,
     state: Mutex<State<P>>,
-    /// Whether the driving task hands out replies: it sends what has gathered right after.
+    /// Whether the driving task is handing out replies. It sends the gathered calls right after that.
     answering: AtomicBool,
-    /// Where the server notes which calls have started, if it was given one.
+    /// Where the server notes which calls have started, if it was given a journal.
     journal: Option<Arc<StartJournal>>,
-    /// Whether the server was told that the journal is read.
+    /// Whether the server knows that the journal is read.
     journal_is_read: AtomicBool,
     closed: CancellationToken,
 }
@@ -62,13 +62,13 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         })
     }
 
-    /// What is known of the worker behind the connection. Calls beyond `capacity` are recalled when the
-    /// ones before them stand still; the handler of a cancelled call may go on for `grace`.
+    /// Sets the limits of the worker. Calls beyond `capacity` are recalled when the worker stalls; the
+    /// handler of a cancelled call may run on for `grace`.
     pub fn set_worker(&self, capacity: usize, grace: Duration) {
         self.state.lock().set_worker(capacity, grace);
     }
 
-    /// Sends a call. `keep` gets the call's id, by which it can be cancelled, before it is sent.
+    /// Sends a call. Passes the id that `cancel` takes to `keep` before that.
     pub fn start(&self, mut call: P, keep: impl FnOnce(u64)) {
         let mut state = self.state.lock();
         if state.is_lost() {
@@ -81,7 +81,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let frame = header.frame(id);
         self.outlet.queue(|out| append(out, frame));
         keep(id);
-        // A reply is due at any moment, or the timer that looks for one: either wakes the task.
+        // The task is woken anyway: by the next reply, or by the timer that waits for it.
         let gathered = state.behind() >= GATHERED_BEHIND;
         let idle = state.is_empty();
         let early = state.is_early(deadline);
@@ -96,7 +96,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         }
     }
 
-    /// The caller waits for the call no longer.
+    /// Cancels a call whose caller no longer waits.
     pub fn cancel(&self, id: u64) {
         let mut state = self.state.lock();
         if state.cancel(id, Cancelled::ByCaller) {
@@ -115,7 +115,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         self.outlet.queue(|out| append(out, &frame));
     }
 
-    /// Drives the connection until it ends, or until `end`.
+    /// Drives the connection until it closes or `end` is cancelled.
     pub async fn drive(
         self: Arc<Self>,
         mut body: RecvStream,
@@ -161,7 +161,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         }
     }
 
-    /// Answers the calls whose replies are there. Whether there were any.
+    /// Hands out the replies that have arrived. Returns whether there were any.
     fn poll_replies(&self, body: &mut RecvStream, deframer: &mut Deframer) -> Result<bool, String> {
         let mut any = false;
         let mut cx = Context::from_waker(self.driven.waker());
@@ -173,7 +173,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                 Poll::Ready(None) => return Err("the server ended the calls".into()),
             };
             any = true;
-            // A connection that is gone is told by the next poll.
+            // If the connection is gone, the next poll says so.
             let _ = muted(|| body.flow_control().release_capacity(data.len()));
             deframer.push(data);
             self.answering.store(true, Ordering::SeqCst);
@@ -210,14 +210,14 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         Ok(())
     }
 
-    fn read_journal(&self, said: &ReplyFrame) {
-        let offered = said.has_start_journal && self.journal.is_some();
+    fn read_journal(&self, offer: &ReplyFrame) {
+        let offered = offer.has_start_journal && self.journal.is_some();
         if offered && !self.journal_is_read.swap(true, Ordering::Relaxed) {
             self.act(0, Act::StartJournal);
         }
     }
 
-    /// Does what is due and arms the timer for the rest. Whether anything was due.
+    /// Does what is due and arms the timer for the rest. Returns whether anything was due.
     fn poll_timers(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> bool {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -244,7 +244,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         any
     }
 
-    /// The connection is gone, and with it the worker.
+    /// Ends all calls: the connection is gone, and the worker with it.
     fn end(&self, cause: &str) {
         let left = self.state.lock().lose();
         let journal = self.journal.as_ref();

@@ -1,40 +1,38 @@
-//! What a multiplexer does with a call.
+//! The calls that a multiplexer sends, and how they end.
 
 use snakepit_proto::{CallHeader, HandlerExit, ReplyFrame};
 use std::time::Duration;
 
-/// A call that was sent, and whoever waits for its reply. One of `replied`, `exited`, `lost` and
-/// `not_started` takes it.
+/// A call that was sent. It ends with exactly one of `replied`, `exited`, `lost` and `not_started`.
 pub trait PendingCall: Send + 'static {
-    /// What is sent of it.
+    /// The part of the call that is sent.
     fn header(&mut self) -> &mut CallHeader;
     fn replied(self, reply: ReplyFrame);
-    /// Its caller waits no longer. `exited` follows.
+    /// The caller no longer waits. `exited` follows.
     fn cancelled(&mut self, why: Cancelled);
-    /// The handler of a cancelled call has exited. `None`: it went on past the grace, or the worker is
-    /// lost.
+    /// The handler of a cancelled call has exited. `None` if it ran past the grace or the worker is lost.
     fn exited(self, exit: Option<HandlerExit>, after: Duration);
-    /// The worker died while it may have run the call.
+    /// The worker died. It may have run the call.
     fn lost(self, cause: &str);
-    /// Another worker may take the call.
+    /// The call has not started: another worker may run it.
     fn not_started(self, reason: ReturnReason);
-    /// The worker that has the call stands still.
+    /// The worker that has the call has stalled.
     fn stalled(&self);
 }
 
-/// Why a caller waits no longer, while the handler of its call may still run.
+/// Why a caller no longer waits. The handler of its call may still run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
     TimedOut,
-    /// The caller is gone, or has cancelled the call: it expects no reply.
+    /// The caller has exited or cancelled the call, and expects no reply.
     ByCaller,
 }
 
-/// Why a call comes back that has not started.
+/// Why a call is returned that has not started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReturnReason {
-    /// The worker has given it back, and goes on.
+    /// The worker was asked to return it, and keeps serving.
     Recalled,
-    /// Nothing starts on this connection any more.
+    /// The connection is lost.
     ConnectionLost,
 }

@@ -1,5 +1,5 @@
-//! The calls that were sent on a connection, and when something is to be done about them. Plain data: who
-//! is told, and what is sent, is up to the multiplexer.
+//! The table of calls that were sent on a connection, with their timers. It does no I/O: the multiplexer
+//! sends the frames.
 
 use super::pending_call::{Cancelled, PendingCall};
 use std::{
@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a worker's commands may stand still before the calls behind them are recalled.
+/// How long a worker may go without a reply before the calls behind those that it runs are recalled.
 const STALLED_AFTER: Duration = Duration::from_millis(1);
-/// How long the handler of a cancelled call may go on, unless the worker has a time of its own.
+/// How long the handler of a cancelled call may run on, until the worker's own limit is set.
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
 pub(super) struct State<P> {
@@ -18,13 +18,13 @@ pub(super) struct State<P> {
     calls: BTreeMap<u64, Entry<P>>,
     last_id: u64,
     timers: BTreeSet<(Instant, u64)>,
-    /// When the driving task looks at the timers next.
+    /// When the driving task wakes next.
     armed: Option<Instant>,
-    /// How many commands the worker runs at once.
+    /// How many calls the worker runs at once.
     capacity: usize,
-    /// How long the handler of a cancelled call may go on.
+    /// How long the handler of a cancelled call may run on.
     grace: Duration,
-    /// When the worker was last known not to stand still.
+    /// When the worker last replied, or became busy.
     progress: Instant,
     recalled_to: u64,
     lost: bool,
@@ -36,23 +36,23 @@ pub(super) struct Entry<P> {
     timer: Option<Instant>,
 }
 
-/// What was due.
+/// The calls whose timers have fired.
 pub(super) struct Due<P> {
-    /// Calls that are cancelled now: their deadlines have passed.
+    /// Calls past their deadlines, now cancelled.
     pub(super) timed_out: Vec<u64>,
-    /// Cancelled calls whose handlers go on past the grace, and since when they are cancelled.
+    /// Cancelled calls whose handlers run past the grace, and when each was cancelled.
     pub(super) past_grace: Vec<(P, Instant)>,
 }
 
-/// What is to be recalled from a worker that stands still.
+/// The calls to recall from a worker that has stalled.
 #[derive(Default)]
 pub(super) struct Recall {
     pub(super) ids: Vec<u64>,
-    /// When to look again.
+    /// When to check again.
     pub(super) next: Option<Instant>,
 }
 
-/// What is left when the connection is lost.
+/// The calls that are left when the connection is lost.
 pub(super) struct Left<P> {
     /// In the order in which they were sent.
     pub(super) calls: BTreeMap<u64, Entry<P>>,
@@ -88,7 +88,7 @@ impl<P: PendingCall> State<P> {
         self.last_id
     }
 
-    /// How many calls are behind those that the worker runs.
+    /// How many calls wait behind those that the worker runs.
     pub(super) fn behind(&self) -> usize {
         self.calls.len().saturating_sub(self.capacity)
     }
@@ -118,12 +118,12 @@ impl<P: PendingCall> State<P> {
         Some(entry)
     }
 
-    /// The worker has replied: it does not stand still.
+    /// Notes that the worker has replied.
     pub(super) fn progressed(&mut self) {
         self.progress = Instant::now();
     }
 
-    /// Whether the call is cancelled by this.
+    /// Returns whether this cancels the call: only once, and only while it is in the table.
     pub(super) fn cancel(&mut self, id: u64, why: Cancelled) -> bool {
         let now = Instant::now();
         let until = now + self.grace;
@@ -160,7 +160,7 @@ impl<P: PendingCall> State<P> {
         due
     }
 
-    /// Takes back what was sent ahead if the worker stands still.
+    /// Finds the calls to recall if the worker has stalled. Each is recalled once.
     pub(super) fn recall(&mut self, now: Instant) -> Recall {
         if self.behind() == 0 {
             return Recall::default();
@@ -187,7 +187,7 @@ impl<P: PendingCall> State<P> {
         }
     }
 
-    /// When the driving task is to look again, at the timers or at `also`.
+    /// Returns when the driving task must wake: for the first timer or at `also`.
     pub(super) fn arm(&mut self, now: Instant, also: Option<Instant>) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let next = timer.into_iter().chain(also).min();
@@ -200,12 +200,12 @@ impl<P: PendingCall> State<P> {
         self.armed
     }
 
-    /// Whether the driving task would look at this too late.
+    /// Whether the driving task would wake too late for this.
     pub(super) fn is_early(&self, at: Option<Instant>) -> bool {
         at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed))
     }
 
-    /// Takes all calls, and takes none from now on.
+    /// Removes all calls. From now on none can be added.
     pub(super) fn lose(&mut self) -> Left<P> {
         self.lost = true;
         self.timers.clear();
@@ -237,7 +237,7 @@ mod tests {
     use snakepit_proto::{CallHeader, HandlerExit, ReplyFrame};
     use std::sync::Arc;
 
-    /// Writes down what it is told.
+    /// Records how it is called.
     #[derive(Clone, Default)]
     struct Call {
         told: Arc<Mutex<Vec<String>>>,
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_behind_a_worker_that_stands_still_are_recalled_once() {
+    fn calls_behind_a_stalled_worker_are_recalled_once() {
         let (mut state, calls) = state(2, 5);
         assert_eq!(state.behind(), 3);
         let now = Instant::now();

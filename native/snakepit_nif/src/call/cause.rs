@@ -1,22 +1,22 @@
-//! Why a call failed that ended with its worker.
+//! The cause of a call's failure when its worker has exited.
 
 use super::destination::{Connection, Destination};
 use snakepit_client::failure::Failure;
 use std::{sync::Arc, time::Duration};
 
-/// How long the calls of a worker that died wait for the cause: its owner gets its status, and the end of
-/// its output, a moment after its connection is gone.
+/// How long a failed call waits for the cause. The worker's owner gets the exit status and the last output
+/// a moment after the connection is gone.
 const CAUSE_WITHIN: Duration = Duration::from_secs(2);
 
-/// The cause of a worker's end, which its connection knows or will know within that time.
+/// Why a worker exited. Its connection knows, or will know within the given time.
 pub(super) struct PendingCause {
     connection: Arc<Connection>,
     within: Duration,
 }
 
 impl Destination {
-    /// The cause to wait for, of a call that failed because its worker ended. A worker whose time is up
-    /// cancels what still runs; grpcio's server says that it is unavailable.
+    /// The cause to wait for if the call failed because its worker exited. A worker that reaches its
+    /// `shutdown_timeout` cancels its calls; grpcio's server then returns UNAVAILABLE.
     pub(super) fn pending_cause(&self, failure: &Failure) -> Option<PendingCause> {
         let Self::Worker(lease, connection) = self else {
             return None;
@@ -41,8 +41,8 @@ impl Destination {
 }
 
 impl PendingCause {
-    /// The failure with its cause. The call may have run, unlike what a caller of another server would
-    /// conclude.
+    /// Adds the cause to the failure. The failure says that the call may have run, which the status of
+    /// another server would not.
     pub(super) async fn explain(self, failure: Failure) -> Failure {
         let seen = match failure {
             Failure::WorkerCrashed(seen) => seen,

@@ -1,4 +1,4 @@
-//! Chunks on their way from the server to the consumer, at the consumer's pace.
+//! Passes chunks from the server to the consumer, at the consumer's pace.
 
 use super::{exit::HandlerState, request::Call, timeouts::StreamTimeouts};
 use crate::{codec, events::Events};
@@ -11,10 +11,10 @@ use snakepit_client::{
 use snakepit_proto::{Fields, StreamResponse};
 use tonic::Streaming;
 
-/// Chunks that are ready together travel in one message, of at most about this many bytes.
+/// Chunks that are ready together are sent in one message of about this many bytes at most.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// How far a stream is.
+/// Whether a stream goes on.
 pub(super) enum Status {
     More,
     Done,
@@ -22,7 +22,7 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// Only a stream that the server ended, or an error chunk it sent, says that the handler has.
+    /// The handler has exited only if the server ended the stream or sent an error chunk.
     pub(super) fn handler(&self) -> HandlerState {
         match self {
             Self::Done => HandlerState::Exited,
@@ -60,7 +60,7 @@ pub(super) struct Consumer<'a> {
 }
 
 impl Consumer<'_> {
-    /// The events are gone when decoding panicked: dropped, they have told the owner.
+    /// Returns no events if decoding panicked: dropping them has sent the owner a failure.
     pub(super) async fn pass_on(
         &self,
         mut stream: Streaming<StreamResponse>,
@@ -84,7 +84,7 @@ impl Consumer<'_> {
         }
     }
 
-    /// One chunk is read ahead, so that the end is told without being asked for.
+    /// Reads one chunk ahead of the demand, so that the end arrives without demand.
     async fn next_message(
         &self,
         stream: &mut Streaming<StreamResponse>,
@@ -110,7 +110,7 @@ impl Consumer<'_> {
         }
     }
 
-    /// Waits for a chunk that the consumer wants, then takes those that are there as well.
+    /// Waits for a chunk that is in demand, then takes further ones that have already arrived.
     async fn next_batch(
         &self,
         stream: &mut Streaming<StreamResponse>,

@@ -1,5 +1,5 @@
-//! Where a call is sent. A worker's connection has the calls that were sent on it, and each of those
-//! holds its place on the worker: types that contain each other, and are all here.
+//! Where a call is sent. A worker has a connection, the connection holds the calls that were sent on it, and
+//! each call holds a lease of the worker: these types contain each other, so they share a file.
 
 use super::{
     meta::Clock,
@@ -17,8 +17,8 @@ use snakepit_client::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// From here on a call is an RPC of its own, so that its worker's other calls do not wait for its
-/// bytes. Below that they wait for some milliseconds: an RPC of its own takes twice as long.
+/// A call with larger arguments is an RPC of its own, so that other calls do not wait for its bytes. Calls
+/// behind a smaller one wait a few milliseconds, and as an RPC of its own it would take twice as long.
 const FRAMED_UP_TO: usize = 32 * 1024 * 1024;
 
 pub(crate) type Connection = connection::Connection<UnaryCall>;
@@ -28,9 +28,9 @@ pub(crate) type Pool = Dispatcher<Arc<Worker>>;
 
 pub(crate) struct Worker {
     pub(crate) id: String,
-    /// None of a worker that is spoken to through its owner.
+    /// `None` if the worker's owner sends its calls.
     pub(crate) connection: Option<Arc<Connection>>,
-    /// The process that owns the worker, and can kill it.
+    /// The process that owns the worker and can kill it.
     pub(crate) owner: LocalPid,
     pub(crate) kill_grace: Duration,
 }
@@ -58,13 +58,13 @@ impl Destination {
         &self.connection().channel
     }
 
-    /// What sends the call as a frame; nothing if it must be an RPC of its own.
+    /// Sends the call as a frame. `None` if it must be an RPC of its own.
     pub(super) fn multiplexer(&self, call: &Call) -> Option<Arc<Multiplexer>> {
         let framed = call.header.args().size() <= FRAMED_UP_TO;
         framed.then(|| self.connection().multiplexer.clone())?
     }
 
-    /// Which life of the call's session it is here; 0 without one.
+    /// The generation of the call's session here; 0 without a session.
     pub(super) fn generation(&self) -> u64 {
         match self {
             Self::Worker(lease, _) => lease.generation(),
@@ -85,7 +85,7 @@ pub(crate) struct UnaryCall {
     pub(super) call: Call,
     pub(super) destination: Destination,
     pub(super) clock: Clock,
-    /// None once it has been sent.
+    /// `None` once it has been sent.
     pub(super) reply: Option<Reply>,
     pub(super) owner: Watched,
 }

@@ -1,4 +1,4 @@
-//! The end of a call's handler, which may come later than that of the call.
+//! How a handler exits that outlives its call.
 
 use super::{
     destination::{Destination, Worker},
@@ -17,14 +17,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long another connection to a worker takes, as a rule.
+/// About how long it takes to reconnect to a worker.
 const RECONNECTED_AFTER: Duration = Duration::from_millis(20);
 
-/// What the end of an RPC says about the handler behind it.
+/// What the end of an RPC implies about its handler.
 #[derive(Clone, Copy)]
 pub(super) enum HandlerState {
     Exited,
-    /// Its worker is gone.
+    /// The worker is gone.
     Lost,
     MayRun,
 }
@@ -42,8 +42,8 @@ impl HandlerState {
 }
 
 impl Destination {
-    /// Gives the place back if nothing of the call runs on it any more. Otherwise the future does, and is
-    /// to be awaited once the caller has its reply.
+    /// Gives the lease back if the handler has exited. Otherwise the returned future does that; await it once
+    /// the caller has its reply.
     pub(super) fn release(
         self,
         call: &Call,
@@ -63,7 +63,7 @@ impl Destination {
     }
 }
 
-/// A call that ended for its caller while its handler may still run.
+/// A call whose caller has its reply while its handler may still run.
 struct CancelledCall {
     id: u64,
     command: String,
@@ -80,9 +80,8 @@ impl From<&Call> for CancelledCall {
     }
 }
 
-/// After a cancel or a timeout only the server can say when the handler has exited: its Health
-/// answers once it has, and the place is given back then. A handler that goes on past the grace
-/// costs its worker. Either way the worker's owner hears how the handler exited.
+/// Waits for the handler's exit, which the server's Health RPC reports, then gives the lease back. If the
+/// handler runs past the grace, its worker is killed. Either way the worker's owner is notified.
 async fn await_exit(lease: Lease<Arc<Worker>>, call: CancelledCall) {
     let since = Instant::now();
     let grace = lease.worker().kill_grace;
@@ -97,7 +96,7 @@ async fn await_exit(lease: Lease<Arc<Worker>>, call: CancelledCall) {
     );
 }
 
-/// Gives the place of a cancelled call back or, if its handler has not exited, has its worker killed.
+/// Gives the lease back or, if the handler has not exited, has the worker killed.
 pub(super) fn handler_exited(
     lease: Lease<Arc<Worker>>,
     exit: Option<HandlerExit>,
@@ -136,7 +135,7 @@ pub(super) fn handler_exited(
     }
 }
 
-/// Nothing if it has not exited within the worker's grace, or the worker cannot be asked.
+/// `None` if the handler has not exited within the grace or the worker cannot be asked.
 async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Option<HandlerExit> {
     loop {
         let worker = lease.present_worker();
@@ -155,7 +154,7 @@ async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Option<HandlerExi
                 Some(HandlerExit::Unknown)
             }
             Err(_) if channel.closed.is_cancelled() => {
-                // The worker may be about to get another connection.
+                // The worker may be about to reconnect.
                 tokio::time::sleep(RECONNECTED_AFTER).await;
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What a reply says of its call beside the result.
+//! The metadata of a reply: ids and times.
 
 use super::request::Call;
 use crate::{
@@ -9,7 +9,7 @@ use rustler::{Encoder, Env, Term, types::atom};
 use snakepit_client::failure::Failure;
 use std::time::{Duration, Instant};
 
-/// Of a call that has not come to a worker.
+/// For a call that has not reached a worker.
 pub(super) fn unplaced(request_id: &str, waited: Duration) -> Meta {
     Meta {
         request_id: request_id.into(),
@@ -18,7 +18,7 @@ pub(super) fn unplaced(request_id: &str, waited: Duration) -> Meta {
     }
 }
 
-/// When a call came, and when it had its destination.
+/// When a call arrived, and when it had a destination.
 pub(super) struct Clock {
     request_id: String,
     worker_id: Option<String>,
@@ -50,7 +50,7 @@ pub(super) fn failed_term<'a>(env: Env<'a>, failure: &Failure, meta: &Meta) -> T
     (atom::error(), failure_term(env, failure), meta).encode(env)
 }
 
-/// The failure of a call that had no destination.
+/// The failure of a call that got no destination.
 pub(super) fn refused_term<'a>(env: Env<'a>, failure: &Failure, call: &Call) -> Term<'a> {
     failed_term(env, failure, &refused_meta(call))
 }

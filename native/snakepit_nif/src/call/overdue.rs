@@ -1,4 +1,4 @@
-//! The end of an overdue stream while the runtime stands still.
+//! Ends overdue streams even while the runtime is blocked.
 
 use super::{meta::unplaced, request::Call, timeouts::StreamTimeouts};
 use crate::{events::Recipient, progress::Progress};
@@ -12,7 +12,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Ends a stream whose owner takes its messages, once one of its times has passed.
+/// Fails a stream whose owner receives its messages, once one of its timeouts has passed.
 pub(crate) struct Overdue {
     to: Recipient,
     progress: Arc<Progress>,
@@ -41,7 +41,7 @@ impl Overdue {
         }
     }
 
-    /// None for a stream that may take for ever.
+    /// `None` for a stream without timeouts.
     pub(crate) fn watch(self) -> Option<Watch> {
         let (at, _) = self.next(self.started)?;
         Some(Watch::new(at + OVERDUE_AFTER, move |now| self.look(now)))
@@ -52,7 +52,7 @@ impl Overdue {
         if at + OVERDUE_AFTER > now {
             return Some(at + OVERDUE_AFTER);
         }
-        // What was cancelled tells its end by itself.
+        // A cancelled stream sends its end by itself.
         if !self.cancelled.is_cancelled() {
             let meta = unplaced(&self.request_id, Duration::ZERO);
             self.to.end(Err(failure), &meta);
@@ -61,7 +61,7 @@ impl Overdue {
         None
     }
 
-    /// Which of its times ends first, as it looks now.
+    /// The timeout that ends first, as of now.
     fn next(&self, now: Instant) -> Option<(Instant, Failure)> {
         let whole = self
             .timeout

@@ -1,4 +1,4 @@
-//! What a caller asks for, and until when.
+//! A call as its caller makes it, with its deadlines.
 
 use snakepit_client::{channel::Channel, failure::Failure, pool::Session};
 use snakepit_proto::CallHeader;
@@ -8,15 +8,15 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// From here on a call is not sent ahead of what its worker does.
+/// A call with larger arguments is not sent to a worker that is still busy.
 const SHORT_UP_TO: usize = 256 * 1024;
 
 pub(crate) struct Call {
-    /// Unlike the id of a frame the same on all connections.
+    /// Identifies the call on all connections, unlike the id of a frame.
     pub(crate) id: u64,
-    /// What is sent of it; what the caller wants to go with it is checked where it comes in.
+    /// The part that is sent. Elixir has checked its metadata.
     pub(crate) header: CallHeader,
-    /// Which worker its session wants.
+    /// The session, for the dispatcher.
     pub(crate) session: Option<Session>,
     pub(crate) started: Instant,
     pub(crate) timeout: Option<Duration>,
@@ -25,12 +25,12 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Whether it may be sent ahead.
+    /// Whether it may be sent to a worker that is still busy with earlier calls.
     pub(crate) fn is_short(&self) -> bool {
         self.header.args().size() <= SHORT_UP_TO
     }
 
-    /// Refuses what the server would, before it is on its way.
+    /// Refuses a request that the server would refuse, before it is sent.
     pub(super) fn check_size(&self, channel: &Channel) -> Result<(), Failure> {
         let (size, limit) = (self.header.args().size(), channel.max_message_size);
         if size <= limit {
@@ -50,7 +50,7 @@ impl Call {
         }
     }
 
-    /// Ends `work` when the call is cancelled or its time is up.
+    /// Stops `work` when the call is cancelled or its deadline passes.
     pub(super) async fn within<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,
@@ -64,7 +64,7 @@ impl Call {
     }
 }
 
-/// Sleeps for ever without a deadline.
+/// Without a deadline it never returns.
 pub(super) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -72,7 +72,7 @@ pub(super) async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// Watches the owner of a call, and cancels it with that.
+/// Cancels a call when its owner exits.
 pub(crate) trait Owner: Send + Sync {
     fn watch(&self, cancel: Box<dyn FnOnce() + Send>);
 }

@@ -1,5 +1,4 @@
-//! The way of a call to where it is sent: a slot of a pool's worker, at once or from the queue, or a
-//! connection.
+//! Finds where a call is sent: a lease of a pool's worker, at once or from the queue, or a connection.
 
 use super::{
     destination::{Destination, Endpoint, Pool, Worker},
@@ -12,16 +11,16 @@ use snakepit_client::{
 use std::{sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
-/// How far a call is.
+/// Where a call is to be sent, as far as that is known.
 pub(crate) enum Route {
     Queued(Waiting),
-    /// On a connection, which may have to be made anew.
+    /// The connection may have to be made first.
     Channel(Arc<Endpoint>),
     At(Destination),
 }
 
 impl Route {
-    /// Takes a slot of a worker, or a place in the pool's queue; see `Call::acquire`.
+    /// Leases a worker or joins the pool's queue; see `Call::acquire`.
     pub(crate) fn to_pool(
         pool: &Arc<Pool>,
         call: &Call,
@@ -34,7 +33,7 @@ impl Route {
         }
     }
 
-    /// The destination if it is there already, otherwise the way to it.
+    /// The destination if that is already known.
     pub(super) fn at_once(self, call: &mut Call) -> Result<Destination, Self> {
         match self {
             Self::At(destination) => Ok(call.sent_to(destination)),
@@ -61,8 +60,8 @@ impl Route {
 }
 
 impl Call {
-    /// `pipelines`: whether the call may be sent to a worker that is still busy with earlier ones. `requeued`:
-    /// whether it had a worker before and has not started there.
+    /// `pipelines`: whether the call may be sent to a worker that is still busy with earlier ones.
+    /// `requeued`: whether it had a worker before and has not started there.
     pub(crate) fn acquire(
         &self,
         pool: &Arc<Pool>,
@@ -89,7 +88,7 @@ impl Call {
         }
     }
 
-    /// Its header says which life of its session the destination has.
+    /// Sets the generation that the call's session has at the destination.
     fn sent_to(&mut self, destination: Destination) -> Destination {
         self.header.set_generation(destination.generation());
         destination
@@ -108,7 +107,7 @@ impl Call {
         }
     }
 
-    /// Its time was up before it had a worker.
+    /// The failure of a call that waited too long for a worker.
     fn expired(&self, since: Instant, has_workers: bool) -> Failure {
         let queue = self.queue_timeout.map(|timeout| since + timeout);
         match (self.timeout, self.queue_timeout) {
@@ -125,7 +124,7 @@ impl Call {
         }
     }
 
-    /// The end of the wait for a worker, of which the queue timeout runs from `since` on.
+    /// When the wait for a worker ends. The queue timeout runs from `since` on.
     fn queue_deadline(&self, since: Instant) -> Option<Instant> {
         let queue = self.queue_timeout.map(|timeout| since + timeout);
         self.header.deadline().into_iter().chain(queue).min()
@@ -133,7 +132,7 @@ impl Call {
 }
 
 impl Destination {
-    /// The way on of a call that has not started here. `connection_lost`: nothing starts here any more.
+    /// Routes a call anew that has not started here. `connection_lost`: no call can start here.
     pub(super) fn redirect(
         self,
         call: &Call,

@@ -1,4 +1,4 @@
-//! A call as an RPC of its own: the requests that are sent, and what comes back.
+//! Sends a call as an RPC of its own.
 
 use super::{destination::Destination, request::Call};
 use snakepit_client::{channel::Channel, failure::Failure};
@@ -71,19 +71,19 @@ impl Call {
         request
     }
 
-    /// The failure of an RPC that was not answered at all.
+    /// The failure of an RPC that got no response.
     fn unanswered(&self, status: &Status, channel: &Channel, stream: bool) -> Failure {
         self.own_timeout(status)
             .unwrap_or_else(|| Failure::from_unanswered(status, channel.max_message_size, stream))
     }
 
-    /// The failure of an RPC that a status ended.
+    /// The failure of a stream that a status ended.
     pub(super) fn ended(&self, status: &Status, channel: &Channel, stream: bool) -> Failure {
         self.own_timeout(status)
             .unwrap_or_else(|| Failure::from_status(status, channel.max_message_size, stream))
     }
 
-    /// A deadline that the server noticed first is the call's own.
+    /// If the server notices first that the deadline has passed, it is the call's own deadline.
     fn own_timeout(&self, status: &Status) -> Option<Failure> {
         let own = status.code() == Code::DeadlineExceeded && self.timeout.is_some();
         own.then(|| self.timed_out())

@@ -1,4 +1,4 @@
-//! A stream: the same call with many replies.
+//! Runs streams: calls with many replies.
 
 use super::{
     consumer::{Consumer, Status},
@@ -13,7 +13,7 @@ use snakepit_client::{connection::MOST_ATTEMPTS, credit::Credit, failure::Failur
 use snakepit_proto::StreamResponse;
 use tonic::Streaming;
 
-/// Runs a stream and sends its events.
+/// Runs a stream and sends its events to the owner.
 pub(crate) async fn run_stream(
     mut call: Call,
     route: Route,
@@ -59,8 +59,8 @@ pub(crate) async fn run_stream(
 
 type Opened = Result<Streaming<StreamResponse>, Failure>;
 
-/// Finds a destination and opens the stream there, or on another one while nothing of it has started. The
-/// failure is that of a stream that had no destination.
+/// Finds a destination and opens the stream there; at another destination if it has not started there. Fails
+/// if there is no destination.
 async fn open(
     call: &mut Call,
     mut route: Route,

@@ -1,15 +1,15 @@
-//! How long a consumer waits for a stream's chunks.
+//! The timeouts of a stream's chunks.
 
 use super::request::sleep_until;
 use snakepit_client::failure::Failure;
 use std::time::{Duration, Instant};
 
-/// Within the deadline of the whole.
+/// They apply beside the deadline of the whole call.
 #[derive(Clone, Copy)]
 pub(crate) struct StreamTimeouts {
-    /// From the call's first moment on.
+    /// Since the start of the call.
     pub(crate) first_chunk: Option<Duration>,
-    /// From the moment on at which a further chunk is wanted.
+    /// Since a further chunk is in demand.
     pub(crate) idle: Option<Duration>,
 }
 

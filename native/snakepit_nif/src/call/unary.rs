@@ -1,4 +1,4 @@
-//! A unary call: one frame among others where the server takes frames, otherwise an RPC of its own.
+//! Runs unary calls: as frames if the server implements `Calls`, otherwise as RPCs of their own.
 
 use super::{
     cause::PendingCause,
@@ -23,8 +23,8 @@ use snakepit_client::{
 use snakepit_proto::{CallHeader, Fields, HandlerExit, ReplyFrame};
 use std::{sync::Arc, time::Duration};
 
-/// Starts a call, and waits for nothing: safe on a scheduler's thread. The reply is
-/// `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`; after a failure here there is none.
+/// Starts a call without waiting, so that a scheduler's thread may do it. The reply is
+/// `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`. If this fails there is no reply.
 pub(crate) fn start_unary(
     mut call: Call,
     route: Route,
@@ -93,7 +93,7 @@ async fn run(mut call: Call, mut route: Route, reply: Reply, owner: Watched) {
     }
 }
 
-/// Decodes and sends as `decode_aside` does.
+/// Decodes and sends the reply; a large one on another thread.
 fn answer(reply: Reply, result: Result<Fields, Failure>, clock: Clock) {
     let size = result.as_ref().map_or(0, Fields::size);
     let send = move || {
@@ -117,7 +117,7 @@ fn fail(reply: Reply, clock: &Clock, failure: Failure) {
     off_scheduler(move || reply.send(|env| failed_term(env, &failure, &meta)));
 }
 
-/// As `fail`, once the cause is known.
+/// Fails the call once the cause is known.
 fn fail_with_cause(reply: Reply, clock: Clock, failure: Failure, cause: Option<PendingCause>) {
     match (cause, runtime::get()) {
         (Some(cause), Ok(runtime)) => drop(runtime.spawn(async move {
@@ -218,7 +218,7 @@ impl PendingCall for UnaryCall {
         let call = self.call;
         let lost = reason == ReturnReason::ConnectionLost;
         match self.destination.redirect(&call, true, lost) {
-            // Without a runtime the caller is told by the reply that is dropped.
+            // Without a runtime, dropping the reply sends the caller a failure.
             Ok(route) => drop(runtime::spawn(run(call, route, reply, self.owner))),
             Err(failure) => {
                 off_scheduler(move || reply.send(|env| refused_term(env, &failure, &call)));

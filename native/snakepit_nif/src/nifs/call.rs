@@ -27,17 +27,17 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// What a quick NIF may encode, in bytes' worth of work: some ten microseconds.
+/// How much a quick NIF may encode, in bytes: about ten microseconds of work.
 const QUICK_BUDGET: usize = 64 * 1024;
 
-/// Watches a call's owner. A unary call's task holds it as well; a stream's belongs to Elixir alone, so
-/// that dropping it cancels the stream too.
+/// Watches the owner of a call. A unary call's task holds it as well. That of a stream belongs to Elixir
+/// alone, so that dropping it cancels the stream.
 pub(super) struct CallResource {
     cancelled: CancellationToken,
-    /// What else is to be done when the owner is gone.
+    /// What else to do when the owner has exited.
     cancel: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     credit: Credit,
-    /// Of a stream of messages.
+    /// Only if the owner receives the chunks as messages.
     progress: Option<Arc<Progress>>,
     pub(super) guard: SendGuard,
 }
@@ -66,7 +66,7 @@ impl Owner for Owned {
     fn watch(&self, cancel: Box<dyn FnOnce() + Send>) {
         let kept = &self.0.cancel;
         *kept.lock() = Some(cancel);
-        // Whoever found nothing to do before has left it to us.
+        // A cancel before this has found no `cancel` to call.
         if self.0.cancelled.is_cancelled()
             && let Some(cancel) = self.0.take_cancel()
         {
@@ -199,7 +199,7 @@ fn ask_more(handle: ResourceArc<CallResource>, chunks: usize) -> Atom {
     atoms::ok()
 }
 
-/// Once it has returned, no event of the stream, no reply of the call is sent any more.
+/// Once it has returned, no event of the stream and no reply of the call is sent.
 #[rustler::nif]
 fn cancel(handle: ResourceArc<CallResource>) -> Atom {
     handle.guard.close();
@@ -286,7 +286,7 @@ pub(super) fn watch_owner(
     owner
 }
 
-/// Why a NIF did not start a call.
+/// Why a call was not started.
 enum Refused {
     NotEncoded(EncodeError),
     /// With the request's id.
@@ -319,7 +319,7 @@ impl Encoder for EncodeError {
 
 type Prepared = Result<(Call, Route), Refused>;
 
-/// Encodes the arguments, then takes a place on a worker or in the queue.
+/// Encodes the arguments, then leases a worker or joins the queue.
 fn prepare(
     target: Term<'_>,
     args: Term<'_>,
@@ -351,7 +351,7 @@ fn next_call_id() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// Unique within a cluster for all purposes: a random part for the node, a number for the call.
+/// Unique within a cluster: a random part for the node, a number for the call.
 fn make_request_id(id: u64) -> String {
     static NODE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
     format!("{:016x}-{id}", *NODE)

@@ -1,4 +1,4 @@
-//! Connections, and what a server says of itself.
+//! Connections, and what a server reports about itself.
 
 use super::{spawn, started, time};
 use crate::{
@@ -28,13 +28,13 @@ impl ChannelResource {
 #[rustler::resource_impl]
 impl Resource for ChannelResource {}
 
-/// Where a server that is about to be started notes which calls it has started.
+/// The start journal for a server that is about to be started.
 struct JournalResource(Arc<StartJournal>);
 
 #[rustler::resource_impl]
 impl Resource for JournalResource {}
 
-/// `{journal, path}`, or nothing where there can be none: the server does without.
+/// `{journal, path}`, or `nil` if none can be made: the server works without one.
 #[rustler::nif]
 fn start_journal() -> Option<(ResourceArc<JournalResource>, String)> {
     let journal = StartJournal::create().ok()?;
@@ -49,14 +49,14 @@ struct ConnectOptions<'a> {
     secret: Option<String>,
     max_message_size: usize,
     timeout: u64,
-    /// Whether the loss of the connection is to be told.
+    /// Whether the loss of the connection is reported.
     watched: bool,
-    /// What a server that this end has started was given.
+    /// The start journal of a server that this side has started.
     journal: Option<ResourceArc<JournalResource>>,
 }
 
-/// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if it is to be watched, `{ref, :closed}`
-/// once it takes no more calls. One that nobody watches connects again for the next call.
+/// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if watched, `{ref, :closed}` once it accepts
+/// no further calls. A channel that is not watched reconnects for the next call.
 #[rustler::nif]
 fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -> Term<'a> {
     let timeout = time(options.timeout);
@@ -199,7 +199,7 @@ fn commands(env: Env<'_>, commands: Vec<CommandInfo>) -> Term<'_> {
     commands.collect::<Vec<_>>().encode(env)
 }
 
-/// Runs one of a server's own RPCs and replies `{ref, {:ok, term} | {:error, failure}}`.
+/// Sends an RPC that is not a call and replies `{ref, {:ok, term} | {:error, failure}}`.
 fn ask<'a, T, W, F>(
     env: Env<'a>,
     reference: Term<'a>,
@@ -227,7 +227,7 @@ where
     started(env, done)
 }
 
-/// Tells the calls of a worker that died why.
+/// Sets why a worker has exited, for its calls.
 #[rustler::nif]
 fn worker_ended(channel: ResourceArc<ChannelResource>, why: String) -> Atom {
     channel.0.present().set_exit_cause(why);
