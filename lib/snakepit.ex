@@ -16,24 +16,24 @@ defmodule Snakepit do
                   elem(message, 1) == :erlang.map_get(:ref, call)
 
   @doc """
-  Executes a command on a worker and waits for its result, a map with string keys. What a command
-  returns that is no dict arrives as `%{"result" => value}`.
+  Executes a command on a worker and waits for its result, a map with string keys. A result that is not
+  a dict arrives as `%{"result" => value}`.
 
       {:ok, %{"result" => 5}} = Snakepit.execute("compute", %{operation: "add", a: 2, b: 3})
 
   Options:
 
     * `:pool` - the pool's name, default `Snakepit.Pool`
-    * `:timeout` - ms or `:infinity`; the wait for a worker counts
-    * `:queue_timeout` - ms or `:infinity` for the wait for a worker alone
-    * `:session_id` - the session that the call belongs to, as `execute_in_session/4` tells
-    * `:affinity` - `:strict` (default) or `:prefer`, of a session
+    * `:timeout` - ms or `:infinity`, including the wait for a worker
+    * `:queue_timeout` - ms or `:infinity`, for the wait for a worker alone
+    * `:session_id` - the session that the call belongs to, see `execute_in_session/4`
+    * `:affinity` - `:strict` (default) or `:prefer`, for a call in a session
     * `:request_id` - names the call in errors, telemetry, Python's `context.request_id` and its log
-      lines: 1 to 256 printable ASCII characters; one is made otherwise
-    * `:traceparent` - a W3C trace context, and `:metadata` - a map or list of names and values: what
-      Python finds in `context.metadata`
+      lines: 1 to 256 printable ASCII characters. Without it Snakepit makes one
+    * `:traceparent` - a W3C trace context. Python finds it in `context.metadata`
+    * `:metadata` - a map or list of names and values, for `context.metadata` as well
 
-  The pool's options are the defaults. Errors are listed in `Snakepit.Error`.
+  The pool's options are the defaults. `Snakepit.Error` lists the errors.
   """
   @spec execute(String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(command, args \\ %{}, options \\ []) do
@@ -59,15 +59,15 @@ defmodule Snakepit do
       {:ok, _} = Snakepit.execute_in_session("user-7", "remember", %{name: "Ada"})
       {:ok, %{"name" => "Ada"}} = Snakepit.execute_in_session("user-7", "recall")
 
-  The calls of a session go to one worker, where they share `context.session`. With the `:affinity`
-  `:strict` a call waits for that worker, and nobody else does because of it. With `:prefer` it takes
-  another one when that is busy; the session then moves there, and begins anew.
+  The calls of a session go to one worker, where they share `context.session`. With `affinity: :strict`
+  a call waits for that worker; calls of other sessions do not wait for it. With `affinity: :prefer` it
+  takes another worker if that one is busy; the session moves there and begins anew.
 
   A session is lost with its worker: the next call in it returns the error `:session_lost`, once,
-  and does not run; the session then begins anew. Where the state is no more than a cache, call again.
+  and does not run. The session then begins anew. If its state is only a cache, call again.
 
   The id is any string of 1 to 1024 bytes without NUL. The pool's `:max_sessions` and `:session_ttl`
-  bound what is kept.
+  limit how many sessions are kept, and for how long.
   """
   @spec execute_in_session(String.t(), String.t(), map | keyword, keyword) ::
           {:ok, map} | {:error, Error.t()}
@@ -76,21 +76,22 @@ defmodule Snakepit do
   end
 
   @doc """
-  Executes a command that streams, and calls `callback` with each chunk, in this process.
+  Executes a streaming command and calls `callback` with each chunk, in the calling process.
 
       Snakepit.execute_stream("ping_stream", %{count: 3}, fn chunk -> IO.inspect(chunk) end)
 
   A chunk is a map with string keys: what the Python generator yielded, and `"is_final"`, which is
-  true for what it returned. The callback's value is ignored, except `:halt`, which cancels the
-  rest. An exception in the callback cancels the stream and goes on.
+  true for the generator's return value. The callback's return value is ignored, except `:halt`, which
+  cancels the stream. An exception in the callback cancels the stream and is raised.
 
   Options as for `execute/3`, and:
 
-    * `:demand` - how many chunks may be on their way to the callback; beside it no chunk is taken
-      from the connection while 1 MiB is
-    * `:first_chunk_timeout` - ms or `:infinity` (default) from the call to the first chunk, the wait
-      for a worker included
-    * `:idle_timeout` - ms or `:infinity` (default) for each further chunk, while one is wanted
+    * `:demand` - how many chunks may be on their way to the callback. Independently of it, no chunk is
+      read from the connection while 1 MiB of them is on its way
+    * `:first_chunk_timeout` - ms or `:infinity` (default), from the call to the first chunk, including
+      the wait for a worker
+    * `:idle_timeout` - ms or `:infinity` (default), for each further chunk while the callback waits for
+      one
 
   `:timeout` is for the whole stream.
   """
@@ -101,8 +102,8 @@ defmodule Snakepit do
   end
 
   @doc """
-  Executes a command that streams in a session: `execute_stream/4` with `session_id: session_id`, as
-  `execute_in_session/4` tells.
+  Executes a streaming command in a session: `execute_stream/4` with `session_id: session_id`. See
+  `execute_in_session/4`.
   """
   @spec execute_in_session_stream(String.t(), String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
@@ -111,11 +112,11 @@ defmodule Snakepit do
   end
 
   @doc """
-  Ends a session and frees its state, here and in Python. Does nothing if there is none.
+  Ends a session and frees its state, here and in Python. Does nothing if there is no such session.
 
       :ok = Snakepit.end_session("user-7", pool: MyApp.Python)
 
-  A call that runs in the session keeps what it has. The next one begins the session anew.
+  A call that is running in the session keeps its state. The next call begins the session anew.
   """
   @spec end_session(String.t(), keyword) :: :ok | {:error, Error.t()}
   def end_session(session_id, options \\ []) do
@@ -138,16 +139,17 @@ defmodule Snakepit do
   end
 
   @doc """
-  A lazy `Stream` of a command's chunks, to be composed with `Stream` and `Enum`.
+  Returns a lazy `Stream` of a command's chunks, to be composed with `Stream` and `Enum`.
 
       "ping_stream"
       |> Snakepit.stream(%{count: 1_000_000})
       |> Stream.map(& &1["sequence"])
       |> Enum.take(5)
 
-  The command starts when the stream is enumerated, each time anew, and is cancelled as soon as that
-  halts. Errors are raised. An enumeration that was suspended belongs to the process that began it:
-  another one that goes on with it raises; any may halt it, which cancels the command. Options as for `execute_stream/4`.
+  The command starts anew each time the stream is enumerated, and is cancelled as soon as the enumeration
+  halts. Errors are raised. A suspended enumeration belongs to the process that began it: continuing it
+  in another process raises. Any process may halt it, which cancels the command. Options as for
+  `execute_stream/4`.
   """
   @spec stream(String.t(), map | keyword, keyword) :: Enumerable.t()
   def stream(command, args \\ %{}, options \\ []) do
@@ -155,7 +157,8 @@ defmodule Snakepit do
   end
 
   @doc """
-  Starts a command whose chunks reach this process as messages: for a GenServer or a LiveView.
+  Starts a streaming command whose chunks are sent to the calling process as messages, for a GenServer or
+  a LiveView.
 
       def init(_) do
         {:ok, call} = Snakepit.start_stream("ping_stream", %{count: 100}, demand: 10)
@@ -169,9 +172,9 @@ defmodule Snakepit do
 
       def handle_info(message, call) when Snakepit.is_event(message, call), do: {:stop, :normal, call}
 
-  `Snakepit.Call` lists the events. Options as for `execute_stream/4`; here `:demand` is how many
-  chunks are asked for to begin with. No more come until `ask/2` asks for them, and only their number
-  counts.
+  `Snakepit.Call` lists the events. Options as for `execute_stream/4`, but `:demand` is the number of
+  chunks to ask for at the start. No more are sent until `ask/2` asks for them. Only their number is
+  limited, not their size.
   """
   @spec start_stream(String.t(), map | keyword, keyword) :: {:ok, Call.t()} | {:error, Error.t()}
   def start_stream(command, args \\ %{}, options \\ []),
@@ -182,15 +185,15 @@ defmodule Snakepit do
   defdelegate ask(call, chunks), to: ChunkStream
 
   @doc """
-  Ends a stream that `start_stream/3` started, and takes what it has sent out of the mailbox: once
-  this has returned, the calling process, which has to be the one that started it, gets no event of it
-  any more. Does nothing to a stream that has ended.
+  Ends a stream that `start_stream/3` started and removes its events from the mailbox. Call it in the
+  process that started the stream: after it returns, that process gets no event of the stream. Does
+  nothing to a stream that has ended.
   """
   @spec cancel(Call.t()) :: :ok
   defdelegate cancel(call), to: ChunkStream
 
   @doc """
-  Marks a binary to arrive in Python as `bytes` also if it is UTF-8 text.
+  Marks a binary to arrive in Python as `bytes` even if it is UTF-8 text.
 
       Snakepit.execute("store", %{name: "photo.png", content: Snakepit.bytes(content)})
   """
@@ -199,7 +202,7 @@ defmodule Snakepit do
   def bytes(data), do: raise(ArgumentError, "expected a binary, got: #{inspect(data)}")
 
   @doc """
-  How a pool's workers are: each is asked now, and none waits behind calls.
+  Asks each of a pool's workers whether it is healthy. The request does not wait behind calls.
 
       {:ok, %{healthy: true, ready: 4, size: 4, workers: [%{id: _, state: :ready} | _]}} =
         Snakepit.health(MyApp.Python)
@@ -208,15 +211,15 @@ defmodule Snakepit do
   defdelegate health(pool \\ Snakepit.Pool), to: Diagnostics
 
   @doc """
-  What a pool is: its `:adapter`, `:size` and `:max_concurrency`, and of its workers `:worker_type`,
-  `:version`, `:commands` (names to signatures and what they do) and `:system`, which are nil while no
-  worker can tell.
+  Describes a pool: its `:adapter`, `:size` and `:max_concurrency`, and the `:worker_type`, `:version`,
+  `:commands` (a map of names to signatures and descriptions) and `:system` of its workers. The last four
+  are nil while no worker answers.
   """
   @spec info(atom) :: {:ok, map} | {:error, Error.t()}
   defdelegate info(pool \\ Snakepit.Pool), to: Diagnostics
 
   @doc """
-  The commands of a pool's workers, by name, each a map.
+  Lists the commands of a pool's workers, sorted by name, each as a map.
 
       {:ok, commands} = Snakepit.commands(MyApp.Python)
       %{
@@ -231,56 +234,57 @@ defmodule Snakepit do
         async: false
       } = Enum.find(commands, &(&1.name == "greet"))
 
-  Types and defaults are text, as Python has them, and nil where there is none; a parameter `**rest` takes any
-  further argument. What a running worker tells is what there is: it is an error while none is ready, and where
-  workers do not tell, as a program of one's own may not. One that tells names alone has nil for the rest.
+  Types and defaults are text, as written in Python, and nil where there is none. A parameter `**rest` takes
+  any further argument. A running worker is asked: the result is an error while no worker is ready, and if the
+  workers do not describe their commands, as your own programs may not. If a worker sends only names, the other
+  values are nil.
   """
   @spec commands(atom) :: {:ok, [map]} | {:error, Error.t()}
   defdelegate commands(pool \\ Snakepit.Pool), to: Diagnostics
 
   @doc """
-  A pool's numbers: `:size`, `:ready`, `:queued` and `:in_flight` calls, `:sessions`, `:restarts`, and of
-  the workers that there are now the sums of `:requests`, `:errors` and `:memory_bytes`.
+  Returns a pool's statistics: `:size`, `:ready`, the number of `:queued` and `:in_flight` calls,
+  `:sessions`, `:restarts`, and the sums of `:requests`, `:errors` and `:memory_bytes` of its current workers.
   """
   @spec stats(atom) :: {:ok, map} | {:error, Error.t()}
   defdelegate stats(pool \\ Snakepit.Pool), to: Diagnostics
 
   @doc """
-  A pool's workers, each a map with the following. One that is replaced (`restart/2`) and its replacement are
-  both there, with one id.
+  Lists a pool's workers, each as a map with the keys below. While a worker is being replaced (`restart/2`),
+  both it and its replacement are listed, with the same id.
 
     * `:id`, and `:os_pid`, nil while there is no process
-    * `:state` - `:starting`, `:ready`, `:draining`, or `:waiting` to be tried again, with the `:error` of
-      the last start
-    * `:in_flight` - its calls
+    * `:state` - `:starting`, `:ready`, `:draining`, or `:waiting` for the next attempt to start, with the
+      `:error` of the last one
+    * `:in_flight` - the number of its calls
     * `:python_stuck_ms` - for how long a command has held Python's lock in code that is not Python, so that
-      nothing else runs in the worker; 0 where it is merely busy, and from the grpcio server, which then
-      does not answer at all
+      nothing else runs in the worker. It is 0 if the worker is only busy, and always 0 for the grpcio server,
+      which does not answer at all in that case
     * `:requests`, `:errors`, `:sessions`, `:uptime_ms`, `:memory_bytes` and `:cpu_percent` (of one core,
-      since its start) - what it says itself, nil where it does not answer
+      since its start) - as the worker reports them, nil if it does not answer
   """
   @spec list_workers(atom) :: {:ok, [map]} | {:error, Error.t()}
   defdelegate list_workers(pool \\ Snakepit.Pool), to: Diagnostics
 
   @doc """
-  Replaces a pool's workers one after another, by ones that load the code anew.
+  Replaces a pool's workers one after another with workers that load the code anew.
 
       :ok = Snakepit.restart(MyApp.Python)
 
-  Each worker works on until its replacement, which starts beside it, is ready; then it gets no new calls,
-  ends those that it has, and leaves. No call fails because of it, unless it goes on for longer than
-  `:shutdown_timeout` on a worker that leaves. Sessions are lost with their workers: the next call in each
-  returns `:session_lost`, once.
+  Each worker takes calls until its replacement, which starts beside it, is ready. Then it gets no new calls,
+  finishes those that it has, and exits. No call fails because of a restart unless it takes longer than
+  `:shutdown_timeout` on a worker that is being replaced. Sessions are lost with their workers: the next call
+  in each returns `:session_lost`, once.
 
-  If a replacement does not become ready, the restart ends there and returns an error that says why. The
-  workers that were not replaced by then stay as they are.
+  If a replacement does not become ready, the restart ends there and returns an error with the reason. The
+  workers that have not been replaced keep running.
 
-  A restart that comes while another one goes on waits for the end of that one, and then replaces all
-  workers once more. Ports of `:port_range` must be one more than there are workers.
+  A restart that begins during another one waits for it to end and then replaces all workers once more.
+  `:port_range` must have one port more than there are workers.
 
-  `timeout:` is how long to wait for the end, in ms, by default `:infinity`; each step of a restart has its
-  own limit (`:startup_timeout`, `:shutdown_timeout`). Past it the restart goes on, and the caller gets a
-  `:timeout`.
+  `timeout:` is how long to wait for the end, in ms, by default `:infinity`. Each step of a restart has a limit
+  of its own (`:startup_timeout`, `:shutdown_timeout`). After the timeout the caller gets the error `:timeout`,
+  and the restart continues.
   """
   @spec restart(atom, keyword) :: :ok | {:error, Error.t()}
   def restart(pool \\ Snakepit.Pool, options \\ []) do
@@ -289,13 +293,13 @@ defmodule Snakepit do
            Manager.restart(pool, "Snakepit.restart/2", Keyword.get(options, :timeout, :infinity))
   end
 
-  # `ref` is that of the stream's messages; they are for `Snakepit.ChunkStream` if `bounded`.
+  # `ref` is the reference of the stream's messages. If `bounded`, `Snakepit.ChunkStream` receives them.
   defp open(ref, command, args, options, bounded) do
     with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options) do
       options = Keyword.put_new(options, :demand, pool.options.demand)
       span = Telemetry.start_call(pool, name, command, true, options)
 
-      # Whoever takes messages takes them on its own: the pool tells how that has ended.
+      # The caller receives its messages itself: the pool's manager emits the event of the stream's end.
       observer = if span && not bounded, do: {pool.manager, span}
 
       recipient = %{ref: ref, pool: name, bounded: bounded, observer: observer}
@@ -315,7 +319,7 @@ defmodule Snakepit do
   defp run(pool, name, command, args, options) do
     with {:error, %Error{reason: :grpc_unavailable}, _meta} = failed <-
            pool.transport.run(pool, command, args, options) do
-      # It may have waited while the pool fell back to other workers.
+      # The pool may have fallen back to other workers while the call waited.
       case Registry.fetch(name) do
         {:ok, %{fallback: fallback} = now} when fallback != pool.fallback ->
           run(now, name, command, args, options)
@@ -326,7 +330,7 @@ defmodule Snakepit do
     end
   end
 
-  # The first event of a call names it already.
+  # The event of a call's start has its request id already.
   defp named(%{telemetry: false}, options), do: options
 
   defp named(_pool, options) do
