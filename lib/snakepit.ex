@@ -84,7 +84,7 @@ defmodule Snakepit do
   true for the generator's return value. The callback's return value is ignored, except `:halt`, which
   cancels the stream. An exception in the callback cancels the stream and is raised.
 
-  Options as for `execute/3`, and:
+  Options are those of `execute/3`, and:
 
     * `:demand` - how many chunks may be on their way to the callback. Independently of it, no chunk is
       read from the connection while 1 MiB of them is on its way
@@ -93,7 +93,7 @@ defmodule Snakepit do
     * `:idle_timeout` - ms or `:infinity` (default), for each further chunk while the callback waits for
       one
 
-  `:timeout` is for the whole stream.
+  `:timeout` applies to the whole stream.
   """
   @spec execute_stream(String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
@@ -180,7 +180,7 @@ defmodule Snakepit do
   def start_stream(command, args \\ %{}, options \\ []),
     do: open(make_ref(), command, args, options, false)
 
-  @doc "Asks for `chunks` more chunks of a stream that `start_stream/3` started."
+  @doc "Requests `chunks` more chunks of a stream that `start_stream/3` started."
   @spec ask(Call.t(), pos_integer) :: :ok
   defdelegate ask(call, chunks), to: ChunkStream
 

@@ -1,6 +1,6 @@
 defmodule Snakepit.Adapter do
   @moduledoc """
-  How a pool starts its workers, and what it checks before it sends them a call.
+  Defines how a pool starts its workers, and what it checks before it sends them a call.
 
       defmodule MyApp.NodeAdapter do
         @behaviour Snakepit.Adapter
@@ -14,21 +14,21 @@ defmodule Snakepit.Adapter do
 
       {Snakepit.Pool, name: MyApp.Node, adapter: MyApp.NodeAdapter}
 
-  Two come with Snakepit: `Snakepit.Adapters.GRPCPython` and, over stdin and stdout,
-  `Snakepit.Adapters.GenericPythonV2`. `guides/adapters.md` tells what a worker has to do.
+  Snakepit has two adapters: `Snakepit.Adapters.GRPCPython` and, over stdin and stdout,
+  `Snakepit.Adapters.GenericPythonV2`. `guides/adapters.md` describes what a worker must do.
 
   | callback | |
   |---|---|
   | `c:executable_path/0` | required |
   | `c:script_path/0`, `c:script_args/0` | optional: the arguments of the executable |
-  | `c:command_line/1` | optional: in place of these three, for what depends on the pool's options |
+  | `c:command_line/1` | optional: replaces these three, for command lines that depend on the pool's options |
   | `c:validate_options/1` | optional: a check of the pool's options when it starts |
-  | `c:uses_grpc?/0` | optional: whether workers speak gRPC, by default not |
-  | `c:get_port/0` | optional, of gRPC workers: the first TCP port to try |
-  | `c:supported_commands/0` | optional: the commands there are |
+  | `c:uses_grpc?/0` | optional: whether workers use gRPC, by default not |
+  | `c:get_port/0` | optional, for gRPC workers: the first TCP port to try |
+  | `c:supported_commands/0` | optional: the available commands |
   | `c:validate_command/2` | optional: a check of each call's arguments |
   | `c:command_timeout/2` | optional: how long a command may take |
-  | `c:init_grpc_connection/1`, `c:grpc_execute/4`, `c:grpc_execute_stream/5` | optional: one worker by its address, past any pool |
+  | `c:init_grpc_connection/1`, `c:grpc_execute/4`, `c:grpc_execute_stream/5` | optional: call one worker by its address, without a pool |
   """
 
   alias Snakepit.Config.{Env, Hidden, Paths}
@@ -36,18 +36,18 @@ defmodule Snakepit.Adapter do
   alias Snakepit.Error.Cause
 
   @typedoc """
-  What the pool knows of a worker before it starts:
+  What the pool knows about a worker before it starts:
 
     * `:id` - the worker's name in logs and errors
-    * `:listen` - where a gRPC worker has to listen, else `nil`
-    * `:options` - the pool's options, complete
+    * `:listen` - the address on which a gRPC worker must listen, otherwise `nil`
+    * `:options` - all options of the pool
   """
   @type worker :: %{id: String.t(), listen: String.t() | nil, options: map}
 
   @typedoc """
-  An executable, its arguments, and environment variables; `nil` unsets one. A fourth element is a message that
-  the worker finds first on its standard input, after its length in 4 bytes, big-endian: for what is secret, or
-  larger than arguments may be.
+  An executable, its arguments, and environment variables; `nil` unsets one. A fourth element is a
+  message that the worker reads first from its standard input, after its length in 4 bytes,
+  big-endian: for secrets, or for data larger than arguments may be.
   """
   @type command_line ::
           {Path.t(), [String.t()], environment}
@@ -57,54 +57,55 @@ defmodule Snakepit.Adapter do
            [{String.t(), String.t() | nil}] | %{String.t() => String.t() | nil}
 
   @typedoc """
-  A path within an application, `{:my_app, "priv/worker.js"}`, or any other one: if relative, to the pool's
-  option `:root`, which is the directory of the Mix project as a rule.
+  A path within an application, `{:my_app, "priv/worker.js"}`, or any other path. A relative path
+  starts from the pool's option `:root`, by default the directory of the Mix project.
   """
   @type path :: Path.t() | {Application.app(), Path.t()}
 
-  @doc "The executable: a path, or a name that is looked for in `PATH`."
+  @doc "Returns the executable: a path, or a name to look up in `PATH`."
   @callback executable_path() :: path
 
-  @doc "The script that the executable is to run: its first argument."
+  @doc "Returns the script that the executable runs: its first argument."
   @callback script_path() :: path
 
-  @doc "The further arguments, strings without NUL."
+  @doc "Returns the further arguments, strings without NUL."
   @callback script_args() :: [String.t()]
 
   @doc """
-  The whole command line of one worker, or a message that says why there is none and what to do. It
-  takes the place of `c:executable_path/0`, `c:script_path/0` and `c:script_args/0`.
+  Returns the whole command line of one worker, or a message that says why there is none and what
+  to do. It replaces `c:executable_path/0`, `c:script_path/0` and `c:script_args/0`.
   """
   @callback command_line(worker) :: {:ok, command_line} | {:error, String.t()}
 
   @doc """
-  Checks the pool's options, complete, when the pool starts: `:adapter_args` above all, which nobody else
-  can. The message is that of the error `:invalid_options` which the start returns.
+  Checks all options of the pool when it starts, especially `:adapter_args`, which only the
+  adapter can check. The message becomes that of the error `:invalid_options` which the start
+  returns.
   """
   @callback validate_options(options :: map) :: :ok | {:error, String.t()}
 
-  @doc "Whether workers serve `proto/snakepit.proto`. By default they are spoken to over stdin and stdout."
+  @doc "Returns whether workers serve `proto/snakepit.proto`. By default they use stdin and stdout."
   @callback uses_grpc?() :: boolean
 
-  @doc "The first TCP port that workers try, in place of the pool's `:base_port`; 0 is any free one."
+  @doc "Returns the first TCP port that workers try, in place of the pool's `:base_port`; 0 means any free port."
   @callback get_port() :: :inet.port_number()
 
-  @doc "The commands there are. Any other fails with `:unknown_command` before a worker is taken."
+  @doc "Returns the available commands. Any other command fails with `:unknown_command` before the call takes a worker."
   @callback supported_commands() :: [String.t()]
 
   @doc """
-  Checks a call before a worker is taken. The message, or the error itself, is what the caller gets;
-  a message becomes an error with the reason `:invalid_args`.
+  Checks a call before it takes a worker. The caller gets the error, or for a message an error
+  with the reason `:invalid_args`.
   """
   @callback validate_command(command :: String.t(), args :: map | keyword) ::
               :ok | {:error, String.t() | Error.t()}
 
-  @doc "How long a command may take where the call does not say; `nil` is the pool's `:timeout`."
+  @doc "Returns how long a command may take if the call does not set a timeout; `nil` means the pool's `:timeout`."
   @callback command_timeout(command :: String.t(), args :: map | keyword) :: timeout | nil
 
   @doc """
-  Connects to one worker, past any pool: to a port of 127.0.0.1, or to an address. For tests and for
-  looking into a worker; the calls of a pool go another way.
+  Connects to one worker without a pool: to a port of 127.0.0.1, or to an address. For tests and
+  for inspecting a worker; a pool's calls do not use it.
   """
   @callback init_grpc_connection(:inet.port_number() | String.t()) ::
               {:ok, connection :: term} | {:error, Error.t()}
@@ -113,7 +114,7 @@ defmodule Snakepit.Adapter do
   @callback grpc_execute(connection :: term, String.t(), map | keyword, timeout) ::
               {:ok, map} | {:error, Error.t()}
 
-  @doc "Executes a command that streams over such a connection."
+  @doc "Executes a streaming command over such a connection."
   @callback grpc_execute_stream(
               connection :: term,
               String.t(),

@@ -1,15 +1,16 @@
 defmodule Snakepit.AdapterFallback do
   @moduledoc """
-  Calls that take another adapter's workers where gRPC cannot be had.
+  Calls that use another adapter's workers if gRPC is unavailable.
 
       Snakepit.AdapterFallback.execute_with_fallback("summarize", %{text: text},
         pool: MyApp.Python,
         fallback_adapter: Snakepit.Adapters.GenericPythonV2
       )
 
-  A pool with the option `:fallback_adapter` does so by itself: when none of its workers can have gRPC,
-  it takes workers of that adapter for all calls, logs it, emits `[:snakepit, :pool, :fallback]`, and
-  says so in `Snakepit.stats/1`. It stays there until it is started anew.
+  A pool with the option `:fallback_adapter` does so automatically: if none of its workers can use
+  gRPC, it starts workers of that adapter for all calls, logs it, emits `[:snakepit, :pool,
+  :fallback]`, and reports it in `Snakepit.stats/1`. It keeps the fallback until it is started
+  again.
   """
 
   alias Snakepit.Config.Options
@@ -19,10 +20,12 @@ defmodule Snakepit.AdapterFallback do
   @options Map.merge(Options.call(), %{pool: :pool, fallback_adapter: :adapter})
 
   @doc """
-  As `Snakepit.execute/3`, and once more by the fallback's workers if that returned `:grpc_unavailable`.
+  Like `Snakepit.execute/3`, but if that returns `:grpc_unavailable`, the fallback's workers
+  execute the command.
 
-  Options as there, and `:fallback_adapter`, by default that of the pool. Its workers have the pool's
-  other options. They are started by the first call that needs them, and stop with the pool.
+  Options are those of `Snakepit.execute/3`, and `:fallback_adapter`, by default that of the pool.
+  Its workers have the pool's other options. The first call that needs them starts them, and they
+  stop with the pool.
   """
   @spec execute_with_fallback(String.t(), map | keyword, keyword) ::
           {:ok, map} | {:error, Error.t()}
@@ -38,7 +41,7 @@ defmodule Snakepit.AdapterFallback do
     end
   end
 
-  # The pool of the fallback's workers, nil where there is no such adapter.
+  # The pool of the fallback's workers, or nil without a fallback adapter.
   defp fallback(name, adapter) do
     with {:ok, _pool, %{options: options}} <- Diagnostics.overview(name) do
       if adapter = adapter || options.fallback_adapter,

@@ -11,12 +11,12 @@ defmodule Snakepit.Config do
     name: [
       type: :name,
       default: Snakepit.Pool,
-      doc: "an atom; calls name the pool by it"
+      doc: "an atom, by which calls name the pool"
     ],
     size: [
       type: {:positive, 10_000},
       default: quote(do: System.schedulers_online()),
-      doc: "how many workers"
+      doc: "the number of workers"
     ],
     adapter: [
       type: :adapter,
@@ -33,37 +33,37 @@ defmodule Snakepit.Config do
       type: :path,
       default: nil,
       doc:
-        "the Python executable; by default `.venv/bin/python` where there is one, else `python3`"
+        "the Python executable; by default `.venv/bin/python` if it exists, otherwise `python3`"
     ],
     root: [
       type: :string,
       default: nil,
       doc:
-        "the directory that relative paths start from and in which workers run; by default that of the Mix project, without Mix the current one when the pool is first started"
+        "the directory from which relative paths start and in which workers run; by default that of the Mix project, or without Mix the current directory when the pool is first started"
     ],
     server: [
       type: {:one_of, [:native, :grpcio]},
       default: nil,
       flag: true,
       doc:
-        "`:native`, the worker's server in Rust, or `:grpcio`; by default the native one, or grpcio's where that does not load"
+        "`:native`, the worker's server in Rust, or `:grpcio`; by default the native server, or grpcio's if that does not load"
     ],
     env: [
       type: :env,
       default: [],
       doc:
-        "environment variables for the workers, names to strings; `nil` unsets one that they would inherit"
+        "environment variables for the workers, a map of names to strings; `nil` unsets one that they would inherit"
     ],
     fallback_adapter: [
       type: :adapter,
       default: nil,
-      doc: "the adapter of the workers where those of `:adapter` cannot have gRPC"
+      doc: "the adapter to use if the workers of `:adapter` cannot use gRPC"
     ],
     thread_limit: [
       type: {:positive, 1024},
       default: nil,
       doc:
-        "how many threads a worker's numerical libraries may use: `OMP_NUM_THREADS` and its kin, unless `:env` has them"
+        "how many threads a worker's numerical libraries may use: sets `OMP_NUM_THREADS` and related variables, unless `:env` has them"
     ],
     max_concurrency: [
       type: {:positive, 100_000},
@@ -80,7 +80,7 @@ defmodule Snakepit.Config do
       type: {:count, 60_000_000},
       default: 500,
       doc:
-        "how much work, in µs, a worker may be sent ahead of what it does, so that short calls never leave it idle; 0 for none"
+        "how much work, in µs, may be sent ahead to a busy worker, so that short calls never leave it idle; 0 for none"
     ],
     queue_timeout: [
       type: :timeout,
@@ -90,51 +90,51 @@ defmodule Snakepit.Config do
     timeout: [
       type: :timeout,
       default: 30_000,
-      doc: "how long a call may take, its wait included, in ms"
+      doc: "how long a call may take, including its wait, in ms"
     ],
     max_sessions: [
       type: {:positive, 100_000_000},
       default: 10_000,
       flag: true,
-      doc: "how many sessions are kept; beyond it the least recently used goes"
+      doc: "how many sessions to keep; beyond that the least recently used one is removed"
     ],
     session_ttl: [
       type: :timeout,
       default: 3_600_000,
       flag: true,
-      doc: "how long a session is kept that no call uses, in ms"
+      doc: "how long to keep a session that no call uses, in ms"
     ],
     demand: [
       type: Options.demand(),
       default: 256,
-      doc: "how many chunks of a stream may be on their way to the consumer"
+      doc: "how many chunks of a stream may be in transit to the consumer"
     ],
     max_message_size: [
       type: :bytes,
       default: 67_108_864,
       flag: true,
-      doc: "bytes of a request, a result or a chunk"
+      doc: "the maximum size of a request, a result or a chunk, in bytes"
     ],
     frames: [
       type: {:one_of, [:lists, :arrow]},
       default: :lists,
       flag: true,
       doc:
-        "how frames of pandas and polars and Arrow tables in results arrive: `:lists`, as maps of lists, or `:arrow`, each as a `Snakepit.Arrow`"
+        "how pandas and polars frames and Arrow tables in results arrive: `:lists`, as maps of lists, or `:arrow`, each as a `Snakepit.Arrow`"
     ],
     unencodable: [
       type: {:one_of, [:error, :marker]},
       default: :error,
       flag: true,
       doc:
-        "what becomes of a value in a result that cannot be sent: `:error`, or `:marker` for a map with its type in its place"
+        "what happens if a value in a result cannot be sent: `:error`, or `:marker` to replace it by a map with its type"
     ],
     log_level: [
       type: {:one_of, [:debug, :info, :warning, :error]},
       default: :info,
       flag: true,
       doc:
-        "from which level on what Python logs reaches Logger: `:debug`, `:info`, `:warning` or `:error`; installed libraries' records come from `:warning` on, unless their loggers are given a level"
+        "the lowest level of Python's log records that reach Logger: `:debug`, `:info`, `:warning` or `:error`; for installed libraries it is `:warning`, unless their loggers are given a level"
     ],
     transport: [
       type: {:one_of, [:unix, :tcp]},
@@ -144,7 +144,7 @@ defmodule Snakepit.Config do
     base_port: [
       type: :port,
       default: 0,
-      doc: "with `:tcp`, the first port to try; 0 is any free one"
+      doc: "with `:tcp`, the first port to try; 0 means any free port"
     ],
     port_range: [
       type: :ports,
@@ -155,48 +155,48 @@ defmodule Snakepit.Config do
       type: {:one_of, [true, false]},
       default: false,
       doc:
-        "for development: whether the workers are replaced, one after another, when a Python file under `paths:` changes"
+        "for development: whether to replace the workers, one after another, when a Python file under `paths:` changes"
     ],
     startup_timeout: [
       type: :millis,
       default: 30_000,
-      doc: "how long a worker may take to be ready, in ms"
+      doc: "how long a worker may take to become ready, in ms"
     ],
     await_ready: [
       type: :await,
       default: false,
       doc:
-        "whether the pool's start waits until every worker is ready, and fails where one does not start; or for how long, in ms"
+        "whether the pool's start waits until every worker is ready, and fails if one does not start; or how long it waits, in ms"
     ],
     shutdown_timeout: [
       type: :millis,
       default: 5_000,
       flag: true,
       doc:
-        "how long calls may go on when the pool stops or their worker gets SIGTERM, in ms; then they are cancelled, with `:kill_grace`; the hooks `session_ended` and `close` have as long after that"
+        "how long calls may continue when the pool stops or their worker gets SIGTERM, in ms; then they are cancelled and have `:kill_grace`; after that the hooks `session_ended` and `close` have the same time"
     ],
     kill_grace: [
       type: :millis,
       default: 2_000,
       flag: true,
-      doc: "how long a cancelled call may go on before its worker is killed, in ms"
+      doc: "how long a cancelled call may continue before its worker is killed, in ms"
     ],
     health_interval: [
       type: :timeout,
       default: 10_000,
-      doc: "how often a worker is asked whether it is alive, in ms, or `:infinity` for never"
+      doc: "how often to check whether a worker is alive, in ms, or `:infinity` for never"
     ],
     health_misses: [
       type: {:positive, 1_000_000},
       default: 6,
       doc:
-        "after how many intervals in a row without an answer a worker is replaced; a command that holds Python's global lock in C code keeps the grpcio server from answering"
+        "after how many consecutive intervals without an answer to replace a worker; a command that holds Python's global lock in C code keeps the grpcio server from answering"
     ],
     restart_backoff: [
       type: :range,
       default: {100, 10_000},
       doc:
-        "the first and the longest wait before a worker is tried again that does not start, or that ends before it has answered a call, in ms"
+        "the first and the longest wait before the next attempt, in ms, if a worker does not start or ends before it has answered a call"
     ]
   ]
 

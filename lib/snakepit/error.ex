@@ -1,6 +1,6 @@
 defmodule Snakepit.Error do
   @moduledoc """
-  What every failed call returns, and what can be raised as it is.
+  The error that every failed call returns. You can also raise it.
 
       case Snakepit.execute("compute", %{operation: "divide", a: 1, b: 0}) do
         {:ok, %{"result" => result}} -> result
@@ -10,65 +10,66 @@ defmodule Snakepit.Error do
 
   ## Fields
 
-    * `:reason` - an atom of the list below
-    * `:message` - what happened and what to do about it
-    * `:command`, `:pool`, `:worker_id`, `:request_id` - where it happened, `nil` where unknown
+    * `:reason` - an atom from the list below
+    * `:message` - what happened, and what to do about it
+    * `:command`, `:pool`, `:worker_id`, `:request_id` - where it happened, `nil` if unknown
     * `:details` - a map that depends on the reason
 
   ## Reasons
 
   | reason | what it means | details |
   |---|---|---|
-  | `:adapter_error` | a callback of the pool's adapter raised, or returned what it must not | |
+  | `:adapter_error` | a callback of the pool's adapter raised, or returned an invalid value | |
   | `:cancelled` | the call was cancelled | |
   | `:command_error` | the command raised a `CommandError`, an error of its own | `:code`, `:data`, and those of `:python_error` |
-  | `:grpc_unavailable` | the native library is not loaded, or no connection can be had | |
-  | `:internal_error` | a bug in Snakepit, or a callback of the adapter that returned nonsense | |
+  | `:grpc_unavailable` | the native library is not loaded, or no connection is possible | |
+  | `:internal_error` | a bug in Snakepit, or an adapter callback that returned an invalid value | |
   | `:invalid_args` | arguments that the command does not take, or that cannot be sent | `:errors` |
-  | `:invalid_options` | an option that Snakepit does not take | |
-  | `:invalid_result` | the command's result cannot be carried | |
+  | `:invalid_options` | an invalid option | |
+  | `:invalid_result` | the command's result cannot be sent | |
   | `:message_too_large` | a message above `:max_message_size` | `:limit`, `:size` in bytes |
   | `:not_ready` | the deadline passed while the pool's first workers were still starting | |
   | `:pool_saturated` | every worker is busy and the queue is full | `:max_queue` |
   | `:pool_stopped` | there is no such pool, or it has stopped; the call has not run | |
   | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback`, `:frames`, `:notes`, `:cause` |
-  | `:queue_timeout` | no worker was free within `:queue_timeout`, which runs once the pool has had a ready worker | |
+  | `:queue_timeout` | no worker was free within `:queue_timeout`, which applies once the pool has had a ready worker | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
-  | `:session_lost` | the session's worker is gone; told once, then the session begins anew | |
-  | `:streaming_not_supported` | a stream from a server that has none | |
-  | `:timeout` | the deadline passed | `:queued`: before a worker was free |
+  | `:session_lost` | the session's worker is gone; returned once, then the session begins anew | |
+  | `:streaming_not_supported` | the worker does not support streams | |
+  | `:timeout` | the deadline passed | `:queued`: whether it passed before a worker was free |
   | `:unauthenticated` | the server refused the secret | |
   | `:unknown_command` | the worker has no such command | |
-  | `:worker_crashed` | the worker died while it ran the call | |
+  | `:worker_crashed` | the worker died while it was running the call | |
   | `:worker_start_failed` | no worker could be started; the message has the end of its output | |
 
-  The 17 gRPC status codes map to: `CANCELLED` to `:cancelled`, `INVALID_ARGUMENT` to
-  `:invalid_args`, `DEADLINE_EXCEEDED` to `:timeout`, `NOT_FOUND` to `:unknown_command`,
+  The 17 gRPC status codes map to these reasons: `CANCELLED` to `:cancelled`, `INVALID_ARGUMENT`
+  to `:invalid_args`, `DEADLINE_EXCEEDED` to `:timeout`, `NOT_FOUND` to `:unknown_command`,
   `PERMISSION_DENIED` and `UNAUTHENTICATED` to `:unauthenticated`, `RESOURCE_EXHAUSTED` to
-  `:pool_saturated`, or to `:message_too_large` where a size is the reason, `UNAVAILABLE` to
-  `:grpc_unavailable`, `UNIMPLEMENTED` of a stream to `:streaming_not_supported`, and the others
+  `:pool_saturated`, or to `:message_too_large` if a size is the cause, `UNAVAILABLE` to
+  `:grpc_unavailable`, `UNIMPLEMENTED` for a stream to `:streaming_not_supported`, and all others
   to `:rpc_error`.
 
   ## Python's exceptions
 
-  `:traceback` is what Python prints. `:frames` are its steps, the innermost last, each a map of `:file`,
-  `:line`, `:function` and `:source`; `:notes` is what `add_note` has added, and `:cause` the exception
-  that it was raised from (`raise ... from`), a map of the same kind, or `nil`.
+  `:traceback` is what Python prints. `:frames` are its frames, the innermost last, each a map of
+  `:file`, `:line`, `:function` and `:source`. `:notes` are the notes that `add_note` has added.
+  `:cause` is the exception that it was raised from (`raise ... from`), a map of the same form, or
+  `nil`.
 
-  A command that raises `snakepit_bridge.CommandError("out_of_stock", "only 3 are left", data={"left": 3})`
-  lets its callers match:
+  A command that raises `snakepit_bridge.CommandError("out_of_stock", "only 3 are left",
+  data={"left": 3})` lets its callers match:
 
       {:error, %Snakepit.Error{reason: :command_error, details: %{code: "out_of_stock", data: data}}}
 
-  `Exception.message/1` shows the steps in one's own code, without those in Python's libraries. Of a
-  `CommandError` it is `out_of_stock: only 3 are left` and no more: such an error is meant for callers, and
-  its details have the rest.
+  `Exception.message/1` shows the frames in the user's own code, without those in Python's
+  libraries. For a `CommandError` it returns only `out_of_stock: only 3 are left`: such an error
+  is meant for callers, and its details have the rest.
 
   ## Arguments
 
-  Of arguments that do not fit what a command's parameters are annotated with, `:errors` lists what is wrong
-  with each, as Python says it: `%{"path" => ["user", "tags", 2], "message" => "expected str, got int 1"}`. The
-  path begins with the argument's name. The message has a line for each of those that are within an argument.
+  For arguments that do not match their annotations, `:errors` lists each fault as Python reports
+  it: `%{"path" => ["user", "tags", 2], "message" => "expected str, got int 1"}`. The path begins
+  with the argument's name. The message has a line for each fault within an argument.
   """
 
   alias Snakepit.Error.Trace

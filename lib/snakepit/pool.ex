@@ -11,18 +11,20 @@ defmodule Snakepit.Pool do
 
       Snakepit.execute("summarize", %{text: text}, pool: MyApp.Python)
 
-  Any number of pools can run. The application's environment describes the one that it starts by
-  itself, with the default name `Snakepit.Pool`, as the end of this page tells.
+  You can run any number of pools. The application's environment defines the one that the
+  application itself starts, with the default name `Snakepit.Pool`: see
+  [Configuration](#module-configuration).
 
-  Workers start concurrently. Calls that come before one is ready wait in the queue for as long as
-  their `:timeout` allows (`:queue_timeout` runs once the pool has had a ready worker), and fail with
-  `:not_ready` past that. Once every worker has failed to start they fail at once with
-  `:worker_start_failed` and the reason, and the pool keeps trying. With `await_ready: true` the pool's
-  start itself waits for its workers, so that what the supervisor starts after it can call at once; it
-  fails with the reason where a worker does not start.
+  Workers start concurrently. Calls made before one is ready wait in the queue for as long as
+  their `:timeout` allows (`:queue_timeout` applies only once the pool has had a ready worker),
+  and then fail with `:not_ready`. Once every worker has failed to start, they fail at once with
+  `:worker_start_failed` and the reason, and the pool keeps trying. With `await_ready: true` the
+  start of the pool itself waits for its workers, so that whatever the supervisor starts next can
+  call at once; it fails with the reason if a worker does not start.
 
-  `Snakepit.restart/2` replaces the workers one after another, without a call that fails. With
-  `reload: true` that happens by itself when Python code changes: `guides/writing_commands.md`.
+  `Snakepit.restart/2` replaces the workers one after another, without failing a call. With
+  `reload: true` the pool does so automatically when Python code changes: see
+  `guides/writing_commands.md`.
 
   ## Options
 
@@ -37,9 +39,9 @@ defmodule Snakepit.Pool do
         pool_config: %{pool_size: 4, max_concurrency: 1, max_queue: 1_000},
         grpc_config: %{transport: :tcp, base_port: 50_051, port_range: 100}
 
-  Each key is an option of the pool. They are checked when the application starts, as options are when
-  a pool does. `runtime_threads`, beside them, is how many threads the native library has for all pools
-  together.
+  Each key sets an option of the pool. The keys are checked when the application starts, as
+  options are when a pool starts. One more key, `runtime_threads`, sets how many threads the
+  native library uses for all pools together.
 
   #{Snakepit.Config.Environment.tables()}
   """
@@ -81,8 +83,8 @@ defmodule Snakepit.Pool do
   end
 
   @doc """
-  Starts a pool. Returns `{:error, %Snakepit.Error{}}` when an option is wrong; with `:await_ready`
-  also when a worker does not start, or not in time.
+  Starts a pool. Returns `{:error, %Snakepit.Error{}}` if an option is invalid; with
+  `:await_ready` also if a worker does not start, or not in time.
   """
   @spec start_link(keyword) :: Supervisor.on_start() | {:error, Error.t()}
   def start_link(options \\ []) do
@@ -149,10 +151,10 @@ defmodule Snakepit.Pool do
   @doc """
   Waits until every worker is ready.
 
-  Returns the error of a worker that could not start as soon as there is one (the pool goes on
-  trying), or a `:timeout` after `timeout` ms. A pool that was killed, or that crashed, is waited for as
-  well: its supervisor is about to start it again. One that was never started, or was stopped, is the
-  error `:pool_stopped` at once.
+  Returns the error of a worker that could not start as soon as there is one (the pool keeps
+  trying), or a `:timeout` after `timeout` ms. It also waits for a pool that was killed or has
+  crashed, because its supervisor is about to restart it. A pool that was never started, or was
+  stopped, is the error `:pool_stopped` at once.
   """
   @spec await_ready(atom, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool \\ __MODULE__, timeout \\ 30_000) do

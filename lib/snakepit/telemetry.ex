@@ -1,50 +1,54 @@
 defmodule Snakepit.Telemetry do
   @moduledoc """
-  The events that Snakepit emits through `:telemetry`, where the application has it. Where it has not,
-  they cost nothing; whether it has is looked up when a pool starts.
+  The events that Snakepit emits through `:telemetry`, if the application depends on it. Otherwise
+  they cost nothing; a pool checks for it when it starts.
 
       :telemetry.attach("log", [:snakepit, :call, :stop], &MyApp.handle_event/4, nil)
 
-  Times are in native units (`System.convert_time_unit/3`). Each event's metadata has `:pool`; those of
-  calls have `:command`, `:streaming`, `:request_id`, `:session_id` (nil without one) and
-  `:telemetry_span_context`, those of workers `:worker_id`.
+  Times are in native units (`System.convert_time_unit/3`). The metadata of each event has
+  `:pool`; that of calls has `:command`, `:streaming`, `:request_id`, `:session_id` (nil without a
+  session) and `:telemetry_span_context`, that of workers has `:worker_id`.
 
   ## Where handlers run
 
-  The events of a call are emitted by the process that calls: a slow handler slows that call. These are
+  The calling process emits the events of a call: a slow handler slows that call. These are
   `:start`, `:stop` and `:exception` of `[:snakepit, :call]`, `[:snakepit, :grpc, :request]`,
   `[:snakepit, :queue, :full]` and `[:snakepit, :session, :ended]`.
 
-  All others are emitted by a process of the pool that does nothing else, in their order; so is the end of
-  a call of `Snakepit.start_stream/3`. Their handlers slow nothing but each other, and may call the pool:
-  `Snakepit.stats/1` and its kin, and `Snakepit.execute/3`. By then the pool may have gone on from what an
-  event tells. While 10,000 events wait further ones are dropped, which is logged.
+  A separate process of the pool emits all other events, in order, and also the end of a call of
+  `Snakepit.start_stream/3`. Their handlers delay only each other, and may call the pool:
+  `Snakepit.stats/1` and similar functions, and `Snakepit.execute/3`. By then the state that an
+  event reports may have changed. While 10,000 events wait, further ones are dropped, which is
+  logged.
 
   ## Calls
 
-  A call is a span from when it has passed its checks to when its caller has the result.
+  A call is a span that begins when the call has passed its checks and ends when its caller has
+  the result.
 
   | event | measurements | further metadata |
   |---|---|---|
   | `[:snakepit, :call, :start]` | `:monotonic_time`, `:system_time` | |
-  | `[:snakepit, :call, :stop]` | `:duration`, `:queue_time`, `:execution_time`; of a stream `:chunks` and `:first_chunk_time` too | `:worker_id`, `:halted` |
+  | `[:snakepit, :call, :stop]` | `:duration`, `:queue_time`, `:execution_time`; for a stream also `:chunks` and `:first_chunk_time` | `:worker_id`, `:halted` |
   | `[:snakepit, :call, :exception]` | the same | `:worker_id`, `:kind`, `:reason`, `:stacktrace` |
-  | `[:snakepit, :grpc, :request]` | `:duration` | `:command` and `:streaming` alone |
+  | `[:snakepit, :grpc, :request]` | `:duration` | only `:command` and `:streaming` |
   | `[:snakepit, :call, :cancelled]` | `:duration` | `:worker_id`, `:how` |
 
-  A call that returns an error is an `:exception` of the kind `:error` with the `Snakepit.Error` as its
-  `:reason`; what the callback of a stream raises is one too. A stream that its consumer ended early is a
-  `:stop` with `halted: true`. `:queue_time` is the wait for a worker and `:execution_time` all that came
-  after it; a stream that failed or was halted does not have them. `:first_chunk_time` is from the call to
-  its first chunk, nil if there was none.
+  A call that returns an error is an `:exception` of the kind `:error` with the `Snakepit.Error`
+  as its `:reason`; an exception in the callback of a stream is one, too. A stream that its
+  consumer ended early is a `:stop` with `halted: true`. `:queue_time` is the wait for a worker
+  and `:execution_time` is everything after it; a stream that failed or was halted does not have
+  them. `:first_chunk_time` is the time from the call to its first chunk, nil without one.
 
   `[:snakepit, :grpc, :request]` is emitted at the end of each call over gRPC, however it ended.
 
-  `[:snakepit, :call, :cancelled]` tells that the work of a call in Python has ended after the call itself
-  had: halted, cancelled, past its deadline, or its caller dead. Until then it held its place on the
-  worker; `:duration` is from the call's end to its work's. `:how` is `:stopped` (the handler returned or
-  raised by itself), `:closed` (its generator was closed, its task cancelled), `:killed` (it went on past
-  `:kill_grace`, or the worker was lost) or `:unknown` (the server has stopped it, but does not tell how).
+  `[:snakepit, :call, :cancelled]` reports that a command has ended in Python after its call had
+  ended: the call was halted or cancelled, its deadline passed, or its caller died. Until then the
+  command occupied its place on the worker; `:duration` is the time from the end of the call to
+  the end of the command. `:how` is `:stopped` (the handler returned or raised on its own),
+  `:closed` (its generator was closed, its task cancelled), `:killed` (it continued past
+  `:kill_grace`, or the worker was lost) or `:unknown` (the server has stopped it, but does not
+  report how).
 
   ## Pools and workers
 
@@ -61,27 +65,28 @@ defmodule Snakepit.Telemetry do
   | `[:snakepit, :pool, :restarted]` | `:duration`, `:replaced` workers | `:why`, `:error` |
   | `[:snakepit, :pool, :fallback]` | `:system_time` | `:adapter`, `:fallback_adapter`, `:why` |
 
-  A worker that ends has `:stopped` as its last event, after `:killed` if Snakepit killed it; its `:why` is
-  `:shutdown` when the pool stops. `:stuck` comes with each health check of a worker of which one command
-  has let no other Python thread run for a second or more; it stays in the pool. `:restarted` comes when its successor is started. `:fallback` is when no
-  worker can have gRPC, and the pool goes on with those of its `:fallback_adapter`.
+  The last event of a worker is `:stopped`, after `:killed` if Snakepit killed it; its `:why` is
+  `:shutdown` when the pool stops. `:stuck` is emitted with each health check of a worker if one
+  of its commands has let no other Python thread run for a second or more; the worker stays in the
+  pool. `:restarted` is emitted when its successor is started. `:fallback` is emitted when no
+  worker can use gRPC and the pool continues with the workers of its `:fallback_adapter`.
 
-  The `:restarted` of a pool is the end of `Snakepit.restart/2`, or of a reload (`reload: true`): `:why` is
-  a text that says which, and which files have changed; `:error` is nil, or the `Snakepit.Error` because
-  of which it went no further. The workers that it replaced have `:started`, `:ready` and `:stopped`, and
-  no `:restarted` of their own.
+  The `:restarted` event of a pool marks the end of `Snakepit.restart/2` or of a reload (`reload:
+  true`): `:why` is a text that says which, and which files have changed; `:error` is nil, or the
+  `Snakepit.Error` that stopped it. The workers that it replaced emit `:started`, `:ready` and
+  `:stopped`, but no `:restarted` of their own.
 
   ## Sessions
 
-  `[:snakepit, :session, event]`, with the measurement `:system_time` and the metadata `:session_id` and
-  `:worker_id` (of `:ended` none), `event` being
+  `[:snakepit, :session, event]` has the measurement `:system_time` and the metadata `:session_id`
+  and `:worker_id` (nil for `:ended`). The `event` is one of
 
-    * `:created` - it has begun, or begun anew, on that worker
-    * `:moved` - to that worker, its own being busy (`affinity: :prefer`)
-    * `:lost` - with that worker
+    * `:created` - the session has begun, or begun anew, on that worker
+    * `:moved` - it has moved to that worker because its own was busy (`affinity: :prefer`)
+    * `:lost` - it was lost with that worker
     * `:expired` - no call has used it for `:session_ttl`
-    * `:evicted` - the least recently used beyond `:max_sessions`
-    * `:ended` - by `Snakepit.end_session/2`
+    * `:evicted` - it was the least recently used beyond `:max_sessions`
+    * `:ended` - `Snakepit.end_session/2` has ended it
   """
 
   @compile {:no_warn_undefined, :telemetry}
@@ -109,7 +114,7 @@ defmodule Snakepit.Telemetry do
     defstruct [:started, :metadata, :request_event, :first_chunk, chunks: 0]
   end
 
-  @doc "Every event, for `:telemetry.attach_many/4`."
+  @doc "Returns every event, for `:telemetry.attach_many/4`."
   @spec events() :: [[atom]]
   def events, do: @events
 

@@ -1,27 +1,29 @@
 defmodule Mix.Tasks.Snakepit.Setup do
-  @shortdoc "Makes .venv with the packages of commands, grpcio, and snakepit_bridge for editors"
+  @shortdoc "Creates .venv with the packages of commands, grpcio, and snakepit_bridge for editors"
 
   @moduledoc """
-  Makes a virtual environment with the packages that your commands need, and with grpcio for pools with
-  `server: :grpcio`. Workers with the native server need no package, and a bare `python3` serves them.
+  Creates a virtual environment with the packages that your commands need, and with grpcio for
+  pools with `server: :grpcio`. Workers with the native server need no package; a bare `python3`
+  runs them.
 
       mix snakepit.setup [--python EXECUTABLE] [--venv FOLDER] [--requirements FILE] [--dev]
 
-    * `--python` - the Python to make it with, default `python3` (3.9 or newer)
-    * `--venv` - where, default `.venv`, which is where pools look
-    * `--requirements` - a file of further packages, as pip reads it: those of your own commands
-    * `--dev` - also what Snakepit's own tests and checks use
+    * `--python` - the Python for the environment, default `python3` (3.9 or newer)
+    * `--venv` - the directory, default `.venv`, which is where pools look
+    * `--requirements` - a pip requirements file with further packages: those of your own commands
+    * `--dev` - also installs what Snakepit's own tests and checks use
 
-  Editors, mypy and pytest find `snakepit_bridge` in it: a file `snakepit_bridge.pth` in its `site-packages`
-  names the folder that workers import it from, so that both always have the same version. Workers import
-  it from there whatever else is installed. Where the environment has a copy of its own, from `pip install`,
-  the task says so.
+  Editors, mypy and pytest find `snakepit_bridge` in the environment: a file `snakepit_bridge.pth`
+  in its `site-packages` names the directory from which workers import it, so that both always
+  have the same version. Workers import it from there, whatever else is installed. If the
+  environment has another copy, from `pip install`, the task says so.
 
-  What is there already is left alone, so that it can run before every start. Only an environment whose
-  Python is gone is made anew.
+  Whatever exists already is left alone, so you can run the task before every start. Only an
+  environment whose Python is gone is created again.
 
-  For a free-threaded CPython, 3.14 or newer, it also builds the extension that the native server is:
-  the one that `mix compile` makes serves all others. It installs no grpcio there.
+  For a free-threaded CPython, 3.14 or newer, the task also builds the extension of the native
+  server, because the one that `mix compile` builds works only for all others. It installs no
+  grpcio there.
   """
   use Mix.Task
 
@@ -37,16 +39,16 @@ defmodule Mix.Tasks.Snakepit.Setup do
     {options, _rest} = OptionParser.parse!(args, strict: @options)
     venv = Path.expand(Keyword.get(options, :venv, ".venv"))
     python = Path.join(venv, "bin/python")
-    # Without ensurepip a first try leaves an environment that has no pip.
+    # Without ensurepip a first attempt leaves an environment without pip.
     pip? = File.exists?(Path.join(venv, "bin/pip"))
-    # Its Python was removed, by an upgrade say: nothing in it can run.
+    # Its Python was removed, for example by an upgrade: nothing in it can run.
     broken? = match?({:ok, _}, File.lstat(python)) and not File.exists?(python)
     clear = if broken?, do: ["--clear"], else: []
 
     unless pip? and not broken?,
       do: run!(python!(options[:python]), ["-m", "venv", venv] ++ clear)
 
-    # grpcio would turn the global lock of a free-threaded Python on.
+    # grpcio would turn on the global lock of a free-threaded Python.
     worker = if Compile.Snakepit.build_for(python) == :free_threaded, do: [], else: @worker
     packages = if options[:dev], do: worker ++ @dev, else: worker
     {lines, pip_args} = requirements(options[:requirements])
@@ -66,7 +68,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
   @find "import importlib.util as u; print(u.find_spec('snakepit_bridge').origin)"
 
   @doc false
-  # Has `python` find the package of workers.
+  # Makes `python` find the package that workers import.
   def link_package(python) do
     folder = Path.join(Compile.Snakepit.source(), "priv/python")
     link = Path.join(output!(python, @locate), "snakepit_bridge.pth")
@@ -81,7 +83,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
     end
   end
 
-  # -I: as nothing but the environment itself has it.
+  # -I isolates it: only the environment itself counts.
   defp output!(python, code) do
     case System.cmd(python, ["-I", "-c", code], stderr_to_stdout: true) do
       {output, 0} -> String.trim(output)

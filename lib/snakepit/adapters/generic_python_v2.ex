@@ -7,8 +7,9 @@ defmodule Snakepit.Adapters.GenericPythonV2 do
        adapter: Snakepit.Adapters.GenericPythonV2,
        adapter_args: [class: "my_app.commands:Commands", paths: ["python"]]}
 
-  It takes the `adapter_args` and the class of commands of `Snakepit.Adapters.GRPCPython`, and needs
-  nothing but Python. What it has not is streams: they fail with `:streaming_not_supported`.
+  It takes the same `adapter_args` and command classes as `Snakepit.Adapters.GRPCPython`, and
+  needs only Python itself. It does not support streams: they fail with
+  `:streaming_not_supported`.
   """
   @behaviour Snakepit.Adapter
 

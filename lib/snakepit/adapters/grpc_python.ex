@@ -8,18 +8,19 @@ defmodule Snakepit.Adapters.GRPCPython do
 
   `adapter_args`:
 
-    * `:class` - the class of the commands, `"module:Class"`; by default the built-in ones
-      (`ping`, `echo`, `compute`, `info`, `ping_stream`)
-    * `:paths` - directories to import from: `{:my_app, "priv/python"}` for one within an application, or
-      a path; if relative, to the pool's `:root`
+    * `:class` - the command class, `"module:Class"`; by default the built-in commands (`ping`,
+      `echo`, `compute`, `info`, `ping_stream`)
+    * `:paths` - directories to import from: `{:my_app, "priv/python"}` for one within an
+      application, or a path; a relative path starts from the pool's `:root`
 
-    * `:init` - the keyword arguments of the class's `__init__`: a map, or a keyword list, of anything that
-      arguments of calls can carry. They are written to the worker's standard input, so that neither its command
-      line nor its environment shows them, and no log, error or inspected term does
+    * `:init` - the keyword arguments of the class's `__init__`: a map or a keyword list, with the
+      same types of values as the arguments of calls. They are written to the worker's standard
+      input, so that neither its command line nor its environment shows them, and neither does any
+      log, error or inspected term
 
-  The pool's `:python` names the executable, in the same way. By default it is `.venv/bin/python` in the
-  pool's `:root` where there is one, else `python3`. The native server needs no package; for the portable
-  one (`server: :grpcio`) there is `mix snakepit.setup`.
+  The pool's `:python` names the executable, in the same way. By default it is `.venv/bin/python`
+  in the pool's `:root` if that exists, otherwise `python3`. The native server needs no package;
+  for the portable server (`server: :grpcio`) run `mix snakepit.setup`.
   """
   @behaviour Snakepit.Adapter
 

@@ -49,7 +49,7 @@ defmodule Snakepit.Config.Environment do
 
     Enum.map_join(levels, "\n", fn {title, keys} ->
       rows = for {key, option} <- keys, do: "| `#{key}` | `#{inspect(option)}` |\n"
-      "| #{title} | the option |\n|---|---|\n#{rows}"
+      "| #{title} | option |\n|---|---|\n#{rows}"
     end)
   end
 

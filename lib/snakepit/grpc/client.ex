@@ -1,12 +1,12 @@
 defmodule Snakepit.GRPC.Client do
   @moduledoc """
-  The one gateway to the native client: calls through a pool's workers, or over a channel of one's
-  own to any server of `proto/snakepit.proto`.
+  Calls over the native client: through a pool's workers, or over a channel of your own to any
+  server of `proto/snakepit.proto`.
 
       {:ok, channel} = Snakepit.GRPC.Client.connect("unix:/tmp/server.sock")
       {:ok, %{"status" => "ok"}} = Snakepit.GRPC.Client.execute(channel, "ping")
 
-  A channel connects again, for the next call, when its connection is lost or the server gives it up.
+  If a channel loses its connection, or the server closes it, the next call connects again.
 
   Every function returns `{:error, %Snakepit.Error{}}` on failure.
   """
@@ -15,7 +15,7 @@ defmodule Snakepit.GRPC.Client do
   alias Snakepit.Config.Options
   alias Snakepit.GRPC.Channel
 
-  @typedoc "A connection to a server, or the native side of a pool. It ends when nobody holds it."
+  @typedoc "A connection to a server, or the native side of a pool. It ends when no process references it."
   @opaque target :: Channel.target()
 
   @timeout 30_000
@@ -31,8 +31,8 @@ defmodule Snakepit.GRPC.Client do
   @doc """
   Connects to `"unix:/path"` or `"tcp:host:port"`.
 
-  Options: `:secret` (sent as `x-snakepit-secret`), `:max_message_size` (bytes of what is sent and
-  received, default #{@max_message_size}), `:timeout` (ms, default #{@timeout}).
+  Options: `:secret` (sent as `x-snakepit-secret`), `:max_message_size` (bytes, for messages in
+  both directions, default #{@max_message_size}), `:timeout` (ms, default #{@timeout}).
   """
   @spec connect(String.t(), keyword) :: {:ok, target} | {:error, Error.t()}
   def connect(address, options \\ []) do
@@ -56,7 +56,7 @@ defmodule Snakepit.GRPC.Client do
   Executes a command and waits for its result, a map with string keys.
 
   Options: `:timeout` (ms or `:infinity`, default #{@timeout}), `:session_id`, `:request_id`,
-  `:traceparent`, `:metadata`, and of a pool `:queue_timeout` and `:affinity`.
+  `:traceparent`, `:metadata`, and for a pool `:queue_timeout` and `:affinity`.
   """
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(target, command, args \\ %{}, options \\ []) do
@@ -71,11 +71,11 @@ defmodule Snakepit.GRPC.Client do
   @doc """
   Executes a command and calls `callback` with each chunk, in this process.
 
-  A chunk is a map with string keys, with `"is_final"` beside the values. The callback's value is
-  ignored, except `:halt`, which cancels the rest. Options as for `execute/4`, and:
+  A chunk is a map with string keys, which has `"is_final"` besides the values. The callback's
+  value is ignored, except `:halt`, which cancels the rest. Options are those of `execute/4`, and:
 
-    * `:demand` - how many chunks may be on their way to the callback, default #{@demand}
-    * `:first_chunk_timeout` - ms or `:infinity` (default) from the call on
+    * `:demand` - how many chunks may be in transit to the callback, default #{@demand}
+    * `:first_chunk_timeout` - ms or `:infinity` (default), from the call on
     * `:idle_timeout` - ms or `:infinity` (default) for each further chunk, while one is wanted
   """
   @spec execute_stream(target, String.t(), map | keyword, (map -> any), keyword) ::
@@ -85,8 +85,9 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc """
-  A lazy `Stream` of the chunks. The command starts when the stream is enumerated, is cancelled
-  when that halts, and raises `Snakepit.Error`. Options as for `execute_stream/5`.
+  Returns a lazy `Stream` of the chunks. The command starts when the stream is enumerated, is
+  cancelled when the enumeration halts, and raises `Snakepit.Error`. Options are those of
+  `execute_stream/5`.
   """
   @spec stream(target, String.t(), map | keyword, keyword) :: Enumerable.t()
   def stream(target, command, args \\ %{}, options \\ []) do
@@ -94,10 +95,10 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc """
-  Starts a command whose chunks reach this process as the messages of `Snakepit.Call`.
+  Starts a command whose chunks this process receives as the messages of `Snakepit.Call`.
 
-  Options as for `execute_stream/5`; here `:demand` is how many chunks are asked for to begin with,
-  and `ask/2` asks for more.
+  Options are those of `execute_stream/5`; here `:demand` is the number of chunks requested
+  initially, and `ask/2` requests more.
   """
   @spec start_stream(target, String.t(), map | keyword, keyword) ::
           {:ok, Call.t()} | {:error, Error.t()}
@@ -113,18 +114,18 @@ defmodule Snakepit.GRPC.Client do
     end
   end
 
-  @doc "Asks for `chunks` more chunks of a stream."
+  @doc "Requests `chunks` more chunks of a stream."
   @spec ask(Call.t(), pos_integer) :: :ok
   defdelegate ask(call, chunks), to: ChunkStream
 
   @doc """
-  Ends a stream early. Nothing of it is left in the mailbox of the calling process, which has to be
-  the one that started it. Does nothing to one that has ended.
+  Ends a stream early. Afterwards no message of it is in the mailbox of the calling process, which
+  must be the one that started it. Does nothing if the stream has ended.
   """
   @spec cancel(Call.t()) :: :ok
   defdelegate cancel(call), to: ChunkStream
 
-  @doc "Asks a server how it is: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."
+  @doc "Asks a server for its health: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."
   @spec health(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def health(channel, options \\ []) do
     with :ok <- Options.check(options, %{timeout: {:positive, @longest}, worker_id: :string}) do
@@ -133,7 +134,7 @@ defmodule Snakepit.GRPC.Client do
     end
   end
 
-  @doc "Asks a server what it is: its type, version, commands, statistics and system."
+  @doc "Asks a server for its type, version, commands, statistics and system."
   @spec get_info(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def get_info(channel, options \\ []) do
     with :ok <- Options.check(options, %{timeout: {:positive, @longest}}),
@@ -141,19 +142,19 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc """
-  Encodes arguments as a peer without our additions reads them: a binary as it is, anything else
-  as JSON.
+  Encodes arguments for a peer without Snakepit's additions: a binary unchanged, anything else as
+  JSON.
 
       iex> Snakepit.GRPC.Client.encode_args(%{a: 1, b: "test", c: [1, 2, 3]})
       %{"a" => "1", "b" => "test", "c" => "[1,2,3]"}
 
-  Raises `Snakepit.Error` for what cannot be sent.
+  Raises `Snakepit.Error` for a value that cannot be sent.
   """
   @spec encode_args(map | keyword) :: %{String.t() => binary}
   def encode_args(args), do: args |> Codec.encode(&Native.encode_args/1) |> bang()
 
   @doc """
-  Decodes what such a peer sent: JSON if it parses, else a binary.
+  Decodes what such a peer sent: JSON if it parses, otherwise a binary.
 
       iex> Snakepit.GRPC.Client.decode_result(%{"a" => "1", "b" => "test", "c" => "[1,2,3]"})
       %{"a" => 1, "b" => "test", "c" => [1, 2, 3]}
