@@ -1,1 +1,1 @@
-"""The servers that take calls and answer them: native, grpcio, and stdin and stdout."""
+"""The servers that receive calls and answer them: native, grpcio, and stdin and stdout."""

@@ -1,7 +1,7 @@
-"""The worker's server on grpcio, which only this file needs.
+"""The worker's server on grpcio. Only this file imports grpcio.
 
-It is grpcio's threaded server: a command runs in the thread that answers its RPC. Handing it from
-the asyncio server to a handler thread and back took half as long again per call, measured.
+It is grpcio's threaded server: a command runs in the thread that answers its RPC. With the asyncio
+server and a handler thread, a call took half as long again (measured).
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._values.fields import decode_fields
 from snakepit_bridge._version import __version__
 
-#: How many RPCs a worker holds, beside those that run, before it refuses more.
+#: The number of RPCs that may wait, besides those that run; more are refused.
 MAX_RPCS = 1024
-#: How long before its own deadline a Health that awaits a call answers.
+#: How long before its deadline a Health RPC that awaits a call answers, in seconds.
 HEALTH_MARGIN = 0.05
 
-#: How large the headers of a request may be; by default grpcio refuses some from 8 KiB on.
+#: The maximum size of a request's headers; by default grpcio refuses some from 8 KiB on.
 MAX_METADATA = 64 * 1024
-#: How long a client may take to speak HTTP/2, in milliseconds.
+#: How long a client may take for the HTTP/2 handshake, in milliseconds.
 HANDSHAKE_TIMEOUT = 10_000
-#: How many RPCs of one connection grpcio holds, beside those that run. Without a limit it keeps
-#: thousands that were reset, and from a thousand on it cancels those of other connections, too.
+#: The number of RPCs of one connection that may wait, besides those that run. Without a limit
+#: grpcio keeps thousands of reset RPCs, and from a thousand on it cancels those of others, too.
 MAX_STREAMS = 64
-#: How many connections there may be over TCP, where anybody of the machine can connect.
+#: The maximum number of TCP connections: every user of the machine can connect.
 MAX_CONNECTIONS = 256
-#: How long a connection over TCP may be without an RPC, in milliseconds. The pool's checks of the
-#: worker's health come more often, and a pool without them connects again.
+#: How long a TCP connection may be without an RPC, in milliseconds. Health checks are more
+#: frequent, and a pool without health checks reconnects.
 MAX_IDLE = 60_000
 
 _SERVICE = "/snakepit.SnakepitBridge/"
 _SECRET = "x-snakepit-secret"
 _REQUEST_ID = "x-request-id"
-# What grpcio gives as the time that remains when there is no deadline is some centuries.
+# Without a deadline grpcio's remaining time is centuries.
 _ENDLESS = 1e9
 
 # A client that does not know the enum reads the text.
@@ -124,7 +124,7 @@ class _Service(grpc.GenericRpcHandler):
         self._worker = worker
         self._limit = limit
         self._secret = secret.encode()
-        # One that takes a stream does not wait for a request that may never come.
+        # A handler that takes a stream does not wait for a request, which may never arrive.
         self._refusal: Any = grpc.stream_unary_rpc_method_handler(_refuse)
         unary = (grpc.unary_unary_rpc_method_handler, self._execute)
         stream = (grpc.unary_stream_rpc_method_handler, self._execute_stream)
@@ -150,7 +150,7 @@ class _Service(grpc.GenericRpcHandler):
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        """What serves an RPC. grpcio asks one by one, in the order in which RPCs arrive."""
+        """Returns the handler of an RPC. grpcio calls this for one RPC after another, in order."""
         if self._secret and not self._is_trusted(details):
             return self._refusal
         found = self._calls.get(details.method)
@@ -167,7 +167,7 @@ class _Service(grpc.GenericRpcHandler):
             given.encode() if isinstance(given, str) else given, self._secret
         )
 
-    # grpcio answers an `Exception` that leaves these, and nothing else.
+    # grpcio answers an RPC whose handler raises an `Exception`, but not another BaseException.
 
     def _execute(self, order: int, request: _Request, rpc: grpc.ServicerContext) -> bytes:
         request.request_id = request.request_id or _metadata(rpc).get(_REQUEST_ID, "")
@@ -218,7 +218,7 @@ class _Service(grpc.GenericRpcHandler):
     def _call(
         self, command: Command, request: _Request, rpc: grpc.ServicerContext, order: int
     ) -> tuple[Call, Optional[float]]:
-        """Makes the call; beside it its deadline, if gRPC does not watch over that."""
+        """Returns the call, and its deadline if gRPC does not enforce it."""
         remaining = _remaining(rpc)
         watched = remaining is not None
         if remaining is None and request.timeout_ms > 0:

@@ -1,4 +1,4 @@
-"""A call's results as the messages of `proto/snakepit.proto`."""
+"""Encodes the results of calls as messages of `proto/snakepit.proto`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from snakepit_bridge._proto.snakepit_pb2 import ExecuteResponse, StreamResponse
 
 
 class UnaryWire:
-    """For the RPCs that answer with an `ExecuteResponse`."""
+    """Encodes an `ExecuteResponse`."""
 
     __slots__ = ("_limit", "_request_id")
 
@@ -39,7 +39,7 @@ class UnaryWire:
 
 
 class StreamWire:
-    """For the RPCs that answer with `StreamResponse`s."""
+    """Encodes `StreamResponse`s."""
 
     __slots__ = ("_limit", "_request_id")
 

@@ -1,4 +1,4 @@
-"""The worker's server in Rust, which comes as an extension module: Python runs the commands."""
+"""The worker's server in Rust, an extension module; Python runs the commands."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _shut_down(server: Server, kill_grace: float, timeout: float) -> None:
 
 
 class _Callbacks:
-    """What the server asks of Python."""
+    """The methods that the server in Rust calls."""
 
     def __init__(
         self, registry: Registry, worker_id: str, sessions: Sessions, signals: Signals
@@ -189,7 +189,7 @@ class _Callbacks:
         name: str,
         stream: bool,  # noqa: FBT001
     ) -> tuple[object, Optional[Generator[object, None, object]]]:
-        """What Rust does not know as a result, as `unwrapping.unwrap` has it."""
+        """Calls `unwrapping.unwrap` for a value that Rust cannot encode itself."""
         if running.get() is None:
             running.set(Context(request_id=call.request_id))
         return unwrapping.unwrap(value, call, name, stream=stream)
@@ -211,7 +211,7 @@ class _Callbacks:
         root: str,
         kinds: bool,  # noqa: FBT001
     ) -> tuple[dict[str, bytes], Optional[bytes]]:
-        """All fields of a dict that has a key which is no plain `str`."""
+        """Encodes the fields of a dict that has a key of another type than `str`."""
         with invalid_result:
             return encode_fields(value, root, kinds=kinds)
 
@@ -225,6 +225,6 @@ class _Callbacks:
 
 
 def _is_task_cancelled(kind: type[BaseException]) -> bool:
-    # Where nothing has imported asyncio nothing raised its exception.
+    # If asyncio is not imported, its exception was not raised.
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and issubclass(kind, asyncio.CancelledError)

@@ -1,4 +1,4 @@
-"""Streams under a deadline that their transport does not watch."""
+"""Enforces the deadline of a stream if its transport does not."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Optional, Union
 
-#: How many messages may wait for the network.
+#: The number of messages that may wait for the network.
 MESSAGES_AHEAD = 32
 
 
 class TimedOutError(Exception):
-    """There was no next message before the deadline."""
+    """The deadline passed before the next message."""
 
 
 def relay(messages: Generator[bytes, None, None], deadline: float) -> Iterator[bytes]:
-    """Passes `messages` on from a thread of their own; raises `TimedOutError` at the deadline.
+    """Forwards `messages` from a separate thread; raises `TimedOutError` at the deadline.
 
-    Closing it, or its end, lets the thread close `messages` at the next one of them.
+    When this generator ends or is closed, the thread closes `messages` at its next step.
     """
     waiting: queue.Queue[Union[bytes, BaseException, None]] = queue.Queue(MESSAGES_AHEAD)
     closed = False

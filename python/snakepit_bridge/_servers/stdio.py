@@ -1,4 +1,4 @@
-"""The worker's server over stdin and stdout: a 4-byte length, big-endian, then extended JSON."""
+"""The worker's server over stdin and stdout: 4 bytes of length, big-endian, then extended JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _log = logging.getLogger("snakepit_bridge")
 
 
 def run(registry: Registry, hooks: HookRunner, options: Options, pipes: tuple[int, int]) -> int:
-    """Serves until SIGTERM or SIGINT, or the end of stdin; returns the exit code."""
+    """Serves until SIGTERM or SIGINT, or until stdin ends; returns the exit code."""
     signals = Signals()
     worker = Worker(
         registry,
@@ -42,7 +42,7 @@ def run(registry: Registry, hooks: HookRunner, options: Options, pipes: tuple[in
         max_concurrency=options.max_concurrency,
         sessions=hooks.sessions(options.max_sessions, options.session_ttl),
     )
-    # One thread more than calls that run: it takes what is said meanwhile.
+    # One thread more than calls that may run: it reads cancellations and checks meanwhile.
     server = _Server(worker, options.max_message_size, pipes, options.max_concurrency + 1)
     server.start_thread()
     stop = functools.partial(_shut_down, server, worker, options.kill_grace)
@@ -59,9 +59,9 @@ def _shut_down(server: _Server, worker: Worker, kill_grace: float, timeout: floa
 
 
 class _Server:
-    """Its threads take turns at reading; who has read a message answers it, too.
+    """Its threads take turns at reading; the thread that has read a message also answers it.
 
-    Another one is started when all are at work, up to the most that there may be.
+    When all threads are busy, another one is started, up to `max_threads`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class _Server:
             if self._threads == self._max_threads:
                 return
             name = f"snakepit-call-{self._threads}"
-            # Without another thread, one of those that are at work reads on when it is done.
+            # If no thread can be started, a busy one continues reading when it has finished.
             with contextlib.suppress(RuntimeError):
                 threading.Thread(target=self._serve, name=name, daemon=True).start()
                 self._threads += 1
@@ -115,11 +115,11 @@ class _Server:
         except (EOFError, BrokenPipeError):
             pass
         finally:
-            # The parent is gone, or what it says cannot be understood.
+            # The parent has ended, or has sent an invalid message.
             kill_group()
 
     def say_draining(self) -> None:
-        """Asks the parent for no more calls."""
+        """Asks the parent to send no more calls."""
         with contextlib.suppress(BrokenPipeError):
             self._write(encode_extended({"draining": True}))
 
@@ -167,7 +167,7 @@ class _Server:
 
     def _write(self, message: bytes) -> None:
         size = len(message).to_bytes(4, "big")
-        # A large one is not copied to stand behind its size.
+        # Do not copy a large message only to prepend its size.
         parts = [size + message] if len(message) < _READ_AHEAD else [size, message]
         with self._writing:
             for part in parts:
@@ -220,7 +220,7 @@ def _args(request: dict[str, Any], problems: list[str]) -> dict[str, Any]:
 
 
 class _Inlet:
-    """Messages from a pipe. A buffered file would hold up the interpreter's end."""
+    """Reads messages from a pipe. A buffered file would delay the exit of the interpreter."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

@@ -1,4 +1,4 @@
-"""A call's answer as a message of the protocol over stdin and stdout."""
+"""Encodes the results of calls as messages for stdout."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StdioWire:
     def failure(self, failure: CallError) -> bytes:
         message = self._failure(failure)
         if len(message) > self._limit:
-            # An escaped character takes six.
+            # An escaped character takes six bytes.
             failure.fit(self._limit // 6)
             message = self._failure(failure)
         return message

@@ -1,4 +1,4 @@
-"""A worker: an adapter's commands, their runner, and what it tells about itself."""
+"""A worker of the grpcio and stdio servers: commands, runner, sessions, statistics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snakepit_bridge._commands.sessions import Sessions
 from snakepit_bridge._threads.main_thread import MainThread
 from snakepit_bridge._threads.runner import Runner
 
-# What was before, the interpreter's own start, counts in neither.
+# The start of the interpreter is not counted.
 _BEGAN, _CPU_BEFORE = time.monotonic(), time.process_time()
 
 
@@ -22,7 +22,7 @@ class Worker:
     ) -> None:
         self.worker_id = worker_id
         self.registry = registry
-        #: The one that the server is made in, which serves once it is ready.
+        #: Serves in the thread that creates the server.
         self.main = MainThread()
         self.runner = Runner(max_concurrency, self.main)
         self.sessions = sessions
@@ -56,6 +56,6 @@ def _memory_bytes() -> int:
 
 
 def _cpu_percent() -> float:
-    """The average since the worker began, of one core."""
+    """Returns the average use of one core since the worker started."""
     used = time.process_time() - _CPU_BEFORE
     return round(100.0 * used / max(time.monotonic() - _BEGAN, 0.001), 1)

@@ -1,1 +1,1 @@
-"""Where commands and hooks run: the main thread, other threads, the event loop."""
+"""Runs commands and hooks: in the main thread, in other threads, on the event loop."""

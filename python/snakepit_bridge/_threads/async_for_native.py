@@ -1,6 +1,6 @@
-"""`async` commands of the native server: the event loop takes their calls and answers them itself.
+"""Runs `async` commands for the native server: the event loop takes calls and answers them itself.
 
-No thread waits for them, as one does in `async_for_threads`.
+No thread waits for them, unlike in `async_for_threads`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class AsyncCalls:
         self._server = server
         self._sessions = sessions
         self._loop = shared().loop
-        #: The variables that tasks start with.
+        #: The context variables with which tasks start.
         self._context = context_variables.new()
-        #: The loop itself holds tasks weakly.
+        #: Keeps the tasks alive: the loop has only weak references to them.
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop.call_soon_threadsafe(self._loop.add_reader, server.loop_fd(), self._take)
 
@@ -50,7 +50,7 @@ class AsyncCalls:
         try:
             task = self._context.run(self._loop.create_task, running)
         except BaseException:
-            # A task factory is the user's.
+            # The user's code may have set a task factory, which may raise.
             running.close()
             raise
         self._tasks.add(task)
@@ -80,7 +80,7 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
 
 
 async def _finish(call: AsyncCall, value: Any) -> None:
-    """What a coroutine returned may have to be awaited, or iterated over, in turn."""
+    """Answers with the returned value, which may itself have to be awaited or iterated over."""
     exit_fork()
     if is_awaitable(value):
         value = await awaited(value)
@@ -97,7 +97,7 @@ async def _finish(call: AsyncCall, value: Any) -> None:
 
 
 async def _iterate(call: AsyncCall, generator: Generator[object, Any, object]) -> object:
-    """Sends what a plain generator yields, and returns what it returns."""
+    """Sends the values that a plain generator yields; returns its return value."""
     with contextlib.closing(generator):
         while True:
             try:
@@ -113,7 +113,7 @@ async def _iterate(call: AsyncCall, generator: Generator[object, Any, object]) -
 
 
 def _send(call: AsyncCall, value: object) -> Optional[Awaitable[None]]:
-    """Sends a chunk; returns what to await before the next one, if that has to wait."""
+    """Sends a chunk; returns a future to await before the next chunk if the buffer is full."""
     if not call.chunk(value):
         return None
     room = asyncio.get_running_loop().create_future()
@@ -127,7 +127,7 @@ def _resume(room: asyncio.Future[None]) -> None:
 
 
 async def _settle(sessions: Sessions, session_id: str) -> None:
-    """Waits, as commands in threads do, until no earlier life of its session is to be told of."""
+    """Waits until `session_ended` has run for the earlier generation of the session."""
     loop = asyncio.get_running_loop()
     settled = asyncio.Event()
     while sessions.when_settled(

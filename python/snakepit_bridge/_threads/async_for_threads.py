@@ -1,7 +1,7 @@
-"""`async` commands whose call a thread serves: the thread waits while the event loop runs them.
+"""Runs `async` commands for a thread that serves their call and waits for the event loop.
 
-The servers of grpcio and stdio have such threads, and the native one has them for functions that
-return a coroutine. What the native server knows to be `async` is `async_for_native`'s.
+The grpcio and stdio servers have such threads, and the native server has them for functions that
+return a coroutine. `async_for_native` runs what the native server knows to be `async`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from snakepit_bridge._errors.guards import ReportTo
 from snakepit_bridge._threads.loop_thread import shared
 from snakepit_bridge._threads.results import send_all
 
-#: How many chunks an async generator may be ahead of the network.
+#: The number of chunks that an async generator may be ahead of the network.
 CHUNKS_AHEAD = 32
 
 _END = object()
 
 
 class Cancellable(Protocol):
-    """A call: it has what is to be done called once it is cancelled."""
+    """A call that calls `stop` when it is cancelled."""
 
     def on_cancel(self, stop: Callable[[], object], /) -> None: ...
 
 
 def run_coroutine(call: Cancellable, make: Callable[[], Awaitable[object]]) -> object:
-    """What the awaitable that `make` makes returns or raises, once it has ended."""
+    """Waits for the awaitable that `make` returns; returns its result or raises its exception."""
     results: list[object] = []
 
     async def main() -> None:
@@ -48,12 +48,12 @@ def run_coroutine(call: Cancellable, make: Callable[[], Awaitable[object]]) -> o
 def run_generator(
     call: Cancellable, make: Callable[[], AsyncGenerator[object, Any]]
 ) -> Generator[object, None, None]:
-    """What the async generator yields. One task runs all of it, a bounded number of steps ahead."""
+    """Yields the values of the async generator. One task runs all of it, a bounded number ahead."""
     values: queue.SimpleQueue[object] = queue.SimpleQueue()
     rooms: list[asyncio.Semaphore] = []
 
     async def main() -> None:
-        # Made here because Python 3.9 ties a semaphore to the loop that runs when it is made.
+        # Created here because Python 3.9 binds a semaphore to the loop that runs at its creation.
         room = asyncio.Semaphore(CHUNKS_AHEAD)
         rooms.append(room)
 
@@ -87,7 +87,7 @@ def _release(room: asyncio.Semaphore) -> None:
 
 
 class _Task:
-    """Runs `main` in a task that the call's cancellation cancels; keeps what it raised."""
+    """Runs `main` in a task that the call's cancellation cancels; keeps its exception."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class _Task:
         self._loop.call_soon_threadsafe(self._start)
 
     def cancel(self) -> None:
-        """From any thread."""
+        """Cancels the task. May be called from any thread."""
         self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
@@ -118,7 +118,7 @@ class _Task:
         try:
             self._task = self._loop.create_task(running)
         except BaseException as error:
-            # A task factory is the user's.
+            # The user's code may have set a task factory, which may raise.
             running.close()
             self.error = error
             self._done()

@@ -1,4 +1,4 @@
-"""Runs a call's command, in the thread that is for it, and makes messages of what it gives."""
+"""Runs the command of a call in its thread, and encodes its results as messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = logging.getLogger("snakepit_bridge")
 
 
 def run(runner: Runner, call: Call, wire: UnaryWire) -> bytes:
-    """The one message that answers a unary call."""
+    """Returns the message that answers a unary call."""
     return respond(
         runner, call, lambda value: wire.result(*_fields(call, value, "result")), wire.failure
     )
@@ -36,7 +36,7 @@ def respond(
     result: Callable[[object], bytes],
     failure_of: Callable[[CallError], bytes],
 ) -> bytes:
-    """As `run`, for a transport that makes messages of values."""
+    """Like `run`, for a transport that encodes whole values."""
     failed = True
     try:
         runner.enter(call)
@@ -54,7 +54,7 @@ def respond(
 def failure_message(
     failure_of: Callable[[CallError], bytes], failure: CallError, command: str
 ) -> bytes:
-    """The message of a failure, or of that it cannot be made: there always is one."""
+    """Returns the message of a failure, or of an internal error if it cannot be encoded."""
     try:
         return failure_of(failure)
     except BaseException as error:
@@ -62,7 +62,7 @@ def failure_message(
 
 
 def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, None, None]:
-    """The messages that answer a streaming call. Closing it early closes the command."""
+    """Yields the messages that answer a streaming call. Closing it early closes the command."""
     steps = _Messages(call, wire)
     try:
         runner.enter(call)
@@ -84,7 +84,7 @@ def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, Non
 
 
 class _Messages:
-    """A command as a row of messages. None of its methods raises."""
+    """The messages of a streaming command. None of the methods raises."""
 
     def __init__(self, call: Call, wire: StreamWire) -> None:
         self.ended = False
@@ -96,7 +96,7 @@ class _Messages:
         self._generator: Optional[Generator[object, None, object]] = None
 
     def next(self) -> Optional[bytes]:
-        """The next message. With the last one it has `ended`; None is an end without one."""
+        """Returns the next message, or None at an end without one; sets `ended` at the end."""
         try:
             self._check_cancelled()
             return self._context.run(self._next)
@@ -109,7 +109,7 @@ class _Messages:
             )
 
     def close(self) -> None:
-        """Ends the command, by an exception where it stands if it has not ended yet."""
+        """Ends the command; if it still runs, a GeneratorExit is raised in it."""
         if self._generator is None:
             return
         self._call.closed = not self.ended
@@ -161,7 +161,7 @@ def _result(call: Call) -> object:
 
 
 def _chunks(call: Call) -> tuple[object, Optional[Generator[object, None, object]]]:
-    """The generator of a stream's chunks, or the value that is all of it."""
+    """Returns a generator of chunks, or the value that is the only chunk."""
     command = call.command
     if not command.streams:
         return unwrap(_value(call), call, command.name, stream=True)

@@ -1,4 +1,4 @@
-"""Runs what an adapter does when its worker starts, ends a session, and stops."""
+"""Runs the hooks of an adapter: when the worker starts, a session ends, and the worker stops."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _log = logging.getLogger("snakepit_bridge")
 
 
 class HookRunner:
-    """Plain hooks run in the thread that calls this, `async` ones on the event loop."""
+    """Runs plain hooks in the calling thread, and `async` hooks on the event loop."""
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
 
     def sessions(self, most: int, ttl: float) -> Sessions:
-        """The sessions of the worker, whose ends the adapter is told of if it wants to be."""
+        """Creates the worker's sessions, which run `session_ended` if the adapter has that hook."""
         if self._hooks.session_ended is None:
             return Sessions(most, ttl)
         sessions = Sessions(most, ttl, self.session_ended)
@@ -40,15 +40,15 @@ class HookRunner:
         return sessions
 
     def start(self) -> None:
-        """Runs `start`; every later call begins with the context variables that it leaves."""
+        """Runs `start`; every later call starts with the context variables that it has set."""
         start = self._hooks.start
         context = contextvars.copy_context() if start is None else _run(start)
         context_variables.set_base(context)
 
     def end(self, sessions: Sessions, seconds: float) -> None:
-        """Ends the sessions, the adapter and the event loop, once no call runs any more.
+        """Ends the sessions, the adapter and the event loop, after the last call.
 
-        The process ends where they take longer than so many seconds.
+        If that takes longer than `seconds`, the process exits.
         """
         what = f"session_ended or close still runs after {seconds} s (:shutdown_timeout)"
         late = threading.Timer(seconds, exit_now, (what,))
@@ -56,7 +56,7 @@ class HookRunner:
         late.start()
         sessions.end_all()
         self.close()
-        # Where nothing was `async` it was never imported.
+        # It is imported only if something was `async`.
         loop_thread = sys.modules.get("snakepit_bridge._threads.loop_thread")
         if loop_thread is not None:
             loop_thread.end()
@@ -70,7 +70,7 @@ class HookRunner:
                 _run(close)
 
     def session_ended(self, session_id: str, session: Session) -> Optional[Future[None]]:
-        """Runs `session_ended`; of an `async` one, which the event loop runs, returns a future."""
+        """Runs `session_ended`; returns a future if the hook is `async`."""
         hook = self._hooks.session_ended
         if hook is None:
             return None
@@ -96,7 +96,7 @@ class HookRunner:
 
 
 def _run(hook: Callable[[], object]) -> contextvars.Context:
-    """Runs a hook, on the event loop if it is `async`; returns what variables it leaves."""
+    """Runs a hook, on the event loop if it is `async`; returns the context that it leaves."""
     result = hook()
     if not inspect.isawaitable(result):
         return contextvars.copy_context()

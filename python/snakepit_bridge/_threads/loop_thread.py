@@ -22,7 +22,7 @@ _making = threading.Lock()
 
 
 class LoopThread(threading.Thread):
-    """Runs an event loop from when it is made until `join`."""
+    """Runs an event loop from its creation until `join`."""
 
     def __init__(self) -> None:
         super().__init__(name="snakepit-asyncio", daemon=True)
@@ -38,17 +38,17 @@ class LoopThread(threading.Thread):
         self.loop.close()
 
     def join(self, timeout: Any = None) -> None:
-        """Ends the loop, and the tasks that are left on it, as `asyncio.run` does."""
+        """Stops the loop and cancels the remaining tasks, as `asyncio.run` does."""
         self._stopped = True
         self.loop.call_soon_threadsafe(self.loop.stop)
         super().join(timeout)
 
     def submit(self, coroutine: Callable[[], Coroutine[Any, Any, _T]]) -> Future[_T]:
-        """Runs a coroutine, out of which nothing comes that would end the loop, on the loop."""
+        """Runs a coroutine on the loop; it must not raise SystemExit or KeyboardInterrupt."""
         return asyncio.run_coroutine_threadsafe(coroutine(), self.loop)
 
     def complete(self, coroutine: Callable[[], Awaitable[_T]]) -> _T:
-        """What a coroutine on the loop returns or raises, for a thread that waits for that."""
+        """Runs a coroutine on the loop and waits; returns its result or raises its exception."""
         results: list[_T] = []
         errors: list[BaseException] = []
 
@@ -77,14 +77,14 @@ class LoopThread(threading.Thread):
 
 
 def shared() -> LoopThread:
-    """The worker's one, which the first who asks starts."""
-    # A cache alone makes one for each of those that ask first together.
+    """Returns the worker's loop thread; the first call starts it."""
+    # The cache alone would let concurrent first calls start one thread each.
     with _making:
         return _started()
 
 
 def end() -> None:
-    """Ends the shared one, if there is one."""
+    """Ends the shared loop thread, if there is one."""
     with _making:
         thread = _started() if _started.cache_info().currsize else None
     if thread is not None:
@@ -97,9 +97,9 @@ def _started() -> LoopThread:
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
-    """Runs an event loop until it is stopped, or by what a callback or a task of its own raises.
+    """Runs an event loop until it is stopped, or until a callback or a user's task exits.
 
-    asyncio lets SystemExit and KeyboardInterrupt through; they would end every other call, too.
+    asyncio propagates SystemExit and KeyboardInterrupt, which would end every other call, too.
     """
     try:
         loop.run_forever()

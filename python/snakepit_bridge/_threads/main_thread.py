@@ -1,4 +1,4 @@
-"""Runs in the main thread what other threads hand to it."""
+"""Runs functions in the main thread on behalf of other threads."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _log = logging.getLogger("snakepit_bridge")
 
 
 class MainThread:
-    """Made anywhere; `serve` runs what is handed to it, one after another, until `close`.
+    """A queue of functions that `serve` runs one after another until `close`.
 
-    A signal's Python handler runs in the main thread between any two steps, and what it raises must
-    lose no job: the one at work stays first in the queue until it is known how it ended.
+    The Python handler of a signal may run in the main thread between any two steps, and may raise.
+    No job may be lost then: the running job stays first in the queue until its end is recorded.
     """
 
     def __init__(self) -> None:
         self._jobs: deque[_Job] = deque()
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
-        #: Called in it once there is nothing more to do for now.
+        #: Called in the main thread when the queue is empty.
         self.on_idle: Callable[[], object] = int
         self._closed = False
         self._serving: Optional[int] = None
@@ -44,7 +44,7 @@ class MainThread:
                 self._interrupted(error)
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """What `function` returns or raises, in the main thread."""
+        """Runs `function` in the main thread; returns its result or raises its exception."""
         if threading.get_ident() == self._serving:
             return function()
         results: list[_T] = []
@@ -57,16 +57,16 @@ class MainThread:
             try:
                 raise job.error
             finally:
-                # The exception's traceback has this frame in it: with the job it would be a cycle.
+                # The traceback of the exception refers to this frame: with the job that is a cycle.
                 del job
         return results[0]
 
     def post(self, function: Callable[[], object]) -> None:
-        """Has `function` run there, and does not wait for it. It must not raise."""
+        """Runs `function` in the main thread without waiting for it. It must not raise."""
         self._add(_Job(function))
 
     def wake(self) -> None:
-        """Lets the handlers of signals run that wait for the thread to do something."""
+        """Wakes the main thread, so that pending signal handlers run."""
         self._wakeups.put(None)
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class _Job:
         self.function = function
         self.started = False
         self.error: Optional[BaseException] = None
-        #: Released once the job has ended, if anybody waits for that.
+        #: Released when the job has ended, if a thread waits for it.
         self.ended: Optional[threading.Lock] = None
 
     def run(self) -> None:

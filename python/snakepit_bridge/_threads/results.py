@@ -1,6 +1,6 @@
-"""What a command has returned: its result, or an awaitable or a generator that gives it.
+"""Classifies what a command has returned: its result, an awaitable, or a generator.
 
-A plain decorator hides that a method is `async` or a generator. What it returns tells.
+A plain decorator hides that a method is `async` or a generator; its return value does not.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from snakepit_bridge._types.encoders import is_encoded
 AnyGenerator = Union[Generator[object, Any, object], AsyncGenerator[object, Any]]
 
 _RESULTS = frozenset({dict, list, tuple, str, int, float, bool, bytes, type(None)})
-#: How often an awaitable may give another one.
+#: How often the result of an awaitable may be an awaitable again.
 _MAX_AWAITED = 8
 
 
 def is_result(value: object) -> bool:
-    """Whether the value itself is sent, whatever else it can do."""
+    """Whether the value itself is sent, even if it could be awaited or iterated over."""
     return type(value) in _RESULTS or is_encoded(type(value))
 
 
 def is_awaitable(value: object) -> bool:
-    """Whether the value is to be awaited."""
+    """Whether the value has to be awaited."""
     return not is_result(value) and inspect.isawaitable(value)
 
 
 def generator_of(value: Any, command: str, *, stream: bool) -> Optional[AnyGenerator]:
-    """The generator that the value is, or None; raises a `CallError` in a unary call."""
+    """Returns the value as a generator, or None; raises a `CallError` if the call is unary."""
     if is_result(value):
         return None
     is_generator = inspect.isgenerator(value)
@@ -48,7 +48,7 @@ def generator_of(value: Any, command: str, *, stream: bool) -> Optional[AnyGener
 
 
 async def awaited(value: Any) -> object:
-    """What an awaitable gives, and what that gives if it is one, too."""
+    """Awaits a value until the result is no longer an awaitable."""
     import asyncio
 
     for _ in range(_MAX_AWAITED):
@@ -75,7 +75,7 @@ def _of_another_loop(future: Any) -> object:
 async def send_all(
     generator: AsyncGenerator[object, Any], send: Callable[[object], Optional[Awaitable[object]]]
 ) -> None:
-    """Sends what an async generator yields; `send` returns what to await before the next step."""
+    """Sends the values of an async generator; `send` returns what to await before the next step."""
     try:
         async for value in generator:
             exit_fork()

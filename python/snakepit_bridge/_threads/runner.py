@@ -1,4 +1,4 @@
-"""Which calls run, and where: at most so many at once, the others in the order of their arrival."""
+"""Admits calls: at most `max_concurrency` run at once, the others wait in order of arrival."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from snakepit_bridge._threads.main_thread import MainThread
 
 _T = TypeVar("_T")
 
-#: Of how many cancelled calls a runner remembers how they ended.
+#: The number of cancelled calls whose handler exit a runner remembers.
 ENDS_KEPT = 1024
 
 
 class Runner:
-    """Safe to use from any thread. A call's own thread is the one that enters and leaves."""
+    """Safe to use from any thread. `enter` and `leave` are called by the call's own thread."""
 
     def __init__(self, max_concurrency: int, main: Optional[MainThread] = None) -> None:
-        #: Runs synchronous commands, if only one may run at a time.
+        #: Runs synchronous commands if only one may run at a time.
         self._main = main if max_concurrency == 1 else None
         self.handled = 0
         self.failed = 0
@@ -33,7 +33,7 @@ class Runner:
         self._ends: dict[int, str] = {}
 
     def enter(self, call: Call) -> None:
-        """Returns when the call may run; raises a `CallError` if it is cancelled before."""
+        """Waits until the call may run; raises a `CallError` if it is cancelled first."""
         with self._changed:
             if call.context.cancelled:
                 raise cancelled()
@@ -50,13 +50,13 @@ class Runner:
             raise cancelled()
 
     def run(self, call: Call, step: Callable[[], _T]) -> _T:
-        """Runs a step of a call that has entered, in the thread that commands of its kind see."""
+        """Runs a step of an admitted call, in the main thread or in this one."""
         if self._main is None or call.command.is_async:
             return step()
         return self._main.call(step)
 
     def leave(self, call: Call, *, failed: bool) -> None:
-        """Counts a call that entered, or could not, and lets the next one in."""
+        """Counts a call that has entered, or was cancelled first, and admits the next one."""
         with self._changed:
             self.handled += 1
             self.failed += failed
@@ -70,15 +70,15 @@ class Runner:
                 self._changed.notify_all()
 
     def count_refused(self) -> None:
-        """Counts a call that could not even be made."""
+        """Counts a call that was refused before it could enter."""
         with self._changed:
             self.handled += 1
             self.failed += 1
 
     def cancel(self, call: Call) -> None:
-        """Tells a call that nobody waits for it any more; one that has not started never does.
+        """Cancels a call; if it has not started, it never does.
 
-        One that has ended is left alone: transports say of every call when it is over.
+        Ignores a call that has ended: transports call this at the end of every call.
         """
         if call.ended:
             return
@@ -97,9 +97,9 @@ class Runner:
         timeout: Optional[float],
         cancelled: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Waits until the call, or every call if None, is gone; tells whether it is.
+        """Waits until the call, or every call if None, has ended; returns whether it has.
 
-        Whoever makes `cancelled` true must call `wake` after it.
+        When `cancelled` becomes true, `wake` must be called.
         """
         with self._changed:
             self._watchers += 1
@@ -116,7 +116,7 @@ class Runner:
             self._changed.notify_all()
 
     def handler_exit(self, call_id: int) -> str:
-        """How a call that was cancelled ended: "stopped" by itself or "closed"; "" if not known."""
+        """Returns how a cancelled call ended: "stopped" by itself or "closed"; "" if unknown."""
         with self._changed:
             return self._ends.get(call_id, "")
 
@@ -125,7 +125,7 @@ class Runner:
             return [call.call_id for call in self._present if call.started and call.call_id]
 
     def in_flight(self) -> int:
-        """How many calls run or wait."""
+        """Returns the number of calls that run or wait."""
         with self._changed:
             return len(self._present)
 

@@ -1,4 +1,4 @@
-"""What a command has returned, for a thread: the result, once it is awaited, or the chunks."""
+"""Unwraps what a command has returned, for a thread: awaits it, or iterates over it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def unwrap(
     value: object, call: Cancellable, name: str, *, stream: bool
 ) -> tuple[object, Optional[Generator[object, None, object]]]:
-    """The result that a value is, once it is awaited, or the generator of a stream's chunks."""
+    """Returns the value, awaited if necessary, or a generator of the stream's chunks."""
     if is_result(value):
         return value, None
     if is_awaitable(value):
