@@ -1,1 +1,1 @@
-"""The values that a command's annotations ask for, built from what has arrived."""
+"""Annotations of parameters, and the builders that convert arguments to them."""

@@ -1,8 +1,8 @@
-"""What a parameter's annotation means: the builder of its values.
+"""Finds the builder for the annotation of a parameter.
 
-What the standard library can build is built by the bridge, and strictly: "1" is no `int`. Pydantic
-builds its own types and what is annotated with its constraints. So a command means the same whether
-pydantic is installed or not; without it, an annotation that needs it is refused.
+The bridge builds the standard library's types itself, and strictly: "1" is not an `int`. Pydantic
+builds its own types and those annotated with its constraints. So a command behaves the same
+whether pydantic is installed or not; without it, an annotation that needs it is refused.
 """
 
 from __future__ import annotations
@@ -63,20 +63,20 @@ _MADE_OF_LISTS: dict[object, type] = {
     collections.deque: collections.deque,
 }
 _MAPS = {dict, collections.abc.Mapping, collections.abc.MutableMapping}
-# What says something of a field or a parameter, not of its values.
+# Forms that qualify a field or a parameter, not its values.
 _QUALIFIERS = ("Required", "NotRequired", "ReadOnly", "Final")
 
 
 class UnsupportedError(Exception):
-    """An annotation that cannot be honoured; the message goes on after its text."""
+    """An annotation that is not supported; the message continues after its text."""
 
 
 def builder_of(
     annotation: object, default: object, names: Mapping[str, Any], scope: Optional[type] = None
 ) -> MaybeBuilder:
-    """The builder that an annotation asks for, or None if it is one that lets anything pass.
+    """Returns the builder for an annotation, or None if any value may pass.
 
-    `names` are those of the module; those of the class `scope` count where it has none.
+    `names` are those of the module; the names of the class `scope` are used if it has none.
     Raises an `UnsupportedError`.
     """
     builder = Annotations(names, scope).builder(annotation)
@@ -86,7 +86,7 @@ def builder_of(
 
 
 def keywords_of(annotation: object, names: Mapping[str, Any]) -> Optional[Fields]:
-    """The parameters that `**options: Unpack[Options]` stands for."""
+    """Returns the parameters for which `**options: Unpack[Options]` stands."""
     found = Annotations(names)
     annotation = found.resolved(annotation)
     if _name(get_origin(annotation)) != "Unpack":
@@ -96,14 +96,14 @@ def keywords_of(annotation: object, names: Mapping[str, Any]) -> Optional[Fields
 
 
 def shown(annotation: object) -> str:
-    """An annotation as it is written."""
+    """Returns an annotation as it is written."""
     if isinstance(annotation, str):
         return annotation
     return inspect.formatannotation(annotation).replace("NoneType", "None")
 
 
 class Annotations:
-    """Makes builders of the annotations of one place, whose names it knows."""
+    """Creates builders for the annotations of one module or class, whose names it knows."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Annotations:
         self._made: dict[object, MaybeBuilder] = {} if made is None else made
 
     def resolved(self, annotation: object) -> object:
-        """An annotation that is no text any more."""
+        """Returns the annotation, evaluated if it is text."""
         while isinstance(annotation, (str, typing.ForwardRef)):
             text = annotation if isinstance(annotation, str) else annotation.__forward_arg__
             try:
@@ -131,7 +131,7 @@ class Annotations:
         return annotation
 
     def _evaluated(self, text: str) -> object:
-        # A copy, as evaluating adds to it.
+        # A copy, because `eval` adds to it.
         names = dict(self._names)
         code: Any = text
         if sys.version_info < (3, 10):
@@ -142,7 +142,7 @@ class Annotations:
             return eval(code, {**_names_of(self._scope), **names})
 
     def builder(self, annotation: object) -> MaybeBuilder:
-        """The builder of an annotation, or None if anything may pass."""
+        """Returns the builder for an annotation, or None if any value may pass."""
         annotation = self.resolved(annotation)
         if annotation is Any or annotation is object or annotation is inspect.Parameter.empty:
             return None
@@ -152,7 +152,7 @@ class Annotations:
             if annotation in self._made:
                 return self._made[annotation]
         except TypeError:
-            # Of metadata that has no hash.
+            # The metadata cannot be hashed.
             return self._make(annotation)
         self._made[annotation] = later = Deferred(shown(annotation))
         later.target = self._made[annotation] = self._make(annotation)
@@ -189,7 +189,7 @@ class Annotations:
             raise UnsupportedError(
                 "which needs pydantic: install it (pip install pydantic), or leave the metadata out"
             )
-        # What is built strictly is only checked by constraints.
+        # If the constraints only check, the type is built strictly first.
         if all(map(pydantic_builders.only_checks, metadata)):
             first = self.builder(inner)
             if first is not None and not isinstance(first, pydantic_builders.Adapter):
@@ -205,7 +205,7 @@ class Annotations:
         plain = [builder for builder in builders if isinstance(builder, Plain)]
         if len(plain) == len(builders):
             return plain_union(expected, plain)
-        # Pydantic knows best which of its own types fits.
+        # Pydantic chooses among its own types.
         adapted = [
             choice for builder, choice in choices if isinstance(builder, pydantic_builders.Adapter)
         ]
@@ -238,7 +238,7 @@ class Annotations:
             return ListOf(expected, None, tuple, tuple)
         if args[1:] == (...,):
             return ListOf(expected, self.builder(args[0]), tuple, tuple)
-        # Before Python 3.11 that is what `tuple[()]` has.
+        # The arguments of `tuple[()]` before Python 3.11.
         items = () if args == ((),) else args
         return TupleOf(expected, [self.builder(item) for item in items])
 
@@ -293,7 +293,7 @@ class Annotations:
         for name, (hint, base) in _hints(cls).items():
             within = self._within(base, cls, args)
             fields.fields[name] = within.field(cls, name, hint)
-            # Of an annotation that is text the class does not know it.
+            # The class does not know the qualifiers of annotations that are text.
             qualifier = _name(get_origin(within.resolved(hint)))
             if qualifier == "NotRequired":
                 required.discard(name)
@@ -318,7 +318,7 @@ class Annotations:
 
 
 def _names_of(cls: Optional[type]) -> dict[str, object]:
-    """What is defined in a class and in those that it is derived from, and itself."""
+    """Returns the names defined in a class and in its bases, and the names of these."""
     names: dict[str, object] = {}
     for base in reversed(() if cls is None else cls.__mro__):
         names.update(vars(base))
@@ -327,7 +327,7 @@ def _names_of(cls: Optional[type]) -> dict[str, object]:
 
 
 def _hints(cls: type) -> dict[str, tuple[object, type]]:
-    """The annotations of a class and of those that it is derived from, each with its class."""
+    """Returns the annotations of a class and of its bases, each with the class it is in."""
     hints: dict[str, tuple[object, type]] = {}
     for base in reversed(cls.__mro__):
         if sys.version_info >= (3, 14):
@@ -339,7 +339,7 @@ def _hints(cls: type) -> dict[str, tuple[object, type]]:
 
 
 def _unwrapped(annotation: Any) -> Any:
-    """What stands for another annotation: a `NewType`, an alias, a qualifier of a field."""
+    """Returns the annotation inside a `NewType`, an alias, or a qualifier of a field."""
     for attribute in ("__supertype__", "__value__"):
         if hasattr(annotation, attribute):
             return getattr(annotation, attribute)
@@ -380,12 +380,12 @@ def _root(cls: type) -> str:
 
 
 def _name(form: object) -> str:
-    """The name of a special form, whether of typing or of typing_extensions."""
+    """Returns the name of a special form of typing or typing_extensions."""
     return str(getattr(form, "_name", None) or getattr(form, "__name__", ""))
 
 
 def _with_unions(text: str) -> Any:
-    """An annotation of `X | Y` as Python 3.9 can evaluate it."""
+    """Compiles an annotation with `X | Y` for Python 3.9, which cannot evaluate it."""
     import ast
 
     class Unions(ast.NodeTransformer):

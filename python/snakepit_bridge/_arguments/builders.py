@@ -1,6 +1,6 @@
-"""Builders: what makes the value that a parameter is annotated with of the argument that arrived.
+"""Builders: convert an argument to the type with which its parameter is annotated.
 
-A value that is one already, or whose type an annotation names, is passed as it is.
+A value that already has that type is passed unchanged.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from typing import Any, Optional
 from snakepit_bridge._errors.call_error import Fault
 from snakepit_bridge._types.names import qualified_name
 
-#: A builder of None is one that lets everything pass as it is.
+#: None passes every value unchanged.
 MaybeBuilder = Optional["Builder"]
 
 _NONE = type(None)
 
 
 class MismatchError(Exception):
-    """An argument that a builder does not take."""
+    """An argument that a builder does not accept."""
 
     def __init__(self, faults: list[Fault], *, is_type: bool = False) -> None:
         super().__init__(faults)
         self.faults = faults
-        #: Whether it is of another type altogether.
+        #: Whether its type is wrong, rather than its value.
         self.is_type = is_type
 
 
 class Builder:
-    """Makes the value of an annotation; `expected` names that in errors."""
+    """Builds values of an annotation; `expected` is its name in errors."""
 
-    #: Values of exactly these types are passed as they are, without a call of `build`.
+    #: Values of exactly these types are passed unchanged, without a call of `build`.
     types: frozenset[type] = frozenset()
-    #: Whether it only checks: what is guessed to be of a type is not checked.
+    #: Whether it only checks: values whose type was guessed are not checked.
     only_checks = False
 
     def __init__(self, expected: str) -> None:
         self.expected = expected
 
     def build(self, value: Any) -> Any:
-        """The value to pass; raises a `MismatchError`."""
+        """Returns the value to pass; raises a `MismatchError`."""
         raise NotImplementedError
 
     def mismatch(self, value: object) -> MismatchError:
@@ -58,7 +58,7 @@ def _described(value: object) -> str:
 
 
 class Collector:
-    """Builds the parts of a value, and keeps what is wrong with each."""
+    """Builds the parts of a value, and collects their faults."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
@@ -84,7 +84,7 @@ _BINARY = frozenset({bytes, memoryview})
 
 
 class Plain(Builder):
-    """Values of some types, and single values: `int`, `Optional[str]`, `Literal["a", 1]`."""
+    """Passes values of some types, and single values: `int`, `Literal["a", 1]`."""
 
     only_checks = True
 
@@ -93,7 +93,7 @@ class Plain(Builder):
     ) -> None:
         super().__init__(expected)
         self.types = frozenset(types)
-        # By the value that arrives: for a member of an enum, what that is sent as.
+        # By the value that arrives: a member of an enum is sent as its value.
         self.values = {
             key: value for value in values for key in (_sent(value), (type(value), value))
         }
@@ -123,7 +123,7 @@ def _sent(value: object) -> tuple[type, object]:
 
 
 class Instance(Builder):
-    """What arrives as an instance of a class already: `numpy.ndarray`, `snakepit_bridge.Tensor`."""
+    """Passes instances of a class that arguments arrive as: `numpy.ndarray`, `Tensor`."""
 
     only_checks = True
 
@@ -139,7 +139,7 @@ class Instance(Builder):
 
 
 class Frame(Builder):
-    """A data frame, which comes as an Arrow table or as a map of lists."""
+    """Builds a data frame from an Arrow table or a map of lists."""
 
     def __init__(self, expected: str, cls: Any, of_table: Callable[[Any], object]) -> None:
         super().__init__(expected)
@@ -160,7 +160,7 @@ class Frame(Builder):
 
 
 class Array(Builder):
-    """A numpy array of a dtype: `numpy.typing.NDArray[numpy.float32]`."""
+    """Passes numpy arrays of a dtype: `numpy.typing.NDArray[numpy.float32]`."""
 
     only_checks = True
 
@@ -179,7 +179,7 @@ class Array(Builder):
 
 
 class Scalar(Builder):
-    """One value that is sent as text or as a number: a `datetime`, a `Decimal`."""
+    """Builds a value that is sent as text or as a number: a `datetime`, a `Decimal`."""
 
     def __init__(
         self, expected: str, cls: type, sent_as: tuple[type, ...], read: Callable[[Any], object]
@@ -204,7 +204,7 @@ class Scalar(Builder):
 
 
 class Member(Builder):
-    """A member of an enum, by its value."""
+    """Finds a member of an enum by its value."""
 
     def __init__(self, expected: str, cls: Any) -> None:
         super().__init__(expected)
@@ -219,7 +219,7 @@ class Member(Builder):
                 member = self._cls(one)
             except (ValueError, TypeError, KeyError):
                 continue
-            # Python takes True for 1 and 1.0 for 1.
+            # To Python True and 1.0 equal 1.
             if not isinstance(one, (bool, float)) or type(member.value) is type(one):
                 return member
         values = [member.value for member in self._cls]
@@ -230,7 +230,7 @@ class Member(Builder):
 
 
 class ListOf(Builder):
-    """A list, or what is made of one, whose items are all alike."""
+    """Builds a list, or a collection made from one, whose items have one type."""
 
     def __init__(
         self,
@@ -263,7 +263,7 @@ class ListOf(Builder):
 
 
 class TupleOf(Builder):
-    """A tuple whose places have types of their own."""
+    """Builds a tuple in which each item has a type of its own."""
 
     def __init__(self, expected: str, items: list[MaybeBuilder]) -> None:
         super().__init__(expected)
@@ -281,7 +281,7 @@ class TupleOf(Builder):
 
 
 class MapOf(Builder):
-    """A dict whose keys and values are all alike."""
+    """Builds a dict whose keys have one type, and its values, too."""
 
     def __init__(
         self, expected: str, key: Optional[Callable[[Any], object]], item: MaybeBuilder
@@ -309,7 +309,7 @@ class MapOf(Builder):
 
 
 def key_reader(builder: MaybeBuilder) -> Optional[Callable[[Any], object]]:
-    """How keys become those of a dict: all of them are sent as text."""
+    """Returns a function that converts keys, which are sent as text; None if they stay text."""
     if builder is None or str in builder.types:
         return None
     for number in (int, float):
@@ -328,16 +328,16 @@ def _number_key(key: Any, number: type, builder: Builder) -> object:
 
 
 class Fields(Builder):
-    """An object of named fields: a dataclass, a named tuple, a `TypedDict`."""
+    """Builds an object with named fields: a dataclass, a named tuple, a `TypedDict`."""
 
     def __init__(self, expected: str, make: Callable[..., object], cls: Optional[type]) -> None:
         super().__init__(expected)
         self._make = make
         self._cls = cls
-        #: Set once it is known: a field may be of this type itself.
+        #: Set later: a field may have this type itself.
         self.fields: dict[str, MaybeBuilder] = {}
         self.required: frozenset[str] = frozenset()
-        #: Whether a list may come, of the fields in their order.
+        #: Whether the fields may arrive as a list, in their order.
         self.by_place = False
 
     def build(self, value: Any) -> Any:
@@ -369,7 +369,7 @@ class Fields(Builder):
 
 
 class OneOf(Builder):
-    """The one of several that names the type of a value, else the first that can build it."""
+    """Passes a value whose type a choice names; otherwise the first choice that can builds it."""
 
     def __init__(self, expected: str, choices: list[Builder]) -> None:
         super().__init__(expected)
@@ -400,7 +400,7 @@ class OneOf(Builder):
 
 
 class Deferred(Builder):
-    """Stands for a builder that is still being made, in a type that refers to itself."""
+    """Stands for a builder that is being created, in a type that refers to itself."""
 
     target: MaybeBuilder = None
 
@@ -411,7 +411,7 @@ class Deferred(Builder):
 
 
 class Chained(Builder):
-    """One builder, and another one for what it has made."""
+    """Applies a builder, and a second one to its result."""
 
     def __init__(self, first: Builder, second: Builder) -> None:
         super().__init__(first.expected)
@@ -425,14 +425,14 @@ class Chained(Builder):
 
 
 def or_none(builder: Builder) -> Builder:
-    """As `builder`, and None."""
+    """Returns a builder like `builder` that also accepts None."""
     if isinstance(builder, Plain):
         return Plain(builder.expected, builder.types | {_NONE}, builder.values.values())
     return OneOf(builder.expected, [Plain("None", {_NONE}), builder])
 
 
 def plain_union(expected: str, choices: Iterable[Plain]) -> Plain:
-    """All of them in one."""
+    """Returns one builder for all the choices."""
     types: set[type] = set()
     values: list[object] = []
     for choice in choices:

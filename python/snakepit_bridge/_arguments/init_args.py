@@ -1,6 +1,6 @@
-"""The keyword arguments of a class's `__init__`, which the parent gives before all else.
+"""The keyword arguments of a class's `__init__`, which the parent sends first.
 
-Their values may be secrets: no message has one in it.
+Their values may be secrets: no message contains one.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from snakepit_bridge._values.extended_reader import decode_extended
 
 
 class InitError(Exception):
-    """What is wrong with the arguments, and what `__init__` takes."""
+    """Says which arguments are wrong, and what `__init__` takes."""
 
 
 def keywords(cls: type, message: Optional[bytes]) -> dict[str, Any]:
-    """What to call the class with: what `message` has, checked and built as a command's arguments.
+    """Returns the arguments in `message`, checked and built like those of a command.
 
-    None is no message. Raises an `InitError`.
+    Without a message there are none. Raises an `InitError`.
     """
     if message is None:
         return _none(cls)
@@ -36,7 +36,7 @@ def _none(cls: type) -> dict[str, Any]:
     try:
         signature = inspect.signature(cls)
     except (ValueError, TypeError, NameError):
-        # Of a class of C, for one: it says itself what it wants.
+        # For example a class written in C, which checks its arguments itself.
         return {}
     try:
         signature.bind()

@@ -1,4 +1,4 @@
-"""The parameters of a function that is called with keywords: checked, built and described."""
+"""The parameters of a function: checks and builds its keyword arguments, and describes them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from snakepit_bridge._errors.call_error import ArgumentsError, CallError, Fault
 
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _MISSING = object()
-# Of what is wrong with nested values so much is told.
+# The number of faults that an error lists.
 _MAX_FAULTS = 20
 
 
 class Parameters:
-    """What `function`, called `name` in errors, takes; `what` it is goes before the name.
+    """The parameters of `function`, which errors call `what` and `name`.
 
-    Raises a `TypeError` where it cannot be called with keywords, or asks for values that no
-    argument can become. `scope` is the class whose names annotations may use, and `context` the
-    class of the parameter that is no argument, if there may be one. Without `shows_values` errors
-    name the arguments that do not fit, and not what they are.
+    Raises a `TypeError` if the function cannot be called with keywords, or if an annotation is not
+    supported. `scope` is the class whose names annotations may use, and `context` the class of the
+    parameter that receives the call's context, if there may be one. Without `shows_values` errors
+    name wrong arguments without their values.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class Parameters:
         context: object,
         checked: bool = True,  # noqa: FBT001, FBT002 (Rust passes it)
     ) -> dict[str, Any]:
-        """The keywords to call the function with: `args` themselves, checked, and the context.
+        """Returns the keywords for the function: `args` themselves, built, and the context.
 
-        Types are not `checked` where they were guessed.
+        If the types of arguments were guessed, they are not `checked`.
         """
         names = args.keys()
         if not (self._required <= names and (self._any or names <= self._accepted)):
@@ -102,7 +102,7 @@ class Parameters:
         return args
 
     def describe(self) -> list[dict[str, Any]]:
-        """Each parameter: name, type and default as text, and whether it is required."""
+        """Returns each parameter's name, type and default as text, and whether it is required."""
         return [
             {
                 "name": _STARS.get(each.kind, "") + each.name,
@@ -167,7 +167,7 @@ class Parameters:
         return ArgumentsError(text(missing, unknown, wrong), (faults + wrong)[:_MAX_FAULTS])
 
     def _with_values(self, missing: list[str], unknown: list[str], wrong: list[Fault]) -> str:
-        # What is wrong with an argument as a whole goes in the first line, the rest below.
+        # Faults of a whole argument go in the first line, those inside an argument below.
         whole = {fault.path[0]: fault.message for fault in wrong if len(fault.path) == 1}
         within = [fault for fault in wrong if len(fault.path) > 1]
         of_type = [f"{name} ({message})" for name, message in whole.items()]
@@ -211,7 +211,7 @@ class Parameters:
             except MismatchError as error:
                 faults += [Fault((name, *path), message) for path, message in error.faults]
             except Exception:
-                # What its own code raises is for the call that is otherwise in order.
+                # An exception of the type's own code is reported by a call that is otherwise valid.
                 continue
         return sorted(faults, key=lambda fault: str(fault.path[0]))
 
@@ -232,7 +232,7 @@ def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
     try:
         return inspect.signature(function)
     except NameError as error:
-        # From Python 3.14 on annotations are evaluated only here.
+        # From Python 3.14 on, annotations are evaluated only here.
         raise TypeError(
             f"{name}: an annotation cannot be resolved ({error}): its names must exist at run "
             "time, so import them outside `if TYPE_CHECKING`"
@@ -240,8 +240,8 @@ def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
 
 
 def _globals(function: Callable[..., Any]) -> dict[str, Any]:
-    """The names that annotations may use: those of the module that defines the function."""
-    # Of a class it is its __init__ that is called.
+    """Returns the names that annotations may use: those of the function's module."""
+    # Calling a class calls its __init__.
     is_class = isinstance(function, type)
     called: Any = inspect.getattr_static(function, "__init__") if is_class else function
     names: dict[str, Any] = getattr(inspect.unwrap(called), "__globals__", {})

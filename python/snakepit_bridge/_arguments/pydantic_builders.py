@@ -1,4 +1,4 @@
-"""Builders of pydantic, where a user's annotation asks for it and it is installed."""
+"""Builders that use pydantic, if it is installed and an annotation needs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Optional
 from snakepit_bridge._arguments.builders import Builder, MismatchError
 from snakepit_bridge._errors.call_error import Fault
 
-# The metadata of `Annotated` that adds checks to a value of the type, and converts nothing.
+# The metadata of `Annotated` that check a value of the type, and convert nothing.
 _CHECKS = ("AfterValidator", "FieldInfo", "StringConstraints")
 _ATTRIBUTES = (
     "__pydantic_core_schema__",
@@ -18,7 +18,7 @@ _ATTRIBUTES = (
 
 
 class Adapter(Builder):
-    """What pydantic makes of a value."""
+    """Builds a value with pydantic."""
 
     def __init__(self, expected: str, adapter: Any, error: type[Exception]) -> None:
         super().__init__(expected)
@@ -38,7 +38,7 @@ def _without_root(path: tuple[object, ...]) -> tuple[object, ...]:
 
 
 def is_pydantic(cls: type) -> bool:
-    """Whether a class is one that pydantic builds: a model, a type of its, one that says how."""
+    """Whether pydantic builds a class: a model, a type of pydantic, one that has its attributes."""
     return (
         _root(cls) == "pydantic"
         or any(hasattr(cls, name) for name in _ATTRIBUTES)
@@ -52,14 +52,14 @@ def is_pydantic_1(cls: type) -> bool:
 
 
 def is_pydantic_metadata(metadata: object) -> bool:
-    """Whether it says something to pydantic, as metadata of `Annotated`."""
+    """Whether metadata of `Annotated` means something to pydantic."""
     return _root(type(metadata)) in ("pydantic", "annotated_types") or any(
         hasattr(metadata, name) for name in _ATTRIBUTES
     )
 
 
 def only_checks(metadata: object) -> bool:
-    """Whether it adds checks to a value of its type, and converts nothing."""
+    """Whether metadata only check a value, and convert nothing."""
     if not is_pydantic_metadata(metadata) or _root(type(metadata)) == "annotated_types":
         return True
     discriminates = getattr(metadata, "discriminator", None) is not None
@@ -67,7 +67,7 @@ def only_checks(metadata: object) -> bool:
 
 
 def adapter(annotation: Any, expected: str) -> Optional[Adapter]:
-    """Pydantic's builder of any annotation, or None without it or where it has none either."""
+    """Returns pydantic's builder for an annotation; None without pydantic, or if it has none."""
     if isinstance(annotation, type) and is_pydantic_1(annotation):
         return _pydantic_1_adapter(annotation, expected)
     try:
@@ -86,7 +86,7 @@ def adapter(annotation: Any, expected: str) -> Optional[Adapter]:
 
 
 def _pydantic_1_adapter(model: Any, expected: str) -> Adapter:
-    """The builder of a model of pydantic 1, which version 2 has as `pydantic.v1`."""
+    """Returns the builder for a model of pydantic 1, which version 2 has as `pydantic.v1`."""
     import importlib
 
     base = next(cls for cls in model.__mro__ if _root(cls) == "pydantic")

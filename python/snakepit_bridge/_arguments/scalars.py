@@ -1,6 +1,6 @@
-"""Builders of the standard library's values that are sent as text or as numbers.
+"""Builders for types of the standard library that are sent as text or as numbers.
 
-No module is imported here before an annotation names one of its classes.
+No module is imported here: an annotation that names a class has imported its module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FRAMES = {"pandas.DataFrame": _pandas_frame, "polars.DataFrame": _polars_frame}
 
 
 def scalar(cls: type, expected: str) -> Optional[Builder]:
-    """The builder of a class of the standard library, or of one that arguments arrive as."""
+    """Returns the builder for a class of the standard library, or one that arguments arrive as."""
     name = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
     if name in ANNOTATIONS:
         return Instance(expected, cls)
@@ -48,13 +48,13 @@ def _call(cls: Any, value: Any) -> object:
 
 
 def _decimal(cls: Any, value: Any) -> object:
-    # 0.1 is meant as it is written, not as the binary fraction that is nearest to it.
+    # 0.1 means the decimal number, not the binary fraction that is nearest to it.
     return cls(repr(value) if type(value) is float else value)
 
 
 def _date_and_time(cls: Any, text: str) -> object:
     if sys.version_info < (3, 11):
-        # As later versions do: a Z, and a fraction of any length.
+        # Later versions accept a Z, and a fraction of any length.
         text = re.sub("[zZ]$", "+00:00", text)
         text = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", text)
     return cls.fromisoformat(text)

@@ -1,1 +1,1 @@
-"""`python -m snakepit_bridge`: a worker's command line, and its commands from the shell."""
+"""`python -m snakepit_bridge`: starts a worker, or runs and lists commands from the shell."""

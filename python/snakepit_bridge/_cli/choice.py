@@ -1,4 +1,4 @@
-"""Which gRPC server a worker has: the native one, or grpcio's where that does not load."""
+"""Chooses the gRPC server of a worker: the native one, or grpcio if that does not load."""
 
 from __future__ import annotations
 

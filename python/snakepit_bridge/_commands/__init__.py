@@ -1,1 +1,1 @@
-"""What an adapter is: its commands, and the context and the session of a call."""
+"""What users write and call: adapters, commands and hooks, contexts and sessions."""

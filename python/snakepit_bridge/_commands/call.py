@@ -1,4 +1,4 @@
-"""One call on its way through a worker, whatever transport it came by."""
+"""A call in a worker, independent of its transport."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Command
 from snakepit_bridge._errors.call_error import CallError
 
-#: Numbers calls in the order in which they arrive.
+#: Returns the number of an arriving call, in the order of arrival.
 arrival = itertools.count().__next__
 
 
 class UnaryWire(Protocol):
-    """How a unary call's result becomes a message; `result` may raise a `CallError`."""
+    """Encodes the result of a unary call as a message; `result` may raise a `CallError`."""
 
     def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes: ...
 
@@ -24,7 +24,7 @@ class UnaryWire(Protocol):
 
 
 class StreamWire(Protocol):
-    """How a stream's chunks become messages; `chunk` may raise a `CallError`."""
+    """Encodes the chunks of a stream as messages; `chunk` may raise a `CallError`."""
 
     def chunk(
         self, fields: Mapping[str, bytes], kinds: Optional[bytes], index: int, *, final: bool
@@ -66,19 +66,19 @@ class Call:
         self.context = context
         self.call_id = call_id
         self.order = arrival() if order is None else order
-        #: Whether the caller reads how values were encoded.
+        #: Whether the caller reads the kinds of values.
         self.kinds = kinds
         self.started = False
         self.ended = False
-        #: Whether it was ended from outside: its generator closed, its task cancelled.
+        #: Whether it was ended from outside: its generator was closed, or its task cancelled.
         self.closed = False
-        #: What its thread waits at while other calls run.
+        #: The lock that its thread acquires to wait until the call is admitted.
         self.admission: Optional[threading.Lock] = None
-        #: Stops an async command, once it has started.
+        #: Stops an async command that has started.
         self.interrupt: Optional[Callable[[], object]] = None
 
     def on_cancel(self, stop: Callable[[], object]) -> None:
-        """Has `stop` called once the call is cancelled, at once if it is."""
+        """Calls `stop` when the call is cancelled, or at once if it already is."""
         self.interrupt = stop
         if self.context.cancelled:
             stop()

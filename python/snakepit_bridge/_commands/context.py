@@ -27,7 +27,10 @@ def running_request_id() -> str:
 
 
 def ask_rust_for_request_ids(ask: Callable[[], str]) -> None:
-    """Has Rust tell the id of a thread's call: it has contexts only for commands that take one."""
+    """Sets the function that returns the id of the call that Rust runs in the calling thread.
+
+    Rust creates a context only for commands that take one.
+    """
     global _request_id_in_rust  # noqa: PLW0603 (there is one worker in a process)
     _request_id_in_rust = ask
 

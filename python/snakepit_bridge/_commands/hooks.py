@@ -1,4 +1,4 @@
-"""The hooks of an adapter, found once and checked: `start`, `close` and `session_ended`."""
+"""The hooks of an adapter, found and checked once: `start`, `close` and `session_ended`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from snakepit_bridge._commands.adapter import COMMAND_ATTRIBUTE, Adapter
 
-#: With what each is called.
+#: The arguments of each hook.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "start": (),
     "close": (),
@@ -24,9 +24,9 @@ Hook = Callable[..., object]
 
 
 class Hooks:
-    """Those that an adapter has, None for the others.
+    """The hooks that an adapter has; None for the others.
 
-    Raises a `TypeError` that says what was expected if one of them cannot be called so.
+    Raises a `TypeError` that says what was expected if a hook cannot be called with its arguments.
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -40,7 +40,7 @@ def _find(adapter: Adapter, name: str) -> Optional[Hook]:
     if getattr(type(adapter), name, None) is getattr(Adapter, name):
         return None
     hook: Any = getattr(adapter, name, None)
-    # A command may have any name.
+    # A command may have the name of a hook.
     if hook is None or hasattr(hook, COMMAND_ATTRIBUTE):
         return None
     arguments = _ARGUMENTS[name]

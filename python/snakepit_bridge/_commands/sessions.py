@@ -1,4 +1,4 @@
-"""What the calls of a session share: a dict for each session, in this process."""
+"""The sessions of a worker: a dict for each one, which its calls share."""
 
 from __future__ import annotations
 
@@ -42,18 +42,19 @@ class _Entry:
         self.session = Session()
         self.users: dict[int, weakref.ref[object]] = {}
         self.hook_ended = threading.Event()
-        #: To be called then.
+        #: Called when the hook has ended.
         self.waiting: list[Callable[[], object]] = []
 
 
 class Sessions:
-    """The sessions of a worker, the least recently used out first. Safe to use from any thread.
+    """The sessions of a worker; the least recently used is removed first. Safe in any thread.
 
-    A session that begins anew has a higher generation than before: what an earlier life has left is
-    never found again. Generation 0, of clients that know of none, fits any.
+    A session that begins anew has a higher generation, and never sees the state of an earlier one.
+    Generation 0, of clients that know no generations, matches every generation.
 
-    `on_end` is told of each session that has ended, in the main thread, once no call uses it and
-    before a call of its next life runs. It returns a future where it goes on in another thread.
+    `on_end` is called in the main thread for each session that has ended, when no call uses it any
+    more and before a call of its next generation runs. It returns a future if it continues in
+    another thread.
     """
 
     def __init__(
@@ -65,99 +66,99 @@ class Sessions:
         self._max = max_sessions
         self._ttl = ttl
         self._entries: dict[str, _Entry] = {}
-        #: Those that no call uses, with the time since when, in that order.
+        #: The sessions that no call uses, with the time of their last use, in that order.
         self._idle: dict[str, float] = {}
-        # The garbage collector may tell of a user's end while this thread holds the lock.
-        self._left: deque[tuple[_Entry, int, weakref.ref[object], float]] = deque()
+        # The garbage collector may report the end of a user while this thread holds the lock.
+        self._released: deque[tuple[_Entry, int, weakref.ref[object], float]] = deque()
         self._lock = threading.Lock()
         self._on_end = on_end
-        #: Of those that have ended: the ones that a call still uses, the ones to tell of, and the
-        #: ones of which the hook runs.
-        self._lingering: dict[_Entry, None] = {}
-        self._due: dict[_Entry, None] = {}
-        self._ending: dict[_Entry, None] = {}
+        #: Sessions that have ended: those that a call still uses, those whose hook has to run, and
+        #: those whose hook runs.
+        self._ended_in_use: dict[_Entry, None] = {}
+        self._hooks_due: dict[_Entry, None] = {}
+        self._hooks_running: dict[_Entry, None] = {}
         self._posted = False
-        #: Has the main thread call something, and waits for that or not.
+        #: Run a function in the main thread, without waiting and with waiting for its end.
         self.post: Callable[[Callable[[], object]], object] = _call
         self.call: Callable[[Callable[[], None]], object] = _call
 
     @property
     def count(self) -> int:
         with self._lock:
-            self._tidy()
+            self._update()
             count = len(self._entries)
-        self._post_due()
+        self._post_hooks()
         return count
 
     def get(self, session_id: str, user: object, generation: int = 0) -> Session:
-        """The session, a new one if there is none. It stays for as long as `user` lives."""
+        """Returns the session, or a new one. It is kept at least for as long as `user` lives."""
         with self._lock:
             session = self._get(session_id, user, generation)
-        self._post_due()
+        self._post_hooks()
         return session
 
     def touch(self, session_id: str, user: object, generation: int = 0) -> None:
-        """As `get`, of a session that there is. Raises a `CallError` if the id is none."""
+        """Like `get`, if the session exists. Raises a `CallError` if the id is not valid."""
         check_id(session_id)
         with self._lock:
-            entry = self._find(session_id, generation)
+            entry = self._current(session_id, generation)
             if entry is not None:
                 self._use(entry, user)
             elif self._on_end is not None:
-                # A session that keeps nothing here may do so elsewhere, under its id.
+                # The adapter may keep state of the session elsewhere, under its id.
                 self._get(session_id, user, generation)
-        self._post_due()
+        self._post_hooks()
 
     def leave(self, session_id: str, user: object) -> None:
-        """The call of that user is over, whoever still holds the user."""
+        """Ends the use of the session by the call `user`, even if the object still lives."""
         if self._on_end is None:
             return
         with self._lock:
-            for entry in [self._entries.get(session_id), *self._lingering]:
+            for entry in [self._entries.get(session_id), *self._ended_in_use]:
                 if entry is not None and entry.users.pop(id(user), None) is not None:
-                    self._left_by_all(entry, time.monotonic())
-            self._tidy()
-        self._post_due()
+                    self._now_unused(entry, time.monotonic())
+            self._update()
+        self._post_hooks()
 
     def end(self, session_id: str, generation: int = 0) -> bool:
-        """Forgets this life of a session, or an earlier one; tells whether there was one."""
+        """Ends this generation of a session, or an earlier one; returns whether there was one."""
         with self._lock:
-            self._tidy()
+            self._update()
             entry = self._entries.get(session_id)
             found = entry is not None and not (generation and generation < entry.generation)
             if found:
-                self._forget(session_id)
-        self._post_due()
+                self._end(session_id)
+        self._post_hooks()
         return found
 
     def expire(self) -> None:
-        """Has the hook told of sessions whose time is over, whatever else comes. Never returns."""
+        """Runs the hook for expired sessions, even if no call arrives. Never returns."""
         while True:
             time.sleep(min(max(self._ttl / 4, 0.1), 60.0))
             with self._lock:
-                self._tidy()
-            self._post_due()
+                self._update()
+            self._post_hooks()
 
     def end_all(self) -> None:
-        """Ends every session, the least recently used first, for the main thread: no call runs."""
+        """Ends every session, the least recently used first. For the main thread, at the end."""
         with self._lock:
-            self._tidy()
+            self._update()
             for session_id in [*self._idle, *(self._entries.keys() - self._idle.keys())]:
-                self._forget(session_id)
-            self._due.update(self._lingering)
-            self._lingering.clear()
-        self._tell()
-        while self._ending:
+                self._end(session_id)
+            self._hooks_due.update(self._ended_in_use)
+            self._ended_in_use.clear()
+        self._run_hooks()
+        while self._hooks_running:
             self._wait(None)
 
     def settle(self, session_id: str) -> None:
-        """Returns once no earlier life of the session is to be told of."""
+        """Waits until the hook has run for every earlier generation of the session."""
         if self._unsettled(session_id) is not None:
-            self.call(lambda: self._tell(session_id))
+            self.call(lambda: self._run_hooks(session_id))
             self._wait(session_id)
 
     def when_settled(self, session_id: str, done: Callable[[], object]) -> bool:
-        """Whether one is, where nobody may wait: then `done` will be called, and ask again."""
+        """Like `settle`, without waiting: if this returns true, ask again when `done` is called."""
         entry = self._unsettled(session_id)
         if entry is not None:
             with self._lock:
@@ -169,39 +170,39 @@ class Sessions:
         return entry is not None
 
     def _unsettled(self, session_id: str) -> Optional[_Entry]:
-        if not self._due and not self._ending:
+        if not self._hooks_due and not self._hooks_running:
             return None
         with self._lock:
-            entries = itertools.chain(self._ending, self._due)
+            entries = itertools.chain(self._hooks_running, self._hooks_due)
             return next((entry for entry in entries if entry.id == session_id), None)
 
     def _wait(self, session_id: Optional[str]) -> None:
-        """Waits for the hooks that run, or for those of one session alone."""
+        """Waits for the running hooks of all sessions, or of one."""
         with self._lock:
-            entries = [entry for entry in self._ending if session_id in (None, entry.id)]
+            entries = [entry for entry in self._hooks_running if session_id in (None, entry.id)]
         for entry in entries:
             entry.hook_ended.wait()
 
-    def _post_due(self) -> None:
-        if self._due and not self._posted:
+    def _post_hooks(self) -> None:
+        if self._hooks_due and not self._posted:
             self._posted = True
-            self.post(self._tell_posted)
+            self.post(self._run_posted_hooks)
 
-    def _tell_posted(self) -> None:
+    def _run_posted_hooks(self) -> None:
         self._posted = False
-        self._tell()
+        self._run_hooks()
 
-    def _tell(self, session_id: Optional[str] = None) -> None:
-        """Tells of those that are due, in the order of their ends, or of one session's alone."""
+    def _run_hooks(self, session_id: Optional[str] = None) -> None:
+        """Runs the hooks that are due, in the order in which sessions ended, or those of one."""
         while True:
             with self._lock:
-                self._tidy()
-                which = (entry for entry in self._due if session_id in (None, entry.id))
+                self._update()
+                which = (entry for entry in self._hooks_due if session_id in (None, entry.id))
                 entry = next(which, None)
                 if entry is None:
                     return
-                del self._due[entry]
-                self._ending[entry] = None
+                del self._hooks_due[entry]
+                self._hooks_running[entry] = None
             going_on = None
             try:
                 if self._on_end is not None:
@@ -214,27 +215,27 @@ class Sessions:
 
     def _hook_ended(self, entry: _Entry, _future: object = None) -> None:
         with self._lock:
-            self._ending.pop(entry, None)
+            self._hooks_running.pop(entry, None)
             entry.hook_ended.set()
         for done in entry.waiting:
             done()
 
     def _get(self, session_id: str, user: object, generation: int) -> Session:
-        entry = self._find(session_id, generation)
+        entry = self._current(session_id, generation)
         if entry is None:
             entry = _Entry(session_id, generation)
             self._entries[session_id] = entry
         elif generation and generation < entry.generation:
             return Session()
         self._use(entry, user)
-        self._tidy()
+        self._update()
         return entry.session
 
-    def _find(self, session_id: str, generation: int) -> Optional[_Entry]:
-        self._tidy()
+    def _current(self, session_id: str, generation: int) -> Optional[_Entry]:
+        self._update()
         entry = self._entries.get(session_id)
         if entry is not None and generation > entry.generation:
-            self._forget(session_id)
+            self._end(session_id)
             return None
         return entry
 
@@ -244,43 +245,43 @@ class Sessions:
         if key in entry.users:
             return
 
-        def left(reference: weakref.ref[object]) -> None:
-            self._left.append((entry, key, reference, time.monotonic()))
-            # Of one that has ended nobody asks any more, who would hear that its last user is gone.
-            if entry in self._lingering and not self._posted:
+        def released(reference: weakref.ref[object]) -> None:
+            self._released.append((entry, key, reference, time.monotonic()))
+            # No later call asks for an ended session and would notice that its last user has gone.
+            if entry in self._ended_in_use and not self._posted:
                 self._posted = True
-                self.post(self._tell_posted)
+                self.post(self._run_posted_hooks)
 
-        entry.users[key] = weakref.ref(user, left)
+        entry.users[key] = weakref.ref(user, released)
 
-    def _tidy(self) -> None:
-        while self._left:
-            entry, key, reference, at = self._left.popleft()
+    def _update(self) -> None:
+        while self._released:
+            entry, key, reference, at = self._released.popleft()
             if entry.users.get(key) is reference:
                 del entry.users[key]
-                self._left_by_all(entry, at)
+                self._now_unused(entry, at)
         oldest = time.monotonic() - self._ttl
         while self._idle:
             session_id, since = next(iter(self._idle.items()))
             if since > oldest and len(self._entries) <= self._max:
                 return
-            self._forget(session_id)
+            self._end(session_id)
 
-    def _left_by_all(self, entry: _Entry, at: float) -> None:
-        """If no user is left: counts how long it is idle, or has its end told."""
+    def _now_unused(self, entry: _Entry, at: float) -> None:
+        """If no user is left: starts its idle time, or makes its hook due."""
         if entry.users:
             return
         if self._entries.get(entry.id) is entry:
             self._idle[entry.id] = at
-        elif entry in self._lingering:
-            del self._lingering[entry]
-            self._due[entry] = None
+        elif entry in self._ended_in_use:
+            del self._ended_in_use[entry]
+            self._hooks_due[entry] = None
 
-    def _forget(self, session_id: str) -> None:
+    def _end(self, session_id: str) -> None:
         entry = self._entries.pop(session_id)
         self._idle.pop(session_id, None)
         if self._on_end is not None:
-            (self._lingering if entry.users else self._due)[entry] = None
+            (self._ended_in_use if entry.users else self._hooks_due)[entry] = None
 
 
 def _call(function: Callable[[], object]) -> object:

@@ -1,4 +1,4 @@
-"""What a worker tells about the interpreter and the machine that it runs on."""
+"""Describes the interpreter and the machine of a worker."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How calls, hooks and the worker itself fail, and what is told of it."""
+"""How calls and the worker itself fail, and how exceptions are described."""

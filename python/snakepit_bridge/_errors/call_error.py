@@ -19,14 +19,14 @@ _MAX_NOTES = 20
 _MAX_CAUSES = 8
 
 
-# What a message has beside its error.
+# The size of a message without its error.
 _ENVELOPE = 1024
 
 _max_message_size = 16 * 1024 * 1024
 
 
 def limit_errors(max_message_size: int) -> None:
-    """What is told of an exception is not to be larger: a peer takes no larger message."""
+    """Limits the descriptions of exceptions: a peer accepts no larger message."""
     global _max_message_size  # noqa: PLW0603 (a worker serves one pool)
     _max_message_size = max_message_size
 
@@ -47,19 +47,19 @@ class Fault(NamedTuple):
 
 
 class CallError(Exception):
-    """The error that a call is answered with."""
+    """The error with which a call is answered."""
 
     #: Where it was raised, the innermost last.
     frames: list[Frame]
-    #: What `add_note` has added.
+    #: The texts added by `add_note`.
     notes: list[str]
-    #: What it was raised from.
+    #: The exception from which it was raised.
     cause: Optional[CallError]
-    #: Of a `CommandError`; the data as extended JSON, empty if there is none. Of an
-    #: `ArgumentsError` what is wrong with which of them.
+    #: The code of a `CommandError`, and its data as extended JSON, empty if there are none. An
+    #: `ArgumentsError` has its faults as data.
     code: str
     data: bytes
-    #: Whether an `async` command's task ended by its cancellation.
+    #: Whether the task of an `async` command was cancelled.
     closed: bool = False
 
     def __init__(
@@ -93,14 +93,14 @@ class CallError(Exception):
 
     @classmethod
     def of_stream(cls, command: str) -> CallError:
-        """A unary call of a command that yields."""
+        """The error of a unary call of a command that yields."""
         return cls(
             "invalid_args",
             f"{command!r} yields a stream of results: call it with execute_stream, not execute",
         )
 
     def detail(self) -> dict[str, Any]:
-        """Everything about it, as values; the data stays encoded."""
+        """Returns the fields of `ErrorDetail`; the data stay encoded."""
         names = ("file", "line", "function", "source")
         return {
             "reason": self.reason,
@@ -116,9 +116,9 @@ class CallError(Exception):
 
     @classmethod
     def of(cls, error: BaseException) -> CallError:
-        """The failure that a command's exception is, with the traceback from its own code on.
+        """Returns the error of a command's exception; its traceback begins in the command's code.
 
-        It raises nothing, whatever the exception does when it is asked.
+        Does not raise, even if the exception's own methods do.
         """
         failure = cls._raised(Raised(error), _MAX_CAUSES)
         failure.__cause__ = error
@@ -132,7 +132,7 @@ class CallError(Exception):
         return failure
 
     def fit(self, limit: int) -> None:
-        """Takes away what makes it larger than a message may be, the least important first."""
+        """Removes parts until the error fits in a message, the least important first."""
         room = limit - _ENVELOPE
         if self._size() > room and self.data:
             size = len(self.data)
@@ -167,7 +167,7 @@ class CallError(Exception):
 
     @classmethod
     def internal(cls, error: BaseException, command: str) -> CallError:
-        """The failure of a call that Snakepit itself failed to serve. It is logged."""
+        """Returns the error of a call that fails by a fault in Snakepit; logs the exception."""
         attempt(
             lambda: _log.error(
                 "Snakepit failed to serve a call of %s: %s", command, Raised(error).text()
@@ -200,7 +200,7 @@ class CallError(Exception):
 
 
 class ArgumentsError(CallError):
-    """Arguments that a command does not take, with what is wrong with each."""
+    """Arguments that a command does not accept, with the fault of each."""
 
     def __init__(self, message: str, faults: Iterable[Fault]) -> None:
         super().__init__("invalid_args", message)
@@ -228,7 +228,7 @@ def _encoded(ask: Callable[[], object]) -> bytes:
 
 
 def sendable(text: str) -> str:
-    """A text of bounded length that UTF-8 can carry."""
+    """Returns a text of bounded length that UTF-8 can encode."""
     if len(text) > _MAX_LENGTH:
         text = f"{text[: _MAX_LENGTH // 2]}\n[...]\n{text[-_MAX_LENGTH // 2 :]}"
     return text.encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Why the process of a worker ends, and how: before it serves, in a child of its own, at once."""
+"""Exits of a worker's process: before it serves, in a forked child, and at once."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class NoServerError(StartError):
 
 
 def forget_forks() -> None:
-    """Takes this process for one that nothing has forked."""
+    """Treats this process as one that was not forked."""
     _forks.clear()
 
 
 def exit_fork(error: Optional[BaseException] = None) -> None:
-    """Ends a process that a command has forked, once the command is over in it.
+    """Exits if a command has forked this process: called when the command has ended.
 
-    The connections are its parent's: it must answer nothing.
+    The connections belong to its parent: it must not answer.
     """
     if not _forks:
         return
@@ -54,12 +54,12 @@ def exit_fork(error: Optional[BaseException] = None) -> None:
 
 
 def exit_while_running(kill_grace: float) -> NoReturn:
-    """Ends the process: a command that never returns would hold up the interpreter's own end."""
+    """Exits the process: a command that never returns would block the interpreter's own exit."""
     exit_now(f"a command is still running {kill_grace} s after its cancellation")
 
 
 def exit_now(why: str) -> NoReturn:
-    """Ends the process where it stands."""
+    """Exits the process at once."""
     _log.warning("stopping: %s", why)
     logging.shutdown()
     sys.stdout.flush()
@@ -68,5 +68,5 @@ def exit_now(why: str) -> NoReturn:
 
 
 def kill_group() -> None:
-    """Ends this process and what it has started."""
+    """Kills this process and its children."""
     os.killpg(0, signal.SIGKILL)

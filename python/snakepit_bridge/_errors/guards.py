@@ -1,4 +1,4 @@
-"""Blocks that no exception leaves, or that one leaves as the error of a call."""
+"""Context managers that catch exceptions, or convert them to the error of a call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from snakepit_bridge._types.invalid import InvalidValueError
 
 
 class ReportTo:
-    """A block that no exception leaves: `report` is called with the one that is raised in it.
+    """Calls `report` with an exception that is raised in the block, and does not propagate it.
 
-    It is for a user's code that runs where SystemExit would end the calls of others, too.
+    For a user's code in places where SystemExit would end other calls, too.
     """
 
     __slots__ = ("_report",)
@@ -36,7 +36,7 @@ class ReportTo:
 
 
 class _Invalid:
-    """A block in which a value that cannot travel fails the call, for a reason."""
+    """Converts an `InvalidValueError` to a `CallError` with this reason."""
 
     __slots__ = ("_reason",)
 
@@ -56,7 +56,7 @@ class _Invalid:
             raise CallError(self._reason, str(error)) from None
 
 
-#: Around decoding the arguments of a call.
+#: For decoding the arguments of a call.
 invalid_args = _Invalid("invalid_args")
-#: Around encoding its result.
+#: For encoding its result.
 invalid_result = _Invalid("invalid_result")

@@ -1,7 +1,7 @@
-"""What a raised exception tells about itself.
+"""Describes an exception: message, traceback, frames, notes, cause.
 
-Its class is the user's: whatever is asked of it may raise anything, SystemExit included. So each
-part is asked for by itself, and what cannot be told is replaced by a text that says so.
+The user may have defined its class: every access may raise anything, SystemExit included. Each
+part is read separately, and a part that raises is replaced by a text that says so.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from snakepit_bridge._types.names import attempt, qualified_name, text_of
 #: File, line, function and source.
 Frame = tuple[str, int, str, str]
 
-#: Of a deep traceback so many frames are told, from both ends.
+#: The number of frames of a deep traceback, taken from both ends.
 _MAX_FRAMES = 40
 _MAX_SOURCE_LENGTH = 200
-#: A longer text is not cut in its middle, where the frames are, but told in another way.
+#: A longer traceback text is not cut in the middle of its frames, but written by `_chain`.
 _MAX_TEXT_LENGTH = 16_000
 _MAX_LAST_LENGTH = 1000
-#: Of how many exceptions, chained and grouped, Python's own formatting is asked for.
+#: The number of chained and grouped exceptions up to which Python formats the text.
 _MAX_FORMATTED = 100
-#: Of how many exceptions of a chain the text tells otherwise.
+#: The number of exceptions of a chain that `_chain` writes.
 _MAX_CHAINED = 8
 _MAX_LINE = 2**31 - 1
 
 # New in Python 3.11.
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)
 
-# The frames of its modules stand above a command's own.
+# The frames of these modules are above the command's own.
 _CALLERS = "snakepit_bridge._threads."
 
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -41,7 +41,7 @@ _DURING = "\nDuring handling of the above exception, another exception occurred:
 
 
 def _getter(name: str) -> Callable[[BaseException], Any]:
-    # The interpreter's own: a class may have a property of that name, which may raise.
+    # The interpreter's own attribute: a class may define a property of that name, which may raise.
     getter: Callable[[BaseException], Any] = BaseException.__dict__[name].__get__
     return getter
 
@@ -53,14 +53,14 @@ _hides_context = _getter("__suppress_context__")
 
 
 def shown(error: BaseException) -> str:
-    """Its type and message in one line."""
+    """Returns the type and the message in one line."""
     raised = Raised(error)
     message = raised.message()
     return f"{qualified_name(type(error))}: {message}" if message else qualified_name(type(error))
 
 
 class Raised:
-    """An exception and the traceback from the command's own code on."""
+    """An exception and its traceback, which begins in the command's own code."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -73,7 +73,7 @@ class Raised:
         return attempt(lambda: text_of(self.error), failed)
 
     def text(self) -> str:
-        """As Python prints it, or nearly so where Python fails to."""
+        """Returns the text that Python prints, or a similar one if Python cannot."""
         if _is_few(self.error):
             formatted = attempt(lambda: _formatted(self.error, self._traceback), "")
             if 0 < len(formatted) <= _MAX_TEXT_LENGTH:
@@ -132,7 +132,7 @@ def _notes(error: BaseException) -> list[Any]:
 
 
 def _is_few(error: BaseException) -> bool:
-    """Whether it has few others before it and in it: Python formats all, however many."""
+    """Whether few exceptions are chained to it and grouped in it: Python formats all of them."""
     count = 0
     chained: set[int] = set()
     left: list[Optional[BaseException]] = [error]
@@ -147,7 +147,7 @@ def _is_few(error: BaseException) -> bool:
             chained.add(id(one))
             left += [cause_of(one), _context_of(one)]
         if _GROUP is not None and issubclass(type(one), _GROUP):
-            # One that is in it twice is formatted twice.
+            # An exception that is in the group twice is formatted twice.
             left += _GROUP.__dict__["exceptions"].__get__(one)
     return True
 

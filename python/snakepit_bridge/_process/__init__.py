@@ -1,1 +1,1 @@
-"""The worker's process: its command line, its parent, its output, and the adapter it loads."""
+"""The worker's process: its options, its parent, its signals, its output, its imports."""

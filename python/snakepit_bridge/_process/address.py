@@ -1,4 +1,4 @@
-"""Where a server listens: `unix:/path`, `tcp:127.0.0.1:port` or `tcp:127.0.0.1:first-last`."""
+"""The address of a server: `unix:/path`, `tcp:127.0.0.1:port` or `tcp:127.0.0.1:first-last`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 from snakepit_bridge._errors.exits import NoServerError, StartError
 
-# sun_path is 108 bytes on Linux and 104 elsewhere, with a zero at its end.
+# sun_path has 108 bytes on Linux and 104 elsewhere, including the final zero.
 _MAX_PATH = 103
 
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
 def check(address: str) -> None:
-    """Refuses what cannot be listened on; clears away the socket file of a server that is gone."""
+    """Raises a `StartError` if the address is not valid; removes the socket of an ended server."""
     kind, _, rest = address.partition(":")
     if kind == "tcp" and ":" in rest and _PORTS.fullmatch(rest.rpartition(":")[2]):
         _check_sockets(socket.AF_INET)
@@ -36,9 +36,9 @@ def check(address: str) -> None:
 
 
 def bind_first(address: str, bind: Callable[[str], str]) -> str:
-    """What `bind` gives for the address, or for the first of its ports that is free.
+    """Returns the result of `bind` for the address, or for its first free port.
 
-    It raises an `OSError` or a `RuntimeError` where another server is.
+    `bind` raises an `OSError` or a `RuntimeError` if the address is in use.
     """
     failed: Exception
     for candidate in _candidates(address):

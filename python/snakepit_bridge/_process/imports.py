@@ -1,14 +1,14 @@
-"""Which modules are the bridge's, and which the user's, where both have one of the same name.
+"""Keeps a user's modules from replacing those of the standard library that the bridge imports.
 
-The user's directories come first in `sys.path`, as they do for a script. A `platform.py` in one of
-them must not be what the bridge, or a module of Python's own that it needs, imports as `platform`.
+The user's directories come first in `sys.path`, as for a script. A `platform.py` in one of them
+must not be imported by the bridge, or by a standard module that it needs, as `platform`.
 """
 
-# Nothing is imported here that Python's start has not imported: it may be the user's.
+# Import only modules here that Python has imported at its start: others may be the user's.
 import os
 import sys
 
-#: What the bridge, or what it uses of Python's own, imports at a later time than its start.
+#: The modules that the bridge, or a standard module that it uses, imports after its start.
 _LATE = """
 snakepit_bridge._threads.async_for_threads
 snakepit_bridge._values.extended_reader snakepit_bridge._arguments.pydantic_builders
@@ -16,7 +16,7 @@ asyncio ctypes dataclasses decimal difflib hmac linecache mmap pathlib platform 
 traceback uuid
 """
 
-# The user's part of `sys.path` ends before this entry, where Python's own begins.
+# The user's entries of `sys.path` are those before this one, the first of Python's own.
 _ZIP = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
 
 #: The user's directories.
@@ -24,7 +24,7 @@ _users: list[str] = []
 
 
 def put_users_last() -> None:
-    """Has the bridge import what it needs from elsewhere than from the user's directories."""
+    """Moves the user's directories to the end of `sys.path`, for the imports of the bridge."""
     names = [os.path.basename(path) for path in sys.path]
     if _ZIP in names:
         _users[:] = sys.path[: names.index(_ZIP)]
@@ -32,10 +32,10 @@ def put_users_last() -> None:
 
 
 def put_users_first(import_paths: list[str]) -> None:
-    """Ends that, with `import_paths` before all others."""
+    """Moves them back to the front, after `import_paths`."""
     first = [*import_paths, *_users]
     if shadowing(first):
-        # Else it is imported when it is needed, if ever: the worker starts sooner.
+        # Otherwise they are imported when they are needed: the worker starts sooner.
         for name in _LATE.split():
             __import__(name)
     if _users and sys.path[-len(_users) :] == _users:
@@ -45,7 +45,7 @@ def put_users_first(import_paths: list[str]) -> None:
 
 
 def shadowing(directories: list[str]) -> list[str]:
-    """The files and directories of the user that are named as modules of Python's own."""
+    """Returns the user's files and directories with the name of a standard module."""
     # New in Python 3.10.
     own = getattr(sys, "stdlib_module_names", None)
     return [
@@ -57,7 +57,7 @@ def shadowing(directories: list[str]) -> list[str]:
 
 
 def shadowed() -> list[tuple[str, str]]:
-    """The user's modules in whose place others were imported, each with where that other one is."""
+    """Returns the user's modules in whose place another was imported, and the path of that one."""
     found = []
     for path in shadowing(_users):
         name, suffix = os.path.splitext(os.path.basename(path))

@@ -1,4 +1,4 @@
-"""A worker's life hangs on its parent's."""
+"""Ends the worker when its parent ends."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def bind_to_parent() -> bool:
-    """Leads a process group of its own, which is killed once the parent is gone.
+    """Makes the process the leader of a group, which is killed when the parent has ended.
 
-    Returns whether the extension watches for that, which commands cannot hold up.
+    Returns whether the extension watches the parent: commands cannot delay that.
     """
     parent = os.getppid()
     if os.getpgrp() != os.getpid():
@@ -23,7 +23,7 @@ def bind_to_parent() -> bool:
     try:
         from snakepit_bridge import _native
     except ImportError:
-        # The kernel kills this process alone, and may do so before the group can be killed.
+        # The kernel kills this process alone, possibly before the group can be killed.
         if sys.platform == "linux":
             _ask_for_death_signal()
         if os.getppid() != parent:
@@ -34,12 +34,12 @@ def bind_to_parent() -> bool:
 
 
 def read_message() -> bytes:
-    """The message that is first on stdin, after its length in 4 bytes, big-endian."""
+    """Reads the first message from stdin: its length in 4 bytes, big-endian, then its bytes."""
     return _read(int.from_bytes(_read(4), "big"))
 
 
 def _read(size: int) -> bytes:
-    # Not a byte more: the rest is for others.
+    # Not a byte more: the lifeline or the server reads the rest.
     data = bytearray()
     while len(data) < size:
         part = os.read(0, size - len(data))
@@ -50,7 +50,7 @@ def _read(size: int) -> bytes:
 
 
 def take_lifeline(*, watched: bool) -> None:
-    """Has commands find an empty stdin: the parent writes nothing to it, and its end is ours."""
+    """Gives commands an empty stdin; the end of the real one means that the parent has ended."""
     lifeline = _take_stdin()
     if watched:
         os.close(lifeline)
@@ -60,7 +60,7 @@ def take_lifeline(*, watched: bool) -> None:
 
 
 def take_stdio() -> tuple[int, int]:
-    """Stdin and stdout for the protocol alone: what else is printed goes to stderr."""
+    """Reserves stdin and stdout for the protocol; commands print to stderr."""
     outlet = os.dup(1)
     os.dup2(2, 1)
     return _take_stdin(), outlet
@@ -85,7 +85,7 @@ def _watch(lifeline: int) -> None:
 def _ask_for_death_signal() -> None:
     import ctypes
 
-    # Only the direct child is told: what it started falls with its group, by the lifeline.
+    # The signal is sent to this process only; the lifeline kills the rest of its group.
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     if prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

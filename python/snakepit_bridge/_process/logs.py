@@ -1,4 +1,4 @@
-"""What Python prints and logs, line by line to the parent."""
+"""Sends the output and the log records of Python to the parent, line by line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from snakepit_bridge._commands.context import running_request_id
 
-# Names of the levels, as the command line has them.
+# The names of the levels on the command line.
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -46,7 +46,7 @@ class _Formatter(logging.Formatter):
 
 
 class _Prefixed(logging.Formatter):
-    """Marks every line of another one with its level: the parent logs it at the same level."""
+    """Prefixes every line of another formatter with its level, for the parent's log."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Prefixed(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = next((p for level, p in _PREFIXES if record.levelno >= level), "<7>")
-        # The parent takes what is between the separators for the request that the line belongs to.
+        # The parent reads the request id of the line between the separators.
         if request_id := getattr(record, "request_id", ""):
             prefix += f"\x1f{request_id}\x1f"
         lines = self._formatter.format(record).splitlines()
@@ -62,7 +62,7 @@ class _Prefixed(logging.Formatter):
 
 
 class _LibraryFilter(logging.Filter):
-    """Lets libraries' records pass from warning on, or from the level that their loggers have."""
+    """Passes records of libraries from warning on, or from the level of their loggers on."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING or not _is_library(record.name.partition(".")[0]):
@@ -77,7 +77,7 @@ class _LibraryFilter(logging.Filter):
 
 @cache
 def _is_library(package: str) -> bool:
-    """Whether a logger's first name is that of an installed package, or of one of Python's own."""
+    """Whether the first part of a logger's name is an installed or a standard package."""
     spec = getattr(sys.modules.get(package), "__spec__", None)
     origin = str(getattr(spec, "origin", None) or "")
     if package in ("", "__main__", "snakepit_bridge"):
@@ -89,12 +89,12 @@ def _is_library(package: str) -> bool:
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """The root handler while the user has none."""
+    """The handler of the root logger until the user adds one."""
 
 
 def set_up(*, prefixed: bool, level: str) -> None:
-    """Lines leave at once and whole, and the root logger has a handler unless it had one."""
-    # What a process dies of in C code is printed, with the Python frames that led there.
+    """Has lines written at once and whole, and adds a root handler unless there is one."""
+    # Print the Python frames when the process crashes in C code.
     faulthandler.enable(all_threads=False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -114,7 +114,7 @@ def set_up(*, prefixed: bool, level: str) -> None:
 
 
 def _give_way(own: logging.Handler, *, prefixed: bool) -> None:
-    """Has `logging.basicConfig` do what it does in a script, where there is no handler yet."""
+    """Makes `logging.basicConfig` ignore the bridge's handler, so that it works as in a script."""
     configure = logging.basicConfig
 
     @functools.wraps(configure)
@@ -133,7 +133,7 @@ def _give_way(own: logging.Handler, *, prefixed: bool) -> None:
 
 
 def yield_to_user(*, prefixed: bool) -> None:
-    """Takes the bridge's handler away once the user's code has added its own."""
+    """Removes the bridge's handler if the user's code has added one."""
     handlers = logging.root.handlers
     if any(not isinstance(handler, _Handler) for handler in handlers):
         for handler in [each for each in handlers if isinstance(each, _Handler)]:
@@ -143,7 +143,7 @@ def yield_to_user(*, prefixed: bool) -> None:
 
 
 def _prefix_users() -> None:
-    """Has the handlers that the user's code has made for stdout and stderr tell levels as well."""
+    """Makes the user's handlers for stdout and stderr write the level prefixes as well."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     for handler in [each for logger in loggers for each in getattr(logger, "handlers", ())]:
         if (

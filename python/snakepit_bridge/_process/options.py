@@ -1,4 +1,4 @@
-"""The options of a worker: its command line, and what the servers read of it."""
+"""The options of a worker: its command line, as the servers read it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from snakepit_bridge._version import __version__
 
 
 class Options(argparse.Namespace):
-    """What a worker is started with. Times are in seconds."""
+    """The options with which a worker was started. Times are in seconds."""
 
     worker_id: str
     adapter: str
@@ -32,7 +32,7 @@ class Options(argparse.Namespace):
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Ends the process where the arguments are wrong, or ask for help."""
+    """Parses the command line; exits if it is not valid, or asks for help."""
     return _parser().parse_args(arguments, Options())
 
 

@@ -1,4 +1,4 @@
-"""Who has started a worker: a BEAM, which reads what is announced on stdout, or a shell."""
+"""The parent of a worker: a BEAM, which reads announcements on stdout, or a shell."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Optional
 
 
 class Parent:
-    """What the parent has put into the environment, and what it is told.
+    """The settings that the parent passes in the environment, and announcements to it.
 
-    The variables are removed from it: what the worker starts is not to have them.
+    The variables are removed from the environment, so that the worker's children do not get them.
     """
 
     def __init__(self) -> None:
         self._token = os.environ.pop("SNAKEPIT_READY_TOKEN", "")
-        #: What a call over TCP has to know.
+        #: The secret that RPCs over TCP must carry.
         self.secret = os.environ.pop("SNAKEPIT_SECRET", "")
-        #: The file in which it is noted which calls have started.
+        #: The path of the file that records which calls have started.
         self.start_journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")
 
     @property
@@ -25,7 +25,7 @@ class Parent:
         return bool(self._token)
 
     def ready(self, address: str) -> None:
-        """Says that calls are welcome at this address."""
+        """Announces that the server accepts calls at this address."""
         if self.is_beam:
             self._announce(address)
         else:
@@ -33,9 +33,9 @@ class Parent:
 
     @property
     def draining(self) -> Optional[Callable[[], None]]:
-        """Says that no more calls are; None where nobody would understand it."""
+        """A function that announces that the server drains; None if the parent is not a BEAM."""
         return (lambda: self._announce("draining")) if self.is_beam else None
 
     def _announce(self, what: str) -> None:
-        # On the real stdout and in one write.
+        # In one write on the real stdout.
         os.write(1, f"\n{self._token} {what}\n".encode())

@@ -1,4 +1,4 @@
-"""What the servers share: the signals that end them, and the end of a worker that does not."""
+"""The signals that end a worker."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _log = logging.getLogger("snakepit_bridge")
 
 
 _ENDS = (signal.SIGTERM, signal.SIGINT)
-# What a loop of asyncio leaves in place of the handlers that it had.
+# The handlers that an asyncio loop leaves behind.
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Signals:
-    """SIGTERM and SIGINT, from the making of this on. To be made in the main thread.
+    """Handles SIGTERM and SIGINT. Must be created in the main thread.
 
-    The interpreter's C handler writes to a pipe, on whichever thread the signal comes and whatever
-    the main thread is at; another thread waits for that. A command may have handlers of its own,
-    for these signals as well: they run in the main thread, as in a script, and the pipe is written
-    to all the same.
+    The interpreter's C handler writes to a pipe, in whichever thread the signal arrives and
+    whatever the main thread does; another thread reads the pipe. A command may set handlers of its
+    own, also for these signals: they run in the main thread, as in a script, and the pipe is still
+    written to.
     """
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        #: Called for any other signal: its handler may wait for the main thread to do something.
+        #: Called for any other signal, whose Python handler may need the main thread to wake.
         self.on_other: Callable[[], object] = int
-        self._take((*_DEFAULTS, signal.SIG_IGN, None))
+        self._handle_those_with((*_DEFAULTS, signal.SIG_IGN, None))
         self._masks = threading.local()
         os.register_at_fork(
-            before=self._hold, after_in_parent=self._let_go, after_in_child=self._forget
+            before=self._block, after_in_parent=self._unblock, after_in_child=self._reset_in_child
         )
 
     def wait(self, timeout: Optional[float] = None) -> None:
-        """Waits for one of them, for at most so many seconds."""
+        """Waits for one of the two signals, at most `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -58,10 +58,10 @@ class Signals:
             self.on_other()
 
     def await_end(self, announce: Optional[Callable[[], None]], shutdown_timeout: float) -> float:
-        """Returns when it is time to end, and for how many seconds calls may go on from then on.
+        """Waits until the worker has to end; returns how many seconds its calls may continue.
 
-        A parent that is told by `announce` after the first signal makes no more calls. It sends the
-        second one when none is left, or when it waits for them no longer.
+        After the first signal `announce` tells the parent to send no more calls. The parent sends
+        the second signal when no call is left, or when it no longer waits for them.
         """
         self.wait()
         if announce is None:
@@ -77,9 +77,9 @@ class Signals:
         shutdown_timeout: float,
         stop: Callable[[float], None],
     ) -> None:
-        """Serves in this thread until another one has ended the calls, once a signal says so.
+        """Serves in this thread until a signal arrives and another thread has ended the calls.
 
-        `stop` gets the seconds for which they may go on.
+        `stop` receives the number of seconds for which calls may continue.
         """
         self.on_other = main.wake
         main.on_idle = self.restore
@@ -93,7 +93,7 @@ class Signals:
         stop: Callable[[float], None],
         release: Callable[[], None],
     ) -> None:
-        """As `serve`, for a main thread that serves elsewhere until `release` lets it go."""
+        """Like `serve`, for a main thread that serves elsewhere until `release` is called."""
 
         def end() -> None:
             try:
@@ -104,14 +104,14 @@ class Signals:
         threading.Thread(target=end, name="snakepit-signals", daemon=True).start()
 
     def restore(self) -> None:
-        """Takes the signals back that a command has set to their defaults, as event loops do.
+        """Handles signals again that a command has reset to their defaults, as event loops do.
 
-        A handler that a command has set stays. To be called in the main thread.
+        A handler that a command has set stays. Must be called in the main thread.
         """
-        self._take(_DEFAULTS)
+        self._handle_those_with(_DEFAULTS)
 
-    def _take(self, handlers: tuple[object, ...]) -> None:
-        """Takes the signals that have one of these handlers."""
+    def _handle_those_with(self, handlers: tuple[object, ...]) -> None:
+        """Handles the signals that have one of these handlers now."""
         for number in _ENDS:
             if _signal.getsignal(number) in handlers:
                 signal.signal(number, self._handle)
@@ -120,21 +120,21 @@ class Signals:
             signal.set_wakeup_fd(woken)
 
     def _handle(self, number: int, _frame: object) -> None:
-        # An event loop that a command runs may have the signals told to itself.
+        # An event loop that a command runs may have set a wakeup file descriptor of its own.
         woken = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         if woken != self._writer:
             signal.set_wakeup_fd(woken)
             os.write(self._writer, bytes([number]))
 
-    def _hold(self) -> None:
-        """What ends a child that is being forked waits until that has handlers of its own."""
+    def _block(self) -> None:
+        """Before a fork: blocks the signals until the child has handlers of its own."""
         self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
 
-    def _let_go(self) -> None:
+    def _unblock(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
-    def _forget(self) -> None:
-        """In a child that was forked: its signals are not this worker's."""
+    def _reset_in_child(self) -> None:
+        """In a forked child: restores the defaults, because its signals are not the worker's."""
         if signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if signal.getsignal(signal.SIGINT) == self._handle:
@@ -142,4 +142,4 @@ class Signals:
         woken = signal.set_wakeup_fd(-1)
         if woken != self._writer:
             signal.set_wakeup_fd(woken)
-        self._let_go()
+        self._unblock()

@@ -1,7 +1,7 @@
-"""What a script has of a terminal and a worker has not: somebody who types, and lines that end.
+"""Stands in for the terminal that a worker does not have.
 
-What would ask for input raises a sentence that says what to do. What threads print, and progress
-bars that write one line over and over, stay apart from each other and from log lines.
+Asking for input raises an error that says what to do. The lines of threads, and progress bars that
+rewrite one line, are kept apart from each other and from log lines.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _NO_DEBUGGER = (
     'attach an editor: the guide "Writing commands" has an example'
 )
 
-# The level prefixes that log lines begin with.
+# The level prefixes of log lines.
 _LEVELS = tuple(f"<{level}>" for level in range(8))
 _MAX_LENGTH = 8192
 
 
 def set_up() -> None:
-    """For a worker whose output its parent reads."""
+    """Replaces stdin, stdout and stderr for a worker whose parent reads its output."""
     sys.stdin = io.TextIOWrapper(io.BufferedReader(_NoInput()), encoding="utf-8")
     sys.breakpointhook = _breakpoint
     for name in ("stdout", "stderr"):
@@ -58,9 +58,9 @@ def _breakpoint(*args: Any, **keywords: Any) -> Any:
 
 
 class Lines(io.TextIOWrapper):
-    """A stream that a thread's text enters with its line's end, or when it is flushed."""
+    """A stream that writes a thread's text when its line ends, or when it is flushed."""
 
-    #: The thread that has written the beginning of a line, to either stream: they are one pipe.
+    #: The thread that has written the beginning of a line to either stream: they share one pipe.
     _unfinished: Optional[int] = None
 
     def __init__(self, buffer: Any, encoding: str) -> None:
@@ -87,7 +87,7 @@ class Lines(io.TextIOWrapper):
         super().flush()
 
     def flush_all(self) -> None:
-        """At the end: what threads have begun and not ended."""
+        """At exit: writes the unfinished lines of all threads."""
         while self._begun:
             thread, begun = self._begun.popitem()
             self._emit(begun, thread)

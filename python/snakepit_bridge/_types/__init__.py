@@ -1,1 +1,1 @@
-"""What is sent in place of a value of a type that JSON does not have."""
+"""Types that JSON does not have, and the values that are sent in their place."""

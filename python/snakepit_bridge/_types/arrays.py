@@ -1,6 +1,6 @@
-"""Arrays as what is sent: tensors of numbers, lists of anything else. Those of numpy and torch.
+"""Converts arrays of numpy and torch to tensors of numbers, or to lists of anything else.
 
-Neither is ever imported here: who gives one of its values has done so.
+Neither package is imported here: the code that created the value has imported it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from snakepit_bridge._types.invalid import InvalidValueError
 from snakepit_bridge._types.tensor import DTYPES, ML_DTYPES, Tensor, item_size, nested, of_array
 
-#: How a timedelta64 of each unit becomes seconds: multiplied by the one, divided by the other.
+#: Factor and divisor that convert a timedelta64 of each unit to seconds.
 _SECONDS = {
     "W": (604_800, 1),
     "D": (86_400, 1),
@@ -27,15 +27,15 @@ _SECONDS = {
     "as": (1, 10**18),
 }
 _NOT_A_TIME = -(2**63)
-#: The kinds of dtypes that are sent as lists: bytes, texts, times, objects.
+#: The kinds of dtypes that are sent as lists: bytes, text, times, objects.
 _LISTED = frozenset("SUTMmO")
 
 
 def array(value: Any) -> object:
-    """A numpy array as a `Tensor` if its elements are numbers, else as nested lists."""
+    """Converts a numpy array of numbers to a `Tensor`, and any other one to nested lists."""
     dtype = value.dtype
     if dtype.name not in DTYPES:
-        # Packages give types of numbers of their own the kind of records, and other characters.
+        # Packages define number types that have the kind of records, and another character.
         if dtype.kind in _LISTED or dtype.char == "V":
             return lists(value)
         if dtype.kind == "f":
@@ -44,7 +44,7 @@ def array(value: Any) -> object:
 
 
 def torch_tensor(tensor: Any) -> object:
-    """A torch tensor as a numpy array, or as a `Tensor` where numpy has not its dtype."""
+    """Converts a torch tensor to a numpy array, or to a `Tensor` if numpy lacks its dtype."""
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     name = str(tensor.dtype).partition(".")[2]
     if name not in ML_DTYPES:
@@ -56,7 +56,7 @@ def torch_tensor(tensor: Any) -> object:
 
 
 def lists(value: Any) -> Any:
-    """The elements of an array in nested lists; what is masked or no time is None."""
+    """Returns the elements of an array in nested lists; masked elements and NaT are None."""
     if value.dtype.names is not None:
         items: list[object] = _records(value.reshape(-1))
     elif isinstance(value, sys.modules["numpy"].ma.MaskedArray):
@@ -69,12 +69,12 @@ def lists(value: Any) -> Any:
 
 
 def scalar(value: Any) -> object:
-    """A scalar whose array is a list: a time or a record."""
+    """Converts a time or a record, whose array is sent as a list."""
     return lists(sys.modules["numpy"].asarray(value))
 
 
 def long_double(value: Any) -> float:
-    """The nearest float of 64 bits."""
+    """Returns the nearest 64-bit float."""
     number = float(value)
     if math.isinf(number) and number != value:
         raise InvalidValueError("is a number beyond the range of 64-bit floats")
@@ -105,14 +105,14 @@ def _plain(value: Any) -> list[object]:
     if kind == "m":
         return _seconds(value)
     items: list[object] = value.tolist()
-    # What stands for a missing text may be anything.
+    # A missing text may be represented by any object.
     return [item if isinstance(item, str) else None for item in items] if kind == "T" else items
 
 
 def _times(value: Any) -> list[object]:
     numpy = sys.modules["numpy"]
     unit = numpy.datetime_data(value.dtype)[0]
-    # A time of day has its seconds, as ISO 8601 is read almost everywhere.
+    # Most readers of ISO 8601 expect seconds in a time of day.
     unit = "s" if unit in ("h", "m") else None
     texts = numpy.datetime_as_string(value, unit).tolist()
     return [None if text == "NaT" else text for text in texts]

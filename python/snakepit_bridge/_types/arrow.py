@@ -1,6 +1,6 @@
-"""Tables of columns as streams of Arrow's IPC format.
+"""Arrow tables, and their IPC streams.
 
-pyarrow is imported when there is a table to be made or to be read.
+pyarrow is imported when a table is created or read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Arrow:
 
 
 class _Pieces:
-    """A file to be written that keeps what it is given."""
+    """A writable file that keeps the written pieces."""
 
     closed = False
 
@@ -73,7 +73,7 @@ def arrow(frame: object) -> Arrow:
 
 
 def as_arrow(frame: object) -> Arrow:
-    """As `arrow`, but the `InvalidValueError` of two columns goes on after the frame's path."""
+    """Like `arrow`, but raises an `InvalidValueError` whose message continues after a path."""
     return Arrow(_table(frame))
 
 
@@ -123,9 +123,9 @@ _TABLES: dict[str, Callable[[Any], Any]] = {
 
 
 def read(stream: memoryview) -> Any:
-    """The `pyarrow.Table` of an IPC stream, over its memory.
+    """Returns the `pyarrow.Table` of an IPC stream, without copying it.
 
-    Raises an `InvalidValueError` of which the message goes on after the value's path.
+    Raises an `InvalidValueError` whose message continues after the value's path.
     """
     try:
         pyarrow = _pyarrow("has an Arrow table, which needs")

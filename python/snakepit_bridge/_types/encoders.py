@@ -1,6 +1,6 @@
-"""What is sent in place of a value of a type that is none of the wire's own.
+"""Encoders: they return the value that is sent in place of a value of another type.
 
-None, bool, int, float, str, bytes, list, tuple, dict, `Tensor` and `Arrow` are.
+None, bool, int, float, str, bytes, list, tuple, dict, `Tensor` and `Arrow` need no encoder.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from snakepit_bridge._types.names import qualified_name, repr_of
 
 _F = TypeVar("_F", bound=Encoder)
 
-#: How often a substitute may need a substitute.
+#: How often the result of an encoder may need an encoder again.
 MAX_SUBSTITUTIONS = 16
 
-#: The key of the map that stands for a value that cannot be sent, where the pool wants one.
+#: The key of the map that replaces a value that cannot be sent, if the pool has that option.
 UNENCODABLE = "$unencodable"
 
 _SCALARS = (str, bool, int, float, bytes)
@@ -30,7 +30,7 @@ _found: dict[type, Optional[Encoder]] = {}
 _mark_unencodable = False
 _frame_encoder: Optional[Encoder] = None
 
-#: What makes maps of lists of frames.
+#: The encoders that convert frames to maps of lists.
 _FRAME_ENCODERS = (arrow_table, pandas_frame, polars_frame)
 
 
@@ -67,13 +67,13 @@ def register_encoder(
 
 
 def mark_unencodable(*, mark: bool) -> None:
-    """Whether a marker map is sent in place of what cannot be, rather than an error."""
+    """Sets whether a marker map is sent in place of a value that cannot be, or an error."""
     global _mark_unencodable  # noqa: PLW0603 (a worker serves one pool)
     _mark_unencodable = mark
 
 
 def encode_frames_by(encoder: Optional[Encoder]) -> None:
-    """What is sent in place of a frame, rather than a map of lists."""
+    """Sets the encoder of frames; None sends maps of lists."""
     global _frame_encoder  # noqa: PLW0603 (a worker serves one pool)
     _frame_encoder = encoder
 
@@ -84,9 +84,9 @@ def is_encoded_frame(value: object) -> bool:
 
 
 def substitute(value: object) -> object:
-    """What is sent in place of `value`; it may need a substitute in turn.
+    """Returns what is sent in place of `value`, which may need a substitute again.
 
-    Raises an `InvalidValueError` of which the message goes on after the value's path.
+    Raises an `InvalidValueError` whose message continues after the value's path.
     """
     cls = type(value)
     try:
@@ -110,7 +110,7 @@ def substitute(value: object) -> object:
 
 
 def marker_or_error(value: object, problem: str) -> object:
-    """The marker of a value that cannot be sent, or the error."""
+    """Returns the marker of a value that cannot be sent, or raises the error."""
     if _mark_unencodable:
         return {UNENCODABLE: qualified_name(type(value))}
     raise InvalidValueError(problem)
@@ -126,14 +126,14 @@ def _encoder(cls: type) -> Optional[Encoder]:
 
 
 def is_encoded(cls: type) -> bool:
-    """Whether the values of a class have something that is sent in their place."""
+    """Whether there is an encoder for the values of a class."""
     return _encoder(cls) is not None
 
 
 def key_text(key: object) -> str:
-    """A key as JSON names what is sent for it; where that is no scalar, the key's `str`.
+    """Returns the text of a key: of what is sent for it, or its `str` if that is not a scalar.
 
-    Raises an `InvalidValueError` of which the message goes on after the path of the dict.
+    Raises an `InvalidValueError` whose message continues after the path of the dict.
     """
     if isinstance(key, str):
         return str.__str__(key)
@@ -184,9 +184,9 @@ def _named(columns: Columns) -> dict[str, list[Any]]:
 
 
 def column_names(index: Iterable[object], own: Iterable[object]) -> list[str]:
-    """The names of a frame's columns, those of its index first, of their labels.
+    """Returns the names of a frame's columns from their labels, those of its index first.
 
-    Raises an `InvalidValueError` where two are the same.
+    Raises an `InvalidValueError` if two names are equal.
     """
     named = [_column_name(label) for label in index]
     levels = frozenset(named)

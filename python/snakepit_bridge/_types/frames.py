@@ -1,6 +1,6 @@
-"""Frames and series of pandas, polars and Arrow as columns of Python's own values.
+"""Converts frames and series of pandas, polars and Arrow to columns of Python values.
 
-None of the packages is imported here: who gives a frame has done so.
+None of the packages is imported here: the code that created the frame has imported it.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 import sys
 from typing import Any, Union
 
-#: How polars writes times as ISO 8601 has them.
+#: The formats with which polars writes times as in ISO 8601.
 _POLARS_TIMES = {
     "Date": "%Y-%m-%d",
     "Datetime": "%Y-%m-%dT%H:%M:%S%.f",
     "Time": "%H:%M:%S%.f",
 }
-#: How many of a unit make a second.
+#: How many of each unit make a second.
 _PARTS = {"ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 class Columns:
-    """Columns by label, in the order of the frame: those of its index, and its own.
+    """The columns of a frame by label, in order: those of its index, and its own.
 
     A label that is a tuple is the path of a column under a MultiIndex.
     """
@@ -39,7 +39,7 @@ def pandas_frame(frame: Any) -> Columns:
 
 
 def pandas_series(series: Any) -> Union[Columns, list[Any]]:
-    """The values, or a frame of them where the index says more than their order."""
+    """Returns the values, or columns if the index contains more than the order of rows."""
     if _counts_rows(series.index):
         return pandas_values(series)
     name = 0 if series.name is None else series.name
@@ -47,7 +47,7 @@ def pandas_series(series: Any) -> Union[Columns, list[Any]]:
 
 
 def pandas_values(values: Any) -> list[Any]:
-    """What a Series, an Index or an ExtensionArray holds, None for what is missing."""
+    """Returns the values of a Series, an Index or an ExtensionArray, None for missing ones."""
     if getattr(values, "nlevels", 1) > 1:
         return [list(row) for row in zip(*_levels(values))]
     dtype, numpy = values.dtype, sys.modules["numpy"]
@@ -60,7 +60,7 @@ def pandas_values(values: Any) -> list[Any]:
     if kind == "f" and not missing.any():
         return list(values.tolist())
     if hasattr(dtype, "pyarrow_dtype"):
-        # An array of objects would have arrays for what is nested.
+        # An array of objects would represent nested lists as arrays.
         return [None if gone else item for item, gone in zip(list(values), missing.tolist())]
     objects = numpy.array(values, object)
     objects[missing] = None
@@ -72,8 +72,8 @@ def _levels(index: Any) -> list[list[Any]]:
 
 
 def _picked(choices: Any, codes: Any) -> list[Any]:
-    """The values that codes stand for; one below zero stands for a missing one."""
-    # It is the last of the list, where Python's index -1 finds it.
+    """Returns the values of category codes; a code below zero means a missing value."""
+    # None is the last of the list, where the index -1 finds it.
     choices = [*pandas_values(choices), None]
     return [choices[code] for code in codes.tolist()]
 
@@ -115,7 +115,7 @@ def arrow_scalar(value: Any) -> object:
 
 
 def index_labels(index: Any, labels: Any) -> list[object]:
-    """The labels of the columns that an index becomes, as `reset_index` has them."""
+    """Returns the labels of the columns of an index, as `reset_index` names them."""
     if _counts_rows(index):
         return []
     if index.nlevels > 1:
@@ -132,12 +132,12 @@ def _index(index: Any, labels: Any) -> list[tuple[object, list[Any]]]:
 
 
 def _counts_rows(index: Any) -> bool:
-    """Whether an index is the default: it has no name, and numbers the rows from 0."""
+    """Whether an index is the default one: without a name, numbering the rows from 0."""
     if index.nlevels > 1 or index.name is not None:
         return False
     size, kind = len(index), index.dtype.kind
     if not size:
-        # Before pandas 2 the default index of no rows is one of objects.
+        # Before pandas 2 the default index of an empty frame has the dtype object.
         return kind in "iu" or str(index.dtype) == "object"
     if kind not in "iu" or index.hasnans or index[0] != 0 or index[-1] != size - 1:
         return False

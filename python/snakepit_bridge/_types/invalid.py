@@ -1,4 +1,4 @@
-"""How a value that cannot travel is named."""
+"""The error of a value that cannot be sent or decoded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MAX_PATH_LENGTH = 60
 
 
 class InvalidValueError(ValueError):
-    """A value that cannot travel; the message says where it is and what it is."""
+    """A value that cannot be sent or decoded; the message says where it is and what it is."""
 
 
 def too_deep(path: str) -> InvalidValueError:

@@ -1,4 +1,4 @@
-"""How values of well-known types are sent. A type is known by its name: no package is imported."""
+"""The encoders of well-known types. A type is recognized by its name: no package is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from snakepit_bridge._types.snapshot import items, read_stable
 
 Encoder = Callable[[Any], object]
 
-#: What stands for a secret, whatever its length.
+#: Replaces a secret of any length.
 MASK = "*" * 10
 
 
@@ -97,7 +97,7 @@ _KNOWN: dict[str, Encoder] = {
     "torch.Tensor": arrays.torch_tensor,
 }
 
-#: What to do about values of types that cannot be sent.
+#: Advice for types that cannot be sent.
 _ADVICE = {
     "builtins.async_generator": "iterate over it, or make the command itself an async generator",
     "builtins.complex": "send its real and its imag",
@@ -114,12 +114,12 @@ _ADVICE = {
 
 
 def encoder_of(base: type) -> Optional[Encoder]:
-    """The encoder of the values of a class, if it is known by its name."""
+    """Returns the encoder of a class that is recognized by its name."""
     return _KNOWN.get(_name(base))
 
 
 def encoder_by_shape(cls: type) -> Optional[Encoder]:
-    """The encoder of the values of a class that is known by what it has."""
+    """Returns the encoder of a class that is recognized by its attributes or its base."""
     if hasattr(cls, "__dataclass_fields__"):
         return _dataclass_fields
     if hasattr(cls, "__attrs_attrs__"):
@@ -134,7 +134,7 @@ def encoder_by_shape(cls: type) -> Optional[Encoder]:
 
 
 def advice_for(cls: type) -> str:
-    """What to do about a value of a class that cannot be sent."""
+    """Returns advice for a class whose values cannot be sent."""
     known = (_ADVICE.get(_name(base)) for base in cls.__mro__)
     advice = next(filter(None, known), None)
     if advice is None and issubclass(cls, Iterator):
@@ -143,7 +143,7 @@ def advice_for(cls: type) -> str:
 
 
 def _name(cls: type) -> str:
-    """The first part of the module's name, and the class's own."""
+    """Returns the first part of the module's name, and the class's name."""
     return f"{module_name(cls).partition('.')[0]}.{class_name(cls)}"
 
 

@@ -1,4 +1,4 @@
-"""What classes and values are called, whatever their own code does when it is asked."""
+"""Names and texts of classes and values whose own code may raise."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 
-# A metaclass may have properties of these names, which may raise.
+# A metaclass may define properties of these names, which may raise.
 _module_of = type.__dict__["__module__"].__get__
 _name_of = type.__dict__["__name__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__
 
 
 def qualified_name(cls: type) -> str:
-    """A class's name as Python prints it: without a module if that is `builtins`."""
-    # An error with an empty type is none that was raised.
+    """Returns a class's name as Python prints it: without the module if that is `builtins`."""
+    # In an error, an empty type would mean that no exception was raised.
     name = str.__str__(_qualname_of(cls)) or "<unnamed>"
-    # For a class this is whatever its body assigned to `__module__`.
+    # The body of the class may have assigned anything to `__module__`.
     module = module_name(cls)
     return name if module in ("", "builtins", "__main__") else f"{module}.{name}"
 
@@ -27,7 +27,7 @@ def class_name(cls: type) -> str:
 
 
 def module_name(cls: type) -> str:
-    """The name of the module of a class, "" if it has none."""
+    """Returns the name of a class's module, "" if it has none."""
     try:
         module = _module_of(cls)
     except AttributeError:
@@ -36,7 +36,7 @@ def module_name(cls: type) -> str:
 
 
 def attempt(ask: Callable[[], _T], otherwise: _T) -> _T:
-    """What `ask` returns, or `otherwise` if it raises, whatever it raises."""
+    """Returns the result of `ask`, or `otherwise` if it raises anything."""
     try:
         return ask()
     except BaseException:
@@ -44,7 +44,7 @@ def attempt(ask: Callable[[], _T], otherwise: _T) -> _T:
 
 
 def text_of(value: object) -> str:
-    """Its `str`, as a plain one: a class derived from `str` has methods of its own."""
+    """Returns the `str` of a value as a plain `str`: a derived class may override methods."""
     return str.__str__(str(value))
 
 

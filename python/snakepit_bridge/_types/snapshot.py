@@ -1,7 +1,7 @@
-"""A value's containers as they are at one moment, of which nobody else has a reference.
+"""Copies the containers of a value before they are encoded.
 
-A command may return what other threads go on changing, and what the encoders of its own values
-change. So the containers are copied before any Python code runs for what is in them.
+Other threads may change a returned value, and so may the encoders of values in it. So the
+containers are copied before any Python code runs for their items.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError
 
-#: How often a container of the user's own making is read again that changes while it is read.
+#: How often a container of a user's class is read again if it changes while it is read.
 _TRIES = 100
 _LEAVES = frozenset({str, int, float, bool, type(None), bytes})
 
 
 def snapshot(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """The value with its dicts, lists and tuples copied. A `RecursionError` if it is too deep."""
+    """Returns a copy of the dicts, lists and tuples. Raises a `RecursionError` if too deep."""
     kind = type(value)
     if kind in _LEAVES:
         return value
@@ -36,17 +36,17 @@ def snapshot(value: Any, depth: int = MAX_DEPTH) -> Any:
 
 
 def items(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-    """The items of a dict or of another mapping."""
+    """Returns the items of a dict or of another mapping."""
     if isinstance(mapping, dict) and not dict.__len__(mapping):
-        # Python's json asks no dict for its items that holds none itself.
+        # Python's json does not call `items` of a dict that is empty itself.
         return []
     return read_stable(lambda: list(mapping.items()))
 
 
 def read_stable(read: Callable[[], list[Any]]) -> list[Any]:
-    """What `read` makes of a container in one go, read again where that has changed meanwhile.
+    """Returns the result of `read`, which is repeated if the container changes meanwhile.
 
-    That of a dict, a set or a deque is never interrupted: it needs no second try.
+    Reading a dict, a set or a deque is never interrupted and needs no second try.
     """
     for _ in range(_TRIES):
         try:

@@ -1,4 +1,4 @@
-"""Arrays of numbers: numpy's where it is there, and what stands for them where it is not."""
+"""Tensors: arrays of numbers, which are numpy arrays if numpy is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Union
 
 from snakepit_bridge._types.invalid import InvalidValueError
 
-#: Of each dtype the size of an element in bytes, and its struct code or that of its parts.
+#: For each dtype, the size of an element in bytes, and the struct code of it or of its parts.
 DTYPES = {
     "bool": (1, "?"),
     "int8": (1, "b"),
@@ -29,7 +29,7 @@ DTYPES = {
     "complex64": (8, "f"),
     "complex128": (16, "d"),
 }
-#: Those that numpy has from the package `ml_dtypes`.
+#: The dtypes that the package `ml_dtypes` adds to numpy.
 ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
@@ -70,7 +70,7 @@ class Tensor:
     __hash__ = None  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> NoReturn:
-        # Of one that is not made yet there is nothing to say: `copy` and `pickle` ask such.
+        # `copy` and `pickle` read attributes of an instance that is not initialized yet.
         dtype = name if name in Tensor.__slots__ else self.dtype
         wanted = "numpy and ml_dtypes are" if dtype in ML_DTYPES else "numpy is"
         raise AttributeError(
@@ -84,7 +84,7 @@ class Tensor:
 
 
 def nested(elements: Sequence[Any], shape: Sequence[int]) -> Any:
-    """Elements in row-major order as nested lists of a shape."""
+    """Returns elements in row-major order as nested lists of a shape."""
     items = list(elements)
     for side in reversed(shape[1:]):
         if not side:
@@ -98,7 +98,7 @@ def _elements(dtype: str, data: memoryview) -> list[Any]:
     if dtype == "float8_e4m3fn":
         return [_float8_e4m3fn(byte) for byte in data]
     if dtype in ("bfloat16", "float8_e5m2"):
-        # They are the upper halves of float32 and float16.
+        # These types are the upper halves of float32 and float16.
         wide = bytearray(2 * len(data))
         for byte in range(size):
             wide[size + byte :: 2 * size] = bytes(data[byte::size])
@@ -111,7 +111,7 @@ def _elements(dtype: str, data: memoryview) -> list[Any]:
 def _float8_e4m3fn(byte: int) -> float:
     exponent, fraction = byte >> 3 & 15, byte & 7
     value = math.ldexp(8 + fraction, exponent - 10) if exponent else math.ldexp(fraction, -9)
-    # Where all bits are ones there is no number.
+    # All bits set means NaN.
     value = value if byte & 127 < 127 else math.nan  # noqa: PLR2004
     return -value if byte & 128 else value
 
@@ -121,12 +121,12 @@ def _empty(shape: Sequence[int]) -> list[Any]:
 
 
 def item_size(dtype: str) -> int:
-    """The size of an element in bytes."""
+    """Returns the size of an element in bytes."""
     return DTYPES[dtype][0]
 
 
 def array(dtype: str, shape: Sequence[int], data: memoryview) -> Any:
-    """A read-only numpy array over `data`, or a `Tensor` where numpy has not that dtype."""
+    """Returns a read-only numpy array over `data`, or a `Tensor` if numpy lacks that dtype."""
     tensor = Tensor(dtype, shape, data)
     try:
         import numpy  # type: ignore[import-not-found,unused-ignore]  # noqa: ICN001
@@ -146,7 +146,7 @@ def array(dtype: str, shape: Sequence[int], data: memoryview) -> Any:
 
 
 def of_array(array: Any) -> object:
-    """A numpy array of numbers as a `Tensor`."""
+    """Converts a numpy array of numbers to a `Tensor`."""
     name = array.dtype.name
     if name not in DTYPES:
         raise InvalidValueError(
@@ -154,6 +154,6 @@ def of_array(array: Any) -> object:
             f"the supported dtypes are {', '.join(DTYPES)}"
         )
     contiguous = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-    # Those of ml_dtypes have no code in Python's buffer protocol.
+    # The dtypes of ml_dtypes have no code in Python's buffer protocol.
     data = contiguous.reshape(-1).view("uint8").data if array.size else b""
     return Tensor(name, array.shape, data)

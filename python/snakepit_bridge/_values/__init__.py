@@ -1,1 +1,1 @@
-"""Values as bytes: JSON, extended JSON, and the fields of a message."""
+"""Encodes values as bytes and decodes them: fields of messages, JSON, extended JSON."""

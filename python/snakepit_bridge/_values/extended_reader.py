@@ -1,4 +1,4 @@
-"""Reads extended JSON, which `extended_writer` writes."""
+"""Decodes extended JSON, which `extended_writer` encodes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from snakepit_bridge._values.tagged import ALIGNMENT, TAG, TAG_TEXT, TYPES_BY_NA
 def decode_extended(
     data: bytes, name: str = "message", problems: Optional[list[str]] = None
 ) -> Any:
-    """The value that extended JSON stands for.
+    """Decodes a value from extended JSON.
 
-    With `problems`, a table or a tensor that cannot be made is None, and the reason is added there.
+    With `problems`, a table or a tensor that cannot be decoded is None, and the reason is appended.
     """
     end = data.find(0)
     text = data if end < 0 else data[:end]

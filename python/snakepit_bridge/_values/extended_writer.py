@@ -1,4 +1,4 @@
-"""Writes extended JSON, which carries what JSON cannot: `guides/values.md` specifies it."""
+"""Encodes extended JSON, which carries values that JSON cannot: see `guides/values.md`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from snakepit_bridge._values.tagged import (
     type_of_subclass,
 )
 
-#: As many bits never have more digits than MAX_DIGITS.
+#: An integer of at most this many bits has at most MAX_DIGITS digits.
 _MAX_BITS = MAX_DIGITS * 3321 // 1000
 
 
 def encode_extended(value: object, path: str = "message") -> bytes:
-    """Any value as extended JSON, which for most values is JSON."""
+    """Encodes any value as extended JSON, which is plain JSON for most values."""
     tail = _Tail()
     try:
         text = encoder(tail.default, allow_nan=True)(value)
@@ -41,12 +41,12 @@ def encode_extended(value: object, path: str = "message") -> bytes:
 
 
 def encode_with_care(value: object, path: str) -> bytes:
-    """What the plain rules carry as JSON, or exactly why they do not."""
+    """Encodes a value by the plain rules as JSON; the error names the exact place."""
     return _Writer(None).text(value, path, MAX_DEPTH).encode()
 
 
 class _Tail:
-    """The binaries of a value that is being written."""
+    """The binaries that follow the JSON text of a value."""
 
     def __init__(self) -> None:
         self.tags = 0
@@ -54,7 +54,7 @@ class _Tail:
         self._pieces: list[Union[bytes, memoryview]] = []
 
     def default(self, value: object) -> object:
-        """What the JSON encoder is to write in place of a value."""
+        """Returns what the JSON encoder writes in place of a value."""
         known = TYPES_BY_CLASS.get(type(value)) or type_of_subclass(value)
         if known is None:
             return substitute(value)
@@ -78,7 +78,7 @@ class _Tail:
 
 
 class _Writer:
-    """Writes what the fast encoder does not, or says exactly why it cannot be written."""
+    """Writes values that the fast encoder cannot; an error names the exact place."""
 
     def __init__(self, tail: Optional[_Tail]) -> None:
         self._tail = tail
@@ -161,7 +161,7 @@ class _Writer:
 
 
 def named_items(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
-    """The items of a dict, under the texts of their keys."""
+    """Returns the items of a dict, with their keys as text."""
     try:
         return [(key_text(key), item) for key, item in items(value)]
     except InvalidValueError as error:

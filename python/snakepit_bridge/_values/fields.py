@@ -1,8 +1,8 @@
-"""How values travel: `guides/values.md` in code.
+"""Encodes and decodes the fields of messages, as `guides/values.md` specifies.
 
-A field's value is its bytes, and a kind says how it was encoded. A peer that knows no kinds is read
-and answered by the plain rules: received bytes are JSON if they parse, else UTF-8 text, else
-`bytes`; sent values are JSON, except that `bytes` go as they are.
+A field has bytes, and a kind that says how they were encoded. With a peer that sends no kinds the
+plain rules apply: received bytes are JSON if they parse, otherwise UTF-8 text, otherwise `bytes`;
+sent values are JSON, except that `bytes` are sent unchanged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PLAIN, TEXT, BYTES, JSON, EXTENDED = range(5)
 
 
 def decode_fields(fields: Mapping[str, bytes], kinds: Optional[bytes] = None) -> dict[str, Any]:
-    """The values of an argument map."""
+    """Decodes the values of an argument map."""
     if kinds is None:
         return {name: decode(data, name) for name, data in fields.items()}
     if len(kinds) != len(fields):
@@ -46,7 +46,7 @@ def decode_fields(fields: Mapping[str, bytes], kinds: Optional[bytes] = None) ->
 
 
 def decode(data: bytes, name: str = "value", kind: int = PLAIN) -> Any:
-    """The value that `data` stands for."""
+    """Decodes one value."""
     if kind == BYTES:
         return data
     if kind == EXTENDED:
@@ -79,9 +79,9 @@ def _read(text: str, data: bytes, name: str, kind: int) -> Any:
 def encode_fields(
     result: object, root: str = "result", *, kinds: bool = False
 ) -> tuple[dict[str, bytes], Optional[bytes]]:
-    """The fields of a result, those of a dict or the one field "result", and if wanted their kinds.
+    """Returns the fields of a dict, or the single field "result", and their kinds if requested.
 
-    Raises `InvalidValueError`, which calls the whole value `root`.
+    Raises an `InvalidValueError`, in which the whole value is called `root`.
     """
     if not isinstance(result, dict):
         kind, data = encode(result, root, kinds=kinds)
@@ -97,7 +97,7 @@ def encode_fields(
 def encode(
     value: object, root: str = "result", *name: str, kinds: bool = False
 ) -> tuple[int, bytes]:
-    """A value's kind and bytes."""
+    """Returns the kind and the bytes of a value."""
     if isinstance(value, BYTES_CLASSES):
         return BYTES, bytes(value)
     if kinds and type(value) is str:
@@ -118,7 +118,7 @@ def encode(
 
 
 def _substitute(value: object) -> object:
-    # To make a table of a frame only to see that it is not JSON would be to make it twice.
+    # A frame is not converted here only to find that it is not JSON: it would be converted twice.
     if isinstance(value, TAGGED_CLASSES) or is_encoded_frame(value):
         raise TypeError("not JSON")
     return substitute(value)

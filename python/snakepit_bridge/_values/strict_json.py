@@ -1,4 +1,4 @@
-"""JSON as the wire has it: strict, exact, and of bounded depth."""
+"""Strict and exact JSON of bounded depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from snakepit_bridge._types.invalid import MAX_DEPTH, too_deep
 from snakepit_bridge._types.snapshot import snapshot
 
-#: Converting an integer takes time that grows with the square of its length.
+#: The time to convert an integer grows with the square of its length.
 MAX_DIGITS = 100_000
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -24,7 +24,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def exact_int(digits: str) -> int:
-    """An integer of any size; `int` refuses texts of more than 4300 digits by default."""
+    """Parses an integer of any size; `int` refuses more than 4300 digits by default."""
     from decimal import Decimal
 
     if len(digits) > MAX_DIGITS + 1:
@@ -46,18 +46,18 @@ def _encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[
     ).encode
 
 
-# `[].clear` takes no argument: it refuses any value, and runs no Python code to do so.
+# `[].clear` takes no argument: it raises a TypeError for any value, and runs no Python code.
 _refuse: Any = [].clear
 _PLAIN = {allow_nan: _encoder(_refuse, allow_nan=allow_nan) for allow_nan in (False, True)}
 
 
 def encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[Any], str]:
-    """What makes a JSON text of a value; `default` gives what is to stand for what JSON has not."""
+    """Returns a function that encodes a value as JSON; `default` replaces other types."""
     plain = _PLAIN[allow_nan]
     full = _encoder(lambda value: snapshot(default(value)), allow_nan=allow_nan)
 
     def encode(value: Any) -> str:
-        # Nobody can change the value while no Python code runs. The encoder in C iterates over
+        # Nothing can change the value while no Python code runs. The encoder in C iterates over
         # dicts that `default` must not change.
         try:
             return plain(value)
@@ -68,7 +68,7 @@ def encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[A
 
 
 def read(text: str, name: str) -> Any:
-    """The value of a JSON text. Raises a `ValueError` if it is none."""
+    """Parses a JSON text. Raises a `ValueError` if it is not valid."""
     try:
         value = _loads(text)
     except json.JSONDecodeError:
@@ -83,7 +83,7 @@ def read(text: str, name: str) -> Any:
 def is_too_deep(data: bytes) -> bool:
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
-    # Most often no string has a bracket in it, and then nothing has to be cut out.
+    # Usually no string contains a bracket; then no strings have to be removed.
     return _depth(data) > MAX_DEPTH and _depth(_STRING.sub(b"", data)) > MAX_DEPTH
 
 
