@@ -167,11 +167,11 @@ defmodule Snakepit.GRPCWorker do
   def handle_info(:connection_lost, %{membership: %{exit_text: nil}} = state),
     do: {:noreply, kill("its connection was lost", state)}
 
-  def handle_info({:snakepit_work_ended, work}, state) do
-    Telemetry.call_cancelled(Telemetry.native(work.after_us), %{
-      how: work.how,
-      command: work.command,
-      request_id: work.request_id,
+  def handle_info({:snakepit_handler_exited, exit}, state) do
+    Telemetry.call_cancelled(Telemetry.native(exit.after_us), %{
+      how: exit.how,
+      command: exit.command,
+      request_id: exit.request_id,
       pool: state.membership.options.name,
       worker_id: state.membership.id
     })
@@ -186,8 +186,8 @@ defmodule Snakepit.GRPCWorker do
 
   @impl true
   def terminate(_reason, %{membership: membership} = state) do
-    # Calls that it has not answered hear it now.
-    if state.channel, do: Native.worker_ended(state.channel, Membership.end_text(membership))
+    # Fails the calls that it has not answered, with this cause.
+    if state.channel, do: Native.set_exit_cause(state.channel, Membership.end_text(membership))
     Membership.stopped(membership)
   end
 
@@ -197,7 +197,7 @@ defmodule Snakepit.GRPCWorker do
   defp next(:noreply, state), do: {:noreply, state}
 
   defp next(:cancel_calls, state) do
-    Native.worker_ended(state.channel, Membership.stopped_text())
+    Native.set_exit_cause(state.channel, Membership.stopped_text())
     {:noreply, %{state | membership: Membership.ask_to_exit(state.membership)}}
   end
 

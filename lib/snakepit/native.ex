@@ -87,7 +87,7 @@ defmodule Snakepit.Native do
   def messages_handled(_messages), do: missing()
   def messages_finish(_messages), do: missing()
   def process_started(_os_pid), do: missing()
-  def worker_ended(_channel, _why), do: missing()
+  def set_exit_cause(_channel, _cause), do: missing()
   def signal_group(_os_pid, _started, _kill), do: missing()
 
   def runtime_dir_create(_path), do: missing()

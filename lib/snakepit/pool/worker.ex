@@ -239,7 +239,7 @@ defmodule Snakepit.Pool.Worker do
     if call.timer, do: Process.cancel_timer(call.timer)
     if call.ref, do: send(call.ref, {call.ref, answer(message, state)})
     Native.release(call.lease)
-    unless call.ref, do: tell_ended(call, Message.ended(message), state)
+    unless call.ref, do: handler_exited(call, Message.handler_exit(message), state)
     state
   end
 
@@ -267,7 +267,7 @@ defmodule Snakepit.Pool.Worker do
     |> Enum.reduce(state, &abandon(&1, {:crashed, Membership.stopped_text()}, &2))
   end
 
-  defp tell_ended(call, how, state) do
+  defp handler_exited(call, how, state) do
     Telemetry.call_cancelled(System.monotonic_time() - call.since, %{
       how: how,
       command: call.command,
@@ -283,7 +283,7 @@ defmodule Snakepit.Pool.Worker do
     for {_id, call} <- state.calls do
       if call.ref,
         do: send(call.ref, {call.ref, {:crashed, why}}),
-        else: tell_ended(call, :killed, state)
+        else: handler_exited(call, :killed, state)
 
       Native.release(call.lease)
     end

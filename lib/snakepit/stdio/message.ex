@@ -39,8 +39,8 @@ defmodule Snakepit.Stdio.Message do
     end
   end
 
-  @doc "How the work of a cancelled call ended, as its response tells."
-  def ended(message) do
+  @doc "How the handler of a cancelled call exited, as its response says."
+  def handler_exit(message) do
     case Codec.decode_extended(message) do
       {:ok, %{"ended" => "closed"}} -> :closed
       _ -> :stopped

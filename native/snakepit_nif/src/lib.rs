@@ -76,7 +76,7 @@ mod atoms {
         snakepit_kill,
         snakepit_session,
         snakepit_stream_ended,
-        snakepit_work_ended,
+        snakepit_handler_exited,
         source,
         stopped,
         streaming_not_supported,

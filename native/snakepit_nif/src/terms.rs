@@ -47,10 +47,10 @@ pub(crate) struct StreamEnd<'a> {
     pub(crate) first_chunk_us: Option<u64>,
 }
 
-/// How the work of a call ended that had ended before for its caller.
+/// How the handler of a cancelled call exited.
 #[derive(NifMap)]
 #[rustler(encode)]
-pub(crate) struct WorkEnd<'a> {
+pub(crate) struct HandlerExited<'a> {
     pub(crate) how: Atom,
     pub(crate) after_us: u64,
     pub(crate) command: &'a str,

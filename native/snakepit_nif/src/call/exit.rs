@@ -7,7 +7,7 @@ use super::{
 use crate::{
     atoms,
     reply::notify,
-    terms::{WorkEnd, micros},
+    terms::{HandlerExited, micros},
 };
 use rustler::Encoder;
 use snakepit_client::{channel::Channel, failure::Failure, pool::Lease};
@@ -115,14 +115,14 @@ pub(super) fn handler_exited(
         Some(HandlerExit::Closed) => atoms::closed(),
         Some(HandlerExit::Unknown) => atoms::unknown(),
     };
-    let end = WorkEnd {
+    let exited = HandlerExited {
         how,
         after_us: micros(after),
         command,
         request_id,
     };
     notify(worker.owner, |env| {
-        (atoms::snakepit_work_ended(), end).encode(env)
+        (atoms::snakepit_handler_exited(), exited).encode(env)
     });
     if exit.is_none() {
         notify(worker.owner, |env| {

@@ -229,7 +229,7 @@ where
 
 /// Sets why a worker has exited, for its calls.
 #[rustler::nif]
-fn worker_ended(channel: ResourceArc<ChannelResource>, why: String) -> Atom {
-    channel.0.present().set_exit_cause(why);
+fn set_exit_cause(channel: ResourceArc<ChannelResource>, cause: String) -> Atom {
+    channel.0.present().set_exit_cause(cause);
     atoms::ok()
 }
