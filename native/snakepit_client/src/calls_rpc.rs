@@ -3,12 +3,14 @@
 
 use crate::{
     channel::{CONNECTION_WINDOW, MAX_FRAME_SIZE},
-    failure::Failure,
+    error::Failure,
     target::{SECRET, Target},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Uri};
-use snakepit_wire::{Connection as _, Driven, Io, MAX_HEADER_LIST, Outlet, Socket};
+use snakepit_wire::{
+    BatchingSender, Connection as _, Io, MAX_HEADER_LIST, SharedConnection, Socket,
+};
 use std::{future::poll_fn, io, sync::Arc};
 
 const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";
@@ -17,8 +19,8 @@ pub type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
 
 /// An open RPC.
 pub struct CallsRpc {
-    pub driven: Arc<Driven<ClientConnection>>,
-    pub outlet: Outlet<ClientConnection>,
+    pub connection: Arc<SharedConnection<ClientConnection>>,
+    pub sender: BatchingSender<ClientConnection>,
     pub body: h2::RecvStream,
 }
 
@@ -40,7 +42,7 @@ impl CallsRpc {
             .handshake(socket)
             .await
             .map_err(io::Error::other)?;
-        let driven = Driven::new(connection, io);
+        let connection = SharedConnection::new(connection, io);
         let mut request = Request::new(());
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = Uri::from_static(CALLS);
@@ -57,7 +59,8 @@ impl CallsRpc {
         let (response, stream) = sender
             .send_request(request, false)
             .map_err(io::Error::other)?;
-        let ended = poll_fn(|cx| driven.poll(cx.waker(), |connection, cx| connection.poll_io(cx)));
+        let ended =
+            poll_fn(|cx| connection.poll(cx.waker(), |connection, cx| connection.poll_io(cx)));
         let response = tokio::select! {
             biased;
             _ = ended => return Err(io::Error::other("the connection was closed")),
@@ -68,8 +71,8 @@ impl CallsRpc {
             return Ok(None);
         }
         Ok(Some(Self {
-            outlet: Outlet::new(driven.clone(), stream),
-            driven,
+            sender: BatchingSender::new(connection.clone(), stream),
+            connection,
             body: response.into_body(),
         }))
     }

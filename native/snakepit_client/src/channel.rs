@@ -2,7 +2,7 @@
 //! balances.
 
 use crate::{
-    failure::Failure,
+    error::Failure,
     target::{SECRET, Target},
 };
 use http::{HeaderValue, Request, Response, Uri};

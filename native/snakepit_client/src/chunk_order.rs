@@ -1,9 +1,9 @@
-//! Whether a stream's chunks are those that the server has numbered.
+//! Checks that a stream's chunks arrive in the order in which the server has numbered them.
 
-use crate::failure::Failure;
+use crate::error::Failure;
 use snakepit_proto::StreamResponse;
 
-/// What is known of a stream's chunks. Servers number them from 0 or from 1, or not at all.
+/// The chunks so far. Servers number them from 0 or from 1, or not at all.
 #[derive(Default)]
 pub struct ChunkOrder {
     count: i64,
@@ -23,7 +23,7 @@ impl ChunkOrder {
             self.first = 1;
         }
         let expected = self.first + self.count;
-        // A number of 0 is also none at all.
+        // 0 also means that the server does not number chunks.
         if index != 0 && index != expected {
             return Err(Failure::BrokenStream(format!(
                 "the server sent chunk {index} where {expected} was expected"
@@ -38,7 +38,7 @@ impl ChunkOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Reason;
+    use crate::error::Reason;
 
     fn check(indices: &[i32]) -> Result<(), String> {
         let mut order = ChunkOrder::default();
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_is_missing_or_twice_or_out_of_order_is_named() {
+    fn a_chunk_that_is_missing_repeated_or_out_of_order_is_named() {
         for (numbers, index, expected) in [
             (&[0, 1, 2, 5][..], 5, 3),
             (&[0, 1, 1], 1, 2),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_after_the_final_chunk() {
+    fn no_chunk_is_accepted_after_the_final_one() {
         let mut order = ChunkOrder::default();
         let last = StreamResponse {
             is_final: true,

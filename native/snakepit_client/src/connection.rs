@@ -3,7 +3,7 @@
 use crate::{
     calls_rpc::{CallsRpc, ClientConnection},
     channel::Channel,
-    failure::Failure,
+    error::Failure,
     multiplexer::{Multiplexer, PendingCall},
     target::Target,
 };
@@ -39,8 +39,8 @@ impl<P: PendingCall> Connection<P> {
         let max_frame = target.max_message_size.saturating_add(FRAME_OVERHEAD);
         let multiplexer = CallsRpc::open(target).await?.map(|rpc| {
             let multiplexer = Multiplexer::new(
-                rpc.driven,
-                rpc.outlet,
+                rpc.connection,
+                rpc.sender,
                 target.journal.clone(),
                 channel.closed.clone(),
             );

@@ -1,14 +1,14 @@
-//! How far a stream may be ahead of its consumer.
+//! How far a stream may run ahead of its consumer.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::Notify;
 
-/// With a consumer that gives credit back for each chunk, no chunk is taken while this many bytes
-/// are on their way to it.
+/// If the consumer gives credit back for each chunk, no chunk is read while this many bytes are on their way to
+/// it.
 pub const BYTES_AHEAD: usize = 1024 * 1024;
 
-/// What the consumer has asked for and not been sent yet.
+/// The chunks that the consumer has asked for and not been sent yet.
 #[derive(Clone)]
 pub struct Credit(Arc<Shared>);
 
@@ -20,14 +20,14 @@ struct Shared {
 
 struct State {
     chunks: usize,
-    /// The sizes of the chunks for which no credit has come back, oldest first.
+    /// The sizes of the chunks for which no credit has come back, the oldest first.
     sent: VecDeque<usize>,
     bytes: usize,
 }
 
 impl Credit {
-    /// `bounded` when the consumer gives credit back for each chunk that it has done with: then
-    /// bytes count beside chunks.
+    /// `bounded`: whether the consumer gives credit back for each chunk that it has handled. Then bytes are limited
+    /// as well as chunks.
     pub fn new(chunks: usize, bounded: bool) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
@@ -51,7 +51,7 @@ impl Credit {
         self.0.changed.notify_one();
     }
 
-    /// Waits until another chunk is wanted; to be followed by `sent`, or by `unused`.
+    /// Waits until another chunk is wanted. Has to be followed by `sent` or `unused`.
     pub async fn take(&self) {
         while !self.try_take() {
             self.0.changed.notified().await;
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_are_taken_while_they_are_wanted() {
+    fn chunks_are_taken_while_there_is_credit() {
         let credit = Credit::new(2, true);
         assert!(credit.try_take() && credit.try_take());
         assert!(!credit.try_take());
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_were_not_given_back_hold_a_bounded_stream() {
+    fn bytes_that_were_not_given_back_stop_a_bounded_stream() {
         let credit = Credit::new(256, true);
         for size in [BYTES_AHEAD - 1, 1] {
             assert!(credit.try_take());
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_larger_than_the_bound_goes_alone() {
+    fn a_chunk_larger_than_the_limit_is_sent_alone() {
         let credit = Credit::new(256, true);
         assert!(credit.try_take());
         credit.sent(10 * BYTES_AHEAD);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unbounded_stream_counts_chunks_alone() {
+    fn an_unbounded_stream_counts_only_chunks() {
         let credit = Credit::new(2, false);
         assert!(credit.try_take());
         credit.sent(10 * BYTES_AHEAD);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiting_stream_goes_on_when_credit_comes() {
+    async fn a_waiting_stream_continues_when_credit_arrives() {
         let credit = Credit::new(0, true);
         let waiting = credit.clone();
         let task = tokio::spawn(async move { waiting.take().await });

@@ -1,8 +1,8 @@
-//! What a worker prints: its standard error, and its standard output where that carries no protocol,
-//! are a pipe of which this reads the one end. A BEAM's port would put each line into a mailbox.
+//! The output of a worker: its standard error, and its standard output if that carries no protocol, are a pipe
+//! that is read here. A port of the BEAM would put each line into a mailbox.
 //!
-//! The pipe is read as fast as the worker writes, so that a worker never waits for Logger. Lines wait in
-//! a queue with a bound for a process that takes and logs them; what comes beyond is counted.
+//! The pipe is read as fast as the worker writes, so that a worker never waits for Logger. Lines wait in a bounded
+//! queue for a process that takes and logs them; lines that do not fit are counted.
 
 use crate::pipe::Writer;
 use parking_lot::{Mutex, MutexGuard};
@@ -12,44 +12,44 @@ use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Longer lines are cut.
-const LONGEST_LINE: usize = 8192;
-/// How long an unfinished line waits for its end before it is shown as it is; progress bars, which
-/// write one line over and over, are shown as often.
+const MAX_LINE_BYTES: usize = 8192;
+/// How long an unfinished line waits for its end before it is logged as it is. Progress bars, which rewrite one
+/// line, are logged that often.
 const UNFINISHED_AFTER: Duration = Duration::from_millis(250);
-/// What may wait to be logged.
-const MOST_LINES: usize = 10_000;
-const MOST_BYTES: usize = 8 * 1024 * 1024;
-/// How often what found no room is told while more of it comes.
-const TOLD_EVERY: Duration = Duration::from_secs(1);
-/// What is taken at once.
+/// The limits of the queue.
+const MAX_LINES: usize = 10_000;
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// How often dropped lines are reported while more are dropped.
+const DROPPED_EVERY: Duration = Duration::from_secs(1);
+/// How much is taken out of the queue at once.
 const TAKEN_LINES: usize = 64;
 const TAKEN_BYTES: usize = 64 * 1024;
-/// The end of the output that tells why a worker died.
+/// How many of the last lines are kept to explain why a worker ended.
 const TAIL_LINES: usize = 30;
-/// What is still read once the worker has ended: more than a pipe holds.
+/// How much is still read once the worker has ended: more than a pipe holds.
 const REST_BYTES: usize = 1024 * 1024;
-/// syslog's number for information.
+/// syslog's level for information.
 const INFO: u8 = 6;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// As in syslog: 3 is an error, 7 for debugging.
+    /// As in syslog: 3 is an error, 7 is for debugging.
     pub level: u8,
     pub request_id: Option<String>,
     pub text: String,
 }
 
-/// What was taken out of the queue.
+/// Lines taken out of the queue.
 #[derive(Default)]
 pub struct Taken {
     pub lines: Vec<Line>,
-    /// How many lines found no room since that was last told.
+    /// How many lines were dropped since the last report of that.
     pub dropped: usize,
-    /// Nothing comes any more.
+    /// The output has ended, and the queue is empty.
     pub ended: bool,
 }
 
-/// The queue, and the writing end of the pipe for as long as the worker may not have opened it.
+/// The queue, and the writing end of the pipe until the worker has opened its own.
 pub struct Output {
     queue: Mutex<Queue>,
     writer: Writer,
@@ -61,16 +61,16 @@ struct Queue {
     lines: VecDeque<Line>,
     bytes: usize,
     dropped: usize,
-    /// When whoever logs was last told of that.
-    told: Option<Instant>,
-    /// Whether whoever logs found nothing, and is to be told of the next line.
+    /// When dropped lines were last reported.
+    reported: Option<Instant>,
+    /// Whether the logger found nothing, and is to be notified of the next line.
     waits: bool,
     ended: bool,
 }
 
 impl Queue {
     fn push(&mut self, line: Line) {
-        if self.lines.len() < MOST_LINES && self.bytes + line.text.len() <= MOST_BYTES {
+        if self.lines.len() < MAX_LINES && self.bytes + line.text.len() <= MAX_BYTES {
             self.bytes += line.text.len();
             self.lines.push_back(line);
         } else {
@@ -89,11 +89,11 @@ impl Queue {
             taken.lines.push(line);
         }
         self.bytes -= bytes;
-        if self.lines.is_empty() || self.told.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
+        if self.lines.is_empty() || self.reported.is_none_or(|at| at.elapsed() >= DROPPED_EVERY) {
             taken.dropped = std::mem::take(&mut self.dropped);
         }
         if taken.dropped > 0 {
-            self.told = Some(Instant::now());
+            self.reported = Some(Instant::now());
         }
         taken.ended = self.ended && self.lines.is_empty();
         self.waits = taken.lines.is_empty() && taken.dropped == 0;
@@ -106,11 +106,11 @@ impl Queue {
     }
 }
 
-/// How a reader tells what it has read.
+/// Receives what a reader finds.
 pub trait Listener {
-    /// A line that begins with the token and a space: the rest of it.
+    /// The rest of a line that begins with the token and a space.
     fn announced(&mut self, text: &str);
-    /// There is something to take again.
+    /// There are lines to take again.
     fn news(&mut self);
 }
 
@@ -127,8 +127,8 @@ impl Output {
         self.queue().take()
     }
 
-    /// The worker has ended. What is in the pipe is read, and no more: what it has started may hold the
-    /// pipe for ever.
+    /// The worker has ended. Only what is in the pipe is still read, because processes that it has started may keep
+    /// the pipe open for ever.
     pub fn finish(&self) {
         self.writer.release();
         self.finished.cancel();
@@ -138,7 +138,7 @@ impl Output {
         self.queue.lock()
     }
 
-    /// Reads until the output ends. What it ended with, oldest line first.
+    /// Reads until the output ends. Returns its last lines, the oldest first.
     pub async fn read(
         &self,
         mut receiver: Receiver,
@@ -146,14 +146,14 @@ impl Output {
         listener: &mut impl Listener,
     ) -> Vec<String> {
         let mut lines = Lines::new(token);
-        let mut buffer = vec![0; LONGEST_LINE * 4];
+        let mut buffer = vec![0; MAX_LINE_BYTES * 4];
         while !self.finished.is_cancelled() {
             let size = tokio::select! {
                 biased;
                 () = self.finished.cancelled() => break,
                 size = receiver.read(&mut buffer) => size,
                 () = sleep_until(lines.unfinished) => {
-                    lines.show_unfinished();
+                    lines.log_unfinished();
                     self.hand_over(&mut lines, listener);
                     continue;
                 }
@@ -190,7 +190,7 @@ impl Output {
 
 fn read_rest(receiver: &Receiver, buffer: &mut [u8], lines: &mut Lines) {
     let mut read = 0;
-    // The pipe does not block. What tokio knows of it may be older than its last bytes.
+    // The pipe does not block. tokio's knowledge of it may be older than its last bytes.
     while read < REST_BYTES {
         match rustix::io::read(receiver.as_fd(), &mut *buffer) {
             Ok(size @ 1..) => {
@@ -210,16 +210,16 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// Bytes as they come, cut into lines of text.
+/// Cuts arriving bytes into lines of text.
 struct Lines {
     token: Option<Vec<u8>>,
     /// The line that has not ended yet.
     buffer: Vec<u8>,
     /// Whether the last byte was a carriage return: a line feed after it ends the same line.
     returned: bool,
-    /// When that line is shown as it is.
+    /// When that line is logged as it is.
     unfinished: Option<Instant>,
-    /// Of what a long line was cut off from, or a line shown in parts.
+    /// The prefix of a line that was cut or logged in parts.
     prefix: Option<(u8, Option<String>)>,
     complete: Vec<Line>,
     announced: Vec<String>,
@@ -247,7 +247,7 @@ impl Lines {
                 _ => (part, None),
             };
             if self.returned && !(text.is_empty() && end == Some(b'\n')) {
-                // What was written is about to be written over.
+                // The line so far is about to be overwritten.
                 self.buffer.clear();
             }
             self.returned = end == Some(b'\r');
@@ -265,7 +265,7 @@ impl Lines {
 
     fn append(&mut self, text: &[u8]) {
         self.buffer.extend_from_slice(text);
-        while self.buffer.len() > LONGEST_LINE {
+        while self.buffer.len() > MAX_LINE_BYTES {
             let rest = self.buffer.split_off(char_boundary(&self.buffer));
             let first = std::mem::replace(&mut self.buffer, rest);
             self.add(&first);
@@ -286,8 +286,8 @@ impl Lines {
         self.prefix = None;
     }
 
-    /// Nothing of the token's line is ever shown.
-    fn show_unfinished(&mut self) {
+    /// No part of the token's line is ever logged.
+    fn log_unfinished(&mut self) {
         self.unfinished = None;
         let line = std::mem::take(&mut self.buffer);
         let begins_token = self.token.as_ref().is_some_and(|token| {
@@ -330,7 +330,7 @@ impl Lines {
     }
 }
 
-/// `<6>` as in sd-daemon(3); the bridge has the request's id between two unit separators after it.
+/// `<6>` as in sd-daemon(3); the bridge writes the request id between two unit separators after it.
 fn prefix(bytes: &[u8]) -> Option<(u8, Option<String>, &[u8])> {
     let [b'<', level @ b'0'..=b'7', b'>', rest @ ..] = bytes else {
         return None;
@@ -346,15 +346,15 @@ fn prefix(bytes: &[u8]) -> Option<(u8, Option<String>, &[u8])> {
     Some((level, None, rest))
 }
 
-/// Where a line of too many bytes is cut: between two characters.
+/// Where a line of too many bytes is cut, between two characters.
 fn char_boundary(bytes: &[u8]) -> usize {
-    (LONGEST_LINE - 3..=LONGEST_LINE)
+    (MAX_LINE_BYTES - 3..=MAX_LINE_BYTES)
         .rev()
         .find(|at| bytes.get(*at).is_some_and(|byte| byte & 0xC0 != 0x80))
-        .unwrap_or(LONGEST_LINE)
+        .unwrap_or(MAX_LINE_BYTES)
 }
 
-/// Text for a terminal: what is not UTF-8 is replaced, control characters are escaped.
+/// Text for a terminal: invalid UTF-8 is replaced, control characters are escaped.
 fn show(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     if !text.contains(is_hidden) {
@@ -371,7 +371,7 @@ fn show(bytes: &[u8]) -> String {
     shown
 }
 
-/// Control characters, line separators, and those that turn the direction of what follows.
+/// Control characters, line separators, and characters that change the direction of text.
 fn is_hidden(one: char) -> bool {
     one.is_control() && one != '\t'
         || matches!(one, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_whole_however_they_come() {
+    fn lines_are_whole_however_the_bytes_arrive() {
         assert_eq!(texts(&["a\nb", "c\n\n", "d"]), ["a", "bc", "d"]);
         assert_eq!(texts(&[]), Vec::<String>::new());
     }
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_is_written_over_the_last_state_is_left() {
+    fn a_line_that_is_overwritten_is_logged_in_its_last_state() {
         assert_eq!(
             texts(&["\r10%", "\r20%\r30%", "\r100%\nend"]),
             ["100%", "end"]
@@ -416,11 +416,11 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_line_is_shown_and_goes_on() {
+    fn an_unfinished_line_is_logged_and_continued() {
         let mut lines = Lines::new(None);
         lines.feed(b"<4>Continue? ");
         assert!(lines.unfinished.is_some());
-        lines.show_unfinished();
+        lines.log_unfinished();
         lines.feed(b"yes\nnext\n");
         let shown = |text: &str, level| Line {
             level,
@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn a_long_line_is_cut_between_characters_and_keeps_its_level() {
-        let long = format!("<3>x{}", "ä".repeat(LONGEST_LINE));
+        let long = format!("<3>x{}", "ä".repeat(MAX_LINE_BYTES));
         let (lines, _) = read(&[long.as_bytes(), b"\nnext"]);
         assert!(lines.len() > 2);
         let parts = &lines[..lines.len() - 1];
@@ -464,16 +464,16 @@ mod tests {
     }
 
     #[test]
-    fn bytes_become_text_that_a_terminal_can_show() {
+    fn bytes_become_text_that_is_safe_on_a_terminal() {
         let (lines, _) = read(&[b"\xfc\t\x1b[31mred\x00", "\u{202e}\n".as_bytes()]);
         assert_eq!(lines[0].text, "\u{fffd}\t\\u{1b}[31mred\\u{0}\\u{202e}");
     }
 
     #[test]
-    fn the_line_with_the_token_is_told_and_not_shown() {
+    fn the_line_with_the_token_is_announced_and_not_logged() {
         let mut lines = Lines::new(Some("token".into()));
         lines.feed(b"before\ntoken unix:/a b");
-        lines.show_unfinished();
+        lines.log_unfinished();
         lines.feed(b".sock\nafter\n");
         assert_eq!(lines.announced, ["unix:/a b.sock"]);
         let texts: Vec<_> = lines.complete.iter().map(|line| &line.text).collect();
@@ -489,20 +489,20 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted() {
+    fn lines_that_do_not_fit_are_counted() {
         let mut queue = Queue::default();
         let line = Line {
             level: INFO,
             request_id: None,
             text: "x".into(),
         };
-        for _ in 0..MOST_LINES + 5 {
+        for _ in 0..MAX_LINES + 5 {
             queue.push(line.clone());
         }
         let first = queue.take();
         assert_eq!((first.lines.len(), first.dropped), (TAKEN_LINES, 5));
         let mut taken = first.lines.len();
-        while taken < MOST_LINES {
+        while taken < MAX_LINES {
             let part = queue.take();
             taken += part.lines.len();
             assert_eq!(part.dropped, 0);

@@ -1,5 +1,5 @@
-//! Deadlines that hold while the runtime's threads stand still: a thread that does nothing else looks
-//! after what has to reach a process as a message. Whoever waits in a receive bounds that instead.
+//! Deadlines that hold while the runtime's threads are stuck: a thread of its own checks those whose end is a
+//! message to a process. A process that waits for a reply limits its `receive` instead.
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{
@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long after a deadline the runtime is given up: it keeps deadlines itself as a rule.
+/// How long after a deadline this thread acts. As a rule the runtime has done so in time.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(1);
 
-/// Looks whether something is overdue; the moment of the next look, or nothing where none is wanted.
-type Look = Box<dyn FnMut(Instant) -> Option<Instant> + Send>;
+/// Checks whether something is overdue. Returns when to check again, or nothing.
+type Check = Box<dyn FnMut(Instant) -> Option<Instant> + Send>;
 
 struct Watches {
     state: Mutex<State>,
@@ -25,8 +25,8 @@ struct State {
     last: u64,
     running: bool,
     order: BTreeSet<(Instant, u64)>,
-    /// The look is away while it is taken.
-    looks: BTreeMap<u64, (Instant, Option<Look>)>,
+    /// A check is taken out of the table while it runs.
+    checks: BTreeMap<u64, (Instant, Option<Check>)>,
 }
 
 static WATCHES: LazyLock<Watches> = LazyLock::new(|| Watches {
@@ -34,20 +34,22 @@ static WATCHES: LazyLock<Watches> = LazyLock::new(|| Watches {
     sooner: Condvar::new(),
 });
 
-/// Ends with its drop; a look that is being taken then is the last.
+/// A deadline that is watched until this is dropped. A check that runs at that moment is the last.
 pub struct Watch(u64);
 
 impl Watch {
-    /// Has `look` called at that moment, and from then on at those that it returns. It must not block, nor
-    /// drop the watch itself.
-    pub fn new(at: Instant, look: impl FnMut(Instant) -> Option<Instant> + Send + 'static) -> Self {
+    /// Calls `check` at that time, and again at the times that it returns. It must not block or drop the watch.
+    pub fn new(
+        at: Instant,
+        check: impl FnMut(Instant) -> Option<Instant> + Send + 'static,
+    ) -> Self {
         let mut state = WATCHES.state.lock();
         state.last += 1;
         let id = state.last;
-        state.looks.insert(id, (at, Some(Box::new(look))));
+        state.checks.insert(id, (at, Some(Box::new(check))));
         state.order.insert((at, id));
         if !state.running {
-            // Without it the runtime alone keeps the deadline; the next one tries again.
+            // If it cannot start, only the runtime keeps the deadline. The next watch tries again.
             let thread = thread::Builder::new().name("snakepit-late".into());
             state.running = thread.spawn(|| WATCHES.run()).is_ok();
         } else if state.order.first() == Some(&(at, id)) {
@@ -60,12 +62,12 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let mut state = WATCHES.state.lock();
-        let removed = state.looks.remove(&self.0);
+        let removed = state.checks.remove(&self.0);
         if let Some((at, _)) = &removed {
             state.order.remove(&(*at, self.0));
         }
         drop(state);
-        // What it holds is dropped without the lock.
+        // The check is dropped without the lock.
         drop(removed);
     }
 }
@@ -82,23 +84,26 @@ impl Watches {
                 }
                 Some(first) => {
                     state.order.remove(&first);
-                    Self::take(&mut state, first.1, now);
+                    Self::run_check(&mut state, first.1, now);
                 }
             }
         }
     }
 
-    /// Takes the look, and drops the one that is done with, without the lock.
-    fn take(state: &mut MutexGuard<'_, State>, id: u64, now: Instant) {
-        let look = state.looks.get_mut(&id).and_then(|(_, look)| look.take());
-        let taken = MutexGuard::unlocked(state, || look.map(|mut look| (look(now), look)));
-        match taken {
-            Some((Some(next), look)) if state.looks.contains_key(&id) => {
-                state.looks.insert(id, (next, Some(look)));
+    /// Runs a check, and drops it if it is done, without the lock.
+    fn run_check(state: &mut MutexGuard<'_, State>, id: u64, now: Instant) {
+        let check = state
+            .checks
+            .get_mut(&id)
+            .and_then(|(_, check)| check.take());
+        let checked = MutexGuard::unlocked(state, || check.map(|mut check| (check(now), check)));
+        match checked {
+            Some((Some(next), check)) if state.checks.contains_key(&id) => {
+                state.checks.insert(id, (next, Some(check)));
                 state.order.insert((next, id));
             }
             done => {
-                state.looks.remove(&id);
+                state.checks.remove(&id);
                 MutexGuard::unlocked(state, || drop(done));
             }
         }
@@ -112,7 +117,7 @@ mod tests {
     use std::sync::mpsc::{TryRecvError, channel};
 
     #[test]
-    fn looks_are_taken_in_the_order_of_their_moments_until_no_other_is_wanted() {
+    fn checks_run_in_the_order_of_their_times_until_they_ask_for_no_other() {
         let (tx, rx) = channel();
         let now = Instant::now();
         let soon = |n: u64| now + Duration::from_millis(20 * n);
@@ -131,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_that_was_dropped_looks_no_more_and_holds_nothing() {
+    fn a_dropped_watch_checks_no_more_and_drops_what_it_holds() {
         let (tx, rx) = channel::<()>();
         let watch = Watch::new(Instant::now() + Duration::from_secs(3600), move |_| {
             tx.send(()).unwrap();

@@ -1,4 +1,4 @@
-//! A pipe that another process of this user opens by a path and writes to.
+//! A pipe that another process of this user opens by its path and writes to.
 
 use parking_lot::Mutex;
 use std::{
@@ -14,19 +14,19 @@ pub struct Pipe {
     pub path: String,
 }
 
-/// The writing end: it keeps the pipe from ending before the other process has opened it.
+/// The writing end. It keeps the pipe open until the other process has opened it.
 pub struct Writer(Mutex<Option<OwnedFd>>);
 
 impl Writer {
-    /// From here on the pipe ends with the last process that holds it.
+    /// From now on the pipe ends with the last process that has it open.
     pub fn release(&self) {
         let writer = self.0.lock().take();
         drop(writer);
     }
 }
 
-/// The named pipe at the path; without one a pipe of this process, or nothing where the system has no path
-/// to such a thing. Must be called within the runtime.
+/// Opens the named pipe at the path. Without a path creates a pipe of this process, or returns nothing if the system
+/// has no path to such a pipe. Must be called within the runtime.
 pub fn open(named: Option<String>) -> io::Result<Option<Pipe>> {
     let (receiver, writer, path) = match named {
         Some(path) => {

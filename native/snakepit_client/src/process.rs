@@ -1,28 +1,26 @@
-//! Which process a number means. The kernel gives numbers out anew; when a process started tells two
-//! that have had the same one apart.
+//! Processes of the operating system, identified by number and start time, because the kernel reuses numbers.
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs;
 
-/// In the kernel's own units, where it tells.
+/// When the process started, in the kernel's own units; nothing if there is no such process or no `/proc`.
 pub fn started(os_pid: i32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{os_pid}/stat")).ok()?;
-    // The second field is the program's name, with whatever in it, between parentheses.
+    // The second field is the program's name in parentheses, which may contain anything.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = String::from_utf8_lossy(stat.get(end + 1..)?);
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Signals the group that the process leads, or has led: while one of the group is left, no process gets
-/// its number. A process that has not come so far as to lead a group is signalled itself. Whether there was
-/// anyone.
+/// Signals the group that the process leads or has led: its number is not reused while the group has a process. A
+/// process that does not lead a group yet is signalled itself. Returns whether a process was signalled.
 pub fn signal_group(os_pid: i32, known: Option<u64>, kill: bool) -> bool {
     let signal = if kill { Signal::KILL } else { Signal::TERM };
     let now = started(os_pid);
     if now.is_some() && now != known {
         return false;
     }
-    // 1 and below mean everybody.
+    // 1 and below mean every process.
     let Some(pid) = Pid::from_raw(os_pid).filter(|_| os_pid > 1) else {
         return false;
     };

@@ -1,6 +1,6 @@
-//! The directory in which a pool's workers have their Unix sockets. It is locked and has a bound socket,
-//! `owner`, for as long as it is in use: a directory with neither is left of a pool whose BEAM was
-//! killed, and `sweep` removes it. Nothing here follows a symbolic link or walks into a directory.
+//! The directory for the Unix sockets of a pool's workers. While it is in use it is locked and has a bound socket,
+//! `owner`. A directory without these was left by a BEAM that was killed, and `sweep` removes it. Nothing here
+//! follows a symbolic link or enters a subdirectory.
 
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -21,15 +21,14 @@ use std::{
 
 const PREFIX: &[u8] = b"snakepit-";
 const OWNER: &str = "owner";
-/// A directory with more entries is none of a pool.
-const MOST_ENTRIES: usize = 10_000;
+/// A directory with more entries is not a pool's.
+const MAX_ENTRIES: usize = 10_000;
 
 pub struct RuntimeDir {
     path: PathBuf,
     /// Holds the lock.
     dir: OwnedFd,
-    /// A datagram socket is reachable as soon as it is bound: there is no moment before `listen`, and
-    /// no backlog to fill.
+    /// A datagram socket is reachable as soon as it is bound: it has no `listen`, and no backlog that fills.
     _owner: UnixDatagram,
     identity: Stat,
     owner_identity: Stat,
@@ -37,7 +36,7 @@ pub struct RuntimeDir {
 
 impl RuntimeDir {
     pub fn create(path: &Path) -> io::Result<Self> {
-        // A umask takes permissions away and gives none.
+        // A umask only takes permissions away.
         mkdir(path, Mode::RWXU)?;
         Self::own(path).inspect_err(|_| {
             let _ = rmdir(path);
@@ -46,8 +45,8 @@ impl RuntimeDir {
 
     fn own(path: &Path) -> io::Result<Self> {
         let dir = open(path)?;
-        // Before `owner` is there, without which nobody sweeps. systemd-tmpfiles leaves what is locked
-        // alone. A file system without locks has none to sweep by either.
+        // Before `owner` exists, because a directory without it is not swept. systemd-tmpfiles skips locked
+        // directories. On a file system without locks `sweep` gets none either.
         let _ = retry_on_intr(|| flock(&dir, FlockOperation::LockExclusive));
         let owner = UnixDatagram::bind(path.join(OWNER))?;
         Ok(Self {
@@ -59,7 +58,7 @@ impl RuntimeDir {
         })
     }
 
-    /// Whether it is still there, and its owner in it.
+    /// Whether the directory and its `owner` still exist.
     pub fn is_intact(&self) -> bool {
         is_at(CWD, &self.path, &self.identity) && is_at(&self.dir, OWNER, &self.owner_identity)
     }
@@ -76,14 +75,14 @@ impl RuntimeDir {
     }
 }
 
-/// Removes the directories of this user in `parent` that no pool has any more.
+/// Removes this user's directories in `parent` that no pool uses any more.
 pub fn sweep(parent: &Path) -> io::Result<()> {
     for entry in Dir::new(open(parent)?)? {
         let entry = entry?;
         let maybe_dir = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
         if maybe_dir && is_name(entry.file_name().to_bytes()) {
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            // What cannot be removed stays.
+            // A directory that cannot be removed stays.
             let _ = sweep_one(&parent.join(name));
         }
     }
@@ -102,12 +101,12 @@ fn sweep_one(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes `dir`, which is at `path`, unless there is something in it that no pool has put there.
+/// Removes `dir`, which is at `path`, unless it has an entry that is not a pool's.
 fn remove(path: &Path, dir: &OwnedFd) -> io::Result<()> {
     let Some(names) = entries(dir)? else {
         return Ok(());
     };
-    // The owner last: a directory without one would stay for ever.
+    // `owner` last: a directory without it would stay for ever.
     let (owner, sockets): (Vec<_>, Vec<_>) = names
         .iter()
         .map(CString::as_c_str)
@@ -118,13 +117,13 @@ fn remove(path: &Path, dir: &OwnedFd) -> io::Result<()> {
     if is_at(CWD, path, &fstat(dir)?)
         && let Err(Errno::NOTEMPTY | Errno::EXIST) = rmdir(path)
     {
-        // A worker has put its socket there meanwhile. The next sweep needs an owner that refuses.
+        // A worker has bound its socket there meanwhile. The next sweep needs an `owner` that refuses connections.
         UnixDatagram::bind(path.join(OWNER))?;
     }
     Ok(())
 }
 
-/// What is in it, if all of that is a pool's.
+/// The entries, if all are a pool's.
 fn entries(dir: &OwnedFd) -> io::Result<Option<Vec<CString>>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
@@ -133,7 +132,7 @@ fn entries(dir: &OwnedFd) -> io::Result<Option<Vec<CString>>> {
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        if names.len() == MOST_ENTRIES || !is_known(name.to_bytes()) || !is_socket(dir, name) {
+        if names.len() == MAX_ENTRIES || !is_known(name.to_bytes()) || !is_socket(dir, name) {
             return Ok(None);
         }
         names.push(name.to_owned());
@@ -150,7 +149,7 @@ fn inside(dir: impl AsFd, name: impl Arg) -> Result<Stat, Errno> {
     statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Whether what has that name is the file of `identity`.
+/// Whether the file of that name is the one of `identity`.
 fn is_at(dir: impl AsFd, name: impl Arg, identity: &Stat) -> bool {
     inside(dir, name)
         .is_ok_and(|found| (found.st_dev, found.st_ino) == (identity.st_dev, identity.st_ino))
@@ -160,13 +159,13 @@ fn is_socket(dir: &OwnedFd, name: impl Arg) -> bool {
     inside(dir, name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
 }
 
-/// Nobody else can have put anything into it.
+/// Whether only this user can have created files in it.
 fn is_own(stat: &Stat) -> bool {
     let all = Mode::RWXU | Mode::RWXG | Mode::RWXO;
     stat.st_uid == geteuid().as_raw() && Mode::from_raw_mode(stat.st_mode) & all == Mode::RWXU
 }
 
-/// A datagram socket connects, or does not, at once.
+/// A datagram socket connects or fails at once.
 fn is_refused(socket: &Path) -> bool {
     let connected = UnixDatagram::unbound().and_then(|from| from.connect(socket));
     connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
@@ -180,7 +179,7 @@ fn is_name(name: &[u8]) -> bool {
             .all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// `owner`, or a worker's `1.sock`.
+/// `owner`, or a worker's socket such as `1.sock`.
 fn is_known(name: &[u8]) -> bool {
     let number = name.strip_suffix(b".sock").unwrap_or_default();
     name == OWNER.as_bytes() || !number.is_empty() && number.iter().all(u8::is_ascii_digit)
@@ -201,7 +200,7 @@ mod tests {
         sync::atomic::{AtomicU32, Ordering},
     };
 
-    /// A directory that goes with the test.
+    /// A directory that is removed after the test.
     struct Parent(PathBuf);
 
     impl Parent {
@@ -221,7 +220,7 @@ mod tests {
             RuntimeDir::create(&self.path(number)).unwrap()
         }
 
-        /// One whose pool was killed.
+        /// A directory whose pool was killed.
         fn abandoned(&self, number: u64) -> PathBuf {
             drop(self.create(number));
             self.path(number)
@@ -249,7 +248,7 @@ mod tests {
     #[test]
     fn it_is_private_from_the_start_and_its_owner_has_its_final_name() {
         let parent = Parent::new();
-        // For all tests of this process, which is why only this one looks at a mode.
+        // The umask is that of all tests of this process, so only this one checks a mode.
         let umask = rustix::process::umask(Mode::empty());
         mkdir(parent.path(0), Mode::RWXU).unwrap();
         let made_at_once = fs::metadata(parent.path(0)).unwrap().mode() & 0o777;
@@ -266,13 +265,13 @@ mod tests {
         );
         assert!(!is_refused(&owner));
         assert_eq!(entries(&kept.dir).unwrap().unwrap(), [c"owner".to_owned()]);
-        // The name under which the kernel knows it: systemd-tmpfiles reads it there.
+        // The kernel's name for it, which systemd-tmpfiles reads.
         let address = kept._owner.local_addr().unwrap();
         assert_eq!(address.as_pathname(), Some(owner.as_path()));
     }
 
     #[test]
-    fn what_cannot_be_made_says_why_and_leaves_nothing() {
+    fn a_directory_that_cannot_be_created_says_why_and_leaves_nothing() {
         let parent = Parent::new();
         fs::write(parent.0.join("file"), "").unwrap();
         for (within, kind) in [
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abandoned_one_is_swept_and_one_in_use_is_not() {
+    fn an_abandoned_directory_is_swept_and_one_in_use_is_not() {
         let parent = Parent::new();
         let kept = parent.create(1);
         socket(kept.path.join("1.sock"));
@@ -304,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_no_owner_yet_stays_and_so_does_one_that_is_locked() {
+    fn a_directory_without_an_owner_stays_and_so_does_a_locked_one() {
         let parent = Parent::new();
         mkdir(parent.path(1), Mode::RWXU).unwrap();
         let locked = parent.abandoned(2);
@@ -318,11 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_that_takes_no_connection_blocks_nothing() {
+    fn an_owner_that_accepts_no_connection_does_not_block_the_sweep() {
         let parent = Parent::new();
         mkdir(parent.path(1), Mode::RWXU).unwrap();
         let _listener = UnixListener::bind(parent.path(1).join(OWNER)).unwrap();
-        // With its backlog full a stream would wait for ever.
+        // With a full backlog a stream socket would wait for ever.
         let mut waiting = Vec::new();
         for _ in 0..3 {
             waiting.push(UnixStream::connect(parent.path(1).join(OWNER)).unwrap());
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_that_only_look_like_one_stay_whole() {
+    fn directories_that_are_not_a_pools_stay_whole() {
         let parent = Parent::new();
         let data = |dir: PathBuf| {
             fs::create_dir_all(dir.join("sub")).unwrap();
@@ -350,7 +349,7 @@ mod tests {
         let link = data(parent.path(3));
         socket(parent.0.join("refuses"));
         symlink(parent.0.join("refuses"), link.join(OWNER)).unwrap();
-        // Another name, though all else is as it should be.
+        // Only the name is different.
         for name in [
             "snakepit-my-results",
             "snakepit-000000000000000G",
@@ -361,7 +360,7 @@ mod tests {
             socket(dir.join(OWNER));
             kept.push(dir);
         }
-        // Something in it that no pool has put there.
+        // An entry that is not a pool's.
         let unknown = data(parent.path(4));
         socket(unknown.join(OWNER));
         kept.extend([file, directory, link, unknown]);
@@ -378,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_entry_keeps_all_the_others() {
+    fn a_directory_with_an_unknown_entry_stays_whole() {
         let parent = Parent::new();
         let entries: [(u64, &str); 4] = [
             (1, "notes"),
@@ -406,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_others_may_enter_or_that_is_another_users_stays() {
+    fn a_directory_that_other_users_may_enter_or_own_stays() {
         let parent = Parent::new();
         let open_to_all = parent.abandoned(1);
         fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o755)).unwrap();
@@ -420,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symbolic_link_leads_nowhere() {
+    fn symbolic_links_are_not_followed() {
         let (parent, elsewhere) = (Parent::new(), Parent::new());
         let target = elsewhere.abandoned(1);
         socket(target.join("1.sock"));
@@ -434,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_swapped_after_it_was_opened_saves_what_took_its_place() {
+    fn a_directory_that_replaced_the_opened_one_stays() {
         let (parent, elsewhere) = (Parent::new(), Parent::new());
         let victim = elsewhere.abandoned(1);
         socket(victim.join("1.sock"));
@@ -451,13 +450,13 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_taken_away_is_not_intact() {
+    fn a_directory_that_was_moved_away_is_not_intact() {
         let parent = Parent::new();
         let dir = parent.create(1);
         assert!(dir.is_intact());
         fs::remove_dir_all(&dir.path).unwrap();
         assert!(!dir.is_intact());
-        // Another one of that name is not it.
+        // Another directory of that name is not the same.
         let again = parent.create(1);
         assert!(again.is_intact() && !dir.is_intact());
         fs::remove_file(again.path.join(OWNER)).unwrap();
@@ -467,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workers_socket_can_be_removed_and_nothing_else() {
+    fn only_a_workers_socket_can_be_removed() {
         let parent = Parent::new();
         let dir = parent.create(1);
         socket(dir.path.join("1.sock"));
@@ -482,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_with_the_sockets_in_it_and_stays_with_anything_else() {
+    fn it_is_removed_with_sockets_in_it_and_stays_with_other_files() {
         let parent = Parent::new();
         let dir = parent.create(1);
         socket(dir.path.join("1.sock"));
@@ -495,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn among_many_other_entries_it_is_found() {
+    fn a_directory_is_found_among_many_other_entries() {
         let parent = Parent::new();
         let abandoned = parent.abandoned(1);
         for number in 1_000..21_000 {

@@ -1,6 +1,6 @@
 //! How to reach a server.
 
-use crate::failure::Failure;
+use crate::error::Failure;
 use http::{HeaderName, HeaderValue};
 use snakepit_wire::{Address, InvalidAddress, SECRET_HEADER, StartJournal};
 use std::{io, sync::Arc, time::Instant};

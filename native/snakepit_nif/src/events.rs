@@ -9,7 +9,7 @@ use crate::{
     terms::{ErrorTerm, Meta, StreamEnd, micros},
 };
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm, types::atom};
-use snakepit_client::{failure::Failure, overdue::Watch};
+use snakepit_client::{error::Failure, overdue::Watch};
 use std::sync::Arc;
 
 /// Sends chunks, then one terminal event. Dropped before that, in a task that panicked for one, it

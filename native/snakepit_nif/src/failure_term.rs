@@ -2,7 +2,7 @@
 
 use crate::{atoms, codec, map};
 use rustler::{Atom, Encoder, Env, Term};
-use snakepit_client::failure::{Failure, Reason};
+use snakepit_client::error::{Failure, Reason};
 use snakepit_proto::{ErrorDetail, ErrorFrame};
 
 /// `{:error, failure}`, see `failure_term`.

@@ -1,8 +1,10 @@
-//! Snakepit's data plane in the BEAM. A NIF here decodes to owned values, hands over and returns:
-//! a refusal is its return value, everything later a message from a tokio thread.
+//! Snakepit's data plane in the BEAM: the NIFs, over `snakepit_client`.
+//!
+//! A NIF decodes its arguments to owned values, hands over and returns. What fails at once is its return value,
+//! everything later a message from a thread of tokio.
 
-// What one thread allocates another frees, and large messages come and go: with the C library's every
-// large one is paid for in page faults, and the small ones with locks.
+// Memory is often freed by another thread than the one that allocated it, and large messages come and go. The C
+// library's allocator pays for each large one with page faults, and for small ones with locks.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

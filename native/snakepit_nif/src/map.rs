@@ -1,15 +1,15 @@
-//! Maps, built on any thread.
+//! Builds maps on any thread.
 //!
-//! rustler's own ways to make one are not allowed elsewhere (`clippy.toml`): from some number of keys
-//! on they end the BEAM when they are used on a thread that is not a scheduler's.
+//! rustler's own functions for that are not allowed elsewhere (`clippy.toml`): with more than 32 keys they crash
+//! the BEAM on a thread that is not a scheduler's.
 
 use rustler::{Encoder, Env, Term};
 
-/// Up to here the BEAM keeps a map's keys sorted. To hash more of them at once it sorts them by a
-/// function that takes its random numbers from the scheduler: on any other thread that is a crash.
+/// The BEAM keeps up to so many keys of a map sorted. To hash more of them at once it sorts them with a function that
+/// takes random numbers from the scheduler, which crashes on any other thread.
 const SORTED_ANYWHERE: usize = 32;
 
-/// Of values with the same key the last counts.
+/// The last of several values with the same key counts.
 pub(crate) fn from_pairs<'a, K: Encoder, V: Encoder>(
     env: Env<'a>,
     pairs: impl IntoIterator<Item = (K, V)>,

@@ -16,7 +16,7 @@ use crate::{
 };
 use bytes::Bytes;
 use rustler::{Binary, Encoder, Env, Error, MapIterator, NifResult, Term};
-use snakepit_client::failure::Failure;
+use snakepit_client::error::Failure;
 use snakepit_proto::{Field, Fields};
 use std::time::Duration;
 

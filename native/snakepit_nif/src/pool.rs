@@ -1,4 +1,4 @@
-//! What a pool's dispatcher tells the processes of Elixir and the workers.
+//! The events of a pool's dispatcher, for processes of Elixir and for the workers.
 
 use crate::{
     atoms,
@@ -12,12 +12,12 @@ use snakepit_client::{channel::Channel, pool::Event};
 use snakepit_proto::{EndSessionRequest, SessionKey};
 use std::{sync::Arc, time::Duration};
 
-/// How long a worker may take to drop a session's state; it would do so by its own bounds as well.
+/// How long a worker may take to drop a session's state. Its own limits would make it do so later.
 const END_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The listener of a pool: tells `told`, lets workers drop what no call will find again, and tells the
-/// owner of a worker that has drained.
-pub(crate) fn listener(told: Option<LocalPid>) -> impl Fn(Event<Arc<Worker>>) {
+/// The listener of a pool. It sends events of sessions to `observer`, has workers drop state that no call can reach
+/// any more, and notifies the owner of a worker that has drained.
+pub(crate) fn listener(observer: Option<LocalPid>) -> impl Fn(Event<Arc<Worker>>) {
     move |event| {
         let (kind, ids, worker) = match event {
             Event::Created { id, worker } => (atoms::created(), vec![id], worker),
@@ -46,8 +46,8 @@ pub(crate) fn listener(told: Option<LocalPid>) -> impl Fn(Event<Arc<Worker>>) {
                 });
             }
         };
-        if let Some(told) = told {
-            off_scheduler(move || notify(told, |env| session_term(env, kind, &ids, &worker)));
+        if let Some(observer) = observer {
+            off_scheduler(move || notify(observer, |env| session_term(env, kind, &ids, &worker)));
         }
     }
 }
@@ -60,8 +60,8 @@ fn session_term<'a>(env: Env<'a>, kind: Atom, ids: &[Arc<str>], worker: &Worker)
     (atoms::snakepit_session(), kind, of).encode(env)
 }
 
-/// Lets a worker drop the state of a life that is over, or of an earlier one. One that is spoken to
-/// through its owner is told by that.
+/// Has a worker drop a session's state of this generation or an earlier one. A worker over stdin and stdout gets
+/// that from its owner.
 pub(crate) fn drop_session(worker: Arc<Worker>, id: Arc<str>, generation: u64) {
     if let Ok(runtime) = runtime::get() {
         runtime.spawn(async move {
@@ -82,7 +82,7 @@ async fn end_session(channel: &Channel, id: &str, generation: u64) {
     };
     let request = EndSessionRequest::from(session);
     let mut client = channel.client.clone();
-    // A server without our additions, or without a connection, has nothing that could be ended.
+    // A server without Snakepit's additions, or without a connection, has no session to end.
     let _ = client
         .end_session(Channel::request(request, Some(END_SESSION_TIMEOUT)))
         .await;

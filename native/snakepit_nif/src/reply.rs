@@ -3,7 +3,7 @@
 use crate::{failure_term::error_term, runtime, send_guard::SendGuard};
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm};
 use snakepit_client::{
-    failure::Failure,
+    error::Failure,
     overdue::{OVERDUE_AFTER, Watch},
 };
 use std::time::{Duration, Instant};

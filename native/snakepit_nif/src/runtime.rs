@@ -1,7 +1,7 @@
-//! The one tokio runtime, started by the first call that needs it.
+//! The tokio runtime, which the first call that needs it starts.
 
 use once_cell::sync::OnceCell;
-use snakepit_client::failure::Failure;
+use snakepit_client::error::Failure;
 use std::{
     io,
     panic::catch_unwind,

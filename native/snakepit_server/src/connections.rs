@@ -131,7 +131,7 @@ impl<S: Service> Connections<S> {
                 () = Newcomer::refused(newcomer.as_ref()) => None,
             };
             let Some(Ok((request, respond))) = accepted else {
-                connection.closed();
+                connection.set_ended();
                 return Ok(());
             };
             let mut rpc = Rpc::new(request, respond, connection.clone(), self.end.clone());
@@ -149,7 +149,7 @@ impl<S: Service> Connections<S> {
             _ = async { while let Some(Ok(_)) = accept().await {} } => {}
         }
         connection.write_here(|| {});
-        connection.closed();
+        connection.set_ended();
         Ok(())
     }
 }

@@ -99,7 +99,7 @@ impl<C: Connection> SharedConnection<C> {
     }
 
     /// The connection has ended: threads that wait for its socket go on.
-    pub fn closed(&self) {
+    pub fn set_ended(&self) {
         self.io.set_blocked(false);
     }
 

@@ -19,9 +19,6 @@ pub use mean::moving_mean;
 pub use sender::BatchingSender;
 pub use socket::Socket;
 
-pub use connection::{SharedConnection as Driven, without_wakeups as muted};
-pub use sender::BatchingSender as Outlet;
-
 /// The metadata that carries the secret of a server at a TCP port.
 pub const SECRET_HEADER: &str = "x-snakepit-secret";
 

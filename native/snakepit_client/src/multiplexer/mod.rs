@@ -13,7 +13,9 @@ use h2::RecvStream;
 use parking_lot::Mutex;
 use prost::Message;
 use snakepit_proto::{CallFrame, ReplyFrame, call_frame::Act};
-use snakepit_wire::{Connection, Deframer, Driven, Outlet, StartJournal, append, muted};
+use snakepit_wire::{
+    BatchingSender, Connection, Deframer, SharedConnection, StartJournal, append, without_wakeups,
+};
 use state::State;
 use std::{
     future::poll_fn,
@@ -32,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 const GATHERED_BEHIND: usize = 4;
 
 pub struct Multiplexer<C, P> {
-    outlet: Outlet<C>,
-    driven: Arc<Driven<C>>,
+    sender: BatchingSender<C>,
+    connection: Arc<SharedConnection<C>>,
     state: Mutex<State<P>>,
     /// Whether the driving task is handing out replies. It sends the gathered calls right after that.
     answering: AtomicBool,
@@ -46,14 +48,14 @@ pub struct Multiplexer<C, P> {
 
 impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     pub fn new(
-        driven: Arc<Driven<C>>,
-        outlet: Outlet<C>,
+        connection: Arc<SharedConnection<C>>,
+        sender: BatchingSender<C>,
         journal: Option<Arc<StartJournal>>,
         closed: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
-            outlet,
-            driven,
+            sender,
+            connection,
             state: Mutex::new(State::new()),
             answering: AtomicBool::new(false),
             journal,
@@ -79,7 +81,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let header = call.header();
         let deadline = header.deadline();
         let frame = header.frame(id);
-        self.outlet.queue(|out| append(out, frame));
+        self.sender.queue(|out| append(out, frame));
         keep(id);
         // The task is woken anyway: by the next reply, or by the timer that waits for it.
         let gathered = state.behind() >= GATHERED_BEHIND;
@@ -90,9 +92,9 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         if self.answering.load(Ordering::SeqCst) {
             return;
         }
-        let written = idle && self.outlet.write();
+        let written = idle && self.sender.write();
         if early || !(written || gathered) {
-            self.outlet.wake();
+            self.sender.wake();
         }
     }
 
@@ -103,7 +105,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             self.act(id, Act::Cancel);
         }
         drop(state);
-        self.outlet.wake();
+        self.sender.wake();
     }
 
     fn act(&self, id: u64, act: Act) {
@@ -112,7 +114,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             act: act.into(),
             ..CallFrame::default()
         };
-        self.outlet.queue(|out| append(out, &frame));
+        self.sender.queue(|out| append(out, &frame));
     }
 
     /// Drives the connection until it closes or `end` is cancelled.
@@ -140,9 +142,9 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         mut sleep: Pin<&mut Sleep>,
     ) -> Poll<String> {
         loop {
-            self.outlet.drain_and_poll(cx.waker());
-            let ended = self.driven.poll(cx.waker(), |connection, cx| {
-                muted(|| connection.poll_io(cx))
+            self.sender.drain_and_poll(cx.waker());
+            let ended = self.connection.poll(cx.waker(), |connection, cx| {
+                without_wakeups(|| connection.poll_io(cx))
             });
             let more = match self.poll_replies(body, deframer) {
                 Ok(more) => more,
@@ -155,7 +157,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                 return Poll::Ready(cause);
             }
             let fired = self.poll_timers(cx, sleep.as_mut());
-            if !more && !fired && self.outlet.is_empty() {
+            if !more && !fired && self.sender.is_empty() {
                 return Poll::Pending;
             }
         }
@@ -164,7 +166,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     /// Hands out the replies that have arrived. Returns whether there were any.
     fn poll_replies(&self, body: &mut RecvStream, deframer: &mut Deframer) -> Result<bool, String> {
         let mut any = false;
-        let mut cx = Context::from_waker(self.driven.waker());
+        let mut cx = Context::from_waker(self.connection.waker());
         loop {
             let data = match body.poll_data(&mut cx) {
                 Poll::Pending => return Ok(any),
@@ -174,7 +176,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             };
             any = true;
             // If the connection is gone, the next poll says so.
-            let _ = muted(|| body.flow_control().release_capacity(data.len()));
+            let _ = without_wakeups(|| body.flow_control().release_capacity(data.len()));
             deframer.push(data);
             self.answering.store(true, Ordering::SeqCst);
             let answered = self.answer(deframer);
@@ -249,7 +251,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let left = self.state.lock().lose();
         let journal = self.journal.as_ref();
         let noted = journal.map_or(0, |journal| journal.last_started());
-        self.driven.closed();
+        self.connection.set_ended();
         for (index, (id, entry)) in left.calls.into_iter().enumerate() {
             match entry.cancelled_at {
                 Some(at) => entry.call.exited(None, at.elapsed()),

@@ -1,7 +1,7 @@
 //! The cause of a call's failure when its worker has exited.
 
 use super::destination::{Connection, Destination};
-use snakepit_client::failure::Failure;
+use snakepit_client::error::Failure;
 use std::{sync::Arc, time::Duration};
 
 /// How long a failed call waits for the cause. The worker's owner gets the exit status and the last output

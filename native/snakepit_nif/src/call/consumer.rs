@@ -5,8 +5,7 @@ use crate::{codec, events::Events};
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};
 use snakepit_client::{
-    aside::decode_aside, channel::Channel, chunk_order::ChunkOrder, credit::Credit,
-    failure::Failure,
+    channel::Channel, chunk_order::ChunkOrder, credit::Credit, error::Failure, offload::offload,
 };
 use snakepit_proto::{Fields, StreamResponse};
 use tonic::Streaming;
@@ -166,7 +165,7 @@ async fn send(events: Events, chunks: Vec<Chunk>) -> Option<(Events, Result<(), 
         let sent = events.chunks(chunks.len(), |env| decode_chunks(env, &chunks));
         (events, sent)
     };
-    decode_aside(size, work).await
+    offload(size, work).await
 }
 
 fn decode_chunks<'a>(env: Env<'a>, chunks: &[Chunk]) -> Result<Term<'a>, Failure> {

@@ -11,7 +11,7 @@ use snakepit_client::{
     calls_rpc::ClientConnection,
     channel::Channel,
     connection,
-    failure::Failure,
+    error::Failure,
     multiplexer,
     pool::{Dispatcher, Lease},
 };

@@ -10,7 +10,7 @@ use crate::{
     terms::{HandlerExited, micros},
 };
 use rustler::Encoder;
-use snakepit_client::{channel::Channel, failure::Failure, pool::Lease};
+use snakepit_client::{channel::Channel, error::Failure, pool::Lease};
 use snakepit_proto::{HandlerExit, HealthRequest};
 use std::{
     sync::Arc,

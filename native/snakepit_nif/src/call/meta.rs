@@ -6,7 +6,7 @@ use crate::{
     terms::{Meta, micros},
 };
 use rustler::{Encoder, Env, Term, types::atom};
-use snakepit_client::failure::Failure;
+use snakepit_client::error::Failure;
 use std::time::{Duration, Instant};
 
 /// For a call that has not reached a worker.

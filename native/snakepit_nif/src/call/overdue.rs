@@ -3,7 +3,7 @@
 use super::{meta::unplaced, request::Call, timeouts::StreamTimeouts};
 use crate::{events::Recipient, progress::Progress};
 use snakepit_client::{
-    failure::Failure,
+    error::Failure,
     overdue::{OVERDUE_AFTER, Watch},
 };
 use std::{

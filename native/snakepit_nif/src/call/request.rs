@@ -1,6 +1,6 @@
 //! A call as its caller makes it, with its deadlines.
 
-use snakepit_client::{channel::Channel, failure::Failure, pool::Session};
+use snakepit_client::{channel::Channel, error::Failure, pool::Session};
 use snakepit_proto::CallHeader;
 use std::{
     sync::Arc,

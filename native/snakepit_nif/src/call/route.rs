@@ -5,7 +5,7 @@ use super::{
     request::{Call, sleep_until},
 };
 use snakepit_client::{
-    failure::Failure,
+    error::Failure,
     pool::{AcquireError, AcquireOptions, Acquired, Granted, Lease, Ticket},
 };
 use std::{sync::Arc, time::Instant};

@@ -1,7 +1,7 @@
 //! Sends a call as an RPC of its own.
 
 use super::{destination::Destination, request::Call};
-use snakepit_client::{channel::Channel, failure::Failure};
+use snakepit_client::{channel::Channel, error::Failure};
 use snakepit_proto::{ExecuteResponse, Fields, StreamResponse};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::AsciiMetadataKey};
 

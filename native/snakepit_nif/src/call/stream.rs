@@ -9,7 +9,7 @@ use super::{
     timeouts::StreamTimeouts,
 };
 use crate::events::Events;
-use snakepit_client::{connection::MOST_ATTEMPTS, credit::Credit, failure::Failure};
+use snakepit_client::{connection::MOST_ATTEMPTS, credit::Credit, error::Failure};
 use snakepit_proto::StreamResponse;
 use tonic::Streaming;
 

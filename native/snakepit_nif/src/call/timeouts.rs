@@ -1,7 +1,7 @@
 //! The timeouts of a stream's chunks.
 
 use super::request::sleep_until;
-use snakepit_client::failure::Failure;
+use snakepit_client::error::Failure;
 use std::time::{Duration, Instant};
 
 /// They apply beside the deadline of the whole call.

@@ -15,10 +15,10 @@ use crate::{
 };
 use rustler::{Encoder, types::atom};
 use snakepit_client::{
-    aside::{DECODED_ASIDE_FROM, decode_aside},
     connection::MOST_ATTEMPTS,
-    failure::Failure,
+    error::Failure,
     multiplexer::{Cancelled, PendingCall, ReturnReason},
+    offload::{OFFLOAD_FROM, offload},
 };
 use snakepit_proto::{CallHeader, Fields, HandlerExit, ReplyFrame};
 use std::{sync::Arc, time::Duration};
@@ -105,8 +105,8 @@ fn answer(reply: Reply, result: Result<Fields, Failure>, clock: Clock) {
         });
     };
     match runtime::get() {
-        Ok(runtime) if size >= DECODED_ASIDE_FROM => {
-            runtime.spawn(async move { decode_aside(size, send).await });
+        Ok(runtime) if size >= OFFLOAD_FROM => {
+            runtime.spawn(async move { offload(size, send).await });
         }
         _ => send(),
     }

@@ -7,7 +7,7 @@ use super::{
 use crate::{atoms, map};
 use bytes::Bytes;
 use rustler::{BigInt, Encoder, Env, Term};
-use snakepit_client::failure::Failure;
+use snakepit_client::error::Failure;
 use snakepit_proto::Fields;
 use snakepit_values::{Builder, Form, Kind, ReadError, Tagged, read, split_tail};
 use std::{ops::Range, str};

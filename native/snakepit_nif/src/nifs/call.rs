@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rustler::{
     Atom, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
 };
-use snakepit_client::{credit::Credit, failure::Failure, pool::Session};
+use snakepit_client::{credit::Credit, error::Failure, pool::Session};
 use snakepit_proto::{CallHeader, Fields};
 use std::{
     hash::{BuildHasher, RandomState},

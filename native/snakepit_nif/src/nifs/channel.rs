@@ -9,7 +9,7 @@ use crate::{
     reply::Reply,
 };
 use rustler::{Atom, Encoder, Env, NifMap, Resource, ResourceArc, Term};
-use snakepit_client::{channel::Channel, failure::Failure, target::Target};
+use snakepit_client::{channel::Channel, error::Failure, target::Target};
 use snakepit_proto::{CommandInfo, HealthRequest, InfoRequest};
 use snakepit_wire::{Address, StartJournal};
 use std::{

@@ -1,4 +1,4 @@
-//! A pool: its workers, its sessions.
+//! A pool: its workers and its sessions.
 
 use super::{channel::ChannelResource, millis, time};
 use crate::{
@@ -11,14 +11,15 @@ use snakepit_client::pool::{AcquireError, Dispatcher, Limits, Unavailable, Worke
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
 use std::{sync::Arc, time::Duration};
 
+/// A pool, and the process of its manager.
 pub(super) struct PoolResource(pub(super) Arc<Pool>, LocalPid);
 
 #[rustler::resource_impl]
 impl Resource for PoolResource {
     const IMPLEMENTS_DOWN: bool = true;
 
-    /// Without its manager a pool ends: nobody would start another worker. A worker goes with its
-    /// owner, however that has ended.
+    /// A pool ends with its manager, because no more workers would be started. A worker leaves with its owner,
+    /// however that has ended.
     fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
         if pid == self.1 {
             self.0.close(AcquireError::Closed);
@@ -28,13 +29,13 @@ impl Resource for PoolResource {
     }
 }
 
-/// Options of a pool, under their names.
+/// The options of a pool.
 #[derive(NifMap)]
 #[rustler(decode)]
 struct PoolLimits {
     max_queue: usize,
     max_sessions: usize,
-    /// None for ever.
+    /// Without it sessions do not expire.
     session_ttl: Option<u64>,
     /// In microseconds, all other times in ms.
     pipeline_budget: u64,
@@ -42,10 +43,10 @@ struct PoolLimits {
     startup_timeout: u64,
 }
 
-/// With `told` the calling process gets `{:snakepit_session, event, %{ids: ids, worker_id: id}}`.
+/// With `observed` the calling process gets `{:snakepit_session, event, %{ids: ids, worker_id: id}}`.
 #[rustler::nif]
-fn pool_new(env: Env<'_>, limits: PoolLimits, told: bool) -> Term<'_> {
-    let told = told.then(|| env.pid());
+fn pool_new(env: Env<'_>, limits: PoolLimits, observed: bool) -> Term<'_> {
+    let observer = observed.then(|| env.pid());
     let limits = Limits {
         max_queue: limits.max_queue,
         max_sessions: limits.max_sessions,
@@ -54,7 +55,7 @@ fn pool_new(env: Env<'_>, limits: PoolLimits, told: bool) -> Term<'_> {
         size: limits.size,
         startup_timeout: time(limits.startup_timeout),
     };
-    let dispatcher = Dispatcher::new(limits, listener(told));
+    let dispatcher = Dispatcher::new(limits, listener(observer));
     let pool = ResourceArc::new(PoolResource(dispatcher, env.pid()));
     env.monitor(&pool, &env.pid());
     pool.encode(env)
@@ -66,7 +67,7 @@ fn pool_close(pool: ResourceArc<PoolResource>) -> Atom {
     atoms::ok()
 }
 
-/// As `pool_close`, of a pool that goes on with workers that need no gRPC.
+/// As `pool_close`, for a pool that falls back to workers without gRPC.
 #[rustler::nif]
 fn pool_fell_back(pool: ResourceArc<PoolResource>, why: String) -> Atom {
     let unavailable = Unavailable { why, no_grpc: true };
@@ -85,13 +86,13 @@ fn pool_set_failed(
     atoms::ok()
 }
 
-/// Whether a worker that has left had come through a call. Known until it is asked for.
+/// Whether a worker that has left had answered a call. Kept until the first question.
 #[rustler::nif]
 fn pool_had_answered(pool: ResourceArc<PoolResource>, key: u64) -> bool {
     pool.0.had_answered(WorkerKey(key))
 }
 
-/// Adds the calling process's worker, which leaves with that.
+/// Adds the calling process's worker, which leaves with the process.
 #[rustler::nif]
 fn pool_add(
     env: Env<'_>,
@@ -134,8 +135,7 @@ fn pool_pause(pool: ResourceArc<PoolResource>, key: u64) -> bool {
     pool.0.pause(WorkerKey(key))
 }
 
-/// The calling process's worker, which was paused, goes on with another channel. False if it is not
-/// paused any more.
+/// The calling process's worker, which is paused, gets another channel. False if it is not paused any more.
 #[rustler::nif]
 fn pool_resume(
     env: Env<'_>,
@@ -148,7 +148,7 @@ fn pool_resume(
     pool.0.resume(WorkerKey(key), worker)
 }
 
-/// The calling process's worker gets no more calls; `:snakepit_drained` tells that none is left.
+/// The calling process's worker gets no more calls; the process gets `:snakepit_drained` once none is left.
 #[rustler::nif]
 fn pool_drain(pool: ResourceArc<PoolResource>, key: u64) -> Atom {
     pool.0.drain(WorkerKey(key));
@@ -160,7 +160,7 @@ fn pool_remove(pool: ResourceArc<PoolResource>, key: u64) -> bool {
     pool.0.remove(WorkerKey(key))
 }
 
-/// Whether there was such a session.
+/// Whether the session existed.
 #[rustler::nif]
 fn pool_end_session(pool: ResourceArc<PoolResource>, id: &str) -> bool {
     let ended = pool.0.end_session(id);

@@ -1,4 +1,4 @@
-//! A worker's process of the operating system: what it prints, who it is, and signals to it.
+//! A worker's process of the operating system: its output, its identity, and signals to it.
 
 use crate::{atoms, reply::notify, runtime};
 use rustler::{
@@ -25,11 +25,11 @@ impl Resource for OutputResource {
     }
 }
 
-/// A pipe for what a worker prints. Returns `{:ok, output, path}`, the path being what the worker has to
-/// open, or `:named` where `path` has to name one that there is.
+/// Opens a pipe for the output of a worker. Returns `{:ok, output, path}` with the path that the worker has to open,
+/// or `:named` if the system needs `path` to name an existing pipe.
 ///
-/// The caller gets `{ref, {:announced, text}}` for the line that begins with the token, and `{ref, {:ended,
-/// lines}}` with the last ones. `logger` gets `ref` when `output_take` would have lines for it again.
+/// The caller gets `{ref, {:announced, text}}` for the line that begins with the token, and `{ref, {:ended, lines}}`
+/// with the last lines. `logger` gets `ref` when `output_take` has lines for it again.
 #[rustler::nif]
 fn output_open<'a>(
     env: Env<'a>,
@@ -38,22 +38,22 @@ fn output_open<'a>(
     token: Option<String>,
     path: Option<String>,
 ) -> NifResult<Term<'a>> {
-    let told = Teller::new(env, reference);
-    let mut teller = OutputTeller { told, logger };
+    let notifier = Notifier::new(env, reference);
+    let mut listener = OutputListener { notifier, logger };
     open(env, path, |runtime, receiver, writer| {
         let output = Arc::new(Output::new(writer));
         let resource = ResourceArc::new(OutputResource(output.clone()));
         runtime.spawn(async move {
-            let tail = output.read(receiver, token, &mut teller).await;
-            teller
-                .told
+            let tail = output.read(receiver, token, &mut listener).await;
+            listener
+                .notifier
                 .owner(|env, reference| (reference, (atoms::ended(), tail)).encode(env));
         });
         resource
     })
 }
 
-/// Opens a pipe, which `read` reads on the runtime for as long as the calling process lives.
+/// Opens a pipe, which `read` reads on the runtime while the calling process lives.
 fn open<'a, R: Resource>(
     env: Env<'a>,
     path: Option<String>,
@@ -70,14 +70,14 @@ fn open<'a, R: Resource>(
     Ok((atoms::ok(), resource, pipe.path).encode(env))
 }
 
-/// Tells processes what has happened, under a reference.
-struct Teller {
+/// Sends messages that carry a reference.
+struct Notifier {
     owner: LocalPid,
     kept: OwnedEnv,
     reference: SavedTerm,
 }
 
-impl Teller {
+impl Notifier {
     fn new(env: Env<'_>, reference: Term<'_>) -> Self {
         let kept = OwnedEnv::new();
         Self {
@@ -88,10 +88,10 @@ impl Teller {
     }
 
     fn owner(&mut self, build: impl for<'a> FnOnce(Env<'a>, Term<'a>) -> Term<'a>) {
-        self.tell(self.owner, build);
+        self.send(self.owner, build);
     }
 
-    fn tell(&mut self, to: LocalPid, build: impl for<'a> FnOnce(Env<'a>, Term<'a>) -> Term<'a>) {
+    fn send(&mut self, to: LocalPid, build: impl for<'a> FnOnce(Env<'a>, Term<'a>) -> Term<'a>) {
         notify(to, |env| {
             let reference = self.kept.run(|kept| self.reference.load(kept).in_env(env));
             build(env, reference)
@@ -99,24 +99,24 @@ impl Teller {
     }
 }
 
-struct OutputTeller {
-    told: Teller,
+struct OutputListener {
+    notifier: Notifier,
     logger: LocalPid,
 }
 
-impl Listener for OutputTeller {
+impl Listener for OutputListener {
     fn announced(&mut self, text: &str) {
-        self.told
+        self.notifier
             .owner(|env, reference| (reference, (atoms::announced(), text)).encode(env));
     }
 
     fn news(&mut self) {
-        self.told.tell(self.logger, |_env, reference| reference);
+        self.notifier.send(self.logger, |_env, reference| reference);
     }
 }
 
-/// `{lines, dropped, ended}`, each line `{level, request_id, text}`. After an empty one the logger is told
-/// when there is more.
+/// `{lines, dropped, ended}`, each line `{level, request_id, text}`. After an answer without lines the logger is
+/// notified of the next line.
 #[rustler::nif]
 fn output_take(env: Env<'_>, output: ResourceArc<OutputResource>) -> Term<'_> {
     let taken = output.0.take();
@@ -128,7 +128,7 @@ fn line_term<'a>(env: Env<'a>, line: &Line) -> Term<'a> {
     (line.level, &line.request_id, &line.text).encode(env)
 }
 
-/// The worker has ended: nothing but what is there already is read.
+/// The worker has ended: only what is in the pipe is still read.
 #[rustler::nif]
 fn output_finish(output: ResourceArc<OutputResource>) -> Atom {
     output.0.finish();
@@ -167,9 +167,9 @@ impl Drop for MessagesResource {
     }
 }
 
-/// A pipe for the messages of a worker, as `output_open`: `{:ok, messages, path}` or `:named`. The caller gets
-/// `{ref, {:message, binary}}` for each, with a few in hand until `messages_handled`, and at the end
-/// `{ref, :closed}`, or `{ref, {:too_large, bytes}}` for a message of more than `limit` bytes.
+/// Opens a pipe for the messages of a worker, as `output_open` does: `{:ok, messages, path}` or `:named`. The caller
+/// gets `{ref, {:message, binary}}` for each, a limited number before it calls `messages_handled`, and finally `{ref,
+/// :closed}`, or `{ref, {:too_large, bytes}}` for a message of more than `limit` bytes.
 #[rustler::nif]
 fn messages_open<'a>(
     env: Env<'a>,
@@ -177,18 +177,18 @@ fn messages_open<'a>(
     limit: usize,
     path: Option<String>,
 ) -> NifResult<Term<'a>> {
-    let mut told = Teller::new(env, reference);
+    let mut notifier = Notifier::new(env, reference);
     open(env, path, |runtime, receiver, writer| {
         let messages = Arc::new(Messages::new(writer));
         let resource = ResourceArc::new(MessagesResource(messages.clone()));
         runtime.spawn(async move {
             let handle = |Message(bytes)| {
-                told.owner(|env, reference| {
+                notifier.owner(|env, reference| {
                     (reference, (atoms::message(), bytes.release(env))).encode(env)
                 });
             };
             let end = messages.read(receiver, limit, handle).await;
-            told.owner(|env, reference| match end {
+            notifier.owner(|env, reference| match end {
                 End::Closed => (reference, atoms::closed()).encode(env),
                 End::TooLarge(size) => (reference, (atoms::too_large(), size)).encode(env),
             });
@@ -197,28 +197,28 @@ fn messages_open<'a>(
     })
 }
 
-/// A message was handled: there is room for another one.
+/// The caller has handled a message, and can get another one.
 #[rustler::nif]
 fn messages_handled(messages: ResourceArc<MessagesResource>) -> Atom {
     messages.0.handled();
     atoms::ok()
 }
 
-/// The worker has ended: what it has written is read to the end.
+/// The worker has ended: what it has written is still read.
 #[rustler::nif]
 fn messages_finish(messages: ResourceArc<MessagesResource>) -> Atom {
     messages.0.finish();
     atoms::ok()
 }
 
-/// When a process started, by which it is known again; nothing where there is none, or no way to tell.
+/// When a process started, which identifies it with its number; nothing if there is no such process or no `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn process_started(os_pid: i32) -> Option<u64> {
     process::started(os_pid)
 }
 
-/// Signals a worker's process group, and with it what its handlers have started, unless its number is
-/// somebody else's by now.
+/// Signals a worker's process group, which includes processes that its handlers have started, unless its number
+/// belongs to another process by now.
 #[rustler::nif(schedule = "DirtyIo")]
 fn signal_group(os_pid: i32, started: Option<u64>, kill: bool) -> bool {
     process::signal_group(os_pid, started, kill)

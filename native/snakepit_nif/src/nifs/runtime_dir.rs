@@ -1,4 +1,4 @@
-//! The directory of a pool's Unix sockets, for `Snakepit.Pool.RuntimeDir`.
+//! The directory for the Unix sockets of a pool, for `Snakepit.Pool.RuntimeDir`.
 
 use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
 use snakepit_client::runtime_dir::{self, RuntimeDir};
@@ -13,7 +13,7 @@ fn path<'a>(bytes: &'a Binary<'_>) -> &'a Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
-/// `{:ok, dir}`, which is in use for as long as that is referred to, or `{:error, why}`.
+/// `{:ok, dir}`, which is in use while there is a reference to it, or `{:error, why}`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn runtime_dir_create<'a>(env: Env<'a>, new: Binary<'a>) -> Term<'a> {
     match RuntimeDir::create(path(&new)) {
@@ -43,7 +43,7 @@ fn runtime_dir_remove(dir: ResourceArc<RuntimeDirResource>) -> Atom {
     crate::atoms::ok()
 }
 
-/// What cannot be read or removed stays.
+/// Directories that cannot be read or removed stay.
 #[rustler::nif(schedule = "DirtyIo")]
 fn runtime_dir_sweep(parent: Binary<'_>) -> Atom {
     let _ = runtime_dir::sweep(path(&parent));

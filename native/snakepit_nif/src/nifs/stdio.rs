@@ -1,4 +1,4 @@
-//! What workers need that are spoken to over stdin and stdout.
+//! The functions for workers over stdin and stdout.
 
 use super::{
     call::{Spec, watch_owner},
@@ -18,14 +18,14 @@ use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
 use snakepit_client::{
     credit::Credit,
-    failure::Failure,
+    error::Failure,
     pool::{Acquired, Lease},
     stdio_id,
 };
 use snakepit_proto::Fields;
 use std::sync::Arc;
 
-/// A worker's place, held by whoever holds this: it is given back with the last of them.
+/// A lease of a worker, which ends with the last reference to this or with `release`.
 struct LeaseResource(Mutex<Option<Lease<Arc<Worker>>>>);
 
 #[rustler::resource_impl]
@@ -44,9 +44,8 @@ impl LeaseResource {
     }
 }
 
-/// A place on a worker that is spoken to through its owner: `{:ok, lease}` if one is free, `{:wait,
-/// handle}` if it comes as `{ref, {:ok, lease} | {:error, failure}}`, or a refusal. `again`: for a call that
-/// had a place and has not started there.
+/// Leases a worker over stdin and stdout: `{:ok, lease}` if one is free, `{:wait, handle}` if `{ref, {:ok, lease} |
+/// {:error, failure}}` follows, or `{:error, failure}`. `again`: for a call that had a lease and has not started.
 #[rustler::nif]
 fn acquire<'a>(
     env: Env<'a>,
@@ -89,7 +88,7 @@ fn response_id(message: rustler::Binary<'_>) -> Option<u64> {
     stdio_id::response_id(&message)
 }
 
-/// A message of a worker over stdin/stdout.
+/// Encodes a message to a worker over stdin and stdout.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn encode_extended<'a>(env: Env<'a>, value: Term<'a>) -> Term<'a> {
     match codec::encode_extended(value) {

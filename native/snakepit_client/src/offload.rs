@@ -1,4 +1,4 @@
-//! Work that would hold up the runtime's threads, on others.
+//! Decoding that takes long, on a thread for blocking work, so that connections do not wait for it.
 
 use parking_lot::Mutex;
 use std::{
@@ -7,30 +7,30 @@ use std::{
     time::Duration,
 };
 
-/// From here on a result is decoded on a thread that no connection waits for.
-pub const DECODED_ASIDE_FROM: usize = 256 * 1024;
-/// How long the work for such a thread waits for one.
-const THREAD_WITHIN: Duration = Duration::from_secs(1);
+/// Results of this size or more are decoded on another thread.
+pub const OFFLOAD_FROM: usize = 256 * 1024;
+/// How long the work waits for a thread.
+const THREAD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Decodes and sends here if that is quick, else on a thread for blocking work; here as well where no such
-/// thread can be had. A panic there gives nothing; it has dropped the reply, which tells the caller.
-pub async fn decode_aside<T: Send + 'static>(
+/// Runs `work` here if `size` is small or no other thread is available, otherwise on a thread for blocking work.
+/// Returns nothing if it panics there; the panic drops the reply, which then reports that to the caller.
+pub async fn offload<T: Send + 'static>(
     size: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    if size < DECODED_ASIDE_FROM {
+    if size < OFFLOAD_FROM {
         return Some(work());
     }
     let work = Arc::new(Mutex::new(Some(work)));
     let take = |work: &Mutex<Option<_>>| work.lock().take();
     let there = work.clone();
-    let aside = move || take(&there).map(|work| work());
-    // It panics where the system makes no thread, and waits for one where that may pass.
-    let spawned = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(aside)));
+    let run = move || take(&there).map(|work| work());
+    // It panics if the system creates no thread, and waits if one may become free.
+    let spawned = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(run)));
     let Ok(mut spawned) = spawned else {
         return take(&work).map(|work| work());
     };
-    match tokio::time::timeout(THREAD_WITHIN, &mut spawned).await {
+    match tokio::time::timeout(THREAD_TIMEOUT, &mut spawned).await {
         Ok(done) => done.ok().flatten(),
         Err(_) => match take(&work) {
             Some(work) => Some(work()),
@@ -46,7 +46,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn a_large_result_is_decoded_where_no_thread_can_be_had_for_it() {
+    fn a_large_result_is_decoded_here_when_no_other_thread_is_available() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(1)
@@ -55,7 +55,7 @@ mod tests {
             .unwrap();
         let (release, held) = channel::<()>();
         runtime.spawn_blocking(move || held.recv());
-        let decoded = runtime.block_on(decode_aside(DECODED_ASIDE_FROM, || 7));
+        let decoded = runtime.block_on(offload(OFFLOAD_FROM, || 7));
         assert_eq!(decoded, Some(7));
         drop(release);
     }
