@@ -1,11 +1,11 @@
-//! Every way in which a call can fail, and the reason under which Elixir sees it.
+//! The ways in which a call can fail, and the reason that each has in Elixir.
 
 use crate::pool::Startup;
 use snakepit_proto::ErrorDetail;
 use std::{error::Error as StdError, time::Duration};
 use tonic::{Code, Status};
 
-/// The closed list of reasons that come from here; `Snakepit.Error` documents each.
+/// The reasons of failures from here. `Snakepit.Error` documents each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     Cancelled,
@@ -47,7 +47,7 @@ pub enum Failure {
         after: Duration,
         option: &'static str,
     },
-    /// What the runtime would have told, had its thread not stood still.
+    /// A failure that the runtime would have reported in time if its thread were not stuck.
     #[error(
         "{0} while the native library's thread stood still: the machine is overloaded, or this is a bug to be reported"
     )]
@@ -130,7 +130,7 @@ impl Failure {
         }
     }
 
-    /// Whether the server has cancelled the call, and not this end.
+    /// Whether the server has cancelled the call, rather than this end.
     pub fn is_servers_cancel(&self) -> bool {
         self.reason() == Reason::Cancelled && !matches!(self, Self::Cancelled)
     }
@@ -139,7 +139,7 @@ impl Failure {
         Self::Overdue(format!("the deadline of {} ms passed", after.as_millis()))
     }
 
-    /// A `success: false` or an error chunk; a peer without our additions sends only the text.
+    /// The failure of a reply or of a chunk. A peer without Snakepit's additions sends only the text.
     pub fn from_reply(error: String, detail: Option<Box<ErrorDetail>>) -> Self {
         Self::Remote(detail.unwrap_or_else(|| {
             Box::new(ErrorDetail {
@@ -149,7 +149,7 @@ impl Failure {
         }))
     }
 
-    /// As `from_status`, of an RPC that was not answered at all.
+    /// As `from_status`, for an RPC that got no answer at all.
     pub fn from_unanswered(status: &Status, limit: usize, stream: bool) -> Self {
         status
             .source()
@@ -157,8 +157,8 @@ impl Failure {
             .unwrap_or_else(|| Self::from_status(status, limit, stream))
     }
 
-    /// What a failed RPC means. A status that the peer sent has no source; one that this end made
-    /// up because the connection broke has.
+    /// The failure of an RPC. A status from the peer has no source; a status that this end made because the connection
+    /// broke has one.
     pub fn from_status(status: &Status, limit: usize, stream: bool) -> Self {
         let message = status.message();
         match status.code() {
@@ -188,7 +188,7 @@ impl Failure {
     }
 }
 
-/// What says of an RPC that failed before it was answered that the server has not begun with it.
+/// Whether an RPC that failed without an answer certainly has not started on the server.
 fn not_started(error: &(dyn StdError + 'static)) -> Option<Failure> {
     causes(error).find_map(|cause| {
         let h2 = cause
@@ -234,7 +234,7 @@ fn startup_text(startup: &Startup) -> String {
 }
 
 fn remote_text(detail: &ErrorDetail) -> String {
-    // A command's own error has a code, which says more than its class.
+    // A command's own error has a code, which is more specific than its class.
     let name = match remote_reason(&detail.reason) {
         Reason::CommandError if !detail.code.is_empty() => &detail.code,
         _ => &detail.r#type,
@@ -284,7 +284,7 @@ fn status_reason(code: Code, stream: bool) -> Reason {
     }
 }
 
-/// A peer that resets one stream has not lost the connection.
+/// A reset of one stream does not mean that the connection is lost.
 fn is_stream_reset(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(|cause| {
         cause
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_over_the_limit_is_told_from_other_exhaustion() {
+    fn a_message_over_the_limit_is_distinguished_from_other_exhaustion() {
         let server = Status::resource_exhausted("Received message larger than max (20 vs. 10)");
         let client = Status::out_of_range(
             "Error, decoded message length too large: found 20 bytes, the limit is: 10 bytes",
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_is_not_ready_tells_how_far_it_is_and_what_to_do() {
+    fn a_pool_that_is_not_ready_says_how_far_it_is_and_what_to_do() {
         let unavailable = crate::pool::Unavailable {
             why: "no port".into(),
             no_grpc: false,
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commands_own_error_is_told_by_its_code() {
+    fn a_commands_own_error_is_shown_by_its_code() {
         let text = |message: &str| {
             let detail = ErrorDetail {
                 reason: "command_error".into(),

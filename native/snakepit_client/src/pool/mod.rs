@@ -45,7 +45,7 @@ pub struct Dispatcher<W: Worker> {
 }
 
 impl<W: Worker> Dispatcher<W> {
-    /// The listener must not block: it is called by whoever caused the event.
+    /// The listener must not block: the thread that causes an event calls it.
     pub fn new(limits: Limits, listener: impl Fn(Event<W>) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State::new(limits)),
@@ -165,7 +165,7 @@ impl<W: Worker> Dispatcher<W> {
 
     fn send(self: &Arc<Self>, effects: Effects<W, Lease<W>>) {
         for (waiter, granted) in effects.grants {
-            // A lease that nobody waits for any more is dropped here, which frees its slot.
+            // If the call has given up, its lease is dropped here, which frees the slot.
             drop(waiter.send(granted.map(|slot| self.lease(slot))));
         }
         effects.events.into_iter().for_each(&self.listener);

@@ -25,11 +25,11 @@ fn prefer(id: &str) -> Session {
     }
 }
 
-/// A pool with one place on each worker, and what its listener hears, as text.
+/// A pool whose workers have one slot each, and the events of its listener as text.
 struct Probe {
     pool: Arc<Dispatcher<Name>>,
     keys: Vec<WorkerKey>,
-    heard: mpsc::Receiver<String>,
+    events: mpsc::Receiver<String>,
 }
 
 impl Probe {
@@ -41,10 +41,10 @@ impl Probe {
             size: 1,
             ..Limits::default()
         };
-        let (tx, heard) = mpsc::channel();
+        let (tx, events) = mpsc::channel();
         let pool = Dispatcher::new(limits, move |event| drop(tx.send(text(event))));
         let keys = workers.iter().map(|name| pool.add(*name, 1)).collect();
-        Self { pool, keys, heard }
+        Self { pool, keys, events }
     }
 
     fn submit(&self, session: Option<Session>) -> Result<Acquired<Name>, AcquireError> {
@@ -84,8 +84,8 @@ impl Probe {
         (*lease.worker(), lease.generation())
     }
 
-    fn heard(&self) -> Vec<String> {
-        self.heard.try_iter().collect()
+    fn events(&self) -> Vec<String> {
+        self.events.try_iter().collect()
     }
 }
 
@@ -105,17 +105,17 @@ fn text(event: Event<Name>) -> String {
 }
 
 #[test]
-fn calls_of_a_session_go_to_its_worker_though_others_have_less_to_do() {
+fn calls_of_a_session_go_to_its_worker_though_others_have_fewer_calls() {
     let probe = Probe::new(&["a", "b"], 9, None);
     let first = probe.visit("s");
     for _ in 0..4 {
         assert_eq!(probe.visit("s"), first);
     }
-    assert_eq!(probe.heard(), ["s created on a"]);
+    assert_eq!(probe.events(), ["s created on a"]);
 }
 
 #[test]
-fn a_strict_call_waits_for_its_worker_and_holds_up_nobody() {
+fn a_strict_call_waits_for_its_worker_and_does_not_delay_others() {
     let probe = Probe::new(&["a", "b"], 9, None);
     probe.visit("s");
     let busy = probe.lease(strict("s"));
@@ -129,17 +129,17 @@ fn a_strict_call_waits_for_its_worker_and_holds_up_nobody() {
 }
 
 #[test]
-fn whoever_has_waited_longest_gets_the_place_pinned_or_not() {
+fn the_call_that_has_waited_longest_gets_the_slot_pinned_or_not() {
     let probe = Probe::new(&["a"], 9, None);
     let mut running = probe.lease(strict("s"));
     let waiting: Vec<_> = [None, Some(strict("s")), None, Some(strict("s"))]
         .into_iter()
         .map(|session| probe.queue(session))
         .collect();
-    for (_ticket, mut told) in waiting {
-        assert!(told.try_recv().is_err());
+    for (_ticket, mut granted) in waiting {
+        assert!(granted.try_recv().is_err());
         drop(running);
-        running = told.try_recv().unwrap().unwrap();
+        running = granted.try_recv().unwrap().unwrap();
     }
 }
 
@@ -169,11 +169,11 @@ fn a_call_that_only_prefers_its_worker_takes_another_and_the_session_begins_anew
     assert!(moved.generation() > generation);
     drop((busy, moved));
     assert_eq!(probe.visit("s").0, "b");
-    assert_eq!(probe.heard(), ["s created on a", "s moved from a to b"]);
+    assert_eq!(probe.events(), ["s created on a", "s moved from a to b"]);
 }
 
 #[test]
-fn a_session_is_lost_with_its_worker_and_that_is_told_once() {
+fn a_session_is_lost_with_its_worker_and_that_is_reported_once() {
     let probe = Probe::new(&["a", "b"], 9, None);
     let (_, generation) = probe.visit("s");
     let busy = probe.lease(strict("s"));
@@ -186,7 +186,7 @@ fn a_session_is_lost_with_its_worker_and_that_is_told_once() {
     assert_eq!(worker, "b");
     assert!(anew > generation);
     assert_eq!(
-        probe.heard(),
+        probe.events(),
         [
             "s created on a",
             "t created on b",
@@ -197,15 +197,15 @@ fn a_session_is_lost_with_its_worker_and_that_is_told_once() {
 }
 
 #[test]
-fn a_call_that_waits_for_a_worker_that_dies_hears_that_its_session_is_lost() {
+fn a_call_that_waits_for_a_removed_worker_is_refused_because_its_session_is_lost() {
     let probe = Probe::new(&["a", "b"], 9, None);
     let running = probe.lease(strict("s"));
     let (_one, one) = probe.queue(Some(strict("s")));
     let (_two, two) = probe.queue(Some(strict("s")));
     running.retire();
-    for mut told in [one, two] {
+    for mut granted in [one, two] {
         assert_eq!(
-            told.try_recv().unwrap().err(),
+            granted.try_recv().unwrap().err(),
             Some(AcquireError::SessionLost)
         );
     }
@@ -214,21 +214,21 @@ fn a_call_that_waits_for_a_worker_that_dies_hears_that_its_session_is_lost() {
 }
 
 #[test]
-fn a_session_that_has_ended_begins_anew_and_those_who_wait_are_served() {
+fn an_ended_session_begins_anew_and_waiting_calls_are_served() {
     let probe = Probe::new(&["a"], 9, None);
     let running = probe.lease(strict("s"));
     let generation = running.generation();
-    let (_ticket, mut told) = probe.queue(Some(strict("s")));
+    let (_ticket, mut granted) = probe.queue(Some(strict("s")));
     assert_eq!(probe.pool.end_session("s"), Some(("a", generation)));
     assert_eq!(probe.pool.end_session("s"), None);
     drop(running);
-    let anew = told.try_recv().unwrap().unwrap().generation();
+    let anew = granted.try_recv().unwrap().unwrap().generation();
     assert!(anew > generation);
     assert_eq!(probe.pool.snapshot().sessions, 1);
 }
 
 #[test]
-fn beyond_the_bound_the_least_recently_used_goes() {
+fn beyond_the_limit_the_least_recently_used_session_is_evicted() {
     let probe = Probe::new(&["a"], 2, None);
     let one = probe.visit("one");
     probe.visit("two");
@@ -236,7 +236,7 @@ fn beyond_the_bound_the_least_recently_used_goes() {
     probe.visit("three");
     assert_eq!(probe.visit("one"), one);
     assert_eq!(probe.pool.snapshot().sessions, 2);
-    assert!(probe.heard().contains(&"two evicted from a".into()));
+    assert!(probe.events().contains(&"two evicted from a".into()));
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn an_unused_session_expires_with_the_next_call_or_without_one() {
     probe.pool.expire_sessions();
     assert_eq!(probe.pool.snapshot().sessions, 0);
     assert_eq!(
-        probe.heard(),
+        probe.events(),
         [
             "s created on a",
             "s expired on a",
@@ -261,32 +261,35 @@ fn an_unused_session_expires_with_the_next_call_or_without_one() {
 fn a_call_that_gives_up_leaves_no_trace_of_its_session() {
     let probe = Probe::new(&["a"], 9, None);
     let running = probe.lease(strict("s"));
-    let (pinned, mut told) = probe.queue(Some(strict("s")));
-    let (unplaced, _told) = probe.queue(Some(strict("t")));
+    let (pinned, mut granted) = probe.queue(Some(strict("s")));
+    let (unplaced, _granted) = probe.queue(Some(strict("t")));
     drop((pinned, unplaced));
     assert_eq!(probe.pool.snapshot().queued, 0);
     assert_eq!(probe.pool.snapshot().sessions, 1);
     drop(running);
-    assert!(told.try_recv().is_err());
+    assert!(granted.try_recv().is_err());
     assert_eq!(probe.visit("s").0, "a");
 }
 
 #[test]
-fn those_who_wait_for_one_worker_count_in_the_queue_and_hear_that_the_pool_closes() {
+fn calls_that_wait_for_one_worker_count_in_the_queue_and_are_refused_when_the_pool_closes() {
     let probe = Probe::new(&["a"], 9, None);
     let _running = probe.lease(strict("s"));
     let waiting: Vec<_> = (0..8).map(|_| probe.queue(Some(strict("s")))).collect();
     let refusal = AcquireError::Saturated { max_queue: 8 };
     assert_eq!(probe.refusal(strict("s")), Some(refusal));
     probe.pool.close(AcquireError::Closed);
-    for (_ticket, mut told) in waiting {
-        assert_eq!(told.try_recv().unwrap().err(), Some(AcquireError::Closed));
+    for (_ticket, mut granted) in waiting {
+        assert_eq!(
+            granted.try_recv().unwrap().err(),
+            Some(AcquireError::Closed)
+        );
     }
     assert_eq!(probe.refusal(strict("s")), Some(AcquireError::Closed));
 }
 
-/// Callers in their sessions, some of which give up, while workers die and others come: a life is
-/// never on two workers, a loss is told to its session alone, and everyone is answered.
+/// Callers with a session each, some of which give up, while workers are added and removed: a generation is never on
+/// two workers, a loss is reported only to its session, and every call gets an answer.
 #[test]
 fn sessions_keep_to_their_worker_in_a_race() {
     const CALLERS: usize = 8;
@@ -297,7 +300,7 @@ fn sessions_keep_to_their_worker_in_a_race() {
         size: 1,
         ..Limits::default()
     };
-    let told = Arc::new(AtomicUsize::new(0));
+    let reported = Arc::new(AtomicUsize::new(0));
     let lost = Arc::new(AtomicUsize::new(0));
     let counted = lost.clone();
     let pool: Arc<Dispatcher<usize>> = Dispatcher::new(limits, move |event| {
@@ -308,7 +311,7 @@ fn sessions_keep_to_their_worker_in_a_race() {
     let stays = pool.add(0, 2);
     thread::scope(|scope| {
         for caller in 0..CALLERS {
-            let (pool, told) = (&pool, &told);
+            let (pool, reported) = (&pool, &reported);
             scope.spawn(move || {
                 let mut home = None;
                 for round in 0..ROUNDS {
@@ -340,7 +343,7 @@ fn sessions_keep_to_their_worker_in_a_race() {
                         }
                         Err(refusal) => {
                             assert_eq!(refusal, AcquireError::SessionLost);
-                            told.fetch_add(1, Ordering::SeqCst);
+                            reported.fetch_add(1, Ordering::SeqCst);
                         }
                     }
                 }
@@ -354,31 +357,31 @@ fn sessions_keep_to_their_worker_in_a_race() {
             }
         });
     });
-    assert!(told.load(Ordering::SeqCst) <= lost.load(Ordering::SeqCst));
+    assert!(reported.load(Ordering::SeqCst) <= lost.load(Ordering::SeqCst));
     let end = pool.snapshot();
     assert_eq!((end.queued, end.workers), (0, vec![(stays, 0, false)]));
 }
 
 #[test]
-fn a_worker_that_drains_tells_once_when_its_last_call_has_ended() {
+fn a_draining_worker_is_reported_once_when_its_last_call_has_ended() {
     let probe = Probe::new(&["a"], 9, None);
     let running = probe.lease_any(None);
     probe.pool.drain(probe.keys[0]);
-    assert!(probe.heard().is_empty());
+    assert!(probe.events().is_empty());
     drop(running);
-    assert_eq!(probe.heard(), ["a drained"]);
+    assert_eq!(probe.events(), ["a drained"]);
 }
 
 #[test]
-fn a_worker_that_drains_and_has_no_call_tells_at_once_though_the_pool_is_closed() {
+fn a_draining_worker_without_calls_is_reported_at_once_though_the_pool_is_closed() {
     let probe = Probe::new(&["a"], 9, None);
     probe.pool.close(AcquireError::Closed);
     probe.pool.drain(probe.keys[0]);
-    assert_eq!(probe.heard(), ["a drained"]);
+    assert_eq!(probe.events(), ["a drained"]);
 }
 
 #[test]
-fn the_sessions_of_a_worker_that_drains_are_lost_at_once_and_begin_anew_elsewhere() {
+fn the_sessions_of_a_draining_worker_are_lost_at_once_and_begin_anew_elsewhere() {
     let probe = Probe::new(&["a", "b"], 9, None);
     let running = probe.lease(strict("s"));
     let (_pinned, mut pinned) = probe.queue(Some(strict("s")));
@@ -391,7 +394,7 @@ fn the_sessions_of_a_worker_that_drains_are_lost_at_once_and_begin_anew_elsewher
     assert_eq!(probe.visit("s").0, "b");
     drop(running);
     assert_eq!(
-        probe.heard(),
+        probe.events(),
         [
             "s created on a",
             "s lost with a",
@@ -414,7 +417,7 @@ fn a_session_stays_on_a_worker_that_gets_another_connection() {
 }
 
 #[test]
-fn workers_are_removed_by_whose_they_are() {
+fn workers_are_removed_by_a_predicate() {
     let probe = Probe::new(&["a", "b"], 9, None);
     assert!(probe.pool.remove_where(|_, worker| *worker == "a"));
     assert!(!probe.pool.remove_where(|_, worker| *worker == "a"));

@@ -78,7 +78,7 @@ fn unavailable(why: &str) -> Unavailable {
 }
 
 #[test]
-fn the_least_loaded_worker_is_leased_and_of_equals_the_one_idle_longest() {
+fn the_least_loaded_worker_is_leased_and_among_equals_the_one_idle_longest() {
     let pool = dispatcher(0);
     pool.add("a", 2);
     pool.add("b", 2);
@@ -92,7 +92,7 @@ fn the_least_loaded_worker_is_leased_and_of_equals_the_one_idle_longest() {
 }
 
 #[test]
-fn a_full_queue_refuses_and_names_its_bound() {
+fn a_full_queue_refuses_calls_and_names_its_limit() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let _running = lease(&pool);
@@ -104,7 +104,7 @@ fn a_full_queue_refuses_and_names_its_bound() {
 }
 
 #[test]
-fn a_released_place_goes_to_whoever_has_waited_longest() {
+fn a_released_slot_goes_to_the_call_that_has_waited_longest() {
     let pool = dispatcher(8);
     pool.add("a", 1);
     let running = lease(&pool);
@@ -118,7 +118,7 @@ fn a_released_place_goes_to_whoever_has_waited_longest() {
 }
 
 #[test]
-fn a_dropped_ticket_leaves_the_queue_and_its_waiter_is_never_called() {
+fn a_dropped_ticket_leaves_the_queue_and_gets_no_lease() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let running = lease(&pool);
@@ -131,7 +131,7 @@ fn a_dropped_ticket_leaves_the_queue_and_its_waiter_is_never_called() {
 }
 
 #[test]
-fn an_expired_waiter_is_passed_over() {
+fn an_expired_call_is_refused_and_the_next_one_served() {
     let pool = dispatcher(8);
     pool.add("a", 1);
     let running = lease(&pool);
@@ -146,7 +146,7 @@ fn an_expired_waiter_is_passed_over() {
 }
 
 #[test]
-fn a_grant_nobody_takes_gives_the_place_back() {
+fn a_lease_that_is_not_received_frees_its_slot() {
     let pool = dispatcher(8);
     pool.add("a", 1);
     let running = lease(&pool);
@@ -157,7 +157,7 @@ fn a_grant_nobody_takes_gives_the_place_back() {
 }
 
 #[test]
-fn a_draining_worker_takes_no_new_calls_and_a_removed_one_is_forgotten() {
+fn a_draining_worker_gets_no_new_calls_and_a_removed_one_none_at_all() {
     let pool = dispatcher(8);
     let a = pool.add("a", 2);
     let running = lease(&pool);
@@ -172,7 +172,7 @@ fn a_draining_worker_takes_no_new_calls_and_a_removed_one_is_forgotten() {
 }
 
 #[test]
-fn a_paused_worker_waits_for_its_next_connection_and_keeps_its_calls() {
+fn a_paused_worker_gets_calls_again_with_its_next_connection_and_keeps_its_calls() {
     let pool = dispatcher(8);
     let a = pool.add("a", 2);
     let running = lease(&pool);
@@ -186,7 +186,7 @@ fn a_paused_worker_waits_for_its_next_connection_and_keeps_its_calls() {
 }
 
 #[test]
-fn a_call_of_an_earlier_connection_does_not_pause_the_present_one() {
+fn a_call_on_an_earlier_connection_does_not_pause_the_present_one() {
     let pool = dispatcher(8);
     let a = pool.add("a", 2);
     let old = lease(&pool);
@@ -197,7 +197,7 @@ fn a_call_of_an_earlier_connection_does_not_pause_the_present_one() {
 }
 
 #[test]
-fn a_worker_that_drains_is_not_paused_or_resumed() {
+fn a_draining_worker_is_not_paused_or_resumed() {
     let pool = dispatcher(8);
     let a = pool.add("a", 2);
     pool.drain(a);
@@ -206,7 +206,7 @@ fn a_worker_that_drains_is_not_paused_or_resumed() {
 }
 
 #[test]
-fn a_condemned_worker_is_out_of_the_pool_at_once() {
+fn a_retired_worker_is_removed_at_once() {
     let pool = dispatcher(8);
     pool.add("a", 2);
     assert_eq!(lease(&pool).retire(), "a");
@@ -214,7 +214,7 @@ fn a_condemned_worker_is_out_of_the_pool_at_once() {
 }
 
 #[test]
-fn calls_wait_while_any_worker_may_yet_start_and_hear_the_reason_once_all_have_failed() {
+fn calls_wait_while_a_worker_may_still_start_and_get_the_reason_once_all_have_failed() {
     let pool = dispatcher(8);
     let (_ticket, mut rx) = queue(&pool);
     pool.set_failed(1, unavailable("no port"));
@@ -231,7 +231,7 @@ fn calls_wait_while_any_worker_may_yet_start_and_hear_the_reason_once_all_have_f
 }
 
 #[test]
-fn a_call_that_came_before_the_first_worker_waits_past_the_queue_deadline() {
+fn a_call_from_before_the_first_worker_waits_past_its_queue_deadline() {
     let pool = dispatcher(8);
     let (early, mut early_rx) = queue_with(&pool, before(Instant::now()));
     let started = early.starting().unwrap();
@@ -247,7 +247,7 @@ fn a_call_that_came_before_the_first_worker_waits_past_the_queue_deadline() {
 }
 
 #[test]
-fn the_startup_tells_how_many_still_start_and_why_the_others_do_not() {
+fn the_startup_says_how_many_workers_still_start_and_why_the_others_do_not() {
     let pool = dispatcher(8);
     let (ticket, _rx) = queue(&pool);
     pool.set_failed(1, unavailable("no port"));
@@ -258,7 +258,7 @@ fn the_startup_tells_how_many_still_start_and_why_the_others_do_not() {
 }
 
 #[test]
-fn a_worker_that_has_left_is_known_to_have_answered_until_it_is_asked_for() {
+fn that_a_removed_worker_had_answered_is_kept_until_the_first_question() {
     let pool = dispatcher(8);
     let keys = ["a", "b", "c"].map(|worker| pool.add(worker, 1));
     drop(lease(&pool));
@@ -270,7 +270,7 @@ fn a_worker_that_has_left_is_known_to_have_answered_until_it_is_asked_for() {
 }
 
 #[test]
-fn closing_tells_everyone() {
+fn closing_refuses_waiting_and_later_calls() {
     let pool = dispatcher(8);
     let (_ticket, mut rx) = queue(&pool);
     pool.close(AcquireError::Closed);
@@ -281,7 +281,7 @@ fn closing_tells_everyone() {
 }
 
 #[test]
-fn a_closed_pool_leases_nothing_and_gives_its_first_reason() {
+fn a_closed_pool_grants_no_lease_and_gives_its_first_reason() {
     let pool = dispatcher(8);
     pool.add("a", 2);
     let running = lease(&pool);
@@ -294,7 +294,7 @@ fn a_closed_pool_leases_nothing_and_gives_its_first_reason() {
     assert!(pool.snapshot().workers.iter().all(|worker| worker.1 == 0));
 }
 
-/// What a call gets within the patience of a test; nothing if its place in the queue was given up.
+/// What a call gets, if it has not given up its place in the queue.
 pub(super) fn answer<W: Worker>(acquired: Acquired<W>) -> Option<Granted<W>> {
     let (_ticket, granted) = match acquired {
         Acquired::Now(lease) => return Some(Ok(lease)),
@@ -312,16 +312,16 @@ pub(super) fn wait_for<T>(receiver: oneshot::Receiver<T>) -> Option<T> {
     runtime.block_on(waiting).unwrap().ok()
 }
 
-/// Callers that take, give back and give up, while workers come and go: no place is ever
-/// leased twice, none is lost, and every waiter that keeps its ticket is answered.
+/// Callers take slots, free them and give up, while workers are added and removed: no slot is leased twice or lost,
+/// and every call that keeps its ticket gets an answer.
 #[test]
-fn places_are_neither_lost_nor_doubled_in_a_race() {
+fn slots_are_neither_lost_nor_leased_twice_in_a_race() {
     const CALLERS: usize = 8;
     const ROUNDS: usize = 2_000;
     let pool = dispatcher(CALLERS);
-    let places = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
-    for place in &places {
-        pool.add(place.clone(), 2);
+    let counts = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+    for count in &counts {
+        pool.add(count.clone(), 2);
     }
     thread::scope(|scope| {
         for caller in 0..CALLERS {
@@ -357,41 +357,41 @@ fn short_lease(dispatcher: &Arc<Dispatcher<Name>>) -> Lease<Name> {
     lease_with(dispatcher, pipelined())
 }
 
-/// Lets a worker be known for commands of this length.
-fn teach(pool: &Arc<Dispatcher<Name>>, time: Duration) {
+/// Has a worker run commands of this length.
+fn train(pool: &Arc<Dispatcher<Name>>, time: Duration) {
     for _ in 0..100 {
         short_lease(pool).done(time);
     }
 }
 
 #[test]
-fn nothing_is_sent_ahead_before_a_worker_is_known_for_short_commands() {
+fn nothing_is_sent_ahead_before_a_worker_has_run_a_short_command() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let first = short_lease(&pool);
-    let (_ticket, mut told) = queue_with(&pool, pipelined());
-    assert!(told.try_recv().is_err());
+    let (_ticket, mut granted) = queue_with(&pool, pipelined());
+    assert!(granted.try_recv().is_err());
     first.done(Duration::from_micros(10));
-    assert!(told.try_recv().is_ok());
+    assert!(granted.try_recv().is_ok());
 }
 
 #[test]
 fn short_calls_are_sent_ahead_up_to_the_budget() {
     let pool = dispatcher(1);
     pool.add("a", 1);
-    teach(&pool, Duration::from_micros(100));
+    train(&pool, Duration::from_micros(100));
     let sent: Vec<_> = (0..6).map(|_| short_lease(&pool)).collect();
-    let (_ticket, mut told) = queue_with(&pool, pipelined());
-    assert!(told.try_recv().is_err());
+    let (_ticket, mut granted) = queue_with(&pool, pipelined());
+    assert!(granted.try_recv().is_err());
     drop(sent);
-    assert!(told.try_recv().is_ok());
+    assert!(granted.try_recv().is_ok());
 }
 
 #[test]
 fn a_call_is_sent_ahead_only_where_no_worker_is_free() {
     let pool = dispatcher(1);
     pool.add("a", 1);
-    teach(&pool, Duration::from_micros(10));
+    train(&pool, Duration::from_micros(10));
     pool.add("b", 2);
     let names: Vec<_> = (0..3).map(|_| short_lease(&pool)).collect();
     let names: Vec<_> = names.iter().map(|lease| *lease.worker()).collect();
@@ -399,32 +399,32 @@ fn a_call_is_sent_ahead_only_where_no_worker_is_free() {
 }
 
 #[test]
-fn long_commands_have_nothing_behind_them() {
+fn nothing_is_sent_ahead_behind_long_commands() {
     let pool = dispatcher(1);
     pool.add("a", 1);
-    teach(&pool, Duration::from_micros(10));
+    train(&pool, Duration::from_micros(10));
     short_lease(&pool).done(Duration::from_secs(1));
     let running = short_lease(&pool);
-    let (_ticket, mut told) = queue_with(&pool, pipelined());
-    assert!(told.try_recv().is_err());
+    let (_ticket, mut granted) = queue_with(&pool, pipelined());
+    assert!(granted.try_recv().is_err());
     drop(running);
 }
 
 #[test]
-fn nothing_is_sent_ahead_behind_what_has_a_place_of_its_own() {
+fn nothing_is_sent_ahead_behind_a_call_with_a_slot_of_its_own() {
     let pool = dispatcher(1);
     pool.add("a", 1);
-    teach(&pool, Duration::from_micros(10));
+    train(&pool, Duration::from_micros(10));
     let _stream = lease(&pool);
-    let (_ticket, mut told) = queue_with(&pool, pipelined());
-    assert!(told.try_recv().is_err());
+    let (_ticket, mut granted) = queue_with(&pool, pipelined());
+    assert!(granted.try_recv().is_err());
 }
 
 #[test]
-fn what_wants_a_place_of_its_own_is_not_overtaken() {
+fn a_call_that_needs_a_slot_of_its_own_is_not_overtaken() {
     let pool = dispatcher(8);
     pool.add("a", 1);
-    teach(&pool, Duration::from_micros(10));
+    train(&pool, Duration::from_micros(10));
     let running = short_lease(&pool);
     let ahead = short_lease(&pool);
     let (_stream, mut stream) = queue(&pool);
@@ -439,21 +439,21 @@ fn what_wants_a_place_of_its_own_is_not_overtaken() {
 }
 
 #[test]
-fn a_worker_that_stands_still_gets_nothing_ahead_until_something_has_ended() {
+fn a_stalled_worker_gets_nothing_ahead_until_a_command_has_ended() {
     let pool = dispatcher(8);
     pool.add("a", 1);
-    teach(&pool, Duration::from_micros(10));
+    train(&pool, Duration::from_micros(10));
     let running = short_lease(&pool);
     running.stall();
-    let (_ticket, mut told) = queue_with(&pool, pipelined());
-    assert!(told.try_recv().is_err());
+    let (_ticket, mut granted) = queue_with(&pool, pipelined());
+    assert!(granted.try_recv().is_err());
     running.done(Duration::from_micros(10));
-    assert!(told.try_recv().is_ok());
+    assert!(granted.try_recv().is_ok());
     let _ahead = short_lease(&pool);
 }
 
 #[test]
-fn what_comes_back_goes_in_front_of_the_queue() {
+fn a_requeued_call_goes_to_the_front_of_the_queue() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let running = lease(&pool);
