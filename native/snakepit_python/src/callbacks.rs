@@ -102,11 +102,12 @@ impl Callbacks {
         }
         let session = header.session();
         let session = session.map_or((None, 0), |session| (Some(session.id), session.generation));
-        let args = (header.request_id(), session, left, metadata, may_wait);
-        Ok(self
-            .bind(py)
-            .call_method1(intern!(py, "context"), args)?
-            .unbind())
+        let args = (header.request_id(), session, left, metadata);
+        let context = self.bind(py).call_method1(intern!(py, "context"), args)?;
+        if may_wait {
+            context.call_method0(intern!(py, "_settle"))?;
+        }
+        Ok(context.unbind())
     }
 
     /// Finds a generator or a coroutine that a decorator has hidden; returns a result, or a generator.

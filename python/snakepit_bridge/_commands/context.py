@@ -68,6 +68,28 @@ class Context:
         if session_id is not None and sessions is not None:
             sessions.touch(session_id, self, session_generation)
 
+    @classmethod
+    def _of_native_call(
+        cls,
+        request_id: str,
+        session: tuple[Optional[str], int],
+        left: Optional[float],
+        metadata: Mapping[str, str],
+        *,
+        sessions: Sessions,
+        worker_id: str,
+    ) -> Context:
+        """The context of a call that the server in Rust has received."""
+        return cls(
+            request_id=request_id,
+            session_id=session[0],
+            session_generation=session[1],
+            sessions=sessions,
+            worker_id=worker_id,
+            deadline=None if left is None else time.monotonic() + left,
+            metadata=lambda: {"x-request-id": request_id, **metadata},
+        )
+
     def __repr__(self) -> str:
         state = "cancelled" if self._cancelled else "active"
         return f"<Context request_id={self.request_id!r} session_id={self.session_id!r} {state}>"

@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Optional
 
@@ -99,7 +98,11 @@ class _Callbacks:
     ) -> None:
         self.server: Server
         self._registry = registry
-        self._worker_id = worker_id
+        self.context = functools.partial(
+            Context._of_native_call,  # noqa: SLF001 (not for users)
+            sessions=sessions,
+            worker_id=worker_id,
+        )
         self._sessions = sessions
         self._signals = signals
         self._threads: list[threading.Thread] = []
@@ -133,27 +136,6 @@ class _Callbacks:
         return CallError(
             "unknown_command", f"the command {name!r} was called before the worker was ready"
         )
-
-    def context(
-        self,
-        request_id: str,
-        session: tuple[Optional[str], int],
-        left: Optional[float],
-        metadata: Mapping[str, str],
-        may_wait: bool,  # noqa: FBT001
-    ) -> Context:
-        context = Context(
-            request_id=request_id,
-            session_id=session[0],
-            session_generation=session[1],
-            sessions=self._sessions,
-            worker_id=self._worker_id,
-            deadline=None if left is None else time.monotonic() + left,
-            metadata=lambda: {"x-request-id": request_id, **metadata},
-        )
-        if may_wait:
-            context._settle()  # noqa: SLF001 (not for users)
-        return context
 
     def end_session(self, session_id: str, generation: int) -> bool:
         return self._sessions.end(session_id, generation)
