@@ -18,6 +18,15 @@ pub(crate) struct Callbacks {
     call_context: PyOnceLock<Py<PyAny>>,
 }
 
+/// What only Python knows of the worker.
+#[derive(Clone, Copy, FromPyObject)]
+pub(crate) struct Figures {
+    #[pyo3(item(0))]
+    pub(crate) sessions: i64,
+    #[pyo3(item(1))]
+    pub(crate) memory_bytes: i64,
+}
+
 /// An exception that a command has raised, as a failure.
 pub(crate) struct Described {
     pub(crate) failure: Failure,
@@ -74,9 +83,8 @@ impl Callbacks {
         ended.is_ok_and(|ended| ended.is_truthy().unwrap_or(false))
     }
 
-    pub(crate) fn count_sessions(&self, py: Python<'_>) -> i64 {
-        let count = self.bind(py).call_method0("count_sessions");
-        count.and_then(|count| count.extract()).unwrap_or_default()
+    pub(crate) fn figures(&self, py: Python<'_>) -> PyResult<Figures> {
+        self.bind(py).call_method0("figures")?.extract()
     }
 
     /// A new `contextvars` context for a call. The adapter must have started.

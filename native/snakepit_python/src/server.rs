@@ -21,6 +21,7 @@ pub(crate) struct PyServer {
 impl PyServer {
     #[new]
     fn new(
+        py: Python<'_>,
         registry: &Bound<'_, PyAny>,
         callbacks: Py<PyAny>,
         max_concurrency: usize,
@@ -28,7 +29,8 @@ impl PyServer {
     ) -> PyResult<Self> {
         let commands = Commands::new(registry)?;
         let callbacks = Callbacks::new(callbacks);
-        let worker = Worker::new(settings.extract()?, commands, callbacks, max_concurrency)?;
+        let settings = settings.extract()?;
+        let worker = Worker::new(py, settings, commands, callbacks, max_concurrency)?;
         Ok(Self {
             worker,
             server: Mutex::new(None),

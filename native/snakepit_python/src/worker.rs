@@ -3,28 +3,27 @@
 
 use crate::{
     call::{Call, Responder},
-    callbacks::Callbacks,
+    callbacks::{Callbacks, Figures},
     command::Commands,
     control::Control,
     journal::Journal,
 };
 use parking_lot::Mutex;
-use pyo3::{FromPyObject, Py, PyAny, Python};
+use pyo3::{FromPyObject, Py, PyAny, PyResult, Python};
 use snakepit_proto::{CallHeader, Fields, HandlerExit, SessionKey};
 use snakepit_server::{Counters, ExitLog, Failure, Inbox, IoDriver, LoopWaker, Outcome, Scheduler};
 use snakepit_wire::StartJournal;
 use std::{
-    io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 use tokio::{sync::Notify, time::timeout};
 
-/// How long Python may take to count the sessions.
-const COUNTED_WITHIN: Duration = Duration::from_millis(100);
+/// How long Python may take to return its figures.
+const FIGURES_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -48,7 +47,8 @@ pub(crate) struct Worker {
     pub(crate) counters: Counters,
     pub(crate) exits: ExitLog,
     pub(crate) started: Instant,
-    sessions: AtomicI64,
+    /// The last known ones.
+    figures: Mutex<Figures>,
     writers: AtomicUsize,
     /// Wakes those that wait for a call's end.
     ended: Notify,
@@ -64,11 +64,13 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(
+        py: Python<'_>,
         settings: Settings,
         commands: Commands,
         callbacks: Callbacks,
         slots: usize,
-    ) -> io::Result<Arc<Self>> {
+    ) -> PyResult<Arc<Self>> {
+        let figures = callbacks.figures(py)?;
         let loop_waker = Arc::new(LoopWaker::new()?);
         let wake = loop_waker.clone();
         // Without a journal each reply is sent at once.
@@ -83,7 +85,7 @@ impl Worker {
             counters: Counters::default(),
             exits: ExitLog::default(),
             started: Instant::now(),
-            sessions: AtomicI64::new(0),
+            figures: Mutex::new(figures),
             writers: AtomicUsize::new(0),
             ended: Notify::new(),
             loop_waker,
@@ -214,14 +216,14 @@ impl Worker {
         self.control.ask(end).await.unwrap_or(false)
     }
 
-    /// The number of sessions; the last known number while Python's lock is not available.
-    pub(crate) async fn active_sessions(&self) -> i64 {
+    /// The last known figures while Python's lock is not available.
+    pub(crate) async fn figures(&self) -> Figures {
         let callbacks = self.callbacks.clone();
-        let count = self.control.ask(move |py| callbacks.count_sessions(py));
-        if let Ok(Some(count)) = timeout(COUNTED_WITHIN, count).await {
-            self.sessions.store(count, Ordering::Relaxed);
+        let figures = self.control.ask(move |py| callbacks.figures(py));
+        if let Ok(Some(Ok(figures))) = timeout(FIGURES_TIMEOUT, figures).await {
+            *self.figures.lock() = figures;
         }
-        self.sessions.load(Ordering::Relaxed)
+        *self.figures.lock()
     }
 
     pub(crate) fn uptime_ms(&self) -> i64 {

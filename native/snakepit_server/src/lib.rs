@@ -40,7 +40,7 @@ pub use io_driver::IoDriver;
 pub use lifeline::watch_parent;
 pub use loop_waker::LoopWaker;
 pub use outcome::Outcome;
-pub use process::{cpu_time, resident_memory};
+pub use process::cpu_time;
 pub use responder::Responder;
 pub use scheduler::{Schedulable, Scheduler};
 pub use secret::Secret;

@@ -23,6 +23,7 @@ from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
 from snakepit_bridge._native import Server
 from snakepit_bridge._process.address import bind_first
+from snakepit_bridge._process.memory import resident_bytes
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._process.signals import Signals
@@ -140,8 +141,9 @@ class _Callbacks:
     def end_session(self, session_id: str, generation: int) -> bool:
         return self._sessions.end(session_id, generation)
 
-    def count_sessions(self) -> int:
-        return self._sessions.count
+    def figures(self) -> tuple[int, int]:
+        """Returns the number of sessions, and the memory of this process in bytes."""
+        return self._sessions.count, resident_bytes()
 
     def failure(self, error: BaseException, cancelled: bool, command: str) -> CallError:  # noqa: FBT001
         exit_fork(error)

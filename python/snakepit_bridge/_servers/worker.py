@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from typing import Any
 
 from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._commands.sessions import Sessions
+from snakepit_bridge._process.memory import resident_bytes
 from snakepit_bridge._threads.main_thread import MainThread
 from snakepit_bridge._threads.runner import Runner
 
@@ -38,21 +37,10 @@ class Worker:
             "requests_handled": self.runner.handled,
             "requests_failed": self.runner.failed,
             "uptime_ms": self.uptime_ms(),
-            "memory_usage_bytes": _memory_bytes(),
+            "memory_usage_bytes": resident_bytes(),
             "cpu_usage_percent": _cpu_percent(),
             "active_sessions": self.sessions.count,
         }
-
-
-def _memory_bytes() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _cpu_percent() -> float:

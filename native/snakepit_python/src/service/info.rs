@@ -2,7 +2,7 @@
 
 use crate::worker::Worker;
 use snakepit_proto::{InfoRequest, InfoResponse, WorkerStats};
-use snakepit_server::{Rpc, cpu_time, resident_memory};
+use snakepit_server::{Rpc, cpu_time};
 use tonic::Status;
 
 pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> {
@@ -31,15 +31,16 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
 }
 
 async fn stats(worker: &Worker) -> WorkerStats {
+    let figures = worker.figures().await;
     let uptime = worker.started.elapsed().as_secs_f64().max(0.001);
     WorkerStats {
         requests_handled: worker.counters.handled(),
         requests_failed: worker.counters.failed(),
         uptime_ms: worker.uptime_ms(),
-        memory_usage_bytes: resident_memory(),
+        memory_usage_bytes: figures.memory_bytes,
         cpu_usage_percent: (1000.0 * cpu_time().as_secs_f64() / uptime).round() / 10.0,
-        active_sessions: worker.active_sessions().await,
-        // After `active_sessions`, which asks Python.
+        active_sessions: figures.sessions,
+        // After `figures`, which asks Python.
         python_stuck_ms: worker.python_stuck_ms(),
     }
 }
