@@ -31,6 +31,7 @@ check: setup-dev
 	@bin/each \
 	  "mix format" "mix format --check-formatted" \
 	  "mix compile" "mix compile --all-warnings --warnings-as-errors" \
+	  "mix xref" "mix xref graph --format cycles --fail-above 0" \
 	  "cargo fmt" "cargo fmt --all --check" \
 	  clippy "cargo clippy --release --locked --all-targets -- -D warnings" \
 	  ruff "$(PYTHON) -m ruff check" \

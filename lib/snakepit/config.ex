@@ -5,12 +5,14 @@ defmodule Snakepit.Config do
   alias Snakepit.Config.{Env, Hidden, Options, Paths, Type}
   alias Snakepit.Error
 
+  # Modules that are defaults are written as atoms: the schema depends on none of them.
+  #
   # With `flag: true` an option goes to Python workers too, as a flag of their command line. Those that the
   # native library uses are named in its struct of them, in `nifs/pool.rs`.
   @pool [
     name: [
       type: :name,
-      default: Snakepit.Pool,
+      default: :"Elixir.Snakepit.Pool",
       doc: "an atom, by which calls name the pool"
     ],
     size: [
@@ -20,7 +22,7 @@ defmodule Snakepit.Config do
     ],
     adapter: [
       type: :adapter,
-      default: Snakepit.Adapters.GRPCPython,
+      default: :"Elixir.Snakepit.Adapters.GRPCPython",
       doc: "a module that implements `Snakepit.Adapter`"
     ],
     adapter_args: [

@@ -159,7 +159,19 @@ defmodule Snakepit.Pool do
   @spec await_ready(atom, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool \\ __MODULE__, timeout \\ 30_000) do
     with :ok <- Options.check([timeout: timeout], %{timeout: :timeout}),
-         do: await(pool, timeout, fn -> Registry.comes_back?(pool) end)
+         do: await(pool, timeout, fn -> comes_back?(pool) end)
+  end
+
+  # Whether a pool that is gone may be started again: it was killed, or its supervisor is there.
+  defp comes_back?(name) do
+    with false <- Registry.published?(name),
+         pid when is_pid(pid) <- Process.whereis(name),
+         {:dictionary, dictionary} <- Process.info(pid, :dictionary) do
+      match?({:supervisor, __MODULE__, 1}, dictionary[:"$initial_call"])
+    else
+      gone when gone in [nil, :undefined] -> false
+      true -> true
+    end
   end
 
   # `comes_back?` tells whether a pool that is gone may be there again.

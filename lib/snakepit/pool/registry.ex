@@ -55,18 +55,9 @@ defmodule Snakepit.Pool.Registry do
   @spec unpublish(atom) :: boolean
   def unpublish(name), do: :persistent_term.erase({__MODULE__, name})
 
-  @doc "Whether a pool that is gone may be started again: it was killed, or its supervisor is there."
-  @spec comes_back?(atom) :: boolean
-  def comes_back?(name) do
-    with nil <- entry(name),
-         pid when is_pid(pid) <- Process.whereis(name),
-         {:dictionary, dictionary} <- Process.info(pid, :dictionary) do
-      match?({:supervisor, Snakepit.Pool, 1}, dictionary[:"$initial_call"])
-    else
-      gone when gone in [nil, :undefined] -> false
-      _published -> true
-    end
-  end
+  @doc "Whether a pool of that name was published and not taken back. One that was killed is."
+  @spec published?(atom) :: boolean
+  def published?(name), do: entry(name) != nil
 
   defp entry(name), do: :persistent_term.get({__MODULE__, name}, nil)
 
