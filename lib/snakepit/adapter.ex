@@ -249,7 +249,13 @@ defmodule Snakepit.Adapter do
         end
 
       {:ok, _other} ->
-        wrong(adapter, :command_line, [worker], "returned something else than #{wanted}", env)
+        wrong(
+          adapter,
+          :command_line,
+          [worker],
+          "returned an invalid value; expected #{wanted}",
+          env
+        )
 
       {:error, message} ->
         {:error, message}

@@ -8,8 +8,8 @@ defmodule Snakepit.ChunkStream do
 
   @max_chunks 4_294_967_295
 
-  @not_owner "a stream belongs to the process that started it: its chunks are messages to that one; " <>
-               "go on with it there, or send the chunks on"
+  @not_owner "a stream belongs to the process that started it, which receives its chunks as messages; " <>
+               "continue it there, or forward the chunks"
 
   @doc "Calls `callback` with each chunk, in this process."
   # The reference is made here, and goes as an argument to where it is waited for: the compiler sees

@@ -39,7 +39,7 @@ defmodule Snakepit.Codec do
     if is_binary(command) and String.valid?(command) do
       :ok
     else
-      message = "a command is a string, in UTF-8, got: #{inspect(command)}"
+      message = "expected a command, a UTF-8 string, got: #{inspect(command)}"
       {:error, %Error{reason: :unknown_command, message: message}}
     end
   end

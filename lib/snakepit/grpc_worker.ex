@@ -105,7 +105,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({ref, {:ok, health}}, %{awaited: {:health, ref}} = state),
-    do: {:noreply, kill("it says that it is not healthy: #{inspect(health)}", state)}
+    do: {:noreply, kill("it reported that it is not healthy: #{inspect(health)}", state)}
 
   def handle_info({ref, {:error, failure}}, %{awaited: {_step, ref}} = state) do
     %{membership: membership} = state

@@ -83,8 +83,8 @@ defmodule Snakepit.Overdue do
       command: command,
       request_id: options[:request_id],
       message:
-        "#{what} while the native library's thread stood still: the machine is overloaded, or this is a " <>
-          "bug to be reported",
+        "#{what} while the native library's thread was blocked: the machine is overloaded, or this is a " <>
+          "bug to report",
       details: %{queued: false}
     }
   end

@@ -105,7 +105,7 @@ defmodule Snakepit.ConfigTest do
   test "an invalid option is named with its place, its value and what is expected" do
     for {environment, parts} <- [
           {[pool_config: %{pool_size: 0}], ["pool_config", ":pool_size", "above 0", "0"]},
-          {[pool_config: %{size: 1}], ["pool_config", "no option :size", ":pool_size"]},
+          {[pool_config: %{size: 1}], ["pool_config", "unknown option :size", ":pool_size"]},
           {[pool_config: 4], ["pool_config", "a map or keyword list", "4"]},
           {[grpc_config: %{transport: :udp}],
            ["grpc_config", ":transport", ":unix or :tcp", "udp"]},
@@ -113,7 +113,7 @@ defmodule Snakepit.ConfigTest do
           {[adapter_module: Nowhere],
            [":adapter_module", "implements Snakepit.Adapter", "Nowhere"]},
           {[adapter_module: Enum], [":adapter_module", "implements Snakepit.Adapter", "Enum"]},
-          {[pool: [size: 4]], ["no option :pool", ":pool_config"]},
+          {[pool: [size: 4]], ["unknown option :pool", ":pool_config"]},
           {[env: %{A: 1}], [":env", "all strings"]}
         ] do
       assert {:error, %Error{reason: :invalid_options, message: message}} =

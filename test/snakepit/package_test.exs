@@ -76,7 +76,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         text =
           ExUnit.CaptureIO.capture_io(fn -> Mix.Tasks.Snakepit.Setup.link_package(python) end)
 
-        assert text =~ "has a snakepit_bridge of its own, #{copy}/__init__.py"
+        assert text =~ "has its own snakepit_bridge, #{copy}/__init__.py"
         assert text =~ "-m pip uninstall snakepit-bridge"
       end
     end

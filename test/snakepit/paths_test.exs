@@ -244,7 +244,7 @@ defmodule Snakepit.PathsTest do
 
     for python <- [{:a, "/b"}, {"a", "b"}, {:a, :b}, ~c"python3", 3] do
       assert {:error, %Error{message: message}} = Config.pool(python: python)
-      assert message =~ "wants a path, or {:my_app, path}"
+      assert message =~ "must be a path, or {:my_app, path}"
     end
 
     assert {:error, %Error{message: message}} = Config.pool(root: :here)
@@ -319,7 +319,7 @@ defmodule Snakepit.PathsTest do
     elsewhere: elsewhere
   } do
     root = Path.join(elsewhere, "root")
-    assert start_error(root: root) =~ "#{root} is not there"
+    assert start_error(root: root) =~ "#{root} does not exist"
 
     File.mkdir!(root)
     File.cd!(root)

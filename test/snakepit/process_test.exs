@@ -158,7 +158,7 @@ defmodule Snakepit.ProcessTest do
              Snakepit.Pool.await_ready(pool, @patience)
 
     assert message =~ "cannot execute #{script}"
-    assert message =~ "the interpreter that its first line names is not there"
+    assert message =~ "the interpreter named in its first line does not exist"
     File.rm!(script)
   end
 
@@ -176,7 +176,7 @@ defmodule Snakepit.ProcessTest do
     pool = start_pool!(adapter: LyingStdio, adapter_args: [])
     Log.follow(pool)
     assert {:ok, %{}} = Snakepit.execute("many", %{}, pool: pool)
-    Log.await(pool, "it wrote to its standard output what answers nothing")
+    Log.await(pool, "it wrote a message to its standard output that answers no request")
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
   end
 

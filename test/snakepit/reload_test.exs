@@ -68,7 +68,7 @@ defmodule Snakepit.ReloadTest do
         end)
 
       assert {2, _pid} = version(pool)
-      assert [_, told] = String.split(log, "the pool #{inspect(pool)} does not run new code")
+      assert [_, told] = String.split(log, "the pool #{inspect(pool)} keeps running its old code")
       assert told =~ "SyntaxError"
       refute_received {^pool, _measurements, _metadata}
     end

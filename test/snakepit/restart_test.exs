@@ -187,7 +187,7 @@ defmodule Snakepit.RestartTest do
 
     options = [name: pool, adapter_args: [paths: [dir]], port_range: 2, reload: true] ++ tcp
     assert {:error, %Error{reason: :invalid_options} = error} = Snakepit.Pool.start_link(options)
-    assert error.message =~ ~r/with reload: true a worker is replaced .* must be 3 or more/
+    assert error.message =~ ~r/with reload: true the replacement of a worker .* must be 3 or more/
 
     pool = start_pool!(dir, [port_range: 3] ++ tcp)
     write!(dir, 2)

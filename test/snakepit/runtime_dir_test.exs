@@ -194,7 +194,7 @@ defmodule Snakepit.RuntimeDirTest do
     env = [{"TMPDIR", "/tmp"}, {"XDG_RUNTIME_DIR", nil}]
     {output, status} = System.cmd("unshare", command, env: env, stderr_to_stdout: true)
     assert {output, 0} == {output, status}
-    assert output =~ "no directory for the workers' Unix sockets can be created (/tmp: Read-only"
+    assert output =~ "cannot create a directory for the workers' Unix sockets (/tmp: Read-only"
     assert output =~ "transport: :tcp"
     assert output =~ "served by [transport: :tcp]"
     assert output =~ "served by [adapter: Snakepit.Adapters.GenericPythonV2]"

@@ -321,7 +321,7 @@ defmodule Snakepit.StartTest do
              "Mine.executable_path/0 exited"},
             {quote(do: def(command_line(_), do: :ok)), "Mine.command_line/1 returned :ok"},
             {quote(do: def(command_line(_), do: {:ok, {"sh", []}})),
-             "Mine.command_line/1 returned something else than"},
+             "Mine.command_line/1 returned an invalid value; expected"},
             {quote(do: def(command_line(_), do: {:ok, {"sh", ["a\0b"], []}})),
              ~S(the argument "a\0b"; expected a string without NUL)},
             {quote(do: def(command_line(_), do: {:ok, {"sh", [1], []}})), "the argument 1;"},

@@ -77,8 +77,8 @@ defmodule Mix.Tasks.Snakepit.Setup do
 
     if Path.dirname(found) != Path.join(folder, "snakepit_bridge") do
       Mix.shell().info(
-        "#{python} has a snakepit_bridge of its own, #{found}: editors and tests find that in place of the one " <>
-          "that workers take; to have them agree, run #{python} -m pip uninstall snakepit-bridge"
+        "#{python} has its own snakepit_bridge, #{found}: editors and tests find it instead of the one " <>
+          "that workers import; to make them agree, run #{python} -m pip uninstall snakepit-bridge"
       )
     end
   end

@@ -99,7 +99,7 @@ defmodule Snakepit.Adapters.Python do
         {:ok, nil}
 
       {{:ok, _init}, :error} ->
-        {:error, "adapter_args has `init:`, but no `class:` whose __init__ could take it"}
+        {:error, "adapter_args has `init:`, but no `class:` to pass it to"}
 
       {{:ok, init}, _class} ->
         if arguments?(init), do: encode(init), else: wrong_init()

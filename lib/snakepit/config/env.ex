@@ -49,13 +49,13 @@ defmodule Snakepit.Config.Env do
         "an empty name; expected #{@wanted}"
 
       String.contains?(name, ["=", <<0>>]) ->
-        "the name #{inspect(name, binaries: :as_strings)}; a name has no \"=\" and no NUL"
+        "the name #{inspect(name, binaries: :as_strings)}; a name cannot have \"=\" or NUL"
 
       not (is_binary(value) or value == nil) ->
         "a value of #{inspect(name)} that is not a string; expected #{@wanted}"
 
       is_binary(value) and String.contains?(value, <<0>>) ->
-        "a value of #{inspect(name)} with a NUL in it, which no environment can carry"
+        "a value of #{inspect(name)} with a NUL, which an environment variable cannot have"
 
       true ->
         nil

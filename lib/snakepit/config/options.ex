@@ -48,17 +48,18 @@ defmodule Snakepit.Config.Options do
 
   def check([{key, _value} | _rest], schema) when is_atom(key) do
     known = schema |> Map.keys() |> Enum.sort() |> Enum.map_join(", ", &inspect/1)
-    invalid("there is no option #{inspect(key)}; there are #{known}")
+    invalid("unknown option #{inspect(key)}; the options are #{known}")
   end
 
   # Without the values of whatever it is, which may be secrets.
   def check([{key, _value} | _rest], _schema),
-    do: invalid("options are a keyword list, got the key #{inspect(key)}")
+    do: invalid("expected a keyword list of options, got the key #{inspect(key)}")
 
   def check(other, _schema) when is_map(other),
-    do: invalid("options are a keyword list, got a map")
+    do: invalid("expected a keyword list of options, got a map")
 
-  def check(other, _schema), do: invalid("options are a keyword list, got: #{shown(other)}")
+  def check(other, _schema),
+    do: invalid("expected a keyword list of options, got: #{shown(other)}")
 
   defp problem(:env, value) do
     with problem when problem != nil <- Env.problem(value), do: "has #{problem}"
@@ -67,7 +68,7 @@ defmodule Snakepit.Config.Options do
   defp problem(type, value) do
     case Type.check(type, value) do
       true -> nil
-      expected -> "wants #{expected}, got#{got(type, value)}"
+      expected -> "must be #{expected}, got#{got(type, value)}"
     end
   end
 

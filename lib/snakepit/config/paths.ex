@@ -75,7 +75,7 @@ defmodule Snakepit.Config.Paths do
   defp missing(name, path) do
     case {File.lstat(path), File.stat(path)} do
       {{:ok, %{type: :symlink}}, {:error, _reason}} ->
-        "#{path} is a symbolic link to #{target(path, 40)}, which is not there"
+        "#{path} is a symbolic link to #{target(path, 40)}, which does not exist"
 
       {_, {:ok, %{type: :regular}}} ->
         "#{path} is not executable"
@@ -85,7 +85,7 @@ defmodule Snakepit.Config.Paths do
 
       _ ->
         if is_tuple(name) or String.contains?(name, "/"),
-          do: "there is no #{path}",
+          do: "#{path} does not exist",
           else: "#{inspect(name)} was found neither in PATH nor as #{path}"
     end
   end

@@ -96,7 +96,7 @@ defmodule Snakepit.Config.Type do
 
   def check(:metadata, value) do
     metadata?(value) ||
-      "a map or list of names (a-z, 0-9, \"_\", \"-\", \".\"; none of gRPC's or HTTP's own) and values of " <>
+      "a map or list of names (a-z, 0-9, \"_\", \"-\", \".\"; not reserved by gRPC or HTTP) and values of " <>
         "printable ASCII, at most #{@metadata_bytes} bytes in all"
   end
 

@@ -47,7 +47,9 @@ defmodule Snakepit.GRPC.Client do
     if is_binary(address) and String.valid?(address) do
       :ok
     else
-      message = "an address is \"unix:/path\" or \"tcp:host:port\", got: #{inspect(address)}"
+      message =
+        "expected an address, \"unix:/path\" or \"tcp:host:port\", got: #{inspect(address)}"
+
       {:error, %Error{reason: :invalid_args, message: message}}
     end
   end

@@ -66,8 +66,8 @@ defmodule Snakepit.GRPC.Listener do
   def check_replacement(%{transport: :tcp, base_port: first, port_range: range, size: size})
       when first != 0 and range <= size do
     {:error,
-     "a worker is replaced by one that starts beside it, which takes a port more than there are " <>
-       "workers: with :size #{size}, :port_range must be #{size + 1} or more, and is #{range}"}
+     "the replacement of a worker starts beside it and needs one port more than there are " <>
+       "workers: with :size #{size}, :port_range must be #{size + 1} or more, got #{range}"}
   end
 
   def check_replacement(_options), do: :ok

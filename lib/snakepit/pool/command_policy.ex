@@ -38,7 +38,7 @@ defmodule Snakepit.Pool.CommandPolicy do
     else
       known = commands |> Enum.sort() |> Enum.join(", ")
 
-      reject(:unknown_command, "there is no command #{inspect(command)}; there are #{known}")
+      reject(:unknown_command, "unknown command #{inspect(command)}; the commands are #{known}")
     end
   end
 

@@ -100,18 +100,18 @@ defmodule Snakepit.Pool.Diagnostics do
 
   defp undescribed(_overview, [_ | _]) do
     message =
-      "the workers of the pool do not tell their commands: a program over stdin and stdout does in answer " <>
-        "to $info, a gRPC server in answer to GetInfo (guides/adapters.md)"
+      "the workers of the pool do not list their commands: a program over stdin and stdout does so in its answer " <>
+        "to $info, a gRPC server in its answer to GetInfo (guides/adapters.md)"
 
     %Error{reason: :unknown_command, message: message}
   end
 
   defp undescribed(overview, []) do
     if Enum.any?(overview.workers, &(&1.state == :ready)) do
-      message = "no worker of the pool told its commands within #{@patience} ms; try again"
+      message = "no worker of the pool listed its commands within #{@patience} ms; try again"
       %Error{reason: :timeout, message: message}
     else
-      message = "no worker of the pool is ready; Snakepit.list_workers/1 tells why"
+      message = "no worker of the pool is ready; Snakepit.list_workers/1 says why"
       %Error{reason: :not_ready, message: message}
     end
   end

@@ -36,7 +36,7 @@ defmodule Snakepit.Pool.HealthCheck do
   defp patience(check), do: min(check.interval * (check.allowed + 1), @longest)
 
   def answered(check, %{"healthy" => false}),
-    do: miss(%{check | pending: nil}, "it says that it is not healthy")
+    do: miss(%{check | pending: nil}, "it reported that it is not healthy")
 
   def answered(check, health) do
     tell_stuck(check, health["python_stuck_ms"] || 0)

@@ -59,7 +59,7 @@ defmodule Snakepit.Pool.Manager do
   catch
     :exit, {:timeout, _call} ->
       message =
-        "the pool's workers were not all replaced within #{timeout} ms; the restart goes on"
+        "the pool's workers were not all replaced within #{timeout} ms; the restart continues"
 
       {:error, %Error{reason: :timeout, pool: name, message: message}}
 
@@ -329,7 +329,7 @@ defmodule Snakepit.Pool.Manager do
     why =
       if worker.ready_at, do: why(reason), else: reason |> start_error(worker, state) |> elem(1)
 
-    Logger.warning("worker #{id} ended while it was replaced: #{why}")
+    Logger.warning("worker #{id} ended while it was being replaced: #{why}")
     metadata = %{pool: state.options.name, worker_id: id, why: why}
     Telemetry.worker(:restarted, %{attempt: 1}, metadata)
     {nil, workers} = WorkerTable.promote(state.workers, pid)

@@ -287,7 +287,7 @@ defmodule Snakepit.Pool.Membership do
 
   @doc "What the calls hear that a worker has when the time to finish them is up."
   @spec stopped_text() :: String.t()
-  def stopped_text, do: "it was stopped, and the call went on for longer than :shutdown_timeout"
+  def stopped_text, do: "it was stopped, and the call continued past :shutdown_timeout"
 
   @doc """
   Why it ended: as it was killed, or how its process ended and with which output. One that is killed before

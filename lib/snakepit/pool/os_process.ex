@@ -147,7 +147,7 @@ defmodule Snakepit.Pool.OSProcess do
   defp check_root(root) do
     if File.dir?(root),
       do: :ok,
-      else: {:error, "its directory #{root} is not there (:root, see guides/configuration.md)"}
+      else: {:error, "its directory #{root} does not exist (:root, see guides/configuration.md)"}
   end
 
   @doc "One of its messages was handled: there is room for another one."

@@ -110,7 +110,7 @@ defmodule Snakepit.Pool.Output do
 
   defp log_dropped(count, worker) do
     Logger.warning(
-      "[#{worker.worker_id}] #{grouped(count)} lines dropped: they came faster than Logger takes them",
+      "[#{worker.worker_id}] #{grouped(count)} lines dropped: they arrived faster than Logger can take them",
       pool: worker.pool,
       worker_id: worker.worker_id
     )

@@ -12,8 +12,7 @@ defmodule Snakepit.Pool.Pipe do
     with :named <- open.(nil) do
       case System.tmp_dir() do
         nil ->
-          {:error,
-           "no temporary directory can be written to; set the environment variable TMPDIR"}
+          {:error, "no temporary directory is writable; set the environment variable TMPDIR"}
 
         directory ->
           random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)

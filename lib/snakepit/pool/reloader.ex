@@ -34,7 +34,7 @@ defmodule Snakepit.Pool.Reloader do
       if map_size(files) == SourceFiles.most(),
         do:
           Logger.warning(
-            "the pool #{inspect(pool)} reloads on changes of #{map_size(files)} Python files; there " <>
+            "the pool #{inspect(pool)} reloads on changes of only #{map_size(files)} Python files; there " <>
               "are more under #{Enum.join(paths, ", ")}"
           )
 
@@ -63,7 +63,7 @@ defmodule Snakepit.Pool.Reloader do
     case Manager.restart(state.pool, why, :infinity) do
       {:error, %{reason: reason} = error} when reason != :pool_stopped ->
         Logger.error(
-          "the pool #{inspect(state.pool)} does not run new code (#{why}): #{error.message}"
+          "the pool #{inspect(state.pool)} keeps running its old code (#{why}): #{error.message}"
         )
 
       _done ->

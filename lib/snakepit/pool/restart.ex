@@ -37,8 +37,7 @@ defmodule Snakepit.Pool.Restart do
   def failed(%{slot: slot, size: size} = restart, message) do
     replaced = slot - 1
 
-    kept =
-      if size == 1, do: "the worker stays as it is", else: "the other workers stay as they are"
+    kept = if size == 1, do: "the worker keeps running", else: "the other workers keep running"
 
     text = "the restart has ended after #{replaced} of #{size} workers, and #{kept}: #{message}"
 

@@ -113,8 +113,8 @@ defmodule Snakepit.Pool.RuntimeDir do
   end
 
   defp error(failed) do
-    "no directory for the workers' Unix sockets can be created (#{Enum.join(failed, "; ")}); set the " <>
-      "environment variable TMPDIR to a directory that can be written to, with a name of at most " <>
+    "cannot create a directory for the workers' Unix sockets (#{Enum.join(failed, "; ")}); set the " <>
+      "environment variable TMPDIR to a writable directory with a name of at most " <>
       "#{@longest_parent} bytes, or the pool's option transport: :tcp"
   end
 end

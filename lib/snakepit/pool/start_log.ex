@@ -15,7 +15,7 @@ defmodule Snakepit.Pool.StartLog do
   def failed(seen, level, id, message, attempt, wait) do
     reason = reason(id, message)
     count = Map.get(seen, reason, 0) + 1
-    next = "next try in #{wait / 1000} s"
+    next = "next attempt in #{wait / 1000} s"
 
     if count == 1 do
       Logger.log(level, "#{message}\n(#{next})")

@@ -122,7 +122,7 @@ defmodule Snakepit.Pool.Worker do
 
   def handle_info({:grace, id}, state) when is_map_key(state.calls, id) do
     grace = state.membership.options.kill_grace
-    why = "a cancelled call went on for #{grace} ms (:kill_grace)"
+    why = "a cancelled call continued for #{grace} ms (:kill_grace)"
     {:noreply, %{state | membership: Membership.kill_ready(state.membership, why)}}
   end
 
@@ -194,7 +194,7 @@ defmodule Snakepit.Pool.Worker do
       %{state | membership: Membership.said_draining(state.membership)}
     else
       text = String.slice(inspect(message, limit: 100, printable_limit: 100), 0, 200)
-      kill("it wrote to its standard output what answers nothing: #{text}", state)
+      kill("it wrote a message to its standard output that answers no request: #{text}", state)
     end
   end
 
@@ -205,7 +205,7 @@ defmodule Snakepit.Pool.Worker do
   defp replied(:ready, message, state) do
     case Message.result(message) do
       {:ok, %{"healthy" => false} = health} ->
-        kill("it says that it is not healthy: #{inspect(health)}", state)
+        kill("it reported that it is not healthy: #{inspect(health)}", state)
 
       # A worker that does not know the command has answered as well.
       _ ->

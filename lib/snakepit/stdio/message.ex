@@ -82,6 +82,6 @@ defmodule Snakepit.Stdio.Message do
   end
 
   defp text(error) when is_binary(error), do: error
-  defp text(nil), do: "the worker gave no error"
+  defp text(nil), do: "the worker sent no error message"
   defp text(error), do: inspect(error)
 end

@@ -11,8 +11,8 @@ defmodule Snakepit.Stdio.Transport do
   @impl true
   def stream(_pool, command, _args, _options, recipient) do
     message =
-      "the workers of #{inspect(recipient.pool)} have no streams: they are spoken to over stdin and stdout; " <>
-        "take an adapter that uses gRPC, as Snakepit.Adapters.GRPCPython"
+      "the workers of #{inspect(recipient.pool)} do not support streams, because they use stdin and stdout; " <>
+        "use an adapter with gRPC, such as Snakepit.Adapters.GRPCPython"
 
     with :ok <- Codec.check_command(command),
          do:
@@ -164,7 +164,7 @@ defmodule Snakepit.Stdio.Transport do
   end
 
   defp finish({:crashed, why}, call, worker_id, _options) do
-    text = "the worker died while it ran the call, and is replaced: #{why}"
+    text = "the worker died while it was running the call, and is replaced: #{why}"
     failed({:worker_crashed, text, %{}}, call, worker_id)
   end
 

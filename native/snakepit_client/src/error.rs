@@ -49,7 +49,7 @@ pub enum Failure {
     },
     /// A failure that the runtime would have reported in time if its thread were not stuck.
     #[error(
-        "{0} while the native library's thread stood still: the machine is overloaded, or this is a bug to be reported"
+        "{0} while the native library's thread was blocked: the machine is overloaded, or this is a bug to report"
     )]
     Overdue(String),
     #[error("the call was cancelled")]
@@ -60,14 +60,14 @@ pub enum Failure {
     NoWorker(String),
     #[error("{0}")]
     NoGrpc(String),
-    #[error("the worker died while it ran the call, and is replaced: {0}")]
+    #[error("the worker died while it was running the call, and is replaced: {0}")]
     WorkerCrashed(String),
     #[error(
         "the session's worker is gone, and its state with it; the session begins anew with the next call"
     )]
     SessionLost,
     /// Nothing of the call has run.
-    #[error("the server took no more calls on this connection ({cause}); nothing has run")]
+    #[error("the server accepted no more calls on this connection ({cause}); the call has not run")]
     NotStarted { cause: String, refused: bool },
     #[error("no connection to {address}: {cause}")]
     Unreachable { address: String, cause: String },
@@ -215,7 +215,7 @@ fn queue_timeout_text(after: Duration, has_workers: bool) -> String {
         )
     } else {
         format!(
-            "no worker was ready within the queue timeout of {after} ms: those of the pool have ended and are started again; raise :queue_timeout if calls may wait for them"
+            "no worker was ready within the queue timeout of {after} ms: the pool's workers have ended and are being restarted; raise :queue_timeout if calls may wait for them"
         )
     }
 }

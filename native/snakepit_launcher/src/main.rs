@@ -98,7 +98,7 @@ fn parse(request: &[u8]) -> Result<Command, String> {
 fn explain(program: &OsStr, error: &io::Error) -> String {
     let why = match error.kind() {
         ErrorKind::NotFound if Path::new(program).exists() => {
-            ": the interpreter that its first line names is not there"
+            ": the interpreter named in its first line does not exist"
         }
         ErrorKind::PermissionDenied => ": it is not executable for this user",
         ErrorKind::ArgumentListTooLong => {
@@ -106,7 +106,7 @@ fn explain(program: &OsStr, error: &io::Error) -> String {
         }
         // ENOEXEC has no kind of its own.
         _ if error.raw_os_error() == Some(8) => {
-            ": it is neither a program of this system nor a script whose first line names its interpreter"
+            ": it is neither a program of this system nor a script whose first line names an interpreter"
         }
         _ => "",
     };

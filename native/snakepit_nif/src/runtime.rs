@@ -42,7 +42,7 @@ pub(crate) fn get() -> io::Result<&'static Runtime> {
 pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
     let runtime = get().map_err(|error| {
         Failure::NoGrpc(format!(
-            "the system makes no thread for the native library ({error}): raise the limits of processes and memory (ulimit -u, pids.max)"
+            "the system cannot create a thread for the native library ({error}): raise the limits of processes and memory (ulimit -u, pids.max)"
         ))
     })?;
     runtime.spawn(work);

@@ -13,7 +13,7 @@ pub enum Address {
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address; write \"unix:/path/to/socket\" or \"tcp:host:port\"")]
+#[error("{0:?} is not an address; expected \"unix:/path/to/socket\" or \"tcp:host:port\"")]
 pub struct InvalidAddress(String);
 
 impl FromStr for Address {

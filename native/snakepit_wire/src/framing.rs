@@ -13,7 +13,7 @@ pub const FRAME_OVERHEAD: usize = 1024 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    #[error("a compressed message, which this end does not take")]
+    #[error("a compressed message, which is not supported")]
     Compressed,
     #[error("a message of {size} bytes, over the limit of {limit}")]
     TooLarge { size: usize, limit: usize },

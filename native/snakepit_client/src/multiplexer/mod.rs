@@ -129,7 +129,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let driving = poll_fn(|cx| self.poll(cx, &mut body, &mut deframer, sleep.as_mut()));
         let cause = tokio::select! {
             cause = driving => cause,
-            () = end.cancelled() => "nobody uses it any more".into(),
+            () = end.cancelled() => "it is no longer used".into(),
         };
         self.end(&cause);
     }

@@ -51,9 +51,9 @@ impl PendingCause {
                 message,
                 ..
             } => {
-                format!("it stopped serving while the call ran ({message})")
+                format!("it stopped serving while the call was running ({message})")
             }
-            failure => format!("it stopped while the call ran ({failure})"),
+            failure => format!("it stopped while the call was running ({failure})"),
         };
         Failure::WorkerCrashed(self.connection.exit_cause(seen, self.within).await)
     }

@@ -127,7 +127,7 @@ pub(super) fn handler_exited(
     if exit.is_none() {
         notify(worker.owner, |env| {
             let why = format!(
-                "a cancelled call went on for {} ms (:kill_grace)",
+                "a cancelled call continued for {} ms (:kill_grace)",
                 worker.kill_grace.as_millis()
             );
             (atoms::snakepit_kill(), why).encode(env)
