@@ -1,5 +1,8 @@
-//! The client end of the data plane: which worker takes a call, the connections to servers and the calls on
-//! them, what workers print. Nothing here knows of a BEAM.
+//! The client end of the data plane, without the BEAM.
+//!
+//! `pool` picks a worker for a call or queues it. `connection` keeps the connections to a server: `multiplexer`
+//! sends unary calls over one long RPC (`calls_rpc`), `channel` sends others as RPCs of their own. `credit` and
+//! `chunk_order` are for streams, `output` and `stdio_messages` read the pipes of workers.
 
 pub mod calls_rpc;
 pub mod channel;

@@ -32,7 +32,7 @@ pub(crate) fn from_terms<'a>(env: Env<'a>, keys: &[Term<'a>], values: &[Term<'a>
     })
 }
 
-/// The first key that is there twice is the error.
+/// Fails with the first duplicate key.
 pub(crate) fn from_unique_terms<'a>(
     env: Env<'a>,
     keys: &[Term<'a>],
@@ -50,11 +50,8 @@ pub(crate) fn from_unique_terms<'a>(
     })
 }
 
-/// Nothing if a key is there twice, or if only a scheduler could do it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it is not used where it must not be"
-)]
+/// Nothing if there are duplicate keys, or if only a scheduler could build the map.
+#[expect(clippy::disallowed_methods, reason = "it checks the thread")]
 fn at_once<'a>(env: Env<'a>, keys: &[Term<'a>], values: &[Term<'a>]) -> Option<Term<'a>> {
     let allowed = keys.len() <= SORTED_ANYWHERE || rustler::thread::is_scheduler_thread();
     allowed
@@ -62,8 +59,11 @@ fn at_once<'a>(env: Env<'a>, keys: &[Term<'a>], values: &[Term<'a>]) -> Option<T
         .flatten()
 }
 
-/// One key after the other is nothing to sort, whatever the thread.
-#[expect(clippy::disallowed_methods, reason = "of what is a map it cannot fail")]
+/// Adding one key after the other sorts nothing, so any thread may do it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it fails only if `map` is not a map"
+)]
 fn put<'a>(map: Term<'a>, key: Term<'a>, value: Term<'a>) -> Term<'a> {
     map.map_put(key, value).unwrap_or(map)
 }

@@ -25,7 +25,7 @@ pub(crate) fn tasks() -> usize {
 }
 
 pub(crate) fn get() -> io::Result<&'static Runtime> {
-    // It panics where the system makes no thread.
+    // tokio panics if the system creates no thread.
     RUNTIME.get_or_try_init(|| {
         catch_unwind(|| {
             Builder::new_multi_thread()

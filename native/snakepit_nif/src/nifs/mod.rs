@@ -1,4 +1,4 @@
-//! The table of NIFs.
+//! The NIFs.
 
 mod call;
 mod channel;
@@ -20,18 +20,18 @@ use snakepit_client::error::Failure;
 use snakepit_proto::{Field, Fields};
 use std::time::Duration;
 
-/// Some thirty years: a moment that far away can be computed, and sent as a deadline.
-const LONGEST_MILLIS: u64 = 1_000_000_000_000;
+/// About thirty years: a time so far away can still be computed, and sent as a deadline.
+const MAX_MILLIS: u64 = 1_000_000_000_000;
 
 fn time(millis: u64) -> Duration {
-    Duration::from_millis(millis.min(LONGEST_MILLIS))
+    Duration::from_millis(millis.min(MAX_MILLIS))
 }
 
 fn millis(timeout: Option<u64>) -> Option<Duration> {
     timeout.map(time)
 }
 
-/// `:ok`, or the failure as the NIF's value.
+/// `:ok`, or `{:error, failure}`.
 fn started<'a>(env: Env<'a>, done: Result<(), Failure>) -> Term<'a> {
     match done {
         Ok(()) => atoms::ok().encode(env),
@@ -44,7 +44,7 @@ fn runtime_tasks() -> usize {
     runtime::tasks()
 }
 
-/// The plain rules as functions, for `Snakepit.GRPC.Client`.
+/// Encodes arguments by the plain rules, for `Snakepit.GRPC.Client`.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn encode_args<'a>(env: Env<'a>, args: Term<'a>) -> Term<'a> {
     match codec::encode_args(args, Rules::Plain, usize::MAX) {
