@@ -80,7 +80,7 @@ impl Dtype {
         }
     }
 
-    /// How many bytes a tensor of that shape has.
+    /// The size in bytes of a tensor of that shape.
     pub fn bytes(self, shape: &[usize]) -> Option<usize> {
         shape
             .iter()

@@ -1,12 +1,12 @@
-//! What readers and writers of values agree on.
+//! What readers and writers of values share: the limits, the tag, and the kinds of fields.
 
-/// How deep arrays and objects may be nested.
+/// The depth to which arrays and objects may be nested.
 pub const MAX_DEPTH: usize = 128;
 /// Converting an integer takes time that grows with the square of its length.
 pub const MAX_DIGITS: usize = 100_000;
-/// The key of an object that represents what JSON cannot carry.
+/// The key of an object that represents a value that JSON cannot.
 pub const TAG: &str = "$snakepit";
-/// Where a tail, and a tensor in it, may start.
+/// The offsets of the tail, and of the tensors and tables in it, are multiples of this.
 pub const ALIGNMENT: usize = 64;
 
 /// How a field's value was encoded.

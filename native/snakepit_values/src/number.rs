@@ -6,27 +6,26 @@ pub(crate) enum Number<'a> {
     Float(f64),
 }
 
-/// The digits of a number as long as they are few, which most are: those are a number without being
-/// read again.
+/// The digits of a number. If they are few, as usual, the number is computed without reading them again.
 #[derive(Default)]
 pub(crate) struct Decimal {
     digits: u64,
     count: usize,
-    /// How many of the digits come after the point.
+    /// The number of digits after the point.
     pub(crate) fraction: usize,
     pub(crate) has_exponent: bool,
 }
 
-/// As many digits always fit in 64 bits.
+/// This many digits always fit in 64 bits.
 const FEW_DIGITS: usize = 19;
-/// The powers of ten that are floats exactly.
+/// The powers of ten that floats represent exactly.
 const POWERS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
     1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
 ];
 
 impl Decimal {
-    /// Takes the digits at the start of `bytes`, and says how many they are.
+    /// Adds the digits at the start of `bytes`; returns their number.
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> usize {
         let mut digits = self.digits;
         let mut count = 0;
@@ -54,7 +53,7 @@ impl Decimal {
         }
     }
 
-    /// One division of two exact floats gives the float that is nearest.
+    /// The division of two exact floats gives the nearest float.
     pub(crate) fn float(&self, negative: bool) -> Option<f64> {
         const MOST: u64 = 1 << f64::MANTISSA_DIGITS;
         if self.has_exponent || self.count > FEW_DIGITS || self.digits > MOST {

@@ -7,25 +7,25 @@ use crate::{
 };
 use std::{borrow::Cow, ops::Range};
 
-/// Makes values of what is read.
+/// Makes the values that are read.
 pub trait Builder {
     type Value;
 
     fn null(&mut self) -> Self::Value;
     fn bool(&mut self, value: bool) -> Self::Value;
     fn int(&mut self, value: i64) -> Self::Value;
-    /// An integer that 64 bits do not hold, as its digits with a sign.
+    /// An integer that does not fit in 64 bits: its digits, with a sign.
     fn big(&mut self, digits: &str) -> Result<Self::Value, ReadError>;
     fn float(&mut self, value: f64) -> Self::Value;
     fn text(&mut self, text: &str) -> Self::Value;
     fn list(&mut self, items: &[Self::Value]) -> Result<Self::Value, ReadError>;
-    /// The keys are what `text` has made of them.
+    /// `text` has made the keys.
     fn map(
         &mut self,
         keys: &[Self::Value],
         values: &[Self::Value],
     ) -> Result<Self::Value, ReadError>;
-    /// The range is of the tail.
+    /// The ranges of its bytes are in the tail.
     fn tagged(&mut self, value: Tagged<Range<usize>>) -> Result<Self::Value, ReadError>;
 }
 
@@ -40,7 +40,7 @@ pub fn split_tail(bytes: &[u8]) -> (&[u8], Range<usize>) {
     }
 }
 
-/// Reads one value, which is the whole text.
+/// Reads the one value of a text.
 pub fn read<B: Builder>(text: &str, form: Form, builder: &mut B) -> Result<B::Value, ReadError> {
     let mut reader = Reader {
         tokens: Tokenizer::new(text, form),
@@ -57,7 +57,7 @@ pub fn read<B: Builder>(text: &str, form: Form, builder: &mut B) -> Result<B::Va
 
 struct Reader<'a, B: Builder> {
     tokens: Tokenizer<'a>,
-    /// The keys and the values of the open arrays and objects.
+    /// Stacks of the keys and the values of the arrays and objects that are open.
     keys: Vec<B::Value>,
     values: Vec<B::Value>,
     builder: &'a mut B,
@@ -111,7 +111,7 @@ impl<'a, B: Builder> Reader<'a, B> {
         if depth == MAX_DEPTH {
             return Err(ReadError::TooDeep);
         }
-        self.tokens.take();
+        self.tokens.skip();
         let start = self.values.len();
         let mut first = true;
         while self.tokens.another(first, b']')? {
@@ -128,7 +128,7 @@ impl<'a, B: Builder> Reader<'a, B> {
         if depth == MAX_DEPTH {
             return Err(ReadError::TooDeep);
         }
-        self.tokens.take();
+        self.tokens.skip();
         let (keys, values) = (self.keys.len(), self.values.len());
         while self.tokens.another(self.keys.len() == keys, b'}')? {
             if self.tokens.peek() != Some(b'"') {
@@ -152,7 +152,7 @@ impl<'a, B: Builder> Reader<'a, B> {
         self.map(keys, values)
     }
 
-    /// A map of the keys and values that were read from there on.
+    /// A map of the keys and values on the stacks from these positions on.
     fn map(&mut self, keys: usize, values: usize) -> Result<B::Value, ReadError> {
         let map = self.builder.map(&self.keys[keys..], &self.values[values..]);
         self.keys.truncate(keys);

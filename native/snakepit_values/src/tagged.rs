@@ -9,7 +9,7 @@ use crate::{
 };
 use std::{io::Write as _, ops::Range};
 
-/// A value with a tag. `B` is its part of the tail: a place in it, or the bytes to be put there.
+/// A value with a tag. `B` represents bytes in the tail: a range of those that were read, or those to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tagged<B> {
     Bytes(B),
@@ -19,7 +19,7 @@ pub enum Tagged<B> {
         shape: Vec<usize>,
         data: B,
     },
-    /// A stream of Arrow's IPC format, which is not looked into.
+    /// A stream in Arrow's IPC format, which is not checked here.
     Arrow(B),
 }
 
@@ -58,7 +58,8 @@ fn tensor(tokens: &mut Tokenizer<'_>) -> Result<Tagged<Range<usize>>, ReadError>
 
 impl<'a> Writer<'a> {
     pub fn tagged(&mut self, value: Tagged<&'a [u8]>) {
-        // Writing to a vector does not fail.
+        self.extended = true;
+        // Writing to a vector never fails.
         let _ = match value {
             Tagged::Bytes(bytes) => {
                 let (offset, size) = self.put(bytes, 1);

@@ -1,4 +1,4 @@
-/// How many bytes at the start of `bytes` stand in a JSON string as they are.
+/// The number of bytes at the start of `bytes` that are the same in a JSON string.
 pub(crate) fn plain_run(bytes: &[u8]) -> usize {
     let mut run = 0;
     for word in bytes.chunks_exact(8).take(BLOCK / 8) {
@@ -21,10 +21,10 @@ pub(crate) fn plain_run(bytes: &[u8]) -> usize {
 
 const BLOCK: usize = 64;
 
-/// The same for a run that has gone on for a block: it may well go on for many.
+/// The same for a run that is longer than a block, and may be as long as many.
 #[inline(never)]
 fn long_run(bytes: &[u8]) -> usize {
-    // Without a branch for each byte, so that the compiler takes many at once.
+    // Without a branch for each byte the compiler handles many at once.
     let is_plain = |block: &&[u8]| {
         !block
             .iter()

@@ -17,8 +17,8 @@ pub enum Form {
 
 /// A place in a JSON text, and the rest of its tail.
 ///
-/// The readers of values are generic, and compiled with what they build: `inline` makes the methods
-/// that they call for each value a part of them.
+/// A reader is generic and compiled in the crate of its builder: with `inline`, the methods that it calls for
+/// each value can become a part of it there.
 pub(crate) struct Tokenizer<'a> {
     text: &'a str,
     at: usize,
@@ -47,7 +47,7 @@ impl<'a> Tokenizer<'a> {
     }
 
     #[inline]
-    pub(crate) fn take(&mut self) {
+    pub(crate) fn skip(&mut self) {
         self.at += 1;
     }
 
@@ -83,7 +83,7 @@ impl<'a> Tokenizer<'a> {
         Ok(())
     }
 
-    /// Whether another item follows; takes the comma before it, or the closing `end`.
+    /// Whether another item follows. Consumes the comma before it, or the closing `end`.
     #[inline]
     pub(crate) fn another(&mut self, first: bool, end: u8) -> Result<bool, ReadError> {
         match self.next() {
@@ -168,7 +168,7 @@ impl<'a> Tokenizer<'a> {
         Ok(Number::Big(number))
     }
 
-    /// Takes the digits that come here, and says how many they are.
+    /// Consumes the digits that start here; returns their number.
     #[inline]
     fn number_digits(&mut self, decimal: &mut Decimal) -> usize {
         let count = decimal.extend(&self.text.as_bytes()[self.at..]);
@@ -197,7 +197,7 @@ impl<'a> Tokenizer<'a> {
         digits.parse().map_err(|_| self.wrong("expected a count"))
     }
 
-    /// An offset and a length: they stand in the tail in the order of the text, none over another.
+    /// An offset and a length. Ranges are in the tail in the order of the text, and do not overlap.
     pub(crate) fn range(&mut self, alignment: usize) -> Result<Range<usize>, ReadError> {
         let offset = self.count()?;
         self.expect(b',', "expected a comma")?;
@@ -246,7 +246,7 @@ impl<'a> Tokenizer<'a> {
         }
     }
 
-    /// Takes back the memory of a string that `string` has returned.
+    /// Takes back the memory of a string that `string` has returned, for the next one.
     #[inline]
     pub(crate) fn reuse(&mut self, text: Cow<'a, str>) {
         if let Cow::Owned(unescaped) = text {

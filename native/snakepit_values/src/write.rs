@@ -4,17 +4,17 @@ use crate::{
 };
 use std::{fmt::Display, io::Write as _};
 
-/// Writes one value as JSON, which becomes extended JSON as soon as that is needed.
+/// Writes one value as JSON, or as extended JSON if it needs that.
 #[derive(Default)]
 pub struct Writer<'a> {
     pub(crate) out: Vec<u8>,
     tail: Vec<(usize, &'a [u8])>,
     tail_size: usize,
-    extended: bool,
+    pub(crate) extended: bool,
 }
 
 impl<'a> Writer<'a> {
-    /// How many bytes are written so far.
+    /// The number of bytes written so far.
     pub fn size(&self) -> usize {
         self.out.len() + self.tail_size
     }
@@ -46,9 +46,9 @@ impl<'a> Writer<'a> {
             .extend_from_slice(if value { b"true" } else { b"false" });
     }
 
-    /// An integer of any type, the only thing to be displayed as JSON has it.
+    /// `value` is an integer of any type: only those are displayed as in JSON.
     pub fn int(&mut self, value: impl Display) {
-        // Writing to a vector does not fail.
+        // Writing to a vector never fails.
         let _ = write!(self.out, "{value}");
     }
 
@@ -99,9 +99,8 @@ impl<'a> Writer<'a> {
         self.out.extend_from_slice(&[b'\\', short]);
     }
 
-    /// Puts bytes into the tail: where, and how many.
+    /// Appends bytes to the tail; returns their offset and size.
     pub(crate) fn put(&mut self, bytes: &'a [u8], alignment: usize) -> (usize, usize) {
-        self.extended = true;
         let offset = self.tail_size.next_multiple_of(alignment);
         let size = bytes.len();
         self.tail_size = offset + size;
@@ -109,7 +108,7 @@ impl<'a> Writer<'a> {
         (offset, size)
     }
 
-    /// An array, each of its items written by `write`, which is told the index.
+    /// An array. `write` writes an item, and is given its index.
     pub fn array<T, E>(
         &mut self,
         items: impl Iterator<Item = T>,
@@ -126,7 +125,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// An object, each of its values written by `write`, which is told the key.
+    /// An object. `write` writes a value, and is given its key.
     pub fn object<K, V, N: AsRef<str>, E>(
         &mut self,
         entries: &[(K, V)],

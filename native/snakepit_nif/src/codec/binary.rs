@@ -1,10 +1,10 @@
 use bytes::Bytes;
 use rustler::{Env, NewBinary, Resource, ResourceArc, Term};
 
-/// From here on a received binary is shared with the message it came in, not copied.
+/// From this size on a received binary shares the memory of its message, and is not copied.
 const SHARED_FROM: usize = 4096;
 
-/// The memory behind a binary that the BEAM was given without a copy.
+/// The memory of a binary that the BEAM was given without a copy.
 pub(crate) struct SharedBytes(Bytes);
 
 #[rustler::resource_impl]

@@ -1,4 +1,4 @@
-//! From the wire to BEAM terms. Nothing that comes from there becomes an atom.
+//! Decodes bytes of the wire to BEAM terms. It never makes an atom of received text.
 
 use super::{
     binary::{binary, copied},
@@ -62,7 +62,7 @@ fn decode_value<'a>(env: Env<'a>, bytes: &Bytes, kind: u8) -> Result<Term<'a>, S
     }
 }
 
-/// By the plain rules: JSON if it parses, else a binary.
+/// Decodes by the plain rules: JSON if it parses, otherwise a binary.
 fn decode_plain<'a>(env: Env<'a>, bytes: &Bytes) -> Result<Term<'a>, String> {
     let mut builder = Terms {
         env,
@@ -96,7 +96,7 @@ fn read_text<'a>(env: Env<'a>, text: &[u8], form: Form, tail: &Bytes) -> Result<
 struct Terms<'a, 'b> {
     env: Env<'a>,
     tail: &'b Bytes,
-    /// Of values with the same key, rather than that being an error.
+    /// Whether the last of several values with the same key counts; otherwise duplicate keys are an error.
     last_counts: bool,
 }
 

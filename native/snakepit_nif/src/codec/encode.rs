@@ -1,4 +1,4 @@
-//! From BEAM terms to the wire.
+//! Encodes BEAM terms to bytes of the wire.
 
 use super::{
     rules::{EncodeError, Rules},
@@ -11,12 +11,12 @@ use snakepit_proto::{Field, Fields, packed};
 use snakepit_values::{Kind, MAX_DEPTH, MAX_DIGITS, Tagged, Writer};
 use std::{borrow::Cow, collections::HashSet, str};
 
-/// What an element costs beside its bytes, in bytes copied.
+/// The cost of an element besides its bytes, in the unit of copying a byte.
 const ELEMENT_COST: usize = 32;
-/// log2(10), times 1000, rounded down: so many bits have no more digits than that.
+/// log2(10) times 1000, rounded down: the least number of bits, in thousandths, that a digit takes.
 const MILLIBITS_PER_DIGIT: u64 = 3321;
 
-/// Encodes a map or keyword list of arguments, doing at most about `budget` bytes' worth of work.
+/// Encodes a map or keyword list of arguments. `budget` limits the work, to about that of copying as many bytes.
 pub(crate) fn encode_args(
     args: Term<'_>,
     rules: Rules,
@@ -44,7 +44,7 @@ pub(crate) fn encode_args(
     Ok(fields)
 }
 
-/// Encodes one value as extended JSON whatever it is.
+/// Encodes a value as extended JSON, also if plain JSON would do.
 pub(crate) fn encode_extended(value: Term<'_>) -> Result<Vec<u8>, EncodeError> {
     Ok(write(value, Rules::Kinds, usize::MAX)?.1)
 }
@@ -86,8 +86,8 @@ fn write(value: Term<'_>, rules: Rules, budget: usize) -> Result<(Kind, Vec<u8>)
     Ok(writer.finish())
 }
 
-/// It calls itself, on the small stack of a dirty scheduler: what is inlined into `value` would take
-/// room on every level.
+/// `value` is recursive, and runs on the small stack of a dirty scheduler: a method that is inlined into it
+/// takes space on every level.
 struct TermWriter {
     rules: Rules,
     budget: usize,
@@ -115,7 +115,7 @@ impl TermWriter {
                 out.float(term.decode().unwrap_or_default());
                 Ok(())
             }
-            // A struct may become something that is not nested.
+            // A struct may be converted to a value that is not nested.
             _ if depth == MAX_DEPTH && structs::name(term).is_none() => Err(EncodeError::invalid(
                 format!("is nested deeper than {MAX_DEPTH} levels"),
             )),
@@ -149,7 +149,7 @@ impl TermWriter {
         Ok(())
     }
 
-    /// Erlang has no such floats: atoms stand for them, as in Nx.
+    /// Erlang lacks these floats: atoms represent them, as in Nx.
     fn special_float(&self, atom: Term<'_>) -> Option<f64> {
         if self.rules == Rules::Plain {
             return None;
@@ -214,7 +214,7 @@ impl TermWriter {
         self.object(out, &entries, depth, false)
     }
 
-    /// The entries of a map, or of a keyword list, which may have a key twice.
+    /// Writes the entries of a map, or of a keyword list, which may have duplicate keys.
     #[inline(never)]
     fn object<'a>(
         &mut self,
@@ -223,13 +223,13 @@ impl TermWriter {
         depth: usize,
         is_keyword: bool,
     ) -> Done {
-        // A map of which all keys are of one type has no two with the same text.
+        // If all keys of a map have the same type, no two have the same text.
         let mixed = is_keyword
             || entries
                 .windows(2)
                 .any(|pair| pair[0].0.get_type() != pair[1].0.get_type());
         if mixed {
-            refuse_twins(entries)?;
+            refuse_duplicate_keys(entries)?;
         }
         let name = |key: &Term<'a>| key_text(*key);
         out.object(entries, name, |out, name, value| {
@@ -270,7 +270,7 @@ fn integer(out: &mut Writer<'_>, term: Term<'_>) -> Done {
     Ok(())
 }
 
-/// All at once: the iterator is too large to stand on the stack once per level.
+/// Collects them, because the iterator takes too much of the stack to be there on every level.
 #[inline(never)]
 fn map_entries(term: Term<'_>) -> Vec<(Term<'_>, Term<'_>)> {
     MapIterator::new(term).into_iter().flatten().collect()
@@ -288,7 +288,7 @@ fn pairs(term: Term<'_>) -> Option<Vec<(Term<'_>, Term<'_>)>> {
     }
 }
 
-/// The pairs of a keyword list; of anything else, the empty list too, nothing.
+/// The pairs of a keyword list. `None` for anything else, also for the empty list.
 fn keyword_pairs(term: Term<'_>) -> Option<Vec<(Term<'_>, Term<'_>)>> {
     let mut pairs = Vec::new();
     for item in term.decode::<ListIterator<'_>>().ok()? {
@@ -317,7 +317,7 @@ fn key_text(key: Term<'_>) -> Result<Cow<'_, str>, EncodeError> {
     })
 }
 
-fn refuse_twins(entries: &[(Term<'_>, Term<'_>)]) -> Done {
+fn refuse_duplicate_keys(entries: &[(Term<'_>, Term<'_>)]) -> Done {
     let mut names = HashSet::new();
     for (key, _) in entries {
         if let Some(name) = names.replace(key_text(*key)?) {

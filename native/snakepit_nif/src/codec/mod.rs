@@ -1,4 +1,4 @@
-//! Values between BEAM terms and the bytes of the wire, as `guides/values.md` has them.
+//! Converts BEAM terms to the bytes of the wire and back, as `guides/values.md` specifies.
 
 mod binary;
 mod decode;

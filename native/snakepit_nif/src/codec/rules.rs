@@ -1,15 +1,16 @@
 use std::fmt;
 
-/// What the reader of a value is told about it.
+/// The rules by which a value is encoded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rules {
-    /// Nothing: what the plain rules do not carry is refused.
+    /// The plain rules. The reader is told nothing, and a value that they do not support is refused.
     Plain,
+    /// The reader is told the kind of each value.
     Kinds,
 }
 
 impl Rules {
-    /// Refuses, by the plain rules, a value that only extended JSON carries.
+    /// Refuses, by the plain rules, a value that only extended JSON represents.
     pub(super) fn check_extended(self, what: &str) -> Result<(), EncodeError> {
         if self == Self::Plain {
             return Err(EncodeError::invalid(format!(
@@ -22,9 +23,9 @@ impl Rules {
 
 #[derive(Debug)]
 pub(crate) enum EncodeError {
-    /// More work than the caller's budget allows; nothing is wrong.
+    /// The value is valid, but more work than the budget allows.
     OverBudget,
-    /// A struct, which only Elixir can turn into something else.
+    /// A struct that only Elixir can convert, by `Snakepit.Encoder`.
     Struct {
         path: String,
         name: String,
@@ -43,7 +44,7 @@ impl EncodeError {
         }
     }
 
-    /// Puts the step that led here in front of the path.
+    /// Prepends a step to the path.
     pub(super) fn under(mut self, step: impl fmt::Display) -> Self {
         if let Self::Invalid { path, .. } | Self::Struct { path, .. } = &mut self {
             path.insert_str(0, &step.to_string());

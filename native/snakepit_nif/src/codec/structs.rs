@@ -1,4 +1,4 @@
-//! Snakepit's structs, each of which is a value with a tag on the wire.
+//! Snakepit's structs, which are values with a tag on the wire: how each is encoded and decoded.
 
 use super::{
     binary::binary,
@@ -25,7 +25,7 @@ pub(super) fn name(term: Term<'_>) -> Option<Term<'_>> {
     name.is_atom().then_some(name)
 }
 
-/// The value of the struct `term`, which has that `name`; nothing if it is not one of Snakepit's.
+/// The value of the struct `term`, which has that `name`; `None` if it is not one of Snakepit's.
 pub(super) fn encode<'a>(
     term: Term<'a>,
     name: Term<'a>,
