@@ -224,6 +224,10 @@ impl<'a> Tokenizer<'a> {
             self.at += 1;
             return Ok(Cow::Borrowed(&self.text[start..self.at - 1]));
         }
+        self.string_with_escapes(start).map(Cow::Owned)
+    }
+
+    fn string_with_escapes(&mut self, start: usize) -> Result<String, ReadError> {
         let mut unescaped = mem::take(&mut self.scratch);
         unescaped.clear();
         unescaped.push_str(&self.text[start..self.at]);
@@ -231,7 +235,7 @@ impl<'a> Tokenizer<'a> {
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(Cow::Owned(unescaped));
+                    return Ok(unescaped);
                 }
                 Some(b'\\') => {
                     self.at += 1;

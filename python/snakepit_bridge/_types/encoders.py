@@ -1,6 +1,6 @@
 """Encoders: they return the value that is sent in place of a value of another type.
 
-None, bool, int, float, str, list, tuple, dict, and the classes in `_values/tagged.py` need no encoder.
+None, bool, int, float, str, list, tuple, dict and the classes in `_values/tagged.py` need none.
 """
 
 from __future__ import annotations
