@@ -35,6 +35,11 @@ def check(address: str) -> None:
         _clear(address, rest)
 
 
+def is_private(address: str) -> bool:
+    """Whether only processes of the same user can connect."""
+    return address.startswith("unix:")
+
+
 def bind_first(address: str, bind: Callable[[str], str]) -> str:
     """Returns the result of `bind` for the address, or for its first free port.
 

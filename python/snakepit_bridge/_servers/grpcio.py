@@ -20,7 +20,7 @@ from snakepit_bridge._commands.registry import Command, Registry
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import exit_while_running
-from snakepit_bridge._process.address import bind_first
+from snakepit_bridge._process.address import bind_first, is_private
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._process.signals import Signals
@@ -75,10 +75,10 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
     )
     limit = options.max_message_size
     most_rpcs = MAX_RPCS + options.max_concurrency
-    exposed = options.listen.startswith("tcp:")
+    private = is_private(options.listen)
     server = grpc.server(
         futures.ThreadPoolExecutor(most_rpcs, thread_name_prefix="snakepit-rpc"),
-        handlers=[_Service(worker, limit, parent.secret if exposed else "")],
+        handlers=[_Service(worker, limit, "" if private else parent.secret)],
         options=[
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
@@ -87,7 +87,7 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT),
             ("grpc.max_concurrent_streams", MAX_STREAMS + options.max_concurrency),
             ("grpc.so_reuseport", 0),
-            *(_limits_of_strangers() if exposed else ()),
+            *(() if private else _limits_of_strangers()),
         ],
         maximum_concurrent_rpcs=most_rpcs,
     )

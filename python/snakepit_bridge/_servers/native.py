@@ -22,7 +22,7 @@ from snakepit_bridge._errors.exits import exit_fork, exit_while_running
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
 from snakepit_bridge._native import Server
-from snakepit_bridge._process.address import bind_first
+from snakepit_bridge._process.address import bind_first, is_private
 from snakepit_bridge._process.memory import resident_bytes
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
@@ -48,7 +48,7 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
     callbacks = _Callbacks(registry, options.worker_id, sessions, signals)
     settings = {
         **vars(options),
-        "secret": parent.secret if options.listen.startswith("tcp:") else "",
+        "secret": "" if is_private(options.listen) else parent.secret,
         "version": __version__,
         "system_info": list(system_info().items()),
         "start_journal": parent.start_journal,
