@@ -12,14 +12,14 @@ use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm, types::ato
 use snakepit_client::{error::Failure, overdue::Watch};
 use std::sync::Arc;
 
-/// Sends chunks, then one terminal event. Dropped before that, in a task that panicked for one, it
-/// says so, so that nobody waits for ever.
+/// Sends chunks, then one terminal event. If it is dropped before that, because a task panicked for example, the
+/// owner gets the failure `Dropped`, so that it does not wait for ever.
 pub(crate) struct Events {
     to: Option<Recipient>,
     _watch: Option<Watch>,
 }
 
-/// Who gets the messages of a stream, and what they have in common.
+/// The processes that get the messages of a stream, and what the messages have in common.
 pub(crate) struct Recipient {
     pid: LocalPid,
     kept: OwnedEnv,
@@ -27,14 +27,14 @@ pub(crate) struct Recipient {
     pool: SavedTerm,
     command: String,
     guard: SendGuard,
-    /// Who is told of the end beside the owner, whatever that has become, and with which term.
+    /// A process that also gets the end, whether the owner still exists or not, and the term that it gets it with.
     observer: Option<(LocalPid, SavedTerm)>,
-    /// Of a stream whose consumer takes messages on its own.
+    /// Only if the owner receives the chunks as messages.
     progress: Option<Arc<Progress>>,
 }
 
 impl Events {
-    /// `watch` sends the end of a stream that is overdue.
+    /// `watch` ends the stream when it is overdue.
     pub(crate) fn new(to: Recipient, watch: Option<Watch>) -> Self {
         Self {
             to: Some(to),
@@ -42,7 +42,7 @@ impl Events {
         }
     }
 
-    /// Must not be called on a scheduler's thread, as all sending here.
+    /// Must not be called on a scheduler's thread, like all functions here that send.
     pub(crate) fn chunks(
         &self,
         count: usize,
@@ -120,7 +120,7 @@ impl Recipient {
                     (atom::error(), self.error(env, &failure, pool, meta)).encode(env)
                 }
             };
-            self.tell_observer(env, event, meta);
+            self.send_to_observer(env, event, meta);
             let event = self.event(env, event);
             self.guard.pass_last(|| self.send(env, event));
         });
@@ -132,7 +132,7 @@ impl Recipient {
     }
 
     fn send(&self, env: Env<'_>, message: Term<'_>) {
-        // An owner that is gone cancels the call through its monitor.
+        // If the owner has exited, its monitor cancels the call.
         let _ = env.send(&self.pid, message);
     }
 
@@ -151,7 +151,7 @@ impl Recipient {
     }
 
     /// `{:snakepit_stream_ended, term, end}`, once.
-    fn tell_observer<'a>(&self, env: Env<'a>, event: Term<'a>, meta: &'a Meta) {
+    fn send_to_observer<'a>(&self, env: Env<'a>, event: Term<'a>, meta: &'a Meta) {
         let (Some((pid, term)), Some(progress)) = (&self.observer, &self.progress) else {
             return;
         };
@@ -166,7 +166,7 @@ impl Recipient {
             first_chunk_us: progress.first_chunk().map(micros),
         };
         let message = (atoms::snakepit_stream_ended(), term, end).encode(env);
-        // A pool that has stopped needs not to know.
+        // A pool that has stopped does not need it.
         let _ = env.send(pid, message);
     }
 }

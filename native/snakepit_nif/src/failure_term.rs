@@ -1,4 +1,4 @@
-//! What a failure is to Elixir.
+//! Failures as terms.
 
 use crate::{atoms, codec, map};
 use rustler::{Atom, Encoder, Env, Term};
@@ -10,7 +10,7 @@ pub(crate) fn error_term<'a>(env: Env<'a>, failure: &Failure) -> Term<'a> {
     env.error_tuple(failure_term(env, failure))
 }
 
-/// `{reason, message, details}`, of which Elixir makes a `Snakepit.Error`.
+/// `{reason, message, details}`, from which Elixir makes a `Snakepit.Error`.
 pub(crate) fn failure_term<'a>(env: Env<'a>, failure: &Failure) -> Term<'a> {
     let reason = reason_atom(failure.reason());
     (reason, failure.to_string(), failure_details(env, failure)).encode(env)
@@ -38,7 +38,7 @@ pub(crate) fn failure_details<'a>(env: Env<'a>, failure: &Failure) -> Term<'a> {
     map::from_pairs(env, pairs)
 }
 
-/// What a Python exception is to Elixir.
+/// The details of a Python exception.
 fn exception<'a>(env: Env<'a>, detail: &ErrorDetail) -> Vec<(Atom, Term<'a>)> {
     let frames: Vec<Term<'a>> = detail.frames.iter().map(|at| frame(env, at)).collect();
     let cause = detail

@@ -1,4 +1,4 @@
-//! How far a stream has come whose consumer takes messages on its own.
+//! The progress of a stream whose owner receives the chunks as messages.
 
 use std::{
     sync::{
@@ -10,11 +10,11 @@ use std::{
 
 pub(crate) struct Progress {
     started: Instant,
-    /// How many chunks the consumer has asked for, and was sent.
+    /// How many chunks the consumer has asked for, and has been sent.
     asked: AtomicUsize,
     chunks: AtomicUsize,
     first_chunk: OnceLock<Duration>,
-    /// In ms since the start: when the last chunk was sent, or one was asked for where none was wanted.
+    /// In ms since the start: when the last chunk was sent, or when the consumer began to ask for more.
     wanted: AtomicU64,
     observed: AtomicBool,
 }
@@ -53,22 +53,22 @@ impl Progress {
         self.first_chunk.get().is_some()
     }
 
-    /// How many chunks were sent.
+    /// How many chunks have been sent.
     pub(crate) fn chunks(&self) -> usize {
         self.chunks.load(Ordering::Acquire)
     }
 
-    /// How long after the start of the stream the first one was sent.
+    /// The time from the start of the stream to its first chunk.
     pub(crate) fn first_chunk(&self) -> Option<Duration> {
         self.first_chunk.get().copied()
     }
 
-    /// Whether the end of the stream has yet to be observed: once.
+    /// Returns true once, for whoever sends the end of the stream to its observer.
     pub(crate) fn observe_end(&self) -> bool {
         !self.observed.swap(true, Ordering::AcqRel)
     }
 
-    /// Since when the consumer waits for a chunk.
+    /// Since when the consumer has been waiting for a chunk.
     pub(crate) fn wanted_since(&self) -> Option<Instant> {
         let asked = self.asked.load(Ordering::Acquire);
         let since = Duration::from_millis(self.wanted.load(Ordering::Acquire));

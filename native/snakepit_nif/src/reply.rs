@@ -8,8 +8,8 @@ use snakepit_client::{
 };
 use std::time::{Duration, Instant};
 
-/// The one terminal reply that a call owes its caller, `{ref, term}`. Dropping it unsent, in a
-/// task that panicked for one, sends the failure `Dropped`, so that nobody waits for ever.
+/// The one terminal reply of a call, `{ref, term}`. If it is dropped unsent, because a task panicked for example, the
+/// caller gets the failure `Dropped`, so that it does not wait for ever.
 pub(crate) struct Reply {
     pid: LocalPid,
     reference: Option<(OwnedEnv, SavedTerm)>,
@@ -36,7 +36,7 @@ impl Reply {
         reply
     }
 
-    /// As `new`; the failure of a deadline is sent also while the runtime stands still.
+    /// As `new`; the failure of a deadline is sent even while the runtime is stuck.
     pub(crate) fn watched(pid: LocalPid, reference: Term<'_>, after: Duration) -> Self {
         let guard = SendGuard::default();
         let env = OwnedEnv::new();
@@ -54,12 +54,12 @@ impl Reply {
         reply
     }
 
-    /// Must not be called on a scheduler's thread, as all sending here.
+    /// Must not be called on a scheduler's thread, like all functions here that send.
     pub(crate) fn send(self, build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
         self.deliver(build);
     }
 
-    /// Whether this is the reply that the process gets.
+    /// Returns whether this is the reply that the process gets.
     pub(crate) fn send_result<T>(
         self,
         result: Result<T, Failure>,
@@ -78,7 +78,7 @@ impl Reply {
         }
     }
 
-    /// Nothing is owed after all.
+    /// No reply is to be sent after all.
     pub(crate) fn forget(mut self) {
         self.reference = None;
     }
@@ -98,7 +98,7 @@ impl Drop for Reply {
     }
 }
 
-/// What takes long, to build the term, is done before the guard is locked. Whether it was sent.
+/// Builds the term, which may take long, before the guard is locked. Returns whether the term was sent.
 fn send(
     pid: LocalPid,
     mut env: OwnedEnv,
@@ -108,7 +108,7 @@ fn send(
 ) -> bool {
     let message = env.run(|inner| env.save((reference.load(inner), build(inner)).encode(inner)));
     let mut send = || {
-        // A caller that is gone needs no reply.
+        // A caller that has exited needs no reply.
         let _ = env.send_and_clear(&pid, |env| message.load(env));
     };
     if let Some(guard) = guard {
@@ -118,7 +118,7 @@ fn send(
     true
 }
 
-/// Runs `send` here, or on the runtime if this is a scheduler's thread, which must not send.
+/// Runs `send` here, or on the runtime if this is a scheduler's thread, on which nothing must be sent.
 pub(crate) fn off_scheduler(send: impl FnOnce() + Send + 'static) {
     if !rustler::thread::is_scheduler_thread() {
         send();
@@ -127,7 +127,7 @@ pub(crate) fn off_scheduler(send: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// A message to a process of the control plane.
+/// Sends a message to a manager or to the owner of a worker.
 pub(crate) fn notify(pid: LocalPid, build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
     let _ = OwnedEnv::new().send_and_clear(&pid, build);
 }

@@ -1,10 +1,10 @@
-//! What comes between a call's last message and its cancel.
+//! Keeps a call from sending messages after its last one or after its cancellation.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Closed by the last message of a call, and by a cancel: once that has returned, nothing of the call
-/// reaches its owner.
+/// Closed by the last message of a call and by its cancellation. Once `cancel` has returned, the owner gets no message
+/// of the call.
 #[derive(Clone, Default)]
 pub(crate) struct SendGuard(Arc<Mutex<bool>>);
 
@@ -13,7 +13,7 @@ impl SendGuard {
         *self.0.lock() = true;
     }
 
-    /// Sends what is ready to be sent: a cancel waits for it.
+    /// Sends a message that is ready. A cancellation waits for it.
     pub(crate) fn pass(&self, send: impl FnOnce()) {
         let closed = self.0.lock();
         if !*closed {
@@ -21,7 +21,7 @@ impl SendGuard {
         }
     }
 
-    /// Sends what is the last, whoever sends it first. Whether it was sent.
+    /// Sends the last message, unless another one was the last. Returns whether it was sent.
     pub(crate) fn pass_last(&self, send: impl FnOnce()) -> bool {
         let mut closed = self.0.lock();
         if *closed {

@@ -1,4 +1,4 @@
-//! The maps that Elixir gets. Each has a few keys, always the same: they may be built on any thread.
+//! The maps that Elixir gets. Each has a few fixed keys, so it may be built on any thread.
 
 #![expect(
     clippy::disallowed_methods,
@@ -12,7 +12,7 @@ pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What a reply says of its call beside the result.
+/// What a reply reports about its call beside the result.
 #[derive(Default, NifMap)]
 #[rustler(encode)]
 pub(crate) struct Meta {
@@ -22,7 +22,7 @@ pub(crate) struct Meta {
     pub(crate) execution_us: u64,
 }
 
-/// The error of a stream, which its owner gets as it is.
+/// The error of a stream, which its owner gets unchanged.
 #[derive(NifException)]
 #[rustler(encode)]
 #[module = "Snakepit.Error"]
@@ -36,11 +36,11 @@ pub(crate) struct ErrorTerm<'a> {
     pub(crate) details: Term<'a>,
 }
 
-/// How a stream has ended, for its observer.
+/// The end of a stream, for its observer.
 #[derive(NifMap)]
 #[rustler(encode)]
 pub(crate) struct StreamEnd<'a> {
-    /// The one that its owner gets.
+    /// The event that the owner gets.
     pub(crate) event: Term<'a>,
     pub(crate) meta: &'a Meta,
     pub(crate) chunks: usize,
@@ -57,7 +57,7 @@ pub(crate) struct HandlerExited<'a> {
     pub(crate) request_id: &'a str,
 }
 
-/// Which sessions an event is about.
+/// The sessions of an event.
 #[derive(NifMap)]
 #[rustler(encode)]
 pub(crate) struct Sessions<'a> {
@@ -65,13 +65,13 @@ pub(crate) struct Sessions<'a> {
     pub(crate) worker_id: &'a str,
 }
 
-/// A lease, and which worker it is of.
+/// A lease and its worker.
 #[derive(NifMap)]
 #[rustler(encode)]
 pub(crate) struct LeaseTerm<'a> {
     pub(crate) lease: Term<'a>,
     pub(crate) worker: LocalPid,
     pub(crate) worker_id: Term<'a>,
-    /// Which life of the call's session it is; 0 without one.
+    /// The generation of the call's session; 0 without a session.
     pub(crate) generation: u64,
 }
