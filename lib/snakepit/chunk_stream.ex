@@ -1,8 +1,8 @@
 defmodule Snakepit.ChunkStream do
   @moduledoc false
-  # Takes the chunks of a stream, for a callback or a lazy `Stream`, and asks for more of them. What starts
-  # the call is given as a function, whatever the transport: it gets the reference of the stream's
-  # messages, and returns `{:ok, %Snakepit.Call{}}` or an error.
+  # Receives the chunks of a stream, for a callback or a lazy `Stream`, and asks for more. The argument
+  # `start` is a function that starts the call over any transport: it takes the reference of the stream's
+  # messages and returns `{:ok, %Snakepit.Call{}}` or an error.
 
   alias Snakepit.{Call, Error, Native, Overdue, Telemetry}
 
@@ -11,9 +11,9 @@ defmodule Snakepit.ChunkStream do
   @not_owner "a stream belongs to the process that started it, which receives its chunks as messages; " <>
                "continue it there, or forward the chunks"
 
-  @doc "Calls `callback` with each chunk, in this process."
-  # The reference is made here, and goes as an argument to where it is waited for: the compiler sees
-  # then that a receive may pass over the messages that were in the mailbox before.
+  @doc "Calls `callback` with each chunk, in the calling process."
+  # The reference is made here and passed as an argument to the function that waits for it: so the compiler
+  # sees that a receive can skip the messages that were in the mailbox before.
   def each(start, callback) do
     unless is_function(callback, 1) do
       raise ArgumentError,
@@ -62,7 +62,7 @@ defmodule Snakepit.ChunkStream do
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  @doc "A lazy `Stream` of the chunks, which starts when it is enumerated."
+  @doc "Returns a lazy `Stream` of the chunks, which starts the call when it is enumerated."
   def lazy(start) do
     Stream.resource(
       fn ->
@@ -73,7 +73,7 @@ defmodule Snakepit.ChunkStream do
       end,
       fn
         {owner, next} when owner == self() -> next_chunks(owner, next)
-        # The stream goes on in its owner.
+        # The stream continues in its owner.
         {_owner, _next} -> {:halt, :not_owner}
       end,
       fn
@@ -86,8 +86,8 @@ defmodule Snakepit.ChunkStream do
     )
   end
 
-  # For a stream whose state the enumeration keeps. As the last call is the wait for the first event, the
-  # reference's place in the mailbox stays known for the waits to come.
+  # For a stream whose state the enumeration keeps. The wait for the first event comes last, so that the
+  # position of the reference in the mailbox stays known for later waits.
   defp first_event(start) do
     ref = make_ref()
 
@@ -140,8 +140,8 @@ defmodule Snakepit.ChunkStream do
   end
 
   @doc """
-  Ends a stream early. Nothing of it is left in the mailbox of the calling process, which has to be the one
-  that started it.
+  Ends a stream early and removes its events from the mailbox of the calling process, which has to be the one
+  that started the stream.
   """
   def cancel(call) do
     :ok = on_handle(call, &Native.cancel/1)
@@ -153,7 +153,7 @@ defmodule Snakepit.ChunkStream do
   rescue
     error in [ErlangError, ArgumentError] ->
       case error do
-        # A call does not outlive the library.
+        # Without the library the call has ended.
         %ErlangError{original: :not_loaded} -> :ok
         _ -> no_call(call)
       end
@@ -167,14 +167,14 @@ defmodule Snakepit.ChunkStream do
   end
 
   defp halt(ref, call) do
-    # Once the NIF has returned, nothing more is sent.
+    # After the NIF has returned, nothing more is sent.
     Native.cancel(call.handle)
     flush(ref)
     Telemetry.stop_call(call.span, nil, true)
   end
 
-  # A suspended stream that another process than its owner ends: an owner that goes on with it all the same
-  # finds that out behind the chunks that it has been sent.
+  # Another process than its owner ends a suspended stream. If the owner continues it nevertheless, it gets
+  # this error after the chunks that were sent before.
   defp halt_elsewhere(owner, %{ref: ref} = call) do
     Native.cancel(call.handle)
     message = "the stream was ended by another process, #{inspect(self())}"

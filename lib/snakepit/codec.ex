@@ -1,11 +1,11 @@
 defmodule Snakepit.Codec do
   @moduledoc false
-  # What goes to the native library and what comes back, for every transport: the description of a call,
-  # values, errors.
+  # Converts for every transport between Elixir and the native library: the description of a call, values,
+  # errors.
 
   alias Snakepit.{Error, Native, Structs}
 
-  @doc "What the native side has to know of a call, but for its arguments."
+  @doc "Describes a call for the native library, without its arguments."
   @spec spec(String.t(), keyword) :: {:ok, map} | {:error, Error.t()}
   def spec(command, options) do
     with :ok <- check_command(command) do
@@ -24,11 +24,11 @@ defmodule Snakepit.Codec do
   defp session(nil, _options), do: nil
   defp session(id, options), do: {id, Keyword.get(options, :affinity, :strict) == :strict}
 
-  @doc "A time as the native side takes it."
+  @doc "Converts a timeout for the native library."
   def millis(:infinity), do: nil
   def millis(timeout), do: timeout
 
-  @doc "The names and values that Python finds in `context.metadata`."
+  @doc "Lists the names and values that Python finds in `context.metadata`."
   def metadata(options) do
     given = for {name, value} <- Keyword.get(options, :metadata, []), do: {to_string(name), value}
     if parent = options[:traceparent], do: [{"traceparent", parent} | given], else: given
@@ -44,7 +44,7 @@ defmodule Snakepit.Codec do
     end
   end
 
-  @doc "Arguments as a map or keyword list; an empty list is no arguments."
+  @doc "Checks that arguments are a map or a keyword list. An empty list becomes an empty map."
   @spec args(term) :: {:ok, map | keyword} | {:error, Error.t()}
   def args(%{__struct__: _}), do: no_args()
   def args(args) when is_map(args), do: {:ok, args}
@@ -57,8 +57,8 @@ defmodule Snakepit.Codec do
   end
 
   @doc """
-  Gives arguments to a NIF. Those that take longer than a NIF may are encoded on a dirty scheduler, by
-  `large`, and only those that have structs in them go through the protocol `Snakepit.Encoder`.
+  Calls the NIF `quick` with arguments. If encoding them takes longer than a NIF may, calls `large`, which
+  runs on a dirty scheduler. If they contain structs, converts these with `Snakepit.Encoder` first.
   """
   def encode(args, quick, large \\ nil, root \\ "args") do
     case native(fn -> quick.(args) end) do
@@ -74,7 +74,8 @@ defmodule Snakepit.Codec do
   end
 
   @doc """
-  A value as extended JSON, which for most values is JSON: the messages of workers over stdin and stdout.
+  Encodes a value as extended JSON, the format of messages over stdin and stdout. For most values it is
+  JSON.
   """
   @spec encode_extended(term) :: {:ok, binary} | {:error, Error.t()}
   def encode_extended(value), do: returned(encode(value, &Native.encode_extended/1, nil, ""))
@@ -82,16 +83,16 @@ defmodule Snakepit.Codec do
   @spec decode_extended(binary) :: {:ok, term} | {:error, Error.t()}
   def decode_extended(bytes), do: returned(native(fn -> Native.decode_extended(bytes) end))
 
-  @doc "`{id, request_id}` of a new call, or the error of a library that is not loaded."
+  @doc "Returns `{id, request_id}` for a new call, or an error if the library is not loaded."
   def new_call, do: native(fn -> Native.new_call() end)
 
-  @doc "Ends a session of a pool: whether there was one."
+  @doc "Ends a session of a pool. Returns whether there was one."
   def end_session(pool, session_id),
     do: returned(native(fn -> Native.pool_end_session(pool, session_id) end))
 
   @doc """
-  Calls a NIF. Without the library that is an error. `wanted` is what the NIF refuses as no such thing:
-  all else has been checked before.
+  Calls a NIF. Returns an error if the library is not loaded. A NIF raises `ArgumentError` only for the
+  argument that `wanted` describes: everything else was checked before.
   """
   def native(call, wanted \\ "a connection that Snakepit.GRPC.Client.connect/2 returned") do
     call.()
@@ -104,7 +105,7 @@ defmodule Snakepit.Codec do
       end
   end
 
-  @doc "The error that every call gives while the native library is not loaded, or nil."
+  @doc "The error that every call returns while the native library is not loaded, or nil."
   def unavailable do
     if message = Native.load_error() do
       %Error{
@@ -114,7 +115,7 @@ defmodule Snakepit.Codec do
     end
   end
 
-  @doc "What a NIF returned, its failure made an error of the command and the request."
+  @doc "Converts the failure in a NIF's return value to an error, with the command and the request."
   def returned(result, command \\ nil, request_id \\ nil)
 
   def returned({:error, failure, request_id}, command, _given),
@@ -128,7 +129,7 @@ defmodule Snakepit.Codec do
 
   def returned(result, _command, _request_id), do: result
 
-  @doc "The error that a failure of the native side is."
+  @doc "Converts a failure of the native library to an error."
   def error(failure, command \\ nil, request_id \\ nil, worker_id \\ nil)
 
   def error(%Error{} = error, _command, _request_id, _worker_id), do: error

@@ -17,7 +17,7 @@ defmodule Snakepit.Error do
 
   ## Reasons
 
-  | reason | what it means | details |
+  | reason | meaning | details |
   |---|---|---|
   | `:adapter_error` | a callback of the pool's adapter raised, or returned an invalid value | |
   | `:cancelled` | the call was cancelled | |

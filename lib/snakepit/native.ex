@@ -2,11 +2,12 @@ defmodule Snakepit.Native do
   @moduledoc false
   # The NIFs of native/snakepit_nif, and nothing else.
   @on_load :load
-  # Loaded by the compiler it would look for the library before that is built.
+  # If the compiler loaded this module, it would look for the library before it is built.
   @compile {:autoload, false}
 
-  # A BEAM loads the library once: its pools and calls live in it. The code that has it goes on where it
-  # is still the module's; it is not where somebody has deleted that, as a compiler does.
+  # A BEAM loads the library once: its pools and calls live in it. If the module is loaded again, its first
+  # code keeps running with the library; if somebody has deleted that code, as a compiler does, the library
+  # is lost.
   def load do
     cond do
       not :persistent_term.get({__MODULE__, :loaded}, false) ->
@@ -20,7 +21,7 @@ defmodule Snakepit.Native do
     end
   end
 
-  # One that does not load must not keep the application from starting: calls say why.
+  # A library that does not load must not keep the application from starting: calls return the reason.
   defp load_library do
     path = :filename.join(:code.priv_dir(:snakepit), "native/snakepit_nif")
 
@@ -39,7 +40,7 @@ defmodule Snakepit.Native do
 
   defp put_error(error), do: :persistent_term.put({__MODULE__, :load_error}, error)
 
-  @doc "Why the library could not be loaded, or nil."
+  @doc "The reason why the library could not be loaded, or nil."
   def load_error, do: :persistent_term.get({__MODULE__, :load_error})
 
   def pool_new(_limits, _told), do: missing()

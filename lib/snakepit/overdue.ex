@@ -1,17 +1,17 @@
 defmodule Snakepit.Overdue do
   @moduledoc false
-  # Deadlines are kept by the native library. Should its thread stand still, the process that waits keeps
-  # them, somewhat later.
+  # The native library enforces deadlines. If its threads stand still, the waiting process enforces them
+  # itself, one second later.
 
   alias Snakepit.{Error, Native}
 
-  # How long after its deadline a call's end is waited for, in milliseconds.
+  # How long to wait for the end of a call after its deadline, in ms.
   @grace 1_000
-  # What a receive waits at most.
+  # The longest wait of a receive, in ms.
   @longest 4_294_967_295
 
-  # What bounds the waits for a stream's events: the moment of its deadline, and the times for the first
-  # chunk, nil once an event has come, and for each further one.
+  # The limits of the waits for a stream's events: the time of its deadline, and the timeouts for the first
+  # chunk, nil once an event has come, and for each further chunk.
   defstruct [:until, :first, :idle, :command, :options, :pool]
 
   @doc "How long to wait for the reply to a call, in ms."
@@ -19,13 +19,13 @@ defmodule Snakepit.Overdue do
   def wait(options), do: options |> Keyword.fetch!(:timeout) |> late()
 
   @doc """
-  Ends a call whose reply was waited for that long. Returns what has come in the last moment, else the
-  error: nothing of the call comes any more.
+  Cancels a call whose reply has not come in that time. Returns the reply if it has come in the last moment,
+  else the error. Nothing of the call comes after it.
   """
   def give_up(handle, ref, command, options),
     do: end_call(handle, ref, error(deadline_passed(options), command, options))
 
-  @doc "The limits of a stream; `pool` is for errors."
+  @doc "Returns the limits of a stream. `pool` is named in errors."
   def limits(command, options, pool) do
     until = with late when is_integer(late) <- wait(options), do: now() + late
     first = Keyword.get(options, :first_chunk_timeout, :infinity)
@@ -45,11 +45,11 @@ defmodule Snakepit.Overdue do
   @spec wait_for_event(%__MODULE__{}) :: timeout
   def wait_for_event(limits) do
     left = if limits.until == :infinity, do: :infinity, else: max(limits.until - now(), 0)
-    # Atoms come after numbers.
+    # An atom is greater than a number.
     min(left, late(limits.first || limits.idle))
   end
 
-  @doc "As `give_up/4`, of a stream."
+  @doc "As `give_up/4`, for a stream."
   def give_up(handle, ref, limits), do: end_call(handle, ref, stream_error(limits))
 
   defp end_call(handle, ref, error) do

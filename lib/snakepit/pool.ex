@@ -1,6 +1,6 @@
 defmodule Snakepit.Pool do
   @moduledoc """
-  A pool of workers, in your own supervision tree:
+  A pool of workers in your supervision tree:
 
       children = [
         {Snakepit.Pool,
@@ -60,7 +60,7 @@ defmodule Snakepit.Pool do
     WorkerSupervisor
   }
 
-  # How often a pool that is gone is looked for, in ms: nobody tells when it is there again.
+  # How often to look for a pool that is gone, in ms: no message says that it is back.
   @return_poll 20
 
   @doc false
@@ -68,11 +68,11 @@ defmodule Snakepit.Pool do
     unless Keyword.keyword?(options),
       do: raise(ArgumentError, "expected a keyword list of options in {Snakepit.Pool, options}")
 
-    # Supervisors report what they start, and with which arguments.
+    # Supervisors log the arguments of their children.
     options = if options[:env], do: Keyword.update!(options, :env, &Env.wrap/1), else: options
     options = Hidden.wrap(options)
 
-    # A supervisor starts the pool anew with these options, whatever the current directory is then.
+    # When a supervisor restarts the pool, the current directory may be another one.
     options = Keyword.update(options, :root, Paths.root(), &Paths.root/1)
 
     %{
@@ -97,7 +97,7 @@ defmodule Snakepit.Pool do
     end
   end
 
-  # What each adapter says of itself; each may refuse the options.
+  # What each adapter says about itself. Each may refuse the options.
   defp facts(options) do
     for adapter when adapter != nil <- [options.adapter, options.fallback_adapter],
         reduce: {:ok, %{}} do
@@ -111,7 +111,7 @@ defmodule Snakepit.Pool do
     end
   end
 
-  # The one place that asks of which kind workers are.
+  # The one place that decides between the kinds of workers.
   defp transport(%{grpc?: true}), do: GRPC.Transport
   defp transport(%{grpc?: false}), do: Stdio.Transport
 
@@ -133,7 +133,7 @@ defmodule Snakepit.Pool do
       error = if error.reason == :timeout, do: %{error | reason: :not_ready}, else: error
       Supervisor.stop(supervisor)
 
-      # A caller that traps exits is told by the return value alone.
+      # A caller that traps exits gets the error from the return value alone.
       receive do
         {:EXIT, ^supervisor, _reason} -> {:error, error}
       after
@@ -143,7 +143,7 @@ defmodule Snakepit.Pool do
       :ok -> {:ok, supervisor}
     end
   catch
-    # It has stopped by itself.
+    # The supervisor has stopped by itself.
     :exit, _reason ->
       {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
   end
@@ -174,7 +174,7 @@ defmodule Snakepit.Pool do
     end
   end
 
-  # `comes_back?` tells whether a pool that is gone may be there again.
+  # `comes_back?` returns whether a pool that is gone may come back.
   defp await(pool, timeout, comes_back?) do
     until = if timeout != :infinity, do: now() + timeout
     await(pool, timeout, until, comes_back?)
@@ -220,8 +220,8 @@ defmodule Snakepit.Pool do
 
   @impl true
   def init({options, facts}) do
-    # The manager stops first, so that nothing is started while workers stop, the directory of their
-    # sockets is removed when they are gone, and the notifier stops last, with what all have told.
+    # They stop in reverse: the manager first, so that nothing is started while workers stop; then the
+    # workers, the directory of their sockets, and last the notifier, which emits the events of all.
     reloader = if options.reload, do: [{Reloader, options}], else: []
 
     children =

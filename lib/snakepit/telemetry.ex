@@ -40,7 +40,7 @@ defmodule Snakepit.Telemetry do
   and `:execution_time` is everything after it; a stream that failed or was halted does not have
   them. `:first_chunk_time` is the time from the call to its first chunk, nil without one.
 
-  `[:snakepit, :grpc, :request]` is emitted at the end of each call over gRPC, however it ended.
+  `[:snakepit, :grpc, :request]` is emitted at the end of each call over gRPC, whatever its result.
 
   `[:snakepit, :call, :cancelled]` reports that a command has ended in Python after its call had
   ended: the call was halted or cancelled, its deadline passed, or its caller died. Until then the
@@ -124,7 +124,7 @@ defmodule Snakepit.Telemetry do
   end
 
   @doc false
-  # nil where the pool has no telemetry, and then what takes a span does nothing.
+  # Returns nil if the pool has no telemetry. The functions that take a span then do nothing.
   def start_call(%{telemetry: false}, _name, _command, _streaming, _options), do: nil
 
   def start_call(pool, name, command, streaming, options) do
@@ -149,7 +149,7 @@ defmodule Snakepit.Telemetry do
   def chunks(span, count), do: %{span | chunks: span.chunks + count}
 
   @doc false
-  # `meta` is what the native side says of a call, nil where it does not.
+  # `meta` is that of `Snakepit.Transport`, nil if there is none.
   def stop_call(span, meta, halted \\ false)
   def stop_call(nil, _meta, _halted), do: :ok
 
@@ -181,7 +181,7 @@ defmodule Snakepit.Telemetry do
   def native(micros), do: System.convert_time_unit(micros, :microsecond, :native)
 
   @doc false
-  # For a stream whose consumer is not ours.
+  # For a stream whose caller receives its messages itself.
   def stream_ended(span, stream_end),
     do: Notifier.run(span.metadata.pool, fn -> end_stream(span, stream_end) end)
 
@@ -221,7 +221,7 @@ defmodule Snakepit.Telemetry do
     do: emit([:snakepit, :pool, :restarted], measurements, metadata)
 
   @doc false
-  # A session is ended by a call.
+  # The calling process ends a session, and emits the event.
   def session(:ended, metadata) do
     if available?() do
       measurements = %{system_time: System.system_time()}

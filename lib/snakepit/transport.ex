@@ -1,8 +1,7 @@
 defmodule Snakepit.Transport do
   @moduledoc false
-  # How calls reach a pool's workers, and what process a worker is: one implementation for each kind of
-  # worker. `Snakepit.Pool` chooses it when it starts, by what its adapter says; from then on nobody asks
-  # which one it is.
+  # How calls reach a pool's workers, and how a worker's process is started: one implementation for each kind
+  # of worker. `Snakepit.Pool` chooses it when it starts, by its adapter. No other module distinguishes them.
 
   alias Snakepit.{Call, Error}
 
@@ -12,7 +11,7 @@ defmodule Snakepit.Transport do
   @typedoc "A pool's options, complete."
   @type options :: map
 
-  @typedoc "Where a call ran, and for how long it waited and ran, in µs."
+  @typedoc "The worker that ran a call, and how long the call waited and ran, in µs."
   @type meta :: %{
           request_id: String.t(),
           worker_id: String.t() | nil,
@@ -21,10 +20,11 @@ defmodule Snakepit.Transport do
         }
 
   @typedoc """
-  Whom a stream's messages go to: the calling process, with `:ref`. `:pool` is for errors. With `:bounded`
-  no more chunks are on their way than are asked for, nor more bytes than fit. `:observer`, a process and a
-  term, gets `{:snakepit_stream_ended, term, end}` as well, `end` being a map of the last `:event`, the
-  call's `:meta`, the number of `:chunks` and `:first_chunk_us`.
+  The recipient of a stream's messages: the calling process, under `:ref`. `:pool` is named in errors.
+  `:bounded` means that the recipient asks for one more chunk after each one, so that their bytes are bounded
+  as well as their number. `:observer` is nil, or a process and a term: at the end of the stream the process
+  gets `{:snakepit_stream_ended, term, end}`, where `end` is a map of the last `:event`, the call's `:meta`, the
+  number of `:chunks` and `:first_chunk_us`.
   """
   @type recipient :: %{
           ref: reference,
@@ -34,28 +34,29 @@ defmodule Snakepit.Transport do
         }
 
   @doc """
-  Executes a command. The options are checked, and have a `:timeout`. An error has no meta where the call has
-  not come to the pool.
+  Executes a command. The options are checked and have a `:timeout`. The meta of an error is nil if the call
+  has not reached the pool.
   """
   @callback run(pool, command :: String.t(), args :: map | keyword, options :: keyword) ::
               {:ok, map, meta} | {:error, Error.t(), meta | nil}
 
-  @doc "Starts a command that streams. The options have a `:demand` as well."
+  @doc "Starts a streaming command. The options are checked and have a `:timeout` and a `:demand`."
   @callback stream(pool, command :: String.t(), args :: map | keyword, keyword, recipient) ::
               {:ok, Call.t()} | {:error, Error.t()}
 
-  @doc "The event that tells of each request beside the events of calls, or nil."
+  @doc "The telemetry event to emit at the end of each call in addition to those of calls, or nil."
   @callback request_event() :: [atom] | nil
 
   @doc """
-  The child specification of a worker's process, which begins when it is told `:start`. The argument has
-  `:id`, `:held`, `:pool` (the native side), `:manager`, `:runtime_dir` and `:options` (the pool's).
+  The child specification of a worker's process, which begins its work when it gets the message `:start`. The
+  argument has `:id`, `:held`, `:pool` (the native resource), `:manager`, `:runtime_dir` and `:options` (those of
+  the pool).
   """
   @callback worker(map) :: Supervisor.child_spec()
 
-  @doc "How long a supervisor has to wait for a worker to stop, in ms."
+  @doc "How long a supervisor waits for a worker to stop, in ms."
   @callback shutdown(options) :: pos_integer
 
-  @doc "Whether a worker can be replaced by one that starts beside it, or why not."
+  @doc "Checks that a worker can be replaced by one that starts while it still runs."
   @callback check_replacement(options) :: :ok | {:error, String.t()}
 end

@@ -1,21 +1,22 @@
 defmodule Snakepit.GRPC.Channel do
   @moduledoc false
-  # Requests over a connection of the native library, or over those of a pool's workers. Options are
-  # checked before, and have a `:timeout`, those of a stream a `:demand` as well.
+  # Requests over a connection of the native library, or over the connections of a pool's workers. Options
+  # are already checked and have a `:timeout`; the options of a stream also have a `:demand`.
   #
-  # What `start_` begins answers the calling process with `{ref, {:ok, value} | {:error, failure}}`.
+  # A function named `start_...` returns a reference, and the calling process gets the message
+  # `{ref, {:ok, value} | {:error, failure}}`.
 
   alias Snakepit.{Call, Codec, Error, Native, Overdue, Transport}
 
   @typedoc "A connection to a server, or the native side of a pool."
   @type target :: reference
 
-  @doc "A channel that connects again, for the next call, when its connection is lost."
+  @doc "Opens a channel that connects again for the next call when its connection is lost."
   def connect(address, options), do: answer(connecting(address, options, false))
 
   @doc """
-  As `connect/2`, but once the connection is lost the caller gets `{ref, :closed}`. With `:journal` the
-  server was given that to note starts in.
+  As `connect/2`, but the calling process gets `{ref, :closed}` when the connection is lost. `:journal` is
+  the start journal that was given to the server.
   """
   def start_connect(address, options), do: request(connecting(address, options, true))
 
@@ -44,8 +45,8 @@ defmodule Snakepit.GRPC.Channel do
     do: request(&Native.get_info(&1, channel, timeout, commands?))
 
   @doc """
-  Executes a command. The last of what it returns is what the native side says of the call, nil where it
-  never came there.
+  Executes a command. The last element of the result is the call's meta, or nil if the call has not reached
+  the native library.
   """
   @spec run(target, String.t(), map | keyword, keyword) ::
           {:ok, map, Transport.meta()} | {:error, Error.t(), Transport.meta() | nil}
@@ -86,7 +87,7 @@ defmodule Snakepit.GRPC.Channel do
 
     with {:ok, spec} <- Codec.spec(command, options),
          {:ok, handle} <- start_stream(target, ref, args, spec, stream_spec(options, recipient)) do
-      # Of messages somebody else keeps the times.
+      # If the caller receives the messages itself, the native library alone enforces the times.
       limits = if bounded, do: Overdue.limits(command, options, pool)
       {:ok, %Call{ref: ref, handle: handle, limits: limits}}
     end
@@ -114,7 +115,7 @@ defmodule Snakepit.GRPC.Channel do
     with :ok <- Codec.returned(Codec.native(fn -> start.(ref) end)), do: {:ok, ref}
   end
 
-  # The same, and waits for it.
+  # As `request/1`, and waits for the answer.
   defp answer(start) do
     ref = make_ref()
 

@@ -8,7 +8,8 @@ defmodule Snakepit.GRPC.Client do
 
   If a channel loses its connection, or the server closes it, the next call connects again.
 
-  Every function returns `{:error, %Snakepit.Error{}}` on failure.
+  Every function returns `{:error, %Snakepit.Error{}}` on failure. To call the workers of a pool, use
+  `Snakepit`.
   """
 
   alias Snakepit.{Call, ChunkStream, Codec, Error, Native}
@@ -21,7 +22,7 @@ defmodule Snakepit.GRPC.Client do
   @timeout 30_000
   @max_message_size 67_108_864
   @demand 256
-  # What a receive waits at most.
+  # The longest wait of a receive, in ms.
   @longest 4_294_967_295
 
   @connect_options %{secret: :string, max_message_size: :bytes, timeout: {:positive, @longest}}
@@ -71,7 +72,7 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc """
-  Executes a command and calls `callback` with each chunk, in this process.
+  Executes a command and calls `callback` with each chunk, in the calling process.
 
   A chunk is a map with string keys, which has `"is_final"` besides the values. The callback's
   value is ignored, except `:halt`, which cancels the rest. Options are those of `execute/4`, and:

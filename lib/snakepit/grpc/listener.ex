@@ -1,7 +1,7 @@
 defmodule Snakepit.GRPC.Listener do
   @moduledoc false
-  # Where a worker on this machine listens, and what its pool shares with it alone: all that the pool's
-  # option `:transport` decides.
+  # The address at which a worker on this machine listens, and the secrets that it shares with its pool:
+  # everything that depends on the pool's option `:transport`.
 
   alias Snakepit.Native
   alias Snakepit.Pool.RuntimeDir
@@ -9,22 +9,22 @@ defmodule Snakepit.GRPC.Listener do
   # It has secrets in it.
   @derive {Inspect, only: [:address]}
   defstruct [
-    # What its `--listen` takes. It announces where it listens, after the token.
+    # The worker gets it as `--listen`, and announces its real address after the token.
     :address,
     :token,
-    # What calls have to have with them, where others could connect.
+    # Each call has to carry it, if other users could connect.
     :secret,
-    # Where it notes which calls have started, and the name of that. It is read when the worker has died.
+    # The worker records there which calls have started. It is read when the worker has died.
     :journal,
     :journal_path
   ]
 
   @type t :: %__MODULE__{}
 
-  @doc "For a worker that is about to start."
+  @doc "Prepares a listener for a worker that is about to start."
   @spec new(map, pid) :: {:ok, t} | {:error, String.t()}
   def new(%{transport: :unix} = options, runtime_dir) do
-    # Only its user can reach its socket.
+    # Only the same user can connect to its socket.
     with {:ok, path} <- RuntimeDir.path(runtime_dir, options.startup_timeout),
          do: {:ok, with_journal(%__MODULE__{address: "unix:#{path}.sock", token: random()})}
   end
@@ -35,7 +35,7 @@ defmodule Snakepit.GRPC.Listener do
     {:ok, %__MODULE__{address: "tcp:127.0.0.1:#{ports}", token: random(), secret: random()}}
   end
 
-  # Without one, calls of a worker that died may have started.
+  # Without a journal, any call of a worker that died counts as started.
   defp with_journal(listener) do
     case Native.start_journal() do
       {journal, path} -> %{listener | journal: journal, journal_path: path}
@@ -57,11 +57,11 @@ defmodule Snakepit.GRPC.Listener do
         do: {name, value}
   end
 
-  @doc "What it takes to connect to the worker beside its address."
+  @doc "The options for a connection to the worker, besides its address."
   @spec connect_options(t) :: keyword
   def connect_options(listener), do: [secret: listener.secret, journal: listener.journal]
 
-  @doc "Whether a worker can listen beside as many as the pool has, or why not."
+  @doc "Checks that one more worker than the pool's size can listen."
   @spec check_replacement(map) :: :ok | {:error, String.t()}
   def check_replacement(%{transport: :tcp, base_port: first, port_range: range, size: size})
       when first != 0 and range <= size do

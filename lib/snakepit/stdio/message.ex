@@ -1,18 +1,18 @@
 defmodule Snakepit.Stdio.Message do
   @moduledoc false
-  # The messages of workers that are spoken to over stdin and stdout, which `guides/adapters.md`
-  # specifies. The port writes their length.
+  # The messages of workers over stdin and stdout, as specified in `guides/adapters.md`. The port writes
+  # their length.
 
   alias Snakepit.{Codec, Error}
 
-  # What a worker may say of its own; anything else is the command's.
+  # The reasons that a worker may send. Any other counts as an error of the command.
   @reasons ~w(cancelled command_error invalid_args invalid_result message_too_large session_lost
               streaming_not_supported timeout unknown_command)a
 
   @details ~w(type message traceback frames notes cause code data)a
   @frame ~w(file line function source)a
 
-  @doc "A request; `fields` go beside those that every request has."
+  @doc "Encodes a request. `fields` are added to those of every request."
   @spec request(pos_integer, String.t(), map | keyword, map) ::
           {:ok, binary} | {:error, Error.t()}
   def request(id, command, args, fields \\ %{}) do
@@ -29,7 +29,7 @@ defmodule Snakepit.Stdio.Message do
   def session(nil, _generation), do: %{}
   def session(id, generation), do: %{session_id: id, session_generation: generation}
 
-  @doc "The result that a response carries, or the failure."
+  @doc "Returns the result in a response, or the failure."
   @spec result(binary) :: {:ok, map} | {:error, {atom, String.t(), map}}
   def result(message) do
     case Codec.decode_extended(message) do
@@ -47,7 +47,7 @@ defmodule Snakepit.Stdio.Message do
     end
   end
 
-  @doc "Whether it says that the worker leaves, and answers nothing."
+  @doc "Whether the message is no response, but announces that the worker is draining."
   def draining?(message),
     do: match?({:ok, %{"draining" => true}}, Codec.decode_extended(message))
 
@@ -66,7 +66,7 @@ defmodule Snakepit.Stdio.Message do
   defp details(%{"errors" => errors}) when is_list(errors), do: %{errors: errors}
   defp details(_detail), do: %{}
 
-  # What Snakepit.Error lists for an exception.
+  # The details that Snakepit.Error lists for an exception.
   defp exception(detail) do
     for {key, value} <- known(detail, @details), into: %{} do
       case {key, value} do

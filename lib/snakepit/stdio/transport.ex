@@ -1,7 +1,7 @@
 defmodule Snakepit.Stdio.Transport do
   @moduledoc false
-  # Workers that are spoken to over stdin and stdout. A call takes its place from the native pool, as all
-  # calls do, and hands the lease on to the worker's process, which answers it.
+  # Workers that communicate over stdin and stdout. A call acquires a lease from the dispatcher, as all calls
+  # do, and passes it on to the worker's process, which answers the call.
   @behaviour Snakepit.Transport
 
   alias Snakepit.{Codec, Error, Native, Overdue}
@@ -81,7 +81,7 @@ defmodule Snakepit.Stdio.Transport do
      }}
   end
 
-  # One that comes back has no more time than is left of what it had.
+  # A call that acquires again has only the rest of its time.
   defp acquire(native, call, options, started, again) do
     ref = make_ref()
 
@@ -140,7 +140,7 @@ defmodule Snakepit.Stdio.Transport do
   end
 
   defp ask(worker, call) do
-    # The answer takes the monitor down with it.
+    # The answer removes the monitor.
     ref = :erlang.monitor(:process, worker, alias: :reply_demonitor)
     send(worker, {:call, ref, call})
 
@@ -172,12 +172,12 @@ defmodule Snakepit.Stdio.Transport do
     {:error, Codec.error(failure, call.command, call.request_id, worker_id)}
   end
 
-  # A worker that ends in order has answered every call that it took.
+  # A worker that stops in order has answered every call that it has taken.
   defp down(reason) when reason in [:noproc, :normal, :shutdown], do: :not_started
   defp down({:shutdown, _why}), do: :not_started
   defp down(reason), do: {:answered, {:crashed, Exception.format_exit(reason)}}
 
-  # What is left, in ms, of a time that runs from the call's start on.
+  # The rest of a timeout that runs from the start of the call, in ms.
   defp left(timeout, _started) when timeout in [nil, :infinity], do: nil
 
   defp left(timeout, started),
