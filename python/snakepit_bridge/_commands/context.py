@@ -12,6 +12,8 @@ from typing import Optional
 
 from snakepit_bridge._commands.sessions import Session, Sessions
 
+_log = logging.getLogger("snakepit_bridge")
+
 #: The context of the call to which the running code belongs.
 running: contextvars.ContextVar[Optional[Context]] = contextvars.ContextVar("running", default=None)
 
@@ -175,4 +177,4 @@ class Context:
             try:
                 callback()
             except BaseException:
-                logging.getLogger(__name__).exception("on_cancel callback %r failed", callback)
+                _log.exception("on_cancel callback %r failed", callback)

@@ -61,9 +61,9 @@ def take_lifeline(*, watched: bool) -> None:
 
 def take_stdio() -> tuple[int, int]:
     """Reserves stdin and stdout for the protocol; commands print to stderr."""
-    outlet = os.dup(1)
+    output = os.dup(1)
     os.dup2(2, 1)
-    return _take_stdin(), outlet
+    return _take_stdin(), output
 
 
 def _take_stdin() -> int:

@@ -19,14 +19,13 @@ from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Command, Registry
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._errors.exits import exit_while_running
 from snakepit_bridge._process.address import bind_first, is_private
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
-from snakepit_bridge._process.signals import Signals
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._servers.grpcio_wire import StreamWire, UnaryWire
 from snakepit_bridge._servers.relay import TimedOutError, relay
+from snakepit_bridge._servers.serving import Serving
 from snakepit_bridge._servers.worker import Worker
 from snakepit_bridge._threads import execution
 from snakepit_bridge._threads.hook_runner import HookRunner
@@ -66,12 +65,12 @@ _Request = Union[pb.ExecuteRequest, pb.SessionRequest]
 
 def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
-    signals = Signals()
+    serving = Serving(hooks, options)
     worker = Worker(
         registry,
         worker_id=options.worker_id,
         max_concurrency=options.max_concurrency,
-        sessions=hooks.sessions(options.max_sessions, options.session_ttl),
+        sessions=serving.sessions,
     )
     limit = options.max_message_size
     most_rpcs = MAX_RPCS + options.max_concurrency
@@ -94,9 +93,10 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
     address = bind_first(options.listen, functools.partial(_bind, server))
     server.start()
     parent.ready(address)
-    stop = functools.partial(_shut_down, server, worker, options.kill_grace)
-    signals.serve(worker.main, parent.draining, options.shutdown_timeout, stop)
-    hooks.end(worker.sessions, options.shutdown_timeout)
+    finish = functools.partial(_finish, server, worker)
+    cancel = functools.partial(worker.runner.wait_idle, None)
+    serving.serve(worker.main, parent.draining, finish, cancel)
+    serving.end()
     return 0
 
 
@@ -113,10 +113,10 @@ def _bind(server: grpc.Server, address: str) -> str:
     return address if kind == "unix" else f"tcp:{rest.rpartition(':')[0]}:{port}"
 
 
-def _shut_down(server: grpc.Server, worker: Worker, kill_grace: float, timeout: float) -> None:
-    server.stop(timeout).wait()
-    if not worker.runner.wait_idle(None, kill_grace):
-        exit_while_running(kill_grace)
+def _finish(server: grpc.Server, worker: Worker, seconds: float) -> bool:
+    # It cancels the calls that have not ended by then.
+    server.stop(seconds).wait()
+    return worker.runner.wait_idle(None, 0)
 
 
 class _Service(grpc.GenericRpcHandler):

@@ -15,10 +15,9 @@ from snakepit_bridge import _native
 from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.context import Context, ask_rust_for_request_ids, running
 from snakepit_bridge._commands.registry import Registry
-from snakepit_bridge._commands.sessions import Sessions
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._errors.exits import exit_fork, exit_while_running
+from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
 from snakepit_bridge._native import Server
@@ -26,7 +25,7 @@ from snakepit_bridge._process.address import bind_first, is_private
 from snakepit_bridge._process.memory import resident_bytes
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
-from snakepit_bridge._process.signals import Signals
+from snakepit_bridge._servers.serving import Serving
 from snakepit_bridge._threads import unwrapping
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.main_thread import MainThread
@@ -43,9 +42,9 @@ _log = logging.getLogger("snakepit_bridge")
 
 def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
-    signals = Signals()
-    sessions = hooks.sessions(options.max_sessions, options.session_ttl)
-    callbacks = _Callbacks(registry, options.worker_id, sessions, signals)
+    serving = Serving(hooks, options)
+    sessions = serving.sessions
+    callbacks = _Callbacks(registry, options.worker_id, serving)
     settings = {
         **vars(options),
         "secret": "" if is_private(options.listen) else parent.secret,
@@ -68,44 +67,44 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
         main = MainThread()
         sessions.post, sessions.call = main.post, main.call
     parent.ready(address)
-    stop = functools.partial(_shut_down, server, options.kill_grace)
+    finish, cancel = functools.partial(_finish, server), functools.partial(_cancel, server)
     if options.max_concurrency == 1:
-        signals.on_other = server.wake
-        signals.end_in_thread(parent.draining, options.shutdown_timeout, stop, server.end_threads)
+        serving.signals.on_other = server.wake
+        serving.stop_from_thread(parent.draining, finish, cancel, server.end_threads)
         server.serve()
     else:
         callbacks.start_thread()
-        signals.serve(main, parent.draining, options.shutdown_timeout, stop)
+        serving.serve(main, parent.draining, finish, cancel)
         server.end_threads()
     callbacks.join()
-    hooks.end(sessions, options.shutdown_timeout)
+    serving.end()
     server.close()
     return 0
 
 
-def _shut_down(server: Server, kill_grace: float, timeout: float) -> None:
+def _finish(server: Server, seconds: float) -> bool:
     server.stop()
-    if not server.wait_idle(timeout):
-        server.cancel_all()
-        if not server.wait_idle(kill_grace):
-            exit_while_running(kill_grace)
+    return server.wait_idle(seconds)
+
+
+def _cancel(server: Server, seconds: float) -> bool:
+    server.cancel_all()
+    return server.wait_idle(seconds)
 
 
 class _Callbacks:
     """The methods that the server in Rust calls."""
 
-    def __init__(
-        self, registry: Registry, worker_id: str, sessions: Sessions, signals: Signals
-    ) -> None:
+    def __init__(self, registry: Registry, worker_id: str, serving: Serving) -> None:
         self.server: Server
         self._registry = registry
         self.context = functools.partial(
             Context._of_native_call,  # noqa: SLF001 (not for users)
-            sessions=sessions,
+            sessions=serving.sessions,
             worker_id=worker_id,
         )
-        self._sessions = sessions
-        self._signals = signals
+        self._sessions = serving.sessions
+        self._signals = serving.signals
         self._threads: list[threading.Thread] = []
 
     def start_thread(self) -> None:

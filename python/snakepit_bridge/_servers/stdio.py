@@ -16,9 +16,9 @@ from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._errors.exits import exit_while_running, kill_group
+from snakepit_bridge._errors.exits import kill_group
 from snakepit_bridge._process.options import Options
-from snakepit_bridge._process.signals import Signals
+from snakepit_bridge._servers.serving import Serving
 from snakepit_bridge._servers.stdio_wire import StdioWire, refusal, response
 from snakepit_bridge._servers.worker import Worker
 from snakepit_bridge._threads import execution
@@ -35,27 +35,20 @@ _log = logging.getLogger("snakepit_bridge")
 
 def run(registry: Registry, hooks: HookRunner, options: Options, pipes: tuple[int, int]) -> int:
     """Serves until SIGTERM or SIGINT, or until stdin ends; returns the exit code."""
-    signals = Signals()
+    serving = Serving(hooks, options)
     worker = Worker(
         registry,
         worker_id=options.worker_id,
         max_concurrency=options.max_concurrency,
-        sessions=hooks.sessions(options.max_sessions, options.session_ttl),
+        sessions=serving.sessions,
     )
     # One thread more than calls that may run: it reads cancellations and checks meanwhile.
     server = _Server(worker, options.max_message_size, pipes, options.max_concurrency + 1)
     server.start_thread()
-    stop = functools.partial(_shut_down, server, worker, options.kill_grace)
-    signals.serve(worker.main, server.say_draining, options.shutdown_timeout, stop)
-    hooks.end(worker.sessions, options.shutdown_timeout)
+    finish = functools.partial(worker.runner.wait_idle, None)
+    serving.serve(worker.main, server.say_draining, finish, server.cancel_all)
+    serving.end()
     return 0
-
-
-def _shut_down(server: _Server, worker: Worker, kill_grace: float, timeout: float) -> None:
-    if not worker.runner.wait_idle(None, timeout):
-        server.cancel_all()
-        if not worker.runner.wait_idle(None, kill_grace):
-            exit_while_running(kill_grace)
 
 
 class _Server:
@@ -70,8 +63,8 @@ class _Server:
         self._worker = worker
         self._max_threads = max_threads
         self._limit = limit
-        self._inlet = _Inlet(pipes[0])
-        self._outlet = pipes[1]
+        self._reader = _Reader(pipes[0])
+        self._output = pipes[1]
         self._writing = threading.Lock()
         self._counting = threading.Lock()
         self._threads = 0
@@ -96,7 +89,7 @@ class _Server:
                 self._at_rest += 1
 
     def _next(self) -> bytes:
-        message = self._inlet.next()
+        message = self._reader.next()
         with self._counting:
             self._at_rest -= 1
             others_at_rest = self._at_rest
@@ -123,9 +116,10 @@ class _Server:
         with contextlib.suppress(BrokenPipeError):
             self._write(encode_extended({"draining": True}))
 
-    def cancel_all(self) -> None:
+    def cancel_all(self, seconds: float) -> bool:
         for call in list(self._calls.values()):
             self._worker.runner.cancel(call)
+        return self._worker.runner.wait_idle(None, seconds)
 
     def _answer(self, request: dict[str, Any], problems: list[str]) -> bytes:
         try:
@@ -173,7 +167,7 @@ class _Server:
             for part in parts:
                 data = memoryview(part)
                 while data:
-                    data = data[os.write(self._outlet, data) :]
+                    data = data[os.write(self._output, data) :]
 
     def _health(self, _args: dict[str, Any]) -> dict[str, Any]:
         runner = self._worker.runner
@@ -219,7 +213,7 @@ def _args(request: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     return args
 
 
-class _Inlet:
+class _Reader:
     """Reads messages from a pipe. A buffered file would delay the exit of the interpreter."""
 
     def __init__(self, fd: int) -> None:

@@ -1,0 +1,61 @@
+"""The parts that all servers share: sessions, the signals that end them, and their end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Optional
+
+from snakepit_bridge._errors.exits import exit_while_running
+from snakepit_bridge._process.options import Options
+from snakepit_bridge._process.signals import Signals
+from snakepit_bridge._threads.hook_runner import HookRunner
+from snakepit_bridge._threads.main_thread import MainThread
+
+#: Waits so many seconds for the calls to end; returns whether all have ended.
+Wait = Callable[[float], bool]
+
+
+class Serving:
+    """Must be created in the main thread, when the adapter has started.
+
+    When a signal arrives, `finish` lets the running calls finish within `--shutdown-timeout`, and
+    `cancel` cancels the others and waits for `--kill-grace`. If some still run, the process exits.
+    """
+
+    def __init__(self, hooks: HookRunner, options: Options) -> None:
+        self.signals = Signals()
+        self.sessions = hooks.sessions(options.max_sessions, options.session_ttl)
+        self._hooks = hooks
+        self._options = options
+
+    def serve(
+        self,
+        main: MainThread,
+        announce: Optional[Callable[[], None]],
+        finish: Wait,
+        cancel: Wait,
+    ) -> None:
+        """Serves in this thread until the calls have ended; `announce` is called first."""
+        stop = functools.partial(self._stop, finish, cancel)
+        self.signals.serve(main, announce, self._options.shutdown_timeout, stop)
+
+    def stop_from_thread(
+        self,
+        announce: Optional[Callable[[], None]],
+        finish: Wait,
+        cancel: Wait,
+        release: Callable[[], None],
+    ) -> None:
+        """Like `serve`, for a main thread that serves elsewhere until `release` is called."""
+        stop = functools.partial(self._stop, finish, cancel)
+        self.signals.end_in_thread(announce, self._options.shutdown_timeout, stop, release)
+
+    def end(self) -> None:
+        """Ends the sessions and the adapter, after the last call."""
+        self._hooks.end(self.sessions, self._options.shutdown_timeout)
+
+    def _stop(self, finish: Wait, cancel: Wait, seconds: float) -> None:
+        kill_grace = self._options.kill_grace
+        if not finish(seconds) and not cancel(kill_grace):
+            exit_while_running(kill_grace)
