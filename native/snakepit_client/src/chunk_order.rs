@@ -12,6 +12,7 @@ pub struct ChunkOrder {
 }
 
 impl ChunkOrder {
+    #[inline]
     pub fn check(&mut self, chunk: &StreamResponse) -> Result<(), Failure> {
         if self.has_ended {
             return Err(Failure::BrokenStream(

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
 /// How many times a call that has not started is sent.
-pub const MOST_ATTEMPTS: u32 = 8;
+pub const MAX_ATTEMPTS: u32 = 8;
 
 /// The connection to a server: its RPCs and, where it has them, its frames. When one of the two is lost, the
 /// other accepts no further calls.
@@ -149,7 +149,7 @@ impl<P: PendingCall> Endpoint<P> {
             attempt += 1;
             match failure {
                 Failure::NotStarted { refused, .. }
-                    if self.target.is_some() && attempt < MOST_ATTEMPTS =>
+                    if self.target.is_some() && attempt < MAX_ATTEMPTS =>
                 {
                     if !refused {
                         closed.cancel();

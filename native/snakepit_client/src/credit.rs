@@ -58,6 +58,7 @@ impl Credit {
         }
     }
 
+    #[inline]
     pub fn try_take(&self) -> bool {
         let mut state = self.lock();
         let wanted = state.chunks > 0 && state.bytes < self.0.max_bytes;
@@ -67,6 +68,7 @@ impl Credit {
         wanted
     }
 
+    #[inline]
     pub fn sent(&self, size: usize) {
         if self.0.max_bytes < usize::MAX {
             let mut state = self.lock();
@@ -75,6 +77,7 @@ impl Credit {
         }
     }
 
+    #[inline]
     pub fn unused(&self) {
         let mut state = self.lock();
         state.chunks = state.chunks.saturating_add(1);

@@ -24,14 +24,17 @@ pub struct IoState {
 
 impl IoState {
     /// While set, reading finds nothing.
+    #[inline]
     pub(crate) fn set_writing_only(&self, writing_only: bool) {
         self.writing_only.store(writing_only, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Acquire)
     }
 
+    #[inline]
     pub(crate) fn set_blocked(&self, blocked: bool) {
         if self.blocked.swap(blocked, Ordering::AcqRel) && !blocked {
             drop(self.waiting.lock());

@@ -9,7 +9,7 @@ use super::{
     timeouts::StreamTimeouts,
 };
 use crate::events::Events;
-use snakepit_client::{connection::MOST_ATTEMPTS, credit::Credit, error::Failure};
+use snakepit_client::{connection::MAX_ATTEMPTS, credit::Credit, error::Failure};
 use snakepit_proto::StreamResponse;
 use tonic::Streaming;
 
@@ -75,7 +75,7 @@ async fn open(
         let opened = timeouts.for_first(started, opening).await;
         attempt += 1;
         match opened {
-            Err(Failure::NotStarted { refused, .. }) if attempt < MOST_ATTEMPTS => {
+            Err(Failure::NotStarted { refused, .. }) if attempt < MAX_ATTEMPTS => {
                 route = destination.redirect(call, false, !refused)?;
             }
             opened => return Ok((destination, clock, opened)),

@@ -15,7 +15,7 @@ use crate::{
 };
 use rustler::{Encoder, types::atom};
 use snakepit_client::{
-    connection::MOST_ATTEMPTS,
+    connection::MAX_ATTEMPTS,
     error::Failure,
     multiplexer::{Cancelled, PendingCall, ReturnReason},
     offload::{OFFLOAD_FROM, offload},
@@ -65,7 +65,7 @@ async fn run(mut call: Call, mut route: Route, reply: Reply, owner: Watched) {
         let result = call.within(call.execute(&destination)).await;
         attempt += 1;
         match result {
-            Err(Failure::NotStarted { refused, .. }) if attempt < MOST_ATTEMPTS => {
+            Err(Failure::NotStarted { refused, .. }) if attempt < MAX_ATTEMPTS => {
                 route = match destination.redirect(&call, call.is_short(), !refused) {
                     Ok(route) => route,
                     Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
