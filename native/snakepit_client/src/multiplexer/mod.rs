@@ -6,6 +6,8 @@
 
 mod pending_call;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use pending_call::{Cancelled, PendingCall, ReturnReason};
 
