@@ -1,5 +1,5 @@
-//! Deadlines that hold while the runtime's threads are stuck: a thread of its own checks those whose end is a
-//! message to a process. A process that waits for a reply limits its `receive` instead.
+//! Enforces deadlines while the runtime's threads are stuck. A separate thread checks the deadlines that end in a
+//! message to a process; a process that waits for a reply limits its `receive` instead.
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{

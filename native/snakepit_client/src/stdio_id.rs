@@ -1,5 +1,5 @@
-//! The id of a response from a worker over stdin and stdout. serde_json walks to it and checks what it passes
-//! without building values; the rest of the message is decoded by the caller that the id belongs to.
+//! Finds the id of a response from a worker over stdin and stdout, by which the response is given to its caller, who
+//! decodes it. serde_json skips what comes before the id without building values.
 
 use serde::{
     Deserializer,
