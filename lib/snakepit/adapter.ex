@@ -143,7 +143,7 @@ defmodule Snakepit.Adapter do
   end
 
   @typedoc false
-  # What an adapter says of itself, asked once when a pool starts.
+  # The properties of an adapter, asked once when a pool starts.
   @type facts :: %{
           adapter: module,
           grpc?: boolean,
@@ -175,7 +175,7 @@ defmodule Snakepit.Adapter do
   end
 
   @doc false
-  # The message has no value of the environment in it.
+  # The message contains no value of the environment.
   @spec validate_options(module, map) :: :ok | {:error, Error.t()}
   def validate_options(adapter, %{env: env} = options) do
     wanted = ":ok or {:error, a string}"
@@ -193,7 +193,7 @@ defmodule Snakepit.Adapter do
   end
 
   @doc false
-  # Calls back, and checks what comes. The message has no value of `env` in it.
+  # Calls a callback and checks its result. The message contains no value of `env`.
   @spec call(module, atom, [term], String.t(), (term -> as_boolean(term)), Env.t()) ::
           {:ok, term} | {:error, String.t()}
   def call(adapter, callback, args, wanted, valid?, env \\ %Env{}) do
@@ -213,15 +213,15 @@ defmodule Snakepit.Adapter do
 
   defp shown(value), do: inspect(value, limit: 20, printable_limit: 200, binaries: :as_strings)
 
-  # The options as adapters get them: what is hidden from logs is plain.
+  # The options as adapters receive them, without the wrappers that hide values from logs.
   defp given(options) do
     args = Hidden.unwrap(options.adapter_args)
     %{options | env: Map.new(options.env), adapter_args: args}
   end
 
   @doc false
-  # The environment is a map by name, where nil unsets a variable. The last is what is to be written to
-  # its standard input, or nil.
+  # The environment is a map by name, in which nil unsets a variable. The last element is the
+  # input for its standard input, or nil.
   @spec command(module, worker) ::
           {:ok, {Path.t(), [String.t()], map, binary | nil}} | {:error, String.t()}
   def command(adapter, %{options: %{env: env}} = worker) do
@@ -232,7 +232,7 @@ defmodule Snakepit.Adapter do
 
   defp whole_command(adapter, worker, env) do
     wanted = "{:ok, {executable, arguments, environment}} or {:error, a string}"
-    # Its parts are told of by name: it may have values of the environment in it.
+    # Names only the invalid part, because the command line may contain values of the environment.
     valid? = &match?({answer, _} when answer in [:ok, :error], &1)
 
     case call(adapter, :command_line, [worker], wanted, valid?, env) do

@@ -1,14 +1,14 @@
 defmodule Snakepit.Config do
   @moduledoc false
-  # The one schema of a pool's options.
+  # The single schema of a pool's options.
 
   alias Snakepit.Config.{Env, Hidden, Options, Paths, Type}
   alias Snakepit.Error
 
-  # Modules that are defaults are written as atoms: the schema depends on none of them.
+  # Default modules are written as atoms, so that the schema depends on none of them.
   #
-  # With `flag: true` an option goes to Python workers too, as a flag of their command line. Those that the
-  # native library uses are named in its struct of them, in `nifs/pool.rs`.
+  # With `flag: true` an option is also passed to Python workers as a command-line flag. The
+  # options that the native library uses are fields of a struct in `nifs/pool.rs`.
   @pool [
     name: [
       type: :name,
@@ -202,7 +202,7 @@ defmodule Snakepit.Config do
     ]
   ]
 
-  @doc "A pool's options, complete and checked."
+  @doc "Checks a pool's options and adds the defaults."
   @spec pool(keyword) :: {:ok, map} | {:error, Error.t()}
   def pool(options) do
     with :ok <- Options.check(options, types()) do
@@ -213,15 +213,15 @@ defmodule Snakepit.Config do
     end
   end
 
-  @doc "The type of each of a pool's options."
+  @doc "Returns the type of each option of a pool."
   @spec types() :: %{atom => Type.t()}
   def types, do: for({key, row} <- @pool, into: %{}, do: {key, row[:type]})
 
-  @doc "The options that are flags of a Python worker's command line, with their types."
+  @doc "Returns the options that are command-line flags of a Python worker, with their types."
   @spec flags() :: [{atom, Type.t()}]
   def flags, do: for({key, row} <- @pool, row[:flag], do: {key, row[:type]})
 
-  @doc "The pool's options as a table, for the documentation."
+  @doc "Returns the pool's options as a table, for the documentation."
   def table do
     rows =
       for {key, row} <- @pool do

@@ -1,7 +1,8 @@
 defmodule Snakepit.GRPCWorker do
   @moduledoc false
-  # One worker that serves gRPC: its operating-system process, its channel, and its place in the pool. No
-  # request passes through here. It lives as long as its process; the pool starts the next one.
+  # One worker that serves gRPC: its OS process, its channel, and its membership in the pool. No
+  # request passes through this process. It lives as long as its OS process; the pool starts the
+  # next one.
   use GenServer, restart: :temporary
 
   alias Snakepit.{Codec, Native}
@@ -9,18 +10,19 @@ defmodule Snakepit.GRPCWorker do
   alias Snakepit.Pool.Membership
   alias Snakepit.Telemetry
 
-  # EX_UNAVAILABLE of sysexits.h, with which a worker says that it can have no server.
+  # EX_UNAVAILABLE of sysexits.h, with which a worker reports that it cannot run a server.
   @no_server 69
 
   # How long another connection to its server may take, in ms.
   @reconnect_timeout 5_000
-  # A server that takes no calls on connections that it has just accepted serves nobody, in ms.
+  # If a server accepts no calls on connections that are younger than this, it serves nobody, in
+  # ms.
   @shortest_connection 100
 
-  # How long the status of a process may be on its way once its connection is gone, in ms.
+  # How long to wait for the exit status of a process after its connection was lost, in ms.
   @exit_grace 1_000
 
-  # It has secrets in it.
+  # It contains secrets.
   @derive {Inspect, only: [:membership]}
   defstruct [
     :membership,
@@ -64,7 +66,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   @impl true
-  # The manager watches this process now.
+  # The manager monitors this process now.
   def handle_info(:start, state), do: {:noreply, state, {:continue, :start}}
 
   def handle_info(
@@ -81,7 +83,7 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, Map.merge(%{state | awaited: {:health, health}}, connection)}
   end
 
-  # It starts no call any more.
+  # It starts no more calls.
   def handle_info(
         {ref, _answer},
         %{awaited: {:health, ref}, membership: %{leaving: leaving}} = state
@@ -114,7 +116,7 @@ defmodule Snakepit.GRPCWorker do
       Membership.starting?(membership) ->
         {:noreply, kill(Codec.error(failure).message, state)}
 
-      # It takes no more connections: it is about to end, or has ended.
+      # It accepts no more connections: it is about to exit, or has exited.
       membership.key ->
         {:noreply, %{state | awaited: nil, membership: Membership.drain(membership)}}
 
@@ -150,12 +152,12 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, %{state | asked: asked}}
   end
 
-  # A worker that leaves takes the connection away in its own time.
+  # A worker that is draining closes the connection when it is ready.
   def handle_info({ref, :closed}, %{closed: ref, membership: %{leaving: leaving}} = state)
       when leaving != nil,
       do: {:noreply, state}
 
-  # Its connection takes no more calls. A server may mean only that by it: connections get old.
+  # Its connection accepts no more calls. A server may do so only because the connection is old.
   def handle_info({ref, :closed}, %{closed: ref} = state) do
     lasted = System.monotonic_time(:millisecond) - state.connected
 
@@ -232,7 +234,7 @@ defmodule Snakepit.GRPCWorker do
       else: @reconnect_timeout
   end
 
-  # A process that has ended tells how in a moment.
+  # A process that has exited will report its status in a moment.
   defp lost(state) do
     Process.send_after(self(), :connection_lost, @exit_grace)
     %{state | membership: Membership.leave(state.membership)}

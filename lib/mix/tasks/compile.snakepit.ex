@@ -1,11 +1,12 @@
 defmodule Mix.Tasks.Compile.Snakepit do
   @moduledoc false
-  # Builds the NIF, the launcher of workers and the extension for Python with cargo and puts them, with
-  # the Python package, under priv/, where a release looks for them. It runs after the Elixir compiler,
-  # which is what makes this module known.
+  # Builds the NIF, the launcher of workers and the Python extension with cargo, and puts them and
+  # the Python package under priv/, where a release looks for them. Runs after the Elixir
+  # compiler, because that makes this module available.
   use Mix.Task.Compiler
 
-  # The extension goes into the package, where Python finds it whatever folder that is taken from.
+  # The extension goes into the package, where Python finds it wherever the package is imported
+  # from.
   @libraries [
     {"snakepit_nif", "priv/native/snakepit_nif.so"},
     {"snakepit_launcher", "priv/native/snakepit_launcher"},
@@ -16,7 +17,7 @@ defmodule Mix.Tasks.Compile.Snakepit do
   @impl true
   def run(_args) do
     done = [build(@libraries, target(), [], []), copy_package()]
-    # priv/ may not have been there when the build folder was linked to it.
+    # priv/ may not have existed when the build directory was linked to it.
     Mix.Project.build_structure()
     {if(:ok in done, do: :ok, else: :noop), []}
   end
@@ -31,8 +32,8 @@ defmodule Mix.Tasks.Compile.Snakepit do
   @free_threaded "import sysconfig; name = sysconfig.get_config_var; " <>
                    "print(name('EXT_SUFFIX') if name('Py_GIL_DISABLED') else '')"
 
-  # A free-threaded `python` cannot load what serves all the others: the extension is built for it as
-  # well, beside the one for them.
+  # A free-threaded `python` cannot load the extension for all others: this builds one for it,
+  # too.
   def build_for(python) do
     {output, 0} = System.cmd(python, ["-c", @free_threaded])
     suffix = String.trim(output)
@@ -40,11 +41,11 @@ defmodule Mix.Tasks.Compile.Snakepit do
     if suffix == "", do: :any, else: :free_threaded
   end
 
-  # Snakepit's own folder.
+  # Snakepit's own directory.
   def source, do: Map.get(Mix.Project.deps_paths(), :snakepit, File.cwd!())
 
   defp build_free_threaded(python, suffix) do
-    # In a folder of its own: in one, each of the two builds would undo the other.
+    # In a separate directory: in a shared one, each of the two builds would undo the other.
     target = Path.join(target(), "free-threaded")
     libraries = [{"snakepit_python", "python/snakepit_bridge/_native" <> suffix}]
     build(libraries, target, ["--no-default-features"], [{"PYO3_PYTHON", python}])
@@ -59,7 +60,7 @@ defmodule Mix.Tasks.Compile.Snakepit do
         ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"]
 
     if Mix.Utils.stale?(sources, Enum.map(libraries, &elem(&1, 1))) do
-      # What is edited while cargo runs is newer than the libraries.
+      # Files edited while cargo runs must count as newer than the libraries.
       started = System.os_time(:second)
       packages = Enum.flat_map(libraries, fn {crate, _library} -> ["--package", crate] end)
       cargo!(["--target-dir", target] ++ packages ++ args, env)
@@ -70,7 +71,7 @@ defmodule Mix.Tasks.Compile.Snakepit do
     end
   end
 
-  # A running system may have the old file mapped: it is replaced, never written into.
+  # A running system may have the old file mapped: replace it, never write into it.
   defp put(built, library, time) do
     File.mkdir_p!(Path.dirname(library))
     File.cp!(built, library <> ".new")
@@ -118,7 +119,7 @@ defmodule Mix.Tasks.Compile.Snakepit do
     end
   end
 
-  # A module that was deleted must not live on in priv/.
+  # A module that was deleted must not stay in priv/.
   defp stray?(sources) do
     files(@package <> "/**/*.{py,pyi,so}") -- Enum.map(sources, &Path.join("priv", &1)) != []
   end

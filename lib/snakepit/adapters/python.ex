@@ -1,19 +1,19 @@
 defmodule Snakepit.Adapters.Python do
   @moduledoc false
-  # What the adapters for commands in Python share: only the transport tells them apart.
+  # The common part of the adapters for Python commands, which differ only in the transport.
 
   alias Snakepit.Codec
   alias Snakepit.Config
   alias Snakepit.Config.Paths
 
-  @doc "The Python of the `.venv` in `root` where there is one, else `python3`."
+  @doc "The Python of the `.venv` in `root` if there is one, otherwise `python3`."
   def executable(root \\ Paths.root()) do
     venv = Path.join(root, ".venv/bin/python")
-    # A link that leads to nothing is there as well: it is an error, not another Python.
+    # A broken link counts as well: it is an error, not a reason to use another Python.
     if match?({:ok, _}, File.lstat(venv)), do: venv, else: "python3"
   end
 
-  @doc "As `c:Snakepit.Adapter.validate_options/1`."
+  @doc "See `c:Snakepit.Adapter.validate_options/1`."
   def validate_options(options) do
     with {:ok, _args} <- adapter_args(options.adapter_args, options.root),
          {:ok, _input} <- init(options.adapter_args),
@@ -32,8 +32,8 @@ defmodule Snakepit.Adapters.Python do
     end
   end
 
-  # The folder that workers run in comes before all others, PYTHONPATH included. One without __init__.py
-  # comes after them.
+  # Python imports from the workers' current directory before all others, PYTHONPATH included, but
+  # from a package without __init__.py only after them.
   defp check_root(root) do
     ["snakepit_bridge/__init__.py", "snakepit_bridge.py"]
     |> Enum.map(&Path.join(root, &1))
@@ -88,11 +88,12 @@ defmodule Snakepit.Adapters.Python do
     end)
   end
 
-  # They go another way: arguments are for all to see.
+  # They are passed in another way, because everyone can see a command line.
   defp adapter_arg({:init, _init}, _root), do: {:ok, []}
   defp adapter_arg(other, _root), do: wrong(other)
 
-  # The keyword arguments of the class as a message, or nil. No error has a value of them.
+  # Encodes the keyword arguments of the class as a message, or returns nil. No error contains
+  # their values.
   defp init(args) do
     case {Keyword.fetch(args, :init), Keyword.fetch(args, :class)} do
       {:error, _class} ->
@@ -126,7 +127,7 @@ defmodule Snakepit.Adapters.Python do
   defp path?(path), do: is_binary(path)
 
   defp wrong({key, _value} = arg) do
-    # A value of another key may be a secret.
+    # The value of another key may be a secret.
     got = if key in [:class, :paths], do: inspect(arg), else: "the key #{inspect(key)}"
 
     {:error,
@@ -145,7 +146,7 @@ defmodule Snakepit.Adapters.Python do
   defp python_path(env) do
     given = Map.get_lazy(env, "PYTHONPATH", fn -> System.get_env("PYTHONPATH") end)
     ours = Application.app_dir(:snakepit, "priv/python")
-    # An empty entry would be the current folder.
+    # An empty entry would mean the current directory.
     if given in [nil, ""], do: ours, else: ours <> ":" <> given
   end
 end

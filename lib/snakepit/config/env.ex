@@ -1,7 +1,7 @@
 defmodule Snakepit.Config.Env do
   @moduledoc false
-  # The environment variables of a pool's workers. They travel in this struct so that no inspected
-  # term, as of a crash report or a supervisor's child specification, shows a value: only names.
+  # The environment variables of a pool's workers. This struct hides their values in inspected
+  # terms, such as crash reports and child specifications of supervisors: only names are shown.
 
   defstruct given: %{}
 
@@ -9,14 +9,14 @@ defmodule Snakepit.Config.Env do
 
   @wanted "a map or list of names and values, all strings; nil unsets a variable"
 
-  @doc "Hides the values of what was given, which may be wrong."
+  @doc "Hides the values of the given variables, which may be invalid."
   def wrap(%__MODULE__{} = env), do: env
   def wrap(given), do: %__MODULE__{given: given}
 
-  @doc "Makes a map of it. It has been checked."
+  @doc "Converts checked variables to a map."
   def new(env), do: %__MODULE__{given: Map.new(wrap(env).given)}
 
-  @doc "What is wrong with it, without any value; nil if nothing is."
+  @doc "Returns what is invalid, without any value; nil if nothing is."
   @spec problem(term) :: String.t() | nil
   def problem(%__MODULE__{given: given}), do: problem(given)
 
@@ -31,7 +31,7 @@ defmodule Snakepit.Config.Env do
 
   def problem(_given), do: "neither a map nor a list; expected #{@wanted}"
 
-  @doc "Takes the values out of a text, so far as they are long enough to be secrets."
+  @doc "Removes the values from a text, if they are long enough to be secrets."
   @spec redact(t, String.t()) :: String.t()
   def redact(env, text) do
     for {_name, value} when is_binary(value) and byte_size(value) > 3 <- env,

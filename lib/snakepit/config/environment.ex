@@ -1,7 +1,7 @@
 defmodule Snakepit.Config.Environment do
   @moduledoc false
-  # The application's environment as the options of the one pool that it describes. What a key takes is
-  # what the option takes.
+  # Converts the application's environment to the options of the one pool that it defines. A key
+  # has the type of its option.
 
   alias Snakepit.Config
   alias Snakepit.Config.Options
@@ -15,7 +15,7 @@ defmodule Snakepit.Config.Environment do
   @grpc [server_startup_timeout: :startup_timeout] ++
           for(key <- ~w(server transport base_port port_range)a, do: {key, key})
 
-  @doc "The options of the pool that the application starts, or nil."
+  @doc "Returns the options of the pool that the application starts, or nil."
   @spec default_pool() :: {:ok, keyword | nil} | {:error, Error.t()}
   def default_pool do
     :snakepit
@@ -24,7 +24,7 @@ defmodule Snakepit.Config.Environment do
     |> pool()
   end
 
-  @doc "The pool's options, or nil where none is described."
+  @doc "Returns the pool's options, or nil if none is defined."
   @spec pool(keyword) :: {:ok, keyword | nil} | {:error, Error.t()}
   def pool([]), do: {:ok, nil}
 
@@ -39,7 +39,7 @@ defmodule Snakepit.Config.Environment do
     end
   end
 
-  @doc "The keys of each level as tables, for the documentation."
+  @doc "Returns the keys of each level as tables, for the documentation."
   def tables do
     levels = [
       {"`config :snakepit`", own()},
@@ -78,7 +78,7 @@ defmodule Snakepit.Config.Environment do
   defp grpc,
     do: for({key, option} <- @grpc, is_map_key(Config.types(), option), do: {key, option})
 
-  # Every other option, under its own name.
+  # Every other option has its own name as its key.
   defp pool do
     elsewhere = Keyword.values(@own ++ @grpc) -- [:startup_timeout]
     others = Map.keys(Config.types()) -- [:name, :size | elsewhere]

@@ -1,11 +1,11 @@
 defmodule Snakepit.Config.Hidden do
   @moduledoc false
-  # The keyword arguments of a class, `adapter_args: [init: ...]`. They travel in this struct so that no
-  # inspected term, as of a crash report or a supervisor's child specification, shows a value.
+  # The keyword arguments of a class, `adapter_args: [init: ...]`. This struct hides them in
+  # inspected terms, such as crash reports and child specifications of supervisors.
 
   defstruct [:value]
 
-  @doc "Hides what `:init` of a pool's `adapter_args` has, whatever the options are."
+  @doc "Hides the `:init` of a pool's `adapter_args`, whatever the options are."
   def wrap(options) when is_list(options) do
     if Keyword.keyword?(options) and Keyword.keyword?(options[:adapter_args] || :none),
       do: Keyword.update!(options, :adapter_args, &wrap_init/1),
@@ -14,7 +14,7 @@ defmodule Snakepit.Config.Hidden do
 
   def wrap(options), do: options
 
-  @doc "The `adapter_args` as they were given."
+  @doc "Returns the original `adapter_args`."
   def unwrap(adapter_args) do
     for {key, value} <- adapter_args do
       case value do
@@ -24,7 +24,7 @@ defmodule Snakepit.Config.Hidden do
     end
   end
 
-  @doc "As `wrap/1`, of the `adapter_args` themselves."
+  @doc "Like `wrap/1`, for the `adapter_args` themselves."
   def wrap_init(adapter_args) do
     for {key, value} <- adapter_args do
       if key == :init and not is_struct(value, __MODULE__),

@@ -1,13 +1,13 @@
 defmodule Snakepit.Config.Options do
   @moduledoc false
-  # Checks options by their types. What is refused is an error with the option and what it takes.
+  # Checks options by their types. An error names the option and what it expects.
 
   alias Snakepit.Config.{Env, Type}
   alias Snakepit.Error
 
   @demand {:positive, 10_000_000}
 
-  @doc "The options that every call takes, with their types."
+  @doc "Returns the options of every call, with their types."
   @spec call() :: %{atom => Type.t()}
   def call do
     %{
@@ -21,7 +21,7 @@ defmodule Snakepit.Config.Options do
     }
   end
 
-  @doc "The options that a stream takes: those of a call, and its own."
+  @doc "Returns the options of a stream: those of a call, and further ones."
   @spec stream() :: %{atom => Type.t()}
   def stream do
     Map.merge(call(), %{
@@ -31,7 +31,7 @@ defmodule Snakepit.Config.Options do
     })
   end
 
-  @doc "The type of `:demand`, which a pool has as well."
+  @doc "Returns the type of `:demand`, which is also an option of a pool."
   @spec demand() :: Type.t()
   def demand, do: @demand
 
@@ -51,7 +51,7 @@ defmodule Snakepit.Config.Options do
     invalid("unknown option #{inspect(key)}; the options are #{known}")
   end
 
-  # Without the values of whatever it is, which may be secrets.
+  # Does not show the values, which may be secrets.
   def check([{key, _value} | _rest], _schema),
     do: invalid("expected a keyword list of options, got the key #{inspect(key)}")
 
@@ -76,7 +76,7 @@ defmodule Snakepit.Config.Options do
   defp got(:keyword, _value), do: " something else"
   defp got(_type, value), do: ": #{shown(value)}"
 
-  @doc "A value for a message: an id of a megabyte must not make one of that."
+  @doc "Returns a value for a message. The message stays short, even for an id of a megabyte."
   def shown(value) when is_binary(value) and byte_size(value) > 200,
     do: "#{byte_size(value)} bytes that begin with #{inspect(binary_part(value, 0, 20))}"
 

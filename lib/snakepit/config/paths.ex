@@ -1,21 +1,21 @@
 defmodule Snakepit.Config.Paths do
   @moduledoc false
-  # What a path of a pool's options or of its adapter means. It never depends on the current directory of
-  # a later moment than the pool's start.
+  # Resolves the paths of a pool's options and of its adapter. Their meaning never depends on the
+  # current directory at a later time than the pool's start.
 
   @typedoc "A path, or one within an application: `{:my_app, \"priv/python\"}`."
   @type t :: Path.t() | {Application.app(), Path.t()}
 
-  @doc "The directory that relative paths start from: of the Mix project, else the current one."
+  @doc "Returns the directory from which relative paths start: that of the Mix project, otherwise the current one."
   @spec root() :: Path.t()
   def root, do: project() || current()
 
-  @doc "The option `:root` as an absolute path; anything else is for the check of the options."
+  @doc "Returns the option `:root` as an absolute path; other values are left to the check of the options."
   @spec root(term) :: term
   def root(path) when is_binary(path), do: absolute(path, root())
   def root(other), do: other
 
-  @doc "An absolute path, or why there is none."
+  @doc "Returns an absolute path, or the reason why there is none."
   @spec expand(t, Path.t()) :: {:ok, Path.t()} | {:error, String.t()}
   def expand({app, path}, _root) do
     case :code.lib_dir(app) do
@@ -30,7 +30,7 @@ defmodule Snakepit.Config.Paths do
 
   def expand(path, root), do: {:ok, absolute(path, root)}
 
-  @doc "As `Path.expand/2`, which raises where the current directory was removed."
+  @doc "Like `Path.expand/2`, which raises if the current directory was removed."
   @spec absolute(Path.t(), Path.t()) :: Path.t()
   def absolute("~/" <> path, root), do: absolute(path, System.user_home() || root)
 
@@ -48,7 +48,7 @@ defmodule Snakepit.Config.Paths do
   defp step("..", [_last | done]), do: done
   defp step(name, done), do: [name | done]
 
-  @doc "An executable, which may be a name to be found in `PATH`, or why there is none."
+  @doc "Finds an executable, also by name in `PATH`, or returns the reason why there is none."
   @spec find(t, Path.t()) :: {:ok, Path.t()} | {:error, String.t()}
   def find(name, root) do
     with {:ok, path} <- expand(name, root), :ok <- check_text(path) do
@@ -105,14 +105,14 @@ defmodule Snakepit.Config.Paths do
     end
   end
 
-  # Mix is there in development alone, and not all that runs with it has a project.
+  # Mix exists only in development, and not everything that runs with it has a project.
   defp project do
     if Code.ensure_loaded?(Mix.Project) do
       file = Mix.Project.project_file()
       if file && File.regular?(file), do: Path.dirname(file)
     end
   catch
-    # It is not started.
+    # Mix is not started.
     _kind, _reason -> nil
   end
 end

@@ -6,10 +6,10 @@ defmodule Snakepit.Config.RuntimeThreads do
   alias Snakepit.Config.Options
   alias Snakepit.Error
 
-  @doc "How many, or what is wrong with the setting."
+  @doc "Returns the number of threads, or what is wrong with the setting."
   @spec get() :: {:ok, pos_integer} | {:error, Error.t()}
   def get do
-    # They share the cores with the schedulers, which do half of the work.
+    # The threads share the cores with the schedulers, which do half of the work.
     default = max(div(System.schedulers_online(), 2), 1)
     threads = Application.get_env(:snakepit, :runtime_threads, default)
 

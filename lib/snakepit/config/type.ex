@@ -1,28 +1,28 @@
 defmodule Snakepit.Config.Type do
   @moduledoc false
-  # The types of options: of each, which values it has and how a message names them.
+  # The types of options: which values each has, and how a message describes it.
 
-  # What a timer of Erlang takes, in ms.
+  # The limit of Erlang's timers, in ms.
   @max 4_294_967_295
-  # What grpcio takes.
+  # The limit of grpcio.
   @max_bytes 2_147_483_647
-  # Of times that are added up before they are waited for.
+  # For times that are added up before a timer is set.
   @max_millis 1_000_000_000
   @max_threads 1024
   @session_id_bytes 1024
-  # gRPC servers refuse 8 KiB, in which what HTTP and gRPC add counts too.
+  # gRPC servers refuse more than 8 KiB, including what HTTP and gRPC add.
   @metadata_bytes 4096
   @reserved ~w(connection content-length content-type host keep-alive proxy-connection te
                transfer-encoding upgrade user-agent x-request-id x-snakepit-secret)
 
   @type t :: atom | {:positive | :count, integer} | {:one_of, [atom]}
 
-  @doc "What a type takes, for messages."
+  @doc "Describes a type in messages."
   @spec expected(t) :: String.t()
-  # No type has references.
+  # No type includes references.
   def expected(type), do: check(type, make_ref())
 
-  @doc "True where the value has the type, else what the type takes."
+  @doc "Returns true if the value has the type, otherwise a description of the type."
   @spec check(t, term) :: true | String.t()
   def check({:positive, max}, value),
     do: (is_integer(value) and value in 1..max) || "an integer above 0, at most #{max}"

@@ -1,9 +1,9 @@
 defmodule Snakepit.Error.Cause do
   @moduledoc false
-  # Why a process or a callback has crashed, as a text for users. Messages that exceptions make of the
-  # terms at hand stay out of it: these terms may have secrets in them.
+  # Describes why a process or a callback has crashed, for users. It omits exception messages that
+  # show terms, because these may contain secrets.
 
-  # The messages of the others show terms.
+  # The messages of all other exceptions show terms.
   @messages_of_their_authors [
     ArgumentError,
     ArithmeticError,
@@ -16,7 +16,7 @@ defmodule Snakepit.Error.Cause do
     UndefinedFunctionError
   ]
 
-  @doc "Of something caught: `raised RuntimeError: the message (lib/my_app/adapter.ex:12)`."
+  @doc "Describes something caught: `raised RuntimeError: the message (lib/my_app/adapter.ex:12)`."
   @spec caught(:error | :exit | :throw, term, Exception.stacktrace()) :: String.t()
   def caught(:error, reason, stacktrace) do
     exception = Exception.normalize(:error, reason, stacktrace)
@@ -27,7 +27,7 @@ defmodule Snakepit.Error.Cause do
   def caught(:exit, _reason, stacktrace), do: "exited#{place(stacktrace)}"
   def caught(:throw, _value, stacktrace), do: "threw a value#{place(stacktrace)}"
 
-  @doc "Of a process that has ended for that reason."
+  @doc "Describes the end of a process by its exit reason."
   @spec exited(term) :: String.t()
   def exited(reason) when is_atom(reason), do: "its process has ended (#{inspect(reason)})"
   def exited({:shutdown, text}) when is_binary(text), do: text
@@ -46,7 +46,7 @@ defmodule Snakepit.Error.Cause do
 
   defp elem?(entry), do: tuple_size(entry) in 3..4 and is_list(elem(entry, tuple_size(entry) - 1))
 
-  # What the VM itself raises, as :emfile, is an atom.
+  # Reasons of the VM itself, such as :emfile, are atoms.
   defp name(%ErlangError{original: original}) when is_atom(original), do: inspect(original)
   defp name(%module{}), do: inspect(module)
 
@@ -55,7 +55,7 @@ defmodule Snakepit.Error.Cause do
 
   defp message(_exception), do: ""
 
-  # Where it was raised, without arguments.
+  # The place where it was raised, without arguments.
   defp place([entry | _]) do
     location = elem(entry, tuple_size(entry) - 1)
 

@@ -1,6 +1,7 @@
 defmodule Snakepit.Error.Trace do
   @moduledoc false
-  # A Python exception's way, as a terminal is to show it: one's own code, and what it was raised from.
+  # Formats the frames of a Python exception for a terminal: those in the user's own code, and its
+  # causes.
 
   @most_steps 6
   @library ~r{/site-packages/|/lib/python\d|^<frozen }
@@ -15,7 +16,7 @@ defmodule Snakepit.Error.Trace do
   defp notes(notes), do: Enum.map(notes, &"\n  #{String.replace(&1, "\n", "\n  ")}")
 
   defp steps(frames) do
-    # Where nothing of the way is one's own code, its end is all there is to show.
+    # If none of the frames is in the user's own code, shows the last one.
     own =
       case Enum.reject(frames, &(&1.file =~ @library)) do
         [] -> Enum.take(frames, -1)
@@ -36,7 +37,7 @@ defmodule Snakepit.Error.Trace do
   defp cause(nil), do: ""
   defp cause(cause), do: ["\n  caused by ", named(cause), show(cause)]
 
-  # As Python prints it: an exception without a text is its type alone.
+  # As Python prints it: an exception without a text is only its type.
   defp named(%{message: ""} = exception), do: exception.type
   defp named(exception), do: "#{exception.type}: #{exception.message}"
 end

@@ -1,6 +1,6 @@
 defmodule Snakepit.GRPC.Transport do
   @moduledoc false
-  # Workers that serve `proto/snakepit.proto`. The native library sends them the calls.
+  # Workers that serve `proto/snakepit.proto`. The native library sends calls to them directly.
   @behaviour Snakepit.Transport
 
   alias Snakepit.GRPC.{Channel, Listener}

@@ -1,20 +1,20 @@
 defmodule Snakepit.Pool.CommandPolicy do
   @moduledoc false
-  # Checks each call before it takes a worker, where the pool's adapter has callbacks for that.
+  # Checks each call before it takes a worker, if the pool's adapter has callbacks for that.
 
   alias Snakepit.{Adapter, Codec, Error}
   alias Snakepit.Config.Type
 
   defstruct [:adapter, :commands, :validates, :limits]
 
-  @doc "The policy of an adapter's pools, by its facts; nil where it checks nothing, as most do."
+  @doc "Returns the policy for an adapter's properties; nil if it checks nothing, as most do."
   @spec new(Adapter.facts()) :: %__MODULE__{} | nil
   def new(%{commands: nil, validates: false, limits: false}), do: nil
 
   def new(%{commands: commands} = facts),
     do: struct(__MODULE__, %{facts | commands: commands && MapSet.new(commands)})
 
-  @doc "The call's options, with the command's timeout if they have none, or why it is rejected."
+  @doc "Returns the call's options, with the command's timeout if they have none, or the reason for rejection."
   @spec check(%__MODULE__{} | nil, String.t(), map | keyword, keyword) ::
           {:ok, keyword} | {:error, Error.t()}
   def check(nil, _command, _args, options), do: {:ok, options}
@@ -79,7 +79,7 @@ defmodule Snakepit.Pool.CommandPolicy do
   defp timeout?(nil), do: true
   defp timeout?(timeout), do: Type.check(:timeout, timeout) == true
 
-  # An adapter that raises must not take its caller with it.
+  # An adapter that raises must not end its caller.
   defp ask(policy, callback, command, args, wanted, valid?) do
     with {:error, message} <-
            Adapter.call(policy.adapter, callback, [command, args], wanted, valid?),

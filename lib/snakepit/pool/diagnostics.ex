@@ -1,13 +1,13 @@
 defmodule Snakepit.Pool.Diagnostics do
   @moduledoc false
-  # What a pool tells about itself. The workers are asked themselves, all at once, and never wait
-  # behind calls; one that does not answer in time has nil where it would have.
+  # Queries about a pool. They ask all workers at the same time and never wait behind calls; the
+  # values of a worker that does not answer in time are nil.
 
   alias Snakepit.{Codec, Error, Native}
   alias Snakepit.Pool.Registry
 
   @patience 2_000
-  # It answers at once, on a machine that lets it.
+  # It answers at once, unless the machine is overloaded.
   @manager_patience 30_000
 
   def health(name) do
@@ -17,7 +17,7 @@ defmodule Snakepit.Pool.Diagnostics do
 
       {:ok,
        %{
-         # A worker that is replaced and its replacement may both be ready.
+         # A worker that is being replaced and its replacement may both be ready.
          healthy: ready >= overview.options.size,
          ready: ready,
          size: overview.options.size,
@@ -73,7 +73,7 @@ defmodule Snakepit.Pool.Diagnostics do
     end
   end
 
-  # A server that knows no more of them.
+  # For a server that reports only their names.
   defp described(%{"supported_commands" => [_ | _] = names} = info) do
     for name <- names do
       doc = present((info["capabilities"] || %{})[name])
@@ -143,7 +143,7 @@ defmodule Snakepit.Pool.Diagnostics do
     with {:ok, pool, overview} <- overview(name), do: {:ok, workers(pool, overview)}
   end
 
-  @doc "What the pool knows of itself and what its manager does."
+  @doc "Combines what the pool publishes with what its manager reports."
   def overview(name) do
     with {:ok, pool} <- Registry.fetch(name),
          nil <- Codec.unavailable() do
@@ -161,7 +161,7 @@ defmodule Snakepit.Pool.Diagnostics do
       stopped(name)
   end
 
-  @doc "The error of a pool that has gone meanwhile."
+  @doc "The error for a pool that is gone meanwhile."
   def stopped(name) do
     {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
   end

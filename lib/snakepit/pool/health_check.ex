@@ -1,7 +1,7 @@
 defmodule Snakepit.Pool.HealthCheck do
   @moduledoc false
-  # The periodic question whether a worker is alive. One question at a time is on its way; each
-  # interval that passes without its answer is a miss, and any answer makes good for all of them.
+  # Checks periodically whether a worker is alive. At most one check is pending; each interval
+  # that passes without its answer is a miss, and any answer resets the misses.
 
   require Logger
 
@@ -9,7 +9,7 @@ defmodule Snakepit.Pool.HealthCheck do
 
   # A command that computes lets other threads run every few milliseconds.
   @stuck_ms 1_000
-  # What a deadline may be, in ms.
+  # The longest deadline, in ms.
   @longest 4_294_967_295
 
   defstruct [:worker_id, :pool, :interval, :allowed, :pending, missed: 0]
@@ -24,15 +24,16 @@ defmodule Snakepit.Pool.HealthCheck do
   end
 
   @doc """
-  To be called on `:check_health`. `ask` gets a timeout and returns what the answer is known by. As all
-  here it returns `{:ok, check}`, or `{:dead, why}` once the worker has missed too many.
+  Call it on `:check_health`. `ask` takes a timeout and returns a key by which the answer is
+  recognized. Like all functions here it returns `{:ok, check}`, or `{:dead, why}` once the worker
+  has missed too many checks.
   """
   def tick(%{pending: nil} = check, ask),
     do: {:ok, schedule(%{check | pending: ask.(patience(check))})}
 
   def tick(check, _ask), do: miss(schedule(check), "it did not answer")
 
-  # Longer than it takes to miss too many.
+  # Longer than it takes to miss too many checks.
   defp patience(check), do: min(check.interval * (check.allowed + 1), @longest)
 
   def answered(check, %{"healthy" => false}),
@@ -45,7 +46,7 @@ defmodule Snakepit.Pool.HealthCheck do
 
   def failed(check, why), do: miss(%{check | pending: nil}, why)
 
-  # It is alive, and what it does may well be right: nothing but to be told.
+  # The worker is alive, and what it does may be correct: this only reports it.
   defp tell_stuck(_check, ms) when ms < @stuck_ms, do: :ok
 
   defp tell_stuck(check, ms) do

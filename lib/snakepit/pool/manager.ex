@@ -1,14 +1,14 @@
 defmodule Snakepit.Pool.Manager do
   @moduledoc false
-  # Keeps a pool at its size: starts workers, replaces those that died, and waits longer each time
-  # before it tries again what does not start. Calls do not pass through here.
+  # Keeps a pool at its size: starts workers, replaces those that died, and waits longer before
+  # each further attempt to start a failing one. Calls do not pass through this process.
   #
-  # Each worker has a slot, whose attempts are counted until a worker of it has proved itself: it has
-  # come through a call, or has been ready for the longest back-off. One that proved itself is replaced
-  # at once; any other end is one more attempt, however it came about.
+  # Each worker has a slot. The manager counts the slot's attempts until one of its workers has
+  # proved itself: it has completed a call, or was ready for the longest back-off. Such a worker
+  # is replaced at once; any other exit is one more attempt, whatever its cause.
   #
-  # A worker that still works is replaced by one that starts beside it (`replace_worker/2`): once that is
-  # ready it has the slot, and the other is retired: it ends its calls, and leaves.
+  # A working worker is replaced by one that starts beside it (`replace_worker/2`): once that is
+  # ready, it takes over the slot, and the old one is retired: it finishes its calls and exits.
   use GenServer
 
   require Logger
@@ -39,19 +39,19 @@ defmodule Snakepit.Pool.Manager do
     start_log: StartLog.new(),
     no_grpc: false,
     waiting: [],
-    # The rolling restart that is going on, and who wants one after it: `{from, why}`.
+    # The current rolling restart, and the requests for the next one: `{from, why}`.
     restart: nil,
     restarts_wanted: []
   ]
 
   @doc """
-  Starts it with the pool's supervisor, the pool's options, and the facts of each adapter that they
-  name (`Snakepit.Adapter.facts/1`).
+  Starts it with the pool's supervisor, the pool's options, and the properties of each adapter in
+  them (`Snakepit.Adapter.facts/1`).
   """
   def start_link({_supervisor, _options, _facts} = pool),
     do: GenServer.start_link(__MODULE__, pool)
 
-  @doc "Replaces a pool's workers one after another; `why` is for those who read of it."
+  @doc "Replaces a pool's workers one after another; `why` is a text for the log and the event."
   @spec restart(atom, String.t(), timeout) :: :ok | {:error, Error.t()}
   def restart(name, why, timeout) do
     with {:ok, %{manager: manager}} <- Registry.fetch(name),
@@ -83,7 +83,8 @@ defmodule Snakepit.Pool.Manager do
 
   @impl true
   def handle_continue(:start, state) do
-    # The supervisor of all three is starting us: its children can be asked for only now.
+    # The supervisor of all three is starting this process: only now can it be asked for its
+    # children.
     pids = for {id, pid, _, _} <- Supervisor.which_children(state.supervisor), do: {id, pid}
     %{WorkerSupervisor => supervisor, RuntimeDir => runtime_dir} = Map.new(pids)
     state = %{state | supervisor: supervisor, runtime_dir: runtime_dir}
@@ -172,18 +173,19 @@ defmodule Snakepit.Pool.Manager do
 
   @impl true
   def terminate(reason, state) do
-    # Whoever finds the pool from here on, or has found it, hears that it has stopped.
+    # Whoever finds the pool from here on, or has found it, learns that it has stopped.
     if state.native, do: Native.pool_close(state.native)
     if orderly?(reason), do: Registry.unpublish(state.options.name)
   end
 
-  # A pool that was killed stays published, as one whose manager was: it is known to have been there.
+  # A killed pool stays published, as does one whose manager was killed: it is known to have
+  # existed.
   defp orderly?(reason) when reason in [:normal, :shutdown], do: true
   defp orderly?({:shutdown, _}), do: true
   defp orderly?(_reason), do: false
 
   if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
-  # Whatever formats it: the options have the workers' environment.
+  # The options contain the workers' environment, whatever formats the state.
   def format_status(status) do
     Map.new(status, fn
       {:state, state} -> {:state, Map.take(state, [:restarts, :workers])}
@@ -195,7 +197,7 @@ defmodule Snakepit.Pool.Manager do
     facts = Map.fetch!(state.facts, options.adapter)
 
     pool = %{
-      # Without those that may be secrets.
+      # Without the fields that may contain secrets.
       options: Map.drop(options, [:env, :adapter_args]),
       native: state.native,
       error: error,
@@ -217,7 +219,7 @@ defmodule Snakepit.Pool.Manager do
 
     worker = %{
       id: id(slot, state),
-      # What it prints is in the error, should it not be ready.
+      # Its output is part of the error if it does not become ready.
       held: attempt > 0 or role == :replacement,
       pool: state.native,
       manager: self(),
@@ -230,7 +232,7 @@ defmodule Snakepit.Pool.Manager do
     case WorkerSupervisor.start_worker(state.supervisor, facts.transport, worker) do
       {:ok, pid} ->
         Process.monitor(pid)
-        # Not before, so that nothing of its end can be missed.
+        # Started only now, so that its exit cannot be missed.
         send(pid, :start)
         %{state | workers: WorkerTable.put(state.workers, pid, started)}
 
@@ -239,22 +241,23 @@ defmodule Snakepit.Pool.Manager do
     end
   end
 
-  # Replaces the worker of a slot while it works. One that is tried again later is tried now.
+  # Replaces the worker of a slot while it works. A worker that waits for its next attempt starts
+  # now.
   defp replace_worker(slot, state) do
     if WorkerTable.find(state.workers, slot, :current),
       do: start_worker(slot, 0, :replacement, state),
       else: start_worker(slot, 1, state)
   end
 
-  # The replacement is ready, and calls come to it.
+  # The replacement is ready and takes calls.
   defp take_over(pid, state) do
     {retired, workers} = WorkerTable.promote(state.workers, pid)
     send(retired, :retire)
     %{state | workers: workers}
   end
 
-  # A restart that is asked for while another one goes on comes after it: what it is for may have come
-  # too late for the workers that were replaced already.
+  # A restart requested during another one runs after it: the change that it is for may have come
+  # too late for the workers already replaced.
   defp begin_restart(%{restart: nil, restarts_wanted: [_ | _] = wanted} = state) do
     restart = Restart.new(state.options.name, Enum.reverse(wanted), state.options.size)
     replace_next(%{state | restart: restart, restarts_wanted: []})
@@ -273,7 +276,7 @@ defmodule Snakepit.Pool.Manager do
     end
   end
 
-  # Once the new worker is ready and the old one has left, the next slot is due.
+  # Once the new worker is ready and the old one has exited, continue with the next slot.
   defp continue_restart(%{restart: nil} = state), do: state
 
   defp continue_restart(%{restart: %{slot: slot}} = state) do
@@ -293,7 +296,7 @@ defmodule Snakepit.Pool.Manager do
     facts.transport.check_replacement(with_port(options, facts))
   end
 
-  # The adapter may name the first port to try.
+  # The adapter may set the first port to try.
   defp with_port(options, facts), do: %{options | base_port: facts.port || options.base_port}
 
   defp restart_worker(slot, attempt, why, state) do
@@ -302,9 +305,9 @@ defmodule Snakepit.Pool.Manager do
     start_worker(slot, attempt, %{state | restarts: state.restarts + 1})
   end
 
-  # A worker has ended, or could not even be started.
+  # A worker has exited, or could not be started.
   defp gone(_reason, %{role: :retired} = worker, state) do
-    # What is known of it is forgotten.
+    # Forgets what is known about it.
     if worker.key, do: Native.pool_had_answered(state.native, worker.key)
     state
   end
@@ -322,7 +325,7 @@ defmodule Snakepit.Pool.Manager do
     end
   end
 
-  # It ended while its replacement starts, which has its slot now.
+  # It exited while its replacement starts, which has its slot now.
   defp succeeded(pid, reason, worker, state) do
     id = id(worker.slot, state)
 
@@ -336,9 +339,9 @@ defmodule Snakepit.Pool.Manager do
     %{state | workers: workers, restarts: state.restarts + 1}
   end
 
-  # It ended before it was ready.
+  # It exited before it was ready.
   defp start_failed({:shutdown, {:terminated, message}}, worker, state) do
-    # The first time calls wait for the next one, which need not be sent SIGTERM as well.
+    # The first time, calls wait for the next worker, which may not get SIGTERM.
     state = try_later(worker, :warning, message, state)
     if worker.attempt > 0, do: set_failed(state, worker.slot, message, false), else: state
   end
@@ -367,7 +370,7 @@ defmodule Snakepit.Pool.Manager do
   defp start_error(reason, worker, state),
     do: {false, "worker #{id(worker.slot, state)} did not start: #{why(reason)}"}
 
-  # It ended after it was ready.
+  # It exited after it was ready.
   defp ended(reason, worker, state) do
     age = now() - worker.ready_at
     {_first, longest} = state.options.restart_backoff
@@ -381,7 +384,7 @@ defmodule Snakepit.Pool.Manager do
     else
       message = "worker #{id} ended #{age} ms after it was ready: #{why}"
       state = try_later(worker, :warning, message, why, state)
-      # The first time calls wait for the next one.
+      # The first time, calls wait for the next worker.
       if worker.attempt > 0, do: set_failed(state, worker.slot, message, false), else: state
     end
   end
@@ -402,15 +405,15 @@ defmodule Snakepit.Pool.Manager do
     %{state | start_log: start_log}
   end
 
-  # Once every worker has failed, calls hear why; until then they wait for the others.
+  # Once every worker has failed, calls fail with the reason; until then they wait for the others.
   defp set_failed(state, slot, message, no_grpc) do
     workers = WorkerTable.fail(state.workers, slot, message)
     Native.pool_set_failed(state.native, WorkerTable.count_failed(workers), message, no_grpc)
     tell_waiting(%{state | workers: workers, no_grpc: no_grpc})
   end
 
-  # The pool starts anew, with workers of the other adapter. Who waits for a worker is told that there
-  # is no gRPC, and finds them there.
+  # The pool starts again with the other adapter's workers. Callers that wait for a worker get the
+  # error that gRPC is unavailable, and then find the new workers.
   defp fall_back(message, %{options: %{adapter: adapter, name: name}} = state) do
     fallback = state.options.fallback_adapter
     Logger.warning("the pool #{inspect(name)} falls back to #{inspect(fallback)}: #{message}")
@@ -469,7 +472,7 @@ defmodule Snakepit.Pool.Manager do
     %{state | waiting: []}
   end
 
-  # The native library takes of the options what it knows.
+  # The native library takes only the options that it knows.
   defp new_pool(options) do
     options
     |> Map.new(fn {option, value} -> {option, Codec.millis(value)} end)

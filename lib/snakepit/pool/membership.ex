@@ -1,33 +1,35 @@
 defmodule Snakepit.Pool.Membership do
   @moduledoc false
-  # A worker's place in its pool and the steps of its life: the same for both kinds of worker, whose
-  # processes keep this struct and give it the messages that are not of their own kind.
+  # A worker's membership in its pool and the stages of its life, the same for both kinds of
+  # workers: their processes keep this struct and pass it the messages that are not specific to
+  # their kind.
   #
-  # A worker starts (`launch/4`), is ready (`join/2`), leaves, and stops once its OS process has ended. It
-  # leaves in steps, whether its pool stops, its replacement is ready, or it has said that it leaves:
+  # A worker starts (`launch/4`), becomes ready (`join/2`), leaves the pool, and stops once its OS
+  # process has exited. It leaves in steps, whether its pool stops, its replacement is ready, or
+  # it has announced that it is draining:
   #
   #   1. `:draining`: it gets no new calls, and finishes those that it has, until `:drain_timeout`
   #   2. `:exiting`: it has SIGTERM, and has to exit; it gets SIGKILL at `:exit_timeout`
   #
-  # One of our own that gets SIGTERM from elsewhere says that it leaves, goes on with its calls, and takes
-  # the second SIGTERM for the word that no more come.
+  # One of Snakepit's own workers that gets SIGTERM from elsewhere announces that it is draining,
+  # continues with its calls, and takes the second SIGTERM as the signal that no more calls come.
   #
-  # A supervisor that stops a worker waits for these steps, `time_to_stop/1` at most. Its exit signal is a
-  # message like others: a process of `gen_server` would end at that of the process that started it, so a
-  # worker is started without that link and sets it itself.
+  # A supervisor that stops a worker waits for these steps, `time_to_stop/1` at most. Its exit
+  # signal must arrive as a message: a `gen_server` process would end at the exit of the process
+  # that started it, so a worker is started without that link and creates it itself.
 
   require Logger
 
   alias Snakepit.Native
   alias Snakepit.Pool.{HealthCheck, OSProcess}
 
-  # How long the status of a process may be on its way once its output has ended, and the end of its output
-  # once it has ended itself, in ms.
+  # How long to wait for the exit status of a process after its output has ended, and for the end
+  # of its output after it has exited, in ms.
   @output_grace 1_000
-  # What a supervisor waits beside the steps, in ms.
+  # How long a supervisor waits in addition to the steps, in ms.
   @stop_grace 2_000
 
-  # The options have the workers' environment in them.
+  # The options contain the workers' environment.
   @derive {Inspect, only: [:id, :key, :leaving, :kill_reason]}
   defstruct [
     :id,
@@ -40,17 +42,17 @@ defmodule Snakepit.Pool.Membership do
     :process,
     # Until it is ready.
     :startup_timer,
-    # While calls may come: the dispatcher's name of it, and the state of its health checks.
+    # While calls may come: its key in the dispatcher, and the state of its health checks.
     :key,
     :check,
     # nil, `:draining` or `:exiting`.
     :leaving,
     :kill_reason,
-    # How its process has ended, and then the last lines of its output.
+    # How its process has exited, and then the last lines of its output.
     :exit_status,
     :exit_text,
     :tail,
-    # Its supervisor's reason, once that stops it.
+    # The reason of its supervisor, once that stops it.
     :stopping,
     logged: false,
     messages_closed: false
@@ -58,21 +60,21 @@ defmodule Snakepit.Pool.Membership do
 
   @type t :: %__MODULE__{}
 
-  @doc "As `GenServer.start_link/2`. The process's `init/1` has to call `new/1`."
+  @doc "Like `GenServer.start_link/2`. The process must call `new/1` in its `init/1`."
   @spec start_link(module, map) :: GenServer.on_start()
   def start_link(module, worker), do: GenServer.start(module, {self(), worker})
 
-  @doc "The membership of the calling process, of what its `init/1` was given."
+  @doc "Creates the membership of the calling process, from the argument of its `init/1`."
   @spec new({pid, map}) :: t
   def new({supervisor, worker}) do
     Process.flag(:trap_exit, true)
-    # One that is gone already sends its exit all the same.
+    # A supervisor that is already gone sends its exit nevertheless.
     Process.link(supervisor)
     struct(__MODULE__, worker)
   end
 
   @doc """
-  Starts its OS process, which has `:startup_timeout` to be ready. `listen` is where it has to listen, or
+  Starts its OS process, which has `:startup_timeout` to become ready. `listen` is its address, or
   nil; `env` and `options` are those of `Snakepit.Pool.OSProcess.start/3`.
   """
   @spec launch(t, String.t() | nil, list, keyword) :: {:ok, t} | {:error, String.t()}
@@ -85,11 +87,11 @@ defmodule Snakepit.Pool.Membership do
     end
   end
 
-  @doc "Whether its process starts, and is not ready yet."
+  @doc "Whether its process is starting and not ready yet."
   @spec starting?(t) :: boolean
   def starting?(membership), do: membership.startup_timer != nil
 
-  @doc "The worker is ready: calls may come, to its channel or, with none, through its process."
+  @doc "The worker is ready: it takes calls, over its channel or, without one, through its process."
   @spec join(t, reference | nil) :: t
   def join(membership, channel) do
     Process.cancel_timer(membership.startup_timer)
@@ -100,21 +102,21 @@ defmodule Snakepit.Pool.Membership do
     %{membership | startup_timer: nil, key: key, check: check}
   end
 
-  @doc "No call comes until `resume/2`. False if it has left, or leaves."
+  @doc "It gets no calls until `resume/2`. Returns false if it has left the pool or is leaving."
   @spec pause(t) :: boolean
   def pause(%{key: nil}), do: false
   def pause(membership), do: Native.pool_pause(membership.pool, membership.key)
 
-  @doc "A worker that was paused goes on with another channel. False if it has left meanwhile."
+  @doc "A paused worker continues with another channel. Returns false if it has left the pool meanwhile."
   @spec resume(t, reference) :: boolean
   def resume(membership, channel),
     do: Native.pool_resume(membership.pool, membership.key, channel, native(membership))
 
-  # What the dispatcher has to know of a worker.
+  # The description of a worker for the dispatcher.
   defp native(%{id: id, options: options}),
     do: %{id: id, max_concurrency: options.max_concurrency, kill_grace: options.kill_grace}
 
-  @doc "No new call comes. The message `:snakepit_drained` says that those it has are over."
+  @doc "It gets no new calls. The message `:snakepit_drained` reports that its calls have ended."
   @spec drain(t) :: t
   def drain(%{leaving: nil, key: key} = membership) when key != nil do
     Native.pool_drain(membership.pool, key)
@@ -125,7 +127,7 @@ defmodule Snakepit.Pool.Membership do
   def drain(%{leaving: nil} = membership), do: ask_to_exit(membership)
   def drain(membership), do: membership
 
-  @doc "The worker has said that it leaves."
+  @doc "The worker has announced that it is draining."
   @spec said_draining(t) :: t
   def said_draining(%{leaving: :exiting} = membership) do
     OSProcess.terminate(membership.process)
@@ -134,7 +136,7 @@ defmodule Snakepit.Pool.Membership do
 
   def said_draining(membership), do: drain(membership)
 
-  @doc "Nothing holds it any more."
+  @doc "No call is left."
   @spec ask_to_exit(t) :: t
   def ask_to_exit(%{leaving: :exiting} = membership), do: membership
 
@@ -150,7 +152,7 @@ defmodule Snakepit.Pool.Membership do
   def time_to_stop(options),
     do: 2 * options.shutdown_timeout + 3 * options.kill_grace + 2_000 + @stop_grace
 
-  @doc "No call comes any more, and no answer to a health check counts."
+  @doc "It gets no more calls, and answers to health checks no longer count."
   @spec leave(t) :: t
   def leave(%{key: nil} = membership), do: membership
 
@@ -159,7 +161,7 @@ defmodule Snakepit.Pool.Membership do
     %{membership | key: nil, check: nil}
   end
 
-  @doc "Kills the worker. Its exit, which the port tells, ends its process here."
+  @doc "Kills the worker. When the port reports its exit, its process here ends."
   @spec kill(t, String.t()) :: t
   def kill(membership, why) do
     OSProcess.kill(membership.process)
@@ -167,7 +169,7 @@ defmodule Snakepit.Pool.Membership do
     %{leave(membership) | kill_reason: membership.kill_reason || why}
   end
 
-  @doc "As `kill/2`, for one that was ready. One that is being killed already has its reason."
+  @doc "Like `kill/2`, for a worker that was ready. One that is being killed keeps its first reason."
   @spec kill_ready(t, String.t()) :: t
   def kill_ready(%{kill_reason: nil} = membership, why) do
     Logger.warning("worker #{membership.id} is killed: #{why}")
@@ -176,7 +178,7 @@ defmodule Snakepit.Pool.Membership do
 
   def kill_ready(membership, _why), do: membership
 
-  @doc "On `:check_health`: `ask` is that of `Snakepit.Pool.HealthCheck.tick/2`."
+  @doc "On `:check_health`; `ask` is that of `Snakepit.Pool.HealthCheck.tick/2`."
   @spec check_health(t, (timeout -> term)) :: t
   def check_health(%{key: key, leaving: leaving} = membership, _ask)
       when key == nil or leaving != nil,
@@ -184,7 +186,7 @@ defmodule Snakepit.Pool.Membership do
 
   def check_health(membership, ask), do: checked(membership, &HealthCheck.tick(&1, ask))
 
-  @doc "The answer to a health check. One that comes too late counts for nothing."
+  @doc "Handles the answer to a health check. A late answer does not count."
   @spec health_answered(t, map) :: t
   def health_answered(membership, health),
     do: checked(membership, &HealthCheck.answered(&1, health))
@@ -202,10 +204,11 @@ defmodule Snakepit.Pool.Membership do
   end
 
   @doc """
-  Handles a message that workers of both kinds get. What the worker's process has to do comes with it:
+  Handles a message that workers of both kinds get. Returns what the worker's process must do:
 
     * `:noreply` - nothing
-    * `:cancel_calls` - the time to finish calls is up (`stopped_text/0`); then comes `ask_to_exit/1`
+    * `:cancel_calls` - the time to finish calls is over (`stopped_text/0`); then call
+      `ask_to_exit/1`
     * `:stop` - end with `stop_reason/1`
   """
   @spec handle_info(term, t) :: {:noreply | :cancel_calls | :stop, t}
@@ -228,14 +231,14 @@ defmodule Snakepit.Pool.Membership do
   def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = membership),
     do: exited(%{membership | exit_status: status}, OSProcess.status_text(status))
 
-  # Its standard input is closed: its status does not come any more.
+  # Its standard input is closed: its exit status will not arrive any more.
   def handle_info({:EXIT, port, reason}, %{process: %{port: port}, exit_text: nil} = membership),
     do: exited(membership, "its standard input is closed (#{inspect(reason)})")
 
   def handle_info({:EXIT, port, _reason}, membership) when is_port(port),
     do: {:noreply, membership}
 
-  # Its supervisor stops it, or has ended; or its manager has no use for it.
+  # Its supervisor stops it, or has ended; or its manager does not need it.
   def handle_info({:EXIT, _pid, reason}, membership), do: stop(reason, membership)
 
   def handle_info({ref, {:ended, tail}}, %{process: %{output: %{ref: ref}}} = membership),
@@ -252,13 +255,13 @@ defmodule Snakepit.Pool.Membership do
 
   def handle_info(_late, membership), do: {:noreply, membership}
 
-  @doc "What it writes to its standard output has ended, of one whose messages come there."
+  @doc "The end of its standard output, for a worker whose messages arrive there."
   @spec messages_closed(t) :: {:noreply | :stop, t}
   def messages_closed(membership), do: stop_if_complete(%{membership | messages_closed: true})
 
   defp stop(reason, %{process: nil} = membership), do: {:stop, %{membership | stopping: reason}}
 
-  # It is about to stop by itself, and has its reason.
+  # It is about to stop on its own, and has its reason.
   defp stop(_reason, %{exit_text: text} = membership) when text != nil, do: {:noreply, membership}
 
   defp stop(_reason, %{stopping: earlier} = membership) when earlier != nil,
@@ -270,14 +273,15 @@ defmodule Snakepit.Pool.Membership do
     {:noreply, drain(%{membership | stopping: reason})}
   end
 
-  # What its handlers have started leaves with it. How it has ended is known when its output is.
+  # The processes that its handlers have started end with it. How it has exited is known once its
+  # output has ended.
   defp exited(membership, text) do
     OSProcess.exited(membership.process)
     Process.send_after(self(), :output_timeout, @output_grace)
     stop_if_complete(%{leave(membership) | exit_text: text})
   end
 
-  # What it has answered and what it has printed have come whole; when its pool stops they are logged too.
+  # Its answers and output have arrived completely; when its pool stops they are logged, too.
   defp stop_if_complete(%{process: process} = membership) do
     answered? = process.messages == nil or membership.messages_closed
     logged? = membership.logged or membership.stopping == nil
@@ -285,13 +289,13 @@ defmodule Snakepit.Pool.Membership do
     {if(complete?, do: :stop, else: :noreply), membership}
   end
 
-  @doc "What the calls hear that a worker has when the time to finish them is up."
+  @doc "The reason for calls that are still running when the time to finish them is over."
   @spec stopped_text() :: String.t()
   def stopped_text, do: "it was stopped, and the call continued past :shutdown_timeout"
 
   @doc """
-  Why it ended: as it was killed, or how its process ended and with which output. One that is killed before
-  it is ready has its output as well: it tells what it was at.
+  Why it exited: why it was killed, or how its process exited and its last output. If it is killed
+  before it is ready, its output is included as well, because it shows what it was doing.
   """
   @spec end_text(t) :: String.t()
   def end_text(%{kill_reason: why, startup_timer: nil}) when why != nil, do: why
@@ -302,8 +306,8 @@ defmodule Snakepit.Pool.Membership do
   end
 
   @doc """
-  With which reason its process ends: its supervisor's, or `{:shutdown, {how, text}}` for its manager, where
-  `how` is `:exited`, or `:start_failed` or `:terminated` of one that was not ready.
+  The exit reason of its process: its supervisor's, or `{:shutdown, {how, text}}` for its manager,
+  where `how` is `:exited`, or `:start_failed` or `:terminated` for a worker that was not ready.
   """
   @spec stop_reason(t) :: term
   def stop_reason(%{stopping: reason}) when reason != nil, do: reason
@@ -313,19 +317,19 @@ defmodule Snakepit.Pool.Membership do
 
   def stop_reason(membership), do: start_failed(membership, end_text(membership))
 
-  @doc "As `stop_reason/1`, of one that did not start because of that."
+  @doc "Like `stop_reason/1`, for a worker that did not start for this reason."
   @spec start_failed(t, String.t()) :: {:shutdown, {:start_failed | :terminated, String.t()}}
   def start_failed(membership, why),
     do: {:shutdown, {start_failure(membership), "worker #{membership.id} did not start: #{why}"}}
 
-  # SIGTERM is no failure of its own.
+  # SIGTERM does not count as a failure.
   defp start_failure(%{kill_reason: nil, leaving: leaving, exit_status: status}) do
     if leaving != nil or OSProcess.terminated?(status), do: :terminated, else: :start_failed
   end
 
   defp start_failure(_membership), do: :start_failed
 
-  @doc "The last step, of `terminate/2`: its OS process is over, and the pool has nothing of it."
+  @doc "The last step, for `terminate/2`: ends its OS process and removes everything that the pool has of it."
   @spec stopped(t) :: :ok
   def stopped(%{process: nil}), do: :ok
 
@@ -344,14 +348,14 @@ defmodule Snakepit.Pool.Membership do
 
   defp stopped_why(_membership), do: :shutdown
 
-  @doc "What the pool says of the worker, with what the worker itself said, if it did."
+  @doc "The pool's reason, followed by the worker's own reason, if any."
   @spec description(t, map | nil) :: map
   def description(%{process: process, key: key}, info),
     do: %{os_pid: process && process.os_pid, key: key, info: info}
 
   @doc """
-  What a crash report or `:sys.get_status/1` may show of a worker's process, whatever formats it: neither
-  secrets and environment, nor what callers have sent.
+  What a crash report or `:sys.get_status/1` may show of a worker's process: neither secrets and
+  environment, nor data of callers.
   """
   @spec without_secrets(map) :: map
   def without_secrets(status) do

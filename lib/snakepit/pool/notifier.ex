@@ -1,21 +1,21 @@
 defmodule Snakepit.Pool.Notifier do
   @moduledoc false
-  # Emits the telemetry events of a pool's own processes, in their order: handlers run here, where they
-  # may be slow and may call the pool, since nothing of the pool waits for this process.
+  # Emits the telemetry events of a pool's own processes, in order. Handlers run in this process,
+  # for which nothing in the pool waits: they may be slow and may call the pool.
   use GenServer
 
   require Logger
 
-  # How many events may wait for handlers that are slow; more are dropped and counted.
+  # How many events may wait for slow handlers; further events are dropped and counted.
   @most 10_000
 
-  # Places in the counters.
+  # Indexes of the counters.
   @waiting 1
   @dropped 2
 
   def start_link(pool), do: GenServer.start_link(__MODULE__, pool)
 
-  @doc "Has the pool's notifier call `emit`; where there is none, calls it."
+  @doc "Makes the pool's notifier call `emit`; without a notifier calls it directly."
   @spec run(atom, (() -> any)) :: :ok
   def run(pool, emit) do
     case :persistent_term.get({__MODULE__, pool}, nil) do
@@ -37,7 +37,7 @@ defmodule Snakepit.Pool.Notifier do
 
   @impl true
   def init(pool) do
-    # What the pool's end has to tell is told before this one ends.
+    # The events of the pool's end are emitted before this process ends.
     Process.flag(:trap_exit, true)
     counters = :atomics.new(2, signed: true)
     :persistent_term.put({__MODULE__, pool}, {self(), counters})

@@ -1,15 +1,16 @@
 defmodule Snakepit.Pool.OSProcess do
   @moduledoc false
-  # A worker's process of the operating system: what both kinds of worker do with it. A port starts it
-  # as the leader of a process group, which what it starts belongs to. The port's program is the
-  # launcher of `native/snakepit_launcher`, which becomes the worker's.
+  # The OS process of a worker, for both kinds of workers. A port starts it as the leader of a
+  # process group, to which the processes that it starts belong. The port runs the launcher of
+  # `native/snakepit_launcher`, which then executes the worker's program.
 
   alias Snakepit.Adapter
   alias Snakepit.Native
   alias Snakepit.Pool.{Output, Pipe}
   alias Snakepit.Telemetry
 
-  # How many threads numerical libraries start: OpenMP, the BLAS libraries, NumExpr, Rayon, Polars.
+  # Variables that limit the threads of numerical libraries: OpenMP, the BLAS libraries, NumExpr,
+  # Rayon, Polars.
   @thread_variables ~w(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS BLIS_NUM_THREADS
                        VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS RAYON_NUM_THREADS
                        POLARS_MAX_THREADS)
@@ -30,21 +31,21 @@ defmodule Snakepit.Pool.OSProcess do
     24 => "SIGXCPU"
   }
 
-  # `messages` is of one whose standard output carries the protocol: how its owner hears of it, its native
-  # side, and what the process has to open.
+  # `messages` is for a process whose standard output carries the protocol: the reference of its
+  # messages, its native side, and what the process must open.
   defstruct [:id, :pool, :port, :os_pid, :born, :started, :output, :messages]
 
   @doc """
-  Starts it, and logs what it prints. The caller gets
+  Starts it, and logs its output. The caller receives
 
     * `{port, {:exit_status, status}}`
-    * what `Snakepit.Pool.Output.open/4` tells of its output
-    * with `:messages`, the largest size of one, in place of what it prints to its standard output:
-      `{ref, {:message, binary}}` each, for which `handled/1` is to be called; `{ref, :closed}` at the end,
-      and `{ref, {:too_large, size}}` for one that is larger
+    * the messages of `Snakepit.Pool.Output.open/4`
+    * with `:messages`, the largest size of a message, instead of its standard output: `{ref,
+      {:message, binary}}` for each message, after which `handled/1` must be called; `{ref,
+      :closed}` at the end, and `{ref, {:too_large, size}}` for a larger message
 
-  `env` goes before all other variables. `:token` is that of the line in which it announces itself. With
-  `held: true` what it prints is logged once it is ready.
+  `env` takes precedence over all other variables. `:token` begins the line with which the process
+  announces itself. With `held: true` its output is logged only once it is ready.
   """
   def start(worker, env, options) do
     with :ok <- check_root(worker.options.root),
@@ -70,7 +71,7 @@ defmodule Snakepit.Pool.OSProcess do
     end
   end
 
-  @doc "Tells that it serves, that it was killed, that it has ended."
+  @doc "Emits the events that it is ready, was killed, or has stopped."
   def ready(process) do
     opened(process)
     Output.release(process.output)
@@ -82,13 +83,13 @@ defmodule Snakepit.Pool.OSProcess do
 
   def stopped(process, why), do: tell(process, :stopped, %{duration: age(process)}, %{why: why})
 
-  @doc "Asks it to end."
+  @doc "Asks it to exit, with SIGTERM."
   def terminate(process), do: signal(process, false)
 
-  @doc "Ends it and what it has started."
+  @doc "Kills it and the processes that it has started."
   def kill(process), do: signal(process, true)
 
-  @doc "It has ended: what it has started ends with it, and its output comes to its end."
+  @doc "It has exited: kills the processes that it has started, and ends its output."
   def exited(process) do
     kill(process)
     opened(process)
@@ -96,12 +97,12 @@ defmodule Snakepit.Pool.OSProcess do
     Output.finish(process.output)
   end
 
-  @doc "Whether a status says that it was sent SIGTERM, and was not ready to act on that."
+  @doc "Whether a status means that it got SIGTERM before it could handle it."
   def terminated?(status), do: status == 128 + 15
 
   @doc """
-  What an exit status says. A port tells signals, of which there are 64, as a shell does: a process that
-  exits with such a status by itself cannot be told from one that was killed.
+  Describes an exit status. A port reports the 64 signals like a shell does: a process that exits
+  with such a status on its own cannot be distinguished from a killed one.
   """
   def status_text(status) when status in 129..192 do
     signal = status - 128
@@ -121,17 +122,17 @@ defmodule Snakepit.Pool.OSProcess do
 
   defp opened(process), do: process |> paths() |> Enum.each(&Pipe.opened/1)
 
-  # Of its standard output, and its standard error.
+  # For its standard output and its standard error.
   defp paths(%{messages: nil, output: output}), do: [output.path, output.path]
   defp paths(%{messages: messages, output: output}), do: [messages.path, output.path]
 
   defp launch(process, input, root) do
     launcher = :filename.join(:code.priv_dir(:snakepit), ~c"native/snakepit_launcher")
-    # The calls in hand are a bound already; a port that is full would hold up its owner.
+    # The number of running calls is a bound already; a full port would block its owner.
     limits = [busy_limits_port: :disabled, busy_limits_msgq: :disabled]
     options = [:binary, :exit_status, :hide, cd: root, packet: 4, args: paths(process)] ++ limits
     port = Port.open({:spawn_executable, launcher}, options)
-    # One that has ended at once has no number any more, and tells how it ended all the same.
+    # A process that has exited at once has no pid any more, but its status still arrives.
     os_pid = with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: os_pid
     born = os_pid && Native.process_started(os_pid)
     process = %{process | port: port, os_pid: os_pid, born: born}
@@ -150,14 +151,14 @@ defmodule Snakepit.Pool.OSProcess do
       else: {:error, "its directory #{root} does not exist (:root, see guides/configuration.md)"}
   end
 
-  @doc "One of its messages was handled: there is room for another one."
+  @doc "One of its messages was handled: another one may be read."
   def handled(process), do: Native.messages_handled(process.messages.native)
 
   @doc "Writes a message to its standard input."
   def write(process, message) do
     Port.command(process.port, message)
   rescue
-    # A port that is closed has told so, or is about to.
+    # A closed port has reported that, or is about to.
     ArgumentError -> false
   end
 
@@ -173,7 +174,8 @@ defmodule Snakepit.Pool.OSProcess do
 
   defp reason(error), do: Exception.message(error)
 
-  # As the launcher reads it. `Snakepit.Adapter.command/2` and `Snakepit.Config` let no NUL come here.
+  # The format that the launcher reads. `Snakepit.Adapter.command/2` and `Snakepit.Config` refuse
+  # NUL.
   defp request(executable, args, variables) do
     variables =
       Enum.map(variables, fn

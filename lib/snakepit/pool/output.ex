@@ -1,31 +1,32 @@
 defmodule Snakepit.Pool.Output do
   @moduledoc false
-  # Logs what a worker prints, in a process of its own and at the pace of Logger: nothing else waits
-  # behind lines. The native side reads them, and keeps as many as its bound allows until they are taken.
+  # Logs the output of a worker in a separate process, at Logger's pace, so that nothing else
+  # waits for lines. The native side reads them, and keeps as many as its bound allows until they
+  # are taken.
 
   require Logger
 
   alias Snakepit.Native
   alias Snakepit.Pool.Pipe
 
-  # The levels of syslog that Logger has, by their numbers.
+  # Logger's levels by their syslog numbers.
   @levels {:error, :error, :error, :error, :warning, :info, :info, :debug}
 
-  # How many lines are held of a worker that is not ready yet.
+  # How many lines are held for a worker that is not ready yet.
   @held 200
 
-  # How its owner hears of it, its native side, what the worker's process has to open, and the process
-  # that logs, with its monitor.
+  # The reference of its messages, its native side, what the worker's process must open, and the
+  # process that logs, with its monitor.
   defstruct [:ref, :native, :path, :logger, :monitor]
 
   @type t :: %__MODULE__{}
 
   @doc """
-  Opens the output of a worker. The caller gets `{ref, {:announced, text}}` for the line that begins with
-  the token and a space, and `{ref, {:ended, lines}}` at the end, with the last ones.
+  Opens the output of a worker. The caller receives `{ref, {:announced, text}}` for the line that
+  begins with the token and a space, and `{ref, {:ended, lines}}` with the last lines at the end.
 
-  With `held` nothing is logged before `release/1`: of a worker that has failed before and fails again
-  the same lines need not be logged again.
+  With `held` nothing is logged before `release/1`: if a worker fails repeatedly, its output is
+  not logged again.
   """
   @spec open(atom, String.t(), String.t() | nil, boolean) :: {:ok, t} | {:error, String.t()}
   def open(pool, worker_id, token, held) do
@@ -46,14 +47,14 @@ defmodule Snakepit.Pool.Output do
     end
   end
 
-  @doc "Logs what was held, and all that comes."
+  @doc "Logs the held lines, and all further lines."
   @spec release(t) :: :ok
   def release(output) do
     send(output.logger, {output.ref, :release})
     :ok
   end
 
-  @doc "The worker has ended: what it has printed is read to the end, and no more."
+  @doc "The worker has exited: reads its remaining output, and then stops."
   @spec finish(t) :: :ok
   def finish(output), do: Native.output_finish(output.native)
 
@@ -116,7 +117,7 @@ defmodule Snakepit.Pool.Output do
     )
   end
 
-  # 12345 as "12,345".
+  # Formats 12345 as "12,345".
   defp grouped(count) do
     count
     |> Integer.to_string()

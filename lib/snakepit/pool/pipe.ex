@@ -3,8 +3,9 @@ defmodule Snakepit.Pool.Pipe do
   # A pipe that the BEAM reads, and that a worker's process opens by its path.
 
   @doc """
-  Opens one by a NIF of the path of a named pipe, or nil for a pipe of the BEAM's own. That returns
-  `{:ok, reader, path}`, or `:named` where no other process can open one of its own.
+  Opens one with a NIF that takes the path of a named pipe, or nil for an anonymous pipe of the
+  BEAM. The NIF returns `{:ok, reader, path}`, or `:named` if other processes cannot open the
+  anonymous pipe.
   """
   @spec open((Path.t() | nil -> {:ok, reference, Path.t()} | :named | {:error, String.t()})) ::
           {:ok, reference, Path.t()} | {:error, String.t()}
@@ -21,7 +22,7 @@ defmodule Snakepit.Pool.Pipe do
     end
   end
 
-  @doc "Creates a named pipe, and opens that."
+  @doc "Creates a named pipe, and opens it."
   def open_named(open, path) do
     case System.cmd("mkfifo", ["-m", "600", path], stderr_to_stdout: true) do
       {_, 0} -> open.(path)
@@ -29,7 +30,7 @@ defmodule Snakepit.Pool.Pipe do
     end
   end
 
-  @doc "The worker has opened it, or never will: the path is needed no longer."
+  @doc "The worker has opened it, or never will: removes the path."
   @spec opened(Path.t()) :: :ok
   def opened("/proc/" <> _), do: :ok
 

@@ -1,12 +1,12 @@
 defmodule Snakepit.Pool.Registry do
   @moduledoc false
-  # The pools of this BEAM by their names, and what a call has to know of each: read by every call, written
-  # by the pools' managers.
+  # The pools of this BEAM by name, with what a call needs to know about each: read by every call,
+  # written by the pools' managers.
 
   alias Snakepit.Config.{Options, Type}
   alias Snakepit.Error
 
-  @doc "What a call has to know of a pool, or why it cannot be called."
+  @doc "Returns what a call needs to know about a pool, or why it cannot be called."
   @spec fetch(term) :: {:ok, map} | {:error, Error.t()}
   def fetch(name) when not is_atom(name) or name in [nil, true, false] do
     message = "expected #{Type.expected(:pool)}, got: #{Options.shown(name)}"
@@ -31,9 +31,9 @@ defmodule Snakepit.Pool.Registry do
   end
 
   @doc """
-  Gives the calling process, a pool's manager, the pool's name. There is one at a time that publishes a pool
-  of that name and takes it back: where a supervisor was killed, its manager may still be about to end when
-  the next one starts, and is waited for.
+  Gives the calling process, a pool's manager, the pool's name. Only one manager at a time
+  publishes a pool of that name and removes it: if a supervisor was killed, its manager may still
+  be about to end when the next one starts, which waits for it.
   """
   @spec claim(atom) :: true
   def claim(name) do
@@ -48,14 +48,14 @@ defmodule Snakepit.Pool.Registry do
       claim(name)
   end
 
-  @doc "Publishes a pool, or what has changed of it. With an `:error` that is what its calls get."
+  @doc "Publishes a pool or a change of it. With an `:error` its calls return that error."
   @spec publish(atom, map) :: :ok
   def publish(name, pool), do: :persistent_term.put({__MODULE__, name}, pool)
 
   @spec unpublish(atom) :: boolean
   def unpublish(name), do: :persistent_term.erase({__MODULE__, name})
 
-  @doc "Whether a pool of that name was published and not taken back. One that was killed is."
+  @doc "Whether a pool of that name was published and not removed, as after it was killed."
   @spec published?(atom) :: boolean
   def published?(name), do: entry(name) != nil
 

@@ -1,8 +1,9 @@
 defmodule Snakepit.Pool.Reloader do
   @moduledoc false
-  # Restarts a pool when its Python code has changed (`reload: true`): it looks at the files under `paths:`
-  # every so often, and waits until they have stayed the same for as long, so that it takes no file that
-  # is half written. Whether the new code imports is seen by the first worker that is replaced.
+  # Restarts a pool when its Python code has changed (`reload: true`): it polls the files under
+  # `paths:`, and waits until they have stayed the same between two polls, so that it never takes
+  # a half-written file. Whether the new code can be imported shows when the first worker is
+  # replaced.
   use GenServer
 
   require Logger
@@ -12,13 +13,13 @@ defmodule Snakepit.Pool.Reloader do
 
   @period 500
 
-  # `loaded` is what the workers have been started with, `files` what the last look has found.
+  # `loaded` has the files with which the workers were started, `files` those of the last poll.
   defstruct [:pool, :root, :paths, :loaded, :files]
 
   def start_link(options), do: GenServer.start_link(__MODULE__, options)
 
   @impl true
-  # The first look comes before any worker reads the files.
+  # The first poll comes before any worker reads the files.
   def init(%{name: pool, adapter_args: args, root: root}) do
     paths = for path <- paths(args[:paths]), {:ok, path} <- [Paths.expand(path, root)], do: path
 
@@ -56,7 +57,7 @@ defmodule Snakepit.Pool.Reloader do
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  # What changes meanwhile is seen by the next look.
+  # The next poll sees changes made meanwhile.
   defp restart(changed, state) do
     why = describe(Enum.sort(changed), state.root)
 

@@ -1,7 +1,7 @@
 defmodule Snakepit.Pool.Restart do
   @moduledoc false
-  # A rolling restart of a pool: which of its slots has its worker replaced now. The manager replaces them,
-  # from the first to the last.
+  # A rolling restart of a pool: the slot whose worker is being replaced. The manager replaces the
+  # workers, from the first to the last.
 
   alias Snakepit.{Error, Telemetry}
 
@@ -9,7 +9,7 @@ defmodule Snakepit.Pool.Restart do
 
   defstruct [:pool, :why, :started, :callers, :size, slot: 0]
 
-  @doc "Of those who asked for one, each with the reason, the restart of the slots 1 to `size`."
+  @doc "Creates the restart of the slots 1 to `size`, for all callers who requested one, each with a reason."
   def new(pool, asked, size) do
     {callers, reasons} = Enum.unzip(asked)
 
@@ -22,18 +22,18 @@ defmodule Snakepit.Pool.Restart do
     }
   end
 
-  @doc "Goes on to the next slot; nil where none is left."
+  @doc "Continues with the next slot; nil if none is left."
   def next(%{slot: size, size: size}), do: nil
   def next(restart), do: %{restart | slot: restart.slot + 1}
 
-  @doc "Tells that every worker was replaced."
+  @doc "Reports that every worker was replaced."
   def done(%{size: size} = restart) do
     workers = if size == 1, do: "its worker", else: "its #{size} workers"
     Logger.info("the pool #{inspect(restart.pool)} has replaced #{workers}: #{restart.why}")
     tell(restart, size, :ok, nil)
   end
 
-  @doc "Tells why no further worker is replaced."
+  @doc "Reports why no further worker is replaced."
   def failed(%{slot: slot, size: size} = restart, message) do
     replaced = slot - 1
 

@@ -1,8 +1,8 @@
 defmodule Snakepit.Pool.RuntimeDir do
   @moduledoc false
-  # The directory in which a pool's workers have their Unix sockets. It is created when the first worker
-  # asks for a path in it, again when it is gone, and removed with the pool. What a killed BEAM has left
-  # of its pools is removed by the next pool of that user.
+  # The directory of the Unix sockets of a pool's workers. It is created when the first worker
+  # asks for a path in it, created again if it is gone, and removed with the pool. The next pool
+  # of the same user removes what a killed BEAM has left of its pools.
   use GenServer
 
   alias Snakepit.Config.Paths
@@ -13,12 +13,12 @@ defmodule Snakepit.Pool.RuntimeDir do
 
   defstruct [:root, :parents, :dir, :path, count: 0, sockets: %{}]
 
-  @doc "Options: `:root` of a relative `TMPDIR`, or `:parents`, the directories to create it in."
+  @doc "Options: `:root`, from which a relative `TMPDIR` starts, or `:parents`, the directories to create it in."
   def start_link(options), do: GenServer.start_link(__MODULE__, options)
 
   @doc """
-  Where the calling worker may have its socket: a path to which it appends `.sock`. The socket is removed
-  when the caller ends.
+  Returns a path for the calling worker's socket, to which it appends `.sock`. The socket is
+  removed when the caller ends.
   """
   @spec path(pid, timeout) :: {:ok, Path.t()} | {:error, String.t()}
   def path(server, timeout), do: GenServer.call(server, :path, timeout)
@@ -65,7 +65,7 @@ defmodule Snakepit.Pool.RuntimeDir do
     end
   end
 
-  # What is left of it would have no owner: workers that are connected need no socket's name any more.
+  # The rest of it would have no owner: connected workers no longer need the name of a socket.
   defp replace(state) do
     Native.runtime_dir_remove(state.dir)
     create(%{state | dir: nil})
@@ -98,13 +98,13 @@ defmodule Snakepit.Pool.RuntimeDir do
     end
   end
 
-  # Nobody waits for it: a directory of a hundred thousand entries takes its time. One at a time, or they
-  # would take all of the threads on which directories are created.
+  # Nothing waits for it: a directory of a hundred thousand entries takes time. One sweep at a
+  # time, so that they do not occupy all threads that create directories.
   defp sweep(parent) do
     :global.trans({__MODULE__, self()}, fn -> Native.runtime_dir_sweep(parent) end, [node()])
   end
 
-  # `/dev/shm` can be written to in containers whose root is read-only.
+  # `/dev/shm` is writable in containers whose root is read-only.
   defp parents(root) do
     [System.get_env("TMPDIR"), "/tmp", System.get_env("XDG_RUNTIME_DIR"), "/dev/shm"]
     |> Enum.reject(&(&1 in [nil, ""]))

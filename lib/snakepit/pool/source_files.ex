@@ -1,20 +1,20 @@
 defmodule Snakepit.Pool.SourceFiles do
   @moduledoc false
-  # The Python files under some directories, each with a digest of what it holds.
+  # The Python files under some directories, each with a digest of its content.
 
-  # So many are read; a directory with more is hardly one of one's own code.
+  # How many entries of a directory are read; one with more hardly contains only the user's code.
   @most 10_000
   @skipped ~w(__pycache__ node_modules site-packages _build)
-  # A file that was written to within so many seconds may be so again at the same time, as the file system
-  # tells it.
+  # A file written within this many seconds may change again without a change of its time, because
+  # of the file system's resolution.
   @recent 3
 
   @type t :: %{Path.t() => {term, binary}}
 
-  @doc "How many files are looked at, at most."
+  @doc "The maximum number of files to check."
   def most, do: @most
 
-  @doc "The files now. Those that have the same size and times as `before` are not read again."
+  @doc "Returns the current files. Those with the same size and times as in `before` are not read again."
   @spec read([Path.t()], t) :: t
   def read(directories, before \\ %{}) do
     recent = System.os_time(:second) - @recent
@@ -22,7 +22,7 @@ defmodule Snakepit.Pool.SourceFiles do
     files
   end
 
-  @doc "The paths of the files that are new, gone, or hold something else."
+  @doc "Returns the paths of files that are new, gone, or have other content."
   @spec changed(t, t) :: [Path.t()]
   def changed(before, now) do
     gone = for {path, _file} <- before, not is_map_key(now, path), do: path
@@ -33,7 +33,7 @@ defmodule Snakepit.Pool.SourceFiles do
     changed ++ gone
   end
 
-  # A directory that links lead to is walked once.
+  # A directory that several links lead to is visited once.
   defp walk(directory, before, recent, {files, seen} = found) do
     with {:ok, %{type: :directory} = stat} <- stat(directory),
          id = {stat.major_device, stat.inode},

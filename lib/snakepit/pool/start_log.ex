@@ -1,17 +1,17 @@
 defmodule Snakepit.Pool.StartLog do
   @moduledoc false
-  # What a pool logs of workers that fail: each reason whole once, and one line for each attempt after
-  # that fails for the same reason, whichever worker it is of.
+  # Logs the failures of a pool's workers: each reason in full once, and then one line per attempt
+  # that fails for the same reason, for all workers together.
 
   require Logger
 
-  # So many reasons are told apart; with more the pool begins anew.
+  # How many reasons are distinguished; with more, the log starts over.
   @most 50
   @line 200
 
   def new, do: %{}
 
-  @doc "Logs a failed attempt, and returns the log with it."
+  @doc "Logs a failed attempt, and returns the updated log."
   def failed(seen, level, id, message, attempt, wait) do
     reason = reason(id, message)
     count = Map.get(seen, reason, 0) + 1
@@ -29,7 +29,7 @@ defmodule Snakepit.Pool.StartLog do
     if map_size(seen) < @most, do: Map.put(seen, reason, count), else: %{reason => count}
   end
 
-  # Process ids, addresses and times differ where the reason does not.
+  # Process ids, addresses and times differ even if the reason is the same.
   defp reason(id, message),
     do: message |> String.replace(id, "") |> String.replace(~r/0x[0-9a-f]+|\d+/, "0")
 

@@ -1,8 +1,8 @@
 defmodule Snakepit.Pool.Worker do
   @moduledoc false
-  # One worker that is spoken to over stdin and stdout: its operating-system process and the calls it
-  # runs. Each call has a lease, which goes back to the pool when its response has come, whoever still
-  # waits for that.
+  # One worker over stdin and stdout: its OS process and the calls that it runs. Each call has a
+  # lease, which returns to the pool when its response has arrived, whether or not its caller
+  # still waits.
   use GenServer, restart: :temporary
 
   alias Snakepit.Native
@@ -10,12 +10,12 @@ defmodule Snakepit.Pool.Worker do
   alias Snakepit.Stdio.Message
   alias Snakepit.Telemetry
 
-  # How long a process may last that has closed its standard output, in ms.
+  # How long a process may continue after it has closed its standard output, in ms.
   @exit_grace 1_000
-  # What a message has beside its value: an error's text and traceback, for one.
+  # The size of a message besides its value: for example an error's text and traceback.
   @envelope_bytes 1_048_576
 
-  # It has what its callers have sent in it.
+  # It contains data of callers.
   @derive {Inspect, only: [:membership]}
   defstruct [:membership, calls: %{}, asked: %{}]
 
@@ -49,7 +49,7 @@ defmodule Snakepit.Pool.Worker do
   end
 
   @impl true
-  # The manager watches this process now.
+  # The manager monitors this process now.
   def handle_info(:start, state), do: {:noreply, state, {:continue, :start}}
 
   def handle_info({:call, ref, _call}, %{membership: %{exit_text: text}} = state)
@@ -112,7 +112,8 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
-  # Of a caller: the monitors of the calls are this process's only ones beside that of its membership.
+  # The monitor of a caller: besides that of the membership, this process has monitors only for
+  # calls.
   def handle_info({:DOWN, monitor, :process, caller, reason}, state) do
     case Enum.find(state.calls, fn {_id, call} -> call.monitor == monitor end) do
       {_id, %{ref: ref} = call} when ref != nil -> {:noreply, abandon(call, nil, state)}
@@ -131,7 +132,7 @@ defmodule Snakepit.Pool.Worker do
     membership = Membership.check_health(state.membership, fn _timeout -> id end)
     state = %{state | membership: membership}
 
-    # The question is on its way only if no other is.
+    # Asks only if no other question is pending.
     case membership.check do
       %{pending: ^id} -> {:noreply, request(id, :check, "$health", %{}, state)}
       _ -> {:noreply, state}
@@ -177,7 +178,7 @@ defmodule Snakepit.Pool.Worker do
 
   defp kill(why, state), do: %{state | membership: Membership.kill(state.membership, why)}
 
-  # Asks the worker itself; `asked` is who is to be told.
+  # Sends a question to the worker itself; `asked` says who gets the answer.
   defp request(asked, command, args, state) do
     {id, _request_id} = Native.new_call()
     request(id, asked, command, args, state)
@@ -198,7 +199,7 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
-  # It takes no calls any more.
+  # It takes no more calls.
   defp replied(:ready, _message, %{membership: %{leaving: leaving}} = state) when leaving != nil,
     do: state
 
@@ -243,7 +244,7 @@ defmodule Snakepit.Pool.Worker do
     state
   end
 
-  # A worker whose time is up cancels what still runs.
+  # A worker whose time is over cancels the running calls.
   defp answer(message, %{membership: %{leaving: nil}}), do: {:ok, message}
 
   defp answer(message, _state) do
@@ -253,7 +254,7 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
-  # Nobody waits for the call any more. Its place is not free before it has ended.
+  # No caller waits for the call any more. Its place becomes free only when it has ended.
   defp abandon(call, answer, state) do
     if answer, do: send(call.ref, {call.ref, answer})
     if call.timer, do: Process.cancel_timer(call.timer)
@@ -277,8 +278,8 @@ defmodule Snakepit.Pool.Worker do
     })
   end
 
-  # Its calls end with it. Whoever hears nothing from one that ends in order knows that it never took the
-  # call.
+  # Its calls end with it. If a worker exits in an orderly way, a caller without an answer knows
+  # that the worker never took its call.
   defp answer_all(state, why) do
     for {_id, call} <- state.calls do
       if call.ref,

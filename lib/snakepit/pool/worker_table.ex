@@ -1,18 +1,18 @@
 defmodule Snakepit.Pool.WorkerTable do
   @moduledoc false
-  # A pool's workers, by their processes and by the slots that they have: which there are, which are ready,
-  # and why a slot has none. The manager decides what follows from that.
+  # A pool's workers, by process and by slot: which exist, which are ready, and why a slot has
+  # none. The manager draws the conclusions.
   #
-  # A slot has one worker, its `:current` one, or two while that is replaced: a `:replacement` starts beside
-  # it, and once that is ready the other is `:retired`.
+  # A slot has one worker, its `:current` one, or two while that is being replaced: a
+  # `:replacement` starts beside it, and once that is ready, the other becomes `:retired`.
 
-  # `failed` has the reason of each slot whose worker has failed, until the slot has a ready one.
+  # `failed` has the reason for each slot whose worker has failed, until the slot has a ready one.
   defstruct workers: %{}, failed: %{}
 
   @type slot :: pos_integer
   @type role :: :current | :replacement | :retired
 
-  @typedoc "`attempt` counts the starts that failed before; `key` and `ready_at` are nil until it is ready."
+  @typedoc "`attempt` counts the failed starts before; `key` and `ready_at` are nil until it is ready."
   @type worker :: %{
           slot: slot,
           attempt: non_neg_integer,
@@ -23,7 +23,7 @@ defmodule Snakepit.Pool.WorkerTable do
 
   @type t :: %__MODULE__{workers: %{pid => worker}, failed: %{slot => String.t()}}
 
-  @doc "A worker that is about to start."
+  @doc "Adds a worker that is about to start."
   @spec worker(slot, non_neg_integer, role) :: worker
   def worker(slot, attempt, role),
     do: %{slot: slot, attempt: attempt, role: role, key: nil, ready_at: nil}
@@ -34,24 +34,24 @@ defmodule Snakepit.Pool.WorkerTable do
   @spec get(t, pid) :: worker | nil
   def get(table, pid), do: table.workers[pid]
 
-  @doc "Takes out a worker that has ended; nil for a process that is none of the pool's any more."
+  @doc "Removes a worker that has exited; returns nil for a process that is not in the table."
   @spec pop(t, pid) :: {worker | nil, t}
   def pop(table, pid) do
     {worker, workers} = Map.pop(table.workers, pid)
     {worker, %{table | workers: workers}}
   end
 
-  @doc "The processes of all of its workers."
+  @doc "Returns the processes of all workers."
   @spec pids(t) :: [pid]
   def pids(table), do: Map.keys(table.workers)
 
-  @doc "The process of a slot's worker of that role, or nil."
+  @doc "Returns the process of a slot's worker with that role, or nil."
   @spec find(t, slot, role) :: pid | nil
   def find(table, slot, role) do
     Enum.find_value(of_slot(table, slot), fn {pid, worker} -> if worker.role == role, do: pid end)
   end
 
-  @doc "Notes that a worker is ready at `now`, under the dispatcher's `key`."
+  @doc "Marks a worker as ready at `now`, with the dispatcher's `key`."
   @spec ready(t, pid, non_neg_integer, integer) :: t
   def ready(table, pid, key, now) do
     %{slot: slot} = worker = table.workers[pid]
@@ -59,7 +59,7 @@ defmodule Snakepit.Pool.WorkerTable do
     %{table | failed: Map.delete(table.failed, slot)}
   end
 
-  @doc "Gives a replacement its slot, and returns the process that is retired by that, or nil."
+  @doc "Makes a replacement the current worker of its slot; returns the process that this retires, or nil."
   @spec promote(t, pid) :: {pid | nil, t}
   def promote(table, pid) do
     retired = find(table, table.workers[pid].slot, :current)
@@ -71,11 +71,11 @@ defmodule Snakepit.Pool.WorkerTable do
   @spec fail(t, slot, String.t()) :: t
   def fail(table, slot, why), do: put_in(table.failed[slot], why)
 
-  @doc "Why a slot has no worker, or nil."
+  @doc "Returns why a slot has no worker, or nil."
   @spec failure(t, slot) :: String.t() | nil
   def failure(table, slot), do: table.failed[slot]
 
-  @doc "Why the first of the slots that have failed has; nil where none has."
+  @doc "Returns the reason for the first failed slot; nil if none has failed."
   @spec first_failure(t) :: String.t() | nil
   def first_failure(%{failed: failed}) when failed == %{}, do: nil
   def first_failure(table), do: table.failed |> Enum.min() |> elem(1)
@@ -83,7 +83,7 @@ defmodule Snakepit.Pool.WorkerTable do
   @spec count_failed(t) :: non_neg_integer
   def count_failed(table), do: map_size(table.failed)
 
-  @doc "How many slots have a worker that takes calls."
+  @doc "Returns the number of slots with a worker that takes calls."
   @spec count_ready(t) :: non_neg_integer
   def count_ready(table) do
     Enum.count(table.workers, fn {_pid, worker} ->
@@ -91,7 +91,7 @@ defmodule Snakepit.Pool.WorkerTable do
     end)
   end
 
-  @doc "Whether a slot has one worker, and that is ready: nothing of it is being replaced."
+  @doc "Whether a slot has exactly one worker, and it is ready: no replacement is in progress."
   @spec settled?(t, slot) :: boolean
   def settled?(table, slot) do
     case of_slot(table, slot) do
@@ -100,7 +100,7 @@ defmodule Snakepit.Pool.WorkerTable do
     end
   end
 
-  @doc "A slot's workers as they are shown, one of `{nil, :waiting, error}` where it has none."
+  @doc "Returns a slot's workers for display, or one entry `{nil, :waiting, error}` if it has none."
   @spec overview(t, slot) :: [{pid | nil, atom, String.t() | nil}]
   def overview(table, slot) do
     error = failure(table, slot)
