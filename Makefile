@@ -34,6 +34,7 @@ check: setup-dev
 	  "mix xref" "mix xref graph --format cycles --fail-above 0" \
 	  "cargo fmt" "cargo fmt --all --check" \
 	  clippy "cargo clippy --release --locked --all-targets -- -D warnings" \
+	  circles "$(PYTHON) bin/circles" \
 	  ruff "$(PYTHON) -m ruff check" \
 	  "ruff format" "$(PYTHON) -m ruff format --check" \
 	  mypy "$(PYTHON) -m mypy"
