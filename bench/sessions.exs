@@ -23,7 +23,7 @@ defmodule Bench.Sessions do
     report("calls", counted.calls)
     report("calls per second", round(counted.calls / seconds))
     report("errors", counted.errors)
-    report("counts told twice, or not in order for their caller", counted.crossed)
+    report("counts returned twice, or not in order for their caller", counted.crossed)
     homes = Map.new(Enum.with_index(ids, 1), &verify(&1, counters))
     lost = Enum.count(homes, fn {_id, {_pid, same}} -> not same end)
     report("sessions whose count is not the number of calls", lost)
@@ -31,10 +31,10 @@ defmodule Bench.Sessions do
     victim = homes |> Map.fetch!(hd(ids)) |> elem(0)
     theirs = for {id, {pid, _same}} <- homes, pid == victim, into: MapSet.new(), do: id
     kill(victim)
-    told = for round <- 1..2, id <- ids, lost?(id), do: {round, id}
-    once = told |> Enum.map(&elem(&1, 1)) |> Enum.sort()
+    reported = for round <- 1..2, id <- ids, lost?(id), do: {round, id}
+    once = reported |> Enum.map(&elem(&1, 1)) |> Enum.sort()
     report("sessions of the killed worker", MapSet.size(theirs))
-    report("sessions that reported :session_lost", length(told))
+    report("sessions that reported :session_lost", length(reported))
     exact = once == Enum.sort(theirs)
     report("exactly those, once each", exact)
 

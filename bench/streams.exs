@@ -186,14 +186,14 @@ defmodule Snakepit.StreamBench do
     {time, {:error, %{reason: :timeout}}} =
       :timer.tc(fn -> Snakepit.execute("sleep", %{seconds: 600}, pool: pool, timeout: 100) end)
 
-    told = System.monotonic_time(:millisecond)
+    timed_out = System.monotonic_time(:millisecond)
     others = for _ <- 1..100, do: elem(Snakepit.execute("state", %{}, pool: pool), 0)
     true = Enum.all?(others, &(&1 == :ok))
     eventually(fn -> match?({:ok, _}, two_at_once(pool)) end)
-    replaced = System.monotonic_time(:millisecond) - told
+    replaced = System.monotonic_time(:millisecond) - timed_out
 
     say("time.sleep(600), a deadline of 100 ms", [
-      "told after #{div(time, 1000)} ms; replaced and ready after #{replaced} ms (grace 500 ms)"
+      "timed out after #{div(time, 1000)} ms; replaced and ready after #{replaced} ms (grace 500 ms)"
     ])
   end
 

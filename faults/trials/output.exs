@@ -103,7 +103,7 @@ defmodule Snakepit.Faults.Output do
     must(outcome == :timeout, "#{kind}: a call past its deadline ended with #{inspect(outcome)}")
 
     if ran do
-      gone([call.os_pid], "#{kind}: a worker that prints for ever outlives its call's deadline")
+      gone([call.os_pid], "#{kind}: a worker that prints forever outlives its call's deadline")
       figure("#{kind}: a deadline of #{timeout} ms, the worker gone after", "#{now() - began} ms")
     else
       print_past_deadline(kind, pool, 2 * timeout)

@@ -143,7 +143,7 @@ defmodule Snakepit.Pool do
       :ok -> {:ok, supervisor}
     end
   catch
-    # The supervisor has stopped by itself.
+    # The supervisor has stopped on its own.
     :exit, _reason ->
       {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
   end
@@ -162,7 +162,7 @@ defmodule Snakepit.Pool do
          do: await(pool, timeout, fn -> comes_back?(pool) end)
   end
 
-  # Whether a pool that is gone may be started again: it was killed, or its supervisor is there.
+  # Whether a pool that is gone may be started again: it was killed, or its supervisor is running.
   defp comes_back?(name) do
     with false <- Registry.published?(name),
          pid when is_pid(pid) <- Process.whereis(name),

@@ -1,7 +1,7 @@
 import sys
 
 if not __package__:
-    # Run by its path: what lies beside it would go before the standard library's modules.
+    # If run by its path, the modules in this directory would hide those of the standard library.
     del sys.path[0]
 
 from snakepit_bridge._cli.main import main

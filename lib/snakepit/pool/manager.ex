@@ -173,7 +173,7 @@ defmodule Snakepit.Pool.Manager do
 
   @impl true
   def terminate(reason, state) do
-    # Whoever finds the pool from here on, or has found it, learns that it has stopped.
+    # Every caller that finds the pool, or has found it, learns that it has stopped.
     if state.native, do: Native.pool_close(state.native)
     if orderly?(reason), do: Registry.unpublish(state.options.name)
   end

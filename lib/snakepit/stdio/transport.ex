@@ -172,7 +172,7 @@ defmodule Snakepit.Stdio.Transport do
     {:error, Codec.error(failure, call.command, call.request_id, worker_id)}
   end
 
-  # A worker that stops in order has answered every call that it has taken.
+  # A worker that stops in an orderly way has answered every call that it has taken.
   defp down(reason) when reason in [:noproc, :normal, :shutdown], do: :not_started
   defp down({:shutdown, _why}), do: :not_started
   defp down(reason), do: {:answered, {:crashed, Exception.format_exit(reason)}}

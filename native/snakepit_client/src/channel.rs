@@ -79,7 +79,7 @@ async fn handshake(
     let guard = closed.clone().drop_guard();
     tokio::spawn(async move {
         let _guard = guard;
-        // Each call gets the error of the connection by itself.
+        // Each call gets the error of the connection on its own.
         let _ = driver.await;
     });
     Ok((HttpConnection { sender, secret }, closed))

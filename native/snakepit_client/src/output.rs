@@ -128,7 +128,7 @@ impl Output {
     }
 
     /// The worker has ended. Only what is in the pipe is still read, because processes that it has started may keep
-    /// the pipe open for ever.
+    /// the pipe open forever.
     pub fn finish(&self) {
         self.writer.release();
         self.finished.cancel();

@@ -106,7 +106,7 @@ fn remove(path: &Path, dir: &OwnedFd) -> io::Result<()> {
     let Some(names) = entries(dir)? else {
         return Ok(());
     };
-    // `owner` last: a directory without it would stay for ever.
+    // `owner` last: a directory without it would stay forever.
     let (owner, sockets): (Vec<_>, Vec<_>) = names
         .iter()
         .map(CString::as_c_str)
@@ -321,7 +321,7 @@ mod tests {
         let parent = Parent::new();
         mkdir(parent.path(1), Mode::RWXU).unwrap();
         let _listener = UnixListener::bind(parent.path(1).join(OWNER)).unwrap();
-        // With a full backlog a stream socket would wait for ever.
+        // With a full backlog a stream socket would wait forever.
         let mut waiting = Vec::new();
         for _ in 0..3 {
             waiting.push(UnixStream::connect(parent.path(1).join(OWNER)).unwrap());

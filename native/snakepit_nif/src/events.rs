@@ -13,7 +13,7 @@ use snakepit_client::{error::Failure, overdue::Watch};
 use std::sync::Arc;
 
 /// Sends chunks, then one terminal event. If it is dropped before that, because a task panicked for example, the
-/// owner gets the failure `Dropped`, so that it does not wait for ever.
+/// owner gets the failure `Dropped`, so that it does not wait forever.
 pub(crate) struct Events {
     to: Option<Recipient>,
     _watch: Option<Watch>,

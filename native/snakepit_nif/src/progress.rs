@@ -63,7 +63,7 @@ impl Progress {
         self.first_chunk.get().copied()
     }
 
-    /// Returns true once, for whoever sends the end of the stream to its observer.
+    /// Returns true once: its caller then sends the end of the stream to the observer.
     pub(crate) fn observe_end(&self) -> bool {
         !self.observed.swap(true, Ordering::AcqRel)
     }

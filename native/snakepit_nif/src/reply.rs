@@ -9,7 +9,7 @@ use snakepit_client::{
 use std::time::{Duration, Instant};
 
 /// The one terminal reply of a call, `{ref, term}`. If it is dropped unsent, because a task panicked for example, the
-/// caller gets the failure `Dropped`, so that it does not wait for ever.
+/// caller gets the failure `Dropped`, so that it does not wait forever.
 pub(crate) struct Reply {
     pid: LocalPid,
     reference: Option<(OwnedEnv, SavedTerm)>,

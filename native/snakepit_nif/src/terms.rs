@@ -12,7 +12,7 @@ pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What a reply reports about its call beside the result.
+/// What a reply reports about its call besides the result.
 #[derive(Default, NifMap)]
 #[rustler(encode)]
 pub(crate) struct Meta {

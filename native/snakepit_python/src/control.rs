@@ -32,7 +32,7 @@ impl Control {
         let run = move || {
             for task in tasks {
                 *waiting.lock() = Some(Instant::now());
-                // A panic is printed. Later tasks run all the same.
+                // A panic is printed. Later tasks run nevertheless.
                 let _ = catch_unwind(AssertUnwindSafe(|| {
                     Python::attach(|py| {
                         *waiting.lock() = None;

@@ -1,4 +1,4 @@
-//! The server of a worker, without Python: it listens, accepts connections, speaks gRPC over HTTP/2,
+//! The server of a worker, without Python: it listens, accepts connections, serves gRPC over HTTP/2,
 //! schedules calls and answers them. Nothing here waits for Python's lock.
 //!
 //! `Server` listens and hands each RPC to a `Service`. That reads a `CallHeader`, makes a `Responder`,

@@ -2,7 +2,7 @@
 //!
 //! hyper's and tonic's connections are written by their own task alone. Waking a task costs a system call and a
 //! switch of threads, for a call as for its reply, which is where most of a call's time goes: `guides/performance.md`
-//! has 58 µs for a call that wakes three threads beside 48 µs for a raw echo through a port, which wakes two. Here
+//! shows 58 µs for a call that wakes three threads, and 48 µs for a raw echo through a port, which wakes two. Here
 //! a thread that has something to send polls the connection itself, for writing alone, unless another thread is
 //! using it. Reading stays with the task.
 
@@ -98,7 +98,7 @@ impl<C: Connection> SharedConnection<C> {
         work(&mut self.lock())
     }
 
-    /// The connection has ended: threads that wait for its socket go on.
+    /// The connection has ended: threads that wait for its socket continue.
     pub fn set_ended(&self) {
         self.io.set_blocked(false);
     }

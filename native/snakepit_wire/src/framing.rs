@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
 const PREFIX: usize = 5;
-/// How many bytes a frame of `Calls` may have beside its values, whose size has its own limit: for names, metadata,
+/// How many bytes a frame of `Calls` may have besides its values, whose size has its own limit: for names, metadata,
 /// the text of an error.
 pub const FRAME_OVERHEAD: usize = 1024 * 1024;
 

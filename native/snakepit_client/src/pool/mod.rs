@@ -85,7 +85,7 @@ impl<W: Worker> Dispatcher<W> {
         key
     }
 
-    /// The worker gets no more calls and loses its sessions; calls that run on it go on. Once it has none the
+    /// The worker gets no more calls and loses its sessions; running calls continue. Once it has none the
     /// listener gets `Drained`.
     pub fn drain(self: &Arc<Self>, key: WorkerKey) {
         let effects = self.lock().drain(key);
@@ -145,7 +145,7 @@ impl<W: Worker> Dispatcher<W> {
     }
 
     /// Ends the pool: waiting calls are refused, and so is every later one. Its workers stay until they are
-    /// removed, because calls that run on them go on.
+    /// removed, because their running calls continue.
     pub fn close(self: &Arc<Self>, error: AcquireError) {
         let effects = self.lock().close(error);
         self.send(effects);

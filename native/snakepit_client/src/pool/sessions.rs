@@ -1,7 +1,7 @@
 //! Which worker each session is on: plain data under the dispatcher's lock.
 //!
 //! A session that has ended begins anew with the next call under its id. Each such beginning is a generation,
-//! by which a worker tells state of the present one from state of an earlier one.
+//! by which a worker distinguishes its state from that of an earlier one.
 
 use super::types::WorkerKey;
 use std::{

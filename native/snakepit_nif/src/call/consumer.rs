@@ -13,7 +13,7 @@ use tonic::Streaming;
 /// Chunks that are ready together are sent in one message of about this many bytes at most.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// Whether a stream goes on.
+/// Whether a stream continues.
 pub(super) enum Status {
     More,
     Done,

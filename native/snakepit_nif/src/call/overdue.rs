@@ -52,7 +52,7 @@ impl Overdue {
         if at + OVERDUE_AFTER > now {
             return Some(at + OVERDUE_AFTER);
         }
-        // A cancelled stream sends its end by itself.
+        // A cancelled stream sends its end on its own.
         if !self.cancelled.is_cancelled() {
             let meta = unplaced(&self.request_id, Duration::ZERO);
             self.to.end(Err(failure), &meta);

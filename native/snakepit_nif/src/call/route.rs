@@ -132,7 +132,7 @@ impl Call {
 }
 
 impl Destination {
-    /// Routes a call anew that has not started here. `connection_lost`: no call can start here.
+    /// Routes a call again that has not started here. `connection_lost`: no call can start here.
     pub(super) fn redirect(
         self,
         call: &Call,

@@ -4,7 +4,7 @@ use super::request::sleep_until;
 use snakepit_client::error::Failure;
 use std::time::{Duration, Instant};
 
-/// They apply beside the deadline of the whole call.
+/// They apply in addition to the deadline of the whole call.
 #[derive(Clone, Copy)]
 pub(crate) struct StreamTimeouts {
     /// Since the start of the call.

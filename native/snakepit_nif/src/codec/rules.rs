@@ -3,9 +3,9 @@ use std::fmt;
 /// The rules by which a value is encoded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rules {
-    /// The plain rules. The reader is told nothing, and a value that they do not support is refused.
+    /// The plain rules. No kinds are sent, and a value that the rules do not support is refused.
     Plain,
-    /// The reader is told the kind of each value.
+    /// The kind of each value is sent with it.
     Kinds,
 }
 

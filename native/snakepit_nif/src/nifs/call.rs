@@ -149,7 +149,7 @@ fn call_large<'a>(
     Ok(unary(env, reference, prepared))
 }
 
-/// What a stream is beside a call.
+/// The properties of a stream in addition to those of a call.
 #[derive(NifMap)]
 #[rustler(decode)]
 struct StreamSpec<'a> {
@@ -159,7 +159,7 @@ struct StreamSpec<'a> {
     bounded: bool,
     first_chunk_timeout: Option<u64>,
     idle_timeout: Option<u64>,
-    /// Who is told of the end as well, and with which term.
+    /// The process that is also notified of the end, and the term for that message.
     observer: Option<(LocalPid, Term<'a>)>,
 }
 

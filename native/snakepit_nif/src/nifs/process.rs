@@ -204,7 +204,7 @@ fn messages_handled(messages: ResourceArc<MessagesResource>) -> Atom {
     atoms::ok()
 }
 
-/// The worker has ended: what it has written is still read.
+/// The worker has ended: its remaining output is still read.
 #[rustler::nif]
 fn messages_finish(messages: ResourceArc<MessagesResource>) -> Atom {
     messages.0.finish();
