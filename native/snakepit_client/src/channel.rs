@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_a_connection_takes_no_more_has_not_started() {
+    async fn a_call_that_a_connection_no_longer_accepts_has_not_started() {
         let failure = failure(|mut connection| async move {
             connection.abrupt_shutdown(Reason::NO_ERROR);
             while connection.accept().await.is_some() {}

@@ -42,13 +42,13 @@ mod tests {
     use super::response_id;
 
     #[test]
-    fn the_id_is_found_wherever_it_stands() {
+    fn the_id_is_found_at_any_position() {
         assert_eq!(response_id(br#"{"id":7,"result":{"id":8}}"#), Some(7));
         assert_eq!(response_id(br#"{"result":{"id":8},"id" : 7}"#), Some(7));
     }
 
     #[test]
-    fn what_is_no_response_has_none() {
+    fn other_messages_have_no_id() {
         for message in ["", "[]", "{}", r#"{"id":"7"}"#, r#"{"id":-1}"#, "hello"] {
             assert_eq!(response_id(message.as_bytes()), None, "{message}");
         }

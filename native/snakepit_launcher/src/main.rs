@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_executed_is_explained() {
+    fn a_failed_execution_is_explained() {
         let error = Command::new("/nowhere").exec();
         let text = explain(OsStr::new("/nowhere"), &error);
         assert!(

@@ -273,7 +273,7 @@ mod tests {
     };
 
     #[test]
-    fn a_frame_carries_a_call_whole() {
+    fn a_frame_carries_a_complete_call() {
         let mut sent = header();
         let frame = sent.frame(3).clone();
         assert_eq!(frame.act(), Act::Call);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_its_own_carries_a_call_but_for_its_metadata() {
+    fn a_separate_request_carries_a_call_except_its_metadata() {
         let plain = CallHeader::from(header().execute_request(3));
         assert_carried(&plain, 3);
         assert_eq!(plain.session(), None);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_without_a_deadline_says_so_and_one_whose_time_is_up_has_one() {
+    fn a_call_without_a_deadline_says_so_and_an_expired_one_has_a_deadline() {
         let mut header = CallHeader::default();
         assert_eq!(header.frame(1).timeout_us, 0);
         assert_eq!(header.execute_request(1).timeout_ms, 0);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_below_zero_or_beyond_the_clock_is_none() {
+    fn a_timeout_below_zero_or_beyond_the_clock_means_no_deadline() {
         let request = ExecuteRequest {
             timeout_ms: -1,
             ..ExecuteRequest::default()
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_with_an_empty_session_id_is_in_none_and_a_request_is_in_that_one() {
+    fn an_empty_session_id_means_no_session_in_a_frame_and_a_session_in_a_request() {
         assert_eq!(CallHeader::from(CallFrame::default()).session(), None);
         let session = CallHeader::from(SessionRequest::default());
         assert_eq!(session.session().unwrap().id, "");

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_values_with_the_same_name_the_last_counts() {
+    fn the_last_of_values_with_the_same_name_counts() {
         let field = |name: &'static str, value: &'static str| Field::new(name, Bytes::from(value));
         let came = vec![field("b", "1"), field("a", "2"), field("b", "3")];
         let fields = Fields::received(came, None);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_copied_stays_as_it_was() {
+    fn copied_bytes_stay_unchanged() {
         let sizes = [0, 1, 1000, PACKED_UP_TO, PACKED_UP_TO + 1, ROOM];
         let texts: Vec<Vec<u8>> = (0..100u8)
             .zip(sizes.into_iter().cycle())

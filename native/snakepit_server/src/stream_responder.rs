@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_sends_kinds_is_told_the_request_id_once() {
+    fn a_client_that_sends_kinds_gets_the_request_id_once() {
         let stream = StreamResponder::new("r", 1000);
         for _ in 0..2 {
             stream.send(Fields::sent(Vec::new(), true), false).ok();

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn other_addresses_are_refused_with_the_form_that_is_wanted() {
+    fn other_addresses_are_refused_with_the_expected_form() {
         for text in ["", "unix:", "tcp:localhost", "http://localhost:1"] {
             let message = text.parse::<Address>().unwrap_err().to_string();
             assert!(message.contains("unix:/path"), "{message}");

@@ -10,7 +10,7 @@ mod tests {
     use super::moving_mean;
 
     #[test]
-    fn it_follows_the_newest_and_overflows_never() {
+    fn the_mean_follows_the_newest_value_and_never_overflows() {
         let mean = (0..400).fold(u64::MAX, |mean, _| moving_mean(mean, 8_000));
         assert!((8_000..8_016).contains(&mean), "{mean}");
         assert_eq!(moving_mean(8_000, 16_000), 9_000);
