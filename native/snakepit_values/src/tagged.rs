@@ -1,4 +1,7 @@
 //! The values that extended JSON represents by an object with a tag: how each is read and written.
+//!
+//! A new type is a variant here. Elixir's struct of it is in `codec/structs.rs` of the NIF and in
+//! `lib/snakepit/structs.ex`, and Python's class in `_values/tagged.py`.
 
 use crate::{
     dtype::Dtype,
