@@ -214,7 +214,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp announced("draining", state),
-    do: %{state | membership: Membership.said_draining(state.membership)}
+    do: %{state | membership: Membership.announced_draining(state.membership)}
 
   defp announced(address, state),
     do: if(Membership.starting?(state.membership), do: connect(address, state), else: state)

@@ -70,12 +70,12 @@ defmodule Mix.Tasks.Snakepit.Setup do
   @doc false
   # Makes `python` find the package that workers import.
   def link_package(python) do
-    folder = Path.join(Compile.Snakepit.source(), "priv/python")
+    directory = Path.join(Compile.Snakepit.source(), "priv/python")
     link = Path.join(output!(python, @locate), "snakepit_bridge.pth")
-    if File.read(link) != {:ok, folder}, do: File.write!(link, folder)
+    if File.read(link) != {:ok, directory}, do: File.write!(link, directory)
     found = output!(python, @find)
 
-    if Path.dirname(found) != Path.join(folder, "snakepit_bridge") do
+    if Path.dirname(found) != Path.join(directory, "snakepit_bridge") do
       Mix.shell().info(
         "#{python} has its own snakepit_bridge, #{found}: editors and tests find it instead of the one " <>
           "that workers import; to make them agree, run #{python} -m pip uninstall snakepit-bridge"

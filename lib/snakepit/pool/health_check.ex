@@ -29,27 +29,27 @@ defmodule Snakepit.Pool.HealthCheck do
   has missed too many checks.
   """
   def tick(%{pending: nil} = check, ask),
-    do: {:ok, schedule(%{check | pending: ask.(patience(check))})}
+    do: {:ok, schedule(%{check | pending: ask.(ask_timeout(check))})}
 
   def tick(check, _ask), do: miss(schedule(check), "it did not answer")
 
   # Longer than it takes to miss too many checks.
-  defp patience(check), do: min(check.interval * (check.allowed + 1), @longest)
+  defp ask_timeout(check), do: min(check.interval * (check.allowed + 1), @longest)
 
   def answered(check, %{"healthy" => false}),
     do: miss(%{check | pending: nil}, "it reported that it is not healthy")
 
   def answered(check, health) do
-    tell_stuck(check, health["python_stuck_ms"] || 0)
+    report_stuck(check, health["python_stuck_ms"] || 0)
     {:ok, %{check | pending: nil, missed: 0}}
   end
 
   def failed(check, why), do: miss(%{check | pending: nil}, why)
 
   # The worker is alive, and what it does may be correct: this only reports it.
-  defp tell_stuck(_check, ms) when ms < @stuck_ms, do: :ok
+  defp report_stuck(_check, ms) when ms < @stuck_ms, do: :ok
 
-  defp tell_stuck(check, ms) do
+  defp report_stuck(check, ms) do
     Logger.warning(
       "worker #{check.worker_id} has let no other Python thread run for #{ms} ms: a command holds " <>
         "Python's lock in code that is not Python"

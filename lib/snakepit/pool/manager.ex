@@ -94,7 +94,7 @@ defmodule Snakepit.Pool.Manager do
 
   @impl true
   def handle_call(:await_ready, from, state),
-    do: {:noreply, tell_waiting(%{state | waiting: [from | state.waiting]})}
+    do: {:noreply, reply_to_waiting(%{state | waiting: [from | state.waiting]})}
 
   def handle_call(:overview, _from, state) do
     overview = %{options: state.options, restarts: state.restarts, workers: overview(state)}
@@ -125,7 +125,7 @@ defmodule Snakepit.Pool.Manager do
 
         state = %{state | workers: WorkerTable.ready(state.workers, pid, key, now())}
         state = if role == :replacement, do: take_over(pid, state), else: state
-        {:noreply, state |> tell_waiting() |> continue_restart()}
+        {:noreply, state |> reply_to_waiting() |> continue_restart()}
 
       _ ->
         {:noreply, state}
@@ -139,7 +139,7 @@ defmodule Snakepit.Pool.Manager do
         {:noreply, state}
 
       {worker, workers} ->
-        {:noreply, continue_restart(gone(reason, worker, %{state | workers: workers}))}
+        {:noreply, continue_restart(worker_ended(reason, worker, %{state | workers: workers}))}
     end
   end
 
@@ -237,7 +237,7 @@ defmodule Snakepit.Pool.Manager do
         %{state | workers: WorkerTable.put(state.workers, pid, started)}
 
       {:error, reason} ->
-        gone(reason, started, state)
+        worker_ended(reason, started, state)
     end
   end
 
@@ -306,27 +306,27 @@ defmodule Snakepit.Pool.Manager do
   end
 
   # A worker has exited, or could not be started.
-  defp gone(_reason, %{role: :retired} = worker, state) do
+  defp worker_ended(_reason, %{role: :retired} = worker, state) do
     # Forgets what is known about it.
     if worker.key, do: Native.pool_had_answered(state.native, worker.key)
     state
   end
 
-  defp gone(reason, %{role: :replacement} = worker, state) do
+  defp worker_ended(reason, %{role: :replacement} = worker, state) do
     {_no_grpc, message} = start_error(reason, worker, state)
     fail_restart(worker, message, state)
   end
 
-  defp gone(reason, worker, state) do
+  defp worker_ended(reason, worker, state) do
     case WorkerTable.find(state.workers, worker.slot, :replacement) do
       nil when worker.ready_at == nil -> start_failed(reason, worker, state)
-      nil -> ended(reason, worker, state)
-      pid -> succeeded(pid, reason, worker, state)
+      nil -> ready_ended(reason, worker, state)
+      pid -> ended_while_replaced(pid, reason, worker, state)
     end
   end
 
   # It exited while its replacement starts, which has its slot now.
-  defp succeeded(pid, reason, worker, state) do
+  defp ended_while_replaced(pid, reason, worker, state) do
     id = id(worker.slot, state)
 
     why =
@@ -371,7 +371,7 @@ defmodule Snakepit.Pool.Manager do
     do: {false, "worker #{id(worker.slot, state)} did not start: #{why(reason)}"}
 
   # It exited after it was ready.
-  defp ended(reason, worker, state) do
+  defp ready_ended(reason, worker, state) do
     age = now() - worker.ready_at
     {_first, longest} = state.options.restart_backoff
     proved = Native.pool_had_answered(state.native, worker.key) or age >= longest
@@ -409,7 +409,7 @@ defmodule Snakepit.Pool.Manager do
   defp set_failed(state, slot, message, no_grpc) do
     workers = WorkerTable.fail(state.workers, slot, message)
     Native.pool_set_failed(state.native, WorkerTable.count_failed(workers), message, no_grpc)
-    tell_waiting(%{state | workers: workers, no_grpc: no_grpc})
+    reply_to_waiting(%{state | workers: workers, no_grpc: no_grpc})
   end
 
   # The pool starts again with the other adapter's workers. Callers that wait for a worker get the
@@ -441,7 +441,7 @@ defmodule Snakepit.Pool.Manager do
 
   defp id(slot, state), do: "#{inspect(state.options.name)}/#{slot}"
 
-  defp tell_waiting(state) do
+  defp reply_to_waiting(state) do
     failure = WorkerTable.first_failure(state.workers)
 
     cond do

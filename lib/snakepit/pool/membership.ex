@@ -128,13 +128,13 @@ defmodule Snakepit.Pool.Membership do
   def drain(membership), do: membership
 
   @doc "The worker has announced that it is draining."
-  @spec said_draining(t) :: t
-  def said_draining(%{leaving: :exiting} = membership) do
+  @spec announced_draining(t) :: t
+  def announced_draining(%{leaving: :exiting} = membership) do
     OSProcess.terminate(membership.process)
     membership
   end
 
-  def said_draining(membership), do: drain(membership)
+  def announced_draining(membership), do: drain(membership)
 
   @doc "No call is left."
   @spec ask_to_exit(t) :: t

@@ -48,7 +48,7 @@ defmodule Snakepit.Pool.Notifier do
   def handle_info({:emit, emit}, {pool, counters} = state) do
     :atomics.sub(counters, @waiting, 1)
     emit(emit)
-    tell_dropped(pool, :atomics.exchange(counters, @dropped, 0))
+    report_dropped(pool, :atomics.exchange(counters, @dropped, 0))
     {:noreply, state}
   end
 
@@ -80,9 +80,9 @@ defmodule Snakepit.Pool.Notifier do
     kind, reason -> Logger.error(Exception.format(kind, reason, __STACKTRACE__))
   end
 
-  defp tell_dropped(_pool, 0), do: :ok
+  defp report_dropped(_pool, 0), do: :ok
 
-  defp tell_dropped(pool, count) do
+  defp report_dropped(pool, count) do
     Logger.warning(
       "#{count} telemetry events of the pool #{inspect(pool)} were dropped: #{@most} others waited " <>
         "for handlers that are slow"

@@ -75,13 +75,13 @@ defmodule Snakepit.Pool.OSProcess do
   def ready(process) do
     opened(process)
     Output.release(process.output)
-    tell(process, :ready, %{duration: age(process)})
+    emit(process, :ready, %{duration: age(process)})
   end
 
   def killed(process, why),
-    do: tell(process, :killed, %{system_time: System.system_time()}, %{why: why})
+    do: emit(process, :killed, %{system_time: System.system_time()}, %{why: why})
 
-  def stopped(process, why), do: tell(process, :stopped, %{duration: age(process)}, %{why: why})
+  def stopped(process, why), do: emit(process, :stopped, %{duration: age(process)}, %{why: why})
 
   @doc "Asks it to exit, with SIGTERM."
   def terminate(process), do: signal(process, false)
@@ -137,7 +137,7 @@ defmodule Snakepit.Pool.OSProcess do
     born = os_pid && Native.process_started(os_pid)
     process = %{process | port: port, os_pid: os_pid, born: born}
     Enum.each(input, &write(process, &1))
-    tell(process, :started, %{system_time: System.system_time()})
+    emit(process, :started, %{system_time: System.system_time()})
     {:ok, process}
   rescue
     error in [ErlangError, ArgumentError] ->
@@ -191,7 +191,7 @@ defmodule Snakepit.Pool.OSProcess do
 
   defp age(process), do: System.monotonic_time() - process.started
 
-  defp tell(process, event, measurements, metadata \\ %{}) do
+  defp emit(process, event, measurements, metadata \\ %{}) do
     named = %{pool: process.pool, worker_id: process.id, os_pid: process.os_pid}
     Telemetry.worker(event, measurements, Map.merge(named, metadata))
   end

@@ -39,19 +39,19 @@ defmodule Snakepit.Pool.Reloader do
               "are more under #{Enum.join(paths, ", ")}"
           )
 
-      look_later()
+      read_later()
       {:ok, %__MODULE__{pool: pool, root: root, paths: paths, loaded: files, files: files}}
     end
   end
 
   @impl true
-  def handle_info(:look, state) do
+  def handle_info(:read, state) do
     files = SourceFiles.read(state.paths, state.files)
     steady? = SourceFiles.changed(state.files, files) == []
     changed = if steady?, do: SourceFiles.changed(state.loaded, files), else: []
     state = %{state | files: files}
     state = if changed == [], do: state, else: restart(changed, state)
-    look_later()
+    read_later()
     {:noreply, state}
   end
 
@@ -84,7 +84,7 @@ defmodule Snakepit.Pool.Reloader do
     if String.valid?(path), do: path, else: inspect(path)
   end
 
-  defp look_later, do: Process.send_after(self(), :look, @period)
+  defp read_later, do: Process.send_after(self(), :read, @period)
 
   defp paths(paths) when is_list(paths), do: paths
   defp paths(_other), do: []

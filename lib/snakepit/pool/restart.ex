@@ -30,7 +30,7 @@ defmodule Snakepit.Pool.Restart do
   def done(%{size: size} = restart) do
     workers = if size == 1, do: "its worker", else: "its #{size} workers"
     Logger.info("the pool #{inspect(restart.pool)} has replaced #{workers}: #{restart.why}")
-    tell(restart, size, :ok, nil)
+    report(restart, size, :ok, nil)
   end
 
   @doc "Reports why no further worker is replaced."
@@ -42,10 +42,10 @@ defmodule Snakepit.Pool.Restart do
     text = "the restart has ended after #{replaced} of #{size} workers, and #{kept}: #{message}"
 
     error = %Error{reason: :worker_start_failed, pool: restart.pool, message: text}
-    tell(restart, replaced, {:error, error}, error)
+    report(restart, replaced, {:error, error}, error)
   end
 
-  defp tell(restart, replaced, reply, error) do
+  defp report(restart, replaced, reply, error) do
     Enum.each(restart.callers, &GenServer.reply(&1, reply))
     duration = System.monotonic_time() - restart.started
     measurements = %{duration: duration, replaced: replaced}

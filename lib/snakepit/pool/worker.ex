@@ -107,7 +107,7 @@ defmodule Snakepit.Pool.Worker do
 
   def handle_info({:deadline, id}, state) do
     case state.calls do
-      %{^id => call} -> {:noreply, abandon(call, :timeout, state)}
+      %{^id => call} -> {:noreply, cancel(call, :timeout, state)}
       _ -> {:noreply, state}
     end
   end
@@ -116,7 +116,7 @@ defmodule Snakepit.Pool.Worker do
   # calls.
   def handle_info({:DOWN, monitor, :process, caller, reason}, state) do
     case Enum.find(state.calls, fn {_id, call} -> call.monitor == monitor end) do
-      {_id, %{ref: ref} = call} when ref != nil -> {:noreply, abandon(call, nil, state)}
+      {_id, %{ref: ref} = call} when ref != nil -> {:noreply, cancel(call, nil, state)}
       _ -> lifecycle({:DOWN, monitor, :process, caller, reason}, state)
     end
   end
@@ -171,7 +171,7 @@ defmodule Snakepit.Pool.Worker do
   defp next({:noreply, membership}, state), do: {:noreply, %{state | membership: membership}}
 
   defp next({:cancel_calls, membership}, state),
-    do: {:noreply, abandon_all(%{state | membership: membership})}
+    do: {:noreply, cancel_all(%{state | membership: membership})}
 
   defp next({:stop, membership}, state),
     do: {:stop, Membership.stop_reason(membership), %{state | membership: membership}}
@@ -192,7 +192,7 @@ defmodule Snakepit.Pool.Worker do
 
   defp notified(message, state) do
     if Message.draining?(message) do
-      %{state | membership: Membership.said_draining(state.membership)}
+      %{state | membership: Membership.announced_draining(state.membership)}
     else
       text = String.slice(inspect(message, limit: 100, printable_limit: 100), 0, 200)
       kill("it wrote a message to its standard output that answers no request: #{text}", state)
@@ -218,20 +218,20 @@ defmodule Snakepit.Pool.Worker do
 
   defp replied(:check, message, state) do
     # A worker that does not know the command has answered as well.
-    health = said(message, %{})
+    health = result_or(message, %{})
     %{state | membership: Membership.health_answered(state.membership, health)}
   end
 
   defp replied({:describe, from, timer}, message, state) do
     Process.cancel_timer(timer)
-    GenServer.reply(from, Membership.description(state.membership, said(message, %{})))
+    GenServer.reply(from, Membership.description(state.membership, result_or(message, %{})))
     state
   end
 
-  defp said(message, otherwise) do
+  defp result_or(message, default) do
     case Message.result(message) do
-      {:ok, said} -> said
-      {:error, _failure} -> otherwise
+      {:ok, result} -> result
+      {:error, _failure} -> default
     end
   end
 
@@ -255,7 +255,7 @@ defmodule Snakepit.Pool.Worker do
   end
 
   # No caller waits for the call any more. Its place becomes free only when it has ended.
-  defp abandon(call, answer, state) do
+  defp cancel(call, answer, state) do
     if answer, do: send(call.ref, {call.ref, answer})
     if call.timer, do: Process.cancel_timer(call.timer)
     timer = Process.send_after(self(), {:grace, call.id}, state.membership.options.kill_grace)
@@ -263,9 +263,9 @@ defmodule Snakepit.Pool.Worker do
     request(nil, "$cancel", %{id: call.id}, put_in(state.calls[call.id], call))
   end
 
-  defp abandon_all(state) do
+  defp cancel_all(state) do
     for({_id, %{ref: ref} = call} when ref != nil <- state.calls, do: call)
-    |> Enum.reduce(state, &abandon(&1, {:crashed, Membership.stopped_text()}, &2))
+    |> Enum.reduce(state, &cancel(&1, {:crashed, Membership.stopped_text()}, &2))
   end
 
   defp handler_exited(call, how, state) do
