@@ -50,6 +50,36 @@ defmodule Snakepit.ConnectionsTest do
     assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
   end
 
+  test "a worker that is killed while it connects again leaves its reason" do
+    environment = environment("grpc.max_connection_idle_ms")
+    options = [transport: :tcp, env: environment, health_interval: :infinity]
+    pool = start_server_pool!(Adapter, options)
+    [worker] = worker_pids(pool)
+    # Once it is connected it is killed just before it gets the answer of its health check.
+    kill = fn
+      :waiting, {:in, {ref, {:ok, _channel}}}, _name when is_reference(ref) ->
+        send(self(), :connected)
+        :connected
+
+      :connected, {:in, :connected}, _name ->
+        receive do
+          {_ref, {:ok, %{"healthy" => true}}} = answer ->
+            send(self(), {:snakepit_kill, "killed by the test"})
+            send(self(), answer)
+        end
+
+        :killed
+
+      state, _event, _name ->
+        state
+    end
+
+    :ok = :sys.install(worker, {kill, :waiting})
+    monitor = Process.monitor(worker)
+    assert_receive {:DOWN, ^monitor, :process, ^worker, reason}, @patience
+    assert reason == {:shutdown, {:exited, "killed by the test"}}
+  end
+
   test "a running stream continues on its connection" do
     pool = start_server_pool!(Adapter, transport: :tcp, max_concurrency: 8, env: environment())
     options = [pool: pool, timeout: @patience, queue_timeout: @patience]

@@ -276,6 +276,53 @@ defmodule Snakepit.StartTest do
     def script_args, do: ["echo $SNAKEPIT_READY_TOKEN $SNAKEPIT_LISTEN; exit 1"]
   end
 
+  test "a gRPC worker that is killed because its time is up has not started, even if it answers",
+       context do
+    {hold, env} = hold(context)
+    pool = start_pool_unready!(starting(env))
+    [worker] = worker_pids(pool)
+    ready = Task.async(fn -> await_ready(pool) end)
+    # Its time is up when it is connected: the answer of its health check is still to come.
+    expire = fn
+      :waiting, {:in, {ref, {:ok, _channel}}}, _name when is_reference(ref) ->
+        send(self(), :startup_timeout)
+        :expired
+
+      state, _event, _name ->
+        state
+    end
+
+    :ok = :sys.install(worker, {expire, :waiting})
+    File.rm!(hold)
+    assert_timed_out(Task.await(ready, @patience))
+  end
+
+  test "a stdio worker that is killed because its time is up has not started, even if it answers",
+       context do
+    {hold, env} = hold(context)
+    pool = start_pool_unready!([adapter: GenericPythonV2] ++ starting(env))
+    [worker] = worker_pids(pool)
+    ready = Task.async(fn -> await_ready(pool) end)
+    eventually(fn -> :sys.get_state(worker).asked != %{} end)
+    :ok = :sys.suspend(worker)
+    send(worker, :startup_timeout)
+    File.rm!(hold)
+    answered? = &match?({ref, {:message, _message}} when is_reference(ref), &1)
+
+    eventually(fn ->
+      {:messages, messages} = Process.info(worker, :messages)
+      Enum.any?(messages, answered?)
+    end)
+
+    :ok = :sys.resume(worker)
+    assert_timed_out(Task.await(ready, @patience))
+  end
+
+  defp assert_timed_out(ready) do
+    assert {:error, %Error{reason: :worker_start_failed, message: message}} = ready
+    assert message =~ "(:startup_timeout)"
+  end
+
   test "a worker that exits before it is connected causes no fallback" do
     options = [adapter: NoServer, fallback_adapter: GenericPythonV2, restart_backoff: {1, 1}]
     pool = start_pool_unready!(options ++ [size: 2])

@@ -93,6 +93,9 @@ defmodule Snakepit.Pool.Membership do
 
   @doc "The worker is ready: it takes calls, over its channel or, without one, through its process."
   @spec join(t, reference | nil) :: t
+  # It was killed before its answer came: it is not ready.
+  def join(%{kill_reason: why} = membership, _channel) when why != nil, do: membership
+
   def join(membership, channel) do
     Process.cancel_timer(membership.startup_timer)
     key = Native.pool_add(membership.pool, channel, native(membership))
@@ -109,6 +112,8 @@ defmodule Snakepit.Pool.Membership do
 
   @doc "A paused worker continues with another channel. Returns false if it has left the pool meanwhile."
   @spec resume(t, reference) :: boolean
+  def resume(%{key: nil}, _channel), do: false
+
   def resume(membership, channel),
     do: Native.pool_resume(membership.pool, membership.key, channel, native(membership))
 
