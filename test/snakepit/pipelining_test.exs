@@ -96,7 +96,7 @@ defmodule Snakepit.PipeliningTest do
     pool = start_taught_pool!(size: 1)
     held = hold(pool, dir, "long")
     # A stopped worker returns nothing.
-    signal("STOP", held.os_pid)
+    suspend!(held.os_pid)
     notes = Path.join(dir, "notes")
     waiting = for _ <- 1..3, do: call(pool, "note", %{path: notes})
     # Calls made after the worker was found stopped are not sent ahead any more.
@@ -129,7 +129,7 @@ defmodule Snakepit.PipeliningTest do
   test "a call whose caller dies while it waits behind another never runs", %{tmp_dir: dir} do
     pool = start_taught_pool!(size: 1)
     held = hold(pool, dir, "long")
-    signal("STOP", held.os_pid)
+    suspend!(held.os_pid)
     notes = Path.join(dir, "notes")
     caller = spawn(fn -> Snakepit.execute("note", %{path: notes}, pool: pool) end)
     eventually(fn -> in_flight(pool) == [2] end)
@@ -142,7 +142,7 @@ defmodule Snakepit.PipeliningTest do
   test "with a budget of 0 nothing is sent ahead", %{tmp_dir: dir} do
     pool = start_taught_pool!(size: 1, pipeline_budget: 0)
     held = hold(pool, dir, "long")
-    signal("STOP", held.os_pid)
+    suspend!(held.os_pid)
     waiting = call(pool, "pid", %{})
     eventually(fn -> queued(pool) == 1 end)
     assert in_flight(pool) == [1]

@@ -137,7 +137,7 @@ defmodule Snakepit.StopTest do
     for _ <- 1..50, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
     # It answers none of the calls behind the running one.
     held = hold(pool, context.tmp_dir, "one")
-    signal("STOP", held.os_pid)
+    suspend!(held.os_pid)
     calls = for _ <- 1..19, do: call(pool, "ping", %{}, @endless)
     eventually(fn -> queued(pool) + in_flight(pool) == 20 and in_flight(pool) > 1 end, @patience)
     :ok = stop_supervised({Snakepit.Pool, pool})

@@ -9,4 +9,12 @@ defmodule Snakepit.Test.OS do
       {:error, _} -> false
     end
   end
+
+  @doc "Whether each thread of a process stands still after SIGSTOP, which takes them a moment."
+  def stopped?(os_pid) do
+    # A thread that has just ended has no file any more.
+    paths = Path.wildcard("/proc/#{os_pid}/task/*/stat")
+    stats = for path <- paths, {:ok, stat} <- [File.read(path)], do: stat
+    stats != [] and Enum.all?(stats, &String.contains?(&1, ") T "))
+  end
 end

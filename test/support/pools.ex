@@ -78,6 +78,12 @@ defmodule Snakepit.Test.Pools do
 
   defdelegate alive?(os_pid), to: Snakepit.Test.OS
 
+  @doc "Stops a process with SIGSTOP, and returns once all of its threads stand still."
+  def suspend!(os_pid) do
+    {_, 0} = System.cmd("kill", ["-STOP", to_string(os_pid)])
+    eventually(fn -> Snakepit.Test.OS.stopped?(os_pid) end)
+  end
+
   @doc "The worker processes of a pool."
   def worker_pids(pool) do
     {:ok, %{manager: manager}} = Snakepit.Pool.Registry.fetch(pool)
