@@ -103,7 +103,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::pipe::{self, Pipe};
-    use std::{fs::OpenOptions, io::Write};
+    use std::{
+        fs::{File, OpenOptions},
+        io::Write,
+    };
 
     impl Buffer for Vec<u8> {
         fn with_size(size: usize) -> Self {
@@ -111,15 +114,20 @@ mod tests {
         }
     }
 
-    /// What is read, and how it ends, of a pipe that a worker has written this to.
-    async fn read(written: &[u8], limit: usize) -> (Vec<Vec<u8>>, End) {
+    /// The receiver of a worker's messages, and the worker's end of the pipe.
+    fn open() -> (Receiver, Messages, File) {
         let Pipe {
             receiver,
             writer,
             path,
         } = pipe::open(None).unwrap().unwrap();
-        let messages = Messages::new(writer);
-        let mut worker = OpenOptions::new().write(true).open(path).unwrap();
+        let worker = OpenOptions::new().write(true).open(path).unwrap();
+        (receiver, Messages::new(writer), worker)
+    }
+
+    /// What is read, and how it ends, of a pipe that a worker has written this to.
+    async fn read(written: &[u8], limit: usize) -> (Vec<Vec<u8>>, End) {
+        let (receiver, messages, mut worker) = open();
         worker.write_all(written).unwrap();
         drop(worker);
         messages.finish();
@@ -147,13 +155,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn no_further_message_is_read_while_too_many_are_not_handled() {
-        let Pipe {
-            receiver,
-            writer,
-            path,
-        } = pipe::open(None).unwrap().unwrap();
-        let messages = Messages::new(writer);
-        let mut worker = OpenOptions::new().write(true).open(path).unwrap();
+        let (receiver, messages, mut worker) = open();
         for _ in 0..=MAX_UNHANDLED {
             worker.write_all(b"\0\0\0\x01x").unwrap();
         }
