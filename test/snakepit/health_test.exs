@@ -67,7 +67,7 @@ defmodule Snakepit.HealthTest do
       capture_log(fn ->
         pool = start_pool!(health_interval: 200, health_misses: 3)
         before = os_pid(pool)
-        System.cmd("kill", ["-STOP", to_string(before)])
+        signal("STOP", before)
         eventually(fn -> not alive?(before) end)
         # A worker that is only slow may be replaced as well, within the limits of this test.
         eventually(fn ->

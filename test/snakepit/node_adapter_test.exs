@@ -73,7 +73,7 @@ defmodule Snakepit.NodeAdapterTest do
   } do
     pool = start_pool!(adapter: adapter)
     {:ok, %{"pid" => first}} = Snakepit.execute("ping", %{}, pool: pool)
-    System.cmd("kill", ["-KILL", to_string(first)])
+    signal("KILL", first)
 
     eventually(fn ->
       match?({:ok, %{"pid" => pid}} when pid != first, Snakepit.execute("ping", %{}, pool: pool))

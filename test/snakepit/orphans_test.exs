@@ -26,7 +26,7 @@ defmodule Snakepit.OrphansTest do
       [one, two, beam] = pids(port, "")
       eventually(fn -> File.exists?(started) end)
       assert alive?(one) and alive?(two)
-      System.cmd("kill", ["-KILL", to_string(beam)])
+      signal("KILL", beam)
       eventually(fn -> not alive?(one) and not alive?(two) end)
     end
   end
@@ -53,7 +53,7 @@ defmodule Snakepit.OrphansTest do
     port = start_beam(script)
     {children, [beam]} = port |> pids("") |> Enum.split(-1)
     assert length(children) == 3 and Enum.all?(children, &alive?/1)
-    System.cmd("kill", ["-KILL", to_string(beam)])
+    signal("KILL", beam)
     eventually(fn -> not Enum.any?(children, &alive?/1) end, 20_000)
   end
 
@@ -82,7 +82,7 @@ defmodule Snakepit.OrphansTest do
 
     port = start_beam(script)
     [one, two, beam] = pids(port, "")
-    System.cmd("kill", ["-TERM", to_string(beam)])
+    signal("TERM", beam)
     assert_receive {^port, {:exit_status, _status}}
     assert File.exists?(closed)
     eventually(fn -> not alive?(one) and not alive?(two) end)

@@ -51,7 +51,7 @@ defmodule Snakepit.PathsTest do
   # The next worker has another OS process.
   defp replace_worker(pool) do
     os_pid = worker_pid(pool)
-    System.cmd("kill", ["-KILL", to_string(os_pid)])
+    signal("KILL", os_pid)
     eventually(fn -> worker_pid(pool) not in [nil, os_pid] end)
   end
 

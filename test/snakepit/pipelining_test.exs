@@ -200,6 +200,4 @@ defmodule Snakepit.PipeliningTest do
 
     assert Enum.all?(await_many(large))
   end
-
-  defp signal(name, os_pid), do: System.cmd("kill", ["-#{name}", to_string(os_pid)])
 end

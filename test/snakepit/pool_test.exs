@@ -126,7 +126,7 @@ defmodule Snakepit.PoolTest do
         task
       end
 
-    System.cmd("kill", ["-KILL", to_string(before)])
+    signal("KILL", before)
 
     for result <- await_many(tasks),
         do: assert({:error, %Error{reason: :worker_crashed}} = result)

@@ -233,7 +233,7 @@ defmodule Snakepit.RuntimeDirTest do
       os_pid = os_pid(pool)
 
       capture_log(fn ->
-        System.cmd("kill", ["-KILL", to_string(os_pid)])
+        signal("KILL", os_pid)
 
         eventually(
           fn -> match?({:ok, %{"pid" => pid}} when pid != os_pid, call_pid(pool)) end,

@@ -36,7 +36,7 @@ defmodule Snakepit.SessionsTest do
   # Returns once another worker has taken its place.
   defp kill(pool, os_pid) do
     before = worker_keys(pool)
-    System.cmd("kill", ["-KILL", to_string(os_pid)])
+    signal("KILL", os_pid)
 
     eventually(fn ->
       now = worker_keys(pool)

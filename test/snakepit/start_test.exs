@@ -111,7 +111,7 @@ defmodule Snakepit.StartTest do
         call = Task.async(fn -> Snakepit.execute("ping", %{}, pool: pool, timeout: @patience) end)
         eventually(fn -> File.exists?(hold <> ".begun") end, @patience)
         [os_pid] = os_pids(pool)
-        System.cmd("kill", ["-TERM", to_string(os_pid)])
+        signal("TERM", os_pid)
         File.rm!(hold)
         assert {:ok, %{"worker_id" => _}} = Task.await(call, @patience)
         eventually(fn -> os_pid not in os_pids(pool) end, @patience)
@@ -128,7 +128,7 @@ defmodule Snakepit.StartTest do
           assert_receive {:ready, ^pool, %{os_pid: os_pid}}, @patience
           # The worker that follows the last one is never ready.
           if attempt == 3, do: File.touch!(hold)
-          System.cmd("kill", ["-KILL", to_string(os_pid)])
+          signal("KILL", os_pid)
           assert_receive {:restarted, ^pool, %{attempt: ^attempt, why: why}}, @patience
           assert is_binary(why)
         end
@@ -147,7 +147,7 @@ defmodule Snakepit.StartTest do
         for _ <- 1..3 do
           assert_receive {:ready, ^pool, %{os_pid: os_pid}}, @patience
           {:ok, _} = Snakepit.execute("ping", %{}, pool: pool, timeout: @patience)
-          System.cmd("kill", ["-KILL", to_string(os_pid)])
+          signal("KILL", os_pid)
           assert_receive {:restarted, ^pool, %{attempt: 1}}, @patience
         end
       end
@@ -184,7 +184,7 @@ defmodule Snakepit.StartTest do
           capture_log(fn ->
             pool = start_pool_unready!(context.options ++ starting(%{}))
             assert_receive {:ready, ^pool, %{os_pid: os_pid}}, @patience
-            System.cmd("kill", ["-KILL", to_string(os_pid)])
+            signal("KILL", os_pid)
             assert_receive {:ready, ^pool, _}, @patience
             stop_supervised!({Pool, pool})
             send(test, {:pool, pool})

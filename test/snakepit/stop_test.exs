@@ -357,6 +357,4 @@ defmodule Snakepit.StopTest do
     {_queued, workers} = pool |> native() |> Native.pool_snapshot()
     workers |> Enum.map(&elem(&1, 1)) |> Enum.sum()
   end
-
-  defp signal(name, os_pid), do: System.cmd("kill", ["-#{name}", to_string(os_pid)])
 end

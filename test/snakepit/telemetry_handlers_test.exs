@@ -58,14 +58,14 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       assert assert_answered([:call, :exception]) == self()
       assert assert_answered([:call, :cancelled]) == notifier
 
-      System.cmd("kill", ["-KILL", to_string(os_pid)])
+      signal("KILL", os_pid)
       for name <- [:stopped, :restarted], do: assert(assert_answered([:worker, name]) == notifier)
       assert assert_answered([:session, :lost]) == notifier
 
       eventually(fn -> await_ready(pool) == :ok end)
       [worker | _] = worker_pids(pool)
       {:ok, [%{os_pid: os_pid} | _]} = Snakepit.list_workers(pool)
-      System.cmd("kill", ["-STOP", to_string(os_pid)])
+      signal("STOP", os_pid)
       # The question, and one interval without an answer.
       for _ <- 0..1, do: send(worker, :check_health)
       assert assert_answered([:health, :failed]) == notifier

@@ -255,7 +255,7 @@ defmodule Snakepit.TelemetryTest do
         assert {%{duration: starting}, %{os_pid: ^os_pid}} = event(pool, [:worker, :ready])
         assert starting > 0
 
-        System.cmd("kill", ["-STOP", to_string(os_pid)])
+        signal("STOP", os_pid)
         [worker] = worker_pids(pool)
         # The question, and three intervals without an answer.
         for _ <- 0..3, do: send(worker, :check_health)

@@ -105,7 +105,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
       held = Task.async(fn -> run(pool, "hold", %{started: started, until: until}) end)
       eventually(fn -> lines(started) == ["started"] end)
-      System.cmd("kill", ["-TERM", to_string(os_pid)])
+      signal("TERM", os_pid)
       eventually(fn -> draining?(pool) end)
       File.touch!(until)
       assert await(held) == "held"
@@ -123,7 +123,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       pool = pool!()
       closing = Path.join(dir, "closing")
       os_pid = run(pool, "announce_close", %{path: closing})
-      System.cmd("kill", ["-TERM", to_string(os_pid)])
+      signal("TERM", os_pid)
       eventually(fn -> lines(closing) == ["closed in the same thread: True"] end)
     end
 

@@ -78,9 +78,12 @@ defmodule Snakepit.Test.Pools do
 
   defdelegate alive?(os_pid), to: Snakepit.Test.OS
 
+  @doc "Sends a signal to a process of the operating system."
+  def signal(name, os_pid), do: System.cmd("kill", ["-#{name}", to_string(os_pid)])
+
   @doc "Stops a process with SIGSTOP, and returns once all of its threads stand still."
   def suspend!(os_pid) do
-    {_, 0} = System.cmd("kill", ["-STOP", to_string(os_pid)])
+    {_, 0} = signal("STOP", os_pid)
     eventually(fn -> Snakepit.Test.OS.stopped?(os_pid) end)
   end
 

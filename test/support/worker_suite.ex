@@ -246,7 +246,7 @@ defmodule Snakepit.Test.WorkerSuite do
             end
 
           for {worker, _task} <- Enum.uniq_by(calls, &elem(&1, 0)),
-              do: System.cmd("kill", ["-KILL", to_string(worker)])
+              do: signal("KILL", worker)
 
           for {_worker, task} <- calls do
             assert {:error, %Error{reason: :worker_crashed, worker_id: "" <> _}} = await(task)
