@@ -19,7 +19,8 @@ defmodule Snakepit do
   Executes a command on a worker and waits for its result, a map with string keys. A result that is not
   a dict arrives as `%{"result" => value}`.
 
-      {:ok, %{"result" => 5}} = Snakepit.execute("compute", %{operation: "add", a: 2, b: 3})
+      {:ok, %{"result" => 5}} =
+        Snakepit.execute("compute", %{operation: "add", a: 2, b: 3}, pool: MyApp.Python)
 
   Options:
 
@@ -56,8 +57,9 @@ defmodule Snakepit do
   @doc """
   Executes a command in a session: `execute/3` with `session_id: session_id`.
 
-      {:ok, _} = Snakepit.execute_in_session("user-7", "remember", %{name: "Ada"})
-      {:ok, %{"name" => "Ada"}} = Snakepit.execute_in_session("user-7", "recall")
+      session = &Snakepit.execute_in_session("user-7", &1, &2, pool: MyApp.Python)
+      {:ok, _} = session.("remember", %{name: "Ada"})
+      {:ok, %{"result" => "Ada"}} = session.("recall", %{})
 
   The calls of a session go to one worker, where they share `context.session`. With `affinity: :strict`
   a call waits for that worker; calls of other sessions do not wait for it. With `affinity: :prefer` it
@@ -78,7 +80,10 @@ defmodule Snakepit do
   @doc """
   Executes a streaming command and calls `callback` with each chunk, in the calling process.
 
-      Snakepit.execute_stream("ping_stream", %{count: 3}, fn chunk -> IO.inspect(chunk) end)
+      :ok =
+        Snakepit.execute_stream("ping_stream", %{count: 3}, fn chunk -> IO.inspect(chunk) end,
+          pool: MyApp.Python
+        )
 
   A chunk is a map with string keys: what the Python generator yielded, and `"is_final"`, which is
   true for the generator's return value. The callback's return value is ignored, except `:halt`, which
@@ -141,10 +146,11 @@ defmodule Snakepit do
   @doc """
   Returns a lazy `Stream` of a command's chunks, to be composed with `Stream` and `Enum`.
 
-      "ping_stream"
-      |> Snakepit.stream(%{count: 1_000_000})
-      |> Stream.map(& &1["sequence"])
-      |> Enum.take(5)
+      [0, 1, 2, 3, 4] =
+        "ping_stream"
+        |> Snakepit.stream(%{count: 1_000_000}, pool: MyApp.Python)
+        |> Stream.map(& &1["index"])
+        |> Enum.take(5)
 
   The command starts anew each time the stream is enumerated, and is cancelled as soon as the enumeration
   halts. Errors are raised. A suspended enumeration belongs to the process that began it: continuing it
@@ -160,9 +166,13 @@ defmodule Snakepit do
   Starts a streaming command whose chunks are sent to the calling process as messages, for a GenServer or
   a LiveView.
 
+      require Snakepit
+
       def init(_) do
-        {:ok, call} = Snakepit.start_stream("ping_stream", %{count: 100}, demand: 10)
-        {:ok, call}
+        options = [pool: MyApp.Python, demand: 10]
+
+        with {:error, error} <- Snakepit.start_stream("ping_stream", %{count: 100}, options),
+          do: {:stop, error}
       end
 
       def handle_info({:snakepit, ref, {:chunks, chunks}}, %{ref: ref} = call) do
@@ -195,7 +205,9 @@ defmodule Snakepit do
   @doc """
   Marks a binary to arrive in Python as `bytes` even if it is UTF-8 text.
 
-      Snakepit.execute("store", %{name: "photo.png", content: Snakepit.bytes(content)})
+      content = File.read!("photo.png")
+      args = %{name: "photo.png", content: Snakepit.bytes(content)}
+      {:ok, _} = Snakepit.execute("store", args, pool: MyApp.Python)
   """
   @spec bytes(binary) :: Bytes.t()
   def bytes(data) when is_binary(data), do: %Bytes{data: data}

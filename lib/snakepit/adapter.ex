@@ -15,7 +15,7 @@ defmodule Snakepit.Adapter do
       {Snakepit.Pool, name: MyApp.Node, adapter: MyApp.NodeAdapter}
 
   Snakepit has two adapters: `Snakepit.Adapters.GRPCPython` and, over stdin and stdout,
-  `Snakepit.Adapters.GenericPythonV2`. `guides/adapters.md` describes what a worker must do.
+  `Snakepit.Adapters.GenericPythonV2`. [Writing adapters](adapters.md) describes what a worker must do.
 
   | callback | |
   |---|---|

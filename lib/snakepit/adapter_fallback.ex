@@ -2,7 +2,7 @@ defmodule Snakepit.AdapterFallback do
   @moduledoc """
   Calls that use another adapter's workers if gRPC is unavailable.
 
-      Snakepit.AdapterFallback.execute_with_fallback("summarize", %{text: text},
+      Snakepit.AdapterFallback.execute_with_fallback("summarize", %{text: "..."},
         pool: MyApp.Python,
         fallback_adapter: Snakepit.Adapters.GenericPythonV2
       )

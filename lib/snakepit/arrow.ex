@@ -4,9 +4,11 @@ defmodule Snakepit.Arrow do
 
   A command returns one with `snakepit_bridge.arrow(frame)`, or as any frame in a pool with `frames: :arrow`:
 
-      {:ok, %{"result" => %Snakepit.Arrow{} = sales}} = Snakepit.execute("sales", %{year: 2026})
+      {:ok, %{"result" => %Snakepit.Arrow{} = sales}} =
+        Snakepit.execute("sales", %{year: 2026}, pool: MyApp.Python)
+
       Snakepit.Arrow.to_explorer(sales)
-      {:ok, _} = Snakepit.execute("plot", %{sales: sales})
+      {:ok, _} = Snakepit.execute("total", %{sales: sales}, pool: MyApp.Python)
 
   `:data` is a stream in Arrow's IPC format. Types, missing values, dictionaries, nested columns and time zones
   survive, and no value is converted on the way.

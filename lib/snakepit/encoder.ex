@@ -2,6 +2,10 @@ defprotocol Snakepit.Encoder do
   @moduledoc """
   Converts a struct to the value that is sent to Python in its place.
 
+      defmodule MyApp.Point do
+        defstruct [:x, :y]
+      end
+
       defimpl Snakepit.Encoder, for: MyApp.Point do
         def encode(point), do: %{x: point.x, y: point.y}
       end

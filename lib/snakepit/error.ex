@@ -2,7 +2,9 @@ defmodule Snakepit.Error do
   @moduledoc """
   The error that every failed call returns. You can also raise it.
 
-      case Snakepit.execute("compute", %{operation: "divide", a: 1, b: 0}) do
+      args = %{operation: "divide", a: 1, b: 0}
+
+      case Snakepit.execute("compute", args, pool: MyApp.Python) do
         {:ok, %{"result" => result}} -> result
         {:error, %Snakepit.Error{reason: :python_error, details: %{type: "ZeroDivisionError"}}} -> nil
         {:error, error} -> raise error
@@ -59,7 +61,10 @@ defmodule Snakepit.Error do
   A command that raises `snakepit_bridge.CommandError("out_of_stock", "only 3 are left",
   data={"left": 3})` lets its callers match:
 
-      {:error, %Snakepit.Error{reason: :command_error, details: %{code: "out_of_stock", data: data}}}
+      {:error, %Snakepit.Error{reason: :command_error, details: details}} =
+        Snakepit.execute("sell", %{count: 9}, pool: MyApp.Python)
+
+      %{code: "out_of_stock", data: %{"left" => 3}} = details
 
   `Exception.message/1` shows the frames in the user's own code, without those in Python's
   libraries. For a `CommandError` it returns only `out_of_stock: only 3 are left`: such an error

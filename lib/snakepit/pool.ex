@@ -9,7 +9,8 @@ defmodule Snakepit.Pool do
          adapter_args: [class: "my_app.commands:Commands", paths: ["python"]]}
       ]
 
-      Snakepit.execute("summarize", %{text: text}, pool: MyApp.Python)
+      {:ok, %{"result" => summary}} =
+        Snakepit.execute("summarize", %{text: "..."}, pool: MyApp.Python)
 
   You can run any number of pools. The application's environment defines the one that the
   application itself starts, with the default name `Snakepit.Pool`: see
@@ -24,7 +25,7 @@ defmodule Snakepit.Pool do
 
   `Snakepit.restart/2` replaces the workers one after another, without failing a call. With
   `reload: true` the pool does so automatically when Python code changes: see
-  `guides/writing_commands.md`.
+  [Writing commands](writing_commands.md#reloading).
 
   ## Options
 

@@ -3,7 +3,16 @@ defmodule Snakepit.Telemetry do
   The events that Snakepit emits through `:telemetry`, if the application depends on it. Otherwise
   they cost nothing; a pool checks for it when it starts.
 
-      :telemetry.attach("log", [:snakepit, :call, :stop], &MyApp.handle_event/4, nil)
+      defmodule MyApp.SlowCalls do
+        require Logger
+
+        def handle_event(_event, measurements, %{command: command}, _config) do
+          ms = System.convert_time_unit(measurements.duration, :native, :millisecond)
+          if ms > 1_000, do: Logger.warning("\#{command} took \#{ms} ms")
+        end
+      end
+
+      :telemetry.attach("slow", [:snakepit, :call, :stop], &MyApp.SlowCalls.handle_event/4, nil)
 
   Times are in native units (`System.convert_time_unit/3`). The metadata of each event has
   `:pool`; that of calls has `:command`, `:streaming`, `:request_id`, `:session_id` (nil without a

@@ -3,7 +3,8 @@ defmodule Snakepit.Tensor do
   An array of numbers, which becomes a numpy array in Python.
 
       tensor = Snakepit.Tensor.from_list([1.0, 2.0], :float32)
-      {:ok, %{"result" => %Snakepit.Tensor{shape: {2}}}} = Snakepit.execute("scale", %{by: tensor})
+      {:ok, %{"result" => %Snakepit.Tensor{shape: {2}}}} =
+        Snakepit.execute("double", %{numbers: tensor}, pool: MyApp.Python)
 
   `:data` holds the elements, little-endian and row-major. The dtypes are `:bool` (a byte, 0 or 1),
   `:int8` to `:int64`, `:uint8` to `:uint64`, `:float16`, `:float32`, `:float64`, `:bfloat16`,

@@ -1,0 +1,50 @@
+"""The commands that the documentation of Snakepit's modules calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from snakepit_bridge import BuiltinAdapter, CommandError, Context, arrow, command
+
+
+class Documented(BuiltinAdapter):
+    @command
+    def greet(self, name: str, times: int = 1) -> str:
+        """Greets somebody."""
+        return " ".join([f"Hello {name}"] * times)
+
+    @command
+    def remember(self, name: str, context: Context) -> None:
+        context.session["name"] = name
+
+    @command
+    def recall(self, context: Context) -> Any:
+        return context.session["name"]
+
+    @command
+    def store(self, name: str, content: bytes) -> int:
+        return len(content)
+
+    @command
+    def summarize(self, text: str) -> str:
+        return text[:10]
+
+    @command
+    def sales(self, year: int) -> Any:
+        return arrow(pd.DataFrame({"year": [year], "amount": [1.5]}))
+
+    @command
+    def total(self, sales: pa.Table) -> float:
+        return sum(sales["amount"].to_pylist())
+
+    @command
+    def double(self, numbers: np.ndarray) -> Any:
+        return 2 * numbers
+
+    @command
+    def sell(self, count: int) -> int:
+        raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
