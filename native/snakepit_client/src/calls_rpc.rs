@@ -8,14 +8,12 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Uri};
-use snakepit_wire::{
-    BatchingSender, Connection as _, Io, MAX_HEADER_LIST, SharedConnection, Socket,
-};
+use snakepit_wire::{BatchingSender, Connection as _, Io, MAX_HEADER_LIST, SharedConnection};
 use std::{future::poll_fn, io, sync::Arc};
 
 const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";
 
-pub type ClientConnection = h2::client::Connection<Io<Socket>, Bytes>;
+pub type ClientConnection = h2::client::Connection<Io, Bytes>;
 
 /// An open RPC.
 pub struct CallsRpc {

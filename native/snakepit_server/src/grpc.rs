@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
 use prost::Message;
-use snakepit_wire::{Deframer, FrameError, Io, SharedConnection, Socket, append};
+use snakepit_wire::{Deframer, FrameError, Io, SharedConnection, append};
 use std::{
     future::poll_fn,
     sync::Arc,
@@ -17,7 +17,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-pub type ServerConnection = h2::server::Connection<Io<Socket>, Bytes>;
+pub type ServerConnection = h2::server::Connection<Io, Bytes>;
 
 /// An accepted RPC.
 pub struct Rpc {

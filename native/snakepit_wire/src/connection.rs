@@ -6,7 +6,7 @@
 //! a thread that has something to send polls the connection itself, for writing alone, unless another thread is
 //! using it. Reading stays with the task.
 
-use crate::io::IoState;
+use crate::io::{IoState, Mode};
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
 use std::{
@@ -100,7 +100,7 @@ impl<C: Connection> SharedConnection<C> {
 
     /// The connection has ended: threads that wait for its socket continue.
     pub fn set_ended(&self) {
-        self.io.set_blocked(false);
+        self.io.set_ended();
     }
 
     /// Wakes the task that drives the connection.
@@ -113,29 +113,31 @@ impl<C: Connection> SharedConnection<C> {
     pub fn write_here(&self, queue: impl FnOnce()) -> bool {
         let connection = self.connection.try_lock();
         connection
-            .map(|connection| self.write_locked(connection, queue))
+            .map(|connection| self.write_locked(connection, Mode::Write, queue))
             .is_some()
     }
 
     /// As `write_here`, but waits for the other thread, and until the socket has taken everything or is closed.
+    /// No other thread has to do anything meanwhile.
     pub fn write_all_here(&self, queue: impl FnOnce()) {
-        self.write_locked(self.lock(), queue);
-        while self.io.wait_unblocked() {
-            self.write_locked(self.lock(), || {});
+        self.write_locked(self.lock(), Mode::WriteAll, queue);
+        while self.io.is_blocked() {
+            self.io.wait_for_room();
+            self.write_locked(self.lock(), Mode::WriteAll, || {});
         }
     }
 
-    fn write_locked(&self, mut connection: MutexGuard<'_, C>, queue: impl FnOnce()) {
+    fn write_locked(&self, mut connection: MutexGuard<'_, C>, mode: Mode, queue: impl FnOnce()) {
         let ended = without_wakeups(|| {
             queue();
-            self.io.set_writing_only(true);
+            self.io.set_mode(mode);
             let ended = connection.poll_io(&mut Context::from_waker(&self.waker));
-            self.io.set_writing_only(false);
+            self.io.set_mode(Mode::Task);
             ended.is_ready()
         });
         drop(connection);
         if ended {
-            self.io.set_blocked(false);
+            self.io.set_ended();
             self.waker.wake_by_ref();
         }
     }
@@ -147,5 +149,108 @@ impl<C: Connection> SharedConnection<C> {
     /// Whether the socket takes no more at the moment.
     pub fn is_blocked(&self) -> bool {
         self.io.is_blocked()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{Io, Socket};
+    use bytes::{Buf, Bytes};
+    use std::{
+        io::Read,
+        os::unix::net::UnixStream,
+        sync::mpsc::{self, Receiver},
+        thread,
+        time::Duration,
+    };
+    use tokio::runtime::{Builder, Runtime};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+    /// Several times what a socket holds.
+    const SIZE: usize = 4 << 20;
+
+    /// A connection that writes bytes and reads nothing.
+    struct Writing {
+        io: Io,
+        bytes: Bytes,
+    }
+
+    impl Connection for Writing {
+        fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+            while !self.bytes.is_empty() {
+                match Pin::new(&mut self.io).poll_write(cx, &self.bytes) {
+                    Poll::Ready(written) => self.bytes.advance(written.unwrap()),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        }
+    }
+
+    /// A connection with `SIZE` bytes to write. Nobody drives the runtime.
+    fn writing() -> (Runtime, Arc<SharedConnection<Writing>>, UnixStream) {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let entered = runtime.enter();
+        let socket = Socket::unix(tokio::net::UnixStream::from_std(near).unwrap()).unwrap();
+        drop(entered);
+        let (io, state) = Io::new(socket);
+        let bytes = Bytes::from(vec![7; SIZE]);
+        let connection = SharedConnection::new(Writing { io, bytes }, state);
+        (runtime, connection, far)
+    }
+
+    fn write_all(connection: &Arc<SharedConnection<Writing>>) -> Receiver<()> {
+        let connection = connection.clone();
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            connection.write_all_here(|| {});
+            done.send(()).unwrap();
+        });
+        is_done
+    }
+
+    #[test]
+    fn more_than_the_socket_holds_is_written_while_nobody_drives_the_runtime() {
+        let (_runtime, connection, mut far) = writing();
+        let written = write_all(&connection);
+        far.set_read_timeout(Some(PATIENCE)).unwrap();
+        far.read_exact(&mut vec![0; SIZE]).unwrap();
+        written.recv_timeout(PATIENCE).unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_a_full_socket_continues_when_the_connection_ends() {
+        for end in [
+            |connection: &SharedConnection<Writing>, _: UnixStream| connection.set_ended(),
+            |_: &SharedConnection<Writing>, far: UnixStream| drop(far),
+        ] {
+            let (_runtime, connection, mut far) = writing();
+            let written = write_all(&connection);
+            far.read_exact(&mut [0]).unwrap();
+            end(&connection, far);
+            written.recv_timeout(PATIENCE).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_thread_could_not_write_is_written_by_the_task() {
+        let (runtime, connection, mut far) = writing();
+        assert!(connection.write_here(|| {}));
+        assert!(connection.is_blocked());
+        let driven = connection.clone();
+        runtime.spawn(std::future::poll_fn(move |cx| {
+            driven.poll(cx.waker(), |writing, cx| writing.poll_io(cx).map(drop))
+        }));
+        let reading = thread::spawn(move || far.read_exact(&mut vec![0; SIZE]).unwrap());
+        runtime.block_on(async {
+            while connection.with(|writing| !writing.bytes.is_empty()) {
+                tokio::task::yield_now().await;
+            }
+        });
+        reading.join().unwrap();
     }
 }

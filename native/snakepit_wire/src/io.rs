@@ -1,32 +1,53 @@
 //! A connection's socket, which can be written to while it is not to be read.
 
-use parking_lot::{Condvar, Mutex};
+use crate::socket::Socket;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fd::OwnedFd,
+    io::Errno,
+    net::{Shutdown, shutdown},
+};
 use std::{
     io::{self, ErrorKind},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// How the connection is polled. Only its poller changes it, which has the connection to itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Mode {
+    /// By its task: for reading and writing.
+    Task,
+    /// For writing alone. If the socket is full, the task is woken when there is room.
+    Write,
+    /// As `Write`, by a thread that waits for room itself.
+    WriteAll,
+}
+
 /// What the threads that use a connection know of its socket.
-#[derive(Default)]
 pub struct IoState {
-    writing_only: AtomicBool,
+    socket: Arc<OwnedFd>,
+    /// A `Mode`.
+    mode: AtomicU8,
     /// Whether the last write found the socket full.
     blocked: AtomicBool,
-    waiting: Mutex<()>,
-    unblocked: Condvar,
 }
 
 impl IoState {
-    /// While set, reading finds nothing.
     #[inline]
-    pub(crate) fn set_writing_only(&self, writing_only: bool) {
-        self.writing_only.store(writing_only, Ordering::Relaxed);
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn has_mode(&self, mode: Mode) -> bool {
+        self.mode.load(Ordering::Relaxed) == mode as u8
     }
 
     #[inline]
@@ -34,18 +55,10 @@ impl IoState {
         self.blocked.load(Ordering::Acquire)
     }
 
-    #[inline]
-    pub(crate) fn set_blocked(&self, blocked: bool) {
-        if self.blocked.swap(blocked, Ordering::AcqRel) && !blocked {
-            drop(self.waiting.lock());
-            self.unblocked.notify_all();
-        }
-    }
-
     /// Writing to a peer that has closed its end is no error: data that it sent before is still to be read, and
     /// only the end of that data ends the connection.
     fn wrote(&self, written: Poll<io::Result<usize>>, size: usize) -> Poll<io::Result<usize>> {
-        self.set_blocked(written.is_pending());
+        self.blocked.store(written.is_pending(), Ordering::Release);
         match written {
             Poll::Ready(Err(error))
                 if matches!(
@@ -59,30 +72,37 @@ impl IoState {
         }
     }
 
-    /// Waits until the socket takes more. Returns whether it had to wait.
-    pub(crate) fn wait_unblocked(&self) -> bool {
-        let mut waited = false;
-        let mut waiting = self.waiting.lock();
-        while self.is_blocked() {
-            waited = true;
-            self.unblocked.wait(&mut waiting);
-        }
-        waited
+    /// Waits on this thread until the socket takes more, or is closed at either end. It needs no other thread:
+    /// in a worker that runs one command at a time, nobody drives the runtime while a reply is written.
+    pub(crate) fn wait_for_room(&self) {
+        let mut socket = [PollFd::new(&self.socket, PollFlags::OUT)];
+        while let Err(Errno::INTR) = poll(&mut socket, None) {}
+    }
+
+    /// The connection has ended: nothing more is written, and those who wait for room continue.
+    pub(crate) fn set_ended(&self) {
+        self.blocked.store(false, Ordering::Release);
+        // The peer may have closed it.
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 }
 
 /// A socket that reports to an `IoState`.
-pub struct Io<S> {
-    stream: S,
+pub struct Io {
+    socket: Socket,
     state: Arc<IoState>,
 }
 
-impl<S> Io<S> {
-    pub fn new(stream: S) -> (Self, Arc<IoState>) {
-        let state = Arc::new(IoState::default());
+impl Io {
+    pub fn new(socket: Socket) -> (Self, Arc<IoState>) {
+        let state = Arc::new(IoState {
+            socket: socket.fd().clone(),
+            mode: AtomicU8::new(Mode::Task as u8),
+            blocked: AtomicBool::new(false),
+        });
         (
             Self {
-                stream,
+                socket,
                 state: state.clone(),
             },
             state,
@@ -90,28 +110,27 @@ impl<S> Io<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
+impl AsyncRead for Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.state.writing_only.load(Ordering::Relaxed) {
+        if !self.state.has_mode(Mode::Task) {
             // The connection's task has already asked to be woken for data.
             return Poll::Pending;
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
+impl AsyncWrite for Io {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.state.wrote(written, bytes.len())
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -119,21 +138,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let written = if self.state.has_mode(Mode::WriteAll) {
+            self.socket.write_now(slices)
+        } else {
+            Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+        };
         let size = slices.iter().map(|slice| slice.len()).sum();
         self.state.wrote(written, size)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.socket.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
@@ -152,7 +175,7 @@ mod tests {
         let (near, mut far) = UnixStream::pair().unwrap();
         far.write_all(b"last words").await.unwrap();
         drop(far);
-        let (mut near, _state) = Io::new(near);
+        let (mut near, _state) = Io::new(Socket::unix(near).unwrap());
         near.write_all(b"lost").await.unwrap();
         let mut read = String::new();
         near.read_to_string(&mut read).await.unwrap();
@@ -163,8 +186,8 @@ mod tests {
     async fn a_socket_is_not_read_while_it_is_only_written_to() {
         let (near, mut far) = UnixStream::pair().unwrap();
         far.write_all(b"x").await.unwrap();
-        let (mut near, state) = Io::new(near);
-        state.set_writing_only(true);
+        let (mut near, state) = Io::new(Socket::unix(near).unwrap());
+        state.set_mode(Mode::Write);
         let mut buffer = [0; 1];
         let mut buffer = ReadBuf::new(&mut buffer);
         let mut cx = Context::from_waker(Waker::noop());
@@ -173,7 +196,7 @@ mod tests {
                 .poll_read(&mut cx, &mut buffer)
                 .is_pending()
         );
-        state.set_writing_only(false);
+        state.set_mode(Mode::Task);
         assert_eq!(near.read_u8().await.unwrap(), b'x');
     }
 }

@@ -5,13 +5,14 @@
 //! waking threads, switching between them and copying (`guides/performance.md`). A test below counts the wake-ups.
 
 use rustix::{
-    fd::{AsFd, OwnedFd},
-    io::{read, retry_on_intr, write, writev},
+    fd::{AsFd, AsRawFd, OwnedFd},
+    io::{read, retry_on_intr, writev},
     net::{Shutdown, shutdown},
 };
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 use tokio::{
@@ -24,8 +25,8 @@ use tokio::{
 const READ_UP_TO: usize = 64 * 1024;
 
 pub struct Socket {
-    /// Registered for reading.
-    stream: AsyncFd<OwnedFd>,
+    /// Registered for reading. Threads that wait without the runtime share it.
+    stream: AsyncFd<Arc<OwnedFd>>,
     /// Registered for writing, while the socket is full.
     full: Option<AsyncFd<OwnedFd>>,
     /// A thread outside the runtime may find the socket full as well.
@@ -46,43 +47,54 @@ impl Socket {
 
     fn new(stream: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            stream: watch(stream, Interest::READABLE)?,
+            stream: watch(Arc::new(stream), Interest::READABLE)?,
             full: None,
             runtime: Handle::current(),
         })
     }
 
-    fn poll_write_by(
+    pub(crate) fn fd(&self) -> &Arc<OwnedFd> {
+        self.stream.get_ref()
+    }
+
+    /// Writes what the socket takes now; pending if it is full. The caller waits for room by itself.
+    pub(crate) fn write_now(&mut self, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match retry_on_intr(|| writev(self.fd(), slices)) {
+            Err(rustix::io::Errno::AGAIN) => Poll::Pending,
+            written => {
+                self.full = None;
+                Poll::Ready(written.map_err(Into::into))
+            }
+        }
+    }
+
+    /// As `write_now`; if the socket is full, the task of `cx` is woken when there is room.
+    fn poll_writev(
         &mut self,
         cx: &mut Context<'_>,
-        write: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
+        slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let room = match &self.full {
-                Some(full) => Some(ready!(full.poll_write_ready(cx))?),
-                None => None,
-            };
-            match retry_on_intr(|| write(self.stream.get_ref())) {
-                Err(rustix::io::Errno::AGAIN) => {}
-                written => {
-                    self.full = None;
-                    return Poll::Ready(written.map_err(Into::into));
+            // The runtime may not know yet of room that another thread has waited for.
+            if let written @ Poll::Ready(_) = self.write_now(slices) {
+                return written;
+            }
+            let full = match &mut self.full {
+                Some(full) => full,
+                full => {
+                    let _runtime = self.runtime.enter();
+                    let writable = self.stream.get_ref().as_fd().try_clone_to_owned()?;
+                    full.insert(watch(writable, Interest::WRITABLE)?)
                 }
-            }
-            if let Some(mut room) = room {
-                room.clear_ready();
-                continue;
-            }
-            let _runtime = self.runtime.enter();
-            let writable = self.stream.get_ref().as_fd().try_clone_to_owned()?;
-            self.full = Some(watch(writable, Interest::WRITABLE)?);
+            };
+            ready!(full.poll_write_ready(cx))?.clear_ready();
         }
     }
 }
 
 /// The function that replaces the deprecated one is unsafe, because it cannot know that the file is open.
 #[allow(deprecated)]
-fn watch(stream: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+fn watch<T: AsRawFd>(stream: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(stream, interest)
 }
 
@@ -117,7 +129,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_by(cx, |fd| write(fd, bytes))
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -125,7 +137,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_write_by(cx, |fd| writev(fd, slices))
+        self.get_mut().poll_writev(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
