@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Error, Telemetry}
+  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Error, Interpreter, Telemetry}
   alias Snakepit.Config.Options
   alias Snakepit.Pool.{CommandPolicy, Diagnostics, Manager, Registry}
 
@@ -115,6 +115,31 @@ defmodule Snakepit do
   def execute_in_session_stream(session_id, command, args \\ %{}, callback, options \\ []) do
     execute_stream(command, args, callback, [{:session_id, session_id} | options])
   end
+
+  @doc """
+  Runs Python code and returns the value of its last expression, for notebooks and for exploring.
+
+      {:ok, 5} = Snakepit.eval("import math\\nmath.floor(x) + 2", %{x: 3.5}, pool: MyApp.Explore)
+
+  A pool runs code only if its workers are an interpreter, which you choose when you start it:
+
+      {Snakepit.Pool, name: MyApp.Explore, adapter_args: [class: "snakepit_bridge:Interpreter"]}
+
+  Any other pool returns an error that says so. Whoever may call such a pool may do anything that its workers
+  may do: never give it code of other people.
+
+  `bindings` become names in Python. The value is nil if the last statement is not an expression. What the code
+  prints is passed to the function `:on_output` while the code runs, as text in pieces of any length; by default
+  it is printed here, by `IO.write/1`. With `session_id:` the names are kept for the next call in that session.
+  Other options are those of `execute_stream/4`.
+
+  An exception of the code is the error `:python_error`, whose frames are those of the code, with its line
+  numbers. When the call is cancelled or its time is over, `KeyboardInterrupt` is raised in the code. Values
+  are converted as everywhere: one that cannot be sent is the error `:invalid_result`.
+  """
+  @doc since: "0.1.0"
+  @spec eval(String.t(), map | keyword, keyword) :: {:ok, term} | {:error, Error.t()}
+  def eval(code, bindings \\ %{}, options \\ []), do: Interpreter.eval(code, bindings, options)
 
   @doc """
   Ends a session and frees its state, here and in Python. Does nothing if there is no such session.

@@ -32,6 +32,7 @@ from snakepit_bridge._commands.builtin import BuiltinAdapter
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.sessions import Session
 from snakepit_bridge._errors.command_error import CommandError
+from snakepit_bridge._interpreter.adapter import Interpreter
 from snakepit_bridge._process.logs import RequestIdFilter
 from snakepit_bridge._types.arrow import Arrow, arrow
 from snakepit_bridge._types.encoders import register_encoder
@@ -44,6 +45,7 @@ __all__ = [
     "BuiltinAdapter",
     "CommandError",
     "Context",
+    "Interpreter",
     "RequestIdFilter",
     "Session",
     "Tensor",
@@ -60,6 +62,7 @@ for _class in (
     BuiltinAdapter,
     CommandError,
     Context,
+    Interpreter,
     RequestIdFilter,
     Session,
     Tensor,

@@ -16,6 +16,7 @@ ROOMS = (
     "_errors",
     "_arguments",
     "_commands",
+    "_interpreter",
     "_threads",
     "_process",
     "_servers",

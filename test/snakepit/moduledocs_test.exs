@@ -20,6 +20,7 @@ defmodule Snakepit.ModuledocsTest do
     File.write!(Path.join(dir, "photo.png"), <<137, "PNG">>)
     args = [class: "documented:Documented", paths: [Path.expand("test/support/python")]]
     start_pool!(name: MyApp.Python, size: 4, adapter_args: args)
+    start_pool!(name: MyApp.Explore, adapter_args: [class: "snakepit_bridge:Interpreter"])
     :ok
   end
 

@@ -92,6 +92,7 @@ defmodule Snakepit.PublicAPITest do
       {"Snakepit.execute", Snakepit.execute("ping", %{}, wrong)},
       {"Snakepit.execute_stream", Snakepit.execute_stream("ping", %{}, & &1, wrong)},
       {"Snakepit.start_stream", Snakepit.start_stream("ping", %{}, wrong)},
+      {"Snakepit.eval", Snakepit.eval("1", %{}, wrong)},
       {"Snakepit.end_session", Snakepit.end_session("s", wrong)},
       {"Snakepit.restart", Snakepit.restart(Snakepit.Pool, wrong)},
       {"Snakepit.GRPC.Client.connect", Client.connect("unix:/nowhere", wrong)},

@@ -40,6 +40,8 @@ defmodule Snakepit.Config.Type do
   def check(:adapter, value),
     do: Snakepit.Adapter.adapter?(value) || "a module that implements Snakepit.Adapter"
 
+  def check(:callback, value), do: is_function(value, 1) || "a function of one argument"
+
   def check(:keyword, value), do: Keyword.keyword?(value) || "a keyword list"
 
   def check(:section, value) do

@@ -34,7 +34,7 @@ _MAX_LINE = 2**31 - 1
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)
 
 # The frames of these modules are above the command's own.
-_CALLERS = "snakepit_bridge._threads."
+_CALLERS = ("snakepit_bridge._threads.", "snakepit_bridge._interpreter.")
 
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 _DURING = "\nDuring handling of the above exception, another exception occurred:\n\n"

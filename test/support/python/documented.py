@@ -26,8 +26,8 @@ class Documented(BuiltinAdapter):
         return context.session["name"]
 
     @command
-    def store(self, name: str, content: bytes) -> int:
-        return len(content)
+    def store(self, name: str, content: bytes) -> dict[str, Any]:
+        return {"name": name, "bytes": len(content)}
 
     @command
     def summarize(self, text: str) -> str:
@@ -47,4 +47,6 @@ class Documented(BuiltinAdapter):
 
     @command
     def sell(self, count: int) -> int:
-        raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
+        if count > 3:
+            raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
+        return count

@@ -1,0 +1,57 @@
+defmodule Snakepit.Interpreter do
+  @moduledoc false
+  # Runs Python code in a pool of `snakepit_bridge:Interpreter`, as a stream of what it prints that
+  # ends with its value.
+
+  alias Snakepit.Config.Options
+  alias Snakepit.Error
+
+  @command "snakepit.eval"
+
+  @how "Snakepit.eval/3 runs code only in a pool that was started for it, with " <>
+         "adapter_args: [class: \"snakepit_bridge:Interpreter\"]"
+
+  @doc "See `Snakepit.eval/3`."
+  def eval(code, bindings, options) when is_binary(code) do
+    with :ok <- Options.check(options, options()) do
+      {own, options} = Keyword.split(options, [:on_output])
+      args = %{code: code, bindings: Map.new(bindings)}
+      run(args, Keyword.get(own, :on_output, &IO.write/1), options)
+    end
+  end
+
+  def eval(code, _bindings, _options),
+    do: raise(ArgumentError, "expected Python code as a string, got: #{inspect(code)}")
+
+  defp options, do: Map.merge(Options.stream(), %{pool: :pool, on_output: :callback})
+
+  defp run(args, on_output, options) do
+    ref = make_ref()
+    caller = self()
+
+    on_chunk = fn
+      %{"output" => text} ->
+        on_output.(text)
+        :ok
+
+      %{"value" => value} ->
+        send(caller, {ref, value})
+    end
+
+    case Snakepit.execute_stream(@command, args, on_chunk, options) do
+      :ok ->
+        receive do
+          {^ref, value} -> {:ok, value}
+        end
+
+      {:error, %Error{reason: :unknown_command} = error} ->
+        {:error, %{error | message: @how}}
+
+      {:error, %Error{reason: :streaming_not_supported} = error} ->
+        {:error, %{error | message: "Snakepit.eval/3 needs a stream: " <> error.message}}
+
+      failed ->
+        failed
+    end
+  end
+end

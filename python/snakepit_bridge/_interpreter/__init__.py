@@ -1,0 +1,1 @@
+"""Runs code that callers send, for exploring: `snakepit_bridge.Interpreter`."""
