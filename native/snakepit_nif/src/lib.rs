@@ -13,6 +13,7 @@ mod codec;
 mod events;
 mod failure_term;
 mod map;
+mod message_env;
 mod nifs;
 mod pool;
 mod progress;

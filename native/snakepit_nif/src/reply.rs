@@ -1,6 +1,6 @@
 //! Messages to the process that waits for a call.
 
-use crate::{failure_term::error_term, runtime, send_guard::SendGuard};
+use crate::{failure_term::error_term, message_env, runtime, send_guard::SendGuard};
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm};
 use snakepit_client::{
     error::Failure,
@@ -19,7 +19,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn new(pid: LocalPid, reference: Term<'_>) -> Self {
-        let env = OwnedEnv::new();
+        let env = message_env::take();
         let saved = env.save(reference);
         Self {
             pid,
@@ -39,7 +39,7 @@ impl Reply {
     /// As `new`; the failure of a deadline is sent even while the runtime is stuck.
     pub(crate) fn watched(pid: LocalPid, reference: Term<'_>, after: Duration) -> Self {
         let guard = SendGuard::default();
-        let env = OwnedEnv::new();
+        let env = message_env::take();
         let saved = env.save(reference);
         let (mut kept, late) = (Some(env), guard.clone());
         let watch = Watch::new(Instant::now() + after + OVERDUE_AFTER, move |_| {
@@ -111,11 +111,17 @@ fn send(
         // A caller that has exited needs no reply.
         let _ = env.send_and_clear(&pid, |env| message.load(env));
     };
-    if let Some(guard) = guard {
-        return guard.pass_last(send);
+    let sent = match guard {
+        Some(guard) => guard.pass_last(send),
+        None => {
+            send();
+            true
+        }
+    };
+    if sent {
+        message_env::keep(env);
     }
-    send();
-    true
+    sent
 }
 
 /// Runs `send` here, or on the runtime if this is a scheduler's thread, on which nothing must be sent.

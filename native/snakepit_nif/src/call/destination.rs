@@ -1,10 +1,7 @@
 //! Where a call is sent. A worker has a connection, the connection holds the calls that were sent on it, and
 //! each call holds a lease of the worker: these types contain each other, so they share a file.
 
-use super::{
-    meta::Clock,
-    request::{Call, Watched},
-};
+use super::{caller::Waited, meta::Clock, request::Call};
 use crate::reply::Reply;
 use rustler::LocalPid;
 use snakepit_client::{
@@ -87,5 +84,5 @@ pub(crate) struct UnaryCall {
     pub(super) clock: Clock,
     /// `None` once it has been sent.
     pub(super) reply: Option<Reply>,
-    pub(super) owner: Watched,
+    pub(super) waited: Waited,
 }

@@ -1,5 +1,6 @@
 //! A call on its way to a worker and back.
 
+mod caller;
 mod cause;
 mod consumer;
 mod destination;
@@ -13,9 +14,10 @@ mod stream;
 mod timeouts;
 mod unary;
 
+pub(crate) use caller::{Waited, cancel};
 pub(crate) use destination::{Connection, Endpoint, Pool, Worker};
 pub(crate) use overdue::Overdue;
-pub(crate) use request::{Call, Owner, Watched};
+pub(crate) use request::Call;
 pub(crate) use route::{Route, Waiting};
 pub(crate) use stream::run_stream;
 pub(crate) use timeouts::StreamTimeouts;

@@ -2,10 +2,7 @@
 
 use snakepit_client::{channel::Channel, error::Failure, pool::Session};
 use snakepit_proto::CallHeader;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// A call with larger arguments is not sent to a worker that is still busy.
@@ -71,10 +68,3 @@ pub(super) async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-
-/// Cancels a call when its owner exits.
-pub(crate) trait Owner: Send + Sync {
-    fn watch(&self, cancel: Box<dyn FnOnce() + Send>);
-}
-
-pub(crate) type Watched = Arc<dyn Owner>;

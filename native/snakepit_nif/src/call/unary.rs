@@ -1,11 +1,12 @@
 //! Runs unary calls: as frames if the server implements `Calls`, otherwise as RPCs of their own.
 
 use super::{
+    caller::Waited,
     cause::PendingCause,
     destination::{Destination, Multiplexer, UnaryCall},
     exit::{HandlerState, handler_exited},
     meta::{Clock, failed_term, refused_term},
-    request::{Call, Watched},
+    request::Call,
     route::Route,
 };
 use crate::{
@@ -29,7 +30,7 @@ pub(crate) fn start_unary(
     mut call: Call,
     route: Route,
     reply: Reply,
-    owner: Watched,
+    waited: Waited,
 ) -> Result<(), Failure> {
     let route = match route.at_once(&mut call) {
         Ok(destination) => match destination.multiplexer(&call) {
@@ -38,17 +39,17 @@ pub(crate) fn start_unary(
                     reply.forget();
                     return Err(failure);
                 }
-                UnaryCall::send(&multiplexer, call, destination, reply, owner);
+                UnaryCall::send(&multiplexer, call, destination, reply, waited);
                 return Ok(());
             }
             None => Route::At(destination),
         },
         Err(route) => route,
     };
-    runtime::spawn(run(call, route, reply, owner))
+    runtime::spawn(run(call, route, reply, waited))
 }
 
-async fn run(mut call: Call, mut route: Route, reply: Reply, owner: Watched) {
+async fn run(mut call: Call, mut route: Route, reply: Reply, waited: Waited) {
     let mut attempt = 0;
     let (destination, clock, result) = loop {
         let destination = match route.destination(&mut call).await {
@@ -59,7 +60,7 @@ async fn run(mut call: Call, mut route: Route, reply: Reply, owner: Watched) {
             if let Err(failure) = call.check_size(destination.channel()) {
                 return reply.send(|env| refused_term(env, &failure, &call));
             }
-            return UnaryCall::send(&multiplexer, call, destination, reply, owner);
+            return UnaryCall::send(&multiplexer, call, destination, reply, waited);
         }
         let clock = Clock::new(&call, destination.worker_id());
         let result = call.within(call.execute(&destination)).await;
@@ -87,7 +88,7 @@ async fn run(mut call: Call, mut route: Route, reply: Reply, owner: Watched) {
         (result, _) => result,
     };
     answer(reply, result, clock);
-    drop(owner);
+    drop(waited);
     if let Some(exit) = exit {
         exit.await;
     }
@@ -133,24 +134,24 @@ impl UnaryCall {
         call: Call,
         destination: Destination,
         reply: Reply,
-        owner: Watched,
+        waited: Waited,
     ) {
         let clock = Clock::new(&call, destination.worker_id());
-        let watched = owner.clone();
+        let watched = waited.call();
         let pending = Self {
             call,
             destination,
             clock,
             reply: Some(reply),
-            owner,
+            waited,
         };
         let weak = Arc::downgrade(multiplexer);
         multiplexer.start(pending, |id| {
-            watched.watch(Box::new(move || {
+            watched.on_cancel(move || {
                 if let Some(multiplexer) = weak.upgrade() {
                     multiplexer.cancel(id);
                 }
-            }));
+            });
         });
     }
 }
@@ -219,7 +220,7 @@ impl PendingCall for UnaryCall {
         let lost = reason == ReturnReason::ConnectionLost;
         match self.destination.redirect(&call, true, lost) {
             // Without a runtime, dropping the reply sends the caller a failure.
-            Ok(route) => drop(runtime::spawn(run(call, route, reply, self.owner))),
+            Ok(route) => drop(runtime::spawn(run(call, route, reply, self.waited))),
             Err(failure) => {
                 off_scheduler(move || reply.send(|env| refused_term(env, &failure, &call)));
             }

@@ -3,7 +3,7 @@
 use super::{channel::ChannelResource, millis, pool::PoolResource, spawn};
 use crate::{
     atoms,
-    call::{Call, Overdue, Owner, Route, StreamTimeouts, Watched, run_stream, start_unary},
+    call::{self, Call, Overdue, Route, StreamTimeouts, Waited, run_stream, start_unary},
     codec::{self, EncodeError, Rules},
     events::{Events, Recipient},
     failure_term::{error_term, failure_term},
@@ -11,7 +11,6 @@ use crate::{
     reply::Reply,
     send_guard::SendGuard,
 };
-use parking_lot::Mutex;
 use rustler::{
     Atom, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
 };
@@ -30,52 +29,25 @@ use tokio_util::sync::CancellationToken;
 /// How much a quick NIF may encode, in bytes: about ten microseconds of work.
 const QUICK_BUDGET: usize = 64 * 1024;
 
-/// Watches the owner of a call. A unary call's task holds it as well. That of a stream belongs to Elixir
-/// alone, so that dropping it cancels the stream.
-pub(super) struct CallResource {
+/// A stream. Elixir has the only reference to it: dropping that cancels the stream, as does the exit of its owner.
+struct StreamResource {
     cancelled: CancellationToken,
-    /// What else to do when the owner has exited.
-    cancel: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     credit: Credit,
     /// Only if the owner receives the chunks as messages.
     progress: Option<Arc<Progress>>,
-    pub(super) guard: SendGuard,
+    guard: SendGuard,
 }
 
 #[rustler::resource_impl]
-impl Resource for CallResource {
+impl Resource for StreamResource {
     const IMPLEMENTS_DOWN: bool = true;
 
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         self.cancelled.cancel();
-        if let Some(cancel) = self.take_cancel() {
-            cancel();
-        }
     }
 }
 
-impl CallResource {
-    fn take_cancel(&self) -> Option<Box<dyn FnOnce() + Send>> {
-        self.cancel.lock().take()
-    }
-}
-
-struct Owned(ResourceArc<CallResource>);
-
-impl Owner for Owned {
-    fn watch(&self, cancel: Box<dyn FnOnce() + Send>) {
-        let kept = &self.0.cancel;
-        *kept.lock() = Some(cancel);
-        // A cancel before this has found no `cancel` to call.
-        if self.0.cancelled.is_cancelled()
-            && let Some(cancel) = self.0.take_cancel()
-        {
-            let _ = spawn(async move { cancel() });
-        }
-    }
-}
-
-impl Drop for CallResource {
+impl Drop for StreamResource {
     fn drop(&mut self) {
         self.cancelled.cancel();
     }
@@ -191,7 +163,7 @@ fn stream_large<'a>(
 }
 
 #[rustler::nif]
-fn ask_more(handle: ResourceArc<CallResource>, chunks: usize) -> Atom {
+fn ask_more(handle: ResourceArc<StreamResource>, chunks: usize) -> Atom {
     if let Some(progress) = &handle.progress {
         progress.ask(chunks);
     }
@@ -199,15 +171,18 @@ fn ask_more(handle: ResourceArc<CallResource>, chunks: usize) -> Atom {
     atoms::ok()
 }
 
-/// Once it has returned, no event of the stream and no reply of the call is sent.
+/// Takes the handle of a stream or of a call. Once it has returned, no event of the stream and no reply to the call is
+/// sent.
 #[rustler::nif]
-fn cancel(handle: ResourceArc<CallResource>) -> Atom {
-    handle.guard.close();
-    handle.cancelled.cancel();
-    if let Some(cancel) = handle.take_cancel() {
-        let _ = spawn(async move { cancel() });
+fn cancel<'a>(env: Env<'a>, handle: Term<'a>) -> NifResult<Atom> {
+    match handle.decode::<ResourceArc<StreamResource>>() {
+        Ok(stream) => {
+            stream.guard.close();
+            stream.cancelled.cancel();
+        }
+        Err(_) => call::cancel(env, handle.decode()?),
     }
-    atoms::ok()
+    Ok(atoms::ok())
 }
 
 /// `{id, request_id}` for a call that does not go through `call`.
@@ -222,11 +197,11 @@ fn unary<'a>(env: Env<'a>, reference: Term<'a>, prepared: Prepared) -> Term<'a> 
         Ok(prepared) => prepared,
         Err(refused) => return refused.encode(env),
     };
-    let handle = watch_owner(env, &call, Credit::new(0, false), None);
-    let reply = Reply::guarded(env.pid(), reference, handle.guard.clone());
-    let owner: Watched = Arc::new(Owned(handle.clone()));
-    match start_unary(call, route, reply, owner) {
-        Ok(()) => (atoms::ok(), handle).encode(env),
+    let waited = Waited::by(env, &call);
+    let reply = Reply::guarded(env.pid(), reference, waited.guard());
+    let id = call.id;
+    match start_unary(call, route, reply, waited) {
+        Ok(()) => (atoms::ok(), id).encode(env),
         Err(failure) => error_term(env, &failure),
     }
 }
@@ -243,7 +218,13 @@ fn streaming<'a>(
     };
     let credit = Credit::new(stream.demand, stream.bounded);
     let progress = (!stream.bounded).then(|| Progress::new(call.started, stream.demand));
-    let handle = watch_owner(env, &call, credit.clone(), progress.clone());
+    let handle = ResourceArc::new(StreamResource {
+        cancelled: call.cancelled.clone(),
+        credit: credit.clone(),
+        progress: progress.clone(),
+        guard: SendGuard::default(),
+    });
+    env.monitor(&handle, &env.pid());
     let timeouts = StreamTimeouts {
         first_chunk: millis(stream.first_chunk_timeout),
         idle: millis(stream.idle_timeout),
@@ -267,23 +248,6 @@ fn streaming<'a>(
         Ok(()) => (atoms::ok(), handle).encode(env),
         Err(failure) => error_term(env, &failure),
     }
-}
-
-pub(super) fn watch_owner(
-    env: Env<'_>,
-    call: &Call,
-    credit: Credit,
-    progress: Option<Arc<Progress>>,
-) -> ResourceArc<CallResource> {
-    let owner = ResourceArc::new(CallResource {
-        cancelled: call.cancelled.clone(),
-        cancel: Mutex::default(),
-        credit,
-        progress,
-        guard: SendGuard::default(),
-    });
-    env.monitor(&owner, &env.pid());
-    owner
 }
 
 /// Why a call was not started.

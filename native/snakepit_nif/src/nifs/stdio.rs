@@ -1,13 +1,9 @@
 //! The functions for workers over stdin and stdout.
 
-use super::{
-    call::{Spec, watch_owner},
-    pool::PoolResource,
-    spawn,
-};
+use super::{call::Spec, pool::PoolResource, spawn};
 use crate::{
     atoms,
-    call::{Waiting, Worker},
+    call::{Waited, Waiting, Worker},
     codec,
     failure_term::error_term,
     reply::Reply,
@@ -17,7 +13,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
 use snakepit_client::{
-    credit::Credit,
     error::Failure,
     pool::{Acquired, Lease},
     stdio_id,
@@ -44,7 +39,7 @@ impl LeaseResource {
     }
 }
 
-/// Leases a worker over stdin and stdout: `{:ok, lease}` if one is free, `{:wait, handle}` if `{ref, {:ok, lease} |
+/// Leases a worker over stdin and stdout: `{:ok, lease}` if one is free, `{:wait, id}` if `{ref, {:ok, lease} |
 /// {:error, failure}}` follows, or `{:error, failure}`. `again`: for a call that had a lease and has not started.
 #[rustler::nif]
 fn acquire<'a>(
@@ -62,15 +57,15 @@ fn acquire<'a>(
         Ok(Acquired::Queued(ticket, granted)) => Waiting::new(ticket, granted),
         Err(failure) => return error_term(env, &failure),
     };
-    let owner = watch_owner(env, &call, Credit::new(0, false), None);
-    let reply = Reply::guarded(env.pid(), reference, owner.guard.clone());
-    let handle = owner.clone();
+    let waited = Waited::by(env, &call);
+    let reply = Reply::guarded(env.pid(), reference, waited.guard());
+    let id = call.id;
     let done = spawn(async move {
-        let _owner = owner;
+        let _waited = waited;
         reply.send_result(waiting.lease(&call).await, LeaseResource::term);
     });
     match done {
-        Ok(()) => (atoms::wait(), handle).encode(env),
+        Ok(()) => (atoms::wait(), id).encode(env),
         Err(failure) => error_term(env, &failure),
     }
 }

@@ -1,0 +1,139 @@
+//! The processes that wait for unary calls, whose exit cancels their calls.
+//!
+//! A process is monitored from its first call until it exits. A resource with a monitor of its own for each call had
+//! the BEAM wake its own scheduler three times a call, to release the resource and to collect its memory.
+
+use super::request::Call;
+use crate::{runtime::spawn, send_guard::SendGuard};
+use parking_lot::Mutex;
+use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Every process that has made a call, until it exits.
+static CALLERS: LazyLock<Mutex<HashMap<LocalPid, ResourceArc<Caller>>>> =
+    LazyLock::new(Mutex::default);
+
+/// The calls that a process waits for. `None` once it has exited.
+type Calls = Arc<Mutex<Option<Vec<Arc<WaitedCall>>>>>;
+
+struct Caller(Calls);
+
+#[rustler::resource_impl]
+impl Resource for Caller {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        let caller = CALLERS.lock().remove(&pid);
+        drop(caller);
+        let calls = self.0.lock().take().unwrap_or_default();
+        calls.iter().for_each(|call| call.cancel());
+    }
+}
+
+/// A call that a process waits for.
+pub(super) struct WaitedCall {
+    id: u64,
+    cancelled: CancellationToken,
+    /// What else to do when the call is cancelled.
+    on_cancel: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    guard: SendGuard,
+}
+
+impl WaitedCall {
+    /// Has a cancellation call `cancel`; at once if there was one.
+    pub(super) fn on_cancel(self: Arc<Self>, cancel: impl FnOnce() + Send + 'static) {
+        *self.on_cancel.lock() = Some(Box::new(cancel));
+        if self.cancelled.is_cancelled() {
+            let _ = spawn(async move { self.cancel() });
+        }
+    }
+
+    fn cancel(&self) {
+        self.cancelled.cancel();
+        let cancel = self.on_cancel.lock().take();
+        if let Some(cancel) = cancel {
+            cancel();
+        }
+    }
+}
+
+/// Kept until the call has ended.
+pub(crate) struct Waited {
+    call: Arc<WaitedCall>,
+    of_caller: Calls,
+}
+
+impl Waited {
+    /// Cancels `call` when the calling process exits, or by `cancel`.
+    pub(crate) fn by(env: Env<'_>, call: &Call) -> Self {
+        let waited = Arc::new(WaitedCall {
+            id: call.id,
+            cancelled: call.cancelled.clone(),
+            on_cancel: Mutex::default(),
+            guard: SendGuard::default(),
+        });
+        let of_caller = calls_of(env);
+        match &mut *of_caller.lock() {
+            Some(calls) => calls.push(waited.clone()),
+            // The process was killed while a dirty scheduler runs this.
+            None => waited.cancelled.cancel(),
+        }
+        Self {
+            call: waited,
+            of_caller,
+        }
+    }
+
+    /// Closed by a cancellation of the caller.
+    pub(crate) fn guard(&self) -> SendGuard {
+        self.call.guard.clone()
+    }
+
+    pub(super) fn call(&self) -> Arc<WaitedCall> {
+        self.call.clone()
+    }
+}
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        let mut of_caller = self.of_caller.lock();
+        if let Some(calls) = &mut *of_caller
+            && let Some(at) = calls.iter().position(|one| Arc::ptr_eq(one, &self.call))
+        {
+            calls.swap_remove(at);
+        }
+    }
+}
+
+fn calls_of(env: Env<'_>) -> Calls {
+    let pid = env.pid();
+    if let Some(caller) = CALLERS.lock().get(&pid) {
+        return caller.0.clone();
+    }
+    let calls: Calls = Arc::new(Mutex::new(Some(Vec::new())));
+    let caller = ResourceArc::new(Caller(calls.clone()));
+    CALLERS.lock().insert(pid, caller.clone());
+    if env.monitor(&caller, &pid).is_none() {
+        CALLERS.lock().remove(&pid);
+        *calls.lock() = None;
+    }
+    calls
+}
+
+/// Cancels a call of the calling process. Once it has returned, no reply to the call is sent.
+pub(crate) fn cancel(env: Env<'_>, id: u64) {
+    let caller = CALLERS.lock().get(&env.pid()).cloned();
+    let call = caller.and_then(|caller| {
+        let calls = caller.0.lock();
+        calls.iter().flatten().find(|call| call.id == id).cloned()
+    });
+    if let Some(call) = call {
+        call.guard.close();
+        call.cancelled.cancel();
+        let _ = spawn(async move { call.cancel() });
+    }
+}
