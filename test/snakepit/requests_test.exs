@@ -102,4 +102,16 @@ defmodule Snakepit.RequestsTest do
       assert message =~ inspect(key) and message =~ wanted
     end
   end
+
+  test "a caller is monitored once, however many calls it makes" do
+    pool = start_pool!()
+
+    monitors = fn ->
+      length(Keyword.fetch!(Process.info(self(), [:monitored_by]), :monitored_by))
+    end
+
+    before = monitors.()
+    for n <- 1..50, do: assert({:ok, _} = Snakepit.execute("echo", %{n: n}, pool: pool))
+    assert monitors.() <= before + 1
+  end
 end
