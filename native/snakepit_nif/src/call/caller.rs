@@ -8,13 +8,13 @@ use crate::{runtime::spawn, send_guard::SendGuard};
 use parking_lot::Mutex;
 use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, LazyLock},
 };
 use tokio_util::sync::CancellationToken;
 
 /// Every process that has made a call, until it exits.
-static CALLERS: LazyLock<Mutex<HashMap<LocalPid, ResourceArc<Caller>>>> =
+static CALLERS: LazyLock<Mutex<BTreeMap<LocalPid, ResourceArc<Caller>>>> =
     LazyLock::new(Mutex::default);
 
 /// The calls that a process waits for. `None` once it has exited.
