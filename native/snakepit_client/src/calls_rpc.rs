@@ -2,13 +2,15 @@
 //! any thread may write.
 
 use crate::{
-    channel::{CONNECTION_WINDOW, MAX_FRAME_SIZE},
+    channel::CONNECTION_WINDOW,
     error::Failure,
     target::{SECRET, Target},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Uri};
-use snakepit_wire::{BatchingSender, Connection as _, Io, MAX_HEADER_LIST, SharedConnection};
+use snakepit_wire::{
+    BatchingSender, Connection as _, Io, MAX_FRAME_SIZE, MAX_HEADER_LIST, SharedConnection,
+};
 use std::{future::poll_fn, io, sync::Arc};
 
 const CALLS: &str = "http://localhost/snakepit.SnakepitBridge/Calls";

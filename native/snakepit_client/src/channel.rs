@@ -22,7 +22,7 @@ use tower_service::Service;
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// So large that paused streams never block the others. Nothing is allocated for it.
 pub(crate) const CONNECTION_WINDOW: u32 = 1 << 30;
-pub(crate) const MAX_FRAME_SIZE: u32 = 256 * 1024;
+const MAX_FRAME_SIZE: u32 = 256 * 1024;
 
 #[derive(Clone)]
 pub struct Channel {

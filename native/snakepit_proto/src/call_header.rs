@@ -121,13 +121,13 @@ impl CallHeader {
     }
 
     /// The call as a frame, with the time that is left now.
-    pub fn frame(&mut self, call_id: u64) -> &CallFrame {
+    pub fn frame(&mut self, call_id: u64) -> &mut CallFrame {
         self.frame.call_id = call_id;
         // 0 stands for no deadline.
         self.frame.timeout_us = self.remaining().map_or(0, |left| {
             u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1)
         });
-        &self.frame
+        &mut self.frame
     }
 
     /// The call as an RPC of its own, without a session.

@@ -5,7 +5,9 @@ mod call_header;
 mod fields;
 mod handler_exit;
 mod messages;
+mod parts;
 
 pub use call_header::{CallHeader, SessionKey};
 pub use fields::{Fields, FieldsRef, copied, packed};
 pub use messages::*;
+pub use parts::CarriesValues;

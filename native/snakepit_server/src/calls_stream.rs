@@ -1,8 +1,9 @@
 //! Sends the replies of one `Calls` RPC to its client.
 
 use crate::grpc::ServerConnection;
-use snakepit_proto::ReplyFrame;
-use snakepit_wire::{BatchingSender, append};
+use prost::Message;
+use snakepit_proto::{CarriesValues, ReplyFrame};
+use snakepit_wire::BatchingSender;
 use std::{
     sync::{
         Arc, OnceLock,
@@ -40,7 +41,7 @@ impl<J> CallsStream<J> {
             has_start_journal: true,
             ..ReplyFrame::default()
         };
-        self.sender.queue(|out| append(out, &frame));
+        self.sender.queue(|out| out.append(&frame));
     }
 
     /// The client reads the journal: from now on replies may be sent together.
@@ -49,8 +50,12 @@ impl<J> CallsStream<J> {
     }
 
     /// Queues a reply; `flush` sends it.
-    pub(crate) fn reply(&self, frame: &ReplyFrame) {
-        self.sender.queue(|out| append(out, frame));
+    pub(crate) fn reply(&self, mut frame: ReplyFrame) {
+        self.sender.queue(|out| {
+            out.append_in_parts(frame.encoded_len(), |parts, rest| {
+                frame.encode_in_parts(parts, rest);
+            });
+        });
         self.unsent.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -61,7 +66,7 @@ impl<J> CallsStream<J> {
             not_started: true,
             ..ReplyFrame::default()
         };
-        self.sender.queue(|out| append(out, &frame));
+        self.sender.queue(|out| out.append(&frame));
         self.wake();
     }
 

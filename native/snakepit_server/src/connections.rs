@@ -5,7 +5,7 @@ use crate::{
     newcomers::{Newcomer, Newcomers},
     secret::Secret,
 };
-use snakepit_wire::{Io, Listener, MAX_HEADER_LIST, SharedConnection, Socket};
+use snakepit_wire::{Io, Listener, MAX_FRAME_SIZE, MAX_HEADER_LIST, SharedConnection, Socket};
 use std::{future::poll_fn, ops::RangeInclusive, sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -13,7 +13,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// How much a client may send before the server reads it. Requests are held in memory whole anyway.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 1 << 30;
-const MAX_FRAME_SIZE: u32 = 1024 * 1024;
+/// The largest DATA frame where other users can connect: memory for it is taken before a secret is checked.
+const PUBLIC_FRAME_SIZE: u32 = 1024 * 1024;
 /// How many bytes of a stream may be in the connection's queue.
 const SEND_BUFFER: usize = 64 * 1024;
 /// How many RPCs may be open on a connection. Commands queue in the scheduler.
@@ -107,7 +108,7 @@ impl<S: Service> Connections<S> {
 
     async fn drive(self, socket: Socket, mut newcomer: Option<Newcomer>) -> Result<(), h2::Error> {
         let (socket, io) = Io::new(socket);
-        let builder = builder();
+        let builder = builder(newcomer.is_some());
         let connection: ServerConnection = tokio::select! {
             connection = builder.handshake(socket) => connection?,
             () = Newcomer::refused(newcomer.as_ref()) => return Ok(()),
@@ -154,12 +155,16 @@ impl<S: Service> Connections<S> {
     }
 }
 
-fn builder() -> h2::server::Builder {
+fn builder(is_public: bool) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME_SIZE)
+        .max_frame_size(if is_public {
+            PUBLIC_FRAME_SIZE
+        } else {
+            MAX_FRAME_SIZE
+        })
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(MAX_RPCS)

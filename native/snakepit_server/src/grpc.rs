@@ -3,11 +3,12 @@
 //! thread that produced them.
 
 use crate::secret;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
 use prost::Message;
-use snakepit_wire::{Deframer, FrameError, Io, SharedConnection, append};
+use snakepit_proto::CarriesValues;
+use snakepit_wire::{Deframer, FrameError, Io, Outgoing, SharedConnection};
 use std::{
     future::poll_fn,
     sync::Arc,
@@ -57,9 +58,7 @@ impl Rpc {
             let _ = self.body.flow_control().release_capacity(data.len());
             deframer.push(data);
             if let Some(message) = deframer.next().map_err(|error| unreadable(&error))? {
-                return M::decode(message).map_err(|error| {
-                    Status::invalid_argument(format!("cannot decode the request: {error}"))
-                });
+                return Ok(message);
             }
         }
         Err(Status::invalid_argument(
@@ -69,10 +68,24 @@ impl Rpc {
 
     /// Answers with one message.
     pub fn answer(&mut self, message: &impl Message) {
-        let mut out = BytesMut::new();
-        append(&mut out, message);
+        let mut out = Outgoing::default();
+        out.append(message);
+        self.answer_with(out);
+    }
+
+    /// As `answer`; large values are not copied.
+    pub fn answer_in_parts(&mut self, message: &mut impl CarriesValues) {
+        let mut out = Outgoing::default();
+        out.append_in_parts(message.encoded_len(), |parts, rest| {
+            message.encode_in_parts(parts, rest);
+        });
+        self.answer_with(out);
+    }
+
+    fn answer_with(&mut self, mut out: Outgoing) {
         if let Ok(mut stream) = self.begin() {
-            let _ = stream.send_data(out.freeze(), false);
+            out.take()
+                .send(|frame| drop(stream.send_data(frame, false)));
             end(&mut stream, None);
         }
     }
@@ -167,6 +180,7 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Re
 pub fn unreadable(error: &FrameError) -> Status {
     match error {
         FrameError::Compressed => Status::unimplemented(error.to_string()),
+        FrameError::Undecodable(_) => Status::invalid_argument(error.to_string()),
         // grpcio's words.
         FrameError::TooLarge { size, limit } => Status::resource_exhausted(format!(
             "Received message larger than max ({size} vs. {limit}); raise max_message_size"

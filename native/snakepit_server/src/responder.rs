@@ -40,7 +40,7 @@ impl<J> Responder<J> {
     /// Answers the call, or ends its stream. A frame is sent by the next `flush`.
     pub fn finish(&self, outcome: Outcome) {
         match &self.0 {
-            Way::Frame { calls, call_id } => calls.reply(&outcome.into_reply(*call_id)),
+            Way::Frame { calls, call_id } => calls.reply(outcome.into_reply(*call_id)),
             Way::Unary(sender) => {
                 if let Some(sender) = sender.lock().take() {
                     // The receiver may be gone.

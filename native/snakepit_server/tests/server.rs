@@ -4,7 +4,6 @@
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use http::{HeaderMap, Request};
-use prost::Message;
 use snakepit_proto::{HealthRequest, HealthResponse};
 use snakepit_server::{IoDriver, Rpc, Secret, Server, Service};
 use snakepit_wire::{Deframer, append};
@@ -82,8 +81,8 @@ impl Client {
         let mut reply = None;
         while let Some(data) = body.data().await {
             deframer.push(data.unwrap());
-            if let Some(message) = deframer.next().unwrap() {
-                reply = Some(HealthResponse::decode(message).unwrap().worker_id);
+            if let Some(message) = deframer.next::<HealthResponse>().unwrap() {
+                reply = Some(message.worker_id);
             }
         }
         let trailers = body.trailers().await.unwrap();

@@ -12,7 +12,7 @@ mod socket;
 
 pub use address::{Address, InvalidAddress, Listener};
 pub use connection::{Connection, SharedConnection, without_wakeups};
-pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, append, append_encoded};
+pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, MAX_FRAME_SIZE, Outgoing, append};
 pub use io::{Io, IoState};
 pub use journal::{JOURNAL_BYTES, StartJournal};
 pub use mean::moving_mean;

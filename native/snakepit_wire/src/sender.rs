@@ -1,8 +1,11 @@
 //! The sending half of one stream of a connection. Messages that are queued while the connection is in use are
 //! sent together.
 
-use crate::connection::{Connection, SharedConnection, without_wakeups};
-use bytes::{Bytes, BytesMut};
+use crate::{
+    connection::{Connection, SharedConnection, without_wakeups},
+    framing::Outgoing,
+};
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use h2::SendStream;
 use http::HeaderMap;
@@ -15,7 +18,7 @@ const ROOM: usize = 16 * 1024;
 pub struct BatchingSender<C> {
     connection: Arc<SharedConnection<C>>,
     stream: Mutex<SendStream<Bytes>>,
-    out: Mutex<BytesMut>,
+    out: Mutex<Outgoing>,
     task: AtomicWaker,
 }
 
@@ -24,17 +27,15 @@ impl<C: Connection> BatchingSender<C> {
         Self {
             connection,
             stream: Mutex::new(stream),
-            out: Mutex::new(BytesMut::new()),
+            out: Mutex::default(),
             task: AtomicWaker::new(),
         }
     }
 
     /// Queues what `append` appends, for `write` or the next `drain` to send.
-    pub fn queue(&self, append: impl FnOnce(&mut BytesMut)) {
+    pub fn queue(&self, append: impl FnOnce(&mut Outgoing)) {
         let mut out = self.out.lock();
-        if out.capacity() == 0 {
-            out.reserve(ROOM);
-        }
+        out.reserve_first(ROOM);
         append(&mut out);
     }
 
@@ -84,10 +85,8 @@ impl<C: Connection> BatchingSender<C> {
     fn flush(&self) {
         // The stream is locked before data is taken from the queue, so that the order stays.
         let mut stream = self.stream.lock();
-        let bytes = self.out.lock().split().freeze();
-        if !bytes.is_empty() {
-            // The stream's other half reports that it is closed.
-            let _ = stream.send_data(bytes, false);
-        }
+        let parts = self.out.lock().take();
+        // The stream's other half reports that it is closed.
+        parts.send(|frame| drop(stream.send_data(frame, false)));
     }
 }

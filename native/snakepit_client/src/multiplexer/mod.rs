@@ -14,9 +14,9 @@ pub use pending_call::{Cancelled, PendingCall, ReturnReason};
 use h2::RecvStream;
 use parking_lot::Mutex;
 use prost::Message;
-use snakepit_proto::{CallFrame, ReplyFrame, call_frame::Act};
+use snakepit_proto::{CallFrame, CarriesValues, ReplyFrame, call_frame::Act};
 use snakepit_wire::{
-    BatchingSender, Connection, Deframer, SharedConnection, StartJournal, append, without_wakeups,
+    BatchingSender, Connection, Deframer, SharedConnection, StartJournal, without_wakeups,
 };
 use state::State;
 use std::{
@@ -83,7 +83,11 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let header = call.header();
         let deadline = header.deadline();
         let frame = header.frame(id);
-        self.sender.queue(|out| append(out, frame));
+        self.sender.queue(|out| {
+            out.append_in_parts(frame.encoded_len(), |parts, rest| {
+                frame.encode_in_parts(parts, rest);
+            });
+        });
         keep(id);
         // The task is woken anyway: by the next reply, or by the timer that waits for it.
         let gathered = state.behind() >= GATHERED_BEHIND;
@@ -116,7 +120,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             act: act.into(),
             ..CallFrame::default()
         };
-        self.sender.queue(|out| append(out, &frame));
+        self.sender.queue(|out| out.append(&frame));
     }
 
     /// Drives the connection until it closes or `end` is cancelled.
@@ -189,8 +193,11 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
 
     fn answer(&self, deframer: &mut Deframer) -> Result<(), String> {
         let mut replies = Vec::new();
-        while let Some(message) = deframer.next().map_err(|error| error.to_string())? {
-            replies.push(ReplyFrame::decode(message).map_err(|error| error.to_string())?);
+        while let Some(reply) = deframer
+            .next::<ReplyFrame>()
+            .map_err(|error| error.to_string())?
+        {
+            replies.push(reply);
         }
         let mut answered = Vec::with_capacity(replies.len());
         {

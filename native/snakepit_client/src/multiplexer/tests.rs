@@ -9,7 +9,6 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream, server};
 use http::Response;
-use prost::Message;
 use snakepit_proto::{CallFrame, CallHeader, Fields, HandlerExit, ReplyFrame, call_frame::Act};
 use snakepit_wire::{Address, Deframer, append};
 use std::{
@@ -122,8 +121,8 @@ impl Server {
             }
             let data = timeout(PATIENCE, self.body.data()).await.unwrap();
             self.deframer.push(data.unwrap().unwrap());
-            while let Some(message) = self.deframer.next().unwrap() {
-                self.frames.push_back(CallFrame::decode(message).unwrap());
+            while let Some(frame) = self.deframer.next().unwrap() {
+                self.frames.push_back(frame);
             }
         }
     }

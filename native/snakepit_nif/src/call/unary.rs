@@ -94,9 +94,9 @@ async fn run(mut call: Call, mut route: Route, reply: Reply, waited: Waited) {
     }
 }
 
-/// Decodes and sends the reply; a large one on another thread.
+/// Decodes and sends the reply; one that takes long to decode on another thread.
 fn answer(reply: Reply, result: Result<Fields, Failure>, clock: Clock) {
-    let size = result.as_ref().map_or(0, Fields::size);
+    let size = result.as_ref().map_or(0, codec::bytes_to_read);
     let send = move || {
         reply.send(|env| {
             match result.and_then(|fields| codec::decode_fields(env, &fields, None)) {

@@ -48,6 +48,19 @@ pub(crate) fn decode_fields<'a>(
     Ok(map::from_terms(env, &keys, &values))
 }
 
+/// How many bytes decoding reads. A value of the kind `Bytes` is passed on unread, and shared if it is large.
+pub(crate) fn bytes_to_read(fields: &Fields) -> usize {
+    let is_read = |index: usize| {
+        let kind = fields.kinds.as_ref().and_then(|kinds| kinds.get(index));
+        kind.and_then(|kind| Kind::of(*kind)) != Some(Kind::Bytes)
+    };
+    let values = fields.values.iter().enumerate();
+    values
+        .filter(|(index, _)| is_read(*index))
+        .map(|(_, field)| field.value.len())
+        .sum()
+}
+
 fn decode_value<'a>(env: Env<'a>, bytes: &Bytes, kind: u8) -> Result<Term<'a>, String> {
     match Kind::of(kind) {
         Some(Kind::Plain) => decode_plain(env, bytes),

@@ -5,7 +5,6 @@ use crate::{
     journal::CallsStream,
     worker::Worker,
 };
-use prost::Message;
 use snakepit_proto::{CallFrame, call_frame::Act};
 use snakepit_server::{Rpc, unreadable};
 use snakepit_wire::{BatchingSender, Deframer, FRAME_OVERHEAD};
@@ -58,10 +57,10 @@ fn read_frames(
     calls: &Arc<CallsStream>,
     received: &mut Vec<Arc<Call>>,
 ) -> Result<(), Status> {
-    while let Some(message) = deframer.next().map_err(|error| unreadable(&error))? {
-        let frame = CallFrame::decode(message).map_err(|error| {
-            Status::invalid_argument(format!("cannot decode a CallFrame: {error}"))
-        })?;
+    while let Some(frame) = deframer
+        .next::<CallFrame>()
+        .map_err(|error| unreadable(&error))?
+    {
         if frame.act() == Act::Call {
             let responder = Responder::frame(calls.clone(), frame.call_id);
             received.extend(worker.call(frame.into(), responder));

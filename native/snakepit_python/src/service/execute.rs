@@ -30,6 +30,6 @@ where
             not_run(deadline.failure()?)
         }
     };
-    rpc.answer(&outcome.into_response(request_id));
+    rpc.answer_in_parts(&mut outcome.into_response(request_id));
     Ok(())
 }
