@@ -1,19 +1,26 @@
 //! The commands of an adapter.
 
-use pyo3::{FromPyObject, prelude::*};
+use crate::parameters::Parameters;
+use pyo3::{FromPyObject, prelude::*, types::PyString};
 use snakepit_proto::{CommandInfo, ParameterInfo};
-use std::{collections::HashMap, sync::Arc};
+use snakepit_server::CommandTime;
+use std::{collections::BTreeMap, sync::Arc};
 
 pub(crate) struct Command {
     pub(crate) name: String,
     pub(crate) function: Py<PyAny>,
     /// Checks the arguments and returns the keyword arguments of `function`.
     pub(crate) bind: Py<PyAny>,
+    /// Knows the arguments for which `bind` has nothing to do.
+    pub(crate) plain: Option<Parameters>,
     pub(crate) streams: bool,
     pub(crate) is_async: bool,
-    pub(crate) takes_context: bool,
+    /// The name of the parameter that receives the context.
+    pub(crate) context: Option<Py<PyString>>,
     pub(crate) help: String,
     pub(crate) info: CommandInfo,
+    /// Of its unary calls.
+    pub(crate) time: CommandTime,
 }
 
 /// The result of `Command.describe`.
@@ -67,12 +74,14 @@ impl Command {
             bind: command.getattr("bind")?.unbind(),
             streams: command.getattr("streams")?.extract()?,
             is_async: command.getattr("is_async")?.extract()?,
-            takes_context: command.getattr("takes_context")?.extract()?,
+            plain: command.getattr("plain")?.extract()?,
+            context: command.getattr("context")?.extract()?,
             help: command.getattr("help")?.extract()?,
             info: command
                 .call_method0("describe")?
                 .extract::<Described>()?
                 .into(),
+            time: CommandTime::default(),
         })
     }
 }
@@ -80,7 +89,7 @@ impl Command {
 pub(crate) struct Commands {
     /// In the registry's order.
     all: Vec<Arc<Command>>,
-    by_name: HashMap<String, Arc<Command>>,
+    by_name: BTreeMap<String, Arc<Command>>,
 }
 
 impl Commands {

@@ -46,12 +46,15 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
     let mut long = false;
     loop {
         let mut next = worker.scheduler.next(done.as_ref());
-        if done.take().is_some() {
+        // The reply to a call that had an RPC of its own waits for the thread that drives the network.
+        let mut drive = false;
+        if let Some(done) = done.take() {
             worker.has_ended();
+            drive = next.is_some() && done.responder.calls().is_none();
         }
         if !next
             .as_ref()
-            .is_some_and(|call| may_start(py, worker, call, &unsent, writer))
+            .is_some_and(|call| may_start(py, call, &unsent, writer))
         {
             if std::mem::take(&mut long) {
                 py.detach(|| unsent.flush());
@@ -78,7 +81,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         if worker.scheduler.wants_thread() {
             worker.callbacks.start_thread(py);
         }
-        if call.responder.as_stream().is_some() {
+        if drive || call.responder.as_stream().is_some() || call.command.time.is_long() {
             worker.driver.leave();
         }
         RUNNING.set(Some(call.clone()));
@@ -95,16 +98,10 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
 }
 
 /// Whether a call may start before the replies to earlier calls are sent.
-fn may_start(
-    py: Python<'_>,
-    worker: &Worker,
-    call: &Call,
-    unsent: &UnsentReplies<Journal>,
-    writer: usize,
-) -> bool {
+fn may_start(py: Python<'_>, call: &Call, unsent: &UnsentReplies<Journal>, writer: usize) -> bool {
     let note = |journal: &Journal| journal.note(py, call.header.call_id(), writer);
     unsent.is_empty()
-        || worker.counters.commands_are_short() && unsent.may_wait(call.responder.calls(), note)
+        || call.command.time.is_short() && unsent.may_wait(call.responder.calls(), note)
 }
 
 /// They raise only the exceptions of signal handlers.

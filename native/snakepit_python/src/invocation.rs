@@ -32,15 +32,25 @@ impl<'py> Invocation<'_, 'py> {
     pub(crate) fn keywords(self) -> PyResult<Bound<'py, PyDict>> {
         let (py, call) = (self.py, self.call);
         let args = values::decode_fields(py, call.header.args(), &self.worker.callbacks)?;
+        let command = &call.command;
         // The context of a call keeps its session in use.
-        let context = if call.command.takes_context || call.header.session().is_some() {
-            let context = self.context()?;
-            call.command.takes_context.then_some(context)
+        let context = if command.context.is_some() || call.header.session().is_some() {
+            Some(self.context()?)
         } else {
             None
         };
-        let bind = call.command.bind.bind(py);
-        let keywords = bind.call1((args, context, self.has_kinds()))?;
+        let plain = command.plain.as_ref();
+        if plain.is_some_and(|plain| plain.accept(&args, call.header.args().values)) {
+            if let (Some(name), Some(context)) = (&command.context, context) {
+                args.set_item(name, context)?;
+            }
+            return Ok(args);
+        }
+        let context = context.filter(|_| command.context.is_some());
+        let keywords = command
+            .bind
+            .bind(py)
+            .call1((args, context, self.has_kinds()))?;
         Ok(keywords.cast_into::<PyDict>()?)
     }
 
@@ -122,7 +132,7 @@ impl<'py> Invocation<'_, 'py> {
         self.call.leave_session(self.py);
         let took = started.elapsed();
         if self.call.responder.as_stream().is_none() {
-            self.worker.counters.took(took);
+            self.call.command.time.add(took);
         }
         self.worker.finish(self.call, result, took);
     }

@@ -19,6 +19,7 @@ mod control;
 mod generator;
 mod invocation;
 mod journal;
+mod parameters;
 mod server;
 mod service;
 mod unwrapping;

@@ -4,6 +4,7 @@ use crate::{
     grpc::{Rpc, ServerConnection},
     newcomers::{Newcomer, Newcomers},
     secret::Secret,
+    tasks::Tasks,
 };
 use snakepit_wire::{Io, Listener, MAX_FRAME_SIZE, MAX_HEADER_LIST, SharedConnection, Socket};
 use std::{future::poll_fn, ops::RangeInclusive, sync::Arc, time::Duration};
@@ -35,6 +36,7 @@ pub trait Service: Send + Sync + 'static {
 pub(crate) struct Connections<S> {
     service: Arc<S>,
     secret: Arc<Secret>,
+    tasks: Arc<Tasks>,
     stop: CancellationToken,
     end: CancellationToken,
 }
@@ -44,6 +46,7 @@ impl<S> Clone for Connections<S> {
         Self {
             service: self.service.clone(),
             secret: self.secret.clone(),
+            tasks: self.tasks.clone(),
             stop: self.stop.clone(),
             end: self.end.clone(),
         }
@@ -55,12 +58,14 @@ impl<S: Service> Connections<S> {
     pub(crate) fn new(
         service: Arc<S>,
         secret: Secret,
+        tasks: Arc<Tasks>,
         stop: CancellationToken,
         end: CancellationToken,
     ) -> Self {
         Self {
             service,
             secret: Arc::new(secret),
+            tasks,
             stop,
             end,
         }
@@ -88,10 +93,10 @@ impl<S: Service> Connections<S> {
                     again_after = first;
                     let newcomer = newcomers.as_ref().map(Newcomers::join);
                     let connections = self.clone();
-                    open.spawn(async move {
+                    self.tasks.spawn(open.track_future(async move {
                         // The calls on a connection learn of its end by themselves.
                         let _ = connections.drive(socket, newcomer).await;
-                    });
+                    }));
                 }
                 Err(error) => {
                     if again_after == first {
@@ -138,7 +143,8 @@ impl<S: Service> Connections<S> {
             let mut rpc = Rpc::new(request, respond, connection.clone(), self.end.clone());
             if self.secret.is_in(&rpc.head.headers) {
                 newcomer = None;
-                rpcs.spawn(self.service.clone().serve(rpc));
+                let serving = self.service.clone().serve(rpc);
+                self.tasks.spawn(rpcs.track_future(serving));
             } else {
                 rpc.fail(&Secret::missing());
             }

@@ -5,10 +5,12 @@
 //! and submits the call to the `Scheduler`; threads take calls from there, each through the `IoDriver`,
 //! and finish them by their responder.
 
+mod alarm;
 mod call_request;
 mod calls_stream;
 mod chunk_buffer;
 mod chunk_sender;
+mod command_time;
 mod connections;
 mod counters;
 mod exit_log;
@@ -26,10 +28,12 @@ mod scheduler;
 mod secret;
 mod server;
 mod stream_responder;
+mod tasks;
 
 pub use call_request::{CallRequest, Deadline};
 pub use calls_stream::{CallsStream, UnsentReplies};
 pub use chunk_sender::send_chunks;
+pub use command_time::CommandTime;
 pub use connections::Service;
 pub use counters::Counters;
 pub use exit_log::ExitLog;

@@ -8,6 +8,7 @@ use crate::{
 use parking_lot::Mutex;
 use snakepit_wire::Address;
 use std::{io, sync::Arc, thread::JoinHandle};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub struct Server {
@@ -26,13 +27,19 @@ impl Server {
         service: Arc<impl Service>,
     ) -> io::Result<Self> {
         let listener = {
-            let _runtime = driver.runtime.enter();
+            let _runtime = driver.enter();
             address.bind()?
         };
         let address = listener.address().clone();
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-        let connections = Connections::new(service, secret, stop.clone(), end.clone());
-        let serving = driver.runtime.spawn(connections.serve(listener));
+        let tasks = driver.tasks().clone();
+        let connections = Connections::new(service, secret, tasks, stop.clone(), end.clone());
+        let (served, serving) = oneshot::channel();
+        driver.tasks().spawn(async move {
+            connections.serve(listener).await;
+            // If this task panics, the thread learns of it as well.
+            drop(served);
+        });
         let standing_by = driver.clone();
         let thread = std::thread::Builder::new()
             .name("snakepit-io".into())

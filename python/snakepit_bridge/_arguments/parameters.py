@@ -101,6 +101,19 @@ class Parameters:
             args[self.context] = context
         return args
 
+    @property
+    def plain(self) -> Optional[list[tuple[str, bool, Optional[frozenset[type]]]]]:
+        """Each parameter's name, whether it is required, and its types; None if others are taken.
+
+        If all names of a call's arguments are among these, no required one is missing, and the type
+        of each value is one of the parameter's (None: of any), `bind` only adds the context.
+        """
+        if self._any:
+            return None
+        types = {name: builder.types for name, builder in self._builders.items()}
+        names = sorted(self._accepted)
+        return [(name, name in self._required, types.get(name)) for name in names]
+
     def describe(self) -> list[dict[str, Any]]:
         """Returns each parameter's name, type and default as text, and whether it is required."""
         return [

@@ -31,10 +31,10 @@ class Command:
         self.signature = self._parameters.signature
         #: Converts arguments and a context to keywords for `function`: `Parameters.bind`.
         self.bind = self._parameters.bind
-
-    @property
-    def takes_context(self) -> bool:
-        return self._parameters.context is not None
+        #: The arguments for which `bind` has nothing to do: `Parameters.plain`.
+        self.plain = self._parameters.plain
+        #: The name of the parameter that receives the context; None if there is none.
+        self.context = self._parameters.context
 
     @property
     def help(self) -> str:
