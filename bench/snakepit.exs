@@ -49,7 +49,7 @@ defmodule Snakepit.Bench do
       Port.open({:spawn_executable, python()}, [
         :binary,
         packet: 4,
-        args: ["-u", "bench/port_echo.py"]
+        args: ["bench/cost/cost_peers.py", "raw"]
       ])
 
     echo = fn ->
