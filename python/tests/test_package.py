@@ -40,7 +40,7 @@ def test_every_module_but_testing_is_private() -> None:
 
 
 def test_the_version_is_that_of_the_application() -> None:
-    declared = re.search(r'version: "(.+)",$', (ROOT.parent / "mix.exs").read_text(), re.MULTILINE)
+    declared = re.search(r'@version "(.+)"$', (ROOT.parent / "mix.exs").read_text(), re.MULTILINE)
     assert declared is not None
     assert declared[1] == snakepit_bridge.__version__
 

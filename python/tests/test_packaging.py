@@ -3,8 +3,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import textwrap
 import venv
@@ -160,11 +162,27 @@ def folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _wheel(source: Path, out: Path) -> Path:
+    _pip("wheel", "--no-deps", *_isolation(), "--wheel-dir", str(out), str(source))
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
 @pytest.fixture(scope="module")
 def wheel(folder: Path) -> Path:
-    _pip("wheel", "--no-deps", *_isolation(), "--wheel-dir", str(folder), str(ROOT))
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+    """One without the extension."""
+    source = folder / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns("*.so", "tests", "__pycache__"))
+    return _wheel(source, folder / "pure")
+
+
+@pytest.fixture(scope="module")
+def native_wheel(folder: Path) -> Path:
+    if not (ROOT / "snakepit_bridge" / "_native.abi3.so").exists():
+        pytest.fail("there is no extension to put into a wheel: mix compile")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("a free-threaded Python does not load the extension for all others")
+    return _wheel(ROOT, folder / "native")
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +198,37 @@ def test_the_wheel_is_for_every_platform_and_typed(wheel: Path) -> None:
     assert "snakepit_bridge/_proto/snakepit_pb2.py" in names
     assert any(name.endswith("/LICENSE") for name in names)
     assert not [name for name in names if name.endswith(".so") or "tests" in name]
+
+
+def test_the_wheel_with_the_extension_is_for_this_platform_and_every_later_python(
+    native_wheel: Path,
+) -> None:
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert native_wheel.name == f"snakepit_bridge-{__version__}-cp39-abi3-{platform}.whl"
+    extensions = [name for name in zipfile.ZipFile(native_wheel).namelist() if ".so" in name]
+    assert extensions == ["snakepit_bridge/_native.abi3.so"]
+
+
+def test_the_wheel_with_the_extension_serves_without_any_other_package(
+    folder: Path, native_wheel: Path
+) -> None:
+    user = Environment(folder / "with_extension", "--no-index", str(native_wheel))
+    with subprocess.Popen(
+        [
+            *(user.python, "-m", "snakepit_bridge", "--adapter", "user_commands:Greeter"),
+            *("--server", "native", "--listen", f"unix:{user.folder}/s.sock"),
+        ],
+        cwd=user.folder,
+        env=user.env(packages=False),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        client = Client(process.stdout.readline().removeprefix("listening on ").strip())
+        assert client.result("greet", name=b'"you"') == {"result": "Hello you"}
+        client.close()
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
 
 
 def test_the_package_is_found_where_it_was_installed(user: Environment) -> None:
@@ -319,15 +368,13 @@ def test_an_editable_install_follows_the_source(folder: Path) -> None:
     assert Path(file) == ROOT / "snakepit_bridge" / "__init__.py"
 
 
-def test_a_source_distribution_builds_the_same_wheel(folder: Path, wheel: Path) -> None:
+def test_a_source_distribution_builds_that_wheel(folder: Path, wheel: Path) -> None:
     if not importlib.util.find_spec("hatchling"):
         pytest.skip("hatchling is not installed: mix snakepit.setup --dev")
     code = f"from hatchling.build import build_sdist; build_sdist({str(folder)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     (source,) = folder.glob("*.tar.gz")
-    out = folder / "from_source"
-    _pip("wheel", "--no-deps", *_isolation(), "--wheel-dir", str(out), str(source))
-    (built,) = out.glob("*.whl")
+    built = _wheel(source, folder / "from_source")
     assert zipfile.ZipFile(built).namelist() == zipfile.ZipFile(wheel).namelist()
 
 
