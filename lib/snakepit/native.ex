@@ -34,7 +34,10 @@ defmodule Snakepit.Native do
         put_error(message)
 
       {:error, {_kind, message}} ->
-        put_error("#{message}; run `mix compile` with Rust installed to build it")
+        put_error(
+          "#{message}; run `mix deps.compile snakepit --force` (in Snakepit itself, `mix compile`) to install it; " <>
+            "if it needs a newer libc than this system has, set SNAKEPIT_BUILD=1 to build it here"
+        )
     end
   end
 

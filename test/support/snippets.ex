@@ -80,7 +80,10 @@ defmodule Snakepit.Test.Snippets do
     if code =~ ~r/^config :/m do
       code = if code =~ "import Config", do: code, else: "import Config\n" <> code
       config = Config.Reader.eval!(file, code, env: :prod)
-      environment = config |> Keyword.get(:snakepit, []) |> Keyword.drop([:runtime_threads])
+
+      environment =
+        config |> Keyword.get(:snakepit, []) |> Keyword.drop([:runtime_threads, :precompiled])
+
       {:ok, options} = Environment.pool(environment)
       check_pools({Snakepit.Pool, options || []})
 

@@ -20,7 +20,7 @@ defmodule Snakepit.Config.Environment do
   def default_pool do
     :snakepit
     |> Application.get_all_env()
-    |> Keyword.drop([:runtime_threads, :included_applications])
+    |> Keyword.drop([:runtime_threads, :precompiled, :included_applications])
     |> pool()
   end
 

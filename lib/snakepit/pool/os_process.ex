@@ -164,8 +164,11 @@ defmodule Snakepit.Pool.OSProcess do
 
   defp reason(%ErlangError{original: :enoent}) do
     case File.cwd() do
-      {:ok, _path} -> "the launcher is missing; run `mix compile` to build it"
-      {:error, _} -> "the BEAM's current directory was removed; change to another by File.cd/1"
+      {:ok, _path} ->
+        "the launcher is missing; run `mix deps.compile snakepit --force` to install it"
+
+      {:error, _} ->
+        "the BEAM's current directory was removed; change to another by File.cd/1"
     end
   end
 
