@@ -207,6 +207,23 @@ defmodule Snakepit.PoolTest do
     assert Enum.map(variables, &System.get_env/1) == host
   end
 
+  test "a worker's memory is in huge pages, unless :env says otherwise; its children do not inherit that" do
+    args = %{names: ["GLIBC_TUNABLES"]}
+    setting = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
+
+    pool = start_pool!()
+    assert {:ok, %{"result" => [nil]}} = Snakepit.execute("environment", args, pool: pool)
+
+    if File.exists?("/proc/self/environ") do
+      started_with = File.read!("/proc/#{os_pid(pool)}/environ") |> String.split(<<0>>)
+      assert setting in started_with
+    end
+
+    own = "glibc.malloc.tcache_count=1"
+    pool = start_pool!(env: %{"GLIBC_TUNABLES" => own})
+    assert {:ok, %{"result" => [^own]}} = Snakepit.execute("environment", args, pool: pool)
+  end
+
   test "two pools are independent" do
     one = start_pool!()
     two = start_pool!()

@@ -193,6 +193,26 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       end
     end
 
+    # Where a value is shared and not copied, sent apart from the rest, cut into frames, decoded on another thread.
+    test "values of every size come back unchanged, alone and beside others", %{pool: pool} do
+      for bytes <- [
+            4 * 1024,
+            16 * 1024,
+            32 * 1024,
+            64 * 1024,
+            256 * 1024,
+            1024 * 1024,
+            16 * 1024 * 1024
+          ],
+          size <- [bytes - 1, bytes, bytes + 1] do
+        data = <<255>> <> :binary.copy(<<size::16>>, div(size, 2))
+        text = String.duplicate("x", size)
+        same = &assert Snakepit.execute("echo", &1, pool: pool, timeout: :infinity) == {:ok, &1}
+        same.(%{"data" => binary_part(data, 0, size)})
+        same.(%{"a" => "first", "data" => data, "text" => text, "z" => %{"nested" => data}})
+      end
+    end
+
     test "two keys with the same text are refused, wherever they are", %{pool: pool} do
       for args <- [
             %{"a" => 1, a: 2},

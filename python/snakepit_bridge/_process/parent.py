@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Optional
 
+# What a BEAM sets for the worker alone.
+_HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+
 
 class Parent:
     """The settings that the parent passes in the environment, and announcements to it.
@@ -19,6 +22,9 @@ class Parent:
         self.secret = os.environ.pop("SNAKEPIT_SECRET", "")
         #: The path of the file that records which calls have started.
         self.start_journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")
+        name, value = _HUGE_PAGES
+        if os.environ.get(name) == value:
+            del os.environ[name]
 
     @property
     def is_beam(self) -> bool:

@@ -14,10 +14,6 @@ use snakepit_client::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// A call with larger arguments is an RPC of its own, so that other calls do not wait for its bytes. Calls
-/// behind a smaller one wait a few milliseconds, and as an RPC of its own it would take twice as long.
-const FRAMED_UP_TO: usize = 32 * 1024 * 1024;
-
 pub(crate) type Connection = connection::Connection<UnaryCall>;
 pub(crate) type Endpoint = connection::Endpoint<UnaryCall>;
 pub(super) type Multiplexer = multiplexer::Multiplexer<ClientConnection, UnaryCall>;
@@ -55,10 +51,9 @@ impl Destination {
         &self.connection().channel
     }
 
-    /// Sends the call as a frame. `None` if it must be an RPC of its own.
-    pub(super) fn multiplexer(&self, call: &Call) -> Option<Arc<Multiplexer>> {
-        let framed = call.header.args().size() <= FRAMED_UP_TO;
-        framed.then(|| self.connection().multiplexer.clone())?
+    /// Sends calls as frames. `None` if the server takes none: then each call is an RPC of its own.
+    pub(super) fn multiplexer(&self) -> Option<Arc<Multiplexer>> {
+        self.connection().multiplexer.clone()
     }
 
     /// The generation of the call's session here; 0 without a session.

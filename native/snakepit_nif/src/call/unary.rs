@@ -33,7 +33,7 @@ pub(crate) fn start_unary(
     waited: Waited,
 ) -> Result<(), Failure> {
     let route = match route.at_once(&mut call) {
-        Ok(destination) => match destination.multiplexer(&call) {
+        Ok(destination) => match destination.multiplexer() {
             Some(multiplexer) => {
                 if let Err(failure) = call.check_size(destination.channel()) {
                     reply.forget();
@@ -56,7 +56,7 @@ async fn run(mut call: Call, mut route: Route, reply: Reply, waited: Waited) {
             Ok(destination) => destination,
             Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
         };
-        if let Some(multiplexer) = destination.multiplexer(&call) {
+        if let Some(multiplexer) = destination.multiplexer() {
             if let Err(failure) = call.check_size(destination.channel()) {
                 return reply.send(|env| refused_term(env, &failure, &call));
             }
