@@ -10,6 +10,7 @@ defmodule Snakepit do
   @stream_options Map.put(Options.stream(), :pool, :pool)
 
   @doc "Matches the messages of a call that `start_stream/3` started."
+  @doc since: "0.1.0", group: :calls
   defguard is_event(message, call)
            when is_tuple(message) and tuple_size(message) == 3 and
                   elem(message, 0) == :snakepit and
@@ -36,6 +37,7 @@ defmodule Snakepit do
 
   The pool's options are the defaults. `Snakepit.Error` lists the errors.
   """
+  @doc since: "0.1.0", group: :calls
   @spec execute(String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(command, args \\ %{}, options \\ []) do
     with {:ok, pool, name, options} <- prepare(command, args, options, @options) do
@@ -71,6 +73,7 @@ defmodule Snakepit do
   The id is any string of 1 to 1024 bytes without NUL. The pool's `:max_sessions` and `:session_ttl`
   limit how many sessions are kept, and for how long.
   """
+  @doc since: "0.1.0", group: :sessions
   @spec execute_in_session(String.t(), String.t(), map | keyword, keyword) ::
           {:ok, map} | {:error, Error.t()}
   def execute_in_session(session_id, command, args \\ %{}, options \\ []) do
@@ -100,6 +103,7 @@ defmodule Snakepit do
 
   `:timeout` applies to the whole stream.
   """
+  @doc since: "0.1.0", group: :streams
   @spec execute_stream(String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
   def execute_stream(command, args \\ %{}, callback, options \\ []) do
@@ -110,6 +114,7 @@ defmodule Snakepit do
   Executes a streaming command in a session: `execute_stream/4` with `session_id: session_id`. See
   `execute_in_session/4`.
   """
+  @doc since: "0.1.0", group: :sessions
   @spec execute_in_session_stream(String.t(), String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
   def execute_in_session_stream(session_id, command, args \\ %{}, callback, options \\ []) do
@@ -137,7 +142,7 @@ defmodule Snakepit do
   numbers. When the call is cancelled or its time is over, `KeyboardInterrupt` is raised in the code. Values
   are converted as everywhere: one that cannot be sent is the error `:invalid_result`.
   """
-  @doc since: "0.1.0"
+  @doc since: "0.1.0", group: :calls
   @spec eval(String.t(), map | keyword, keyword) :: {:ok, term} | {:error, Error.t()}
   def eval(code, bindings \\ %{}, options \\ []), do: Interpreter.eval(code, bindings, options)
 
@@ -148,6 +153,7 @@ defmodule Snakepit do
 
   A call that is running in the session keeps its state. The next call begins the session anew.
   """
+  @doc since: "0.1.0", group: :sessions
   @spec end_session(String.t(), keyword) :: :ok | {:error, Error.t()}
   def end_session(session_id, options \\ []) do
     options = [{:session_id, session_id} | options]
@@ -182,6 +188,7 @@ defmodule Snakepit do
   in another process raises. Any process may halt it, which cancels the command. Options as for
   `execute_stream/4`.
   """
+  @doc since: "0.1.0", group: :streams
   @spec stream(String.t(), map | keyword, keyword) :: Enumerable.t()
   def stream(command, args \\ %{}, options \\ []) do
     ChunkStream.lazy(&open(&1, command, args, options, true))
@@ -211,11 +218,13 @@ defmodule Snakepit do
   chunks to ask for at the start. No more are sent until `ask/2` asks for them. Only their number is
   limited, not their size.
   """
+  @doc since: "0.1.0", group: :streams
   @spec start_stream(String.t(), map | keyword, keyword) :: {:ok, Call.t()} | {:error, Error.t()}
   def start_stream(command, args \\ %{}, options \\ []),
     do: open(make_ref(), command, args, options, false)
 
   @doc "Requests `chunks` more chunks of a stream that `start_stream/3` started."
+  @doc since: "0.1.0", group: :streams
   @spec ask(Call.t(), pos_integer) :: :ok
   defdelegate ask(call, chunks), to: ChunkStream
 
@@ -224,6 +233,7 @@ defmodule Snakepit do
   process that started the stream: after it returns, that process gets no event of the stream. Does
   nothing to a stream that has ended.
   """
+  @doc since: "0.1.0", group: :streams
   @spec cancel(Call.t()) :: :ok
   defdelegate cancel(call), to: ChunkStream
 
@@ -234,6 +244,7 @@ defmodule Snakepit do
       args = %{name: "photo.png", content: Snakepit.bytes(content)}
       {:ok, _} = Snakepit.execute("store", args, pool: MyApp.Python)
   """
+  @doc since: "0.1.0", group: :calls
   @spec bytes(binary) :: Bytes.t()
   def bytes(data) when is_binary(data), do: %Bytes{data: data}
   def bytes(data), do: raise(ArgumentError, "expected a binary, got: #{inspect(data)}")
@@ -244,6 +255,7 @@ defmodule Snakepit do
       {:ok, %{healthy: true, ready: 4, size: 4, workers: [%{id: _, state: :ready} | _]}} =
         Snakepit.health(MyApp.Python)
   """
+  @doc since: "0.1.0", group: :pools
   @spec health(atom) :: {:ok, map} | {:error, Error.t()}
   defdelegate health(pool \\ Snakepit.Pool), to: Diagnostics
 
@@ -252,6 +264,7 @@ defmodule Snakepit do
   `:commands` (a map of names to signatures and descriptions) and `:system` of its workers. The last four
   are nil while no worker answers.
   """
+  @doc since: "0.1.0", group: :pools
   @spec info(atom) :: {:ok, map} | {:error, Error.t()}
   defdelegate info(pool \\ Snakepit.Pool), to: Diagnostics
 
@@ -276,6 +289,7 @@ defmodule Snakepit do
   workers do not describe their commands, as your own programs may not. If a worker sends only names, the other
   values are nil.
   """
+  @doc since: "0.1.0", group: :pools
   @spec commands(atom) :: {:ok, [map]} | {:error, Error.t()}
   defdelegate commands(pool \\ Snakepit.Pool), to: Diagnostics
 
@@ -283,6 +297,7 @@ defmodule Snakepit do
   Returns a pool's statistics: `:size`, `:ready`, the number of `:queued` and `:in_flight` calls,
   `:sessions`, `:restarts`, and the sums of `:requests`, `:errors` and `:memory_bytes` of its current workers.
   """
+  @doc since: "0.1.0", group: :pools
   @spec stats(atom) :: {:ok, map} | {:error, Error.t()}
   defdelegate stats(pool \\ Snakepit.Pool), to: Diagnostics
 
@@ -300,6 +315,7 @@ defmodule Snakepit do
     * `:requests`, `:errors`, `:sessions`, `:uptime_ms`, `:memory_bytes` and `:cpu_percent` (of one core,
       since its start) - as the worker reports them, nil if it does not answer
   """
+  @doc since: "0.1.0", group: :pools
   @spec list_workers(atom) :: {:ok, [map]} | {:error, Error.t()}
   defdelegate list_workers(pool \\ Snakepit.Pool), to: Diagnostics
 
@@ -323,6 +339,7 @@ defmodule Snakepit do
   of its own (`:startup_timeout`, `:shutdown_timeout`). After the timeout the caller gets the error `:timeout`,
   and the restart continues.
   """
+  @doc since: "0.1.0", group: :pools
   @spec restart(atom, keyword) :: :ok | {:error, Error.t()}
   def restart(pool \\ Snakepit.Pool, options \\ []) do
     with :ok <- Options.check(options, %{timeout: :timeout}),

@@ -63,18 +63,22 @@ defmodule Snakepit.Adapter do
   @type path :: Path.t() | {Application.app(), Path.t()}
 
   @doc "Returns the executable: a path, or a name to look up in `PATH`."
+  @doc since: "0.1.0"
   @callback executable_path() :: path
 
   @doc "Returns the script that the executable runs: its first argument."
+  @doc since: "0.1.0"
   @callback script_path() :: path
 
   @doc "Returns the further arguments, strings without NUL."
+  @doc since: "0.1.0"
   @callback script_args() :: [String.t()]
 
   @doc """
   Returns the whole command line of one worker, or a message that says why there is none and what
   to do. It replaces `c:executable_path/0`, `c:script_path/0` and `c:script_args/0`.
   """
+  @doc since: "0.1.0"
   @callback command_line(worker) :: {:ok, command_line} | {:error, String.t()}
 
   @doc """
@@ -82,39 +86,48 @@ defmodule Snakepit.Adapter do
   adapter can check. The message becomes that of the error `:invalid_options` which the start
   returns.
   """
+  @doc since: "0.1.0"
   @callback validate_options(options :: map) :: :ok | {:error, String.t()}
 
   @doc "Returns whether workers serve `proto/snakepit.proto`. By default they use stdin and stdout."
+  @doc since: "0.1.0"
   @callback uses_grpc?() :: boolean
 
   @doc "Returns the first TCP port that workers try, in place of the pool's `:base_port`; 0 means any free port."
+  @doc since: "0.1.0"
   @callback get_port() :: :inet.port_number()
 
   @doc "Returns the available commands. Any other command fails with `:unknown_command` before the call takes a worker."
+  @doc since: "0.1.0"
   @callback supported_commands() :: [String.t()]
 
   @doc """
   Checks a call before it takes a worker. The caller gets the error, or for a message an error
   with the reason `:invalid_args`.
   """
+  @doc since: "0.1.0"
   @callback validate_command(command :: String.t(), args :: map | keyword) ::
               :ok | {:error, String.t() | Error.t()}
 
   @doc "Returns how long a command may take if the call does not set a timeout; `nil` means the pool's `:timeout`."
+  @doc since: "0.1.0"
   @callback command_timeout(command :: String.t(), args :: map | keyword) :: timeout | nil
 
   @doc """
   Connects to one worker without a pool: to a port of 127.0.0.1, or to an address. For tests and
   for inspecting a worker; a pool's calls do not use it.
   """
+  @doc since: "0.1.0"
   @callback init_grpc_connection(:inet.port_number() | String.t()) ::
               {:ok, connection :: term} | {:error, Error.t()}
 
   @doc "Executes a command over such a connection."
+  @doc since: "0.1.0"
   @callback grpc_execute(connection :: term, String.t(), map | keyword, timeout) ::
               {:ok, map} | {:error, Error.t()}
 
   @doc "Executes a streaming command over such a connection."
+  @doc since: "0.1.0"
   @callback grpc_execute_stream(
               connection :: term,
               String.t(),

@@ -27,6 +27,7 @@ defmodule Snakepit.AdapterFallback do
   Its workers have the pool's other options. The first call that needs them starts them, and they
   stop with the pool.
   """
+  @doc since: "0.1.0"
   @spec execute_with_fallback(String.t(), map | keyword, keyword) ::
           {:ok, map} | {:error, Error.t()}
   def execute_with_fallback(command, args \\ %{}, options \\ []) do

@@ -29,6 +29,7 @@ defmodule Snakepit.Arrow do
 
   Raises `Snakepit.Error` for anything else. The rest of the stream is checked only when it is read.
   """
+  @doc since: "0.1.0"
   @spec new(binary) :: t
   def new(<<0xFFFFFFFF::32, size::little-32, _::binary>> = data) when size > 0,
     do: %__MODULE__{data: data}
@@ -46,6 +47,7 @@ defmodule Snakepit.Arrow do
   end
 
   @doc "Converts an `Explorer.DataFrame`. A data frame among the arguments of a call is converted automatically."
+  @doc since: "0.1.0"
   @spec from_explorer(struct) :: t
   def from_explorer(%{__struct__: Explorer.DataFrame} = frame),
     do: %__MODULE__{data: Explorer.DataFrame.dump_ipc_stream!(frame)}
@@ -55,6 +57,7 @@ defmodule Snakepit.Arrow do
   end
 
   @doc "Converts a table to an `Explorer.DataFrame`."
+  @doc since: "0.1.0"
   @spec to_explorer(t) :: struct
   def to_explorer(%__MODULE__{data: data}), do: Explorer.DataFrame.load_ipc_stream!(data)
 

@@ -25,6 +25,7 @@ defprotocol Snakepit.Encoder do
   """
 
   @doc "Returns a term to send to Python: anything but a pid, a port, a reference or a function."
+  @doc since: "0.1.0"
   @spec encode(t) :: term
   def encode(struct)
 end

@@ -87,6 +87,7 @@ defmodule Snakepit.Pool do
   Starts a pool. Returns `{:error, %Snakepit.Error{}}` if an option is invalid; with
   `:await_ready` also if a worker does not start, or not in time.
   """
+  @doc since: "0.1.0"
   @spec start_link(keyword) :: Supervisor.on_start() | {:error, Error.t()}
   def start_link(options \\ []) do
     with {:ok, options} <- Config.pool(options),
@@ -157,6 +158,7 @@ defmodule Snakepit.Pool do
   crashed, because its supervisor is about to restart it. A pool that was never started, or was
   stopped, is the error `:pool_stopped` at once.
   """
+  @doc since: "0.1.0"
   @spec await_ready(atom, timeout) :: :ok | {:error, Error.t()}
   def await_ready(pool \\ __MODULE__, timeout \\ 30_000) do
     with :ok <- Options.check([timeout: timeout], %{timeout: :timeout}),

@@ -79,6 +79,7 @@ defmodule Snakepit.Tensor do
 
   Raises `Snakepit.Error` if their number does not match the shape.
   """
+  @doc since: "0.1.0"
   @spec new(binary, dtype, tuple) :: t
   def new(data, dtype, shape)
       when is_binary(data) and is_map_key(@sizes, dtype) and is_tuple(shape) do
@@ -123,6 +124,7 @@ defmodule Snakepit.Tensor do
   Raises `ArgumentError`, which names the place, if an element does not have the dtype or is out of its range, or
   if lists differ in length.
   """
+  @doc since: "0.1.0"
   @spec from_list([element | list] | element, dtype) :: t
   def from_list(list, dtype) when is_map_key(@sizes, dtype) do
     sides = sides(list)
@@ -165,6 +167,7 @@ defmodule Snakepit.Tensor do
       iex> Snakepit.Tensor.to_list(Snakepit.Tensor.from_list([{1, -2}, :nan], :complex64))
       [{1.0, -2.0}, {:nan, 0.0}]
   """
+  @doc since: "0.1.0"
   @spec to_list(t) :: [element | list] | element
   def to_list(%__MODULE__{} = tensor) do
     tensor = new(tensor.data, tensor.dtype, tensor.shape)
@@ -187,6 +190,7 @@ defmodule Snakepit.Tensor do
   (`Nx.rename/2`), no vectorized axes (`Nx.devectorize/2`), and no elements of 2 or 4 bits
   (`Nx.as_type/2`).
   """
+  @doc since: "0.1.0"
   @spec from_nx(struct) :: t
   def from_nx(%{__struct__: Nx.Tensor} = tensor) do
     type = Nx.type(tensor)
@@ -224,6 +228,7 @@ defmodule Snakepit.Tensor do
   Nx raises `ArgumentError` for a type that its version does not have (the float8 types before 0.9 and 0.11), and for
   a tensor without elements.
   """
+  @doc since: "0.1.0"
   @spec to_nx(t) :: struct
   def to_nx(%__MODULE__{} = tensor) do
     tensor = new(tensor.data, tensor.dtype, tensor.shape)

@@ -16,10 +16,20 @@ defmodule Snakepit.DocumentsTest do
   # This guide's commands run on workers of each kind.
   @every_kind Path.join(@root, "guides/writing_commands.md")
 
-  @tag blocks: Snippets.document(@readme)
-  test("README.md", %{blocks: blocks, tmp_dir: dir}, do: Snippets.run(blocks, @readme, dir))
+  # The sections of these build on each other.
+  @whole [
+    @readme
+    | Enum.map(~w(getting_started.md cheatsheet.cheatmd), &Path.join(@root, "guides/#{&1}"))
+  ]
 
-  for path <- @guides -- [@every_kind], {title, blocks} <- Snippets.sections(path) do
+  for path <- @whole do
+    @tag path: path, blocks: Snippets.document(path)
+    test Path.basename(path), %{path: path, blocks: blocks, tmp_dir: dir} do
+      Snippets.run(blocks, path, dir)
+    end
+  end
+
+  for path <- @guides -- [@every_kind | @whole], {title, blocks} <- Snippets.sections(path) do
     @tag path: path, blocks: blocks
     test "#{Path.basename(path)}, #{title}", %{path: path, blocks: blocks, tmp_dir: dir} do
       Snippets.run(blocks, path, dir)

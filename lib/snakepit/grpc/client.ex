@@ -35,6 +35,7 @@ defmodule Snakepit.GRPC.Client do
   Options: `:secret` (sent as `x-snakepit-secret`), `:max_message_size` (bytes, for messages in
   both directions, default #{@max_message_size}), `:timeout` (ms, default #{@timeout}).
   """
+  @doc since: "0.1.0"
   @spec connect(String.t(), keyword) :: {:ok, target} | {:error, Error.t()}
   def connect(address, options \\ []) do
     with :ok <- Options.check(options, @connect_options),
@@ -61,6 +62,7 @@ defmodule Snakepit.GRPC.Client do
   Options: `:timeout` (ms or `:infinity`, default #{@timeout}), `:session_id`, `:request_id`,
   `:traceparent`, `:metadata`, and for a pool `:queue_timeout` and `:affinity`.
   """
+  @doc since: "0.1.0"
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(target, command, args \\ %{}, options \\ []) do
     with :ok <- Options.check(options, @call_options) do
@@ -81,6 +83,7 @@ defmodule Snakepit.GRPC.Client do
     * `:first_chunk_timeout` - ms or `:infinity` (default), from the call on
     * `:idle_timeout` - ms or `:infinity` (default) for each further chunk, while one is wanted
   """
+  @doc since: "0.1.0"
   @spec execute_stream(target, String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
   def execute_stream(target, command, args, callback, options \\ []) do
@@ -92,6 +95,7 @@ defmodule Snakepit.GRPC.Client do
   cancelled when the enumeration halts, and raises `Snakepit.Error`. Options are those of
   `execute_stream/5`.
   """
+  @doc since: "0.1.0"
   @spec stream(target, String.t(), map | keyword, keyword) :: Enumerable.t()
   def stream(target, command, args \\ %{}, options \\ []) do
     ChunkStream.lazy(&open_stream(target, &1, command, args, options, true))
@@ -103,6 +107,7 @@ defmodule Snakepit.GRPC.Client do
   Options are those of `execute_stream/5`; here `:demand` is the number of chunks requested
   initially, and `ask/2` requests more.
   """
+  @doc since: "0.1.0"
   @spec start_stream(target, String.t(), map | keyword, keyword) ::
           {:ok, Call.t()} | {:error, Error.t()}
   def start_stream(target, command, args \\ %{}, options \\ []) do
@@ -118,6 +123,7 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc "Requests `chunks` more chunks of a stream."
+  @doc since: "0.1.0"
   @spec ask(Call.t(), pos_integer) :: :ok
   defdelegate ask(call, chunks), to: ChunkStream
 
@@ -125,10 +131,12 @@ defmodule Snakepit.GRPC.Client do
   Ends a stream early. Afterwards no message of it is in the mailbox of the calling process, which
   must be the one that started it. Does nothing if the stream has ended.
   """
+  @doc since: "0.1.0"
   @spec cancel(Call.t()) :: :ok
   defdelegate cancel(call), to: ChunkStream
 
   @doc "Asks a server for its health: a map with `\"healthy\"`, `\"uptime_ms\"` and its counts."
+  @doc since: "0.1.0"
   @spec health(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def health(channel, options \\ []) do
     with :ok <- Options.check(options, %{timeout: {:positive, @longest}, worker_id: :string}) do
@@ -138,6 +146,7 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc "Asks a server for its type, version, commands, statistics and system."
+  @doc since: "0.1.0"
   @spec get_info(target, keyword) :: {:ok, map} | {:error, Error.t()}
   def get_info(channel, options \\ []) do
     with :ok <- Options.check(options, %{timeout: {:positive, @longest}}),
@@ -153,6 +162,7 @@ defmodule Snakepit.GRPC.Client do
 
   Raises `Snakepit.Error` for a value that cannot be sent.
   """
+  @doc since: "0.1.0"
   @spec encode_args(map | keyword) :: %{String.t() => binary}
   def encode_args(args), do: args |> Codec.encode(&Native.encode_args/1) |> bang()
 
@@ -162,6 +172,7 @@ defmodule Snakepit.GRPC.Client do
       iex> Snakepit.GRPC.Client.decode_result(%{"a" => "1", "b" => "test", "c" => "[1,2,3]"})
       %{"a" => 1, "b" => "test", "c" => [1, 2, 3]}
   """
+  @doc since: "0.1.0"
   @spec decode_result(%{String.t() => binary}) :: map
   def decode_result(result) do
     wanted = "a map of strings to binaries"
