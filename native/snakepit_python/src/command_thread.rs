@@ -8,7 +8,7 @@ use pyo3::{intern, prelude::*, types::PyCFunction};
 use snakepit_proto::Fields;
 use snakepit_server::{Failure, UnsentReplies};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +19,8 @@ const NO_EVENT_LOOP: Duration = Duration::from_micros(100);
 thread_local! {
     static WORKER: RefCell<Option<Arc<Worker>>> = const { RefCell::new(None) };
     static RUNNING: RefCell<Option<Arc<Call>>> = const { RefCell::new(None) };
+    /// How long the last call ran.
+    static TOOK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// The request id of the call that this thread runs; empty if it runs none.
@@ -85,9 +87,8 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
             worker.driver.leave();
         }
         RUNNING.set(Some(call.clone()));
-        let started = Instant::now();
         run_in_context(py, worker, &call, &run_current);
-        long |= worker.driver.is_shared() && started.elapsed() > NO_EVENT_LOOP;
+        long |= worker.driver.is_shared() && TOOK.get() > NO_EVENT_LOOP;
         RUNNING.set(None);
         if let Some(calls) = call.responder.calls() {
             unsent.add(calls);
@@ -154,7 +155,7 @@ fn run(run: Invocation<'_, '_>) {
         Some(stream) => generator::stream(run, stream).map(|()| Fields::default()),
         None => unary(run),
     });
-    run.finish(result, started);
+    TOOK.set(run.finish(result, started));
 }
 
 fn unary(run: Invocation<'_, '_>) -> Result<Fields, Failure> {

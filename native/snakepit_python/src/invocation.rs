@@ -8,7 +8,7 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 #[derive(Clone, Copy)]
@@ -127,14 +127,15 @@ impl<'py> Invocation<'_, 'py> {
         described.failure
     }
 
-    /// Answers the call of a command that has ended.
-    pub(crate) fn finish(self, result: Result<Fields, Failure>, started: Instant) {
+    /// Answers the call of a command that has ended; returns how long that ran.
+    pub(crate) fn finish(self, result: Result<Fields, Failure>, started: Instant) -> Duration {
         self.call.leave_session(self.py);
         let took = started.elapsed();
         if self.call.responder.as_stream().is_none() {
             self.call.command.time.add(took);
         }
         self.worker.finish(self.call, result, took);
+        took
     }
 }
 
