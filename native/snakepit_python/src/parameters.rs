@@ -1,7 +1,7 @@
 //! The parameters of a command, as far as they can be checked without Python code.
 //!
-//! Most calls pass arguments that need no conversion. To find that out here takes a tenth of the instructions that
-//! the call of `Parameters.bind` takes, which was a tenth of a small call's.
+//! Most calls pass arguments that need no conversion. To find that out by a call of `Parameters.bind` took 3,700 of
+//! the 33,000 instructions of a small call.
 
 use pyo3::{
     FromPyObject,
