@@ -16,8 +16,14 @@ defmodule Snakepit.Pool.OSProcess do
                        POLARS_MAX_THREADS)
 
   # glibc takes memory for values of some MB from the kernel and returns it, call by call. In huge pages this
-  # takes a third of the time. `_process/parent.py` keeps the variable from the worker's children.
-  @huge_pages %{"GLIBC_TUNABLES" => "glibc.malloc.hugetlb=1"}
+  # takes a third of the time, and it keeps up to 32 MiB (`guides/performance.md`). `_process/parent.py` keeps the
+  # variable from the worker's children.
+  @allocator %{
+    "GLIBC_TUNABLES" =>
+      "glibc.malloc.hugetlb=1:" <>
+        "glibc.malloc.mmap_threshold=#{16 * 1024 * 1024}:" <>
+        "glibc.malloc.trim_threshold=#{32 * 1024 * 1024}"
+  }
 
   @signals %{
     1 => "SIGHUP",
@@ -205,7 +211,7 @@ defmodule Snakepit.Pool.OSProcess do
 
   defp env(%{thread_limit: limit, env: env}) do
     limits = if limit, do: Map.new(@thread_variables, &{&1, to_string(limit)}), else: %{}
-    huge_pages = if System.get_env("GLIBC_TUNABLES"), do: %{}, else: @huge_pages
-    limits |> Map.merge(huge_pages) |> Map.merge(Map.new(env))
+    allocator = if System.get_env("GLIBC_TUNABLES"), do: %{}, else: @allocator
+    limits |> Map.merge(allocator) |> Map.merge(Map.new(env))
   end
 end

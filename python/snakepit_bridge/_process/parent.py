@@ -6,8 +6,12 @@ import os
 from collections.abc import Callable
 from typing import Optional
 
-# What a BEAM sets for the worker alone.
-_HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+# What a BEAM sets for the worker alone, which has read it.
+_ALLOCATOR = (
+    "glibc.malloc.hugetlb=1:"
+    "glibc.malloc.mmap_threshold=16777216:"
+    "glibc.malloc.trim_threshold=33554432"
+)
 
 
 class Parent:
@@ -22,9 +26,8 @@ class Parent:
         self.secret = os.environ.pop("SNAKEPIT_SECRET", "")
         #: The path of the file that records which calls have started.
         self.start_journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")
-        name, value = _HUGE_PAGES
-        if os.environ.get(name) == value:
-            del os.environ[name]
+        if os.environ.get("GLIBC_TUNABLES") == _ALLOCATOR:
+            del os.environ["GLIBC_TUNABLES"]
 
     @property
     def is_beam(self) -> bool:

@@ -26,8 +26,8 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How much a quick NIF may encode, in bytes: about ten microseconds of work.
-const QUICK_BUDGET: usize = 64 * 1024;
+/// How much a quick NIF may encode, in bytes: some forty microseconds of work.
+const QUICK_BUDGET: usize = 256 * 1024;
 
 /// A stream. Elixir has the only reference to it: dropping that cancels the stream, as does the exit of its owner.
 struct StreamResource {
