@@ -12,10 +12,17 @@ defmodule Mix.Snakepit.Precompiled do
     name = Archive.name(Mix.Project.config()[:version], target)
 
     cond do
-      forced = forced() -> {:build, forced}
-      checksums == %{} -> {:build, "this is a checkout, not a published package"}
-      checksum = checksums[name] -> {:ok, name, checksum}
-      true -> {:build, "there is no precompiled archive for #{target}"}
+      forced = forced() ->
+        {:build, forced}
+
+      checksums == %{} or File.exists?(".git") ->
+        {:build, "this is a checkout, not a published package"}
+
+      checksum = checksums[name] ->
+        {:ok, name, checksum}
+
+      true ->
+        {:build, "there is no precompiled archive for #{target}"}
     end
   end
 

@@ -30,6 +30,7 @@ defmodule Mix.Snakepit.Stamp do
     case {fact, file} do
       {nil, nil} -> nil
       {nil, {name, _}} -> "#{name} is missing or has changed"
+      {{"source", _}, _} -> "they were made from something else"
       {{name, value}, _} -> "their #{name} is #{written[name] || "unknown"}, not #{value}"
     end
   end

@@ -17,6 +17,10 @@ defmodule Mix.Tasks.Snakepit.Precompile do
   that the Hex package must contain:
 
       mix snakepit.precompile --checksums DIRECTORY
+
+  `mix do loadpaths + compile.elixir + snakepit.precompile` does not first build the libraries of the
+  machine that it runs on. `.github/workflows/release.yml` builds a release this way, and
+  `bin/try-archive DIRECTORY` installs the archives of a directory on a machine without cargo.
   """
   use Mix.Task
 

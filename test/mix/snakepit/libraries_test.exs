@@ -2,6 +2,7 @@ defmodule Mix.Snakepit.LibrariesTest do
   # Changes variables of the environment and the working directory.
   use ExUnit.Case
 
+  import Snakepit.Test.Crates, only: [put!: 3]
   import Snakepit.Test.FileServer
 
   alias Mix.Snakepit.{Archive, Libraries, Target}
@@ -63,7 +64,7 @@ defmodule Mix.Snakepit.LibrariesTest do
   test "replace those of another machine, version or build, and those that nothing is known of",
        context do
     System.put_env("SNAKEPIT_PRECOMPILED", context.archives)
-    for file <- @files, do: write!(context.package, file, "a foreign library")
+    for file <- @files, do: put!(context.package, file, "a foreign library")
     assert install(context.package)
     assert contents(context.package) == Enum.map(@files, &Path.basename/1)
 
@@ -77,13 +78,13 @@ defmodule Mix.Snakepit.LibrariesTest do
         ] do
       assert written =~ fact
       File.write!(stamp, String.replace(written, fact, other))
-      write!(context.package, hd(@files), "a foreign library")
+      put!(context.package, hd(@files), "a foreign library")
       assert install(context.package)
       assert contents(context.package) == Enum.map(@files, &Path.basename/1)
     end
 
     # Only one of the files, with a stamp of this machine.
-    write!(context.package, List.last(@files), "a foreign library")
+    put!(context.package, List.last(@files), "a foreign library")
     assert install(context.package)
     assert contents(context.package) == Enum.map(@files, &Path.basename/1)
   end
@@ -105,7 +106,7 @@ defmodule Mix.Snakepit.LibrariesTest do
   end
 
   test "a wrong archive in the cache is replaced", %{tmp_dir: dir} = context do
-    write!(dir, "cache/#{context.archive}", "another")
+    put!(dir, "cache/#{context.archive}", "another")
     System.put_env("SNAKEPIT_PRECOMPILED", serve!(context.archives))
     assert install(context.package)
 
@@ -114,7 +115,7 @@ defmodule Mix.Snakepit.LibrariesTest do
   end
 
   test "a cache that cannot be written to is no reason to fail", %{tmp_dir: dir} = context do
-    write!(dir, "file", "")
+    put!(dir, "file", "")
     System.put_env("RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH", Path.join(dir, "file/cache"))
     System.put_env("SNAKEPIT_PRECOMPILED", context.archives)
     assert install(context.package)
@@ -189,7 +190,7 @@ defmodule Mix.Snakepit.LibrariesTest do
     path = Path.join(archives, name)
 
     members =
-      for file <- Enum.map(@files, &Path.basename/1), do: {file, write!(archives, file, file)}
+      for file <- Enum.map(@files, &Path.basename/1), do: {file, put!(archives, file, file)}
 
     Archive.pack!(path, members)
     Archive.write_checksums!(package, [path])
@@ -199,11 +200,4 @@ defmodule Mix.Snakepit.LibrariesTest do
   defp install(package), do: File.cd!(package, fn -> Libraries.install!(false) end)
   defp refused(package), do: assert_raise(Mix.Error, fn -> install(package) end).message
   defp contents(package), do: for(file <- @files, do: File.read!(Path.join(package, file)))
-
-  defp write!(dir, name, content) do
-    path = Path.join(dir, name)
-    File.mkdir_p!(Path.dirname(path))
-    File.write!(path, content)
-    path
-  end
 end
