@@ -175,6 +175,8 @@ impl PendingCall for UnaryCall {
         if let Destination::Worker(lease, _) = self.destination {
             lease.done(Duration::from_nanos(frame.handler_ns));
         }
+        // The memory of large arguments is free before the caller makes its next call.
+        drop(self.call);
         match (result, cause) {
             (Err(failure), Some(cause)) => {
                 fail_with_cause(reply, self.clock, failure, Some(cause));
