@@ -134,12 +134,17 @@ defmodule Mix.Snakepit.Cargo do
     cargo =
       System.find_executable("cargo") || Mix.raise("cargo was not found: #{install(directory)}")
 
-    {version, 0} = System.cmd(cargo, ["--version"], cd: directory)
     required = rust_version(directory)
 
-    with [_text, installed] <- Regex.run(~r/^cargo (\d+\.\d+)\./, version),
-         :lt <- Version.compare(installed <> ".0", required <> ".0") do
-      Mix.raise("cargo is too old, #{installed}: #{install(directory)}")
+    case System.cmd(cargo, ["--version"], cd: directory, stderr_to_stdout: true) do
+      {version, 0} ->
+        with [_text, installed] <- Regex.run(~r/^cargo (\d+\.\d+)\./m, version),
+             :lt <- Version.compare(installed <> ".0", required <> ".0"),
+             do: Mix.raise("cargo is too old, #{installed}: #{install(directory)}")
+
+      # For example that of rustup, without a toolchain.
+      {output, _status} ->
+        Mix.raise("#{cargo} cannot be run: #{String.trim(output)}\n\n#{install(directory)}")
     end
 
     cargo

@@ -66,6 +66,21 @@ defmodule Mix.Snakepit.CargoTest do
                  end
   end
 
+  test "a cargo of rustup without a toolchain is an error that quotes it", %{tmp_dir: dir} do
+    program =
+      Crates.put!(dir, "bin/cargo", "#!/bin/sh\necho no toolchain is installed >&2\nexit 1\n")
+
+    File.chmod!(program, 0o755)
+
+    Snakepit.Test.Environment.put([
+      {"PATH", Path.dirname(program) <> ":" <> System.get_env("PATH")}
+    ])
+
+    error = assert_raise Mix.Error, fn -> build(dir) end
+    assert error.message =~ "bin/cargo cannot be run: no toolchain is installed\n"
+    assert error.message =~ "building needs Rust 1.70 or newer"
+  end
+
   defp build(dir) do
     me = self()
     capture_io(fn -> send(me, Cargo.build!(dir, ~w(library_crate program_crate), [])) end)
