@@ -7,7 +7,7 @@ export LANG ?= C.UTF-8
 export ELIXIR_ERL_OPTIONS ?= +fnu
 
 PYTHON := .venv/bin/python
-EXAMPLES := examples/streaming
+EXAMPLES := examples
 
 .PHONY: help demo test check setup setup-dev
 .NOTPARALLEL:

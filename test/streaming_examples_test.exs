@@ -5,13 +5,13 @@ defmodule Snakepit.StreamingExamplesTest do
 
   @root File.cwd!()
   @examples Path.join(@root, "examples/streaming")
-  @venv Path.join(@examples, ".venv")
+  @venv Path.join(@root, "examples/.venv")
   @learning [python: Path.join(@venv, "bin/python"), env: %{"OPENBLAS_NUM_THREADS" => "1"}]
   @prices Path.join(@root, "examples/data/wti.csv")
 
   # Packages that only the examples need are in a separate environment.
   setup_all do
-    requirements = Path.join(@examples, "requirements.txt")
+    requirements = Path.join(@root, "examples/requirements.txt")
     Mix.Tasks.Snakepit.Setup.run(["--venv", @venv, "--requirements", requirements])
     :ok
   end

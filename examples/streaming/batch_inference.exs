@@ -1,7 +1,7 @@
 # mix run examples/streaming/batch_inference.exs
 #
 # Reads handwritten digits with a scikit-learn model, which is trained when its worker starts. The
-# predictions arrive as a `Stream`, one per image. README.md says what to install.
+# predictions arrive as a `Stream`, one per image. ../README.md says what to install.
 
 {:ok, _} =
   Snakepit.Pool.start_link(
@@ -9,7 +9,7 @@
     size: 1,
     startup_timeout: 120_000,
     adapter_args: [class: "digits:Digits", paths: [Path.join(__DIR__, "python")]],
-    python: Path.join(__DIR__, ".venv/bin/python"),
+    python: Path.join(__DIR__, "../.venv/bin/python"),
     # For such a small model, further threads would only wait for each other.
     env: %{"OPENBLAS_NUM_THREADS" => "1"}
   )

@@ -1,7 +1,7 @@
 # mix run examples/streaming/train_model.exs
 #
 # Trains a neural network on handwritten digits. A callback receives the losses after each epoch, and
-# stops the training when the loss on held-out images has stopped falling. README.md says what to
+# stops the training when the loss on held-out images has stopped falling. ../README.md says what to
 # install.
 
 {:ok, _} =
@@ -10,7 +10,7 @@
     size: 1,
     startup_timeout: 120_000,
     adapter_args: [class: "training:Training", paths: [Path.join(__DIR__, "python")]],
-    python: Path.join(__DIR__, ".venv/bin/python"),
+    python: Path.join(__DIR__, "../.venv/bin/python"),
     # For such a small model, further threads would only wait for each other.
     env: %{"OPENBLAS_NUM_THREADS" => "1"}
   )
