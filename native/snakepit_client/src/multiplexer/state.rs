@@ -14,8 +14,9 @@ const STALLED_AFTER: Duration = Duration::from_millis(1);
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
 pub(super) struct State<P> {
-    /// In the order in which they were sent.
-    calls: BTreeMap<u64, Entry<P>>,
+    /// In the order in which they were sent. An entry has half a kilobyte, and the map moves those of a node whenever
+    /// the first of them leaves.
+    calls: BTreeMap<u64, Box<Entry<P>>>,
     last_id: u64,
     timers: BTreeSet<(Instant, u64)>,
     /// When the driving task wakes next.
@@ -55,7 +56,7 @@ pub(super) struct Recall {
 /// The calls that are left when the connection is lost.
 pub(super) struct Left<P> {
     /// In the order in which they were sent.
-    pub(super) calls: BTreeMap<u64, Entry<P>>,
+    pub(super) calls: BTreeMap<u64, Box<Entry<P>>>,
     pub(super) capacity: usize,
 }
 
@@ -106,11 +107,11 @@ impl<P: PendingCall> State<P> {
             timer: None,
             cancelled_at: None,
         };
-        self.calls.insert(id, entry);
+        self.calls.insert(id, Box::new(entry));
         self.set_timer(id, deadline);
     }
 
-    pub(super) fn take(&mut self, id: u64) -> Option<Entry<P>> {
+    pub(super) fn take(&mut self, id: u64) -> Option<Box<Entry<P>>> {
         let entry = self.calls.remove(&id)?;
         if let Some(timer) = entry.timer {
             self.timers.remove(&(timer, id));

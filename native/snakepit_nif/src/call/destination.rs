@@ -74,7 +74,7 @@ impl Destination {
 
 /// A call that was sent as a frame.
 pub(crate) struct UnaryCall {
-    pub(super) call: Call,
+    pub(super) call: Box<Call>,
     pub(super) destination: Destination,
     pub(super) clock: Clock,
     /// `None` once it has been sent.

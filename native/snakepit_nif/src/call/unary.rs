@@ -27,7 +27,7 @@ use std::{sync::Arc, time::Duration};
 /// Starts a call without waiting, so that a scheduler's thread may do it. The reply is
 /// `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`. If this fails there is no reply.
 pub(crate) fn start_unary(
-    mut call: Call,
+    mut call: Box<Call>,
     route: Route,
     reply: Reply,
     waited: Waited,
@@ -49,7 +49,7 @@ pub(crate) fn start_unary(
     runtime::spawn(run(call, route, reply, waited))
 }
 
-async fn run(mut call: Call, mut route: Route, reply: Reply, waited: Waited) {
+async fn run(mut call: Box<Call>, mut route: Route, reply: Reply, waited: Waited) {
     let mut attempt = 0;
     let (destination, clock, result) = loop {
         let destination = match route.destination(&mut call).await {
@@ -63,7 +63,7 @@ async fn run(mut call: Call, mut route: Route, reply: Reply, waited: Waited) {
             return UnaryCall::send(&multiplexer, call, destination, reply, waited);
         }
         let clock = Clock::new(&call, destination.worker_id());
-        let result = call.within(call.execute(&destination)).await;
+        let result = call.within(Box::pin(call.execute(&destination))).await;
         attempt += 1;
         match result {
             Err(Failure::NotStarted { refused, .. }) if attempt < MAX_ATTEMPTS => {
@@ -131,7 +131,7 @@ fn fail_with_cause(reply: Reply, clock: Clock, failure: Failure, cause: Option<P
 impl UnaryCall {
     fn send(
         multiplexer: &Arc<Multiplexer>,
-        call: Call,
+        call: Box<Call>,
         destination: Destination,
         reply: Reply,
         waited: Waited,

@@ -244,7 +244,7 @@ fn streaming<'a>(
         .clone()
         .and_then(|progress| Overdue::new(&call, recipient(), progress, timeouts).watch());
     let events = Events::new(recipient(), watch);
-    match spawn(run_stream(call, route, credit, timeouts, events)) {
+    match spawn(run_stream(*call, route, credit, timeouts, events)) {
         Ok(()) => (atoms::ok(), handle).encode(env),
         Err(failure) => error_term(env, &failure),
     }
@@ -281,7 +281,7 @@ impl Encoder for EncodeError {
     }
 }
 
-type Prepared = Result<(Call, Route), Refused>;
+type Prepared = Result<(Box<Call>, Route), Refused>;
 
 /// Encodes the arguments, then leases a worker or joins the queue.
 fn prepare(
@@ -295,7 +295,7 @@ fn prepare(
         Ok(args) => args,
         Err(error) => return Ok(Err(Refused::NotEncoded(error))),
     };
-    let call = spec.call(args);
+    let call = Box::new(spec.call(args));
     if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
         let pipelines = unary && call.is_short();
         return Ok(match Route::to_pool(&pool.0, &call, pipelines, false) {
