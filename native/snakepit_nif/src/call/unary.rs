@@ -22,7 +22,7 @@ use snakepit_client::{
     offload::{OFFLOAD_FROM, offload},
 };
 use snakepit_proto::{CallHeader, Fields, HandlerExit, ReplyFrame};
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 /// Starts a call without waiting, so that a scheduler's thread may do it. The reply is
 /// `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`. If this fails there is no reply.
@@ -46,52 +46,64 @@ pub(crate) fn start_unary(
         },
         Err(route) => route,
     };
-    runtime::spawn(run(call, route, reply, waited))
+    runtime::spawn(run(call, route, reply, waited, 0))
 }
 
-async fn run(mut call: Box<Call>, mut route: Route, reply: Reply, waited: Waited) {
-    let mut attempt = 0;
-    let (destination, clock, result) = loop {
-        let destination = match route.destination(&mut call).await {
-            Ok(destination) => destination,
-            Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
-        };
-        if let Some(multiplexer) = destination.multiplexer() {
+/// Waits for the call's destination, and sends it there. Every call that has to queue is such a task, so its future
+/// is small: what an RPC of its own needs is in `run_rpc`.
+async fn run(mut call: Box<Call>, route: Route, reply: Reply, waited: Waited, attempt: u32) {
+    let destination = match route.destination(&mut call).await {
+        Ok(destination) => destination,
+        Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
+    };
+    match destination.multiplexer() {
+        Some(multiplexer) => {
             if let Err(failure) = call.check_size(destination.channel()) {
                 return reply.send(|env| refused_term(env, &failure, &call));
             }
-            return UnaryCall::send(&multiplexer, call, destination, reply, waited);
+            UnaryCall::send(&multiplexer, call, destination, reply, waited);
         }
-        let clock = Clock::new(&call, destination.worker_id());
-        let result = call.within(Box::pin(call.execute(&destination))).await;
-        attempt += 1;
-        match result {
-            Err(Failure::NotStarted { refused, .. }) if attempt < MAX_ATTEMPTS => {
-                route = match destination.redirect(&call, call.is_short(), !refused) {
-                    Ok(route) => route,
-                    Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
-                };
-            }
-            result => break (destination, clock, result),
-        }
-    };
-    let (cause, handler) = match &result {
-        Ok(_) => (None, HandlerState::Exited),
-        Err(failure) => (
-            destination.pending_cause(failure),
-            HandlerState::after(failure),
-        ),
-    };
-    let exit = destination.release(&call, handler);
-    let result = match (result, cause) {
-        (Err(failure), Some(cause)) => Err(cause.explain(failure).await),
-        (result, _) => result,
-    };
-    answer(reply, result, clock);
-    drop(waited);
-    if let Some(exit) = exit {
-        exit.await;
+        None => run_rpc(call, destination, reply, waited, attempt).await,
     }
+}
+
+fn run_rpc(
+    call: Box<Call>,
+    destination: Destination,
+    reply: Reply,
+    waited: Waited,
+    attempt: u32,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let clock = Clock::new(&call, destination.worker_id());
+        let result = call.within(call.execute(&destination)).await;
+        let attempt = attempt + 1;
+        if let Err(Failure::NotStarted { refused, .. }) = &result
+            && attempt < MAX_ATTEMPTS
+        {
+            return match destination.redirect(&call, call.is_short(), !refused) {
+                Ok(route) => run(call, route, reply, waited, attempt).await,
+                Err(failure) => reply.send(|env| refused_term(env, &failure, &call)),
+            };
+        }
+        let (cause, handler) = match &result {
+            Ok(_) => (None, HandlerState::Exited),
+            Err(failure) => (
+                destination.pending_cause(failure),
+                HandlerState::after(failure),
+            ),
+        };
+        let exit = destination.release(&call, handler);
+        let result = match (result, cause) {
+            (Err(failure), Some(cause)) => Err(cause.explain(failure).await),
+            (result, _) => result,
+        };
+        answer(reply, result, clock);
+        drop(waited);
+        if let Some(exit) = exit {
+            exit.await;
+        }
+    })
 }
 
 /// Decodes and sends the reply; one that takes long to decode on another thread.
@@ -222,7 +234,7 @@ impl PendingCall for UnaryCall {
         let lost = reason == ReturnReason::ConnectionLost;
         match self.destination.redirect(&call, true, lost) {
             // Without a runtime, dropping the reply sends the caller a failure.
-            Ok(route) => drop(runtime::spawn(run(call, route, reply, self.waited))),
+            Ok(route) => drop(runtime::spawn(run(call, route, reply, self.waited, 0))),
             Err(failure) => {
                 off_scheduler(move || reply.send(|env| refused_term(env, &failure, &call)));
             }
