@@ -207,15 +207,20 @@ defmodule Snakepit.PoolTest do
     assert Enum.map(variables, &System.get_env/1) == host
   end
 
-  test "a worker's C library uses huge pages, unless :env says otherwise; its children do not inherit that" do
+  test "a worker's C library keeps memory for large values, and huge pages for larger ones" do
     args = %{names: ["GLIBC_TUNABLES"]}
 
-    pool = start_pool!()
-    assert {:ok, %{"result" => [nil]}} = Snakepit.execute("environment", args, pool: pool)
+    for {options, huge?} <- [{[], false}, {[max_message_size: 100_000_000], true}] do
+      pool = start_pool!(options)
+      # The worker's children do not inherit it.
+      assert {:ok, %{"result" => [nil]}} = Snakepit.execute("environment", args, pool: pool)
 
-    if File.exists?("/proc/self/environ") do
-      assert File.read!("/proc/#{os_pid(pool)}/environ") =~
-               "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
+      if File.exists?("/proc/self/environ") do
+        # glibc separates the settings by NUL.
+        environment = File.read!("/proc/#{os_pid(pool)}/environ")
+        assert environment =~ "GLIBC_TUNABLES=glibc.malloc.mmap_threshold=16777216"
+        assert environment =~ "glibc.malloc.hugetlb=1" == huge?
+      end
     end
 
     own = "glibc.malloc.tcache_count=1"

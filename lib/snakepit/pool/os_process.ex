@@ -15,15 +15,13 @@ defmodule Snakepit.Pool.OSProcess do
                        VECLIB_MAXIMUM_THREADS NUMEXPR_NUM_THREADS RAYON_NUM_THREADS
                        POLARS_MAX_THREADS)
 
-  # glibc takes memory for values of some MB from the kernel and returns it, call by call. In huge pages this
-  # takes a third of the time, and it keeps up to 32 MiB (`guides/performance.md`). `_process/parent.py` keeps the
-  # variable from the worker's children.
-  @allocator %{
-    "GLIBC_TUNABLES" =>
-      "glibc.malloc.hugetlb=1:" <>
-        "glibc.malloc.mmap_threshold=#{16 * 1024 * 1024}:" <>
-        "glibc.malloc.trim_threshold=#{32 * 1024 * 1024}"
-  }
+  # By itself glibc takes memory for values of some MB from the kernel and returns it, call by call: see
+  # `guides/performance.md`. `_process/parent.py` keeps the variable from the worker's children.
+  @keep_memory "glibc.malloc.mmap_threshold=#{16 * 1024 * 1024}:" <>
+                 "glibc.malloc.trim_threshold=#{32 * 1024 * 1024}"
+  # Take a third of the time, and 1.5 MB more in an idle worker.
+  @huge_pages ":glibc.malloc.hugetlb=1"
+  @huge_pages_above 64 * 1024 * 1024
 
   @signals %{
     1 => "SIGHUP",
@@ -209,9 +207,16 @@ defmodule Snakepit.Pool.OSProcess do
     Telemetry.worker(event, measurements, Map.merge(named, metadata))
   end
 
-  defp env(%{thread_limit: limit, env: env}) do
+  defp env(%{thread_limit: limit, env: env} = options) do
     limits = if limit, do: Map.new(@thread_variables, &{&1, to_string(limit)}), else: %{}
-    allocator = if System.get_env("GLIBC_TUNABLES"), do: %{}, else: @allocator
-    limits |> Map.merge(allocator) |> Map.merge(Map.new(env))
+    limits |> Map.merge(allocator(options)) |> Map.merge(Map.new(env))
+  end
+
+  defp allocator(%{max_message_size: size}) do
+    huge_pages = if size > @huge_pages_above, do: @huge_pages, else: ""
+
+    if System.get_env("GLIBC_TUNABLES"),
+      do: %{},
+      else: %{"GLIBC_TUNABLES" => @keep_memory <> huge_pages}
   end
 end

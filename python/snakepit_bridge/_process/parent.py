@@ -6,12 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Optional
 
-# What a BEAM sets for the worker alone, which has read it.
-_ALLOCATOR = (
-    "glibc.malloc.hugetlb=1:"
-    "glibc.malloc.mmap_threshold=16777216:"
-    "glibc.malloc.trim_threshold=33554432"
-)
+# How a value begins that a BEAM sets for the worker alone. The C library has read it.
+_ALLOCATOR = "glibc.malloc.mmap_threshold=16777216:glibc.malloc.trim_threshold=33554432"
 
 
 class Parent:
@@ -26,7 +22,7 @@ class Parent:
         self.secret = os.environ.pop("SNAKEPIT_SECRET", "")
         #: The path of the file that records which calls have started.
         self.start_journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")
-        if os.environ.get("GLIBC_TUNABLES") == _ALLOCATOR:
+        if os.environ.get("GLIBC_TUNABLES", "").startswith(_ALLOCATOR):
             del os.environ["GLIBC_TUNABLES"]
 
     @property
