@@ -1,5 +1,5 @@
 # Workers need their Python packages; packages that are installed are left alone.
-Mix.Task.run("snakepit.setup")
+Mix.Task.run("snakepit.setup", ["--grpcio"])
 
 # No test may fail because the machine is slow: only a test that waits in vain reaches these
 # limits.

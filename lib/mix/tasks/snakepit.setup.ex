@@ -1,25 +1,43 @@
 defmodule Mix.Tasks.Snakepit.Setup do
-  @shortdoc "Creates .venv with the packages of commands, grpcio, and snakepit_bridge for editors"
+  @shortdoc "Creates .venv with the Python packages of the project, and snakepit_bridge for editors"
 
   @moduledoc """
-  Creates a virtual environment with the packages that your commands need, and with grpcio for
-  pools with `server: :grpcio`. Workers with the native server need no package; a bare `python3`
-  runs them.
+  Creates a virtual environment, `.venv`, with the Python packages that your commands need, and
+  lets editors, mypy and pytest find `snakepit_bridge` in it. Workers use it without further
+  options. If your commands need no package, you need no environment: workers run on a bare
+  `python3`.
 
-      mix snakepit.setup [--python EXECUTABLE] [--venv FOLDER] [--requirements FILE] [--dev]
+      $ mix snakepit.setup
+      $ mix snakepit.setup --python 3.12
+      $ mix snakepit.setup --requirements python/requirements.txt
 
-    * `--python` - the Python for the environment, default `python3` (3.9 or newer)
-    * `--venv` - the directory, default `.venv`, which is where pools look
-    * `--requirements` - a pip requirements file with further packages: those of your own commands
-    * `--dev` - also installs what Snakepit's own tests and checks use
+  The packages are those of the first of these files that exists in the current directory:
 
-  Editors, mypy and pytest find `snakepit_bridge` in the environment: a file `snakepit_bridge.pth`
-  in its `site-packages` names the directory from which workers import it, so that both always
-  have the same version. Workers import it from there, whatever else is installed. If the
-  environment has another copy, from `pip install`, the task says so.
+    * `uv.lock` and `pyproject.toml` - installed with `uv sync`
+    * `pyproject.toml` - the `dependencies` of its table `[project]`
+    * `requirements.txt`
 
-  Whatever exists already is left alone, so you can run the task before every start. Only an
-  environment whose Python is gone is created again.
+  [uv](https://docs.astral.sh/uv) is used if it is in `PATH`, otherwise `python -m venv` and pip.
+  uv also downloads the Python that `--python` asks for, if it is not installed.
+
+  An environment that exists is never removed, whoever has made it, so you can run the task before
+  every start. Only one whose Python is gone is created again.
+
+  ## Options
+
+    * `--python` - the Python for the environment: a version, `3.12`, or an executable. Snakepit needs
+      3.9 or newer
+    * `--venv` - the directory of the environment, by default `.venv`, which is where pools look
+    * `--requirements` - a requirements file to install instead of the files above; may be repeated
+    * `--grpcio` - also installs grpcio and protobuf, which the portable server (`server: :grpcio`)
+      needs. The native server needs no package
+    * `--dev` - also installs these, and what Snakepit's own tests and checks use
+
+  ## The bridge
+
+  A file `snakepit_bridge.pth` in the environment names the directory from which workers import
+  `snakepit_bridge`, so that editors and workers always have the same version. If the environment
+  has another copy, from `pip install`, the task says so.
 
   For a free-threaded CPython, 3.14 or newer, the task also builds the extension of the native
   server, because the one that `mix compile` builds works only for all others. It installs no
@@ -27,41 +45,98 @@ defmodule Mix.Tasks.Snakepit.Setup do
   """
   use Mix.Task
 
+  alias Mix.Snakepit.Venv
   alias Mix.Tasks.Compile
 
-  @worker ~w(grpcio>=1.60 protobuf>=4.25)
+  @grpcio ~w(grpcio>=1.60 protobuf>=4.25)
   @dev ~w(hatchling attrs grpcio-tools hypothesis ml_dtypes msgspec mypy numpy orjson pandas polars pyarrow) ++
-         ~w(pydantic pytest ruff types-grpcio types-protobuf)
-  @options [python: :string, venv: :string, requirements: :string, dev: :boolean]
+         ~w(pydantic pytest ruff types-grpcio types-protobuf uv)
+  @switches [
+    python: :string,
+    venv: :string,
+    requirements: [:string, :keep],
+    grpcio: :boolean,
+    dev: :boolean
+  ]
 
   @impl true
   def run(args) do
-    {options, _rest} = OptionParser.parse!(args, strict: @options)
-    venv = Path.expand(Keyword.get(options, :venv, ".venv"))
-    python = Path.join(venv, "bin/python")
-    # Without ensurepip a first attempt leaves an environment without pip.
-    pip? = File.exists?(Path.join(venv, "bin/pip"))
-    # Its Python was removed, for example by an upgrade: nothing in it can run.
-    broken? = match?({:ok, _}, File.lstat(python)) and not File.exists?(python)
-    clear = if broken?, do: ["--clear"], else: []
+    Mix.Snakepit.run(__MODULE__, args, @switches, fn options, rest ->
+      Mix.Snakepit.no_arguments!(__MODULE__, rest)
+      options |> Keyword.get(:venv, ".venv") |> Venv.new() |> set_up(options)
+    end)
+  end
 
-    unless pip? and not broken?,
-      do: run!(python!(options[:python]), ["-m", "venv", venv] ++ clear)
+  @doc false
+  def set_up(venv, options) do
+    :ok = Venv.ensure!(venv, options[:python])
+    free_threaded? = Compile.Snakepit.build_for(Venv.python(venv)) == :free_threaded
+    install(venv, packages(options, free_threaded?), options)
+    link_package(Venv.python(venv))
+    suggest_ignoring(venv)
 
-    # grpcio would turn on the global lock of a free-threaded Python.
-    worker = if Compile.Snakepit.build_for(python) == :free_threaded, do: [], else: @worker
-    packages = if options[:dev], do: worker ++ @dev, else: worker
-    {lines, pip_args} = requirements(options[:requirements])
-    stamp = Path.join(venv, ".snakepit")
-    wanted = packages ++ lines
+    Mix.shell().info(
+      "#{Mix.Snakepit.shown(venv.path)} is ready: Python #{Venv.version!(Venv.python(venv))}"
+    )
+  end
 
-    unless up_to_date?(stamp, wanted) do
-      pip_args = packages ++ pip_args
-      if pip_args != [], do: run!(python, ["-m", "pip", "install", "--quiet"] ++ pip_args)
+  defp packages(options, free_threaded?) do
+    grpcio? = options[:grpcio] || options[:dev]
+
+    # It would turn on the global lock.
+    if grpcio? && free_threaded?,
+      do: Mix.shell().info("grpcio is not installed: it does not support a free-threaded Python")
+
+    if(grpcio? && not free_threaded?, do: @grpcio, else: []) ++
+      if(options[:dev], do: @dev, else: [])
+  end
+
+  defp install(venv, packages, options) do
+    case {Keyword.get_values(options, :requirements), source(venv)} do
+      {[], :none} -> install(venv, packages, [], [])
+      {[], :lock} -> install(venv, packages, [], []) && Venv.sync!(venv)
+      {[], {:pyproject, file}} -> install_pyproject(venv, packages, file)
+      {[], {:requirements, file}} -> install(venv, packages, [file], ["-r", file])
+      {files, _source} -> install(venv, packages, files, Enum.flat_map(files, &["-r", &1]))
+    end
+  end
+
+  # Where the project lists its packages.
+  defp source(venv) do
+    project? =
+      File.regular?("pyproject.toml") and File.read!("pyproject.toml") =~ ~r/^\[project\]/m
+
+    cond do
+      project? and File.regular?("uv.lock") and venv.uv != nil -> :lock
+      project? -> {:pyproject, "pyproject.toml"}
+      File.regular?("requirements.txt") -> {:requirements, "requirements.txt"}
+      true -> :none
+    end
+  end
+
+  defp install_pyproject(%{uv: nil} = venv, packages, file) do
+    if File.regular?("uv.lock") do
+      Mix.shell().info("uv.lock is not used, because uv is not in PATH: pip chooses the versions")
+    end
+
+    install(venv, packages ++ Venv.dependencies!(venv, file), [], [])
+  end
+
+  defp install_pyproject(venv, packages, file), do: install(venv, packages, [file], ["-r", file])
+
+  # What a file in the environment lists was installed before.
+  defp install(venv, packages, files, args) do
+    stamp = Path.join(venv.path, ".snakepit")
+    wanted = packages ++ Enum.flat_map(files, &(&1 |> File.read!() |> String.split("\n")))
+    installed = with({:ok, text} <- File.read(stamp), do: String.split(text, "\n"))
+
+    unless is_list(installed) and wanted -- installed == [] do
+      what = Enum.join(packages ++ Enum.map(files, &"the packages of #{&1}"), " ")
+      if packages ++ args != [], do: Venv.install!(venv, packages ++ args, what)
       File.write!(stamp, Enum.join(wanted, "\n"))
     end
 
-    link_package(python)
+    :ok
   end
 
   @locate "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -71,9 +146,14 @@ defmodule Mix.Tasks.Snakepit.Setup do
   # Makes `python` find the package that workers import.
   def link_package(python) do
     directory = Path.join(Compile.Snakepit.source(), "priv/python")
-    link = Path.join(output!(python, @locate), "snakepit_bridge.pth")
-    if File.read(link) != {:ok, directory}, do: File.write!(link, directory)
-    found = output!(python, @find)
+    link = Path.join(Venv.output!(python, @locate), "snakepit_bridge.pth")
+
+    if File.read(link) != {:ok, directory} do
+      Mix.Snakepit.step("linking", "snakepit_bridge for editors and tests")
+      File.write!(link, directory)
+    end
+
+    found = Venv.output!(python, @find)
 
     if Path.dirname(found) != Path.join(directory, "snakepit_bridge") do
       Mix.shell().info(
@@ -83,38 +163,34 @@ defmodule Mix.Tasks.Snakepit.Setup do
     end
   end
 
-  # -I isolates it: only the environment itself counts.
-  defp output!(python, code) do
-    case System.cmd(python, ["-I", "-c", code], stderr_to_stdout: true) do
-      {output, 0} -> String.trim(output)
-      {output, _status} -> Mix.raise("#{python} could not be run: #{output}")
+  # Only for an environment within the project.
+  defp suggest_ignoring(venv) do
+    name = Mix.Snakepit.shown(venv.path)
+
+    if Path.type(name) == :relative and not ignored?(venv, name) do
+      Mix.shell().info("git does not ignore #{name}: add the line #{name}/ to .gitignore")
     end
   end
 
-  defp requirements(nil), do: {[], []}
-  defp requirements(file), do: {file |> File.read!() |> String.split("\n"), ["-r", file]}
+  # uv and newer Pythons write a .gitignore into the environment, which git applies to its files.
+  defp ignored?(venv, name) do
+    file = Path.join(venv.path, "pyvenv.cfg")
+    git = System.find_executable("git")
 
-  defp up_to_date?(stamp, wanted) do
-    case File.read(stamp) do
-      {:ok, installed} -> wanted -- String.split(installed, "\n") == []
-      {:error, _} -> false
-    end
-  end
+    case git && System.cmd(git, ["check-ignore", "-q", file], stderr_to_stdout: true) do
+      {_, 0} ->
+        true
 
-  defp python!(name) do
-    name = name || "python3"
+      {_, 1} ->
+        false
 
-    System.find_executable(name) ||
-      Mix.raise("#{name} was not found: install Python 3.9 or newer, or pass --python")
-  end
-
-  defp run!(executable, args) do
-    case System.cmd(executable, args, into: IO.stream(:stdio, :line), stderr_to_stdout: true) do
-      {_output, 0} ->
-        :ok
-
-      {_, status} ->
-        Mix.raise("#{executable} #{Enum.join(args, " ")} ended with status #{status}")
+      # There is no git, or no repository yet.
+      _ ->
+        not File.exists?(".gitignore") or File.exists?(Path.join(venv.path, ".gitignore")) or
+          Enum.any?(
+            File.stream!(".gitignore"),
+            &(&1 |> String.trim() |> String.trim("/") == name)
+          )
     end
   end
 end

@@ -1,0 +1,197 @@
+defmodule Mix.Snakepit.Venv do
+  @moduledoc false
+  # Virtual environments: creates them and installs packages, with uv if it is installed, otherwise
+  # with `python -m venv` and pip. No function removes an environment whose Python runs.
+
+  import Mix.Snakepit, only: [shown: 1, step: 2]
+
+  @enforce_keys [:path]
+  defstruct [:path, :uv]
+
+  @type t :: %__MODULE__{path: Path.t(), uv: Path.t() | nil}
+
+  @doc "The environment at a path, which need not exist, to be managed with the given `uv`, or without."
+  @spec new(Path.t(), Path.t() | nil) :: t
+  def new(path, uv \\ System.find_executable("uv")),
+    do: %__MODULE__{path: Path.expand(path), uv: uv}
+
+  @doc "The Python of an environment."
+  @spec python(t) :: Path.t()
+  def python(venv), do: Path.join(venv.path, "bin/python")
+
+  @doc """
+  Creates the environment unless it exists. `wanted` is a version, `"3.12"`, an executable, or nil.
+  An environment that exists is left alone, and must have the wanted Python.
+  """
+  @spec ensure!(t, String.t() | nil) :: :ok
+  def ensure!(venv, wanted) do
+    case state(venv) do
+      :usable -> check!(venv, wanted)
+      :none -> create!(venv, wanted, [])
+      :broken -> create!(venv, wanted, ["--clear"])
+      :foreign -> Mix.raise("#{shown(venv.path)} exists and is not a virtual environment")
+    end
+  end
+
+  @doc """
+  `:usable`; `:none`; `:broken` if its Python was removed, for example by an upgrade, so that nothing
+  in it can run; or `:foreign`, a directory with something else.
+  """
+  @spec state(t) :: :usable | :none | :broken | :foreign
+  def state(venv) do
+    python = python(venv)
+    marked? = File.exists?(Path.join(venv.path, "pyvenv.cfg"))
+
+    cond do
+      File.exists?(python) -> :usable
+      match?({:ok, _}, File.lstat(python)) or marked? -> :broken
+      File.ls(venv.path) in [{:ok, []}, {:error, :enoent}] -> :none
+      true -> :foreign
+    end
+  end
+
+  defp create!(%{uv: nil} = venv, wanted, clear) do
+    python = find!(wanted)
+    step("creating", "#{shown(venv.path)} with #{python}")
+
+    case stream(python, ["-m", "venv", venv.path] ++ clear) do
+      0 ->
+        :ok
+
+      status ->
+        File.exists?(python(venv)) ||
+          Mix.raise(
+            "#{python} -m venv ended with status #{status}; on Debian it needs the package python3-venv; " <>
+              "uv (https://docs.astral.sh/uv) needs nothing"
+          )
+    end
+
+    :ok
+  end
+
+  defp create!(venv, wanted, clear) do
+    step("creating", "#{shown(venv.path)} with uv")
+    python = if wanted, do: ["--python", wanted], else: []
+    run!(venv.uv, ["venv", "--no-project"] ++ python ++ clear ++ [venv.path])
+  end
+
+  defp check!(_venv, nil), do: :ok
+
+  defp check!(venv, wanted) do
+    version = version!(python(venv))
+
+    matches? =
+      if version?(wanted),
+        do: version == wanted or String.starts_with?(version, wanted <> "."),
+        else: version == version!(find!(wanted))
+
+    if matches? do
+      :ok
+    else
+      Mix.raise(
+        "#{shown(venv.path)} has Python #{version}, not the Python of --python #{wanted}: delete the directory, " <>
+          "and it is created again, or name another one with --venv"
+      )
+    end
+  end
+
+  defp version?(wanted), do: wanted =~ ~r/\A3(\.\d+)*t?\z/
+
+  defp find!(nil), do: find!("python3")
+
+  defp find!(wanted) do
+    name = if version?(wanted), do: "python" <> wanted, else: wanted
+
+    System.find_executable(name) ||
+      Mix.raise(
+        "#{name} was not found: install Python 3.9 or newer, name another one with --python, or install uv " <>
+          "(https://docs.astral.sh/uv), which downloads the version that --python asks for"
+      )
+  end
+
+  @version "import sys, sysconfig as c; " <>
+             "print('.'.join(map(str, sys.version_info[:3])) + ('t' if c.get_config_var('Py_GIL_DISABLED') else ''))"
+
+  @doc "The version of a Python, with a `t` at the end if it is free-threaded."
+  @spec version!(Path.t()) :: String.t()
+  def version!(python), do: output!(python, @version)
+
+  @doc "Installs packages: `args` are arguments of `pip install`."
+  @spec install!(t, [String.t()], String.t()) :: :ok
+  def install!(%{uv: nil} = venv, args, what) do
+    ensure_pip!(venv)
+    step("installing", "#{what} with pip")
+    pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+    run!(python(venv), pip ++ args)
+  end
+
+  def install!(venv, args, what) do
+    step("installing", "#{what} with uv")
+    run!(venv.uv, ["pip", "install", "--python", python(venv)] ++ args)
+  end
+
+  # uv makes environments without pip, and so does Debian's Python without python3-venv.
+  defp ensure_pip!(venv) do
+    python = python(venv)
+
+    unless match?({_, 0}, System.cmd(python, ["-m", "pip", "--version"], stderr_to_stdout: true)) do
+      step("installing", "pip, which #{shown(venv.path)} does not have")
+
+      if stream(python, ["-m", "ensurepip"]) != 0 do
+        Mix.raise(
+          "#{shown(venv.path)} has no pip, and #{python} -m ensurepip cannot install it: install uv " <>
+            "(https://docs.astral.sh/uv), or on Debian the package python3-venv"
+        )
+      end
+    end
+  end
+
+  @doc "Installs what `uv.lock` lists. What else the environment has is left alone."
+  @spec sync!(t) :: :ok
+  def sync!(venv) do
+    step("installing", "the packages of uv.lock with uv")
+    # With another Python, uv would remove the environment and create it again.
+    args = ["sync", "--inexact", "--python", python(venv)]
+    run!(venv.uv, args, [{"UV_PROJECT_ENVIRONMENT", venv.path}, {"VIRTUAL_ENV", nil}])
+  end
+
+  @dependencies """
+  import sys
+  try:
+      import tomllib
+  except ImportError:
+      from pip._vendor import tomli as tomllib
+  with open(sys.argv[1], "rb") as file:
+      print("\\n".join(tomllib.load(file)["project"].get("dependencies", [])))
+  """
+
+  @doc "The dependencies that a `pyproject.toml` lists, for pip, which cannot install only these."
+  @spec dependencies!(t, Path.t()) :: [String.t()]
+  def dependencies!(venv, pyproject) do
+    ensure_pip!(venv)
+    venv |> python() |> output!(@dependencies, [pyproject]) |> String.split("\n", trim: true)
+  end
+
+  @doc "The output of Python code. It runs isolated (`-I`): only the environment itself counts."
+  @spec output!(Path.t(), String.t(), [String.t()]) :: String.t()
+  def output!(python, code, args \\ []) do
+    case System.cmd(python, ["-I", "-c", code | args], stderr_to_stdout: true) do
+      {output, 0} -> String.trim(output)
+      {output, _status} -> Mix.raise("#{python} could not be run: #{output}")
+    end
+  end
+
+  defp run!(executable, args, env \\ []) do
+    case stream(executable, args, env) do
+      0 -> :ok
+      status -> Mix.raise("#{executable} #{Enum.join(args, " ")} ended with status #{status}")
+    end
+  end
+
+  # Shows the output while the program runs.
+  defp stream(executable, args, env \\ []) do
+    options = [into: IO.stream(:stdio, :line), stderr_to_stdout: true, env: env]
+    {_output, status} = System.cmd(executable, args, options)
+    status
+  end
+end
