@@ -59,6 +59,13 @@ defmodule Snakepit.Pool.Registry do
   @spec published?(atom) :: boolean
   def published?(name), do: entry(name) != nil
 
+  @doc "The names of all pools, sorted. Looks at each persistent term of the BEAM: not for a call's path."
+  @spec names() :: [atom]
+  def names do
+    names = for {{__MODULE__, name}, _pool} <- :persistent_term.get(), do: name
+    Enum.sort_by(names, &inspect/1)
+  end
+
   defp entry(name), do: :persistent_term.get({__MODULE__, name}, nil)
 
   defp manager_name(pool), do: Module.concat(pool, "Manager")
