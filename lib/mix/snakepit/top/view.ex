@@ -1,0 +1,178 @@
+defmodule Mix.Snakepit.Top.View do
+  @moduledoc false
+  # What `mix snakepit.top` shows, as lines of text.
+
+  alias Snakepit.Top.Collector
+
+  @type line :: {:plain | :title | :bad, String.t()}
+
+  @doc "The lines for samples of a node, the latest first. Rates and durations are those between the first and the last."
+  @spec lines([map, ...]) :: [line]
+  def lines([now | _] = samples) do
+    old = List.last(samples)
+    seconds = max((now.at - old.at) / 1000, 0.001)
+
+    [title(now, seconds), {:plain, ""}] ++
+      none(now) ++
+      Enum.flat_map(now.pools, &pool(&1, old, seconds, now.telemetry)) ++
+      errors(now)
+  end
+
+  defp title(now, seconds),
+    do:
+      {:title,
+       "snakepit top  #{now.node}  #{time(now.time)}  rates of the last #{round(seconds)} s"}
+
+  defp none(%{pools: []}), do: [{:plain, "no pool is running"}]
+  defp none(_now), do: []
+
+  defp pool(%{error: error, name: name}, _old, _seconds, _telemetry) when error != nil,
+    do: [{:title, inspect(name)}, {:bad, "  #{error}"}, {:plain, ""}]
+
+  defp pool(%{stats: stats} = pool, old, seconds, telemetry) do
+    before = Enum.find(old.pools, &(&1.name == pool.name and &1.error == nil)) || pool
+    ready = "#{stats.ready} of #{stats.size} ready"
+    kind = if stats.ready < stats.size, do: :bad, else: :plain
+
+    [
+      {:title, inspect(pool.name)},
+      {kind, "  " <> Enum.join([ready | rates(pool, before, seconds, telemetry)], "   ")},
+      {:plain,
+       "  " <>
+         Enum.join(
+           [
+             "in flight #{stats.in_flight}",
+             "queued #{stats.queued}",
+             "sessions #{stats.sessions}",
+             "restarts #{stats.restarts}",
+             "memory #{memory(stats.memory_bytes)}"
+           ],
+           "   "
+         )},
+      {:plain, row(~w(worker state pid calls requests errors memory cpu up))}
+    ] ++ Enum.flat_map(pool.workers, &worker/1) ++ [{:plain, ""}]
+  end
+
+  defp rates(pool, before, seconds, true) do
+    classes =
+      Map.new(pool.calls.classes, fn {class, count} ->
+        {class, count - Map.get(before.calls.classes, class, 0)}
+      end)
+
+    calls = classes |> Map.values() |> Enum.sum()
+
+    [
+      rate(calls, seconds, "calls"),
+      rate(pool.calls.failed - before.calls.failed, seconds, "errors"),
+      "p50 #{duration(Collector.percentile(classes, 0.5))}",
+      "p99 #{duration(Collector.percentile(classes, 0.99))}"
+    ]
+  end
+
+  # What the workers count themselves. It begins anew with each worker.
+  defp rates(pool, before, seconds, false) do
+    [
+      rate(max(pool.stats.requests - before.stats.requests, 0), seconds, "calls"),
+      rate(max(pool.stats.errors - before.stats.errors, 0), seconds, "errors"),
+      "p50 and p99 need :telemetry"
+    ]
+  end
+
+  defp rate(count, seconds, of), do: "#{Float.round(count / seconds, 1)} #{of}/s"
+
+  defp worker(worker) do
+    cells = [
+      worker.id,
+      to_string(worker.state),
+      text(worker.os_pid),
+      text(worker.in_flight),
+      text(worker.requests),
+      text(worker.errors),
+      memory(worker.memory_bytes),
+      if(worker.cpu_percent, do: "#{round(worker.cpu_percent)} %", else: "-"),
+      uptime(worker.uptime_ms)
+    ]
+
+    kind = if worker.state == :ready, do: :plain, else: :bad
+    [{kind, row(cells)} | reason(worker)]
+  end
+
+  defp reason(%{error: nil}), do: []
+
+  defp reason(%{error: error}) do
+    [first | _] = error |> message() |> String.trim() |> String.split("\n")
+    [{:bad, "    #{first}"}]
+  end
+
+  defp message(%{__exception__: true} = error), do: Exception.message(error)
+  defp message(text) when is_binary(text), do: text
+  defp message(other), do: inspect(other)
+
+  @widths [26, 9, 8, 6, 10, 7, 10, 6, 8]
+
+  # The first two cells are texts, all others numbers.
+  defp row(cells) do
+    [id, state | numbers] = cells
+    [id_width, state_width | widths] = @widths
+    numbers = Enum.zip_with(numbers, widths, &String.pad_leading/2)
+
+    ["  ", String.pad_trailing(id, id_width), String.pad_trailing(state, state_width) | numbers]
+    |> IO.iodata_to_binary()
+  end
+
+  defp errors(%{errors: []}), do: []
+
+  defp errors(%{errors: errors}) do
+    [
+      {:title, "last errors"}
+      | for(e <- errors, do: {:plain, "  #{time(e.at)}  #{inspect(e.pool)}  #{e.text}"})
+    ]
+  end
+
+  defp text(nil), do: "-"
+  defp text(value), do: to_string(value)
+
+  defp memory(nil), do: "-"
+  defp memory(bytes), do: "#{Float.round(bytes / 1_048_576, 1)} MiB"
+
+  defp duration(nil), do: "-"
+  defp duration(micros) when micros < 1000, do: "#{round(micros)} us"
+  defp duration(micros) when micros < 1_000_000, do: "#{Float.round(micros / 1000, 1)} ms"
+  defp duration(micros), do: "#{Float.round(micros / 1_000_000, 1)} s"
+
+  defp uptime(nil), do: "-"
+  defp uptime(ms) when ms < 60_000, do: "#{div(ms, 1000)} s"
+  defp uptime(ms) when ms < 3_600_000, do: "#{div(ms, 60_000)} min"
+  defp uptime(ms), do: "#{div(ms, 3_600_000)} h"
+
+  # The local time of this machine.
+  defp time(seconds) do
+    {_date, {hour, minute, second}} = :calendar.system_time_to_local_time(seconds, :second)
+    Enum.map_join([hour, minute, second], ":", &String.pad_leading(to_string(&1), 2, "0"))
+  end
+
+  @doc "The lines as plain text."
+  @spec plain([line]) :: iodata
+  def plain(lines), do: for({_kind, text} <- lines, do: [text, ?\n])
+
+  @doc "The lines as what a terminal of this size shows, drawn over what it shows now."
+  @spec screen([line], {pos_integer, pos_integer}) :: iodata
+  def screen(lines, {rows, columns}) do
+    lines =
+      if length(lines) >= rows,
+        do:
+          Enum.take(lines, rows - 2) ++ [{:plain, "... #{length(lines) - rows + 2} more lines"}],
+        else: lines
+
+    lines = for {kind, text} <- lines, do: [colored(kind, cut(text, columns)), "\e[K\r\n"]
+    ["\e[H", lines, "q quits\e[K\e[J"]
+  end
+
+  # Control characters would move the cursor.
+  defp cut(text, columns),
+    do: text |> String.replace(~r/[[:cntrl:]]/, " ") |> String.slice(0, columns)
+
+  defp colored(:plain, text), do: text
+  defp colored(:title, text), do: ["\e[1m", text, "\e[0m"]
+  defp colored(:bad, text), do: ["\e[31m", text, "\e[0m"]
+end

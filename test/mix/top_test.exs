@@ -1,0 +1,216 @@
+defmodule Mix.Tasks.Snakepit.TopTest do
+  # The view of another node, as plain text and in a real terminal, and what it leaves behind.
+  use ExUnit.Case, async: true
+
+  import Snakepit.Test.Pools, only: [eventually: 1, patience: 0]
+
+  alias Mix.Snakepit.Top.View
+  alias Snakepit.Test.{Load, Project}
+  alias Snakepit.Top.Collector
+
+  @moduletag :tmp_dir
+  @cookie "snakepit_top_test"
+
+  # A node with a pool, on this machine. `:peer` ends it with the test.
+  defp node! do
+    name = :"snakepit_top_#{System.pid()}_#{System.unique_integer([:positive])}"
+    paths = Enum.flat_map(:code.get_path(), &[~c"-pa", &1])
+
+    {:ok, peer, node} =
+      :peer.start(%{
+        name: name,
+        host: ~c"127.0.0.1",
+        longnames: true,
+        connection: :standard_io,
+        wait_boot: 2 * patience(),
+        args: paths ++ [~c"-setcookie", to_charlist(@cookie)]
+      })
+
+    on_exit(fn -> if Process.alive?(peer), do: :peer.stop(peer) end)
+    call = &:peer.call(peer, &1, &2, &3, 2 * patience())
+    {:ok, _} = call.(:application, :ensure_all_started, [:logger])
+    :ok = call.(Logger, :configure, [[level: :error]])
+    {:ok, _} = call.(Task, :start, [Load, :hold_telemetry, []])
+    eventually(fn -> call.(:ets, :whereis, [:telemetry]) != :undefined end)
+
+    settings = [
+      root: File.cwd!(),
+      pool_config: %{pool_size: 1, timeout: patience()},
+      grpc_config: %{server_startup_timeout: 2 * patience()}
+    ]
+
+    for {key, value} <- settings, do: :ok = call.(:application, :set_env, [:snakepit, key, value])
+    {:ok, _} = call.(:application, :ensure_all_started, [:snakepit])
+    :ok = call.(Snakepit.Pool, :await_ready, [Snakepit.Pool, 2 * patience()])
+    {node, call}
+  end
+
+  # Calls until the test ends.
+  defp load!(call) do
+    {:ok, pid} = call.(Task, :start, [Load, :call, []])
+    pid
+  end
+
+  defp handlers(call), do: call.(:ets, :tab2list, [:telemetry])
+
+  defp args(node, more),
+    do: ["snakepit.top", "--node", to_string(node), "--cookie", @cookie | more]
+
+  test "prints a node's pools, rates and errors once, and leaves nothing there", %{tmp_dir: dir} do
+    {node, call} = node!()
+    load!(call)
+    project = Project.write!(Path.join(dir, "app"), :app)
+    {output, status} = Project.mix(project, args(node, ["--once"]))
+    assert status == 0, output
+    assert output =~ "snakepit top  #{node}"
+
+    assert output =~
+             ~r/^  1 of 1 ready   [1-9]\d*\.\d calls\/s   \d+\.\d errors\/s   p50 [\d.]+ \ws   p99 [\d.]+ \ws$/m
+
+    assert output =~ ~r/^  Snakepit\.Pool\/1 +ready +\d+ +[01] +\d+ +\d+ +[\d.]+ MiB/m
+
+    assert output =~
+             ~r/^  \d\d:\d\d:\d\d  Snakepit\.Pool  compute: python_error: .*ZeroDivisionError/m
+
+    refute output =~ "\e["
+    eventually(fn -> handlers(call) == [] end)
+
+    {output, 1} = Project.mix(project, ["snakepit.top", "--node", "nobody@127.0.0.1", "--once"])
+    assert output =~ "cannot connect to nobody@127.0.0.1: check that it runs with this name"
+  end
+
+  test "draws in a terminal, and restores it", %{tmp_dir: dir} do
+    {node, call} = node!()
+    project = Project.write!(Path.join(dir, "app"), :app)
+    # The compiler's output would be in the terminal as well.
+    Project.mix(project, ["compile"])
+    line = Enum.map_join(["mix" | args(node, [])], " ", &"'#{&1}'")
+    command = "stty -g > before; #{line}; echo status $? > status; stty -g > after"
+    script = System.find_executable("script")
+    env = for {name, value} <- Project.env(project), do: {to_charlist(name), to_charlist(value)}
+
+    for key <- ["q", <<3>>] do
+      port =
+        Port.open({:spawn_executable, script}, [
+          :binary,
+          :exit_status,
+          cd: project,
+          env: env,
+          args: ["-q", "-e", "-c", command, "/dev/null"]
+        ])
+
+      screen = until(port, "", ~r/\e\[H.*Snakepit\.Pool\/1.*q quits/s)
+      assert screen =~ "\e[?1049h"
+      # A key that means nothing is not echoed.
+      Port.command(port, "x")
+      Port.command(port, key)
+      rest = finish(port, "")
+      assert rest =~ "\e[?25h\e[?1049l"
+      read = &(project |> Path.join(&1) |> File.read!() |> String.trim())
+      assert read.("status") == "status 0"
+      assert read.("before") != ""
+      assert read.("after") == read.("before")
+      for file <- ~w(before after status), do: File.rm!(Path.join(project, file))
+    end
+
+    eventually(fn -> handlers(call) == [] end)
+  end
+
+  defp until(port, seen, wanted) do
+    if seen =~ wanted do
+      seen
+    else
+      receive do
+        {^port, {:data, data}} -> until(port, seen <> data, wanted)
+        {^port, {:exit_status, status}} -> flunk("it ended with #{status}: #{seen}")
+      after
+        2 * patience() -> flunk("nothing of #{inspect(wanted)} in: #{seen}")
+      end
+    end
+  end
+
+  defp finish(port, seen) do
+    receive do
+      {^port, {:data, data}} -> finish(port, seen <> data)
+      {^port, {:exit_status, 0}} -> seen
+    after
+      2 * patience() -> flunk("it did not end: #{seen}")
+    end
+  end
+
+  describe "the collector" do
+    test "ends with its viewer, even if that is killed" do
+      viewer = spawn(fn -> Process.sleep(:infinity) end)
+      {:ok, collector} = Collector.start(viewer)
+
+      mine = fn ->
+        Enum.filter(:ets.tab2list(:telemetry), &match?({_, {Collector, ^collector, _}, _, _}, &1))
+      end
+
+      assert length(mine.()) == 4
+      monitor = Process.monitor(collector)
+      Process.exit(viewer, :kill)
+      assert_receive {:DOWN, ^monitor, :process, ^collector, :normal}
+      assert mine.() == []
+    end
+
+    test "keeps a bounded number of counters and errors" do
+      {:ok, collector} = Collector.start(self())
+      pool = :a_pool_of_the_collector
+      ms = System.convert_time_unit(1, :millisecond, :native)
+      error = %Snakepit.Error{reason: :timeout, message: String.duplicate("long\n", 1_000)}
+
+      for n <- 1..2_000 do
+        :telemetry.execute([:snakepit, :call, :stop], %{duration: n * ms}, %{
+          pool: pool,
+          command: "a"
+        })
+
+        metadata = %{pool: pool, command: "c#{n}", kind: :error, reason: error}
+        :telemetry.execute([:snakepit, :call, :exception], %{duration: ms}, metadata)
+      end
+
+      %{pools: %{^pool => counted}, errors: errors} = Collector.read(collector)
+      assert counted.failed == 2_000
+      assert counted.classes |> Map.values() |> Enum.sum() == 4_000
+      assert map_size(counted.classes) < 150
+
+      assert Enum.map(errors, &(&1.text |> String.split(":") |> hd())) ==
+               for(n <- 2_000..1_993, do: "c#{n}")
+
+      assert Enum.all?(
+               errors,
+               &(String.length(&1.text) <= 300 and not String.contains?(&1.text, "\n"))
+             )
+    end
+
+    test "finds percentiles to within 10 percent" do
+      {:ok, collector} = Collector.start(self())
+      pool = :percentiles_of_the_collector
+
+      for n <- 1..1_000 do
+        duration = System.convert_time_unit(n, :millisecond, :native)
+
+        :telemetry.execute([:snakepit, :call, :stop], %{duration: duration}, %{
+          pool: pool,
+          command: "a"
+        })
+      end
+
+      %{pools: %{^pool => %{classes: classes}}} = Collector.read(collector)
+      assert_in_delta Collector.percentile(classes, 0.5), 500_000, 50_000
+      assert_in_delta Collector.percentile(classes, 0.99), 990_000, 99_000
+      assert Collector.percentile(%{}, 0.5) == nil
+    end
+  end
+
+  test "fits the screen" do
+    lines = for n <- 1..50, do: {:bad, "line #{n} " <> String.duplicate("x", 100) <> "\e[31m"}
+    screen = lines |> View.screen({10, 20}) |> IO.iodata_to_binary()
+    shown = String.split(screen, "\r\n")
+    assert length(shown) == 10
+    assert screen =~ "... 42 more lines"
+    visible = String.replace(screen, ~r/\e\[\d*[A-Za-z]/, "")
+    assert visible |> String.split("\r\n") |> Enum.all?(&(String.length(&1) <= 20))
+  end
+end
