@@ -47,7 +47,7 @@ defmodule Snakepit.ModuledocsTest do
         {name, %{"en" => doc}} <- docs,
         {module, name} != {Snakepit, ""},
         [code] <- Regex.scan(@blocks, doc, capture: :all_but_first),
-        not (code =~ ~r/\A\s*(iex>|mix )/),
+        not (code =~ ~r/\A\s*(iex>|mix |\$ )/),
         do: {"#{inspect(module)}#{name}", code}
   end
 

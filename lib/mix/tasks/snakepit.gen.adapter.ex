@@ -17,11 +17,10 @@ defmodule Mix.Tasks.Snakepit.Gen.Adapter do
   `config/dev.exs`, so that the pool takes up changes of the Python file while you develop. Where
   one of these files does not have its usual form, the task prints what to add.
 
-      MyApp.Python.greet(name: "you")
-      #=> {:ok, %{"result" => "Hello you"}}
-
-      MyApp.Python.count(to: 3) |> Enum.map(& &1["number"])
-      #=> [1, 2, 3]
+      iex> MyApp.Python.greet(name: "you")
+      {:ok, %{"result" => "Hello you"}}
+      iex> MyApp.Python.count(to: 3) |> Enum.map(& &1["number"])
+      [1, 2, 3]
 
   ## When the commands change
 
