@@ -3,7 +3,7 @@
 
 use rustix::{
     fd::OwnedFd,
-    fs::{FileType, Mode, OFlags, fstat, open},
+    fs::{Mode, OFlags, open},
     io::pread,
 };
 use std::{
@@ -53,6 +53,7 @@ impl StartJournal {
 
     #[cfg(target_os = "linux")]
     fn is_genuine(&self) -> io::Result<bool> {
+        use rustix::fs::{FileType, fstat};
         let found = fstat(&self.0)?;
         let seals = rustix::fs::fcntl_get_seals(&self.0)?;
         Ok(
