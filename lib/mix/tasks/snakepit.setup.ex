@@ -94,7 +94,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
   defp install(venv, packages, options) do
     case {Keyword.get_values(options, :requirements), source(venv)} do
       {[], :none} -> install(venv, packages, [], [])
-      {[], :lock} -> install(venv, packages, [], []) && Venv.sync!(venv)
+      {[], :lock} -> install_lock(venv, packages)
       {[], {:pyproject, file}} -> install_pyproject(venv, packages, file)
       {[], {:requirements, file}} -> install(venv, packages, [file], ["-r", file])
       {files, _source} -> install(venv, packages, files, Enum.flat_map(files, &["-r", &1]))
@@ -112,6 +112,11 @@ defmodule Mix.Tasks.Snakepit.Setup do
       File.regular?("requirements.txt") -> {:requirements, "requirements.txt"}
       true -> :none
     end
+  end
+
+  defp install_lock(venv, packages) do
+    install(venv, packages, [], [])
+    Venv.sync!(venv)
   end
 
   defp install_pyproject(%{uv: nil} = venv, packages, file) do
