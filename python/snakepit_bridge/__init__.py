@@ -1,11 +1,13 @@
-"""Write commands in Python, and call them from Elixir.
+"""Write commands in Python, and call them from Elixir::
 
-from snakepit_bridge import Adapter, Context, command
+    from snakepit_bridge import Adapter, Context, command
 
-class Greeter(Adapter):
-    @command
-    def greet(self, name: str, context: Context) -> str:
-        return f"Hello {name}, this is {context.worker_id}."
+    class Greeter(Adapter):
+        @command
+        def greet(self, name: str, context: Context) -> str:
+            return f"Hello {name}, this is {context.worker_id}."
+
+`snakepit_bridge.testing` calls commands in a test's own process.
 """
 
 import sys

@@ -6,7 +6,7 @@ from __future__ import annotations
 class CommandError(Exception):
     """An error for callers to match, by its code and its data.
 
-    raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
+        raise CommandError("out_of_stock", "only 3 are left", data={"left": 3})
 
     In Elixir its reason is `:command_error`, and its details have `:code` and `:data`. It prints as
     `out_of_stock: only 3 are left`. `data` may be any value that a result can carry.

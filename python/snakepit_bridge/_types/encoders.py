@@ -48,11 +48,11 @@ def register_encoder(
     """Registers an encoder for the values of a class and of its subclasses.
 
     `encoder` takes a value and returns the value to send in its place. Without `encoder` this is a
-    decorator:
+    decorator::
 
-    @register_encoder(Point)
-    def encode_point(point: Point) -> dict[str, float]:
-        return {"x": point.x, "y": point.y}
+        @register_encoder(Point)
+        def encode_point(point: Point) -> dict[str, float]:
+            return {"x": point.x, "y": point.y}
 
     Encoders do not apply to None and to instances of bool, int, float, str, bytes, list, tuple and
     dict, nor of classes derived from these: they are sent as their base type.
