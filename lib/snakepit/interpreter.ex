@@ -11,21 +11,21 @@ defmodule Snakepit.Interpreter do
   @how "Snakepit.eval/3 runs code only in a pool that was started for it, with " <>
          "adapter_args: [class: \"snakepit_bridge:Interpreter\"]"
 
-  @doc "See `Snakepit.eval/3`."
-  def eval(code, bindings, options) when is_binary(code) do
+  @doc "See `Snakepit.eval/3`. `execute` is `Snakepit.execute_stream/4`."
+  def eval(code, bindings, options, execute) when is_binary(code) do
     with :ok <- Options.check(options, options()) do
       {own, options} = Keyword.split(options, [:on_output])
       args = %{code: code, bindings: Map.new(bindings)}
-      run(args, Keyword.get(own, :on_output, &IO.write/1), options)
+      run(Keyword.get(own, :on_output, &IO.write/1), &execute.(@command, args, &1, options))
     end
   end
 
-  def eval(code, _bindings, _options),
+  def eval(code, _bindings, _options, _execute),
     do: raise(ArgumentError, "expected Python code as a string, got: #{inspect(code)}")
 
   defp options, do: Map.merge(Options.stream(), %{pool: :pool, on_output: :callback})
 
-  defp run(args, on_output, options) do
+  defp run(on_output, execute) do
     ref = make_ref()
     caller = self()
 
@@ -38,7 +38,7 @@ defmodule Snakepit.Interpreter do
         send(caller, {ref, value})
     end
 
-    case Snakepit.execute_stream(@command, args, on_chunk, options) do
+    case execute.(on_chunk) do
       :ok ->
         receive do
           {^ref, value} -> {:ok, value}
