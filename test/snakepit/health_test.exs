@@ -13,6 +13,12 @@ defmodule Snakepit.HealthTest do
     String.to_integer(resident) * 4096
   end
 
+  defp cpu_ms(os_pid) do
+    [_name, fields] = String.split(File.read!("/proc/#{os_pid}/stat"), ") ")
+    [user, system] = fields |> String.split() |> Enum.slice(11, 2)
+    (String.to_integer(user) + String.to_integer(system)) * 10
+  end
+
   for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do
     describe "with #{inspect(adapter)}" do
       test "workers report correct figures" do
@@ -21,6 +27,8 @@ defmodule Snakepit.HealthTest do
         {:error, _} = Snakepit.execute("fail", %{message: "no"}, pool: pool)
         {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, pool: pool)
 
+        [%{os_pid: os_pid}] = workers_that_answered(pool)
+        cpu_before = cpu_ms(os_pid)
         [worker] = workers_that_answered(pool)
         id = "#{inspect(pool)}/1"
         assert %{id: ^id, state: :ready, error: nil, in_flight: 0} = worker
@@ -32,6 +40,8 @@ defmodule Snakepit.HealthTest do
                         worker.memory_bytes / 2
 
         assert worker.cpu_percent > 0
+        # The start of the interpreter is not counted.
+        assert worker.cpu_percent * worker.uptime_ms / 100 < cpu_before
 
         assert {:ok,
                 %{requests: 6, errors: 1, sessions: 1, ready: 1, queued: 0, restarts: 0} = stats} =

@@ -11,7 +11,9 @@ use crate::{
 use parking_lot::Mutex;
 use pyo3::{FromPyObject, Py, PyAny, PyResult, Python};
 use snakepit_proto::{CallHeader, Fields, HandlerExit, SessionKey};
-use snakepit_server::{Counters, ExitLog, Failure, Inbox, IoDriver, LoopWaker, Outcome, Scheduler};
+use snakepit_server::{
+    Counters, ExitLog, Failure, Inbox, IoDriver, LoopWaker, Outcome, Scheduler, cpu_time,
+};
 use snakepit_wire::StartJournal;
 use std::{
     sync::{
@@ -47,6 +49,8 @@ pub(crate) struct Worker {
     pub(crate) counters: Counters,
     pub(crate) exits: ExitLog,
     pub(crate) started: Instant,
+    /// What the start of the interpreter took, which is not counted.
+    pub(crate) cpu_before: Duration,
     /// The last known ones.
     figures: Mutex<Figures>,
     writers: AtomicUsize,
@@ -85,6 +89,7 @@ impl Worker {
             counters: Counters::default(),
             exits: ExitLog::default(),
             started: Instant::now(),
+            cpu_before: cpu_time(),
             figures: Mutex::new(figures),
             writers: AtomicUsize::new(0),
             ended: Notify::new(),

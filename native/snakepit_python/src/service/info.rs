@@ -32,13 +32,14 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
 
 async fn stats(worker: &Worker) -> WorkerStats {
     let figures = worker.figures().await;
+    let cpu = cpu_time().saturating_sub(worker.cpu_before);
     let uptime = worker.started.elapsed().as_secs_f64().max(0.001);
     WorkerStats {
         requests_handled: worker.counters.handled(),
         requests_failed: worker.counters.failed(),
         uptime_ms: worker.uptime_ms(),
         memory_usage_bytes: figures.memory_bytes,
-        cpu_usage_percent: (1000.0 * cpu_time().as_secs_f64() / uptime).round() / 10.0,
+        cpu_usage_percent: (1000.0 * cpu.as_secs_f64() / uptime).round() / 10.0,
         active_sessions: figures.sessions,
         // After `figures`, which asks Python.
         python_stuck_ms: worker.python_stuck_ms(),
