@@ -28,12 +28,13 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
     runtime::{Builder, EnterGuard, Runtime},
     sync::{Notify, oneshot},
+    task::coop::has_budget_remaining,
 };
 
 /// The standby thread takes over from a command that runs for one to two of these.
@@ -106,7 +107,7 @@ impl IoDriver {
         }
         self.come_back();
         let next = self.runtime.block_on(poll_fn(|cx| {
-            self.tasks.poll(cx);
+            ready!(self.poll_tasks(cx));
             scheduler.poll_next(cx)
         }));
         self.go(MOMENT);
@@ -200,9 +201,20 @@ impl IoDriver {
     fn drive_until<T>(&self, end: impl Future<Output = T>) -> T {
         let mut end = pin!(end);
         self.runtime.block_on(poll_fn(|cx| {
-            self.tasks.poll(cx);
+            ready!(self.poll_tasks(cx));
             end.as_mut().poll(cx)
         }))
+    }
+
+    /// Pending if tasks have used up their turn. The runtime wakes them at its next look for events, and forgets
+    /// them if `block_on` returns before.
+    fn poll_tasks(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.tasks.poll(cx);
+        if has_budget_remaining() {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// No further calls will come.
