@@ -28,7 +28,7 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::Poll,
     time::Duration,
 };
 use tokio::{
@@ -106,10 +106,7 @@ impl IoDriver {
             return scheduler.wait_next();
         }
         self.come_back();
-        let next = self.runtime.block_on(poll_fn(|cx| {
-            ready!(self.poll_tasks(cx));
-            scheduler.poll_next(cx)
-        }));
+        let next = self.drive_until(poll_fn(|cx| scheduler.poll_next(cx)));
         self.go(MOMENT);
         next
     }
@@ -198,23 +195,26 @@ impl IoDriver {
         }))
     }
 
+    /// When the tasks have used up their turn, the runtime wakes them at its next look for events, and would forget
+    /// them if `block_on` returned before. `end` is polled first after that look, so that tasks without an end do not
+    /// keep it waiting.
     fn drive_until<T>(&self, end: impl Future<Output = T>) -> T {
         let mut end = pin!(end);
+        let mut looked = false;
         self.runtime.block_on(poll_fn(|cx| {
-            ready!(self.poll_tasks(cx));
-            end.as_mut().poll(cx)
+            if std::mem::take(&mut looked)
+                && let Poll::Ready(done) = end.as_mut().poll(cx)
+            {
+                return Poll::Ready(done);
+            }
+            self.tasks.poll(cx);
+            if has_budget_remaining() {
+                return end.as_mut().poll(cx);
+            }
+            looked = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
         }))
-    }
-
-    /// Pending if tasks have used up their turn. The runtime wakes them at its next look for events, and forgets
-    /// them if `block_on` returns before.
-    fn poll_tasks(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.tasks.poll(cx);
-        if has_budget_remaining() {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     /// No further calls will come.
@@ -292,6 +292,29 @@ mod tests {
         end.send(()).unwrap();
         driver.end();
         standby.join().unwrap();
+    }
+
+    #[test]
+    fn a_task_that_has_used_up_its_turn_when_a_call_comes_goes_on() {
+        let driver = Arc::new(IoDriver::new(true).unwrap());
+        let scheduler = Arc::new(Scheduler::new(1, || {}));
+        // More than tokio lets a task receive in one turn.
+        let (values, mut received) = tokio::sync::mpsc::unbounded_channel();
+        (0..1000).for_each(|value| values.send(value).unwrap());
+        drop(values);
+        let (finished, finish) = mpsc::channel();
+        driver.tasks().spawn(async move {
+            while received.recv().await.is_some() {}
+            finished.send(()).unwrap();
+        });
+        scheduler.submit([Arc::new(Nothing)]);
+        let (go_on, wait) = mpsc::channel();
+        let (running, commands) = serve(&driver, &scheduler, wait);
+        running.recv_timeout(PATIENCE).unwrap();
+        go_on.send(()).unwrap();
+        finish.recv_timeout(PATIENCE).unwrap();
+        scheduler.close();
+        commands.join().unwrap();
     }
 
     /// A thread that only waits wakes for nothing, whether the other one waits for a call or has run some.
