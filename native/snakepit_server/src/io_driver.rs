@@ -243,6 +243,40 @@ mod tests {
         }
     }
 
+    /// A driver with its standby thread, for one command at a time.
+    struct Driven {
+        driver: Arc<IoDriver>,
+        scheduler: Arc<Scheduler<Nothing>>,
+        serving: oneshot::Sender<()>,
+        standby: thread::JoinHandle<()>,
+    }
+
+    impl Driven {
+        /// Calls `begin` on the standby thread before that stands by.
+        fn new(shared: bool, begin: impl FnOnce() + Send + 'static) -> Self {
+            let driver = Arc::new(IoDriver::new(shared).unwrap());
+            let (serving, served) = oneshot::channel();
+            let standing_by = driver.clone();
+            let standby = thread::spawn(move || {
+                begin();
+                standing_by.stand_by(served);
+            });
+            Self {
+                driver,
+                scheduler: Arc::new(Scheduler::new(1, || {})),
+                serving,
+                standby,
+            }
+        }
+
+        fn end(self) {
+            assert!(!self.serving.is_closed());
+            drop(self.serving);
+            self.driver.end();
+            self.standby.join().unwrap();
+        }
+    }
+
     /// Whether anybody drives the network.
     fn assert_driven(driver: &IoDriver) {
         let (sender, receiver) = mpsc::channel();
@@ -271,27 +305,22 @@ mod tests {
     }
 
     fn assert_network_is_driven_always(shared: bool) {
-        let driver = Arc::new(IoDriver::new(shared).unwrap());
-        let scheduler = Arc::new(Scheduler::new(1, || {}));
-        let (end, serving) = oneshot::channel::<()>();
-        let standing_by = driver.clone();
-        let standby = thread::spawn(move || standing_by.stand_by(serving));
-        assert_driven(&driver);
+        let driven = Driven::new(shared, || {});
+        let (driver, scheduler) = (&driven.driver, &driven.scheduler);
+        assert_driven(driver);
         let (go_on, wait) = mpsc::channel();
-        let (running, commands) = serve(&driver, &scheduler, wait);
+        let (running, commands) = serve(driver, scheduler, wait);
         for _ in 0..3 {
-            assert_driven(&driver);
+            assert_driven(driver);
             scheduler.submit([Arc::new(Nothing)]);
             running.recv_timeout(PATIENCE).unwrap();
-            assert_driven(&driver);
+            assert_driven(driver);
             go_on.send(()).unwrap();
         }
         scheduler.close();
         commands.join().unwrap();
-        assert_driven(&driver);
-        end.send(()).unwrap();
-        driver.end();
-        standby.join().unwrap();
+        assert_driven(driver);
+        driven.end();
     }
 
     #[test]
@@ -321,17 +350,12 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_standby_thread_of_an_idle_worker_sleeps() {
-        let driver = Arc::new(IoDriver::new(true).unwrap());
-        let scheduler = Arc::new(Scheduler::new(1, || {}));
-        let (end, serving) = oneshot::channel::<()>();
         let (sender, path) = mpsc::channel();
-        let standing_by = driver.clone();
-        let standby = thread::spawn(move || {
-            sender
-                .send(std::fs::canonicalize("/proc/thread-self").unwrap())
-                .unwrap();
-            standing_by.stand_by(serving);
+        let driven = Driven::new(true, move || {
+            let thread = std::fs::canonicalize("/proc/thread-self").unwrap();
+            sender.send(thread).unwrap();
         });
+        let scheduler = &driven.scheduler;
         let status = path.recv_timeout(PATIENCE).unwrap().join("status");
         let switches = || {
             let status = std::fs::read_to_string(&status).unwrap();
@@ -339,7 +363,7 @@ mod tests {
             line.unwrap().to_owned()
         };
         let (go_on, wait) = mpsc::channel();
-        let (running, commands) = serve(&driver, &scheduler, wait);
+        let (running, commands) = serve(&driven.driver, scheduler, wait);
         for _ in 0..3 {
             scheduler.submit([Arc::new(Nothing)]);
             running.recv_timeout(PATIENCE).unwrap();
@@ -357,18 +381,13 @@ mod tests {
         assert!((0..100).any(sleeps));
         scheduler.close();
         commands.join().unwrap();
-        drop(end);
-        driver.end();
-        standby.join().unwrap();
+        driven.end();
     }
 
     #[test]
     fn the_runtime_changes_hands_at_every_command_and_nobody_loses_a_wakeup() {
-        let driver = Arc::new(IoDriver::new(true).unwrap());
-        let scheduler = Arc::new(Scheduler::new(1, || {}));
-        let (end, serving) = oneshot::channel::<()>();
-        let standing_by = driver.clone();
-        let standby = thread::spawn(move || standing_by.stand_by(serving));
+        let driven = Driven::new(true, || {});
+        let (driver, scheduler) = (&driven.driver, &driven.scheduler);
         let (calls, mut called) = tokio::sync::mpsc::unbounded_channel();
         let submitting = scheduler.clone();
         driver.tasks().spawn(async move {
@@ -400,9 +419,7 @@ mod tests {
         is_done.recv_timeout(PATIENCE).unwrap();
         scheduler.close();
         commands.join().unwrap();
-        drop(end);
-        driver.end();
-        standby.join().unwrap();
+        driven.end();
     }
 
     #[test]
