@@ -25,4 +25,20 @@ defmodule Snakepit.SupportTest do
     test = %ExUnit.Test{state: {:failed, failures}, logs: "one\ntwo\n"}
     assert Formatter.bounded(test) == test
   end
+
+  test "lists the failed tests at the end" do
+    assert Formatter.list_of_failed([]) == ""
+
+    failed = [
+      {"test/b_test.exs", 7, :"test b", [{:exit, :boom, []}]},
+      {"test/a_test.exs", 3, :"test a", [{:error, %RuntimeError{message: "no\nmore"}, []}]}
+    ]
+
+    assert Formatter.list_of_failed(failed) == """
+
+           Failed:
+             test/a_test.exs:3 test a: ** (RuntimeError) no more
+             test/b_test.exs:7 test b: ** (exit) :boom
+           """
+  end
 end

@@ -1,7 +1,8 @@
 defmodule Snakepit.Test.Formatter do
   @moduledoc false
-  # ExUnit's formatter for the command line, with a bound on what one failed test prints: the log
-  # captured in it is that of all tests that run at the same time, and a value may have megabytes.
+  # ExUnit's formatter for the command line, with a bound on what one failed test prints (the log
+  # captured in it is that of all tests that run at the same time, and a value may have megabytes)
+  # and a list of what failed at the end: of a long log only the last lines may be kept.
   use GenServer
 
   alias ExUnit.CLIFormatter
@@ -10,13 +11,48 @@ defmodule Snakepit.Test.Formatter do
   @max_line 500
 
   @impl true
-  defdelegate init(options), to: CLIFormatter
+  def init(options) do
+    {:ok, cli} = CLIFormatter.init(options)
+    {:ok, %{cli: cli, failed: []}}
+  end
 
   @impl true
-  def handle_cast({:test_finished, test}, state),
-    do: CLIFormatter.handle_cast({:test_finished, bounded(test)}, state)
+  def handle_cast(event, state) do
+    {:noreply, cli} = event |> bounded_event() |> CLIFormatter.handle_cast(state.cli)
+    state = %{state | cli: cli, failed: failed(event) ++ state.failed}
+    if elem(event, 0) == :suite_finished, do: IO.write(list_of_failed(state.failed))
+    {:noreply, state}
+  end
 
-  def handle_cast(event, state), do: CLIFormatter.handle_cast(event, state)
+  defp bounded_event({:test_finished, test}), do: {:test_finished, bounded(test)}
+  defp bounded_event(event), do: event
+
+  defp failed({:test_finished, %{state: {:failed, failures}} = test}),
+    do: [{Path.relative_to_cwd(test.tags.file), test.tags.line, test.name, failures}]
+
+  defp failed({:module_finished, %{state: {:failed, failures}} = module}),
+    do: [{Path.relative_to_cwd(module.file), 1, module.name, failures}]
+
+  defp failed(_event), do: []
+
+  @doc "The list of failed tests, the first one first, each with the first line of its reason."
+  def list_of_failed([]), do: ""
+
+  def list_of_failed(failed) do
+    lines =
+      for {file, line, name, failures} <- Enum.reverse(failed),
+          do: ["  ", cut_line("#{file}:#{line} #{name}: #{first_line(failures)}"), "\n"]
+
+    IO.iodata_to_binary(["\nFailed:\n" | lines])
+  end
+
+  defp first_line([{kind, reason, stack} | _rest]) do
+    kind
+    |> Exception.format_banner(bounded_reason(reason), stack)
+    |> String.split("\n", trim: true)
+    |> Enum.take(3)
+    |> Enum.map_join(" ", &String.trim/1)
+  end
 
   @doc "Limits the log and the values that are printed for a test."
   def bounded(%{state: {:failed, failures}} = test) do
