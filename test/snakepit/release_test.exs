@@ -3,6 +3,7 @@ defmodule Snakepit.ReleaseTest do
   # user, and stopped by SIGTERM under load.
   use ExUnit.Case, async: true
 
+  import Bitwise, only: [&&&: 2]
   import Snakepit.Test.Pools, only: [eventually: 2]
 
   alias Snakepit.Test.{OS, Project}
@@ -125,8 +126,8 @@ defmodule Snakepit.ReleaseTest do
   }
 
   setup_all do
-    # A short path, since sockets are below it, and one that any user can enter.
-    dir = Path.join(System.tmp_dir!(), "rel#{System.unique_integer([:positive])}_#{System.pid()}")
+    # A short path, since sockets are below it.
+    dir = Path.join(tmp_dir(), "rel#{System.unique_integer([:positive])}_#{System.pid()}")
     on_exit(fn -> File.rm_rf!(dir) end)
     project = Project.write!(Path.join(dir, "my_app"), :my_app, @files, mod: "MyApp.Application")
 
@@ -135,6 +136,8 @@ defmodule Snakepit.ReleaseTest do
     File.rename!(Path.join(dir, "built"), Path.join(dir, "moved"))
     # What the release needs must be in it.
     File.rm_rf!(project)
+    # Whatever the file mode mask is, another user may read it.
+    {_, 0} = System.cmd("chmod", ["-R", "go+rX", dir])
     {:ok, dir: dir}
   end
 
@@ -208,6 +211,16 @@ defmodule Snakepit.ReleaseTest do
     eventually(fn -> processes(tmp) == [] end, @patience)
     assert sockets(tmp) == []
     assert File.ls!(tmp) == []
+  end
+
+  # A folder that any user can enter, where there is one: that of the variable may be private.
+  defp tmp_dir do
+    Enum.find([System.tmp_dir!(), "/tmp", "/var/tmp"], System.tmp_dir!(), &enterable?/1)
+  end
+
+  defp enterable?(dir) do
+    parents = dir |> Path.expand() |> Path.split() |> Enum.scan(&Path.join(&2, &1))
+    Enum.all?(parents, &match?({:ok, %{mode: mode}} when (mode &&& 0o001) != 0, File.stat(&1)))
   end
 
   # Each call has one result; it has run once if that is a value, and never if it is :pool_stopped.
