@@ -181,7 +181,8 @@ defmodule Snakepit.Config do
       type: :millis,
       default: 2_000,
       flag: true,
-      doc: "how long a cancelled call may continue before its worker is killed, in ms"
+      doc:
+        "how long a cancelled call that has begun may continue before its worker is killed, in ms"
     ],
     health_interval: [
       type: :timeout,

@@ -121,10 +121,19 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
+  # A worker in Python answers nothing while a command holds Python's lock. That may be an earlier
+  # command, behind which this one has not begun: then the worker is not killed. If it never answers
+  # again, its health checks say so.
   def handle_info({:grace, id}, state) when is_map_key(state.calls, id) do
-    grace = state.membership.options.kill_grace
-    why = "a cancelled call continued for #{grace} ms (:kill_grace)"
-    {:noreply, %{state | membership: Membership.kill_ready(state.membership, why)}}
+    earlier? = Enum.any?(state.calls, fn {other, call} -> other < id and call.ref != nil end)
+
+    if state.calls[id].answers? or not earlier? do
+      grace = state.membership.options.kill_grace
+      why = "a cancelled call continued for #{grace} ms (:kill_grace)"
+      {:noreply, %{state | membership: Membership.kill_ready(state.membership, why)}}
+    else
+      {:noreply, start_grace(id, state)}
+    end
   end
 
   def handle_info(:check_health, state) do
@@ -216,6 +225,21 @@ defmodule Snakepit.Pool.Worker do
 
   defp replied(nil, _message, state), do: state
 
+  # If the call has not ended, it has begun.
+  defp replied({:cancel, id}, _message, state) when is_map_key(state.calls, id) do
+    unless Process.cancel_timer(state.calls[id].timer) do
+      receive do
+        {:grace, ^id} -> :ok
+      after
+        0 -> :ok
+      end
+    end
+
+    start_grace(id, put_in(state.calls[id].answers?, true))
+  end
+
+  defp replied({:cancel, _id}, _message, state), do: state
+
   defp replied(:check, message, state) do
     # A worker that does not know the command has answered as well.
     health = result_or(message, %{})
@@ -258,9 +282,14 @@ defmodule Snakepit.Pool.Worker do
   defp cancel(call, answer, state) do
     if answer, do: send(call.ref, {call.ref, answer})
     if call.timer, do: Process.cancel_timer(call.timer)
-    timer = Process.send_after(self(), {:grace, call.id}, state.membership.options.kill_grace)
-    call = Map.merge(call, %{ref: nil, timer: timer, since: System.monotonic_time()})
-    request(nil, "$cancel", %{id: call.id}, put_in(state.calls[call.id], call))
+    call = Map.merge(call, %{ref: nil, since: System.monotonic_time(), answers?: false})
+    state = start_grace(call.id, put_in(state.calls[call.id], call))
+    request({:cancel, call.id}, "$cancel", %{id: call.id}, state)
+  end
+
+  defp start_grace(id, state) do
+    timer = Process.send_after(self(), {:grace, id}, state.membership.options.kill_grace)
+    put_in(state.calls[id].timer, timer)
   end
 
   defp cancel_all(state) do

@@ -5,7 +5,10 @@ use parking_lot::Mutex;
 use pyo3::{exceptions::PyRuntimeError, prelude::*, types::PyDict};
 use snakepit_proto::Fields;
 use snakepit_server::Failure;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 /// After so many chunks a stream lets other tasks run: a generator that awaits nothing would block the
 /// event loop for as long as the network keeps up with it.
@@ -16,6 +19,7 @@ pub(crate) struct AsyncCall {
     worker: Arc<Worker>,
     call: Arc<Call>,
     started: Instant,
+    begun: OnceLock<bool>,
     /// Why a chunk could not be sent. An exception ends the command, and this is the answer.
     failure: Mutex<Option<Failure>>,
 }
@@ -26,6 +30,7 @@ impl AsyncCall {
             worker,
             call,
             started: Instant::now(),
+            begun: OnceLock::new(),
             failure: Mutex::default(),
         }
     }
@@ -104,9 +109,18 @@ impl AsyncCall {
         self.call.header.session().map(|session| session.id)
     }
 
+    /// Must be called before anything of the call is decoded. False if it was cancelled before: then it has its answer.
+    fn begin(&self) -> bool {
+        *self.begun.get_or_init(|| self.call.begin())
+    }
+
     /// The keyword arguments of the function; raises an error if they are invalid.
     fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        self.invocation(py).keywords()
+        let keywords = self.invocation(py).keywords()?;
+        if self.call.is_cancelled() {
+            return Err(self.give_up(Failure::cancelled()));
+        }
+        Ok(keywords)
     }
 
     /// Calls `stop` when the call is cancelled.
@@ -146,8 +160,11 @@ impl AsyncCall {
         Ok(())
     }
 
-    /// The command has raised `error`.
+    /// The command has raised `error`, or it cannot run for that reason.
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) {
+        if !self.begin() {
+            return;
+        }
         let run = self.invocation(py);
         let known = self.failure.lock().take();
         let describe = || Err(run.failure(PyErr::from_value(error)));

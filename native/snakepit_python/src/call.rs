@@ -18,6 +18,8 @@ pub(crate) struct Call {
     pub(crate) responder: Responder,
     cancelled: AtomicBool,
     closed: AtomicBool,
+    /// Whether it has begun or was withdrawn, whichever came first.
+    settled: AtomicBool,
     python: Mutex<PythonSide>,
 }
 
@@ -33,6 +35,10 @@ impl Schedulable for Call {
     fn is_async(&self) -> bool {
         self.command.is_async
     }
+
+    fn withdraw(&self) -> bool {
+        !self.settled.swap(true, Ordering::AcqRel)
+    }
 }
 
 impl Call {
@@ -47,8 +53,15 @@ impl Call {
             responder,
             cancelled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             python: Mutex::new(PythonSide::default()),
         })
+    }
+
+    /// Must be called, with Python's lock, before anything of the call is decoded. False if it was withdrawn: then it has
+    /// its answer.
+    pub(crate) fn begin(&self) -> bool {
+        !self.settled.swap(true, Ordering::AcqRel)
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

@@ -86,6 +86,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         if drive || call.responder.as_stream().is_some() || call.command.time.is_long() {
             worker.driver.leave();
         }
+        TOOK.set(Duration::ZERO);
         RUNNING.set(Some(call.clone()));
         run_in_context(py, worker, &call, &run_current);
         long |= worker.driver.is_shared() && TOOK.get() > NO_EVENT_LOOP;
@@ -143,7 +144,10 @@ fn run_current(py: Python<'_>) {
     RUNNING.with_borrow(|call| {
         WORKER.with_borrow(|worker| {
             if let (Some(call), Some(worker)) = (call, worker) {
-                run(Invocation { py, worker, call });
+                // Another thread may have had Python's lock for long.
+                if call.begin() {
+                    run(Invocation { py, worker, call });
+                }
             }
         });
     });

@@ -68,11 +68,14 @@ impl<'py> Invocation<'_, 'py> {
 
     /// Calls the command's function.
     pub(crate) fn call(self) -> Result<Bound<'py, PyAny>, Failure> {
-        self.keywords()
-            .and_then(|keywords| {
-                let function = self.call.command.function.bind(self.py);
-                function.call((), Some(&keywords))
-            })
+        let keywords = self.keywords().map_err(|error| self.failure(error))?;
+        // Large arguments take long to decode.
+        if self.call.is_cancelled() {
+            return Err(Failure::cancelled());
+        }
+        let function = self.call.command.function.bind(self.py);
+        function
+            .call((), Some(&keywords))
             .inspect(|_| self.leave_fork())
             .map_err(|error| self.failure(error))
     }

@@ -20,6 +20,7 @@ mod generator;
 mod invocation;
 mod journal;
 mod parameters;
+mod refusal;
 mod server;
 mod service;
 mod unwrapping;

@@ -7,6 +7,7 @@ use crate::{
     command::Commands,
     control::Control,
     journal::Journal,
+    refusal::Refusals,
 };
 use parking_lot::Mutex;
 use pyo3::{FromPyObject, Py, PyAny, PyResult, Python};
@@ -48,6 +49,7 @@ pub(crate) struct Worker {
     pub(crate) driver: Arc<IoDriver>,
     pub(crate) counters: Counters,
     pub(crate) exits: ExitLog,
+    pub(crate) refusals: Refusals,
     pub(crate) started: Instant,
     /// What the start of the interpreter took, which is not counted.
     pub(crate) cpu_before: Duration,
@@ -88,6 +90,7 @@ impl Worker {
             driver: Arc::new(IoDriver::new(slots == 1)?),
             counters: Counters::default(),
             exits: ExitLog::default(),
+            refusals: Refusals::default(),
             started: Instant::now(),
             cpu_before: cpu_time(),
             figures: Mutex::new(figures),
@@ -110,17 +113,17 @@ impl Worker {
             }
             _ => {
                 self.counters.count(true);
+                let refusal = self.refusals.add(header.call_id(), responder);
                 let callbacks = self.callbacks.clone();
                 self.control.run(move |py| {
-                    let failure = callbacks.refusal(py, header.command(), stream);
-                    responder.refuse(failure, HandlerExit::Unknown);
+                    refusal.answer(|| callbacks.refusal(py, header.command(), stream));
                 });
                 None
             }
         }
     }
 
-    /// Cancels the calls selected by `which`. Those that have not started are answered at once.
+    /// Cancels the calls selected by `which`. Those that have not begun are answered at once, and never do.
     pub(crate) fn cancel(&self, which: impl Fn(&Call) -> bool) {
         let (waiting, running) = self.scheduler.take_back(which);
         for call in waiting {
@@ -128,6 +131,7 @@ impl Worker {
             let exit = self.note_end(&call, true);
             call.responder.refuse(Failure::cancelled(), exit);
         }
+        self.has_ended();
         for call in running {
             if call.cancel() {
                 self.control.run(move |py| call.interrupt(py));
@@ -156,7 +160,7 @@ impl Worker {
         exit
     }
 
-    /// Returns to the client those calls selected by `which` that have not started.
+    /// Returns to the client those calls selected by `which` that have not begun.
     pub(crate) fn give_back(&self, which: impl Fn(&Call) -> bool) {
         for call in self.scheduler.take_back(which).0 {
             call.responder.give_back();
@@ -192,7 +196,7 @@ impl Worker {
         self.scheduler.wake();
     }
 
-    /// Must be called after a call that has started has left the scheduler.
+    /// Must be called after a call has left the scheduler.
     pub(crate) fn has_ended(&self) {
         self.ended.notify_waiters();
     }

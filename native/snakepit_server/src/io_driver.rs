@@ -241,6 +241,10 @@ mod tests {
         fn is_async(&self) -> bool {
             false
         }
+
+        fn withdraw(&self) -> bool {
+            false
+        }
     }
 
     /// A driver with its standby thread, for one command at a time.

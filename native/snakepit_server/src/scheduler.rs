@@ -17,6 +17,10 @@ use std::{
 pub trait Schedulable: Send + Sync {
     /// Whether it runs on the event loop and needs no thread.
     fn is_async(&self) -> bool;
+
+    /// Keeps a call from beginning that was taken to run. False if it has begun: whoever takes a call may have to wait
+    /// for Python's lock.
+    fn withdraw(&self) -> bool;
 }
 
 pub struct Scheduler<J> {
@@ -129,7 +133,7 @@ impl<J: Schedulable> Scheduler<J> {
         self.tell(state);
     }
 
-    /// Removes those calls selected by `which` that have not started. Returns them, and the selected
+    /// Removes those calls selected by `which` that have not begun. Returns them, and the selected
     /// calls that run.
     pub fn take_back(&self, which: impl Fn(&J) -> bool) -> (Vec<Arc<J>>, Vec<Arc<J>>) {
         let mut guard = self.state.lock();
@@ -144,12 +148,16 @@ impl<J: Schedulable> Scheduler<J> {
                 keep
             });
         }
-        let running = state
-            .running
-            .iter()
-            .filter(|call| which(call))
-            .cloned()
-            .collect();
+        let mut running = Vec::new();
+        state.running.retain(|call| {
+            if !which(call) {
+                return true;
+            }
+            let withdrawn = call.withdraw();
+            let list = if withdrawn { &mut taken } else { &mut running };
+            list.push(call.clone());
+            !withdrawn
+        });
         state.admit();
         self.tell(guard);
         (taken, running)
@@ -320,6 +328,10 @@ mod tests {
         fn is_async(&self) -> bool {
             self.1
         }
+
+        fn withdraw(&self) -> bool {
+            self.0 == "unbegun"
+        }
     }
 
     fn scheduler(slots: usize) -> Scheduler<Named> {
@@ -411,6 +423,19 @@ mod tests {
         }
         scheduler.close();
         assert!(thread.join().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_call_that_was_taken_and_has_not_begun_is_taken_back() {
+        let scheduler = scheduler(2);
+        scheduler.submit(["unbegun", "begun", "waiting"].map(sync));
+        while scheduler.next(None).is_some() {}
+        let (taken, running) = scheduler.take_back(|call| call.0 != "waiting");
+        assert_eq!(
+            (names(&taken), names(&running)),
+            (vec!["unbegun"], vec!["begun"])
+        );
+        assert_eq!(scheduler.next(None).unwrap().0, "waiting");
     }
 
     #[test]

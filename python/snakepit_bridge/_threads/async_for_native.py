@@ -65,6 +65,9 @@ class AsyncCalls:
 
 
 async def _run(call: AsyncCall, sessions: Sessions) -> None:
+    # Another task may have had the event loop for long.
+    if not call.begin():
+        return
     context_variables.set_decimal()
     running.set(Context(request_id=call.request_id))
     with ReportTo(call.fail):

@@ -88,6 +88,28 @@ class Trouble(BuiltinAdapter):
         return {}
 
     @command
+    def hold_the_gil(self, started: str, pipe: str) -> dict[str, int]:
+        """Lets no other thread run until another process opens the named pipe."""
+        _touch(started)
+        libc = ctypes.PyDLL(None)
+        libc.close(libc.open(os.fsencode(pipe), os.O_RDONLY))
+        return {"pid": os.getpid()}
+
+    @command
+    async def hold_the_loop(self, started: str, held: str, pipe: str) -> dict[str, int]:
+        """Like `hold_the_gil` for other tasks, once there is one that has not begun."""
+        _touch(started)
+        while len(asyncio.all_tasks()) == 1:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        _touch(held)
+        os.close(os.open(pipe, os.O_RDONLY))
+        return {"pid": os.getpid()}
+
+    @command
+    async def note_async(self, path: str) -> dict[str, int]:
+        return self.note(path)
+
+    @command
     def wait_cancelled(self, seen: str, context: Context, started: Optional[str] = None) -> bool:
         _touch(started)
         cancelled = context.wait_cancelled(600)

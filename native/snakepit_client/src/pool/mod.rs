@@ -221,6 +221,16 @@ impl<W: Worker> Lease<W> {
         self.dispatcher.lock().is_leaving(self.slot.key)
     }
 
+    /// The call was cancelled, and keeps its slot until it has ended.
+    pub fn set_cancelled(&mut self) {
+        self.dispatcher.lock().set_cancelled(&mut self.slot);
+    }
+
+    /// Whether the worker may not have begun the call because of an earlier one that was not cancelled.
+    pub fn may_wait(&self) -> bool {
+        self.slot.behind && self.dispatcher.lock().is_in_use(self.slot.key)
+    }
+
     /// The worker with its present connection; the lease's own once it was removed.
     pub fn present_worker(&self) -> W {
         let present = self.dispatcher.lock().worker(self.slot.key);

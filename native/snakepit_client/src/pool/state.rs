@@ -284,6 +284,17 @@ impl<W: Worker, L> State<W, L> {
         self.entry(key).is_none_or(|entry| entry.is_draining())
     }
 
+    pub(super) fn set_cancelled(&mut self, slot: &mut Slot<W>) {
+        if let Some(entry) = self.entry(slot.key) {
+            entry.set_cancelled(slot);
+        }
+    }
+
+    /// Whether the worker has calls that were not cancelled.
+    pub(super) fn is_in_use(&mut self, key: WorkerKey) -> bool {
+        self.entry(key).is_some_and(|entry| entry.is_in_use())
+    }
+
     pub(super) fn stall(&mut self, key: WorkerKey) {
         if let Some(entry) = self.entry(key) {
             entry.stall();

@@ -78,6 +78,25 @@ fn unavailable(why: &str) -> Unavailable {
 }
 
 #[test]
+fn a_cancelled_call_may_wait_for_an_earlier_one_that_was_not_cancelled() {
+    let dispatcher = dispatcher(0);
+    dispatcher.add("a", 3);
+    let (mut first, mut second) = (lease(&dispatcher), lease(&dispatcher));
+    first.set_cancelled();
+    // The one that runs came later.
+    assert!(!first.may_wait());
+    let third = lease(&dispatcher);
+    second.set_cancelled();
+    second.set_cancelled();
+    assert!(second.may_wait());
+    drop(third);
+    assert!(!second.may_wait());
+    drop(second);
+    drop(first);
+    assert!(!lease(&dispatcher).may_wait());
+}
+
+#[test]
 fn the_least_loaded_worker_is_leased_and_among_equals_the_one_idle_longest() {
     let pool = dispatcher(0);
     pool.add("a", 2);

@@ -56,6 +56,8 @@ pub(super) struct WorkerEntry<W, L> {
     pub(super) worker: W,
     capacity: usize,
     in_flight: usize,
+    /// How many calls in flight were cancelled.
+    cancelled: usize,
     /// How many calls in flight keep others from being sent ahead behind them.
     exclusive: usize,
     /// The moving mean of its commands' times in nanoseconds, once a command has ended.
@@ -81,6 +83,9 @@ pub(super) struct Slot<W> {
     pub(super) connection: u64,
     pub(super) session: Option<SessionLease>,
     exclusive: bool,
+    /// Whether the worker had other calls before it.
+    pub(super) behind: bool,
+    cancelled: bool,
 }
 
 /// How the call ended that had a slot.
@@ -100,6 +105,7 @@ impl<W: Worker, L> WorkerEntry<W, L> {
             worker,
             capacity,
             in_flight: 0,
+            cancelled: 0,
             exclusive: 0,
             mean: None,
             stalled: false,
@@ -152,6 +158,7 @@ impl<W: Worker, L> WorkerEntry<W, L> {
     /// `number` orders the leases of all workers.
     pub(super) fn take(&mut self, number: u64, pipelines: bool) -> Slot<W> {
         let exclusive = !pipelines;
+        let behind = self.in_flight > 0;
         self.in_flight += 1;
         self.exclusive += usize::from(exclusive);
         self.last_lease = number;
@@ -161,13 +168,28 @@ impl<W: Worker, L> WorkerEntry<W, L> {
             connection: self.connection,
             session: None,
             exclusive,
+            behind,
+            cancelled: false,
         }
+    }
+
+    pub(super) fn set_cancelled(&mut self, slot: &mut Slot<W>) {
+        if !slot.cancelled {
+            slot.cancelled = true;
+            self.cancelled += 1;
+        }
+    }
+
+    /// Whether it has calls that were not cancelled.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_flight > self.cancelled
     }
 
     /// The last call of a draining worker is an event.
     pub(super) fn release(&mut self, slot: &Slot<W>, used: SlotUse) -> Option<Event<W>> {
         self.in_flight -= 1;
         self.exclusive -= usize::from(slot.exclusive);
+        self.cancelled -= usize::from(slot.cancelled);
         self.answered |= !matches!(used, SlotUse::NotStarted);
         if let SlotUse::Took(time) = used {
             self.observe(time);

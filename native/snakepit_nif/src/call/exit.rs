@@ -16,9 +16,13 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tonic::Code;
 
 /// About how long it takes to reconnect to a worker.
 const RECONNECTED_AFTER: Duration = Duration::from_millis(20);
+
+/// How long to wait before a worker that answers nothing is asked again.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// What the end of an RPC implies about its handler.
 #[derive(Clone, Copy)]
@@ -80,13 +84,32 @@ impl From<&Call> for CancelledCall {
     }
 }
 
+/// The answer to the question whether a handler has exited.
+enum Answer {
+    Exited(HandlerExit),
+    /// It runs, or the worker cannot be asked.
+    No,
+    /// The worker answers nothing.
+    Nothing,
+}
+
 /// Waits for the handler's exit, which the server's Health RPC reports, then gives the lease back. If the
 /// handler runs past the grace, its worker is killed. Either way the worker's owner is notified.
-async fn await_exit(lease: Lease<Arc<Worker>>, call: CancelledCall) {
+///
+/// A server in Python answers nothing while a command holds Python's lock. That may be an earlier command, behind which
+/// this one has not begun: then the worker is not killed. If it never answers again, its health checks say so.
+async fn await_exit(mut lease: Lease<Arc<Worker>>, call: CancelledCall) {
     let since = Instant::now();
     let grace = lease.worker().kill_grace;
-    let exit = tokio::time::timeout(grace, ask_exit(&lease, call.id)).await;
-    let exit = exit.unwrap_or_default();
+    lease.set_cancelled();
+    let exit = loop {
+        let asked = tokio::time::timeout(grace, ask_exit(&lease, call.id)).await;
+        match asked.unwrap_or(Answer::Nothing) {
+            Answer::Exited(exit) => break Some(exit),
+            Answer::Nothing if lease.may_wait() => tokio::time::sleep(ASKED_AGAIN_AFTER).await,
+            Answer::No | Answer::Nothing => break None,
+        }
+    };
     handler_exited(
         lease,
         exit,
@@ -135,11 +158,13 @@ pub(super) fn handler_exited(
     }
 }
 
-/// `None` if the handler has not exited within the grace or the worker cannot be asked.
-async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Option<HandlerExit> {
+async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Answer {
     loop {
         let worker = lease.present_worker();
-        let channel = &worker.connection.as_ref()?.channel;
+        let Some(connection) = &worker.connection else {
+            return Answer::No;
+        };
+        let channel = &connection.channel;
         let request = HealthRequest {
             worker_id: worker.id.clone(),
             await_call_id: call_id,
@@ -148,17 +173,22 @@ async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Option<HandlerExi
         let asked = Channel::request(request, Some(worker.kill_grace));
         return match client.health(asked).await {
             Ok(health) if !health.get_ref().running_call_ids.contains(&call_id) => {
-                Some(health.get_ref().exit())
+                Answer::Exited(health.get_ref().exit())
             }
-            Err(status) if status.code() == tonic::Code::Unimplemented => {
-                Some(HandlerExit::Unknown)
+            Ok(_) => Answer::No,
+            Err(status) if status.code() == Code::Unimplemented => {
+                Answer::Exited(HandlerExit::Unknown)
             }
             Err(_) if channel.closed.is_cancelled() => {
                 // The worker may be about to reconnect.
                 tokio::time::sleep(RECONNECTED_AFTER).await;
                 continue;
             }
-            _ => None,
+            // The second is tonic's code for the deadline of a request.
+            Err(status) => match status.code() {
+                Code::DeadlineExceeded | Code::Cancelled => Answer::Nothing,
+                _ => Answer::No,
+            },
         };
     }
 }

@@ -75,7 +75,10 @@ fn read_frames(
 fn act(worker: &Worker, frame: &CallFrame, calls: &CallsStream) {
     let which = |call: &Call| call.header.call_id() == frame.call_id && call.responder.is_on(calls);
     match frame.act() {
-        Act::Cancel => worker.cancel(which),
+        Act::Cancel => {
+            worker.cancel(which);
+            worker.refusals.cancel(frame.call_id, calls);
+        }
         Act::Recall => worker.give_back(which),
         Act::StartJournal => {
             if let Some(journal) = worker.take_journal() {
