@@ -1,6 +1,7 @@
 # Each target first installs what it lacks; a second run installs and builds nothing.
 
 CSV ?= examples/data/weather.csv
+SUITES ?=
 
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 export LANG ?= C.UTF-8
@@ -15,6 +16,7 @@ EXAMPLES := examples
 help:
 	@echo "make demo [CSV=file.csv]  one call and one stream, live"
 	@echo "make test                 every test: Elixir, Rust, Python, and the fault suite in short"
+	@echo "make test SUITES=trixie   also the Elixir tests in a chroot with this suite of Debian"
 	@echo "make check                formatting, warnings, lints, types"
 
 demo: export MIX_ENV = dev
@@ -24,7 +26,7 @@ demo: setup
 test: export MIX_ENV = test
 test: setup-dev
 	@bin/each Elixir "mix test" Rust "cargo test --release --locked --no-fail-fast" Python "$(PYTHON) -m pytest" \
-	  Faults "mix snakepit.faults"
+	  Faults "mix snakepit.faults" $(foreach suite,$(SUITES),$(suite) "bin/try-suite $(suite)")
 
 check: export MIX_ENV = test
 check: setup-dev

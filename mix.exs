@@ -12,6 +12,7 @@ defmodule Snakepit.MixProject do
       start_permanent: Mix.env() == :prod,
       compilers: Mix.compilers() ++ [:snakepit],
       elixirc_paths: elixirc_paths(Mix.env()),
+      elixirc_options: elixirc_options(Code.compiler_options()),
       aliases: [
         "snakepit.bench": "run bench/snakepit.exs",
         "snakepit.faults": "run faults/run.exs"
@@ -35,6 +36,11 @@ defmodule Snakepit.MixProject do
 
   defp elixirc_paths(:test), do: ["lib", "test/support"]
   defp elixirc_paths(_env), do: ["lib"]
+
+  # Newer versions of Elixir infer types from all applications that this one may use, and warn if one,
+  # as :telemetry may be, is not there.
+  defp elixirc_options(%{infer_signatures: [_ | _]}), do: [infer_signatures: [:crypto, :logger]]
+  defp elixirc_options(_options), do: []
 
   # Sources and checksums only. `mix snakepit.precompile --checksums` writes the checksums; without
   # them `mix hex.build` refuses to build the package.

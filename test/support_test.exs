@@ -4,6 +4,8 @@ defmodule Snakepit.SupportTest do
 
   alias Snakepit.Test.Formatter
 
+  @bin Path.expand("../bin", __DIR__)
+
   test "prints a bounded amount for a failed test" do
     logs = String.duplicate("of another test\n", 100_000) <> "the last line"
     large = String.duplicate("x", 1_000_000)
@@ -40,5 +42,25 @@ defmodule Snakepit.SupportTest do
              test/a_test.exs:3 test a: ** (RuntimeError) no more
              test/b_test.exs:7 test b: ** (exit) :boom
            """
+  end
+
+  test "bin/each runs all commands, and tells failed ones from skipped ones" do
+    run = &System.cmd(Path.join(@bin, "each"), &1, stderr_to_stdout: true)
+    {output, 0} = run.(["first", "true", "second", "exit 77"])
+    assert output =~ ~r/^first +passed, .*\nsecond +SKIPPED, see above, /m
+
+    {output, 1} = run.(["first", "echo why; exit 3", "second", "true"])
+
+    assert output =~
+             ~r/^== first, its last lines:\nwhy\n\nfirst +FAILED with status 3, .*\nsecond +passed, /m
+  end
+
+  test "bin/try-suite says why it does not run" do
+    env = [{"DEBIAN_MIRROR", "http://127.0.0.1:1"}]
+
+    {output, 77} =
+      System.cmd(Path.join(@bin, "try-suite"), ["trixie"], env: env, stderr_to_stdout: true)
+
+    assert output =~ ~r/^bin\/try-suite: SKIPPED: trixie is not tested, because /m
   end
 end

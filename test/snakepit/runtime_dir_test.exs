@@ -190,7 +190,8 @@ defmodule Snakepit.RuntimeDirTest do
     end
     """
 
-    command = [hd(@unshare), "sh", "-c", @read_only, "sh", "elixir"] ++ paths ++ ["-e", script]
+    flags = Enum.take(@unshare, 1)
+    command = flags ++ ["sh", "-c", @read_only, "sh", "elixir"] ++ paths ++ ["-e", script]
     env = [{"TMPDIR", "/tmp"}, {"XDG_RUNTIME_DIR", nil}]
     {output, status} = System.cmd("unshare", command, env: env, stderr_to_stdout: true)
     assert {output, 0} == {output, status}

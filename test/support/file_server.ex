@@ -4,9 +4,11 @@ defmodule Snakepit.Test.FileServer do
 
   import ExUnit.Callbacks
 
+  alias Mix.Snakepit.Download
+
   @doc "Serves a directory, with TLS if given a certificate; returns the URL."
   def serve!(directory, tls \\ nil) do
-    for app <- [:inets, :ssl], do: {:ok, _} = Application.ensure_all_started(app)
+    for app <- [:inets, :ssl], do: Download.start!(app)
     {scheme, socket} = if tls, do: {"https", {:ssl, tls}}, else: {"http", :ip_comm}
 
     options = [

@@ -22,6 +22,14 @@ defmodule Mix.Snakepit.Download do
     end
   end
 
+  # From Elixir 1.15 on, Mix removes applications that a project does not list from the code path.
+  def start!(app) do
+    if function_exported?(Mix, :ensure_application!, 1),
+      do: apply(Mix, :ensure_application!, [app])
+
+    {:ok, _} = Application.ensure_all_started(app)
+  end
+
   defp request(url, options, profile) do
     headers = [{~c"user-agent", ~c"snakepit"}]
     receiver = [sync: false, stream: :self, body_format: :binary]
@@ -150,12 +158,4 @@ defmodule Mix.Snakepit.Download do
   # Only the build needs these modules: the application does not depend on theirs, and the compiler
   # would warn of a direct call.
   defp erlang(module, function, args), do: apply(module, function, args)
-
-  # From Elixir 1.15 on, Mix removes applications that a project does not list from the code path.
-  defp start!(app) do
-    if function_exported?(Mix, :ensure_application!, 1),
-      do: apply(Mix, :ensure_application!, [app])
-
-    {:ok, _} = Application.ensure_all_started(app)
-  end
 end

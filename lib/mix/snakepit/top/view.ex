@@ -31,8 +31,8 @@ defmodule Mix.Snakepit.Top.View do
 
   defp pool(%{stats: stats} = pool, old, seconds, telemetry) do
     before = Enum.find(old.pools, &(&1.name == pool.name and &1.error == nil)) || pool
-    ready = "#{stats.ready} of #{stats.size} ready"
     kind = if stats.ready < stats.size, do: :bad, else: :plain
+    ready = "#{stats.ready} of #{stats.size} ready"
 
     [
       {:title, inspect(pool.name)},
