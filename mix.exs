@@ -72,7 +72,7 @@ defmodule Snakepit.MixProject do
         "First steps": ~r"guides/(getting_started|installation|cheatsheet|exploring)",
         Notebooks: ~r"guides/notebooks/",
         Python: ~r"guides/(writing_commands|streaming|sessions|values|testing)",
-        Running: ~r"guides/(configuration|deployment|telemetry|troubleshooting|reliability)",
+        Running: ~r"guides/(configuration|serving_models|deployment|telemetry|troubleshooting|reliability)",
         More: ~r"guides/(performance|adapters|migrating)|python/"
       ],
       groups_for_modules: [
@@ -97,7 +97,7 @@ defmodule Snakepit.MixProject do
   defp extras do
     guides =
       ~w(getting_started installation exploring writing_commands streaming sessions values testing configuration
-         deployment telemetry troubleshooting reliability performance adapters migrating)
+         serving_models deployment telemetry troubleshooting reliability performance adapters migrating)
 
     notebooks = "guides/notebooks/*.livemd" |> Path.wildcard() |> Enum.sort()
 

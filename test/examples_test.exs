@@ -29,6 +29,18 @@ defmodule Snakepit.ExamplesTest do
     assert guide in ["configuration.md", "deployment.md", "reliability.md", "adapters.md"]
   end
 
+  test "shared_vectors: workers that map a file share its memory" do
+    output = run("shared_vectors", ["10000", "3"])
+    [read, mapped] = for how <- ~w(read mapped), do: megabytes(output, how)
+    # 40 MB in each of three workers, and once.
+    assert_in_delta read - mapped, 80, 10
+  end
+
+  defp megabytes(output, how) do
+    assert [[_, megabytes]] = Regex.scan(~r/^#{how}: (\d+) MB$/m, output)
+    String.to_integer(megabytes)
+  end
+
   test "token_stream is cancelled after three sentences, and frees its worker" do
     output = run("token_stream")
 
