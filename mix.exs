@@ -72,7 +72,8 @@ defmodule Snakepit.MixProject do
         "First steps": ~r"guides/(getting_started|installation|cheatsheet|exploring)",
         Notebooks: ~r"guides/notebooks/",
         Python: ~r"guides/(writing_commands|streaming|sessions|values|testing)",
-        Running: ~r"guides/(configuration|serving_models|deployment|telemetry|troubleshooting|reliability)",
+        Running:
+          ~r"guides/(configuration|serving_models|deployment|telemetry|troubleshooting|reliability)",
         More: ~r"guides/(performance|adapters|migrating)|python/"
       ],
       groups_for_modules: [
