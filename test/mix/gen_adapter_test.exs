@@ -46,7 +46,7 @@ defmodule Mix.Tasks.Snakepit.Gen.AdapterTest do
              "--warnings-as-errors"
            ])
 
-    assert mix!(project, ["test"], env: [{"MIX_ENV", "test"}]) =~ "0 failures"
+    assert mix!(project, ["test"], env: [{"MIX_ENV", "test"}]) =~ Project.passed()
     assert mix!(project, ["snakepit.call", "greet", "name=you"]) =~ ~s({"result": "Hello you"})
 
     python = Path.expand(".venv/bin/python")

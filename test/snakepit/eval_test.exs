@@ -148,7 +148,11 @@ for {kind, way} <- Snakepit.Test.Pools.ways(), kind != :Stdio do
 
       caller =
         spawn(fn ->
-          wait = fn _text -> send(test, :printed) && Process.sleep(:infinity) end
+          wait = fn _text ->
+            send(test, :printed)
+            Process.sleep(:infinity)
+          end
+
           Snakepit.eval("while True: print('x' * 1000)", %{}, pool: pool, on_output: wait)
         end)
 

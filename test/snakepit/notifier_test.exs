@@ -12,7 +12,12 @@ defmodule Snakepit.Pool.NotifierTest do
   # Its handler waits until it is told to continue.
   defp block(pool) do
     test = self()
-    Notifier.run(pool, fn -> send(test, {:at, self()}) && receive(do: (:go_on -> :ok)) end)
+
+    Notifier.run(pool, fn ->
+      send(test, {:at, self()})
+      receive(do: (:go_on -> :ok))
+    end)
+
     assert_receive {:at, notifier}
     notifier
   end

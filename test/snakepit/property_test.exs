@@ -61,7 +61,8 @@ defmodule Snakepit.PropertyTest do
     check!(changes, 300, fn {value, at, byte} ->
       {:ok, message} = Codec.encode_extended(value)
       at = rem(at, byte_size(message))
-      <<start::binary-size(at), _, rest::binary>> = message
+      start = binary_part(message, 0, at)
+      rest = binary_part(message, at + 1, byte_size(message) - at - 1)
 
       for spoilt <- [<<start::binary, byte, rest::binary>>, start],
           {kind, _} = Codec.decode_extended(spoilt),

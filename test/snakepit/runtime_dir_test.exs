@@ -28,7 +28,13 @@ defmodule Snakepit.RuntimeDirTest do
   # A process with a path, and that path.
   defp worker!(server) do
     test = self()
-    pid = spawn_link(fn -> send(test, {:path, path!(server)}) && Process.sleep(:infinity) end)
+
+    pid =
+      spawn_link(fn ->
+        send(test, {:path, path!(server)})
+        Process.sleep(:infinity)
+      end)
+
     assert_receive {:path, path}, @patience
     {pid, path <> ".sock"}
   end

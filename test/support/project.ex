@@ -43,6 +43,9 @@ defmodule Snakepit.Test.Project do
     System.cmd("mix", args, options)
   end
 
+  @doc "Matches what `mix test` prints when tests have passed, and none has failed."
+  def passed, do: ~r/\b[1-9]\d* tests?, 0 failures\b|^Result: [1-9]\d* passed\b(?!.*failed)/m
+
   @doc "The environment variables with which `mix` runs in the project."
   def env(dir) do
     build = Path.join(dir, "_build/shared")

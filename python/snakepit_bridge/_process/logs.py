@@ -94,8 +94,12 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 def set_up(*, prefixed: bool, level: str) -> None:
     """Has lines written at once and whole, and adds a root handler unless there is one."""
-    # Print the Python frames when the process crashes in C code.
-    faulthandler.enable(all_threads=False)
+    # Print the Python frames when the process crashes in C code. The frames of C, which come last,
+    # would leave no room for them among the last lines that an error shows.
+    if sys.version_info >= (3, 14):
+        faulthandler.enable(all_threads=False, c_stack=False)
+    else:
+        faulthandler.enable(all_threads=False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")
