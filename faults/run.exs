@@ -112,7 +112,7 @@ defmodule Snakepit.Faults do
       trials
       |> Enum.with_index()
       |> Task.async_stream(one, max_concurrency: jobs, timeout: :infinity)
-      |> Enum.map(fn {:ok, row} -> show(row) && row end)
+      |> Enum.map(fn {:ok, row} -> tap(row, &show/1) end)
 
     File.rm_rf(folder)
     if options[:markdown], do: markdown(rows)

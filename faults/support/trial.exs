@@ -29,8 +29,12 @@ defmodule Snakepit.Faults.Trial do
 
     skipped =
       receive do
-        {:DOWN, ^monitor, :process, _, {:ended, skipped}} -> skipped
-        {:DOWN, ^monitor, :process, _, reason} -> fail(Exception.format_exit(reason)) && nil
+        {:DOWN, ^monitor, :process, _, {:ended, skipped}} ->
+          skipped
+
+        {:DOWN, ^monitor, :process, _, reason} ->
+          fail(Exception.format_exit(reason))
+          nil
       end
 
     case {failures(), skipped} do
@@ -45,9 +49,16 @@ defmodule Snakepit.Faults.Trial do
     trial.run.(what)
     nil
   catch
-    {:skip, reason} -> reason
-    {:gave_up, text} -> fail(text) && nil
-    kind, reason -> fail(Exception.format(kind, reason, __STACKTRACE__)) && nil
+    {:skip, reason} ->
+      reason
+
+    {:gave_up, text} ->
+      fail(text)
+      nil
+
+    kind, reason ->
+      fail(Exception.format(kind, reason, __STACKTRACE__))
+      nil
   end
 
   defp failures, do: for({{:failure, _}, text, _} <- :ets.tab2list(@report), uniq: true, do: text)
@@ -230,9 +241,15 @@ defmodule Snakepit.Faults.Trial do
     for task <- hung, do: Task.shutdown(task, :brutal_kill)
 
     Enum.flat_map(ended, fn
-      {_, {:ok, value}} -> [value]
-      {_, {:exit, reason}} -> fail("one of #{text} exited: #{inspect(reason)}") && []
-      {_, nil} -> []
+      {_, {:ok, value}} ->
+        [value]
+
+      {_, {:exit, reason}} ->
+        fail("one of #{text} exited: #{inspect(reason)}")
+        []
+
+      {_, nil} ->
+        []
     end)
   end
 

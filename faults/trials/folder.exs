@@ -76,7 +76,8 @@ defmodule Snakepit.Faults.Folder do
       end,
       # It has the right form and owner but another mode, so no killed pool has left it.
       "snakepit-aaaaaaaaaaaaaaaa" => fn folder ->
-        refuse(Path.join(folder, "owner")) && File.chmod!(folder, 0o755)
+        refuse(Path.join(folder, "owner"))
+        File.chmod!(folder, 0o755)
       end
     }
 
@@ -86,9 +87,11 @@ defmodule Snakepit.Faults.Folder do
         File.mkdir_p!(Path.join(folder, "sub"))
         make.(folder)
 
-        for file <- ["thesis", "sub/data"],
-            path = Path.join(folder, file),
-            do: File.write!(path, "kept") && path
+        for file <- ["thesis", "sub/data"] do
+          path = Path.join(folder, file)
+          File.write!(path, "kept")
+          path
+        end
       end
 
     elsewhere = Path.join(System.tmp_dir!(), "elsewhere")
