@@ -34,6 +34,10 @@ defmodule Snakepit do
       lines: 1 to 256 printable ASCII characters. Without it Snakepit makes one
     * `:traceparent` - a W3C trace context. Python finds it in `context.metadata`
     * `:metadata` - a map or list of names and values, for `context.metadata` as well
+    * `:on_progress` - gets what the command reports by `context.progress(0.4, "epoch 2")`: a function,
+      which is called in the calling process with `%{fraction: 0.4, message: "epoch 2", command: "train",
+      request_id: "..."}`, or a pid, which gets `{:snakepit_progress, map}`. At most ten reports a second
+      arrive, and the last one before the result. If the function raises, the call is cancelled
 
   The pool's options are the defaults. `Snakepit.Error` lists the errors.
   """
@@ -43,7 +47,7 @@ defmodule Snakepit do
     with {:ok, pool, name, options} <- prepare(command, args, options, @options) do
       span = Telemetry.start_call(pool, name, command, false, options)
 
-      case run(pool, name, command, args, options) do
+      case run_watched(span, pool, name, command, args, options) do
         {:ok, result, meta} ->
           Telemetry.stop_call(span, meta)
           {:ok, result}
@@ -315,6 +319,8 @@ defmodule Snakepit do
       which does not answer at all in that case
     * `:requests`, `:errors`, `:sessions`, `:uptime_ms`, `:memory_bytes` and `:cpu_percent` (of one core,
       since its start) - as the worker reports them, nil if it does not answer
+    * `:progress` - of each running call that has reported one (`context.progress`), a map with `:command`,
+      `:request_id`, `:fraction` from 0.0 to 1.0 and `:message`
   """
   @doc since: "0.1.0", group: :pools
   @spec list_workers(atom) :: {:ok, [map]} | {:error, Error.t()}
@@ -371,6 +377,18 @@ defmodule Snakepit do
     end
   end
 
+  defp run_watched(nil, pool, name, command, args, options),
+    do: run(pool, name, command, args, options)
+
+  # The function for the progress may raise.
+  defp run_watched(span, pool, name, command, args, options) do
+    run(pool, name, command, args, options)
+  catch
+    kind, reason ->
+      Telemetry.raise_call(span, kind, reason, __STACKTRACE__)
+      :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
   defp run(pool, name, command, args, options) do
     with {:error, %Error{reason: :grpc_unavailable}, _meta} = failed <-
            pool.transport.run(pool, command, args, options) do
@@ -385,11 +403,10 @@ defmodule Snakepit do
     end
   end
 
-  # The event of a call's start has its request id already.
-  defp named(%{telemetry: false}, options), do: options
-
-  defp named(_pool, options) do
-    with false <- Keyword.has_key?(options, :request_id),
+  # The event of a call's start has its request id already, and so has its progress.
+  defp named(pool, options) do
+    with true <- pool.telemetry or Keyword.has_key?(options, :on_progress),
+         false <- Keyword.has_key?(options, :request_id),
          {id, request_id} when is_integer(id) <- Codec.new_call() do
       [{:request_id, request_id} | options]
     else

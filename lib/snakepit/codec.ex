@@ -16,7 +16,8 @@ defmodule Snakepit.Codec do
          timeout: millis(Keyword.fetch!(options, :timeout)),
          queue_timeout: millis(Keyword.get(options, :queue_timeout, :infinity)),
          session: session(options[:session_id], options),
-         metadata: metadata(options)
+         metadata: metadata(options),
+         progress: Keyword.has_key?(options, :on_progress)
        }}
     end
   end

@@ -18,6 +18,15 @@ defmodule Snakepit.Overdue do
   @spec wait(keyword) :: timeout
   def wait(options), do: options |> Keyword.fetch!(:timeout) |> late()
 
+  @doc "When that wait ends, for a process that gets other messages meanwhile."
+  @spec until(keyword) :: integer | :infinity
+  def until(options), do: with(wait when is_integer(wait) <- wait(options), do: now() + wait)
+
+  @doc "How long to wait until then, in ms."
+  @spec left(integer | :infinity) :: timeout
+  def left(:infinity), do: :infinity
+  def left(until), do: max(until - now(), 0)
+
   @doc """
   Cancels a call whose reply has not come in that time. Returns the reply if it has come in the last moment,
   else the error. Nothing of the call comes after it.
@@ -27,7 +36,7 @@ defmodule Snakepit.Overdue do
 
   @doc "Returns the limits of a stream. `pool` is named in errors."
   def limits(command, options, pool) do
-    until = with late when is_integer(late) <- wait(options), do: now() + late
+    until = until(options)
     first = Keyword.get(options, :first_chunk_timeout, :infinity)
     idle = Keyword.get(options, :idle_timeout, :infinity)
 
@@ -44,9 +53,8 @@ defmodule Snakepit.Overdue do
   @doc "How long to wait for a stream's next event, in ms."
   @spec wait_for_event(%__MODULE__{}) :: timeout
   def wait_for_event(limits) do
-    left = if limits.until == :infinity, do: :infinity, else: max(limits.until - now(), 0)
     # An atom is greater than a number.
-    min(left, late(limits.first || limits.idle))
+    min(left(limits.until), late(limits.first || limits.idle))
   end
 
   @doc "As `give_up/4`, for a stream."

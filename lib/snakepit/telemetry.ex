@@ -85,6 +85,23 @@ defmodule Snakepit.Telemetry do
   `Snakepit.Error` that stopped it. The workers that it replaced emit `:started`, `:ready` and
   `:stopped`, but no `:restarted` of their own.
 
+  ## Events of commands
+
+  `[:snakepit, :python, :event]` is what a command has reported by `context.telemetry`. Its
+  measurements are the map that Python gave, with strings as keys. The metadata has `:name`, `:metadata`,
+  the other map that Python gave, `:command`, `:worker_id`, `:request_id` and `:session_id` (nil without
+  a session).
+
+      # context.telemetry("load", {"rows": 3}, {"file": "x.csv"})
+      defmodule MyApp.Loads do
+        def handle_event(_event, %{"rows" => rows}, %{name: "load", metadata: metadata}, _config),
+          do: IO.puts("\#{metadata["file"]} has \#{rows} rows")
+      end
+
+      :telemetry.attach("loads", [:snakepit, :python, :event], &MyApp.Loads.handle_event/4, nil)
+
+  A worker sends at most 1,000 of them a second.
+
   ## Sessions
 
   `[:snakepit, :session, event]` has the measurement `:system_time` and the metadata `:session_id`
@@ -114,7 +131,8 @@ defmodule Snakepit.Telemetry do
     [:snakepit, :health, :failed],
     [:snakepit, :health, :stuck],
     [:snakepit, :pool, :restarted],
-    [:snakepit, :pool, :fallback]
+    [:snakepit, :pool, :fallback],
+    [:snakepit, :python, :event]
   ]
   @events @calls ++ @workers ++ @sessions ++ @others
 
@@ -220,6 +238,13 @@ defmodule Snakepit.Telemetry do
   @doc false
   def health_stuck(milliseconds, metadata),
     do: emit([:snakepit, :health, :stuck], %{python_stuck_ms: milliseconds}, metadata)
+
+  @doc false
+  # What a command has reported by `context.telemetry`.
+  def python_event(event) do
+    {measurements, metadata} = Map.pop!(event, :measurements)
+    emit([:snakepit, :python, :event], measurements, metadata)
+  end
 
   @doc false
   def pool_fell_back(metadata),

@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .boxed(".snakepit.ExecuteResponse.error_detail")
         .boxed(".snakepit.StreamResponse.error_detail")
         .boxed(".snakepit.ReplyFrame.error_detail")
+        .boxed(".snakepit.ReplyFrame.event")
+        .boxed(".snakepit.StreamResponse.event")
         .build_server(false)
         .build_transport(false)
         .compile_fds(files)?;

@@ -457,6 +457,9 @@ class _Wire:
         self.value = {**decode_fields(fields, kinds), "is_final": final}
         return b""
 
+    def events(self) -> tuple[bytes, ...]:
+        return ()
+
     def failure(self, failure: call_error.CallError, index: int = 0) -> bytes:  # noqa: ARG002
         self.failed = failure
         return b""

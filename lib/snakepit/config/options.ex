@@ -17,14 +17,17 @@ defmodule Snakepit.Config.Options do
       affinity: {:one_of, [:strict, :prefer]},
       request_id: :request_id,
       traceparent: :traceparent,
-      metadata: :metadata
+      metadata: :metadata,
+      on_progress: :on_progress
     }
   end
 
   @doc "Returns the options of a stream: those of a call, and further ones."
   @spec stream() :: %{atom => Type.t()}
   def stream do
-    Map.merge(call(), %{
+    call()
+    |> Map.delete(:on_progress)
+    |> Map.merge(%{
       demand: @demand,
       first_chunk_timeout: :timeout,
       idle_timeout: :timeout

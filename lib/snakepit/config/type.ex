@@ -42,6 +42,9 @@ defmodule Snakepit.Config.Type do
 
   def check(:callback, value), do: is_function(value, 1) || "a function of one argument"
 
+  def check(:on_progress, value),
+    do: is_function(value, 1) or is_pid(value) || "a function of one argument, or a pid"
+
   def check(:keyword, value), do: Keyword.keyword?(value) || "a keyword list"
 
   def check(:section, value) do

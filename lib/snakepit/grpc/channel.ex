@@ -6,7 +6,7 @@ defmodule Snakepit.GRPC.Channel do
   # A function named `start_...` returns a reference, and the calling process gets the message
   # `{ref, {:ok, value} | {:error, failure}}`.
 
-  alias Snakepit.{Call, Codec, Error, Native, Overdue, Transport}
+  alias Snakepit.{Call, Codec, Error, Native, Overdue, Progress, Transport}
 
   @typedoc "A connection to a server, or the native side of a pool."
   @type target :: reference
@@ -55,14 +55,37 @@ defmodule Snakepit.GRPC.Channel do
 
     with {:ok, spec} <- Codec.spec(command, options),
          {:ok, handle} <- start_call(target, ref, args, spec) do
-      receive do
-        {^ref, reply} -> replied(reply, command)
-      after
-        Overdue.wait(options) ->
-          handle |> Overdue.give_up(ref, command, options) |> replied(command)
+      if spec.progress do
+        until = Overdue.until(options)
+        ref |> await_with_progress(handle, command, options, until) |> replied(command)
+      else
+        receive do
+          {^ref, reply} -> replied(reply, command)
+        after
+          Overdue.wait(options) ->
+            handle |> Overdue.give_up(ref, command, options) |> replied(command)
+        end
       end
     else
       {:error, error} -> {:error, error, nil}
+    end
+  end
+
+  defp await_with_progress(ref, handle, command, options, until) do
+    receive do
+      {^ref, reply} ->
+        reply
+
+      {:snakepit_progress, ^ref, reported} ->
+        about = %{command: command, request_id: options[:request_id]}
+        cancel = fn -> Native.cancel(handle) end
+        Progress.pass_on(options[:on_progress], ref, reported, about, cancel)
+        await_with_progress(ref, handle, command, options, until)
+    after
+      Overdue.left(until) ->
+        reply = Overdue.give_up(handle, ref, command, options)
+        Progress.flush(ref)
+        reply
     end
   end
 

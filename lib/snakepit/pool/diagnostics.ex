@@ -206,8 +206,20 @@ defmodule Snakepit.Pool.Diagnostics do
       sessions: stats["active_sessions"],
       uptime_ms: stats["uptime_ms"],
       python_stuck_ms: stats["python_stuck_ms"],
+      progress: Enum.map(stats["progress"] || [], &progress/1),
       memory_bytes: stats["memory_usage_bytes"],
       cpu_percent: stats["cpu_usage_percent"]
+    }
+  end
+
+  defp progress(call) do
+    progress = call["progress"] || %{}
+
+    %{
+      command: call["command"],
+      request_id: call["request_id"],
+      fraction: progress["fraction"],
+      message: progress["message"]
     }
   end
 end

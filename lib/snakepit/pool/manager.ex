@@ -163,6 +163,11 @@ defmodule Snakepit.Pool.Manager do
     {:noreply, state}
   end
 
+  def handle_info({:snakepit_event, event}, state) do
+    Telemetry.python_event(Map.put(event, :pool, state.options.name))
+    {:noreply, state}
+  end
+
   def handle_info(:expire_sessions, state) do
     Native.pool_expire_sessions(state.native)
     expire_sessions_later(state.options.session_ttl)

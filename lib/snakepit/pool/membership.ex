@@ -20,7 +20,7 @@ defmodule Snakepit.Pool.Membership do
 
   require Logger
 
-  alias Snakepit.Native
+  alias Snakepit.{Native, Telemetry}
   alias Snakepit.Pool.{HealthCheck, OSProcess}
 
   # How long to wait for the exit status of a process after its output has ended, and for the end
@@ -118,8 +118,14 @@ defmodule Snakepit.Pool.Membership do
     do: Native.pool_resume(membership.pool, membership.key, channel, native(membership))
 
   # The description of a worker for the dispatcher.
-  defp native(%{id: id, options: options}),
-    do: %{id: id, max_concurrency: options.max_concurrency, kill_grace: options.kill_grace}
+  defp native(%{id: id, options: options, manager: manager}) do
+    %{
+      id: id,
+      max_concurrency: options.max_concurrency,
+      kill_grace: options.kill_grace,
+      observer: if(Telemetry.available?(), do: manager)
+    }
+  end
 
   @doc "It gets no new calls. The message `:snakepit_drained` reports that its calls have ended."
   @spec drain(t) :: t

@@ -12,12 +12,16 @@ defmodule Snakepit.Pool.Worker do
 
   # How long a process may continue after it has closed its standard output, in ms.
   @exit_grace 1_000
+  # How many reports of a call's progress are passed on in a second, and how many events of a worker for
+  # telemetry. One of Snakepit's own workers sends about half as many.
+  @progress_per_second 20
+  @events_per_second 2_000
   # The size of a message besides its value: for example an error's text and traceback.
   @envelope_bytes 1_048_576
 
   # It contains data of callers.
   @derive {Inspect, only: [:membership]}
-  defstruct [:membership, calls: %{}, asked: %{}]
+  defstruct [:membership, :window, calls: %{}, asked: %{}]
 
   @doc "Options: `:id`, `:held`, `:pool` (native), `:manager`, `:options` (the pool's)."
   def start_link(worker), do: Membership.start_link(__MODULE__, worker)
@@ -104,6 +108,14 @@ defmodule Snakepit.Pool.Worker do
 
   def handle_info(:messages_closed, %{membership: %{exit_text: nil}} = state),
     do: {:noreply, kill("it closed its standard output", state)}
+
+  # Its caller no longer waits.
+  def handle_info({:cancel, id}, state) do
+    case state.calls do
+      %{^id => %{ref: ref} = call} when ref != nil -> {:noreply, cancel(call, nil, state)}
+      _ -> {:noreply, state}
+    end
+  end
 
   def handle_info({:deadline, id}, state) do
     case state.calls do
@@ -200,11 +212,48 @@ defmodule Snakepit.Pool.Worker do
   end
 
   defp notified(message, state) do
-    if Message.draining?(message) do
-      %{state | membership: Membership.announced_draining(state.membership)}
-    else
-      text = String.slice(inspect(message, limit: 100, printable_limit: 100), 0, 200)
-      kill("it wrote a message to its standard output that answers no request: #{text}", state)
+    case Message.notice(message) do
+      :draining ->
+        %{state | membership: Membership.announced_draining(state.membership)}
+
+      {id, event} ->
+        reported(event, state.calls[id], state)
+
+      nil ->
+        text = String.slice(inspect(message, limit: 100, printable_limit: 100), 0, 200)
+        kill("it wrote a message to its standard output that answers no request: #{text}", state)
+    end
+  end
+
+  # What the command of a call reports; nobody takes it any more once its caller does not wait.
+  defp reported({:progress, reported}, %{progress: true, ref: ref} = call, state)
+       when ref != nil do
+    {allowed, window} = allowed(call[:window], @progress_per_second)
+    if allowed, do: send(call.caller, {:snakepit_progress, ref, reported})
+    put_in(state.calls[call.id], Map.put(call, :window, window))
+  end
+
+  defp reported({:telemetry, event}, %{ref: ref} = call, state) when ref != nil do
+    {allowed, window} = allowed(state.window, @events_per_second)
+
+    if allowed and Telemetry.available?() do
+      about = Map.take(call, [:command, :request_id, :session_id])
+      event = event |> Map.merge(about) |> Map.put(:worker_id, state.membership.id)
+      send(state.membership.manager, {:snakepit_event, event})
+    end
+
+    %{state | window: window}
+  end
+
+  defp reported(_event, _call, state), do: state
+
+  # Whether one more message is allowed in the second that began at `since`.
+  defp allowed(window, per_second) do
+    now = System.monotonic_time(:millisecond)
+
+    case window do
+      {since, count} when now - since < 1_000 -> {count < per_second, {since, count + 1}}
+      _over -> {true, {now, 1}}
     end
   end
 

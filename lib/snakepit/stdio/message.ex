@@ -47,9 +47,33 @@ defmodule Snakepit.Stdio.Message do
     end
   end
 
-  @doc "Whether the message is no response, but announces that the worker is draining."
-  def draining?(message),
-    do: match?({:ok, %{"draining" => true}}, Codec.decode_extended(message))
+  @doc """
+  What a message is that is no response: `:draining`, which the worker announces; `{call_id, event}`, what
+  the command of a call reports; or nil.
+  """
+  @spec notice(binary) :: :draining | {integer, event} | nil
+        when event: {:progress, {float, String.t()}} | {:telemetry, map}
+  def notice(message) do
+    case Codec.decode_extended(message) do
+      {:ok, %{"draining" => true}} -> :draining
+      {:ok, %{"event" => event, "call_id" => id} = fields} -> event(event, id, fields)
+      _other -> nil
+    end
+  end
+
+  defp event("progress", id, %{"fraction" => fraction} = fields) when is_number(fraction) do
+    text = fields["message"]
+    {id, {:progress, {min(max(fraction / 1, 0.0), 1.0), if(is_binary(text), do: text, else: "")}}}
+  end
+
+  defp event("telemetry", id, %{"name" => name} = fields) when is_binary(name) do
+    values = %{name: name, measurements: map(fields, "measurements")}
+    {id, {:telemetry, Map.put(values, :metadata, map(fields, "metadata"))}}
+  end
+
+  defp event(_event, _id, _fields), do: nil
+
+  defp map(fields, key), do: with(%{^key => %{} = map} <- fields, do: map, else: (_ -> %{}))
 
   defp fields(nil), do: %{}
   defp fields(%{} = result) when not is_struct(result), do: result

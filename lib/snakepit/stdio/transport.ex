@@ -4,7 +4,7 @@ defmodule Snakepit.Stdio.Transport do
   # do, and passes it on to the worker's process, which answers the call.
   @behaviour Snakepit.Transport
 
-  alias Snakepit.{Codec, Error, Native, Overdue}
+  alias Snakepit.{Codec, Error, Native, Overdue, Progress}
   alias Snakepit.Pool.{Membership, Worker}
   alias Snakepit.Stdio.Message
 
@@ -37,7 +37,16 @@ defmodule Snakepit.Stdio.Transport do
 
     with {id, made} when is_integer(id) <- Codec.new_call() do
       options = Keyword.put_new(options, :request_id, made)
-      call = %{id: id, command: command, request_id: options[:request_id], caller: self()}
+
+      call = %{
+        id: id,
+        command: command,
+        request_id: options[:request_id],
+        session_id: options[:session_id],
+        caller: self(),
+        progress: Keyword.has_key?(options, :on_progress)
+      }
+
       run(pool, call, args, options, started, false)
     else
       {:error, error} -> {:error, %{error | command: command}, nil}
@@ -51,9 +60,9 @@ defmodule Snakepit.Stdio.Transport do
       left = left(options[:timeout], started)
 
       with {:ok, message} <-
-             message(call, args, acquired, left, pool.options.max_message_size, options),
-           {:answered, answer} <-
-             ask(worker, Map.merge(call, %{lease: lease, left: left, message: message})) do
+             message(call, args, acquired, left, pool, options),
+           call_of_worker = Map.merge(call, %{lease: lease, left: left, message: message}),
+           {:answered, answer} <- ask(worker, call_of_worker, options) do
         answer
         |> finish(call, worker_id, options)
         |> with_meta(call, worker_id, placed - started, placed)
@@ -112,20 +121,25 @@ defmodule Snakepit.Stdio.Transport do
 
   defp taken(taken, _ref, _command, _options), do: taken
 
-  defp message(call, args, acquired, left, limit, options) do
+  defp message(call, args, acquired, left, pool, options) do
     fields =
       %{
         request_id: call.request_id,
         timeout_ms: left,
-        metadata: Map.new(Codec.metadata(options))
+        metadata: Map.new(Codec.metadata(options)),
+        takes_events: takes_events(pool, call)
       }
       |> Map.merge(Message.session(options[:session_id], acquired.generation))
-      |> Map.reject(fn {_name, value} -> value in [nil, %{}] end)
+      |> Map.reject(fn {_name, value} -> value in [nil, %{}, 0] end)
 
     with {:ok, message} <- Message.request(call.id, call.command, args, fields) do
-      check_size(message, limit)
+      check_size(message, pool.options.max_message_size)
     end
   end
+
+  # 1 stands for telemetry, 2 for progress.
+  defp takes_events(pool, call),
+    do: if(pool.telemetry, do: 1, else: 0) + if(call.progress, do: 2, else: 0)
 
   defp check_size(message, limit) when byte_size(message) <= limit, do: {:ok, message}
 
@@ -139,15 +153,33 @@ defmodule Snakepit.Stdio.Transport do
      %Error{reason: :message_too_large, message: text, details: %{size: size, limit: limit}}}
   end
 
-  defp ask(worker, call) do
+  defp ask(worker, call, options) do
     # The answer removes the monitor.
     ref = :erlang.monitor(:process, worker, alias: :reply_demonitor)
     send(worker, {:call, ref, call})
+    answer(ref, worker, call, options)
+  end
 
+  defp answer(ref, worker, call, options) do
     receive do
-      {^ref, :not_started} -> :not_started
-      {^ref, answer} -> {:answered, answer}
-      {:DOWN, ^ref, :process, _pid, reason} -> down(reason)
+      {^ref, :not_started} ->
+        :not_started
+
+      {^ref, answer} ->
+        {:answered, answer}
+
+      {:DOWN, ^ref, :process, _pid, reason} ->
+        down(reason)
+
+      {:snakepit_progress, ^ref, reported} ->
+        cancel = fn ->
+          send(worker, {:cancel, call.id})
+          Process.demonitor(ref, [:flush])
+        end
+
+        about = Map.take(call, [:command, :request_id])
+        Progress.pass_on(options[:on_progress], ref, reported, about, cancel)
+        answer(ref, worker, call, options)
     end
   end
 

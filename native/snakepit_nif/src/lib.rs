@@ -8,6 +8,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod allowance;
 mod call;
 mod codec;
 mod events;
@@ -76,7 +77,9 @@ mod atoms {
         snakepit,
         snakepit_drained,
         snakepit_end_session,
+        snakepit_event,
         snakepit_kill,
+        snakepit_progress,
         snakepit_session,
         snakepit_stream_ended,
         snakepit_handler_exited,

@@ -57,6 +57,19 @@ pub(crate) struct HandlerExited<'a> {
     pub(crate) request_id: &'a str,
 }
 
+/// An event that a command has reported.
+#[derive(NifMap)]
+#[rustler(encode)]
+pub(crate) struct PythonEvent<'a> {
+    pub(crate) name: String,
+    pub(crate) measurements: Term<'a>,
+    pub(crate) metadata: Term<'a>,
+    pub(crate) worker_id: String,
+    pub(crate) command: String,
+    pub(crate) request_id: String,
+    pub(crate) session_id: Option<String>,
+}
+
 /// The sessions of an event.
 #[derive(NifMap)]
 #[rustler(encode)]

@@ -105,6 +105,16 @@ impl CallHeader {
         self.frame.metadata = metadata.into_iter().collect();
     }
 
+    /// The events of the call that the client takes: a sum of `TAKES_TELEMETRY` and `TAKES_PROGRESS`.
+    #[inline]
+    pub fn takes_events(&self) -> u32 {
+        self.frame.takes_events
+    }
+
+    pub fn set_takes_events(&mut self, events: u32) {
+        self.frame.takes_events = events;
+    }
+
     #[inline]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -139,6 +149,7 @@ impl CallHeader {
             request_id: self.frame.request_id.clone(),
             call_id,
             arg_kinds: self.frame.arg_kinds.clone(),
+            takes_events: self.frame.takes_events,
         }
     }
 
@@ -154,6 +165,7 @@ impl CallHeader {
             request_id: plain.request_id,
             call_id: plain.call_id,
             arg_kinds: plain.arg_kinds,
+            takes_events: plain.takes_events,
         }
     }
 
@@ -182,6 +194,7 @@ impl From<ExecuteRequest> for CallHeader {
         let args = Fields::received(request.args, request.arg_kinds);
         let mut header = Self::new(request.command, args);
         header.frame.call_id = request.call_id;
+        header.frame.takes_events = request.takes_events;
         header.set_request_id(request.request_id);
         let timeout = u64::try_from(request.timeout_ms).ok();
         let timeout = timeout.filter(|millis| *millis > 0);
@@ -199,6 +212,7 @@ impl From<SessionRequest> for CallHeader {
             request_id: request.request_id,
             call_id: request.call_id,
             arg_kinds: request.arg_kinds,
+            takes_events: request.takes_events,
         };
         let mut header = Self::from(plain);
         header.set_session(SessionKey {
@@ -236,7 +250,7 @@ fn after(timeout: Option<Duration>) -> Option<Instant> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{Field, call_frame::Act};
+    use crate::{Field, TAKES_PROGRESS, TAKES_TELEMETRY, call_frame::Act};
     use bytes::Bytes;
 
     fn fields() -> Fields {
@@ -251,6 +265,7 @@ mod tests {
         let mut header = CallHeader::new("echo".into(), fields());
         header.set_session(String::from("s").into());
         header.set_generation(7);
+        header.set_takes_events(TAKES_TELEMETRY + TAKES_PROGRESS);
         header.set_request_id("r".into());
         header.set_metadata([("k", "1"), ("k", "2")].map(|(k, v)| (k.into(), v.into())));
         header.set_deadline(Instant::now().checked_add(Duration::from_secs(60)));
@@ -263,6 +278,7 @@ mod tests {
         assert_eq!(header.args().values, expected.values);
         assert_eq!(header.args().kinds, expected.kinds.as_ref());
         assert_eq!(header.request_id(), "r");
+        assert_eq!(header.takes_events(), 3);
         let left = header.remaining().unwrap();
         assert!(left > Duration::from_secs(30) && left <= Duration::from_secs(60));
     }

@@ -3,7 +3,7 @@
 use crate::{command::Command, journal::Journal};
 use parking_lot::{Mutex, MutexGuard};
 use pyo3::{Py, PyAny, Python, intern};
-use snakepit_proto::{CallHeader, HandlerExit};
+use snakepit_proto::{CallHeader, CallProgress, HandlerExit, Progress, TAKES_PROGRESS};
 use snakepit_server::Schedulable;
 use std::sync::{
     Arc,
@@ -103,13 +103,25 @@ impl Call {
         }
     }
 
-    /// The call no longer uses its session.
-    pub(crate) fn leave_session(&self, py: Python<'_>) {
-        if self.header.session().is_none() {
+    /// The command has ended: it no longer uses its session, and has no more progress to report.
+    pub(crate) fn leave(&self, py: Python<'_>) {
+        if self.header.session().is_none() && self.header.takes_events() & TAKES_PROGRESS == 0 {
             return;
         }
         let context = self.python().context.take();
         let _ = context.map(|context| context.call_method0(py, intern!(py, "_leave")));
+    }
+
+    /// The last progress that the command has reported.
+    pub(crate) fn progress(&self, py: Python<'_>) -> Option<CallProgress> {
+        let context = self.python().context.as_ref()?.clone_ref(py);
+        let reported = context.getattr(py, intern!(py, "_progress")).ok()?;
+        let (fraction, message) = reported.extract::<Option<(f64, String)>>(py).ok()??;
+        Some(CallProgress {
+            command: self.command.name.clone(),
+            request_id: self.header.request_id().to_owned(),
+            progress: Some(Progress { fraction, message }),
+        })
     }
 
     pub(crate) fn python(&self) -> MutexGuard<'_, PythonSide> {

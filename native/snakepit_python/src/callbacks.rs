@@ -96,11 +96,12 @@ impl Callbacks {
             .call0()
     }
 
-    /// The `Context` of a call.
+    /// The `Context` of a call, which sends by `reports` what the command reports.
     pub(crate) fn context(
         &self,
         py: Python<'_>,
         header: &CallHeader,
+        reports: Option<Bound<'_, PyAny>>,
         may_wait: bool,
     ) -> PyResult<Py<PyAny>> {
         let left = header.remaining().map(|left| left.as_secs_f64());
@@ -110,7 +111,8 @@ impl Callbacks {
         }
         let session = header.session();
         let session = session.map_or((None, 0), |session| (Some(session.id), session.generation));
-        let args = (header.request_id(), session, left, metadata);
+        let reports = (header.takes_events(), reports);
+        let args = (header.request_id(), session, left, metadata, reports);
         let context = self.bind(py).call_method1(intern!(py, "context"), args)?;
         if may_wait {
             context.call_method0(intern!(py, "_settle"))?;

@@ -1,6 +1,6 @@
 //! Runs a command once: decodes its arguments, calls it, encodes its result or its exception.
 
-use crate::{call::Call, values, worker::Worker};
+use crate::{call::Call, reports::Reports, values, worker::Worker};
 use pyo3::{prelude::*, types::PyDict};
 use snakepit_proto::Fields;
 use snakepit_server::{Failure, StreamResponder};
@@ -57,7 +57,10 @@ impl<'py> Invocation<'_, 'py> {
     fn context(self) -> PyResult<Py<PyAny>> {
         let (py, call) = (self.py, self.call);
         let may_wait = !call.command.is_async;
-        let context = self.worker.callbacks.context(py, &call.header, may_wait)?;
+        let reports = Reports::of(call).map(|reports| Bound::new(py, reports));
+        let reports = reports.transpose()?.map(Bound::into_any);
+        let callbacks = &self.worker.callbacks;
+        let context = callbacks.context(py, &call.header, reports, may_wait)?;
         call.python().context = Some(context.clone_ref(py));
         // A cancellation before this found no context.
         if call.is_cancelled() {
@@ -132,7 +135,7 @@ impl<'py> Invocation<'_, 'py> {
 
     /// Answers the call of a command that has ended; returns how long that ran.
     pub(crate) fn finish(self, result: Result<Fields, Failure>, started: Instant) -> Duration {
-        self.call.leave_session(self.py);
+        self.call.leave(self.py);
         let took = started.elapsed();
         if self.call.responder.as_stream().is_none() {
             self.call.command.time.add(took);

@@ -21,6 +21,7 @@ mod invocation;
 mod journal;
 mod parameters;
 mod refusal;
+mod reports;
 mod server;
 mod service;
 mod unwrapping;

@@ -11,7 +11,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use pyo3::{FromPyObject, Py, PyAny, PyResult, Python};
-use snakepit_proto::{CallHeader, Fields, HandlerExit, SessionKey};
+use snakepit_proto::{CallHeader, CallProgress, Fields, HandlerExit, SessionKey};
 use snakepit_server::{
     Counters, ExitLog, Failure, Inbox, IoDriver, LoopWaker, Outcome, Scheduler, cpu_time,
 };
@@ -27,6 +27,8 @@ use tokio::{sync::Notify, time::timeout};
 
 /// How long Python may take to return its figures.
 const FIGURES_TIMEOUT: Duration = Duration::from_millis(100);
+/// Of how many calls the progress is reported.
+const MAX_PROGRESS: usize = 100;
 
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -233,6 +235,20 @@ impl Worker {
             *self.figures.lock() = figures;
         }
         *self.figures.lock()
+    }
+
+    /// The progress of the running calls that have reported one; none while Python's lock is not available.
+    pub(crate) async fn progress(&self) -> Vec<CallProgress> {
+        let calls = self.scheduler.running(|call| Some(call.clone()));
+        if calls.is_empty() {
+            return Vec::new();
+        }
+        let found = self.control.ask(move |py| {
+            let found = calls.iter().filter_map(|call| call.progress(py));
+            found.take(MAX_PROGRESS).collect()
+        });
+        let found = timeout(FIGURES_TIMEOUT, found).await;
+        found.ok().flatten().unwrap_or_default()
     }
 
     pub(crate) fn uptime_ms(&self) -> i64 {

@@ -2,7 +2,7 @@
 
 use crate::grpc::ServerConnection;
 use prost::Message;
-use snakepit_proto::{CarriesValues, ReplyFrame};
+use snakepit_proto::{CallEvent, CarriesValues, ReplyFrame, reply_frame::Act};
 use snakepit_wire::BatchingSender;
 use std::{
     sync::{
@@ -57,6 +57,23 @@ impl<J> CallsStream<J> {
             });
         });
         self.unsent.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Sends what the command of a call reports, on this thread and without waiting for the socket. False if the
+    /// client does not read, and the event was dropped.
+    pub(crate) fn report(&self, call_id: u64, event: CallEvent) -> bool {
+        if event.is_telemetry() && self.sender.is_blocked() {
+            return false;
+        }
+        let frame = ReplyFrame {
+            call_id,
+            act: Act::Event.into(),
+            event: Some(Box::new(event)),
+            ..ReplyFrame::default()
+        };
+        self.sender.queue(|out| out.append(&frame));
+        self.sender.write();
+        true
     }
 
     /// Tells the client that the call has not started, by way of the network's thread.

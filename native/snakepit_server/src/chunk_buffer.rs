@@ -83,6 +83,18 @@ impl ChunkBuffer {
         full
     }
 
+    /// Adds an event, for which no command waits; false if there is no room for it.
+    pub(crate) fn push_event(&self, event: &impl Message) -> bool {
+        let has_room = {
+            let state = self.state.lock();
+            !(state.is_full() || state.cancelled)
+        };
+        if has_room {
+            self.push(event);
+        }
+        has_room
+    }
+
     /// Waits until there is room, or until the stream is cancelled.
     pub(crate) fn wait_room(&self) {
         let mut state = self.state.lock();

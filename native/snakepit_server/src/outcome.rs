@@ -1,7 +1,7 @@
 //! The outcome of a call, and the messages that carry it.
 
 use crate::failure::Failure;
-use snakepit_proto::{ExecuteResponse, Fields, HandlerExit, ReplyFrame};
+use snakepit_proto::{CallEvent, ExecuteResponse, Fields, HandlerExit, ReplyFrame};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub struct Outcome {
@@ -45,9 +45,11 @@ impl Outcome {
         }
     }
 
-    pub fn into_response(self, request_id: String) -> ExecuteResponse {
+    /// `events`: what the command has reported.
+    pub fn into_response(self, request_id: String, events: Vec<CallEvent>) -> ExecuteResponse {
         let response = ExecuteResponse {
             request_id,
+            events,
             timestamp: timestamp(),
             ..ExecuteResponse::default()
         };

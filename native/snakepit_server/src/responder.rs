@@ -5,7 +5,7 @@ use crate::{
     stream_responder::StreamResponder,
 };
 use parking_lot::Mutex;
-use snakepit_proto::HandlerExit;
+use snakepit_proto::{CallEvent, HandlerExit};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -18,9 +18,18 @@ enum Way<J> {
         calls: Arc<CallsStream<J>>,
         call_id: u64,
     },
-    Unary(Mutex<Option<oneshot::Sender<Outcome>>>),
+    Unary(Mutex<Option<UnaryAnswer>>),
     Stream(Arc<StreamResponder>),
 }
+
+/// The answer to a call that has an RPC of its own, before it is sent.
+struct UnaryAnswer {
+    sender: oneshot::Sender<(Outcome, Vec<CallEvent>)>,
+    events: Vec<CallEvent>,
+}
+
+/// How many events an answer has at most.
+const MAX_EVENTS: usize = 1000;
 
 impl<J> Responder<J> {
     #[inline]
@@ -28,9 +37,14 @@ impl<J> Responder<J> {
         Self(Way::Frame { calls, call_id })
     }
 
-    pub fn unary() -> (Self, oneshot::Receiver<Outcome>) {
+    /// The receiver gets the outcome, and what the command has reported.
+    pub fn unary() -> (Self, oneshot::Receiver<(Outcome, Vec<CallEvent>)>) {
         let (sender, receiver) = oneshot::channel();
-        (Self(Way::Unary(Mutex::new(Some(sender)))), receiver)
+        let answer = UnaryAnswer {
+            sender,
+            events: Vec::new(),
+        };
+        (Self(Way::Unary(Mutex::new(Some(answer)))), receiver)
     }
 
     pub fn stream(stream: Arc<StreamResponder>) -> Self {
@@ -41,13 +55,28 @@ impl<J> Responder<J> {
     pub fn finish(&self, outcome: Outcome) {
         match &self.0 {
             Way::Frame { calls, call_id } => calls.reply(outcome.into_reply(*call_id)),
-            Way::Unary(sender) => {
-                if let Some(sender) = sender.lock().take() {
+            Way::Unary(answer) => {
+                if let Some(answer) = answer.lock().take() {
                     // The receiver may be gone.
-                    let _ = sender.send(outcome);
+                    let _ = answer.sender.send((outcome, answer.events));
                 }
             }
             Way::Stream(stream) => stream.finish(outcome.result.err()),
+        }
+    }
+
+    /// Sends what the command reports while it runs. False if the event was dropped.
+    pub fn report(&self, event: CallEvent) -> bool {
+        match &self.0 {
+            Way::Frame { calls, call_id } => calls.report(*call_id, event),
+            Way::Unary(answer) => match &mut *answer.lock() {
+                Some(answer) if answer.events.len() < MAX_EVENTS => {
+                    answer.events.push(event);
+                    true
+                }
+                _ => false,
+            },
+            Way::Stream(stream) => stream.report(event),
         }
     }
 
@@ -134,8 +163,22 @@ mod tests {
         let (responder, outcome) = Responder::<()>::unary();
         responder.finish(done());
         responder.refuse(Failure::cancelled(), HandlerExit::Stopped);
-        assert!(outcome.await.unwrap().result.is_ok());
+        assert!(outcome.await.unwrap().0.result.is_ok());
         assert!(!responder.needs_flush());
+    }
+
+    #[tokio::test]
+    async fn a_unary_call_has_what_its_command_reported_and_nothing_after_its_end() {
+        let (responder, outcome) = Responder::<()>::unary();
+        for _ in 0..MAX_EVENTS {
+            assert!(responder.report(CallEvent::progress(0.5, "half".into())));
+        }
+        assert!(!responder.report(CallEvent::default()));
+        responder.finish(done());
+        assert!(!responder.report(CallEvent::default()));
+        let events = outcome.await.unwrap().1;
+        assert_eq!(events.len(), MAX_EVENTS);
+        assert_eq!(events[0], CallEvent::progress(0.5, "half".into()));
     }
 
     #[test]

@@ -186,13 +186,8 @@ impl<J: Schedulable> Scheduler<J> {
         state.count() == 0
     }
 
-    pub fn running<T>(&self, pick: impl Fn(&J) -> Option<T>) -> Vec<T> {
-        self.state
-            .lock()
-            .running
-            .iter()
-            .filter_map(|call| pick(call))
-            .collect()
+    pub fn running<T>(&self, pick: impl Fn(&Arc<J>) -> Option<T>) -> Vec<T> {
+        self.state.lock().running.iter().filter_map(pick).collect()
     }
 
     /// Whether the caller should start another thread, so that one is idle when a call arrives.

@@ -2,7 +2,7 @@
 
 use crate::{chunk_buffer::ChunkBuffer, failure::Failure, outcome::timestamp};
 use prost::Message;
-use snakepit_proto::{Fields, StreamResponse};
+use snakepit_proto::{CallEvent, Fields, StreamResponse};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 pub struct StreamResponder {
@@ -34,6 +34,14 @@ impl StreamResponder {
         }
         self.sent.store(index.wrapping_add(1), Ordering::Relaxed);
         Ok(self.buffer.push(&chunk))
+    }
+
+    /// Sends what the command reports. False if the client does not read, and the event was dropped.
+    pub(crate) fn report(&self, event: CallEvent) -> bool {
+        self.buffer.push_event(&StreamResponse {
+            event: Some(Box::new(event)),
+            ..StreamResponse::default()
+        })
     }
 
     #[inline]

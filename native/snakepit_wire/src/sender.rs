@@ -54,6 +54,11 @@ impl<C: Connection> BatchingSender<C> {
         self.connection.write_all_here(|| self.flush());
     }
 
+    /// Whether the socket takes no more at the moment.
+    pub fn is_blocked(&self) -> bool {
+        self.connection.is_blocked()
+    }
+
     /// Wakes the draining task.
     pub fn wake(&self) {
         self.task.wake();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Optional, Protocol
 
 from snakepit_bridge._commands.context import Context
@@ -24,7 +24,12 @@ class UnaryWire(Protocol):
 
 
 class StreamWire(Protocol):
-    """Encodes the chunks of a stream as messages; `chunk` may raise a `CallError`."""
+    """Encodes the chunks of a stream as messages; `chunk` may raise a `CallError`.
+
+    `events` returns the messages of what the command has reported since the last time.
+    """
+
+    def events(self) -> Iterable[bytes]: ...
 
     def chunk(
         self, fields: Mapping[str, bytes], kinds: Optional[bytes], index: int, *, final: bool

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Optional
+from typing import Any, Optional
 
+from snakepit_bridge._commands import events
 from snakepit_bridge._commands.sessions import Session, Sessions
 
 _log = logging.getLogger("snakepit_bridge")
@@ -53,6 +54,8 @@ class Context:
         worker_id: str = "",
         deadline: Optional[float] = None,
         metadata: Optional[Callable[[], Mapping[str, str]]] = None,
+        takes_events: int = 0,
+        reports: Optional[events.Reports] = None,
     ) -> None:
         self.request_id = request_id
         self.session_id = session_id
@@ -67,6 +70,11 @@ class Context:
         self._session: Optional[Session] = None
         self._session_generation = session_generation
         self._sessions = sessions
+        self._takes_events = takes_events
+        self._reports = reports
+        #: The last progress that the command has reported, and what sends it.
+        self._progress: Optional[tuple[float, str]] = None
+        self._progress_reports: Optional[events.ProgressReports] = None
         if session_id is not None and sessions is not None:
             sessions.touch(session_id, self, session_generation)
 
@@ -77,6 +85,7 @@ class Context:
         session: tuple[Optional[str], int],
         left: Optional[float],
         metadata: Mapping[str, str],
+        reports: tuple[int, Optional[events.Reports]],
         *,
         sessions: Sessions,
         worker_id: str,
@@ -90,6 +99,8 @@ class Context:
             worker_id=worker_id,
             deadline=None if left is None else time.monotonic() + left,
             metadata=lambda: {"x-request-id": request_id, **metadata},
+            takes_events=reports[0],
+            reports=reports[1],
         )
 
     def __repr__(self) -> str:
@@ -155,13 +166,48 @@ class Context:
                 return
         callback()
 
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Reports how far the call is: a fraction from 0 to 1, and what it is doing ("epoch 2").
+
+        It reaches the `on_progress:` of the caller, at most ten times a second. Of reports in
+        between only the last is sent, and the last one of the call arrives before its result.
+        `mix snakepit.top` shows the progress of running calls. A message is cut after 1,000
+        characters.
+        """
+        self._progress = reported = events.checked_progress(fraction, message)
+        if self._reports is None or not self._takes_events & events.TAKES_PROGRESS:
+            return
+        with self._lock:
+            if self._progress_reports is None:
+                self._progress_reports = events.ProgressReports(self._reports)
+        self._progress_reports.add(*reported)
+
+    def telemetry(
+        self,
+        name: str,
+        measurements: Mapping[str, float],
+        metadata: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        """Emits an event in Elixir, `[:snakepit, :python, :event]`, with the ids of the call.
+
+            context.telemetry("load", {"rows": 3}, {"file": "x.csv"})
+
+        The values of `measurements` are numbers, those of `metadata` any that a result may have;
+        together they have at most 16 KiB, encoded. A worker sends at most 1,000 events a second.
+        Further ones are dropped, and events whose client does not read; that is logged.
+        """
+        takes = self._takes_events & events.TAKES_TELEMETRY
+        events.send_telemetry(self._reports if takes else None, name, measurements, metadata or {})
+
     def _settle(self) -> None:
         """Waits until `session_ended` has run for the earlier generation of the session."""
         if self.session_id is not None and self._sessions is not None:
             self._sessions.settle(self.session_id)
 
     def _leave(self) -> None:
-        """Releases the session when the call has ended."""
+        """Releases the session when the call has ended, and sends the last progress."""
+        if self._progress_reports is not None:
+            self._progress_reports.end()
         if self.session_id is not None and self._sessions is not None:
             self._sessions.leave(self.session_id, self)
 

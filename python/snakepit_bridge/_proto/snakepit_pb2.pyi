@@ -16,7 +16,7 @@ HANDLER_EXIT_STOPPED: HandlerExit
 HANDLER_EXIT_CLOSED: HandlerExit
 
 class ExecuteRequest(_message.Message):
-    __slots__ = ("command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds")
+    __slots__ = ("command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds", "takes_events")
     class ArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,16 +30,18 @@ class ExecuteRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     ARG_KINDS_FIELD_NUMBER: _ClassVar[int]
+    TAKES_EVENTS_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.ScalarMap[str, bytes]
     timeout_ms: int
     request_id: str
     call_id: int
     arg_kinds: bytes
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ...) -> None: ...
+    takes_events: int
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ..., takes_events: _Optional[int] = ...) -> None: ...
 
 class ExecuteResponse(_message.Message):
-    __slots__ = ("success", "result", "error", "timestamp", "request_id", "error_detail", "result_kinds")
+    __slots__ = ("success", "result", "error", "timestamp", "request_id", "error_detail", "result_kinds", "events")
     class ResultEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +56,7 @@ class ExecuteResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
     RESULT_KINDS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
     success: bool
     result: _containers.ScalarMap[str, bytes]
     error: str
@@ -61,10 +64,11 @@ class ExecuteResponse(_message.Message):
     request_id: str
     error_detail: ErrorDetail
     result_kinds: bytes
-    def __init__(self, success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., result_kinds: _Optional[bytes] = ...) -> None: ...
+    events: _containers.RepeatedCompositeFieldContainer[CallEvent]
+    def __init__(self, success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., result_kinds: _Optional[bytes] = ..., events: _Optional[_Iterable[_Union[CallEvent, _Mapping]]] = ...) -> None: ...
 
 class StreamResponse(_message.Message):
-    __slots__ = ("is_final", "chunk", "error", "timestamp", "request_id", "chunk_index", "error_detail", "chunk_kinds")
+    __slots__ = ("is_final", "chunk", "error", "timestamp", "request_id", "chunk_index", "error_detail", "chunk_kinds", "event")
     class ChunkEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +84,7 @@ class StreamResponse(_message.Message):
     CHUNK_INDEX_FIELD_NUMBER: _ClassVar[int]
     ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
     CHUNK_KINDS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
     is_final: bool
     chunk: _containers.ScalarMap[str, bytes]
     error: str
@@ -88,10 +93,11 @@ class StreamResponse(_message.Message):
     chunk_index: int
     error_detail: ErrorDetail
     chunk_kinds: bytes
-    def __init__(self, is_final: bool = ..., chunk: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., chunk_index: _Optional[int] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., chunk_kinds: _Optional[bytes] = ...) -> None: ...
+    event: CallEvent
+    def __init__(self, is_final: bool = ..., chunk: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., chunk_index: _Optional[int] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., chunk_kinds: _Optional[bytes] = ..., event: _Optional[_Union[CallEvent, _Mapping]] = ...) -> None: ...
 
 class SessionRequest(_message.Message):
-    __slots__ = ("session_id", "command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds", "session_generation")
+    __slots__ = ("session_id", "command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds", "session_generation", "takes_events")
     class ArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +113,7 @@ class SessionRequest(_message.Message):
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     ARG_KINDS_FIELD_NUMBER: _ClassVar[int]
     SESSION_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    TAKES_EVENTS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     command: str
     args: _containers.ScalarMap[str, bytes]
@@ -115,7 +122,8 @@ class SessionRequest(_message.Message):
     call_id: int
     arg_kinds: bytes
     session_generation: int
-    def __init__(self, session_id: _Optional[str] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ..., session_generation: _Optional[int] = ...) -> None: ...
+    takes_events: int
+    def __init__(self, session_id: _Optional[str] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ..., session_generation: _Optional[int] = ..., takes_events: _Optional[int] = ...) -> None: ...
 
 class EndSessionRequest(_message.Message):
     __slots__ = ("session_id", "session_generation")
@@ -132,7 +140,7 @@ class EndSessionResponse(_message.Message):
     def __init__(self, ended: bool = ...) -> None: ...
 
 class CallFrame(_message.Message):
-    __slots__ = ("call_id", "act", "command", "args", "arg_kinds", "session_id", "request_id", "timeout_us", "metadata", "session_generation")
+    __slots__ = ("call_id", "act", "command", "args", "arg_kinds", "session_id", "request_id", "timeout_us", "metadata", "session_generation", "takes_events")
     class Act(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CALL: _ClassVar[CallFrame.Act]
@@ -167,6 +175,7 @@ class CallFrame(_message.Message):
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     SESSION_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    TAKES_EVENTS_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     act: CallFrame.Act
     command: str
@@ -177,10 +186,17 @@ class CallFrame(_message.Message):
     timeout_us: int
     metadata: _containers.ScalarMap[str, str]
     session_generation: int
-    def __init__(self, call_id: _Optional[int] = ..., act: _Optional[_Union[CallFrame.Act, str]] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., arg_kinds: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_us: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., session_generation: _Optional[int] = ...) -> None: ...
+    takes_events: int
+    def __init__(self, call_id: _Optional[int] = ..., act: _Optional[_Union[CallFrame.Act, str]] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., arg_kinds: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_us: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., session_generation: _Optional[int] = ..., takes_events: _Optional[int] = ...) -> None: ...
 
 class ReplyFrame(_message.Message):
-    __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "has_start_journal", "handler_exit")
+    __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "has_start_journal", "handler_exit", "act", "event")
+    class Act(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REPLY: _ClassVar[ReplyFrame.Act]
+        EVENT: _ClassVar[ReplyFrame.Act]
+    REPLY: ReplyFrame.Act
+    EVENT: ReplyFrame.Act
     class ResultEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +215,8 @@ class ReplyFrame(_message.Message):
     ENDED_FIELD_NUMBER: _ClassVar[int]
     HAS_START_JOURNAL_FIELD_NUMBER: _ClassVar[int]
     HANDLER_EXIT_FIELD_NUMBER: _ClassVar[int]
+    ACT_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     success: bool
     result: _containers.ScalarMap[str, bytes]
@@ -210,7 +228,35 @@ class ReplyFrame(_message.Message):
     ended: str
     has_start_journal: bool
     handler_exit: HandlerExit
-    def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., has_start_journal: bool = ..., handler_exit: _Optional[_Union[HandlerExit, str]] = ...) -> None: ...
+    act: ReplyFrame.Act
+    event: CallEvent
+    def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., has_start_journal: bool = ..., handler_exit: _Optional[_Union[HandlerExit, str]] = ..., act: _Optional[_Union[ReplyFrame.Act, str]] = ..., event: _Optional[_Union[CallEvent, _Mapping]] = ...) -> None: ...
+
+class CallEvent(_message.Message):
+    __slots__ = ("progress", "telemetry")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    TELEMETRY_FIELD_NUMBER: _ClassVar[int]
+    progress: Progress
+    telemetry: TelemetryEvent
+    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., telemetry: _Optional[_Union[TelemetryEvent, _Mapping]] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("fraction", "message")
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    fraction: float
+    message: str
+    def __init__(self, fraction: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
+
+class TelemetryEvent(_message.Message):
+    __slots__ = ("name", "measurements", "metadata")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEASUREMENTS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    measurements: bytes
+    metadata: bytes
+    def __init__(self, name: _Optional[str] = ..., measurements: _Optional[bytes] = ..., metadata: _Optional[bytes] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ("worker_id", "await_call_id")
@@ -317,7 +363,7 @@ class ParameterInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., default: _Optional[str] = ..., required: bool = ...) -> None: ...
 
 class WorkerStats(_message.Message):
-    __slots__ = ("requests_handled", "requests_failed", "uptime_ms", "memory_usage_bytes", "cpu_usage_percent", "active_sessions", "python_stuck_ms")
+    __slots__ = ("requests_handled", "requests_failed", "uptime_ms", "memory_usage_bytes", "cpu_usage_percent", "active_sessions", "python_stuck_ms", "progress")
     REQUESTS_HANDLED_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FAILED_FIELD_NUMBER: _ClassVar[int]
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -325,6 +371,7 @@ class WorkerStats(_message.Message):
     CPU_USAGE_PERCENT_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     PYTHON_STUCK_MS_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     requests_handled: int
     requests_failed: int
     uptime_ms: int
@@ -332,7 +379,18 @@ class WorkerStats(_message.Message):
     cpu_usage_percent: float
     active_sessions: int
     python_stuck_ms: int
-    def __init__(self, requests_handled: _Optional[int] = ..., requests_failed: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., memory_usage_bytes: _Optional[int] = ..., cpu_usage_percent: _Optional[float] = ..., active_sessions: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ...) -> None: ...
+    progress: _containers.RepeatedCompositeFieldContainer[CallProgress]
+    def __init__(self, requests_handled: _Optional[int] = ..., requests_failed: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., memory_usage_bytes: _Optional[int] = ..., cpu_usage_percent: _Optional[float] = ..., active_sessions: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ..., progress: _Optional[_Iterable[_Union[CallProgress, _Mapping]]] = ...) -> None: ...
+
+class CallProgress(_message.Message):
+    __slots__ = ("command", "request_id", "progress")
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    command: str
+    request_id: str
+    progress: Progress
+    def __init__(self, command: _Optional[str] = ..., request_id: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
     __slots__ = ("reason", "type", "message", "traceback", "frames", "notes", "cause", "code", "data")

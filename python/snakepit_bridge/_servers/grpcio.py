@@ -16,6 +16,7 @@ import grpc
 
 from snakepit_bridge._commands.call import Call, arrival
 from snakepit_bridge._commands.context import Context
+from snakepit_bridge._commands.events import Reports
 from snakepit_bridge._commands.registry import Command, Registry
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
@@ -23,8 +24,8 @@ from snakepit_bridge._process.address import bind_first, is_private
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._proto import snakepit_pb2 as pb
-from snakepit_bridge._servers.grpcio_wire import StreamWire, UnaryWire
-from snakepit_bridge._servers.relay import TimedOutError, relay
+from snakepit_bridge._servers.grpcio_wire import FrameWire, StreamWire, UnaryWire
+from snakepit_bridge._servers.relay import TimedOutError, Waiting, relay
 from snakepit_bridge._servers.serving import Serving
 from snakepit_bridge._servers.worker import Worker
 from snakepit_bridge._threads import execution
@@ -59,8 +60,8 @@ _ENDLESS = 1e9
 # A client that does not know the enum reads the text.
 _EXITS = {"stopped": pb.HANDLER_EXIT_STOPPED, "closed": pb.HANDLER_EXIT_CLOSED}
 
-_Wire = Union[UnaryWire, StreamWire]
-_Request = Union[pb.ExecuteRequest, pb.SessionRequest]
+_Wire = Union[UnaryWire, StreamWire, FrameWire]
+_Request = Union[pb.ExecuteRequest, pb.SessionRequest, pb.CallFrame]
 
 
 def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent) -> int:
@@ -134,6 +135,11 @@ class _Service(grpc.GenericRpcHandler):
             f"{_SERVICE}ExecuteInSession": (*unary, session),
             f"{_SERVICE}ExecuteStream": (*stream, execute),
             f"{_SERVICE}ExecuteInSessionStream": (*stream, session),
+            f"{_SERVICE}CallWithEvents": (
+                grpc.unary_stream_rpc_method_handler,
+                self._call_with_events,
+                pb.CallFrame.FromString,
+            ),
         }
         self._others = {
             f"{_SERVICE}Health": grpc.unary_unary_rpc_method_handler(
@@ -182,7 +188,7 @@ class _Service(grpc.GenericRpcHandler):
     ) -> bytes:
         try:
             command = self._worker.registry.find(request.command, stream=False)
-            call, deadline = self._call(command, request, rpc, order)
+            call, deadline = self._call(command, request, rpc, order, wire.waiting)
         except CallError as failure:
             self._worker.runner.count_refused()
             return wire.failure(failure)
@@ -208,24 +214,60 @@ class _Service(grpc.GenericRpcHandler):
     ) -> Iterator[bytes]:
         try:
             command = self._worker.registry.find(request.command, stream=True)
-            call, deadline = self._call(command, request, rpc, order)
+            call, deadline = self._call(command, request, rpc, order, wire.waiting)
         except CallError as failure:
             self._worker.runner.count_refused()
             return iter((wire.failure(failure),))
         messages = execution.stream(self._worker.runner, call, wire)
         return messages if deadline is None else self._limited(call, deadline, messages, wire)
 
+    def _call_with_events(
+        self, order: int, request: pb.CallFrame, rpc: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        waiting = Waiting()
+        wire = FrameWire(self._limit, waiting.offer)
+        try:
+            yield from self._frames(order, request, rpc, wire, waiting)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            yield wire.failure(CallError.internal(error, request.command))
+
+    def _frames(
+        self,
+        order: int,
+        request: pb.CallFrame,
+        rpc: grpc.ServicerContext,
+        wire: FrameWire,
+        waiting: Waiting,
+    ) -> Iterator[bytes]:
+        try:
+            command = self._worker.registry.find(request.command, stream=False)
+            call, deadline = self._call(command, request, rpc, order, wire)
+        except CallError as failure:
+            self._worker.runner.count_refused()
+            return iter((wire.failure(failure),))
+        answer = functools.partial(execution.run, self._worker.runner, call, wire)
+        return self._limited(call, deadline, _once(answer), wire, waiting)
+
     def _call(
-        self, command: Command, request: _Request, rpc: grpc.ServicerContext, order: int
+        self,
+        command: Command,
+        request: _Request,
+        rpc: grpc.ServicerContext,
+        order: int,
+        reports: Reports,
     ) -> tuple[Call, Optional[float]]:
         """Returns the call, and its deadline if gRPC does not enforce it."""
         remaining = _remaining(rpc)
         watched = remaining is not None
-        if remaining is None and request.timeout_ms > 0:
-            remaining = request.timeout_ms / 1000
+        if remaining is None and _timeout(request) > 0:
+            remaining = _timeout(request)
         deadline = None if remaining is None else time.monotonic() + remaining
         session_id, generation = None, 0
-        if isinstance(request, pb.SessionRequest):
+        if isinstance(request, pb.SessionRequest) or (
+            isinstance(request, pb.CallFrame) and request.session_id
+        ):
             session_id, generation = request.session_id, request.session_generation
         context = Context(
             request_id=request.request_id,
@@ -235,6 +277,8 @@ class _Service(grpc.GenericRpcHandler):
             worker_id=self._worker.worker_id,
             deadline=deadline,
             metadata=functools.partial(_metadata, rpc),
+            takes_events=request.takes_events,
+            reports=reports,
         )
         kinds = request.arg_kinds if request.HasField("arg_kinds") else None
         args = functools.partial(decode_fields, request.args, kinds)
@@ -252,10 +296,15 @@ class _Service(grpc.GenericRpcHandler):
         return call, None if watched else deadline
 
     def _limited(
-        self, call: Call, deadline: float, messages: Generator[bytes, None, None], wire: _Wire
+        self,
+        call: Call,
+        deadline: Optional[float],
+        messages: Generator[bytes, None, None],
+        wire: _Wire,
+        waiting: Optional[Waiting] = None,
     ) -> Iterator[bytes]:
         try:
-            yield from relay(messages, deadline)
+            yield from relay(messages, deadline, waiting)
         except TimedOutError:
             self._worker.runner.cancel(call)
             yield wire.failure(CallError("timeout", "no result within the request's timeout_ms"))
@@ -305,6 +354,13 @@ class _Service(grpc.GenericRpcHandler):
 
 def _once(answer: Callable[[], bytes]) -> Generator[bytes, None, None]:
     yield answer()
+
+
+def _timeout(request: _Request) -> float:
+    """Returns the time that the message gives, in seconds; 0 for none."""
+    if isinstance(request, pb.CallFrame):
+        return request.timeout_us / 1_000_000
+    return request.timeout_ms / 1000
 
 
 def _remaining(rpc: grpc.ServicerContext) -> Optional[float]:

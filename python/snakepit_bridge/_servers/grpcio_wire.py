@@ -3,21 +3,61 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Optional
 
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._proto.snakepit_pb2 import ExecuteResponse, StreamResponse
+from snakepit_bridge._proto.snakepit_pb2 import (
+    CallEvent,
+    ExecuteResponse,
+    Progress,
+    ReplyFrame,
+    StreamResponse,
+    TelemetryEvent,
+)
+
+#: The number of events that wait for the next message of their call; further ones are dropped.
+MAX_EVENTS = 1000
+
+
+class WaitingEvents:
+    """What a command has reported: the next message of its call takes it along."""
+
+    __slots__ = ("_events",)
+
+    def __init__(self) -> None:
+        self._events: deque[CallEvent] = deque()
+
+    def progress(self, fraction: float, message: str) -> None:
+        """Only `CallWithEvents` sends it."""
+
+    def telemetry(self, name: str, measurements: bytes, metadata: bytes) -> bool:
+        has_room = len(self._events) < MAX_EVENTS
+        if has_room:
+            self._events.append(telemetry_event(name, measurements, metadata))
+        return has_room
+
+    def take(self) -> Iterator[CallEvent]:
+        while self._events:
+            yield self._events.popleft()
+
+
+def telemetry_event(name: str, measurements: bytes, metadata: bytes) -> CallEvent:
+    return CallEvent(
+        telemetry=TelemetryEvent(name=name, measurements=measurements, metadata=metadata)
+    )
 
 
 class UnaryWire:
     """Encodes an `ExecuteResponse`."""
 
-    __slots__ = ("_limit", "_request_id")
+    __slots__ = ("_limit", "_request_id", "waiting")
 
     def __init__(self, request_id: str, limit: int) -> None:
         self._request_id = request_id
         self._limit = limit
+        self.waiting = WaitingEvents()
 
     def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes:
         message = ExecuteResponse(
@@ -26,6 +66,7 @@ class UnaryWire:
             timestamp=time.time_ns(),
             request_id=self._request_id,
             result_kinds=kinds,
+            events=self.waiting.take(),
         )
         return _checked(message.SerializeToString(), self._limit)
 
@@ -35,17 +76,49 @@ class UnaryWire:
             timestamp=time.time_ns(),
             request_id=self._request_id,
             error_detail=failure.detail(),
+            events=self.waiting.take(),
         ).SerializeToString()
+
+
+class FrameWire:
+    """Encodes `ReplyFrame`s; what the command reports is passed to `send` at once."""
+
+    __slots__ = ("_limit", "_send")
+
+    def __init__(self, limit: int, send: Callable[[bytes], bool]) -> None:
+        self._limit = limit
+        self._send = send
+
+    def progress(self, fraction: float, message: str) -> None:
+        self._event(CallEvent(progress=Progress(fraction=fraction, message=message)))
+
+    def telemetry(self, name: str, measurements: bytes, metadata: bytes) -> bool:
+        return self._event(telemetry_event(name, measurements, metadata))
+
+    def _event(self, event: CallEvent) -> bool:
+        return self._send(ReplyFrame(act=ReplyFrame.EVENT, event=event).SerializeToString())
+
+    def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes:
+        message = ReplyFrame(success=True, result=fields, result_kinds=kinds)
+        return _checked(message.SerializeToString(), self._limit)
+
+    def failure(self, failure: CallError) -> bytes:
+        return ReplyFrame(error=str(failure), error_detail=failure.detail()).SerializeToString()
 
 
 class StreamWire:
     """Encodes `StreamResponse`s."""
 
-    __slots__ = ("_limit", "_request_id")
+    __slots__ = ("_limit", "_request_id", "waiting")
 
     def __init__(self, request_id: str, limit: int) -> None:
         self._request_id = request_id
         self._limit = limit
+        self.waiting = WaitingEvents()
+
+    def events(self) -> Iterator[bytes]:
+        for event in self.waiting.take():
+            yield StreamResponse(event=event).SerializeToString()
 
     def chunk(
         self, fields: Mapping[str, bytes], kinds: Optional[bytes], index: int, *, final: bool

@@ -1,4 +1,4 @@
-"""Enforces the deadline of a stream if its transport does not."""
+"""Sends the messages of a call from another thread: until a deadline, or with its events."""
 
 from __future__ import annotations
 
@@ -16,12 +16,32 @@ class TimedOutError(Exception):
     """The deadline passed before the next message."""
 
 
-def relay(messages: Generator[bytes, None, None], deadline: float) -> Iterator[bytes]:
+class Waiting(queue.Queue[Union[bytes, BaseException, None]]):
+    """The messages that wait for the network: those of a call, and others that were offered."""
+
+    def __init__(self) -> None:
+        super().__init__(MESSAGES_AHEAD)
+
+    def offer(self, message: bytes) -> bool:
+        """Adds a message, or returns false if there is no room for a second."""
+        try:
+            self.put(message, timeout=1.0)
+        except queue.Full:
+            return False
+        return True
+
+
+def relay(
+    messages: Generator[bytes, None, None],
+    deadline: Optional[float],
+    waiting: Optional[Waiting] = None,
+) -> Iterator[bytes]:
     """Forwards `messages` from a separate thread; raises `TimedOutError` at the deadline.
 
-    When this generator ends or is closed, the thread closes `messages` at its next step.
+    What is offered to `waiting` is forwarded as well. When this generator ends or is closed, the
+    thread closes `messages` at its next step.
     """
-    waiting: queue.Queue[Union[bytes, BaseException, None]] = queue.Queue(MESSAGES_AHEAD)
+    waiting = Waiting() if waiting is None else waiting
     closed = False
 
     def feed() -> None:
@@ -39,7 +59,8 @@ def relay(messages: Generator[bytes, None, None], deadline: float) -> Iterator[b
     threading.Thread(target=feed, name="snakepit-relay", daemon=True).start()
     try:
         while True:
-            message = waiting.get(timeout=max(0.0, deadline - time.monotonic()))
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            message = waiting.get(timeout=left)
             if message is None:
                 return
             if not isinstance(message, bytes):

@@ -155,6 +155,8 @@ class _Server:
             worker_id=self._worker.worker_id,
             deadline=None if remaining is None else time.monotonic() + remaining / 1000,
             metadata=lambda: request.get("metadata", {}),
+            takes_events=request.get("takes_events", 0),
+            reports=_Reports(self._write, request["id"]),
         )
         args = functools.partial(_args, request, problems)
         return Call(command, args, context, call_id=request["id"], kinds=True)
@@ -204,6 +206,30 @@ class _Server:
     def _end_session(self, args: dict[str, Any]) -> dict[str, Any]:
         ended = self._worker.sessions.end(args["session_id"], args.get("session_generation", 0))
         return {"ended": ended}
+
+
+class _Reports:
+    """Writes what a command reports, at once."""
+
+    def __init__(self, write: Callable[[bytes], None], call_id: int) -> None:
+        self._write = write
+        self._call_id = call_id
+
+    def progress(self, fraction: float, message: str) -> None:
+        self._send({"event": "progress", "fraction": fraction, "message": message})
+
+    def telemetry(self, name: str, measurements: bytes, metadata: bytes) -> bool:
+        values = {
+            "measurements": decode_extended(measurements),
+            "metadata": decode_extended(metadata),
+        }
+        return self._send({"event": "telemetry", "name": name, **values})
+
+    def _send(self, event: dict[str, Any]) -> bool:
+        with contextlib.suppress(BrokenPipeError):
+            self._write(encode_extended({"call_id": self._call_id, **event}))
+            return True
+        return False
 
 
 def _args(request: dict[str, Any], problems: list[str]) -> dict[str, Any]:

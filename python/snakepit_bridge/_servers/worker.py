@@ -40,6 +40,7 @@ class Worker:
             "memory_usage_bytes": resident_bytes(),
             "cpu_usage_percent": _cpu_percent(),
             "active_sessions": self.sessions.count,
+            "progress": self.runner.progress(),
         }
 
 

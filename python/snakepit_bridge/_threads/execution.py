@@ -73,12 +73,14 @@ def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, Non
     try:
         message = runner.run(call, steps.next)
         while message is not None and not steps.ended:
+            yield from wire.events()
             yield message
             message = runner.run(call, steps.next)
     finally:
         runner.run(call, steps.close)
         call.context._leave()  # noqa: SLF001
         runner.leave(call, failed=steps.failed)
+    yield from wire.events()
     if message is not None:
         yield message
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections.abc import Callable
-from typing import Optional, TypeVar
+from typing import Any, Optional, TypeVar
 
 from snakepit_bridge._commands.call import Call
 from snakepit_bridge._errors.call_error import CallError
@@ -15,6 +15,8 @@ _T = TypeVar("_T")
 
 #: The number of cancelled calls whose handler exit a runner remembers.
 ENDS_KEPT = 1024
+#: Of how many calls the progress is reported.
+MAX_PROGRESS = 100
 
 
 class Runner:
@@ -124,6 +126,12 @@ class Runner:
         with self._changed:
             return [call.call_id for call in self._present if call.started and call.call_id]
 
+    def progress(self) -> list[dict[str, Any]]:
+        """Returns the progress of the running calls that have reported one, as `CallProgress`."""
+        with self._changed:
+            calls = [call for call in self._present if call.context._progress is not None]  # noqa: SLF001
+        return [_progress_of(call) for call in calls[:MAX_PROGRESS]]
+
     def in_flight(self) -> int:
         """Returns the number of calls that run or wait."""
         with self._changed:
@@ -147,6 +155,15 @@ class Runner:
         call.started = True
         if call.admission is not None:
             call.admission.release()
+
+
+def _progress_of(call: Call) -> dict[str, Any]:
+    fraction, message = call.context._progress or (0.0, "")  # noqa: SLF001
+    return {
+        "command": call.command.name,
+        "request_id": call.context.request_id,
+        "progress": {"fraction": fraction, "message": message},
+    }
 
 
 def cancelled() -> CallError:

@@ -94,7 +94,12 @@ defmodule Mix.Snakepit.Top.View do
     ]
 
     kind = if worker.state == :ready, do: :plain, else: :bad
-    [{kind, row(cells)} | reason(worker)]
+    [{kind, row(cells)} | reason(worker)] ++ Enum.map(worker.progress, &progress/1)
+  end
+
+  defp progress(call) do
+    percent = call.fraction |> Kernel.*(100) |> round() |> to_string() |> String.pad_leading(3)
+    {:plain, String.trim_trailing("    #{call.command}  #{percent} %  #{call.message}")}
   end
 
   defp reason(%{error: nil}), do: []

@@ -9,16 +9,16 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use pending_call::{Cancelled, PendingCall, ReturnReason};
+pub use pending_call::{Cancelled, PendingCall, Report, ReturnReason};
 
 use h2::RecvStream;
 use parking_lot::Mutex;
 use prost::Message;
-use snakepit_proto::{CallFrame, CarriesValues, ReplyFrame, call_frame::Act};
+use snakepit_proto::{CallFrame, CarriesValues, ReplyFrame, call_frame::Act, reply_frame};
 use snakepit_wire::{
     BatchingSender, Connection, Deframer, SharedConnection, StartJournal, without_wakeups,
 };
-use state::State;
+use state::{Entry, State};
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
@@ -46,6 +46,12 @@ pub struct Multiplexer<C, P> {
     /// Whether the server knows that the journal is read.
     journal_is_read: AtomicBool,
     closed: CancellationToken,
+}
+
+/// What a frame means to the caller of its call.
+enum Answer<P> {
+    Reply(Box<Entry<P>>, ReplyFrame),
+    Report(Report),
 }
 
 impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
@@ -202,16 +208,32 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let mut answered = Vec::with_capacity(replies.len());
         {
             let mut state = self.state.lock();
-            state.progressed();
+            if replies
+                .iter()
+                .any(|reply| reply.act() != reply_frame::Act::Event)
+            {
+                state.progressed();
+            }
             for reply in replies {
                 if reply.call_id == 0 {
                     self.read_journal(&reply);
+                } else if reply.act() == reply_frame::Act::Event {
+                    let event = reply.event.map(|event| *event).unwrap_or_default();
+                    let report = state.report(reply.call_id, event);
+                    answered.extend(report.map(Answer::Report));
                 } else if let Some(entry) = state.take(reply.call_id) {
-                    answered.push((entry, reply));
+                    answered.push(Answer::Reply(entry, reply));
                 }
             }
         }
-        for (entry, reply) in answered {
+        for answer in answered {
+            let (entry, reply) = match answer {
+                Answer::Reply(entry, reply) => (entry, reply),
+                Answer::Report(report) => {
+                    report();
+                    continue;
+                }
+            };
             match entry.cancelled_at {
                 Some(at) => entry.call.exited(Some(reply.exit()), at.elapsed()),
                 None if reply.not_started => entry.call.not_started(ReturnReason::Recalled),

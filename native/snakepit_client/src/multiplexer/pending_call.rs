@@ -1,12 +1,17 @@
 //! The calls that a multiplexer sends, and how they end.
 
-use snakepit_proto::{CallHeader, HandlerExit, ReplyFrame};
+use snakepit_proto::{CallEvent, CallHeader, HandlerExit, ReplyFrame};
 use std::time::Duration;
 
 /// A call that was sent. It ends with exactly one of `replied`, `exited`, `lost` and `not_started`.
 pub trait PendingCall: Send + 'static {
     /// The part of the call that is sent.
     fn header(&mut self) -> &mut CallHeader;
+    /// What its command has reported, to be sent to those who take it. It is sent once the table of calls is
+    /// unlocked.
+    fn report(&self, _event: CallEvent) -> Option<Report> {
+        None
+    }
     fn replied(self, reply: ReplyFrame);
     /// The caller no longer waits. `exited` follows.
     fn cancelled(&mut self, why: Cancelled);
@@ -19,6 +24,9 @@ pub trait PendingCall: Send + 'static {
     /// The worker that has the call has stalled.
     fn stalled(&self);
 }
+
+/// Sends an event.
+pub type Report = Box<dyn FnOnce() + Send>;
 
 /// Why a caller no longer waits. The handler of its call may still run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The table of calls that were sent on a connection, with their timers. It does no I/O: the multiplexer
 //! sends the frames.
 
-use super::pending_call::{Cancelled, PendingCall};
+use super::pending_call::{Cancelled, PendingCall, Report};
+use snakepit_proto::CallEvent;
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem::{replace, take},
@@ -117,6 +118,13 @@ impl<P: PendingCall> State<P> {
             self.timers.remove(&(timer, id));
         }
         Some(entry)
+    }
+
+    /// What is to be done about an event of a call: nothing if its caller no longer waits.
+    pub(super) fn report(&self, id: u64, event: CallEvent) -> Option<Report> {
+        let entry = self.calls.get(&id)?;
+        let waits = entry.cancelled_at.is_none();
+        waits.then(|| entry.call.report(event)).flatten()
     }
 
     /// Notes that the worker has replied.
@@ -255,6 +263,10 @@ mod tests {
         fn header(&mut self) -> &mut CallHeader {
             &mut self.header
         }
+        fn report(&self, event: CallEvent) -> Option<Report> {
+            let told = self.told.clone();
+            Some(Box::new(move || told.lock().push(format!("{event:?}"))))
+        }
         fn replied(self, _reply: ReplyFrame) {}
         fn cancelled(&mut self, why: Cancelled) {
             self.told.lock().push(format!("cancelled: {why:?}"));
@@ -307,6 +319,17 @@ mod tests {
         assert!(!state.cancel(2, Cancelled::ByCaller));
         assert_eq!(calls[0].told(), ["cancelled: ByCaller"]);
         assert!(state.take(1).unwrap().cancelled_at.is_some());
+    }
+
+    #[test]
+    fn an_event_is_reported_while_the_caller_waits_and_not_later() {
+        let (mut state, calls) = state(1, 1);
+        let event = || CallEvent::progress(0.5, "half".into());
+        state.report(1, event()).unwrap()();
+        assert_eq!(calls[0].told(), [format!("{:?}", event())]);
+        assert!(state.report(2, event()).is_none());
+        state.cancel(1, Cancelled::ByCaller);
+        assert!(state.report(1, event()).is_none());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Passes chunks from the server to the consumer, at the consumer's pace.
 
-use super::{exit::HandlerState, request::Call, timeouts::StreamTimeouts};
+use super::{
+    destination::Destination, exit::HandlerState, request::Call, timeouts::StreamTimeouts,
+};
 use crate::{codec, events::Events};
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};
@@ -53,6 +55,7 @@ fn failed(chunk: &StreamResponse) -> bool {
 
 pub(super) struct Consumer<'a> {
     pub(super) call: &'a Call,
+    pub(super) destination: &'a Destination,
     pub(super) channel: &'a Channel,
     pub(super) credit: &'a Credit,
     pub(super) timeouts: &'a StreamTimeouts,
@@ -93,7 +96,7 @@ impl Consumer<'_> {
             tokio::select! {
                 biased;
                 () = self.credit.take() => {}
-                message = stream.message() => {
+                message = self.message(stream) => {
                     if matches!(&message, Ok(Some(chunk)) if !failed(chunk)) {
                         self.credit.take().await;
                     }
@@ -101,11 +104,23 @@ impl Consumer<'_> {
                 }
             }
         }
-        let message = async { Ok(stream.message().await) };
+        let message = async { Ok(self.message(stream).await) };
         if first {
             self.timeouts.for_first(self.call.started, message).await
         } else {
             self.timeouts.for_next(message).await
+        }
+    }
+
+    /// The next chunk; passes on what the command reports before it.
+    async fn message(&self, stream: &mut Streaming<StreamResponse>) -> Message {
+        loop {
+            match stream.message().await {
+                Ok(Some(StreamResponse {
+                    event: Some(event), ..
+                })) => self.call.pass_on(self.destination, *event),
+                message => return message,
+            }
         }
     }
 
@@ -148,7 +163,7 @@ impl Consumer<'_> {
             if size >= BATCH_BYTES || !self.credit.try_take() {
                 return (chunks, Status::More);
             }
-            match stream.message().now_or_never() {
+            match self.message(stream).now_or_never() {
                 Some(message) => next = message,
                 None => {
                     self.credit.unused();

@@ -2,7 +2,7 @@
 //! each call holds a lease of the worker: these types contain each other, so they share a file.
 
 use super::{caller::Waited, meta::Clock, request::Call};
-use crate::reply::Reply;
+use crate::{allowance::Allowance, reply::Reply};
 use rustler::LocalPid;
 use snakepit_client::{
     calls_rpc::ClientConnection,
@@ -26,6 +26,9 @@ pub(crate) struct Worker {
     /// The process that owns the worker and can kill it.
     pub(crate) owner: LocalPid,
     pub(crate) kill_grace: Duration,
+    /// The process that gets the events of commands, if the pool has telemetry; and how many.
+    pub(crate) observer: Option<LocalPid>,
+    pub(crate) events: Allowance,
 }
 
 pub(crate) enum Destination {
@@ -64,11 +67,15 @@ impl Destination {
         }
     }
 
-    pub(super) fn worker_id(&self) -> Option<String> {
+    pub(super) fn worker(&self) -> Option<&Worker> {
         match self {
-            Self::Worker(lease, _) => Some(lease.worker().id.clone()),
+            Self::Worker(lease, _) => Some(lease.worker()),
             Self::Channel(..) => None,
         }
+    }
+
+    pub(super) fn worker_id(&self) -> Option<String> {
+        self.worker().map(|worker| worker.id.clone())
     }
 }
 

@@ -1,8 +1,12 @@
 //! A call as its caller makes it, with its deadlines.
 
+use super::reports::ProgressListener;
 use snakepit_client::{channel::Channel, error::Failure, pool::Session};
 use snakepit_proto::CallHeader;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 /// A call with larger arguments is not sent to a worker that is still busy.
@@ -19,6 +23,8 @@ pub(crate) struct Call {
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) cancelled: CancellationToken,
+    /// If the caller takes the call's progress.
+    pub(crate) progress: Option<Arc<ProgressListener>>,
 }
 
 impl Call {

@@ -8,6 +8,7 @@ use snakepit_client::{
     error::Failure,
     pool::{AcquireError, AcquireOptions, Acquired, Granted, Lease, Ticket},
 };
+use snakepit_proto::{TAKES_PROGRESS, TAKES_TELEMETRY};
 use std::{sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
@@ -88,9 +89,16 @@ impl Call {
         }
     }
 
-    /// Sets the generation that the call's session has at the destination.
+    /// Sets the generation that the call's session has at the destination, and which events are taken.
     fn sent_to(&mut self, destination: Destination) -> Destination {
         self.header.set_generation(destination.generation());
+        let worker = destination.worker();
+        let telemetry = worker.is_some_and(|worker| worker.observer.is_some());
+        let mut events = u32::from(telemetry) * TAKES_TELEMETRY;
+        if self.progress.is_some() {
+            events += TAKES_PROGRESS;
+        }
+        self.header.set_takes_events(events);
         destination
     }
 

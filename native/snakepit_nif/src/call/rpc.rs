@@ -2,13 +2,19 @@
 
 use super::{destination::Destination, request::Call};
 use snakepit_client::{channel::Channel, error::Failure};
-use snakepit_proto::{ExecuteResponse, Fields, StreamResponse};
+use snakepit_proto::reply_frame::Act;
+use snakepit_proto::{CallEvent, ExecuteResponse, Fields, StreamResponse};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::AsciiMetadataKey};
 
 impl Call {
     pub(super) async fn execute(&self, destination: &Destination) -> Result<Fields, Failure> {
         let channel = destination.channel();
         self.check_size(channel)?;
+        if self.progress.is_some()
+            && let Some(result) = self.execute_with_events(destination).await
+        {
+            return result;
+        }
         let mut client = channel.client.clone();
         let sent = if self.session.is_none() {
             let request = self.request(self.header.execute_request(self.id));
@@ -25,8 +31,12 @@ impl Call {
                     error,
                     error_detail,
                     result_kinds,
+                    events,
                     ..
                 } = response.into_inner();
+                for event in events {
+                    self.pass_on(destination, event);
+                }
                 if success {
                     Ok(Fields::received(result, result_kinds))
                 } else {
@@ -34,6 +44,49 @@ impl Call {
                 }
             }
             Err(status) => Err(self.unanswered(&status, channel, false)),
+        }
+    }
+
+    /// `None` if the server has no such RPC.
+    async fn execute_with_events(
+        &self,
+        destination: &Destination,
+    ) -> Option<Result<Fields, Failure>> {
+        let channel = destination.channel();
+        let frame = self.header.clone().frame(self.id).clone();
+        let mut client = channel.client.clone();
+        let mut frames = match client.call_with_events(self.request(frame)).await {
+            Ok(response) => response.into_inner(),
+            Err(status) if status.code() == Code::Unimplemented => return None,
+            Err(status) => return Some(Err(self.unanswered(&status, channel, false))),
+        };
+        loop {
+            let frame = match frames.message().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => {
+                    let broken = "the server ended the call without a reply".into();
+                    return Some(Err(Failure::BrokenStream(broken)));
+                }
+                Err(status) => return Some(Err(self.unanswered(&status, channel, false))),
+            };
+            if frame.act() == Act::Event {
+                self.pass_on(
+                    destination,
+                    frame.event.map(|event| *event).unwrap_or_default(),
+                );
+                continue;
+            }
+            return Some(if frame.success {
+                Ok(Fields::received(frame.result, frame.result_kinds))
+            } else {
+                Err(Failure::from_reply(frame.error, frame.error_detail))
+            });
+        }
+    }
+
+    pub(super) fn pass_on(&self, destination: &Destination, event: CallEvent) {
+        if let Some(report) = self.report(destination, event) {
+            report();
         }
     }
 

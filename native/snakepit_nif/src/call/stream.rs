@@ -31,6 +31,7 @@ pub(crate) async fn run_stream(
         Ok(stream) => {
             let consumer = Consumer {
                 call: &call,
+                destination: &destination,
                 channel: &channel,
                 credit: &credit,
                 timeouts: &timeouts,

@@ -18,10 +18,10 @@ use rustler::{Encoder, types::atom};
 use snakepit_client::{
     connection::MAX_ATTEMPTS,
     error::Failure,
-    multiplexer::{Cancelled, PendingCall, ReturnReason},
+    multiplexer::{Cancelled, PendingCall, Report, ReturnReason},
     offload::{OFFLOAD_FROM, offload},
 };
-use snakepit_proto::{CallHeader, Fields, HandlerExit, ReplyFrame};
+use snakepit_proto::{CallEvent, CallHeader, Fields, HandlerExit, ReplyFrame};
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 /// Starts a call without waiting, so that a scheduler's thread may do it. The reply is
@@ -171,6 +171,10 @@ impl UnaryCall {
 impl PendingCall for UnaryCall {
     fn header(&mut self) -> &mut CallHeader {
         &mut self.call.header
+    }
+
+    fn report(&self, event: CallEvent) -> Option<Report> {
+        self.call.report(&self.destination, event)
     }
 
     fn replied(self, frame: ReplyFrame) {

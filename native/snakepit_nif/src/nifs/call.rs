@@ -3,7 +3,10 @@
 use super::{channel::ChannelResource, millis, pool::PoolResource, spawn};
 use crate::{
     atoms,
-    call::{self, Call, Overdue, Route, StreamTimeouts, Waited, run_stream, start_unary},
+    call::{
+        self, Call, Overdue, ProgressListener, Route, StreamTimeouts, Waited, run_stream,
+        start_unary,
+    },
     codec::{self, EncodeError, Rules},
     events::{Events, Recipient},
     failure_term::{error_term, failure_term},
@@ -64,6 +67,8 @@ pub(super) struct Spec {
     /// Its id, and whether its calls wait for its worker.
     session: Option<(String, bool)>,
     metadata: Vec<(String, String)>,
+    /// Whether the caller takes the call's progress.
+    progress: bool,
 }
 
 impl Spec {
@@ -91,6 +96,7 @@ impl Spec {
             timeout,
             queue_timeout: millis(self.queue_timeout),
             cancelled: CancellationToken::new(),
+            progress: None,
         }
     }
 }
@@ -105,8 +111,9 @@ fn call<'a>(
     arguments: Term<'a>,
     spec: Spec,
 ) -> NifResult<Term<'a>> {
+    let progress = spec.progress;
     let prepared = prepare(target, arguments, spec, QUICK_BUDGET, true)?;
-    Ok(unary(env, reference, prepared))
+    Ok(unary(env, reference, progress, prepared))
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
@@ -117,8 +124,9 @@ fn call_large<'a>(
     arguments: Term<'a>,
     spec: Spec,
 ) -> NifResult<Term<'a>> {
+    let progress = spec.progress;
     let prepared = prepare(target, arguments, spec, usize::MAX, true)?;
-    Ok(unary(env, reference, prepared))
+    Ok(unary(env, reference, progress, prepared))
 }
 
 /// The properties of a stream in addition to those of a call.
@@ -192,12 +200,16 @@ fn new_call() -> (u64, String) {
     (id, make_request_id(id))
 }
 
-fn unary<'a>(env: Env<'a>, reference: Term<'a>, prepared: Prepared) -> Term<'a> {
-    let (call, route) = match prepared {
+fn unary<'a>(env: Env<'a>, reference: Term<'a>, progress: bool, prepared: Prepared) -> Term<'a> {
+    let (mut call, route) = match prepared {
         Ok(prepared) => prepared,
         Err(refused) => return refused.encode(env),
     };
     let waited = Waited::by(env, &call);
+    if progress {
+        let listener = ProgressListener::new(env.pid(), reference, waited.guard());
+        call.progress = Some(listener);
+    }
     let reply = Reply::guarded(env.pid(), reference, waited.guard());
     let id = call.id;
     match start_unary(call, route, reply, waited) {

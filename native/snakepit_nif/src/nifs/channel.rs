@@ -10,7 +10,7 @@ use crate::{
 };
 use rustler::{Atom, Encoder, Env, NifMap, Resource, ResourceArc, Term};
 use snakepit_client::{channel::Channel, error::Failure, target::Target};
-use snakepit_proto::{CommandInfo, HealthRequest, InfoRequest};
+use snakepit_proto::{CallProgress, CommandInfo, HealthRequest, InfoRequest};
 use snakepit_wire::{Address, StartJournal};
 use std::{
     sync::Arc,
@@ -158,6 +158,7 @@ fn get_info<'a>(
                 ("cpu_usage_percent", stats.cpu_usage_percent.encode(env)),
                 ("active_sessions", stats.active_sessions.encode(env)),
                 ("python_stuck_ms", stats.python_stuck_ms.encode(env)),
+                ("progress", progress(env, stats.progress)),
             ],
         );
         map::from_pairs(
@@ -173,6 +174,25 @@ fn get_info<'a>(
             ],
         )
     })
+}
+
+fn progress(env: Env<'_>, calls: Vec<CallProgress>) -> Term<'_> {
+    let calls = calls.into_iter().map(|call| {
+        let progress = call.progress.unwrap_or_default();
+        let fraction = progress.fraction.clamp(0.0, 1.0);
+        let fraction = if fraction.is_nan() { 0.0 } else { fraction };
+        let reported = [
+            ("fraction", fraction.encode(env)),
+            ("message", progress.message.encode(env)),
+        ];
+        let pairs = [
+            ("command", call.command.encode(env)),
+            ("request_id", call.request_id.encode(env)),
+            ("progress", map::from_pairs(env, reported)),
+        ];
+        map::from_pairs(env, pairs)
+    });
+    calls.collect::<Vec<_>>().encode(env)
 }
 
 fn commands(env: Env<'_>, commands: Vec<CommandInfo>) -> Term<'_> {

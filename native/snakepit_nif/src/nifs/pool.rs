@@ -2,6 +2,7 @@
 
 use super::{channel::ChannelResource, millis, time};
 use crate::{
+    allowance::Allowance,
     atoms,
     call::{Pool, Worker},
     pool::{drop_session, listener},
@@ -10,6 +11,9 @@ use snakepit_client::pool::{AcquireError, Dispatcher, Limits, Unavailable, Worke
 
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
 use std::{sync::Arc, time::Duration};
+
+/// How many events of commands a pool takes of one worker in a second. A worker sends half as many.
+const EVENTS_PER_SECOND: u32 = 2000;
 
 /// A pool, and the process of its manager.
 pub(super) struct PoolResource(pub(super) Arc<Pool>, LocalPid);
@@ -111,6 +115,8 @@ struct WorkerSpec {
     id: String,
     max_concurrency: usize,
     kill_grace: u64,
+    /// The process that gets the events of commands, if the pool has telemetry.
+    observer: Option<LocalPid>,
 }
 
 impl WorkerSpec {
@@ -125,6 +131,8 @@ impl WorkerSpec {
             connection,
             owner,
             kill_grace,
+            observer: self.observer,
+            events: Allowance::new(EVENTS_PER_SECOND),
         })
     }
 }

@@ -17,9 +17,10 @@ where
     let call = worker.call(header, responder);
     worker.scheduler.submit(call.clone());
     let not_run = |failure| Outcome::not_run(failure, HandlerExit::Unknown);
-    let outcome = tokio::select! {
+    let (outcome, events) = tokio::select! {
         outcome = outcome => outcome.unwrap_or_else(|_| {
-            not_run(Failure::new("internal_error", "the worker dropped the call without an answer"))
+            let why = "the worker dropped the call without an answer";
+            (not_run(Failure::new("internal_error", why)), Vec::new())
         }),
         () = rpc.given_up() => {
             worker.cancel_one(call.as_ref());
@@ -27,9 +28,9 @@ where
         }
         () = deadline.passed() => {
             worker.cancel_one(call.as_ref());
-            not_run(deadline.failure()?)
+            (not_run(deadline.failure()?), Vec::new())
         }
     };
-    rpc.answer_in_parts(&mut outcome.into_response(request_id));
+    rpc.answer_in_parts(&mut outcome.into_response(request_id, events));
     Ok(())
 }

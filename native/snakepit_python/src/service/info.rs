@@ -41,7 +41,8 @@ async fn stats(worker: &Worker) -> WorkerStats {
         memory_usage_bytes: figures.memory_bytes,
         cpu_usage_percent: (1000.0 * cpu.as_secs_f64() / uptime).round() / 10.0,
         active_sessions: figures.sessions,
-        // After `figures`, which asks Python.
+        progress: worker.progress().await,
+        // After those that ask Python.
         python_stuck_ms: worker.python_stuck_ms(),
     }
 }
