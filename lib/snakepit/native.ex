@@ -60,6 +60,8 @@ defmodule Snakepit.Native do
   def pool_sessions(_pool), do: missing()
   def pool_expire_sessions(_pool), do: missing()
   def pool_snapshot(_pool), do: missing()
+  def pool_count(_pool, _ended), do: missing()
+  def pool_numbers(_pool), do: missing()
 
   def runtime_tasks, do: missing()
   def start_journal, do: missing()

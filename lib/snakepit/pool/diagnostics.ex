@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Diagnostics do
   # values of a worker that does not answer in time are nil.
 
   alias Snakepit.{Codec, Error, Native}
-  alias Snakepit.Pool.Registry
+  alias Snakepit.Pool.{Numbers, Registry}
 
   @patience 2_000
   # It answers at once, unless the machine is overloaded.
@@ -122,20 +122,21 @@ defmodule Snakepit.Pool.Diagnostics do
       {queued, _workers} = Native.pool_snapshot(pool.native)
       sum = fn key -> workers |> Enum.map(&(Map.fetch!(&1, key) || 0)) |> Enum.sum() end
 
-      {:ok,
-       %{
-         adapter: overview.options.adapter,
-         fallback: pool.fallback,
-         size: overview.options.size,
-         ready: Enum.count(workers, &(&1.state == :ready)),
-         queued: queued,
-         in_flight: sum.(:in_flight),
-         sessions: Native.pool_sessions(pool.native),
-         requests: sum.(:requests),
-         errors: sum.(:errors),
-         memory_bytes: sum.(:memory_bytes),
-         restarts: overview.restarts
-       }}
+      stats = %{
+        adapter: overview.options.adapter,
+        fallback: pool.fallback,
+        size: overview.options.size,
+        ready: Enum.count(workers, &(&1.state == :ready)),
+        queued: queued,
+        in_flight: sum.(:in_flight),
+        sessions: Native.pool_sessions(pool.native),
+        requests: sum.(:requests),
+        errors: sum.(:errors),
+        memory_bytes: sum.(:memory_bytes),
+        restarts: overview.restarts
+      }
+
+      {:ok, Map.merge(stats, Numbers.stats(pool.native))}
     end
   end
 

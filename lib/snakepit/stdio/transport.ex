@@ -5,7 +5,7 @@ defmodule Snakepit.Stdio.Transport do
   @behaviour Snakepit.Transport
 
   alias Snakepit.{Codec, Error, Native, Overdue, Progress}
-  alias Snakepit.Pool.{Membership, Worker}
+  alias Snakepit.Pool.{Membership, Numbers, Worker}
   alias Snakepit.Stdio.Message
 
   @impl true
@@ -63,9 +63,15 @@ defmodule Snakepit.Stdio.Transport do
              message(call, args, acquired, left, pool, options),
            call_of_worker = Map.merge(call, %{lease: lease, left: left, message: message}),
            {:answered, answer} <- ask(worker, call_of_worker, options) do
-        answer
-        |> finish(call, worker_id, options)
-        |> with_meta(call, worker_id, placed - started, placed)
+        answered =
+          answer
+          |> finish(call, worker_id, options)
+          |> with_meta(call, worker_id, placed - started, placed)
+
+        with {:ok, _result, meta} <- answered,
+             do: Numbers.succeeded(pool.native, call.command, meta)
+
+        answered
       else
         :not_started ->
           Native.release(lease)

@@ -2,7 +2,7 @@
 //!
 //! `pool` picks a worker for a call or queues it. `connection` keeps the connections to a server: `multiplexer`
 //! sends unary calls over one long RPC (`calls_rpc`), `channel` sends others as RPCs of their own. `credit` and
-//! `chunk_order` are for streams, `output` and `stdio_messages` read the pipes of workers.
+//! `chunk_order` are for streams, `numbers` counts the calls of a pool, `output` and `stdio_messages` read the pipes of workers.
 
 pub mod calls_rpc;
 pub mod channel;
@@ -11,6 +11,7 @@ pub mod connection;
 pub mod credit;
 pub mod error;
 pub mod multiplexer;
+pub mod numbers;
 pub mod offload;
 pub mod output;
 pub mod overdue;

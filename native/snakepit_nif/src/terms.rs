@@ -88,3 +88,23 @@ pub(crate) struct LeaseTerm<'a> {
     /// The generation of the call's session; 0 without a session.
     pub(crate) generation: u64,
 }
+
+/// The numbers of a pool: the commands with their calls, errors by reason and calls by size of their batches; and of
+/// the calls of the last minute the number and the percentiles 50, 90 and 99, in µs.
+#[derive(NifMap)]
+#[rustler(encode)]
+pub(crate) struct NumbersTerm {
+    pub(crate) commands: Vec<CommandTerm>,
+    pub(crate) calls: u64,
+    pub(crate) queue: Option<Vec<u64>>,
+    pub(crate) execution: Option<Vec<u64>>,
+}
+
+#[derive(NifMap)]
+#[rustler(encode)]
+pub(crate) struct CommandTerm {
+    pub(crate) name: String,
+    pub(crate) calls: u64,
+    pub(crate) errors: Vec<(Atom, u64)>,
+    pub(crate) batched: Vec<(u32, u64)>,
+}

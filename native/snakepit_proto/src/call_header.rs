@@ -58,6 +58,11 @@ impl CallHeader {
         &self.frame.command
     }
 
+    /// Takes the command out of a header that is not sent again.
+    pub fn take_command(&mut self) -> String {
+        std::mem::take(&mut self.frame.command)
+    }
+
     #[inline]
     pub fn args(&self) -> FieldsRef<'_> {
         FieldsRef {

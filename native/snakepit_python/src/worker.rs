@@ -154,7 +154,8 @@ impl Worker {
     }
 
     fn note_end(&self, call: &Call, failed: bool) -> HandlerExit {
-        self.counters.count(failed);
+        // What its caller has cancelled has not failed.
+        self.counters.count(failed && !call.is_cancelled());
         let (id, exit) = (call.header.call_id(), call.exit());
         if id != 0 && exit != HandlerExit::Unknown {
             self.exits.add(id, exit);

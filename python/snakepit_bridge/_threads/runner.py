@@ -61,7 +61,8 @@ class Runner:
         """Counts a call that has entered, or was cancelled first, and admits the next one."""
         with self._changed:
             self.handled += 1
-            self.failed += failed
+            # What its caller has cancelled has not failed.
+            self.failed += failed and not call.context.cancelled
             self._present.discard(call)
             call.ended = True
             if call.context.cancelled and call.call_id:

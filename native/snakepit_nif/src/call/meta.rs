@@ -1,13 +1,16 @@
 //! The metadata of a reply: ids and times.
 
-use super::request::Call;
+use super::{destination::Numbers, request::Call};
 use crate::{
     failure_term::failure_term,
     terms::{Meta, micros},
 };
 use rustler::{Encoder, Env, Term, types::atom};
-use snakepit_client::error::Failure;
-use std::time::{Duration, Instant};
+use snakepit_client::{error::Failure, numbers::Ended};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// For a call that has not reached a worker.
 pub(super) fn unplaced(request_id: &str, waited: Duration) -> Meta {
@@ -43,6 +46,31 @@ impl Clock {
             queue_us: micros(self.placed - self.started),
             execution_us: micros(self.placed.elapsed()),
         }
+    }
+}
+
+/// A call whose result is on its way to its caller.
+pub(super) struct Succeeded {
+    numbers: Arc<Numbers>,
+    command: String,
+}
+
+impl Succeeded {
+    /// `None` if the call is not of a pool.
+    pub(super) fn of(call: &mut Call) -> Option<Self> {
+        let numbers = call.numbers.take()?;
+        let command = call.header.take_command();
+        Some(Self { numbers, command })
+    }
+
+    /// Counts it. What fails is counted by Elixir, which knows how often it is tried again.
+    pub(super) fn count(&self, meta: &Meta) {
+        self.numbers.record(&Ended {
+            command: &self.command,
+            error: None,
+            times: Some((meta.queue_us, meta.execution_us)),
+            batch_size: 0,
+        });
     }
 }
 

@@ -16,7 +16,7 @@ mod timeouts;
 mod unary;
 
 pub(crate) use caller::{Waited, cancel};
-pub(crate) use destination::{Connection, Endpoint, Pool, Worker};
+pub(crate) use destination::{Connection, Endpoint, Numbers, Pool, Worker};
 pub(crate) use overdue::Overdue;
 pub(crate) use reports::ProgressListener;
 pub(crate) use request::Call;

@@ -1,6 +1,6 @@
 //! A call as its caller makes it, with its deadlines.
 
-use super::reports::ProgressListener;
+use super::{destination::Numbers, reports::ProgressListener};
 use snakepit_client::{channel::Channel, error::Failure, pool::Session};
 use snakepit_proto::CallHeader;
 use std::{
@@ -23,6 +23,8 @@ pub(crate) struct Call {
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) cancelled: CancellationToken,
+    /// Those of the pool, unless the call has none.
+    pub(crate) numbers: Option<Arc<Numbers>>,
     /// If the caller takes the call's progress.
     pub(crate) progress: Option<Arc<ProgressListener>>,
 }

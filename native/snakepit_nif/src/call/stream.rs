@@ -8,8 +8,13 @@ use super::{
     route::Route,
     timeouts::StreamTimeouts,
 };
-use crate::events::Events;
-use snakepit_client::{connection::MAX_ATTEMPTS, credit::Credit, error::Failure};
+use crate::{events::Events, failure_term::reason_atom, terms::Meta};
+use snakepit_client::{
+    connection::MAX_ATTEMPTS,
+    credit::Credit,
+    error::{Failure, Reason},
+    numbers::Ended,
+};
 use snakepit_proto::StreamResponse;
 use tonic::Streaming;
 
@@ -23,7 +28,11 @@ pub(crate) async fn run_stream(
 ) {
     let (destination, clock, opened) = match open(&mut call, route, &timeouts).await {
         Ok(opened) => opened,
-        Err(failure) => return events.finish(Err(failure), &refused_meta(&call)),
+        Err(failure) => {
+            let failed = Err(failure);
+            count(&call, &failed, None);
+            return events.finish(failed, &refused_meta(&call));
+        }
     };
     let channel = destination.channel().clone();
     let (events, status) = match opened {
@@ -50,11 +59,27 @@ pub(crate) async fn run_stream(
         Some((None, failure)) => Err(failure),
         None => Ok(()),
     };
+    let meta = clock.meta();
+    count(&call, &result, Some(&meta));
     if let Some(events) = events {
-        events.finish(result, &clock.meta());
+        events.finish(result, &meta);
     }
     if let Some(exit) = exit {
         exit.await;
+    }
+}
+
+/// Counts a stream that has ended. One that its consumer has cancelled has not failed.
+fn count(call: &Call, result: &Result<(), Failure>, meta: Option<&Meta>) {
+    let reason = result.as_ref().err().map(Failure::reason);
+    let error = reason.filter(|reason| *reason != Reason::Cancelled);
+    if let Some(numbers) = &call.numbers {
+        numbers.record(&Ended {
+            command: call.header.command(),
+            error: error.map(reason_atom),
+            times: meta.map(|meta| (meta.queue_us, meta.execution_us)),
+            batch_size: 0,
+        });
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     cause::PendingCause,
     destination::{Destination, Multiplexer, UnaryCall},
     exit::{HandlerState, handler_exited},
-    meta::{Clock, failed_term, refused_term},
+    meta::{Clock, Succeeded, failed_term, refused_term},
     request::Call,
     route::Route,
 };
@@ -68,7 +68,7 @@ async fn run(mut call: Box<Call>, route: Route, reply: Reply, waited: Waited, at
 }
 
 fn run_rpc(
-    call: Box<Call>,
+    mut call: Box<Call>,
     destination: Destination,
     reply: Reply,
     waited: Waited,
@@ -98,7 +98,7 @@ fn run_rpc(
             (Err(failure), Some(cause)) => Err(cause.explain(failure).await),
             (result, _) => result,
         };
-        answer(reply, result, clock);
+        answer(reply, result, clock, Succeeded::of(&mut call));
         drop(waited);
         if let Some(exit) = exit {
             exit.await;
@@ -107,15 +107,28 @@ fn run_rpc(
 }
 
 /// Decodes and sends the reply; one that takes long to decode on another thread.
-fn answer(reply: Reply, result: Result<Fields, Failure>, clock: Clock) {
+fn answer(
+    reply: Reply,
+    result: Result<Fields, Failure>,
+    clock: Clock,
+    succeeded: Option<Succeeded>,
+) {
     let size = result.as_ref().map_or(0, codec::bytes_to_read);
     let send = move || {
+        let meta = clock.meta();
+        let mut decoded = false;
         reply.send(|env| {
             match result.and_then(|fields| codec::decode_fields(env, &fields, None)) {
-                Ok(map) => (atom::ok(), map, clock.meta()).encode(env),
-                Err(failure) => failed_term(env, &failure, &clock.meta()),
+                Ok(map) => {
+                    decoded = true;
+                    (atom::ok(), map, &meta).encode(env)
+                }
+                Err(failure) => failed_term(env, &failure, &meta),
             }
         });
+        if let Some(succeeded) = succeeded.filter(|_| decoded) {
+            succeeded.count(&meta);
+        }
     };
     match runtime::get() {
         Ok(runtime) if size >= OFFLOAD_FROM => {
@@ -177,7 +190,7 @@ impl PendingCall for UnaryCall {
         self.call.report(&self.destination, event)
     }
 
-    fn replied(self, frame: ReplyFrame) {
+    fn replied(mut self, frame: ReplyFrame) {
         let Some(reply) = self.reply else {
             return;
         };
@@ -191,13 +204,14 @@ impl PendingCall for UnaryCall {
         if let Destination::Worker(lease, _) = self.destination {
             lease.done(Duration::from_nanos(frame.handler_ns));
         }
+        let succeeded = Succeeded::of(&mut self.call);
         // The memory of large arguments is free before the caller makes its next call.
         drop(self.call);
         match (result, cause) {
             (Err(failure), Some(cause)) => {
                 fail_with_cause(reply, self.clock, failure, Some(cause));
             }
-            (result, _) => answer(reply, result, self.clock),
+            (result, _) => answer(reply, result, self.clock, succeeded),
         }
     }
 

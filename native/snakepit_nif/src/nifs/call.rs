@@ -96,6 +96,7 @@ impl Spec {
             timeout,
             queue_timeout: millis(self.queue_timeout),
             cancelled: CancellationToken::new(),
+            numbers: None,
             progress: None,
         }
     }
@@ -307,8 +308,9 @@ fn prepare(
         Ok(args) => args,
         Err(error) => return Ok(Err(Refused::NotEncoded(error))),
     };
-    let call = Box::new(spec.call(args));
+    let mut call = Box::new(spec.call(args));
     if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
+        call.numbers = Some(pool.2.clone());
         let pipelines = unary && call.is_short();
         return Ok(match Route::to_pool(&pool.0, &call, pipelines, false) {
             Ok(route) => Ok((call, route)),

@@ -4,9 +4,11 @@ use super::{channel::ChannelResource, millis, time};
 use crate::{
     allowance::Allowance,
     atoms,
-    call::{Pool, Worker},
+    call::{Numbers, Pool, Worker},
     pool::{drop_session, listener},
+    terms::{CommandTerm, NumbersTerm},
 };
+use snakepit_client::numbers::Ended;
 use snakepit_client::pool::{AcquireError, Dispatcher, Limits, Unavailable, WorkerKey};
 
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
@@ -15,8 +17,8 @@ use std::{sync::Arc, time::Duration};
 /// How many events of commands a pool takes of one worker in a second. A worker sends half as many.
 const EVENTS_PER_SECOND: u32 = 2000;
 
-/// A pool, and the process of its manager.
-pub(super) struct PoolResource(pub(super) Arc<Pool>, LocalPid);
+/// A pool, the process of its manager, and what its calls took.
+pub(super) struct PoolResource(pub(super) Arc<Pool>, LocalPid, pub(super) Arc<Numbers>);
 
 #[rustler::resource_impl]
 impl Resource for PoolResource {
@@ -60,7 +62,7 @@ fn pool_new(env: Env<'_>, limits: PoolLimits, observed: bool) -> Term<'_> {
         startup_timeout: time(limits.startup_timeout),
     };
     let dispatcher = Dispatcher::new(limits, listener(observer));
-    let pool = ResourceArc::new(PoolResource(dispatcher, env.pid()));
+    let pool = ResourceArc::new(PoolResource(dispatcher, env.pid(), Arc::default()));
     env.monitor(&pool, &env.pid());
     pool.encode(env)
 }
@@ -201,4 +203,47 @@ fn pool_snapshot(pool: ResourceArc<PoolResource>) -> (usize, Vec<(u64, usize, bo
             .map(|(key, in_flight, draining)| (key.0, in_flight, draining))
             .collect(),
     )
+}
+
+/// A call that has ended and that only Elixir knows of.
+#[derive(NifMap)]
+#[rustler(decode)]
+struct EndedCall<'a> {
+    command: &'a str,
+    /// The reason of its error.
+    error: Option<Atom>,
+    /// Nil for a call that got no worker.
+    queue_us: Option<u64>,
+    execution_us: Option<u64>,
+    batch_size: u32,
+}
+
+#[rustler::nif]
+fn pool_count(pool: ResourceArc<PoolResource>, ended: EndedCall<'_>) -> Atom {
+    pool.2.record(&Ended {
+        command: ended.command,
+        error: ended.error,
+        times: ended.queue_us.zip(ended.execution_us),
+        batch_size: ended.batch_size,
+    });
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn pool_numbers(pool: ResourceArc<PoolResource>) -> NumbersTerm {
+    let summary = pool.2.summary();
+    let commands = summary.commands.into_iter();
+    NumbersTerm {
+        commands: commands
+            .map(|(name, numbers)| CommandTerm {
+                name,
+                calls: numbers.calls,
+                errors: numbers.errors,
+                batched: numbers.batched.into_iter().collect(),
+            })
+            .collect(),
+        calls: summary.calls,
+        queue: summary.queue.map(Into::into),
+        execution: summary.execution.map(Into::into),
+    }
 }
