@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Error, Interpreter, Telemetry}
+  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Error, Interpreter, Telemetry, Tracing}
   alias Snakepit.Config.Options
   alias Snakepit.Pool.{CommandPolicy, Diagnostics, Manager, Numbers, Registry}
 
@@ -32,7 +32,9 @@ defmodule Snakepit do
     * `:affinity` - `:strict` (default) or `:prefer`, for a call in a session
     * `:request_id` - names the call in errors, telemetry, Python's `context.request_id` and its log
       lines: 1 to 256 printable ASCII characters. Without it Snakepit makes one
-    * `:traceparent` - a W3C trace context. Python finds it in `context.metadata`
+    * `:traceparent` - a W3C trace context, by default that of the calling process's current span if the
+      application has OpenTelemetry's API. The command runs in it: see
+      [Traces](telemetry.md#traces-and-metadata). Python also finds it in `context.metadata`
     * `:metadata` - a map or list of names and values, for `context.metadata` as well
     * `:on_progress` - gets what the command reports by `context.progress(0.4, "epoch 2")`: a function,
       which is called in the calling process with `%{fraction: 0.4, message: "epoch 2", command: "train",
@@ -435,7 +437,8 @@ defmodule Snakepit do
         {:ok, options} ->
           %{timeout: timeout, queue_timeout: queue_timeout} = pool.options
           defaults = [timeout: timeout, queue_timeout: queue_timeout]
-          {:ok, pool, name, named(pool, Keyword.merge(defaults, options))}
+          options = Tracing.with_context(pool, Keyword.merge(defaults, options))
+          {:ok, pool, name, named(pool, options)}
 
         {:error, error} ->
           {:error, %{error | pool: name}}

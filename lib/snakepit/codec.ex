@@ -32,6 +32,7 @@ defmodule Snakepit.Codec do
   @doc "Lists the names and values that Python finds in `context.metadata`."
   def metadata(options) do
     given = for {name, value} <- Keyword.get(options, :metadata, []), do: {to_string(name), value}
+    given = if state = options[:tracestate], do: [{"tracestate", state} | given], else: given
     if parent = options[:traceparent], do: [{"traceparent", parent} | given], else: given
   end
 

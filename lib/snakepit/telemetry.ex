@@ -119,6 +119,7 @@ defmodule Snakepit.Telemetry do
 
   alias Snakepit.Error
   alias Snakepit.Pool.Notifier
+  alias Snakepit.Telemetry.CallLogger
 
   @calls for(name <- [:start, :stop, :exception, :cancelled], do: [:snakepit, :call, name])
   @workers for name <- [:started, :ready, :killed, :stopped, :restarted],
@@ -144,6 +145,51 @@ defmodule Snakepit.Telemetry do
   @doc "Returns every event, for `:telemetry.attach_many/4`."
   @spec events() :: [[atom]]
   def events, do: @events
+
+  @doc """
+  Returns definitions of metrics for the library `telemetry_metrics`, as data: a list of
+  `{type, name, options}`, where the type is the name of a function of `Telemetry.Metrics`. A few lines make them
+  what a reporter takes:
+
+      def metrics do
+        for {type, name, options} <- Snakepit.Telemetry.metrics(),
+            do: apply(Telemetry.Metrics, type, [name, options])
+      end
+
+  They count and time calls by pool and command, errors by reason, full queues, workers that die, and sessions.
+  Leave out what you do not need, by its name; `:reporter_options` have the bounds of histograms, in ms, for reporters such as
+  `telemetry_metrics_prometheus`.
+  """
+  @doc since: "0.1.0"
+  @spec metrics() :: [{:counter | :sum | :last_value | :distribution, String.t(), keyword}]
+  defdelegate metrics, to: Snakepit.Telemetry.Metrics, as: :all
+
+  @doc """
+  Logs each call and stream that fails, with its pool, command, time, request id and error. Without this nothing is
+  logged: errors are returned to the caller, who may expect them.
+
+      :ok = Snakepit.Telemetry.attach_logger(level: :warning)
+
+  Options: `:level` - `:debug`, `:info`, `:warning` or `:error` (default); `:pool` - logs the calls of that pool only. A
+  second call replaces the options of the first. Needs `:telemetry`, and returns an error without it.
+  """
+  @doc since: "0.1.0"
+  @spec attach_logger(keyword) :: :ok | {:error, Error.t()}
+  def attach_logger(options \\ []) do
+    if available?() do
+      CallLogger.attach(options)
+    else
+      message =
+        "attach_logger/1 needs the library telemetry: add {:telemetry, \"~> 1.0\"} to the dependencies"
+
+      {:error, %Error{reason: :invalid_options, message: message}}
+    end
+  end
+
+  @doc "Ends what `attach_logger/1` has begun."
+  @doc since: "0.1.0"
+  @spec detach_logger() :: :ok
+  def detach_logger, do: if(available?(), do: CallLogger.detach(), else: :ok)
 
   @doc false
   def available? do

@@ -15,6 +15,7 @@ ROOMS = (
     "_values",
     "_errors",
     "_arguments",
+    "_telemetry",
     "_commands",
     "_interpreter",
     "_threads",

@@ -65,7 +65,10 @@ defmodule Mix.Tasks.Snakepit.TopTest do
     assert output =~ "snakepit top  #{node}"
 
     assert output =~
-             ~r/^  1 of 1 ready   [1-9]\d*\.\d calls\/s   \d+\.\d errors\/s   p50 [\d.]+ \ws   p99 [\d.]+ \ws$/m
+             ~r/^  1 of 1 ready   [1-9]\d*\.\d calls\/s   \d+\.\d errors\/s$/m
+
+    times = "p50 [\\d.]+ \\w?s  p90 [\\d.]+ \\w?s  p99 [\\d.]+ \\w?s"
+    assert output =~ ~r/^  execution #{times}   queue #{times}$/m
 
     assert output =~ ~r/^  Snakepit\.Pool\/1 +ready +\d+ +[01] +\d+ +\d+ +[\d.]+ MiB/m
 
@@ -147,33 +150,25 @@ defmodule Mix.Tasks.Snakepit.TopTest do
         Enum.filter(:ets.tab2list(:telemetry), &match?({_, {Collector, ^collector, _}, _, _}, &1))
       end
 
-      assert length(mine.()) == 4
+      assert length(mine.()) == 3
       monitor = Process.monitor(collector)
       Process.exit(viewer, :kill)
       assert_receive {:DOWN, ^monitor, :process, ^collector, :normal}
       assert mine.() == []
     end
 
-    test "keeps a bounded number of counters and errors" do
+    test "keeps a bounded number of errors" do
       {:ok, collector} = Collector.start(self())
       pool = :a_pool_of_the_collector
       ms = System.convert_time_unit(1, :millisecond, :native)
       error = %Snakepit.Error{reason: :timeout, message: String.duplicate("long\n", 1_000)}
 
       for n <- 1..2_000 do
-        :telemetry.execute([:snakepit, :call, :stop], %{duration: n * ms}, %{
-          pool: pool,
-          command: "a"
-        })
-
         metadata = %{pool: pool, command: "c#{n}", kind: :error, reason: error}
         :telemetry.execute([:snakepit, :call, :exception], %{duration: ms}, metadata)
       end
 
-      %{pools: %{^pool => counted}, errors: errors} = Collector.read(collector)
-      assert counted.failed == 2_000
-      assert counted.classes |> Map.values() |> Enum.sum() == 4_000
-      assert map_size(counted.classes) < 150
+      errors = Collector.read(collector)
 
       assert Enum.map(errors, &(&1.text |> String.split(":") |> hd())) ==
                for(n <- 2_000..1_993//-1, do: "c#{n}")
@@ -183,25 +178,53 @@ defmodule Mix.Tasks.Snakepit.TopTest do
                &(String.length(&1.text) <= 300 and not String.contains?(&1.text, "\n"))
              )
     end
+  end
 
-    test "finds percentiles to within 10 percent" do
-      {:ok, collector} = Collector.start(self())
-      pool = :percentiles_of_the_collector
+  test "shows the times of the last minute, and the progress of running calls" do
+    times = %{p50: 800, p90: 2_500, p99: 3_000_000}
+    none = %{p50: nil, p90: nil, p99: nil}
 
-      for n <- 1..1_000 do
-        duration = System.convert_time_unit(n, :millisecond, :native)
+    stats = %{
+      size: 1,
+      ready: 1,
+      calls: 7,
+      errors_by_reason: %{timeout: 2, python_error: 1},
+      last_minute: %{calls: 7, execution_us: times, queue_us: none},
+      in_flight: 1,
+      queued: 0,
+      sessions: 0,
+      restarts: 0,
+      memory_bytes: 0
+    }
 
-        :telemetry.execute([:snakepit, :call, :stop], %{duration: duration}, %{
-          pool: pool,
-          command: "a"
-        })
-      end
+    progress = [%{command: "train", request_id: "r", fraction: 0.4, message: "epoch 2"}]
 
-      %{pools: %{^pool => %{classes: classes}}} = Collector.read(collector)
-      assert_in_delta Collector.percentile(classes, 0.5), 500_000, 50_000
-      assert_in_delta Collector.percentile(classes, 0.99), 990_000, 99_000
-      assert Collector.percentile(%{}, 0.5) == nil
-    end
+    worker = %{
+      id: "p/1",
+      state: :ready,
+      os_pid: 1,
+      in_flight: 1,
+      requests: 7,
+      errors: 3,
+      error: nil
+    }
+
+    worker =
+      Map.merge(worker, %{memory_bytes: 0, cpu_percent: 1.0, uptime_ms: 5, progress: progress})
+
+    pool = %{name: :p, stats: stats, workers: [worker], error: nil}
+    sample = %{node: node(), at: 10_000, time: 0, telemetry: true, errors: [], pools: [pool]}
+
+    before = %{
+      sample
+      | at: 0,
+        pools: [%{pool | stats: %{stats | calls: 2, errors_by_reason: %{}}}]
+    }
+
+    shown = [sample, before] |> View.lines() |> View.plain() |> IO.iodata_to_binary()
+    assert shown =~ "  1 of 1 ready   0.5 calls/s   0.3 errors/s\n"
+    assert shown =~ "  execution p50 800 us  p90 2.5 ms  p99 3.0 s   queue p50 -  p90 -  p99 -\n"
+    assert shown =~ "\n    train   40 %  epoch 2\n"
   end
 
   test "fits the screen" do

@@ -49,7 +49,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
   alias Mix.Tasks.Compile
 
   @grpcio ~w(grpcio>=1.60 protobuf>=4.25)
-  @dev ~w(hatchling attrs grpcio-tools hypothesis ml_dtypes msgspec mypy numpy orjson pandas polars pyarrow) ++
+  @dev ~w(hatchling attrs grpcio-tools hypothesis ml_dtypes msgspec mypy numpy opentelemetry-sdk orjson pandas polars pyarrow) ++
          ~w(pydantic pytest ruff types-grpcio types-protobuf uv)
   @switches [
     python: :string,

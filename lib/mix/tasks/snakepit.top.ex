@@ -9,7 +9,8 @@ defmodule Mix.Tasks.Snakepit.Top do
       snakepit top  my_app@127.0.0.1  12:03:04  rates of the last 10 s
 
       MyApp.Python
-        4 of 4 ready   812.4 calls/s   0.2 errors/s   p50 1.1 ms   p99 4.8 ms
+        4 of 4 ready   812.4 calls/s   0.2 errors/s
+        execution p50 1.1 ms  p90 2.3 ms  p99 4.8 ms   queue p50 3 us  p90 9 us  p99 1.2 ms
         in flight 3   queued 0   sessions 12   restarts 0   memory 182.3 MiB
         worker                    state         pid calls  requests errors    memory   cpu      up
         MyApp.Python/1            ready       41225     1     20311      4  45.6 MiB  38 %  12 min
@@ -22,11 +23,12 @@ defmodule Mix.Tasks.Snakepit.Top do
 
   Without `--node` it starts the applications of this project and shows their pools. With `--node`
   it connects to a running node, such as a release, as a hidden node. It starts nothing there but a
-  process that counts calls, which ends when the view ends.
+  process that keeps the last errors, which ends when the view ends.
 
-  Rates and times are those of the last 10 seconds, and begin with the view. Percentiles and the
-  errors of calls need the library `:telemetry` on the node; without it, the rates are those that the
-  workers report.
+  Rates are those of the last 10 seconds, and begin with the view. Times are those of the last minute,
+  as `Snakepit.stats/1` has them: the wait for a worker, and everything after it. The progress that running
+  calls have reported (`context.progress`) is shown below their worker. The errors of calls need the library
+  `:telemetry` on the node.
 
   ## Options
 

@@ -13,7 +13,7 @@ defmodule Snakepit.Pool.Manager do
 
   require Logger
 
-  alias Snakepit.{Codec, Error, Telemetry}
+  alias Snakepit.{Codec, Error, Telemetry, Tracing}
   alias Snakepit.Error.Cause
   alias Snakepit.Native
 
@@ -209,6 +209,7 @@ defmodule Snakepit.Pool.Manager do
       manager: self(),
       fallback: fallback,
       telemetry: Telemetry.available?(),
+      tracing: Tracing.available?(),
       transport: facts.transport,
       command_policy: CommandPolicy.new(facts)
     }

@@ -1,53 +1,32 @@
 defmodule Snakepit.Top.Collector do
   @moduledoc false
-  # Counts calls and keeps the last errors on the node that `mix snakepit.top` observes. It is
-  # started there on demand, and ends with the process that has asked for it, however that ends.
+  # Keeps the last errors on the node that `mix snakepit.top` observes. It is started there on
+  # demand, and ends with the process that has asked for it, however that ends.
   #
-  # Its memory is bounded: a counter for each pool and class of durations, and the last errors.
-  # Calls update them themselves, so that no message is sent.
+  # Its memory is bounded. Calls that fail write to it themselves, so that no message is sent.
   use GenServer
 
   @compile {:no_warn_undefined, :telemetry}
 
   alias Snakepit.{Error, Telemetry}
 
-  @events for(name <- [:stop, :exception], do: [:snakepit, :call, name]) ++
-            [[:snakepit, :worker, :restarted], [:snakepit, :health, :failed]]
+  @events [
+    [:snakepit, :call, :exception],
+    [:snakepit, :worker, :restarted],
+    [:snakepit, :health, :failed]
+  ]
 
   # How many errors to keep, and the bytes of each.
   @errors 8
   @longest 300
 
-  # Eight classes of durations for each power of two: their bounds are 9 % apart.
-  @per_power 8
-
   @doc "Starts it for `viewer`, a process on any node."
   @spec start(pid) :: {:ok, pid}
   def start(viewer), do: GenServer.start(__MODULE__, viewer)
 
-  @doc """
-  What it has counted since its start: for each pool the number of failed calls and of calls by
-  class of duration; and the last errors, the latest first.
-  """
-  @spec read(pid) :: %{pools: %{atom => map}, errors: [map]}
+  @doc "The last errors since its start, the latest first."
+  @spec read(pid) :: [map]
   def read(collector), do: GenServer.call(collector, :read, :infinity)
-
-  @doc "The duration in µs below which `share` of the calls in these classes were; nil without calls."
-  @spec percentile(%{integer => non_neg_integer}, float) :: float | nil
-  def percentile(classes, share) do
-    total = classes |> Map.values() |> Enum.sum()
-
-    if total > 0 do
-      classes
-      |> Enum.sort()
-      |> Enum.reduce_while(0, fn {class, count}, before ->
-        if before + count >= share * total,
-          do: {:halt, {:found, class}},
-          else: {:cont, before + count}
-      end)
-      |> then(fn {:found, class} -> :math.pow(2, (class + 1) / @per_power) end)
-    end
-  end
 
   @impl true
   def init(viewer) do
@@ -71,27 +50,9 @@ defmodule Snakepit.Top.Collector do
 
   @impl true
   def handle_call(:read, _from, table) do
-    rows = :ets.tab2list(table)
-
-    pools =
-      Enum.reduce(rows, %{}, fn
-        {{:calls, pool, class}, count}, pools ->
-          update(pools, pool, &put_in(&1, [:classes, class], count))
-
-        {{:failed, pool}, count}, pools ->
-          update(pools, pool, &%{&1 | failed: count})
-
-        _other, pools ->
-          pools
-      end)
-
-    errors = for {{:error, _slot}, order, error} <- rows, do: {order, error}
-    errors = errors |> Enum.sort(:desc) |> Enum.map(&elem(&1, 1))
-    {:reply, %{pools: pools, errors: errors}, table}
+    errors = for {{:error, _slot}, order, error} <- :ets.tab2list(table), do: {order, error}
+    {:reply, errors |> Enum.sort(:desc) |> Enum.map(&elem(&1, 1)), table}
   end
-
-  defp update(pools, pool, fun),
-    do: Map.put(pools, pool, fun.(Map.get(pools, pool, %{failed: 0, classes: %{}})))
 
   @impl true
   def handle_info({:DOWN, _monitor, :process, _viewer, _reason}, table),
@@ -107,13 +68,8 @@ defmodule Snakepit.Top.Collector do
 
   @doc false
   # Runs in the process of the call. The table may be gone already.
-  def handle_event([:snakepit, :call, event], measurements, %{pool: pool} = metadata, table) do
-    count(table, {:calls, pool, class(measurements.duration)})
-
-    if event == :exception do
-      count(table, {:failed, pool})
-      keep(table, pool, "#{metadata.command}: #{describe(metadata.reason)}")
-    end
+  def handle_event([:snakepit, :call, :exception], _measurements, %{pool: pool} = metadata, table) do
+    keep(table, pool, "#{metadata.command}: #{describe(metadata.reason)}")
   rescue
     ArgumentError -> :ok
   end
@@ -125,17 +81,10 @@ defmodule Snakepit.Top.Collector do
     ArgumentError -> :ok
   end
 
-  defp count(table, key), do: :ets.update_counter(table, key, 1, {key, 0})
-
   defp keep(table, pool, text) do
-    order = count(table, :errors)
+    order = :ets.update_counter(table, :errors, 1, {:errors, 0})
     error = %{at: System.os_time(:second), pool: pool, text: shorten(text)}
     :ets.insert(table, {{:error, rem(order, @errors)}, order, error})
-  end
-
-  defp class(duration) do
-    micros = System.convert_time_unit(duration, :native, :microsecond)
-    trunc(@per_power * :math.log2(max(micros, 1)))
   end
 
   defp describe(%Error{} = error), do: "#{error.reason}: #{error.message}"

@@ -6,30 +6,27 @@ defmodule Snakepit.Top.Sample do
   alias Snakepit.Telemetry
   alias Snakepit.Top.Collector
 
-  @doc "The pools of this node, and what the collector has counted."
+  @doc "The pools of this node, and the last errors that the collector has kept."
   @spec take(pid) :: map
   def take(collector) do
-    %{pools: calls, errors: errors} = Collector.read(collector)
-
     %{
       node: node(),
       at: System.monotonic_time(:millisecond),
       time: System.os_time(:second),
       telemetry: Telemetry.available?(),
-      errors: errors,
+      errors: Collector.read(collector),
       pools:
         Registry.names()
         # A worker that does not answer is waited for.
-        |> Task.async_stream(&pool(&1, calls), max_concurrency: 32, timeout: :infinity)
+        |> Task.async_stream(&pool/1, max_concurrency: 32, timeout: :infinity)
         |> Enum.map(fn {:ok, pool} -> pool end)
     }
   end
 
-  defp pool(name, calls) do
+  defp pool(name) do
     with {:ok, stats} <- Diagnostics.stats(name),
          {:ok, workers} <- Diagnostics.list_workers(name) do
-      calls = Map.get(calls, name, %{failed: 0, classes: %{}})
-      %{name: name, stats: stats, workers: workers, calls: calls, error: nil}
+      %{name: name, stats: stats, workers: workers, error: nil}
     else
       {:error, error} -> %{name: name, error: Exception.message(error)}
     end

@@ -1,6 +1,6 @@
 //! A call of an `async` command, as Python's event loop uses it.
 
-use crate::{call::Call, invocation::Invocation, worker::Worker};
+use crate::{call::Call, callbacks::metadata, invocation::Invocation, worker::Worker};
 use parking_lot::Mutex;
 use pyo3::{exceptions::PyRuntimeError, prelude::*, types::PyDict};
 use snakepit_proto::Fields;
@@ -112,6 +112,11 @@ impl AsyncCall {
     /// Must be called before anything of the call is decoded. False if it was cancelled before: then it has its answer.
     fn begin(&self) -> bool {
         *self.begun.get_or_init(|| self.call.begin())
+    }
+
+    /// The metadata of the call.
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        metadata(py, &self.call.header)
     }
 
     /// The keyword arguments of the function; raises an error if they are invalid.

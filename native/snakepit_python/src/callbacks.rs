@@ -12,6 +12,9 @@ use snakepit_proto::CallHeader;
 use snakepit_server::Failure;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// The metadata that carries the context of a span.
+const TRACEPARENT: &str = "traceparent";
+
 pub(crate) struct Callbacks {
     object: Py<PyAny>,
     /// Makes the `contextvars` context of a call.
@@ -96,6 +99,16 @@ impl Callbacks {
             .call0()
     }
 
+    /// Has the command of a call run in the trace context that its metadata have, if they have one.
+    pub(crate) fn trace(&self, context: &Bound<'_, PyAny>, header: &CallHeader) {
+        if header.metadata().contains_key(TRACEPARENT) {
+            let py = context.py();
+            // No call fails for its trace.
+            let _ = metadata(py, header)
+                .and_then(|metadata| self.bind(py).call_method1("trace", (context, metadata)));
+        }
+    }
+
     /// The `Context` of a call, which sends by `reports` what the command reports.
     pub(crate) fn context(
         &self,
@@ -105,10 +118,7 @@ impl Callbacks {
         may_wait: bool,
     ) -> PyResult<Py<PyAny>> {
         let left = header.remaining().map(|left| left.as_secs_f64());
-        let metadata = PyDict::new(py);
-        for (name, value) in header.metadata() {
-            metadata.set_item(name, value)?;
-        }
+        let metadata = metadata(py, header)?;
         let session = header.session();
         let session = session.map_or((None, 0), |session| (Some(session.id), session.generation));
         let reports = (header.takes_events(), reports);
@@ -237,6 +247,15 @@ impl Callbacks {
         self.bind(py)
             .call_method1(intern!(py, "encode_fields"), (value, root, kinds))
     }
+}
+
+/// The metadata of a call.
+pub(crate) fn metadata<'py>(py: Python<'py>, header: &CallHeader) -> PyResult<Bound<'py, PyDict>> {
+    let metadata = PyDict::new(py);
+    for (name, value) in header.metadata() {
+        metadata.set_item(name, value)?;
+    }
+    Ok(metadata)
 }
 
 impl From<Failure> for Described {

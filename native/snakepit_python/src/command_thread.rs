@@ -128,10 +128,10 @@ fn run_in_context(
     call: &Arc<Call>,
     run_current: &Bound<'_, PyCFunction>,
 ) {
-    let ran = worker
-        .callbacks
-        .call_context(py)
-        .and_then(|context| context.call_method1(intern!(py, "run"), (run_current,)));
+    let ran = worker.callbacks.call_context(py).and_then(|context| {
+        worker.callbacks.trace(&context, &call.header);
+        context.call_method1(intern!(py, "run"), (run_current,))
+    });
     if let Err(error) = ran {
         let failure = Invocation { py, worker, call }.failure(error);
         worker.finish(call, Err(failure), Duration::ZERO);

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Optional
 
-from snakepit_bridge._commands import events
 from snakepit_bridge._commands.sessions import Session, Sessions
+from snakepit_bridge._telemetry import events
+from snakepit_bridge._telemetry.progress import ProgressReports, checked_progress
+from snakepit_bridge._telemetry.reports import TAKES_PROGRESS, TAKES_TELEMETRY, Reports
 
 _log = logging.getLogger("snakepit_bridge")
 
@@ -55,7 +57,7 @@ class Context:
         deadline: Optional[float] = None,
         metadata: Optional[Callable[[], Mapping[str, str]]] = None,
         takes_events: int = 0,
-        reports: Optional[events.Reports] = None,
+        reports: Optional[Reports] = None,
     ) -> None:
         self.request_id = request_id
         self.session_id = session_id
@@ -74,7 +76,7 @@ class Context:
         self._reports = reports
         #: The last progress that the command has reported, and what sends it.
         self._progress: Optional[tuple[float, str]] = None
-        self._progress_reports: Optional[events.ProgressReports] = None
+        self._progress_reports: Optional[ProgressReports] = None
         if session_id is not None and sessions is not None:
             sessions.touch(session_id, self, session_generation)
 
@@ -85,7 +87,7 @@ class Context:
         session: tuple[Optional[str], int],
         left: Optional[float],
         metadata: Mapping[str, str],
-        reports: tuple[int, Optional[events.Reports]],
+        reports: tuple[int, Optional[Reports]],
         *,
         sessions: Sessions,
         worker_id: str,
@@ -174,12 +176,12 @@ class Context:
         `mix snakepit.top` shows the progress of running calls. A message is cut after 1,000
         characters.
         """
-        self._progress = reported = events.checked_progress(fraction, message)
-        if self._reports is None or not self._takes_events & events.TAKES_PROGRESS:
+        self._progress = reported = checked_progress(fraction, message)
+        if self._reports is None or not self._takes_events & TAKES_PROGRESS:
             return
         with self._lock:
             if self._progress_reports is None:
-                self._progress_reports = events.ProgressReports(self._reports)
+                self._progress_reports = ProgressReports(self._reports)
         self._progress_reports.add(*reported)
 
     def telemetry(
@@ -196,7 +198,7 @@ class Context:
         together they have at most 16 KiB, encoded. A worker sends at most 1,000 events a second.
         Further ones are dropped, and events whose client does not read; that is logged.
         """
-        takes = self._takes_events & events.TAKES_TELEMETRY
+        takes = self._takes_events & TAKES_TELEMETRY
         events.send_telemetry(self._reports if takes else None, name, measurements, metadata or {})
 
     def _settle(self) -> None:

@@ -16,7 +16,6 @@ import grpc
 
 from snakepit_bridge._commands.call import Call, arrival
 from snakepit_bridge._commands.context import Context
-from snakepit_bridge._commands.events import Reports
 from snakepit_bridge._commands.registry import Command, Registry
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
@@ -28,6 +27,7 @@ from snakepit_bridge._servers.grpcio_wire import FrameWire, StreamWire, UnaryWir
 from snakepit_bridge._servers.relay import TimedOutError, Waiting, relay
 from snakepit_bridge._servers.serving import Serving
 from snakepit_bridge._servers.worker import Worker
+from snakepit_bridge._telemetry.reports import Reports
 from snakepit_bridge._threads import execution
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._values.fields import decode_fields

@@ -26,6 +26,7 @@ from snakepit_bridge._process.memory import resident_bytes
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._servers.serving import Serving
+from snakepit_bridge._telemetry import tracing
 from snakepit_bridge._threads import unwrapping
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.main_thread import MainThread
@@ -121,6 +122,9 @@ class _Callbacks:
 
     def call_context(self) -> Callable[[], contextvars.Context]:
         return context_variables.maker()
+
+    def trace(self, context: contextvars.Context, metadata: Mapping[str, str]) -> None:
+        tracing.attach_in(context, metadata)
 
     def restore_signals(self) -> None:
         self._signals.restore()

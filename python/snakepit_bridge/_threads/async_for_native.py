@@ -17,6 +17,7 @@ from snakepit_bridge._commands.context import Context, running
 from snakepit_bridge._commands.sessions import Sessions
 from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import ReportTo
+from snakepit_bridge._telemetry import tracing
 from snakepit_bridge._threads.loop_thread import shared
 from snakepit_bridge._threads.results import awaited, generator_of, is_awaitable, send_all
 
@@ -70,6 +71,7 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
         return
     context_variables.set_decimal()
     running.set(Context(request_id=call.request_id))
+    tracing.attach(call.metadata)
     with ReportTo(call.fail):
         keywords = call.keywords()
         if call.session_id is not None:

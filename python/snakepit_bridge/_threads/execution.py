@@ -16,6 +16,7 @@ from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
+from snakepit_bridge._telemetry import tracing
 from snakepit_bridge._threads.runner import Runner, cancelled
 from snakepit_bridge._threads.unwrapping import unwrap
 from snakepit_bridge._values.fields import encode_fields
@@ -155,6 +156,7 @@ class _Messages:
 def _context(call: Call) -> contextvars.Context:
     context = context_variables.new()
     context.run(running.set, call.context)
+    context.run(tracing.attach, lambda: call.context.metadata)
     return context
 
 

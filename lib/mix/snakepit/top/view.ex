@@ -2,11 +2,9 @@ defmodule Mix.Snakepit.Top.View do
   @moduledoc false
   # What `mix snakepit.top` shows, as lines of text.
 
-  alias Snakepit.Top.Collector
-
   @type line :: {:plain | :title | :bad, String.t()}
 
-  @doc "The lines for samples of a node, the latest first. Rates and durations are those between the first and the last."
+  @doc "The lines for samples of a node, the latest first. Rates are those between the first and the last."
   @spec lines([map, ...]) :: [line]
   def lines([now | _] = samples) do
     old = List.last(samples)
@@ -14,7 +12,7 @@ defmodule Mix.Snakepit.Top.View do
 
     [title(now, seconds), {:plain, ""}] ++
       none(now) ++
-      Enum.flat_map(now.pools, &pool(&1, old, seconds, now.telemetry)) ++
+      Enum.flat_map(now.pools, &pool(&1, old, seconds)) ++
       errors(now)
   end
 
@@ -26,17 +24,26 @@ defmodule Mix.Snakepit.Top.View do
   defp none(%{pools: []}), do: [{:plain, "no pool is running"}]
   defp none(_now), do: []
 
-  defp pool(%{error: error, name: name}, _old, _seconds, _telemetry) when error != nil,
+  defp pool(%{error: error, name: name}, _old, _seconds) when error != nil,
     do: [{:title, inspect(name)}, {:bad, "  #{error}"}, {:plain, ""}]
 
-  defp pool(%{stats: stats} = pool, old, seconds, telemetry) do
+  defp pool(%{stats: stats} = pool, old, seconds) do
     before = Enum.find(old.pools, &(&1.name == pool.name and &1.error == nil)) || pool
     kind = if stats.ready < stats.size, do: :bad, else: :plain
     ready = "#{stats.ready} of #{stats.size} ready"
 
     [
       {:title, inspect(pool.name)},
-      {kind, "  " <> Enum.join([ready | rates(pool, before, seconds, telemetry)], "   ")},
+      {kind, "  " <> Enum.join([ready | rates(pool, before, seconds)], "   ")},
+      {:plain,
+       "  " <>
+         Enum.join(
+           [
+             times("execution", stats.last_minute.execution_us),
+             times("queue", stats.last_minute.queue_us)
+           ],
+           "   "
+         )},
       {:plain,
        "  " <>
          Enum.join(
@@ -53,29 +60,18 @@ defmodule Mix.Snakepit.Top.View do
     ] ++ Enum.flat_map(pool.workers, &worker/1) ++ [{:plain, ""}]
   end
 
-  defp rates(pool, before, seconds, true) do
-    classes =
-      Map.new(pool.calls.classes, fn {class, count} ->
-        {class, count - Map.get(before.calls.classes, class, 0)}
-      end)
-
-    calls = classes |> Map.values() |> Enum.sum()
-
+  defp rates(%{stats: now}, %{stats: before}, seconds) do
     [
-      rate(calls, seconds, "calls"),
-      rate(pool.calls.failed - before.calls.failed, seconds, "errors"),
-      "p50 #{duration(Collector.percentile(classes, 0.5))}",
-      "p99 #{duration(Collector.percentile(classes, 0.99))}"
+      rate(max(now.calls - before.calls, 0), seconds, "calls"),
+      rate(max(errors_of(now) - errors_of(before), 0), seconds, "errors")
     ]
   end
 
-  # What the workers count themselves. It begins anew with each worker.
-  defp rates(pool, before, seconds, false) do
-    [
-      rate(max(pool.stats.requests - before.stats.requests, 0), seconds, "calls"),
-      rate(max(pool.stats.errors - before.stats.errors, 0), seconds, "errors"),
-      "p50 and p99 need :telemetry"
-    ]
+  defp errors_of(stats), do: stats.errors_by_reason |> Map.values() |> Enum.sum()
+
+  defp times(name, times) do
+    of = for key <- [:p50, :p90, :p99], do: "#{key} #{duration(times[key])}"
+    "#{name} #{Enum.join(of, "  ")}"
   end
 
   defp rate(count, seconds, of), do: "#{Float.round(count / seconds, 1)} #{of}/s"
@@ -125,6 +121,7 @@ defmodule Mix.Snakepit.Top.View do
     |> IO.iodata_to_binary()
   end
 
+  defp errors(%{telemetry: false}), do: [{:plain, "the last errors need :telemetry"}]
   defp errors(%{errors: []}), do: []
 
   defp errors(%{errors: errors}) do

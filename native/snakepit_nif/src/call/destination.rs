@@ -3,7 +3,7 @@
 
 use super::{caller::Waited, meta::Clock, request::Call};
 use crate::{allowance::Allowance, reply::Reply};
-use rustler::{Atom, LocalPid};
+use rustler::LocalPid;
 use snakepit_client::{
     calls_rpc::ClientConnection,
     channel::Channel,
@@ -17,8 +17,6 @@ use std::{sync::Arc, time::Duration};
 pub(crate) type Connection = connection::Connection<UnaryCall>;
 pub(crate) type Endpoint = connection::Endpoint<UnaryCall>;
 pub(super) type Multiplexer = multiplexer::Multiplexer<ClientConnection, UnaryCall>;
-/// The numbers of a pool, with the reasons of errors as atoms.
-pub(crate) type Numbers = snakepit_client::numbers::Numbers<Atom>;
 pub(crate) type Pool = Dispatcher<Arc<Worker>>;
 
 pub(crate) struct Worker {

@@ -1,8 +1,9 @@
 //! The metadata of a reply: ids and times.
 
-use super::{destination::Numbers, request::Call};
+use super::request::Call;
 use crate::{
     failure_term::failure_term,
+    numbers::Numbers,
     terms::{Meta, micros},
 };
 use rustler::{Encoder, Env, Term, types::atom};

@@ -16,9 +16,8 @@ mod timeouts;
 mod unary;
 
 pub(crate) use caller::{Waited, cancel};
-pub(crate) use destination::{Connection, Endpoint, Numbers, Pool, Worker};
+pub(crate) use destination::{Connection, Endpoint, Pool, Worker};
 pub(crate) use overdue::Overdue;
-pub(crate) use reports::ProgressListener;
 pub(crate) use request::Call;
 pub(crate) use route::{Route, Waiting};
 pub(crate) use stream::run_stream;

@@ -1,6 +1,6 @@
 //! A call as its caller makes it, with its deadlines.
 
-use super::{destination::Numbers, reports::ProgressListener};
+use crate::{numbers::Numbers, progress_listener::ProgressListener};
 use snakepit_client::{channel::Channel, error::Failure, pool::Session};
 use snakepit_proto::CallHeader;
 use std::{

@@ -3,14 +3,12 @@
 use super::{channel::ChannelResource, millis, pool::PoolResource, spawn};
 use crate::{
     atoms,
-    call::{
-        self, Call, Overdue, ProgressListener, Route, StreamTimeouts, Waited, run_stream,
-        start_unary,
-    },
+    call::{self, Call, Overdue, Route, StreamTimeouts, Waited, run_stream, start_unary},
     codec::{self, EncodeError, Rules},
     events::{Events, Recipient},
     failure_term::{error_term, failure_term},
     progress::Progress,
+    progress_listener::ProgressListener,
     reply::Reply,
     send_guard::SendGuard,
 };

@@ -4,7 +4,8 @@ use super::{channel::ChannelResource, millis, time};
 use crate::{
     allowance::Allowance,
     atoms,
-    call::{Numbers, Pool, Worker},
+    call::{Pool, Worker},
+    numbers::Numbers,
     pool::{drop_session, listener},
     terms::{CommandTerm, NumbersTerm},
 };
@@ -210,8 +211,8 @@ fn pool_snapshot(pool: ResourceArc<PoolResource>) -> (usize, Vec<(u64, usize, bo
 #[rustler(decode)]
 struct EndedCall<'a> {
     command: &'a str,
-    /// The reason of its error.
-    error: Option<Atom>,
+    /// The reason of its error, or nil.
+    error: Atom,
     /// Nil for a call that got no worker.
     queue_us: Option<u64>,
     execution_us: Option<u64>,
@@ -222,7 +223,7 @@ struct EndedCall<'a> {
 fn pool_count(pool: ResourceArc<PoolResource>, ended: EndedCall<'_>) -> Atom {
     pool.2.record(&Ended {
         command: ended.command,
-        error: ended.error,
+        error: Some(ended.error).filter(|reason| *reason != atoms::nil()),
         times: ended.queue_us.zip(ended.execution_us),
         batch_size: ended.batch_size,
     });

@@ -1,4 +1,4 @@
-"""What a command reports while its call runs: its progress, and events for telemetry."""
+"""Events that commands report for telemetry."""
 
 from __future__ import annotations
 
@@ -8,19 +8,11 @@ import numbers
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Optional, Protocol
+from typing import Any, Optional
 
+from snakepit_bridge._telemetry.reports import Reports
 from snakepit_bridge._types.invalid import InvalidValueError
 from snakepit_bridge._values.extended_writer import encode_extended
-
-#: The events that a client may take; a request has their sum.
-TAKES_TELEMETRY = 1
-TAKES_PROGRESS = 2
-
-#: The shortest time between two reports of a call's progress, in seconds.
-INTERVAL = 0.1
-#: How long a message may be, in characters; it is cut.
-MAX_MESSAGE = 1000
 
 #: The number of telemetry events that a worker sends in a second, and at once.
 MAX_EVENTS = 1000
@@ -31,66 +23,6 @@ MAX_VALUES = 16 * 1024
 LOG_INTERVAL = 10.0
 
 _log = logging.getLogger("snakepit_bridge")
-
-
-class Reports(Protocol):
-    """Sends the reports of one call to its client. `telemetry` returns whether it was sent."""
-
-    def progress(self, fraction: float, message: str, /) -> object: ...
-
-    def telemetry(self, name: str, measurements: bytes, metadata: bytes, /) -> bool: ...
-
-
-class ProgressReports:
-    """Sends the progress of a call, at most ten times a second and the last report always."""
-
-    def __init__(self, reports: Reports) -> None:
-        self._reports = reports
-        self._lock = threading.Lock()
-        self._sent_at = -INTERVAL
-        self._due: Optional[tuple[float, str]] = None
-        self._timer: Optional[threading.Timer] = None
-        self._ended = False
-
-    def add(self, fraction: float, message: str) -> None:
-        """Sends a report, now or once the interval is over; a later one replaces one that waits."""
-        with self._lock:
-            if self._ended:
-                return
-            self._due = fraction, message
-            if self._timer is not None:
-                return
-            left = self._sent_at + INTERVAL - time.monotonic()
-            if left <= 0:
-                self._send()
-                return
-            self._timer = threading.Timer(left, self._fire)
-            self._timer.daemon = True
-            try:
-                self._timer.start()
-            except RuntimeError:
-                # No thread can be started: the next report, or the end, sends it.
-                self._timer = None
-
-    def end(self) -> None:
-        """Sends the report that waits; none is sent after it."""
-        with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._send()
-            self._ended = True
-
-    def _fire(self) -> None:
-        with self._lock:
-            self._timer = None
-            self._send()
-
-    def _send(self) -> None:
-        if self._due is not None and not self._ended:
-            fraction, message = self._due
-            self._due = None
-            self._sent_at = time.monotonic()
-            self._reports.progress(fraction, message)
 
 
 class _Budget:
@@ -129,14 +61,6 @@ class _Budget:
 
 
 _budget = _Budget()
-
-
-def checked_progress(fraction: float, message: str) -> tuple[float, str]:
-    """Returns the arguments of `context.progress` as they are sent."""
-    number = float(fraction)
-    if number != number:  # noqa: PLR0124 (NaN)
-        raise ValueError("expected a fraction from 0 to 1, got nan")
-    return min(max(number, 0.0), 1.0), str(message)[:MAX_MESSAGE]
 
 
 def send_telemetry(

@@ -1,0 +1,30 @@
+defmodule Snakepit.Tracing do
+  @moduledoc false
+  # Sends the context of the current span of OpenTelemetry with a call, if the application has its API. That is found
+  # when a pool starts, and is no dependency.
+
+  @compile {:no_warn_undefined, :otel_propagator_text_map}
+
+  @propagator :otel_propagator_trace_context
+
+  @spec available?() :: boolean
+  def available? do
+    Code.ensure_loaded?(:otel_propagator_text_map) and
+      function_exported?(:otel_propagator_text_map, :inject, 2)
+  end
+
+  @doc "Returns a call's options with the context, unless they have one or the calling process is in no span."
+  @spec with_context(map, keyword) :: keyword
+  def with_context(%{tracing: false}, options), do: options
+
+  def with_context(_pool, options) do
+    if Keyword.has_key?(options, :traceparent),
+      do: options,
+      else: Enum.reduce(:otel_propagator_text_map.inject(@propagator, []), options, &put/2)
+  end
+
+  defp put({"traceparent", value}, options), do: Keyword.put(options, :traceparent, value)
+  # The caller's own metadata count before it.
+  defp put({"tracestate", value}, options), do: Keyword.put(options, :tracestate, value)
+  defp put(_other, options), do: options
+end

@@ -1,0 +1,1 @@
+"""What commands report: their progress, events for telemetry, and spans under the caller's."""
