@@ -30,7 +30,6 @@ defmodule Snakepit.GRPCWorker do
     :listener,
     :address,
     :awaited,
-    :connected,
     :closed,
     :channel,
     asked: %{}
@@ -78,8 +77,7 @@ defmodule Snakepit.GRPCWorker do
   def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state) do
     timeout = connect_timeout(state)
     {:ok, health} = Channel.start_health(channel, state.membership.id, timeout)
-    connected = System.monotonic_time(:millisecond)
-    connection = %{channel: channel, closed: ref, connected: connected}
+    connection = %{channel: channel, closed: ref}
     {:noreply, Map.merge(%{state | awaited: {:health, health}}, connection)}
   end
 
@@ -153,14 +151,12 @@ defmodule Snakepit.GRPCWorker do
   end
 
   # A worker that is draining closes the connection when it is ready.
-  def handle_info({ref, :closed}, %{closed: ref, membership: %{leaving: leaving}} = state)
+  def handle_info({ref, {:closed, _}}, %{closed: ref, membership: %{leaving: leaving}} = state)
       when leaving != nil,
       do: {:noreply, state}
 
   # Its connection accepts no more calls. A server may do so only because the connection is old.
-  def handle_info({ref, :closed}, %{closed: ref} = state) do
-    lasted = System.monotonic_time(:millisecond) - state.connected
-
+  def handle_info({ref, {:closed, lasted}}, %{closed: ref} = state) do
     if Membership.pause(state.membership) && lasted >= @shortest_connection,
       do: {:noreply, connect(state.address, state)},
       else: {:noreply, lost(state)}

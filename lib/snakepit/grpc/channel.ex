@@ -15,8 +15,8 @@ defmodule Snakepit.GRPC.Channel do
   def connect(address, options), do: answer(connecting(address, options, false))
 
   @doc """
-  As `connect/2`, but the calling process gets `{ref, :closed}` when the connection is lost. `:journal` is
-  the start journal that was given to the server.
+  As `connect/2`, but the calling process gets `{ref, {:closed, lasted_ms}}` when the connection is
+  lost. `:journal` is the start journal that was given to the server.
   """
   def start_connect(address, options), do: request(connecting(address, options, true))
 

@@ -55,8 +55,8 @@ struct ConnectOptions<'a> {
     journal: Option<ResourceArc<JournalResource>>,
 }
 
-/// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if watched, `{ref, :closed}` once it accepts
-/// no further calls. A channel that is not watched reconnects for the next call.
+/// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if watched, `{ref, {:closed, lasted_ms}}`
+/// once it accepts no further calls. A channel that is not watched reconnects for the next call.
 #[rustler::nif]
 fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -> Term<'a> {
     let timeout = time(options.timeout);
@@ -76,6 +76,7 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
     let closing = options.watched.then(|| Reply::new(owner, reference));
     let done = spawn(async move {
         let connected = Connection::new(&target).await;
+        let since = Instant::now();
         let closed = connected
             .as_ref()
             .ok()
@@ -87,7 +88,8 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
         match (closing, closed) {
             (Some(closing), Some(closed)) if sent => {
                 closed.cancelled().await;
-                closing.send(|env| atoms::closed().encode(env));
+                let lasted = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                closing.send(|env| (atoms::closed(), lasted).encode(env));
             }
             (Some(closing), _) => closing.forget(),
             (None, _) => {}
