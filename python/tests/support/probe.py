@@ -58,6 +58,18 @@ class Probe(BuiltinAdapter):
         return a + b
 
     @command
+    def report(self, context: Context) -> str:
+        context.progress(0.5, "half")
+        context.telemetry("load", {"rows": 3}, {"file": "x"})
+        return "reported"
+
+    @command
+    def report_stream(self, context: Context) -> Generator[int, None, None]:
+        for part in range(2):
+            context.telemetry("part", {"rows": part})
+            yield part
+
+    @command
     async def add_async(self, a: int, b: int = 0) -> int:
         await asyncio.sleep(0)
         return a + b

@@ -64,6 +64,8 @@ struct State<R> {
     slots: Vec<Slot>,
     commands: Vec<(String, CommandNumbers<R>)>,
     indexes: HashMap<Box<str>, usize>,
+    /// The index of the command that was counted last, which is the next one's as a rule.
+    last: usize,
 }
 
 #[derive(Default)]
@@ -83,6 +85,7 @@ impl<R> Default for Numbers<R> {
                 slots: slots.collect(),
                 commands: Vec::new(),
                 indexes: HashMap::new(),
+                last: 0,
             }),
         }
     }
@@ -154,11 +157,17 @@ impl<R: Copy + PartialEq> State<R> {
     }
 
     fn command(&mut self, name: &str) -> &mut CommandNumbers<R> {
-        let index = match self.indexes.get(name) {
-            Some(index) => *index,
-            None => self.add_command(name),
-        };
-        &mut self.commands[index].1
+        let is_last = self
+            .commands
+            .get(self.last)
+            .is_some_and(|(last, _)| last == name);
+        if !is_last {
+            self.last = match self.indexes.get(name) {
+                Some(index) => *index,
+                None => self.add_command(name),
+            };
+        }
+        &mut self.commands[self.last].1
     }
 
     fn add_command(&mut self, name: &str) -> usize {
