@@ -39,6 +39,20 @@ defmodule Snakepit.LeasesTest do
     Native.release(lease)
   end
 
+  test "a call that has not started waits in the order in which it was made, though the queue is full",
+       %{pool: pool} do
+    {:ok, %{lease: running}} = acquire(pool)
+    [later, earlier] = [make_ref(), make_ref()]
+    assert {:wait, _handle} = acquire(pool, later)
+    assert {:wait, _handle} = acquire(pool, earlier, :infinity, 60_000_000)
+    Native.release(running)
+    assert_receive {^earlier, {:ok, %{lease: running}}}
+    refute_received {^later, _}
+    Native.release(running)
+    assert_receive {^later, {:ok, %{lease: running}}}
+    Native.release(running)
+  end
+
   test "waiting ends at the deadline", %{pool: pool} do
     {:ok, %{lease: lease}} = acquire(pool)
     ref = make_ref()
@@ -78,9 +92,10 @@ defmodule Snakepit.LeasesTest do
     eventually(fn -> in_flight(pool) == {0, 0} end)
   end
 
-  defp acquire(pool, ref \\ make_ref(), timeout \\ :infinity) do
+  # `made`: how many microseconds ago, if the call had a lease before.
+  defp acquire(pool, ref \\ make_ref(), timeout \\ :infinity, made \\ nil) do
     {:ok, spec} = Codec.spec("command", timeout: timeout)
-    Native.acquire(pool, ref, spec, false)
+    Native.acquire(pool, ref, spec, made)
   end
 
   defp in_flight(pool) do

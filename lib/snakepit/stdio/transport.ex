@@ -47,7 +47,7 @@ defmodule Snakepit.Stdio.Transport do
         progress: Keyword.has_key?(options, :on_progress)
       }
 
-      run(pool, call, args, options, started, false)
+      run(pool, call, args, options, started, nil)
     else
       {:error, error} -> {:error, %{error | command: command}, nil}
     end
@@ -55,7 +55,7 @@ defmodule Snakepit.Stdio.Transport do
 
   defp run(pool, call, args, options, started, again) do
     with {:ok, %{lease: lease, worker: worker, worker_id: worker_id} = acquired} <-
-           acquire(pool.native, call, options, started, again) do
+           acquire(pool.native, call, options, again) do
       placed = System.monotonic_time(:microsecond)
       left = left(options[:timeout], started)
 
@@ -75,7 +75,7 @@ defmodule Snakepit.Stdio.Transport do
       else
         :not_started ->
           Native.release(lease)
-          run(pool, call, args, options, started, true)
+          run(pool, call, args, options, started, System.monotonic_time(:microsecond) - started)
 
         {:error, error} ->
           Native.release(lease)
@@ -96,18 +96,9 @@ defmodule Snakepit.Stdio.Transport do
      }}
   end
 
-  # A call that acquires again has only the rest of its time.
-  defp acquire(native, call, options, started, again) do
+  # `again`: how long ago the call was made, if it had a lease before.
+  defp acquire(native, call, options, again) do
     ref = make_ref()
-
-    options =
-      if again,
-        do:
-          Keyword.merge(options,
-            timeout: left(options[:timeout], started) || :infinity,
-            queue_timeout: left(options[:queue_timeout], started) || :infinity
-          ),
-        else: options
 
     with {:ok, spec} <- Codec.spec(call.command, options) do
       native

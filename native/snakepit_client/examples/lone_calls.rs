@@ -7,7 +7,7 @@ use snakepit_client::{
     calls_rpc::ClientConnection,
     connection::Connection,
     multiplexer::{Cancelled, Multiplexer, PendingCall, ReturnReason},
-    pool::{AcquireOptions, Acquired, Dispatcher, Lease, Limits},
+    pool::{AcquireOptions, Dispatcher, Lease, Limits, Submitted},
     target::Target,
 };
 use snakepit_proto::{CallHeader, Field, Fields, HandlerExit, ReplyFrame};
@@ -19,6 +19,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::oneshot;
 
 /// UTF-8 text, in `arg_kinds`.
 const TEXT: u8 = 1;
@@ -109,10 +110,11 @@ fn echo(
         pipelines: true,
         ..AcquireOptions::default()
     };
-    let lease = match pool.submit(options) {
-        Ok(Acquired::Now(lease)) => lease,
-        Ok(Acquired::Queued(..)) => return Err("the worker was not free".into()),
-        Err(error) => return Err(format!("{error:?}").into()),
+    let (would_wait, _granted) = oneshot::channel();
+    let lease = match pool.submit(options, would_wait) {
+        Submitted::Now(lease, _) => lease,
+        Submitted::Queued(_) => return Err("the worker was not free".into()),
+        Submitted::Refused(error, _) => return Err(format!("{error:?}").into()),
     };
     let field = (Field::new("data", vec![b'x'; 1024].into()), TEXT);
     let mut header = CallHeader::new("echo".into(), Fields::sent(vec![field], true));

@@ -1,5 +1,6 @@
-//! Enforces deadlines while the runtime's threads are stuck. A separate thread checks the deadlines that end in a
-//! message to a process; a process that waits for a reply limits its `receive` instead.
+//! Keeps deadlines on a thread of its own, also while the runtime's threads are stuck: those of calls that wait in a
+//! pool's queue, and, some time later, those that end in a message to a process. A process that waits for a reply
+//! limits its `receive` instead.
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{
@@ -9,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long after a deadline this thread acts. As a rule the runtime has done so in time.
+/// How long after a deadline that the runtime keeps this thread acts. As a rule the runtime has done so in time.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(1);
 
 /// Checks whether something is overdue. Returns when to check again, or nothing.
@@ -25,8 +26,14 @@ struct State {
     last: u64,
     running: bool,
     order: BTreeSet<(Instant, u64)>,
-    /// A check is taken out of the table while it runs.
-    checks: BTreeMap<u64, (Instant, Option<Check>)>,
+    checks: BTreeMap<u64, Watched>,
+}
+
+struct Watched {
+    /// When to check next.
+    at: Option<Instant>,
+    /// Taken out of the table while it runs.
+    check: Option<Check>,
 }
 
 static WATCHES: LazyLock<Watches> = LazyLock::new(|| Watches {
@@ -38,24 +45,43 @@ static WATCHES: LazyLock<Watches> = LazyLock::new(|| Watches {
 pub struct Watch(u64);
 
 impl Watch {
-    /// Calls `check` at that time, and again at the times that it returns. It must not block or drop the watch.
+    /// Calls `check` at that time, and again at the times that it returns. It must not block.
     pub fn new(
         at: Instant,
         check: impl FnMut(Instant) -> Option<Instant> + Send + 'static,
     ) -> Self {
+        let watch = Self::idle(check);
+        watch.check_by(at);
+        watch
+    }
+
+    /// As `new`, without a first time.
+    pub fn idle(check: impl FnMut(Instant) -> Option<Instant> + Send + 'static) -> Self {
         let mut state = WATCHES.state.lock();
         state.last += 1;
         let id = state.last;
-        state.checks.insert(id, (at, Some(Box::new(check))));
-        state.order.insert((at, id));
+        let check: Check = Box::new(check);
+        let watched = Watched {
+            at: None,
+            check: Some(check),
+        };
+        state.checks.insert(id, watched);
+        Self(id)
+    }
+
+    /// Has the check run at that time, unless it runs earlier.
+    pub fn check_by(&self, at: Instant) {
+        let mut state = WATCHES.state.lock();
+        if !state.schedule(self.0, at) {
+            return;
+        }
         if !state.running {
-            // If it cannot start, only the runtime keeps the deadline. The next watch tries again.
+            // If it cannot start, the next watch tries again.
             let thread = thread::Builder::new().name("snakepit-late".into());
             state.running = thread.spawn(|| WATCHES.run()).is_ok();
-        } else if state.order.first() == Some(&(at, id)) {
+        } else if state.order.first() == Some(&(at, self.0)) {
             WATCHES.sooner.notify_one();
         }
-        Self(id)
     }
 }
 
@@ -63,12 +89,28 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let mut state = WATCHES.state.lock();
         let removed = state.checks.remove(&self.0);
-        if let Some((at, _)) = &removed {
-            state.order.remove(&(*at, self.0));
+        if let Some(at) = removed.as_ref().and_then(|watched| watched.at) {
+            state.order.remove(&(at, self.0));
         }
         drop(state);
         // The check is dropped without the lock.
         drop(removed);
+    }
+}
+
+impl State {
+    /// Returns false if the check runs by then anyway.
+    fn schedule(&mut self, id: u64, at: Instant) -> bool {
+        let Some(watched) = self.checks.get_mut(&id) else {
+            return false;
+        };
+        if watched.at.is_some_and(|before| before <= at) {
+            return false;
+        }
+        if let Some(before) = watched.at.replace(at) {
+            self.order.remove(&(before, id));
+        }
+        self.order.insert((at, id))
     }
 }
 
@@ -90,22 +132,23 @@ impl Watches {
         }
     }
 
-    /// Runs a check, and drops it if it is done, without the lock.
+    /// Runs a check without the lock.
     fn run_check(state: &mut MutexGuard<'_, State>, id: u64, now: Instant) {
-        let check = state
-            .checks
-            .get_mut(&id)
-            .and_then(|(_, check)| check.take());
-        let checked = MutexGuard::unlocked(state, || check.map(|mut check| (check(now), check)));
-        match checked {
-            Some((Some(next), check)) if state.checks.contains_key(&id) => {
-                state.checks.insert(id, (next, Some(check)));
-                state.order.insert((next, id));
+        let Some(mut check) = state.checks.get_mut(&id).and_then(|watched| {
+            watched.at = None;
+            watched.check.take()
+        }) else {
+            return;
+        };
+        let next = MutexGuard::unlocked(state, || check(now));
+        match state.checks.get_mut(&id) {
+            Some(watched) => {
+                watched.check = Some(check);
+                if let Some(next) = next {
+                    state.schedule(id, next);
+                }
             }
-            done => {
-                state.checks.remove(&id);
-                MutexGuard::unlocked(state, || drop(done));
-            }
+            None => MutexGuard::unlocked(state, || drop(check)),
         }
     }
 }
@@ -131,8 +174,26 @@ mod tests {
             tx.send("sooner").unwrap();
             again.take()
         });
-        let taken: Vec<_> = rx.iter().collect();
+        let taken: Vec<_> = rx.iter().take(3).collect();
         assert_eq!(taken, ["sooner", "later", "sooner"]);
+    }
+
+    #[test]
+    fn a_check_can_be_had_sooner_and_keeps_its_time_if_asked_for_a_later_one() {
+        let (tx, rx) = channel();
+        let now = Instant::now();
+        let hour = Duration::from_secs(3600);
+        let watch = Watch::idle(move |_| {
+            tx.send(Instant::now()).unwrap();
+            Some(now + hour)
+        });
+        watch.check_by(now + hour);
+        let soon = now + Duration::from_millis(20);
+        watch.check_by(soon);
+        watch.check_by(now + hour);
+        assert!(rx.recv().unwrap() >= soon);
+        watch.check_by(Instant::now());
+        rx.recv().unwrap();
     }
 
     #[test]

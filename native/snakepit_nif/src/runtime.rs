@@ -38,13 +38,16 @@ pub(crate) fn get() -> io::Result<&'static Runtime> {
     })
 }
 
-/// Runs `work` on the runtime, or says why there is none.
-pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
-    let runtime = get().map_err(|error| {
+/// The runtime, or the reason why there is none.
+pub(crate) fn started() -> Result<&'static Runtime, Failure> {
+    get().map_err(|error| {
         Failure::NoGrpc(format!(
             "the system cannot create a thread for the native library ({error}): raise the limits of processes and memory (ulimit -u, pids.max)"
         ))
-    })?;
-    runtime.spawn(work);
+    })
+}
+
+pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
+    started()?.spawn(work);
     Ok(())
 }

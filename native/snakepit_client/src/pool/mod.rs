@@ -3,6 +3,8 @@
 //! `Dispatcher` is a table behind a mutex that is held for well under a microsecond. What follows from a change
 //! of the table, grants to waiting calls and events, is sent once the mutex is released.
 
+mod in_turn;
+mod queue;
 mod sessions;
 mod state;
 mod types;
@@ -18,70 +20,104 @@ pub use types::{
     AcquireError, AcquireOptions, Event, Session, Snapshot, Startup, Unavailable, Worker, WorkerKey,
 };
 
+use crate::overdue::Watch;
+use in_turn::in_turn;
 use parking_lot::{Mutex, MutexGuard};
-use state::{Effects, State, Submitted};
-use std::{sync::Arc, time::Duration};
+use queue::Place;
+use state::{Effects, Placed, State};
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 use worker::{Slot, SlotUse};
 
 pub type Granted<W> = Result<Lease<W>, AcquireError>;
 
-/// What a call got.
-pub enum Acquired<W: Worker> {
-    /// A worker that was free.
-    Now(Lease<W>),
-    /// A place in the queue. The receiver gets the lease, or the reason why there is none.
-    Queued(Ticket<W>, oneshot::Receiver<Granted<W>>),
+/// A call that can wait in the queue.
+pub trait QueuedCall<W: Worker>: Send + 'static {
+    /// The call has a place, which `Ticket::give_up` gives up. It may get its lease as soon as this returns. The
+    /// dispatcher is locked.
+    fn queued(&self, ticket: Ticket<W>);
+    /// The call has left the queue, with a lease or the reason why it gets none.
+    fn granted(self: Box<Self>, granted: Granted<W>);
+}
+
+/// For a future that waits.
+impl<W: Worker> QueuedCall<W> for oneshot::Sender<Granted<W>> {
+    fn queued(&self, _ticket: Ticket<W>) {}
+
+    fn granted(self: Box<Self>, granted: Granted<W>) {
+        // If nobody waits any more, the lease is dropped here, which frees the slot.
+        drop(self.send(granted));
+    }
+}
+
+/// What became of a call.
+pub enum Submitted<W: Worker, C> {
+    /// A worker was free.
+    Now(Lease<W>, C),
+    Queued(Ticket<W>),
+    Refused(AcquireError, C),
 }
 
 type Listener<W> = Box<dyn Fn(Event<W>) + Send + Sync>;
 
+type AnyCall<W> = Box<dyn QueuedCall<W>>;
+
 pub struct Dispatcher<W: Worker> {
-    state: Mutex<State<W, Lease<W>>>,
+    state: Mutex<State<W, AnyCall<W>>>,
     listener: Listener<W>,
-    /// Cancelled once the pool has had a ready worker.
-    started: CancellationToken,
+    /// Refuses the calls that have waited too long.
+    late: Watch,
 }
 
 impl<W: Worker> Dispatcher<W> {
     /// The listener must not block: the thread that causes an event calls it.
     pub fn new(limits: Limits, listener: impl Fn(Event<W>) + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(State::new(limits)),
-            listener: Box::new(listener),
-            started: CancellationToken::new(),
+        Arc::new_cyclic(|dispatcher: &Weak<Self>| {
+            let dispatcher = dispatcher.clone();
+            Self {
+                state: Mutex::new(State::new(limits)),
+                listener: Box::new(listener),
+                late: Watch::idle(move |now| dispatcher.upgrade()?.refuse_late(now)),
+            }
         })
     }
 
     /// Leases the least loaded worker, or the session's, if it is free; queues the call in order of arrival
     /// otherwise.
-    pub fn submit(self: &Arc<Self>, options: AcquireOptions) -> Result<Acquired<W>, AcquireError> {
+    pub fn submit<C: QueuedCall<W>>(
+        self: &Arc<Self>,
+        options: AcquireOptions,
+        call: C,
+    ) -> Submitted<W, C> {
         let mut events = Vec::new();
-        let submitted = self.lock().submit(options, &mut events);
-        let acquired = submitted.map(|submitted| match submitted {
-            Submitted::Slot(slot) => Acquired::Now(self.lease(slot)),
-            Submitted::Queued {
-                number,
-                granted,
-                started,
-            } => {
+        let mut state = self.lock();
+        let placed = state.submit(options, &mut events);
+        let (submitted, end) = match placed {
+            Ok(Placed::Slot(slot)) => (Submitted::Now(self.lease(slot), call), None),
+            Ok(Placed::Queue { wait, pinned }) => {
                 let ticket = Ticket {
-                    dispatcher: self.clone(),
-                    number,
-                    starting: (!started).then(|| self.started.clone()),
+                    dispatcher: Arc::downgrade(self),
+                    place: wait.place,
                 };
-                Acquired::Queued(ticket, granted)
+                call.queued(ticket.clone());
+                let end = state.enqueue(Box::new(call), wait, pinned);
+                (Submitted::Queued(ticket), end)
             }
-        });
+            Err(error) => (Submitted::Refused(error, call), None),
+        };
+        drop(state);
+        self.watch(end);
         events.into_iter().for_each(&self.listener);
-        acquired
+        submitted
     }
 
     pub fn add(self: &Arc<Self>, worker: W, capacity: usize) -> WorkerKey {
-        let (key, effects) = self.lock().add(worker, capacity);
+        let (key, effects, end) = self.lock().add(worker, capacity);
+        self.watch(end);
         self.send(effects);
-        self.started.cancel();
         key
     }
 
@@ -127,7 +163,7 @@ impl<W: Worker> Dispatcher<W> {
         let mut more = true;
         while more {
             let mut events = Vec::new();
-            more = self.lock().expire(None, &mut events);
+            more = self.lock().expire_sessions(None, &mut events);
             events.into_iter().for_each(&self.listener);
         }
     }
@@ -163,15 +199,27 @@ impl<W: Worker> Dispatcher<W> {
         }
     }
 
-    fn send(self: &Arc<Self>, effects: Effects<W, Lease<W>>) {
-        for (waiter, granted) in effects.grants {
-            // If the call has given up, its lease is dropped here, which frees the slot.
-            drop(waiter.send(granted.map(|slot| self.lease(slot))));
+    fn watch(&self, end: Option<Instant>) {
+        if let Some(end) = end {
+            self.late.check_by(end);
+        }
+    }
+
+    fn refuse_late(self: &Arc<Self>, now: Instant) -> Option<Instant> {
+        let (effects, next) = self.lock().expire(now);
+        self.send(effects);
+        next
+    }
+
+    fn send(self: &Arc<Self>, effects: Effects<W, AnyCall<W>>) {
+        for (call, granted) in effects.grants {
+            let granted = granted.map(|slot| self.lease(slot));
+            in_turn(move || call.granted(granted));
         }
         effects.events.into_iter().for_each(&self.listener);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<W, Lease<W>>> {
+    fn lock(&self) -> MutexGuard<'_, State<W, AnyCall<W>>> {
         self.state.lock()
     }
 }
@@ -257,32 +305,27 @@ impl<W: Worker> Drop for Lease<W> {
     }
 }
 
-/// A place in the queue, which is given up when this is dropped.
+/// A place in the queue.
 pub struct Ticket<W: Worker> {
-    dispatcher: Arc<Dispatcher<W>>,
-    number: u64,
-    /// Of a call that came before the pool's first worker was ready: cancelled when one is.
-    starting: Option<CancellationToken>,
+    dispatcher: Weak<Dispatcher<W>>,
+    place: Place,
+}
+
+impl<W: Worker> Clone for Ticket<W> {
+    fn clone(&self) -> Self {
+        Self {
+            dispatcher: self.dispatcher.clone(),
+            place: self.place,
+        }
+    }
 }
 
 impl<W: Worker> Ticket<W> {
-    pub fn starting(&self) -> Option<CancellationToken> {
-        self.starting.clone()
-    }
-
-    pub fn startup(&self) -> Startup {
-        self.dispatcher.lock().startup()
-    }
-
-    /// Whether the pool has a worker that the call could wait for.
-    pub fn has_workers(&self) -> bool {
-        self.dispatcher.lock().has_workers()
-    }
-}
-
-impl<W: Worker> Drop for Ticket<W> {
-    fn drop(&mut self) {
-        let waiter = self.dispatcher.lock().give_up(self.number);
-        drop(waiter);
+    /// The call gets `GivenUp`, unless it has left the queue.
+    pub fn give_up(&self) {
+        if let Some(dispatcher) = self.dispatcher.upgrade() {
+            let effects = dispatcher.lock().give_up(self.place);
+            dispatcher.send(effects);
+        }
     }
 }

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-use super::{tests::wait_for, *};
+use super::{
+    tests::{Acquired, Waits, acquire, wait_for},
+    *,
+};
 use std::{
     sync::{
         atomic::{AtomicUsize, Ordering},
@@ -9,7 +12,7 @@ use std::{
 };
 
 type Name = &'static str;
-type Waiting = (Ticket<Name>, oneshot::Receiver<Granted<Name>>);
+type Waiting = (Waits<Name>, oneshot::Receiver<Granted<Name>>);
 
 fn strict(id: &str) -> Session {
     Session {
@@ -48,10 +51,11 @@ impl Probe {
     }
 
     fn submit(&self, session: Option<Session>) -> Result<Acquired<Name>, AcquireError> {
-        self.pool.submit(AcquireOptions {
+        let options = AcquireOptions {
             session,
             ..AcquireOptions::default()
-        })
+        };
+        acquire(&self.pool, options)
     }
 
     fn lease_any(&self, session: Option<Session>) -> Lease<Name> {
@@ -267,7 +271,8 @@ fn a_call_that_gives_up_leaves_no_trace_of_its_session() {
     assert_eq!(probe.pool.snapshot().queued, 0);
     assert_eq!(probe.pool.snapshot().sessions, 1);
     drop(running);
-    assert!(granted.try_recv().is_err());
+    let granted = granted.try_recv().unwrap();
+    assert_eq!(granted.err(), Some(AcquireError::GivenUp));
     assert_eq!(probe.visit("s").0, "a");
 }
 
@@ -320,7 +325,7 @@ fn sessions_keep_to_their_worker_in_a_race() {
                         ..AcquireOptions::default()
                     };
                     let gives_up = (round + caller) % 5 == 0;
-                    let granted = match pool.submit(options) {
+                    let granted = match acquire(pool, options) {
                         Ok(Acquired::Now(lease)) => Some(Ok(lease)),
                         Ok(Acquired::Queued(ticket, granted)) => {
                             let ticket = Some(ticket).filter(|_| !gives_up);
@@ -341,6 +346,7 @@ fn sessions_keep_to_their_worker_in_a_race() {
                             }
                             home = Some(here);
                         }
+                        Err(AcquireError::GivenUp) => assert!(gives_up),
                         Err(refusal) => {
                             assert_eq!(refusal, AcquireError::SessionLost);
                             reported.fetch_add(1, Ordering::SeqCst);

@@ -1,11 +1,12 @@
 //! The table behind the dispatcher's lock: the workers, the calls that wait for them, and their sessions.
 
 use super::{
+    queue::{Place, Queued, QueuedSession, Wait, WaitEnds, WaitLimits},
     sessions::{Assigned, EndedSession, SessionLease, Sessions},
     types::{
         AcquireError, AcquireOptions, Event, Snapshot, Startup, Unavailable, Worker, WorkerKey,
     },
-    worker::{Queued, QueuedSession, Slot, SlotUse, Waiter, WorkerEntry},
+    worker::{Slot, SlotUse, WorkerEntry},
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,10 +14,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::oneshot;
 
-/// Requeued calls have numbers below it, and so go to the front of the queue.
-const FIRST_NUMBER: u64 = 1 << 32;
 /// How many sessions are ended under one lock: more than one call can begin.
 const ENDED_AT_ONCE: usize = 4;
 
@@ -33,18 +31,17 @@ pub struct Limits {
     pub startup_timeout: Duration,
 }
 
-/// `L` is the lease that the dispatcher makes of a slot.
-pub(super) struct State<W: Worker, L> {
+/// `C` is a call in the queue, which gets a lease.
+pub(super) struct State<W: Worker, C> {
     limits: Limits,
-    workers: Vec<WorkerEntry<W, L>>,
-    queue: BTreeMap<u64, Queued<L>>,
+    workers: Vec<WorkerEntry<W, C>>,
+    queue: BTreeMap<Place, Queued<C>>,
     /// How many calls wait for one worker alone, in its entry.
     pinned: usize,
+    ends: WaitEnds,
     sessions: Sessions,
-    /// Numbers workers, tickets and leases in the order in which they came.
+    /// Numbers workers, places and leases in the order in which they came.
     last_number: u64,
-    /// The same for requeued calls.
-    last_requeued: u64,
     created: Instant,
     /// Whether a worker has been ready.
     started: bool,
@@ -58,16 +55,16 @@ pub(super) struct State<W: Worker, L> {
 }
 
 /// A queued call and what it gets.
-type Grant<W, L> = (Waiter<L>, Result<Slot<W>, AcquireError>);
+type Grant<W, C> = (C, Result<Slot<W>, AcquireError>);
 
 /// What has to be sent once the lock is released.
 #[must_use]
-pub(super) struct Effects<W, L> {
-    pub(super) grants: Vec<Grant<W, L>>,
+pub(super) struct Effects<W, C> {
+    pub(super) grants: Vec<Grant<W, C>>,
     pub(super) events: Vec<Event<W>>,
 }
 
-impl<W, L> Effects<W, L> {
+impl<W, C> Effects<W, C> {
     fn new() -> Self {
         Self {
             grants: Vec::new(),
@@ -76,13 +73,13 @@ impl<W, L> Effects<W, L> {
     }
 }
 
-pub(super) enum Submitted<W, L> {
+pub(super) enum Placed<W> {
     Slot(Slot<W>),
-    Queued {
-        number: u64,
-        granted: oneshot::Receiver<Result<L, AcquireError>>,
-        /// Whether a worker of the pool has been ready.
-        started: bool,
+    /// The call is to be queued, before the lock is released.
+    Queue {
+        wait: Wait,
+        /// The worker that it waits for alone, by its index in the table.
+        pinned: Option<usize>,
     },
 }
 
@@ -94,16 +91,16 @@ enum Placement {
     SessionLost,
 }
 
-impl<W: Worker, L> State<W, L> {
+impl<W: Worker, C> State<W, C> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
             workers: Vec::new(),
             queue: BTreeMap::new(),
             pinned: 0,
+            ends: WaitEnds::default(),
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
-            last_number: FIRST_NUMBER,
-            last_requeued: 0,
+            last_number: 0,
             created: Instant::now(),
             started: false,
             failed: 0,
@@ -118,26 +115,29 @@ impl<W: Worker, L> State<W, L> {
         &mut self,
         options: AcquireOptions,
         events: &mut Vec<Event<W>>,
-    ) -> Result<Submitted<W, L>, AcquireError> {
+    ) -> Result<Placed<W>, AcquireError> {
         let AcquireOptions {
+            since,
             deadline,
+            queue_timeout,
             session,
             pipelines,
             requeued,
         } = options;
         if let Some(session) = &session {
-            self.expire(Some(&session.id), events);
+            self.expire_sessions(Some(&session.id), events);
         }
         let wanted = session
             .as_ref()
             .map(|session| (&session.id, session.strict));
+        let place = Place::new(since, self.next_number());
         // A call that is sent ahead must not overtake one that waits for a slot of its own.
-        let ahead = pipelines && (requeued || self.queue.is_empty());
+        let ahead = pipelines && self.is_first(place);
         match self.place(wanted, ahead) {
             Placement::Worker(index) => {
                 let session = session.map(|session| self.enter(&session.id, events));
                 let slot = self.take(index, session, pipelines, events);
-                Ok(Submitted::Slot(slot))
+                Ok(Placed::Slot(slot))
             }
             Placement::Queue(pinned) => {
                 self.admit(requeued)?;
@@ -145,25 +145,18 @@ impl<W: Worker, L> State<W, L> {
                     lease: self.enter(&session.id, events),
                     strict: session.strict,
                 });
-                let (waiter, granted) = oneshot::channel();
-                let started = self.started;
-                let queued = Queued {
-                    deadline: deadline.filter(|_| started),
-                    waiter,
-                    session,
+                let limits = WaitLimits {
+                    deadline,
+                    queue_timeout,
+                    counted_from: self.started.then_some(since),
+                };
+                let wait = Wait {
+                    place,
                     pipelines,
+                    session,
+                    limits,
                 };
-                let number = if requeued {
-                    self.next_requeued()
-                } else {
-                    self.next_number()
-                };
-                self.enqueue(number, pinned, queued);
-                Ok(Submitted::Queued {
-                    number,
-                    granted,
-                    started,
-                })
+                Ok(Placed::Queue { wait, pinned })
             }
             Placement::SessionLost => {
                 if let Some(session) = session {
@@ -174,15 +167,53 @@ impl<W: Worker, L> State<W, L> {
         }
     }
 
-    pub(super) fn add(&mut self, worker: W, capacity: usize) -> (WorkerKey, Effects<W, L>) {
-        let key = WorkerKey(self.next_number());
-        self.started = true;
-        self.failed = 0;
-        self.workers.push(WorkerEntry::new(key, worker, capacity));
-        (key, self.serve(Effects::new()))
+    fn is_first(&self, place: Place) -> bool {
+        let first = self.queue.first_key_value();
+        first.is_none_or(|(first, _)| place < *first)
     }
 
-    pub(super) fn drain(&mut self, key: WorkerKey) -> Effects<W, L> {
+    /// Queues a call for which `submit` has found no slot. Returns when its wait ends, if that is before all others.
+    pub(super) fn enqueue(
+        &mut self,
+        call: C,
+        wait: Wait,
+        pinned: Option<usize>,
+    ) -> Option<Instant> {
+        let first = self.ends.first();
+        self.ends.insert(&wait);
+        self.insert(pinned, Queued { call, wait });
+        self.ends.first().filter(|end| first != Some(*end))
+    }
+
+    /// Returns when the first of the calls' waits ends, besides.
+    pub(super) fn add(
+        &mut self,
+        worker: W,
+        capacity: usize,
+    ) -> (WorkerKey, Effects<W, C>, Option<Instant>) {
+        let key = WorkerKey(self.next_number());
+        self.failed = 0;
+        self.workers.push(WorkerEntry::new(key, worker, capacity));
+        let effects = self.serve(Effects::new());
+        self.start();
+        (key, effects, self.ends.first())
+    }
+
+    /// The queue timeouts begin of the calls that came before the first worker and got no place on it.
+    fn start(&mut self) {
+        if self.started {
+            return;
+        }
+        self.started = true;
+        let now = Instant::now();
+        for Queued { wait, .. } in self.queue.values_mut() {
+            self.ends.remove(wait);
+            wait.limits.counted_from = Some(now);
+            self.ends.insert(wait);
+        }
+    }
+
+    pub(super) fn drain(&mut self, key: WorkerKey) -> Effects<W, C> {
         let mut effects = Effects::new();
         if let Some(entry) = self.entry(key) {
             let drained = entry.drain();
@@ -200,13 +231,13 @@ impl<W: Worker, L> State<W, L> {
         entry.map(|entry| entry.pause(connection)).is_some()
     }
 
-    pub(super) fn resume(&mut self, key: WorkerKey, worker: W) -> (bool, Effects<W, L>) {
+    pub(super) fn resume(&mut self, key: WorkerKey, worker: W) -> (bool, Effects<W, C>) {
         let entry = self.entry(key);
         let resumed = entry.is_some_and(|entry| entry.resume(worker));
         (resumed, self.serve(Effects::new()))
     }
 
-    pub(super) fn set_failed(&mut self, failed: usize, why: Arc<Unavailable>) -> Effects<W, L> {
+    pub(super) fn set_failed(&mut self, failed: usize, why: Arc<Unavailable>) -> Effects<W, C> {
         self.failed = failed;
         self.failure = Some(why);
         match self.unavailable() {
@@ -221,11 +252,7 @@ impl<W: Worker, L> State<W, L> {
         self.failure.clone().filter(|_| all_failed)
     }
 
-    pub(super) fn has_workers(&self) -> bool {
-        !self.workers.is_empty()
-    }
-
-    pub(super) fn startup(&self) -> Startup {
+    fn startup(&self) -> Startup {
         Startup {
             starting: self.limits.size.saturating_sub(self.failed),
             size: self.limits.size,
@@ -239,7 +266,7 @@ impl<W: Worker, L> State<W, L> {
         self.answered.remove(&key)
     }
 
-    pub(super) fn close(&mut self, error: AcquireError) -> Effects<W, L> {
+    pub(super) fn close(&mut self, error: AcquireError) -> Effects<W, C> {
         let error = self.closed.get_or_insert(error).clone();
         self.refuse_all(&error)
     }
@@ -263,7 +290,7 @@ impl<W: Worker, L> State<W, L> {
     }
 
     /// A call has ended, and its slot is free.
-    pub(super) fn release(&mut self, slot: &Slot<W>, used: SlotUse) -> Effects<W, L> {
+    pub(super) fn release(&mut self, slot: &Slot<W>, used: SlotUse) -> Effects<W, C> {
         if let Some(session) = &slot.session {
             self.sessions.leave(session, Instant::now());
         }
@@ -400,7 +427,7 @@ impl<W: Worker, L> State<W, L> {
     }
 
     /// Ends this session if its time to live has passed, and some others. Whether there may be more.
-    pub(super) fn expire(&mut self, id: Option<&str>, events: &mut Vec<Event<W>>) -> bool {
+    pub(super) fn expire_sessions(&mut self, id: Option<&str>, events: &mut Vec<Event<W>>) -> bool {
         let now = Instant::now();
         let mut next = id.and_then(|id| self.sessions.expire(id, now));
         for _ in 0..ENDED_AT_ONCE {
@@ -433,104 +460,126 @@ impl<W: Worker, L> State<W, L> {
         Ok(())
     }
 
-    fn enqueue(&mut self, number: u64, pinned: Option<usize>, queued: Queued<L>) {
+    fn insert(&mut self, pinned: Option<usize>, queued: Queued<C>) {
+        let place = queued.wait.place;
         match pinned {
-            None => self.queue.insert(number, queued),
+            None => self.queue.insert(place, queued),
             Some(index) => {
                 self.pinned += 1;
-                self.workers[index].pinned.insert(number, queued)
+                self.workers[index].pinned.insert(place, queued)
             }
         };
     }
 
     /// Removes a call from the queue or from the calls pinned to a worker.
-    fn dequeue(&mut self, number: u64) -> Option<Queued<L>> {
-        if let Some(queued) = self.queue.remove(&number) {
+    fn remove_call(&mut self, place: Place) -> Option<Queued<C>> {
+        if let Some(queued) = self.queue.remove(&place) {
             return Some(queued);
         }
         if self.pinned == 0 {
             return None;
         }
         let mut entries = self.workers.iter_mut();
-        let queued = entries.find_map(|entry| entry.pinned.remove(&number))?;
+        let queued = entries.find_map(|entry| entry.pinned.remove(&place))?;
         self.pinned -= 1;
         Some(queued)
     }
 
-    /// A queued call gives up. Its waiter is to be dropped without the lock.
-    pub(super) fn give_up(&mut self, number: u64) -> Option<Waiter<L>> {
-        let queued = self.dequeue(number)?;
-        Some(self.withdraw(queued))
+    /// A queued call gives up.
+    pub(super) fn give_up(&mut self, place: Place) -> Effects<W, C> {
+        let mut effects = Effects::new();
+        if let Some(queued) = self.remove_call(place) {
+            self.refuse(queued, AcquireError::GivenUp, &mut effects);
+        }
+        effects
+    }
+
+    /// Refuses the calls that have waited too long. Returns when the wait of another one ends.
+    pub(super) fn expire(&mut self, now: Instant) -> (Effects<W, C>, Option<Instant>) {
+        let mut effects = Effects::new();
+        while let Some(place) = self.ends.due(now)
+            && let Some(queued) = self.remove_call(place)
+        {
+            self.refuse_late(queued, &mut effects);
+        }
+        (effects, self.ends.first())
     }
 
     /// Gives free slots to the calls that have waited longest. Calls that have waited too long are refused.
-    fn serve(&mut self, mut effects: Effects<W, L>) -> Effects<W, L> {
+    fn serve(&mut self, mut effects: Effects<W, C>) -> Effects<W, C> {
         while let Some((queued, index)) = self.next(&mut effects) {
-            let session = queued.session.map(|session| session.lease);
-            let slot = self.take(index, session, queued.pipelines, &mut effects.events);
-            effects.grants.push((queued.waiter, Ok(slot)));
+            self.ends.remove(&queued.wait);
+            let session = queued.wait.session.map(|session| session.lease);
+            let slot = self.take(index, session, queued.wait.pipelines, &mut effects.events);
+            effects.grants.push((queued.call, Ok(slot)));
         }
         effects
     }
 
     /// Removes the call that has waited longest of those for which a worker is free; returns it and the worker.
-    fn next(&mut self, effects: &mut Effects<W, L>) -> Option<(Queued<L>, usize)> {
+    fn next(&mut self, effects: &mut Effects<W, C>) -> Option<(Queued<C>, usize)> {
         loop {
             self.least_loaded(true)?;
-            let first = self.queue.first_key_value().map(|(number, _)| *number);
-            let number = first.into_iter().chain(self.first_pinned()).min()?;
-            let queued = self.dequeue(number)?;
-            if queued.is_late() {
-                let waiter = self.withdraw(queued);
-                effects.grants.push((waiter, Err(AcquireError::Expired)));
+            let first = self.queue.first_key_value().map(|(place, _)| *place);
+            let place = first.into_iter().chain(self.first_pinned()).min()?;
+            let queued = self.remove_call(place)?;
+            if queued.wait.limits.is_late(Instant::now()) {
+                self.refuse_late(queued, effects);
                 continue;
             }
-            let session = queued.session.as_ref();
-            let session = session.map(|session| (&session.lease.id, session.strict));
-            match self.place(session, queued.pipelines) {
+            match self.place(queued.wait.session(), queued.wait.pipelines) {
                 Placement::Worker(index) => return Some((queued, index)),
                 Placement::Queue(None) => {
                     // It needs a slot of its own, and no later call overtakes it.
-                    self.enqueue(number, None, queued);
+                    self.insert(None, queued);
                     return None;
                 }
-                Placement::Queue(pinned) => self.enqueue(number, pinned, queued),
+                Placement::Queue(pinned) => self.insert(pinned, queued),
                 Placement::SessionLost => self.refuse_lost(queued, effects),
             }
         }
     }
 
     /// The call that has waited longest of those for one worker which is free.
-    fn first_pinned(&self) -> Option<u64> {
+    fn first_pinned(&self) -> Option<Place> {
         if self.pinned == 0 {
             return None;
         }
         let firsts = self.workers.iter().filter_map(|entry| {
-            let (number, queued) = entry.pinned.first_key_value()?;
+            let (place, queued) = entry.pinned.first_key_value()?;
             entry
-                .is_free(queued.pipelines, self.limits.pipeline_budget)
-                .then_some(*number)
+                .is_free(queued.wait.pipelines, self.limits.pipeline_budget)
+                .then_some(*place)
         });
         firsts.min()
     }
 
-    /// Takes a call that gets no worker out of its session.
-    fn withdraw(&mut self, queued: Queued<L>) -> Waiter<L> {
-        if let Some(session) = &queued.session {
+    /// A call that was removed gets no worker.
+    fn refuse(&mut self, queued: Queued<C>, error: AcquireError, effects: &mut Effects<W, C>) {
+        self.ends.remove(&queued.wait);
+        if let Some(session) = &queued.wait.session {
             self.sessions.leave(&session.lease, Instant::now());
         }
-        queued.waiter
+        effects.grants.push((queued.call, Err(error)));
     }
 
-    fn refuse_lost(&mut self, queued: Queued<L>, effects: &mut Effects<W, L>) {
-        if let Some(id) = queued.session_id() {
+    fn refuse_late(&mut self, queued: Queued<C>, effects: &mut Effects<W, C>) {
+        let error = if self.started {
+            queued.wait.limits.error(!self.workers.is_empty())
+        } else {
+            AcquireError::NotReady(self.startup())
+        };
+        self.refuse(queued, error, effects);
+    }
+
+    fn refuse_lost(&mut self, queued: Queued<C>, effects: &mut Effects<W, C>) {
+        if let Some((id, _)) = queued.wait.session() {
             self.sessions.end(id);
         }
-        let refused = (queued.waiter, Err(AcquireError::SessionLost));
-        effects.grants.push(refused);
+        self.refuse(queued, AcquireError::SessionLost, effects);
     }
 
-    fn refuse_all(&mut self, error: &AcquireError) -> Effects<W, L> {
+    fn refuse_all(&mut self, error: &AcquireError) -> Effects<W, C> {
         let mut waiting = take(&mut self.queue);
         for entry in &mut self.workers {
             waiting.append(&mut entry.pinned);
@@ -538,8 +587,7 @@ impl<W: Worker, L> State<W, L> {
         self.pinned = 0;
         let mut effects = Effects::new();
         for queued in waiting.into_values() {
-            let waiter = self.withdraw(queued);
-            effects.grants.push((waiter, Err(error.clone())));
+            self.refuse(queued, error.clone(), &mut effects);
         }
         effects
     }
@@ -548,7 +596,7 @@ impl<W: Worker, L> State<W, L> {
     pub(super) fn remove(
         &mut self,
         which: impl Fn(WorkerKey, &W) -> bool,
-    ) -> (bool, Effects<W, L>) {
+    ) -> (bool, Effects<W, C>) {
         let mut effects = Effects::new();
         let mut removed = false;
         while let Some(index) = self
@@ -569,17 +617,18 @@ impl<W: Worker, L> State<W, L> {
     /// Refuses the calls whose sessions were on a worker. Its other calls wait for any worker.
     fn lose_sessions(
         &mut self,
-        pinned: BTreeMap<u64, Queued<L>>,
+        pinned: BTreeMap<Place, Queued<C>>,
         sessions: HashSet<Arc<str>>,
         worker: W,
-        effects: &mut Effects<W, L>,
+        effects: &mut Effects<W, C>,
     ) {
         self.pinned -= pinned.len();
-        for (number, queued) in pinned {
-            if queued.session_id().is_some_and(|id| sessions.contains(id)) {
+        for queued in pinned.into_values() {
+            let session = queued.wait.session();
+            if session.is_some_and(|(id, _)| sessions.contains(id)) {
                 self.refuse_lost(queued, effects);
             } else {
-                self.queue.insert(number, queued);
+                self.insert(None, queued);
             }
         }
         if !sessions.is_empty() {
@@ -594,17 +643,12 @@ impl<W: Worker, L> State<W, L> {
         self.workers.iter().position(|entry| entry.key == key)
     }
 
-    fn entry(&mut self, key: WorkerKey) -> Option<&mut WorkerEntry<W, L>> {
+    fn entry(&mut self, key: WorkerKey) -> Option<&mut WorkerEntry<W, C>> {
         self.workers.iter_mut().find(|entry| entry.key == key)
     }
 
     fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
-    }
-
-    fn next_requeued(&mut self) -> u64 {
-        self.last_requeued += 1;
-        self.last_requeued
     }
 }

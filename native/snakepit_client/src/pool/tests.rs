@@ -1,13 +1,42 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
 
 type Name = &'static str;
-type Waiting = (Ticket<Name>, oneshot::Receiver<Granted<Name>>);
+type Waiting = (Waits<Name>, oneshot::Receiver<Granted<Name>>);
+
+/// Gives up its place when it is dropped.
+pub(super) struct Waits<W: Worker>(Ticket<W>);
+
+impl<W: Worker> Drop for Waits<W> {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+pub(super) enum Acquired<W: Worker> {
+    Now(Lease<W>),
+    Queued(Waits<W>, oneshot::Receiver<Granted<W>>),
+}
+
+pub(super) fn acquire<W: Worker>(
+    pool: &Arc<Dispatcher<W>>,
+    options: AcquireOptions,
+) -> Result<Acquired<W>, AcquireError> {
+    let (sender, granted) = oneshot::channel();
+    match pool.submit(options, sender) {
+        Submitted::Now(lease, _) => Ok(Acquired::Now(lease)),
+        Submitted::Queued(ticket) => Ok(Acquired::Queued(Waits(ticket), granted)),
+        Submitted::Refused(error, _) => Err(error),
+    }
+}
 
 fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
     let limits = Limits {
@@ -28,6 +57,21 @@ fn before(deadline: Instant) -> AcquireOptions {
     }
 }
 
+fn within(queue_timeout: Duration) -> AcquireOptions {
+    AcquireOptions {
+        queue_timeout: Some(queue_timeout),
+        ..AcquireOptions::default()
+    }
+}
+
+/// The error that a call gets.
+fn refused(granted: oneshot::Receiver<Granted<Name>>) -> AcquireError {
+    match wait_for(granted).unwrap() {
+        Ok(_) => panic!("the call got a lease"),
+        Err(error) => error,
+    }
+}
+
 fn pipelined() -> AcquireOptions {
     AcquireOptions {
         pipelines: true,
@@ -35,15 +79,17 @@ fn pipelined() -> AcquireOptions {
     }
 }
 
-fn requeued() -> AcquireOptions {
+/// A call that came before all others and has not started.
+fn requeued(since: Instant) -> AcquireOptions {
     AcquireOptions {
+        since,
         requeued: true,
         ..AcquireOptions::default()
     }
 }
 
 fn lease_with(dispatcher: &Arc<Dispatcher<Name>>, options: AcquireOptions) -> Lease<Name> {
-    match dispatcher.submit(options) {
+    match acquire(dispatcher, options) {
         Ok(Acquired::Now(lease)) => lease,
         Ok(Acquired::Queued(..)) => panic!("the call waits"),
         Err(error) => panic!("{error:?}"),
@@ -55,7 +101,7 @@ fn lease(dispatcher: &Arc<Dispatcher<Name>>) -> Lease<Name> {
 }
 
 fn queue_with(dispatcher: &Arc<Dispatcher<Name>>, options: AcquireOptions) -> Waiting {
-    match dispatcher.submit(options) {
+    match acquire(dispatcher, options) {
         Ok(Acquired::Queued(ticket, granted)) => (ticket, granted),
         Ok(Acquired::Now(_)) => panic!("a worker was free"),
         Err(error) => panic!("{error:?}"),
@@ -67,7 +113,7 @@ fn queue(dispatcher: &Arc<Dispatcher<Name>>) -> Waiting {
 }
 
 fn refusal(dispatcher: &Arc<Dispatcher<Name>>) -> Option<AcquireError> {
-    dispatcher.submit(AcquireOptions::default()).err()
+    acquire(dispatcher, AcquireOptions::default()).err()
 }
 
 fn unavailable(why: &str) -> Unavailable {
@@ -137,7 +183,7 @@ fn a_released_slot_goes_to_the_call_that_has_waited_longest() {
 }
 
 #[test]
-fn a_dropped_ticket_leaves_the_queue_and_gets_no_lease() {
+fn a_call_that_gives_up_leaves_the_queue_and_gets_no_lease() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let running = lease(&pool);
@@ -145,23 +191,45 @@ fn a_dropped_ticket_leaves_the_queue_and_gets_no_lease() {
     drop(ticket);
     assert_eq!(pool.snapshot().queued, 0);
     drop(running);
-    assert!(rx.try_recv().is_err());
+    assert_eq!(rx.try_recv().unwrap().err(), Some(AcquireError::GivenUp));
     assert_eq!(pool.snapshot().workers[0].1, 0);
 }
 
 #[test]
-fn an_expired_call_is_refused_and_the_next_one_served() {
+fn a_late_call_is_refused_and_the_next_one_served() {
     let pool = dispatcher(8);
     pool.add("a", 1);
     let running = lease(&pool);
-    let (_late, mut late_rx) = queue_with(&pool, before(Instant::now()));
+    let (_late, late) = queue_with(&pool, before(Instant::now()));
     let (_patient, mut patient_rx) = queue(&pool);
     drop(running);
-    assert_eq!(
-        late_rx.try_recv().unwrap().err(),
-        Some(AcquireError::Expired)
-    );
+    assert_eq!(refused(late), AcquireError::TimedOut);
     assert!(patient_rx.try_recv().unwrap().is_ok());
+}
+
+#[test]
+fn calls_are_refused_when_their_deadlines_or_queue_timeouts_pass() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    let _running = lease(&pool);
+    let soon = Duration::from_millis(20);
+    let (_patient, mut patient) = queue(&pool);
+    let (_limited, limited) = queue_with(&pool, within(soon));
+    let (_both, both) = queue_with(
+        &pool,
+        AcquireOptions {
+            queue_timeout: Some(Duration::from_secs(3600)),
+            ..before(Instant::now() + soon)
+        },
+    );
+    let has_workers = true;
+    assert_eq!(
+        refused(limited),
+        AcquireError::QueueTimedOut { has_workers }
+    );
+    assert_eq!(refused(both), AcquireError::TimedOut);
+    assert!(patient.try_recv().is_err());
+    assert_eq!(pool.snapshot().queued, 1);
 }
 
 #[test]
@@ -250,30 +318,60 @@ fn calls_wait_while_a_worker_may_still_start_and_get_the_reason_once_all_have_fa
 }
 
 #[test]
-fn a_call_from_before_the_first_worker_waits_past_its_queue_deadline() {
+fn a_queue_timeout_begins_once_the_pool_has_had_a_worker() {
     let pool = dispatcher(8);
-    let (early, mut early_rx) = queue_with(&pool, before(Instant::now()));
-    let started = early.starting().unwrap();
-    assert!(!started.is_cancelled());
+    let (_first, mut first) = queue_with(&pool, within(Duration::ZERO));
+    let (_second, mut second) = queue_with(&pool, within(Duration::ZERO));
+    assert!(first.try_recv().is_err() && second.try_recv().is_err());
     let a = pool.add("a", 1);
-    assert!(started.is_cancelled());
-    let granted = early_rx.try_recv().unwrap();
-    assert_eq!(*granted.unwrap().worker(), "a");
+    let running = first.try_recv().unwrap().unwrap();
+    assert_eq!(*running.worker(), "a");
+    let has_workers = true;
+    assert_eq!(refused(second), AcquireError::QueueTimedOut { has_workers });
     pool.remove(a);
-    let (late, _rx) = queue_with(&pool, before(Instant::now()));
-    assert!(late.starting().is_none());
-    assert!(!late.has_workers());
+    let (_late, late) = queue_with(&pool, within(Duration::ZERO));
+    let has_workers = false;
+    assert_eq!(refused(late), AcquireError::QueueTimedOut { has_workers });
 }
 
 #[test]
-fn the_startup_says_how_many_workers_still_start_and_why_the_others_do_not() {
+fn a_call_that_waits_for_the_first_worker_past_its_deadline_learns_how_far_the_pool_is() {
     let pool = dispatcher(8);
-    let (ticket, _rx) = queue(&pool);
     pool.set_failed(1, unavailable("no port"));
-    let startup = ticket.startup();
+    let soon = Instant::now() + Duration::from_millis(20);
+    let (_call, call) = queue_with(&pool, before(soon));
+    let AcquireError::NotReady(startup) = refused(call) else {
+        panic!("another error");
+    };
     assert_eq!((startup.starting, startup.size), (1, 2));
     assert_eq!(startup.startup_timeout, Duration::from_secs(30));
     assert_eq!(startup.failed.unwrap().why, "no port");
+}
+
+/// Gives its lease back at once.
+struct Unwilling(mpsc::Sender<()>);
+
+impl QueuedCall<Name> for Unwilling {
+    fn queued(&self, _ticket: Ticket<Name>) {}
+
+    fn granted(self: Box<Self>, granted: Granted<Name>) {
+        granted.unwrap().give_back_unused();
+        self.0.send(()).unwrap();
+    }
+}
+
+#[test]
+fn a_long_queue_of_calls_that_give_their_leases_back_does_not_overflow_the_stack() {
+    const CALLS: usize = 200_000;
+    let pool = dispatcher(CALLS);
+    pool.add("a", 1);
+    let running = lease(&pool);
+    let (tx, rx) = mpsc::channel();
+    for _ in 0..CALLS {
+        pool.submit(AcquireOptions::default(), Unwilling(tx.clone()));
+    }
+    drop(running);
+    assert_eq!(rx.try_iter().count(), CALLS);
 }
 
 #[test]
@@ -295,7 +393,7 @@ fn closing_refuses_waiting_and_later_calls() {
     pool.close(AcquireError::Closed);
     assert_eq!(rx.try_recv().unwrap().err(), Some(AcquireError::Closed));
     assert_eq!(refusal(&pool), Some(AcquireError::Closed));
-    let requeued = pool.submit(requeued());
+    let requeued = acquire(&pool, requeued(Instant::now()));
     assert_eq!(requeued.err(), Some(AcquireError::Closed));
 }
 
@@ -347,7 +445,7 @@ fn slots_are_neither_lost_nor_leased_twice_in_a_race() {
             let pool = &pool;
             scope.spawn(move || {
                 for round in 0..ROUNDS {
-                    let acquired = pool.submit(AcquireOptions::default()).unwrap();
+                    let acquired = acquire(pool, AcquireOptions::default()).unwrap();
                     if (round + caller) % 5 == 0 {
                         drop(acquired);
                         continue;
@@ -472,13 +570,14 @@ fn a_stalled_worker_gets_nothing_ahead_until_a_command_has_ended() {
 }
 
 #[test]
-fn a_requeued_call_goes_to_the_front_of_the_queue() {
+fn requeued_calls_go_to_the_front_of_the_queue_in_the_order_in_which_they_were_made() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let running = lease(&pool);
+    let [one, two] = [(); 2].map(|()| Instant::now());
     let (_later, mut later) = queue(&pool);
-    let (_first, mut first) = queue_with(&pool, requeued());
-    let (_second, mut second) = queue_with(&pool, requeued());
+    let (_second, mut second) = queue_with(&pool, requeued(two));
+    let (_first, mut first) = queue_with(&pool, requeued(one));
     drop(running);
     drop(first.try_recv().unwrap().unwrap());
     drop(second.try_recv().unwrap().unwrap());

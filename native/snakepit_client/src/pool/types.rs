@@ -14,14 +14,31 @@ impl<W: Clone + Send + 'static> Worker for W {}
 pub struct WorkerKey(pub u64);
 
 /// How a call wants a worker.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AcquireOptions {
+    /// When the call was made, by which it is served.
+    pub since: Instant,
     pub deadline: Option<Instant>,
+    /// How long it may wait for a worker once the pool has had one.
+    pub queue_timeout: Option<Duration>,
     pub session: Option<Session>,
     /// Whether the call may be sent to a worker that is still busy with earlier ones.
     pub pipelines: bool,
-    /// Whether it goes to the front of the queue, because it had a worker before and has not started there.
+    /// Whether it had a worker before and has not started there. Such a call may exceed the queue's limit.
     pub requeued: bool,
+}
+
+impl Default for AcquireOptions {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            deadline: None,
+            queue_timeout: None,
+            session: None,
+            pipelines: false,
+            requeued: false,
+        }
+    }
 }
 
 /// The session that a call belongs to.
@@ -39,7 +56,13 @@ pub enum AcquireError {
     /// The queue is full.
     Saturated { max_queue: usize },
     /// No worker was free before the call's deadline.
-    Expired,
+    TimedOut,
+    /// No worker was free within the queue timeout. Whether the pool had one at all.
+    QueueTimedOut { has_workers: bool },
+    /// The pool had no ready worker before the call's deadline.
+    NotReady(Startup),
+    /// The call has given up its place.
+    GivenUp,
     /// The session's worker is gone. Reported once; the next call begins the session anew.
     SessionLost,
     /// The pool has no worker, and waiting would not help.
@@ -57,7 +80,7 @@ pub struct Unavailable {
 }
 
 /// The progress of a pool none of whose workers has been ready yet.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Startup {
     pub starting: usize,
     pub size: usize,

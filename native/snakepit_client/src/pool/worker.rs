@@ -1,46 +1,19 @@
-//! One worker of the table, and the calls that wait for it.
+//! One worker of the table, and the calls that wait for it alone.
 
 use super::{
+    queue::{Place, Queued},
     sessions::SessionLease,
-    types::{AcquireError, Event, Worker, WorkerKey},
+    types::{Event, Worker, WorkerKey},
 };
 use snakepit_wire::moving_mean;
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::sync::oneshot;
 
 /// How many calls may wait on a worker itself.
 const MAX_AHEAD: usize = 128;
-
-/// Receives a lease `L`, or the reason why there is none.
-pub(super) type Waiter<L> = oneshot::Sender<Result<L, AcquireError>>;
-
-/// A call that waits for a worker.
-pub(super) struct Queued<L> {
-    pub(super) deadline: Option<Instant>,
-    pub(super) waiter: Waiter<L>,
-    pub(super) session: Option<QueuedSession>,
-    pub(super) pipelines: bool,
-}
-
-pub(super) struct QueuedSession {
-    pub(super) lease: SessionLease,
-    pub(super) strict: bool,
-}
-
-impl<L> Queued<L> {
-    pub(super) fn is_late(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| deadline <= Instant::now())
-    }
-
-    pub(super) fn session_id(&self) -> Option<&Arc<str>> {
-        self.session.as_ref().map(|session| &session.lease.id)
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -51,7 +24,7 @@ pub(super) enum Phase {
     Draining,
 }
 
-pub(super) struct WorkerEntry<W, L> {
+pub(super) struct WorkerEntry<W, C> {
     pub(super) key: WorkerKey,
     pub(super) worker: W,
     capacity: usize,
@@ -71,7 +44,7 @@ pub(super) struct WorkerEntry<W, L> {
     /// Whether a call on it has ended.
     pub(super) answered: bool,
     /// The calls that wait for this worker alone, because their sessions are on it.
-    pub(super) pinned: BTreeMap<u64, Queued<L>>,
+    pub(super) pinned: BTreeMap<Place, Queued<C>>,
     pub(super) sessions: HashSet<Arc<str>>,
 }
 
@@ -98,7 +71,7 @@ pub(super) enum SlotUse {
     Took(Duration),
 }
 
-impl<W: Worker, L> WorkerEntry<W, L> {
+impl<W: Worker, C> WorkerEntry<W, C> {
     pub(super) fn new(key: WorkerKey, worker: W, capacity: usize) -> Self {
         Self {
             key,

@@ -96,6 +96,11 @@ impl Waited {
     pub(super) fn call(&self) -> Arc<WaitedCall> {
         self.call.clone()
     }
+
+    /// Has a cancellation call `cancel`; at once if there was one.
+    pub(crate) fn on_cancel(&self, cancel: impl FnOnce() + Send + 'static) {
+        self.call().on_cancel(cancel);
+    }
 }
 
 impl Drop for Waited {

@@ -1,5 +1,6 @@
 //! A call on its way to a worker and back.
 
+mod answer;
 mod caller;
 mod cause;
 mod consumer;
@@ -18,8 +19,8 @@ mod unary;
 pub(crate) use caller::{Waited, cancel};
 pub(crate) use destination::{Connection, Endpoint, Pool, Worker};
 pub(crate) use overdue::Overdue;
-pub(crate) use request::Call;
-pub(crate) use route::{Route, Waiting};
+pub(crate) use request::{Call, Refused};
+pub(crate) use route::{Route, Target};
 pub(crate) use stream::run_stream;
 pub(crate) use timeouts::StreamTimeouts;
 pub(crate) use unary::start_unary;

@@ -29,6 +29,12 @@ pub(crate) struct Call {
     pub(crate) progress: Option<Arc<ProgressListener>>,
 }
 
+/// A call that was not started.
+pub(crate) struct Refused {
+    pub(crate) failure: Failure,
+    pub(crate) call: Box<Call>,
+}
+
 impl Call {
     /// Whether it may be sent to a worker that is still busy with earlier calls.
     pub(crate) fn is_short(&self) -> bool {

@@ -102,7 +102,7 @@ async fn open(
         attempt += 1;
         match opened {
             Err(Failure::NotStarted { refused, .. }) if attempt < MAX_ATTEMPTS => {
-                route = destination.redirect(call, false, !refused)?;
+                route = destination.redirect(call, !refused)?;
             }
             opened => return Ok((destination, clock, opened)),
         }

@@ -1,90 +1,189 @@
 //! Runs unary calls: as frames if the server implements `Calls`, otherwise as RPCs of their own.
 
 use super::{
+    answer::{answer, fail, fail_with_cause},
     caller::Waited,
-    cause::PendingCause,
-    destination::{Destination, Multiplexer, UnaryCall},
+    destination::{Destination, Endpoint, Multiplexer, UnaryCall, Worker},
     exit::{HandlerState, handler_exited},
-    meta::{Clock, Succeeded, failed_term, refused_term},
-    request::Call,
-    route::Route,
+    meta::{Clock, Succeeded, refused_term},
+    request::{Call, Refused},
+    route::Target,
 };
 use crate::{
-    codec,
     reply::{Reply, off_scheduler},
     runtime,
 };
-use rustler::{Encoder, types::atom};
 use snakepit_client::{
     connection::MAX_ATTEMPTS,
     error::Failure,
     multiplexer::{Cancelled, PendingCall, Report, ReturnReason},
-    offload::{OFFLOAD_FROM, offload},
+    pool::{AcquireError, Granted, Lease, QueuedCall, Submitted, Ticket},
 };
 use snakepit_proto::{CallEvent, CallHeader, Fields, HandlerExit, ReplyFrame};
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// Starts a call without waiting, so that a scheduler's thread may do it. The reply is
-/// `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`. If this fails there is no reply.
+/// `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`. If it is refused there is no reply.
 pub(crate) fn start_unary(
-    mut call: Box<Call>,
-    route: Route,
+    call: Box<Call>,
+    target: Target,
     reply: Reply,
     waited: Waited,
-) -> Result<(), Failure> {
-    let route = match route.at_once(&mut call) {
-        Ok(destination) => match destination.multiplexer() {
-            Some(multiplexer) => {
-                if let Err(failure) = call.check_size(destination.channel()) {
-                    reply.forget();
-                    return Err(failure);
-                }
-                UnaryCall::send(&multiplexer, call, destination, reply, waited);
-                return Ok(());
-            }
-            None => Route::At(destination),
-        },
-        Err(route) => route,
+) -> Result<(), Refused> {
+    let call = UnplacedCall {
+        call,
+        reply,
+        waited,
+        attempt: 0,
     };
-    runtime::spawn(run(call, route, reply, waited, 0))
+    // Without a runtime nothing could be sent to the caller.
+    let placed = match runtime::started() {
+        Ok(_) => call.place(target, false),
+        Err(failure) => Err(call.refused(failure)),
+    };
+    placed.map_err(|unplaceable| {
+        let Unplaceable { failure, call } = *unplaceable;
+        call.reply.forget();
+        Refused {
+            failure,
+            call: call.call,
+        }
+    })
 }
 
-/// Waits for the call's destination, and sends it there. Every call that has to queue is such a task, so its future
-/// is small: what an RPC of its own needs is in `run_rpc`.
-async fn run(mut call: Box<Call>, route: Route, reply: Reply, waited: Waited, attempt: u32) {
-    let destination = match route.destination(&mut call).await {
-        Ok(destination) => destination,
-        Err(failure) => return reply.send(|env| refused_term(env, &failure, &call)),
-    };
-    match destination.multiplexer() {
-        Some(multiplexer) => {
-            if let Err(failure) = call.check_size(destination.channel()) {
-                return reply.send(|env| refused_term(env, &failure, &call));
-            }
-            UnaryCall::send(&multiplexer, call, destination, reply, waited);
-        }
-        None => run_rpc(call, destination, reply, waited, attempt).await,
+/// A call that has no destination yet.
+struct UnplacedCall {
+    call: Box<Call>,
+    reply: Reply,
+    waited: Waited,
+    /// How many times it was sent as an RPC of its own.
+    attempt: u32,
+}
+
+/// A call that gets no destination.
+struct Unplaceable {
+    failure: Failure,
+    call: UnplacedCall,
+}
+
+impl Unplaceable {
+    fn send(self) {
+        let Self { failure, call } = self;
+        let UnplacedCall {
+            call,
+            reply,
+            waited,
+            ..
+        } = call;
+        off_scheduler(move || {
+            reply.send(|env| refused_term(env, &failure, &call));
+            drop(waited);
+        });
     }
 }
 
-fn run_rpc(
-    mut call: Box<Call>,
-    destination: Destination,
-    reply: Reply,
-    waited: Waited,
-    attempt: u32,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move {
-        let clock = Clock::new(&call, destination.worker_id());
-        let result = call.within(call.execute(&destination)).await;
-        let attempt = attempt + 1;
-        if let Err(Failure::NotStarted { refused, .. }) = &result
-            && attempt < MAX_ATTEMPTS
-        {
-            return match destination.redirect(&call, call.is_short(), !refused) {
-                Ok(route) => run(call, route, reply, waited, attempt).await,
-                Err(failure) => reply.send(|env| refused_term(env, &failure, &call)),
+impl UnplacedCall {
+    /// Sends the call to a worker or a connection, or queues it. `requeued`: whether it had a worker before and has not
+    /// started there.
+    fn place(self, target: Target, requeued: bool) -> Result<(), Box<Unplaceable>> {
+        match target {
+            Target::Pool(pool) => {
+                let options = self.call.acquire_options(self.call.is_short(), requeued);
+                match pool.submit(options, self) {
+                    Submitted::Now(lease, call) => call.send_on(lease),
+                    Submitted::Queued(_) => Ok(()),
+                    Submitted::Refused(error, call) => {
+                        let failure = call.call.not_acquired(error);
+                        Err(call.refused(failure))
+                    }
+                }
+            }
+            Target::Channel(endpoint) => match endpoint.open() {
+                Some(connection) => self.send_to(Destination::Channel(endpoint, connection)),
+                None => self.connect(endpoint),
+            },
+        }
+    }
+
+    fn connect(self, endpoint: Arc<Endpoint>) -> Result<(), Box<Unplaceable>> {
+        self.spawn(|call| async move {
+            let sent = match call.call.within(endpoint.connected()).await {
+                Ok(connection) => call.send_to(Destination::Channel(endpoint, connection)),
+                Err(failure) => Err(call.refused(failure)),
             };
+            if let Err(refused) = sent {
+                refused.send();
+            }
+        })
+    }
+
+    fn send_on(self, lease: Lease<Arc<Worker>>) -> Result<(), Box<Unplaceable>> {
+        match Destination::on_worker(lease) {
+            Ok(destination) => self.send_to(destination),
+            Err(failure) => Err(self.refused(failure)),
+        }
+    }
+
+    fn send_to(mut self, destination: Destination) -> Result<(), Box<Unplaceable>> {
+        let destination = self.call.sent_to(destination);
+        let Some(multiplexer) = destination.multiplexer() else {
+            return self.spawn(|call| call.run_rpc(destination));
+        };
+        if let Err(failure) = self.call.check_size(destination.channel()) {
+            return Err(self.refused(failure));
+        }
+        UnaryCall::send(
+            &multiplexer,
+            self.call,
+            destination,
+            self.reply,
+            self.waited,
+        );
+        Ok(())
+    }
+
+    /// Makes the call again that has not started at the destination.
+    fn redirect(self, destination: Destination, connection_lost: bool) {
+        let (target, lease) = destination.leave(connection_lost);
+        let placed = self.place(target, true);
+        if let Some(lease) = lease {
+            lease.give_back_unused();
+        }
+        if let Err(refused) = placed {
+            refused.send();
+        }
+    }
+
+    fn refused(self, failure: Failure) -> Box<Unplaceable> {
+        Box::new(Unplaceable {
+            failure,
+            call: self,
+        })
+    }
+
+    fn spawn<F>(self, work: impl FnOnce(Self) -> F) -> Result<(), Box<Unplaceable>>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        match runtime::started() {
+            Ok(runtime) => {
+                runtime.spawn(work(self));
+                Ok(())
+            }
+            Err(failure) => Err(self.refused(failure)),
+        }
+    }
+
+    /// Sends the call as an RPC of its own.
+    async fn run_rpc(mut self, destination: Destination) {
+        let call = &self.call;
+        let clock = Clock::new(call, destination.worker_id());
+        let result = call.within(call.execute(&destination)).await;
+        self.attempt += 1;
+        if let Err(Failure::NotStarted { refused, .. }) = &result
+            && self.attempt < MAX_ATTEMPTS
+        {
+            return self.redirect(destination, !refused);
         }
         let (cause, handler) = match &result {
             Ok(_) => (None, HandlerState::Exited),
@@ -93,63 +192,41 @@ fn run_rpc(
                 HandlerState::after(failure),
             ),
         };
-        let exit = destination.release(&call, handler);
+        let exit = destination.release(&self.call, handler);
         let result = match (result, cause) {
             (Err(failure), Some(cause)) => Err(cause.explain(failure).await),
             (result, _) => result,
         };
-        answer(reply, result, clock, Succeeded::of(&mut call));
-        drop(waited);
+        let succeeded = Succeeded::of(&mut self.call);
+        answer(self.reply, result, clock, succeeded);
+        drop(self.waited);
         if let Some(exit) = exit {
             exit.await;
         }
-    })
-}
-
-/// Decodes and sends the reply; one that takes long to decode on another thread.
-fn answer(
-    reply: Reply,
-    result: Result<Fields, Failure>,
-    clock: Clock,
-    succeeded: Option<Succeeded>,
-) {
-    let size = result.as_ref().map_or(0, codec::bytes_to_read);
-    let send = move || {
-        let meta = clock.meta();
-        let mut decoded = false;
-        reply.send(|env| {
-            match result.and_then(|fields| codec::decode_fields(env, &fields, None)) {
-                Ok(map) => {
-                    decoded = true;
-                    (atom::ok(), map, &meta).encode(env)
-                }
-                Err(failure) => failed_term(env, &failure, &meta),
-            }
-        });
-        if let Some(succeeded) = succeeded.filter(|_| decoded) {
-            succeeded.count(&meta);
-        }
-    };
-    match runtime::get() {
-        Ok(runtime) if size >= OFFLOAD_FROM => {
-            runtime.spawn(async move { offload(size, send).await });
-        }
-        _ => send(),
     }
 }
 
-fn fail(reply: Reply, clock: &Clock, failure: Failure) {
-    let meta = clock.meta();
-    off_scheduler(move || reply.send(|env| failed_term(env, &failure, &meta)));
-}
+impl QueuedCall<Arc<Worker>> for UnplacedCall {
+    fn queued(&self, ticket: Ticket<Arc<Worker>>) {
+        self.waited.on_cancel(move || ticket.give_up());
+    }
 
-/// Fails the call once the cause is known.
-fn fail_with_cause(reply: Reply, clock: Clock, failure: Failure, cause: Option<PendingCause>) {
-    match (cause, runtime::get()) {
-        (Some(cause), Ok(runtime)) => drop(runtime.spawn(async move {
-            fail(reply, &clock, cause.explain(failure).await);
-        })),
-        _ => fail(reply, &clock, failure),
+    fn granted(self: Box<Self>, granted: Granted<Arc<Worker>>) {
+        let placed = match granted {
+            Ok(lease) if self.call.cancelled.is_cancelled() => {
+                lease.give_back_unused();
+                return self.reply.forget();
+            }
+            Ok(lease) => self.send_on(lease),
+            Err(AcquireError::GivenUp) => return self.reply.forget(),
+            Err(error) => {
+                let failure = self.call.not_acquired(error);
+                Err(self.refused(failure))
+            }
+        };
+        if let Err(refused) = placed {
+            refused.send();
+        }
     }
 }
 
@@ -248,13 +325,18 @@ impl PendingCall for UnaryCall {
         let Some(reply) = self.reply else {
             return;
         };
-        let call = self.call;
-        let lost = reason == ReturnReason::ConnectionLost;
-        match self.destination.redirect(&call, true, lost) {
-            // Without a runtime, dropping the reply sends the caller a failure.
-            Ok(route) => drop(runtime::spawn(run(call, route, reply, self.waited, 0))),
-            Err(failure) => {
-                off_scheduler(move || reply.send(|env| refused_term(env, &failure, &call)));
+        let call = UnplacedCall {
+            call: self.call,
+            reply,
+            waited: self.waited,
+            attempt: 0,
+        };
+        let destination = self.destination;
+        match reason {
+            ReturnReason::Recalled => call.redirect(destination, false),
+            // The next connection may be lost as well, and the next.
+            ReturnReason::ConnectionLost => {
+                drop(call.spawn(async move |call: UnplacedCall| call.redirect(destination, true)))
             }
         }
     }

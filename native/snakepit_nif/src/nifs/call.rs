@@ -3,7 +3,10 @@
 use super::{channel::ChannelResource, millis, pool::PoolResource, spawn};
 use crate::{
     atoms,
-    call::{self, Call, Overdue, Route, StreamTimeouts, Waited, run_stream, start_unary},
+    call::{
+        self, Call, Overdue, Refused, Route, StreamTimeouts, Target, Waited, run_stream,
+        start_unary,
+    },
     codec::{self, EncodeError, Rules},
     events::{Events, Recipient},
     failure_term::{error_term, failure_term},
@@ -70,9 +73,8 @@ pub(super) struct Spec {
 }
 
 impl Spec {
-    pub(super) fn call(self, args: Fields) -> Call {
+    pub(super) fn call(self, args: Fields, started: Instant) -> Call {
         let id = next_call_id();
-        let started = Instant::now();
         let timeout = millis(self.timeout);
         let mut header = CallHeader::new(self.command, args);
         header.set_request_id(self.request_id.unwrap_or_else(|| make_request_id(id)));
@@ -111,7 +113,7 @@ fn call<'a>(
     spec: Spec,
 ) -> NifResult<Term<'a>> {
     let progress = spec.progress;
-    let prepared = prepare(target, arguments, spec, QUICK_BUDGET, true)?;
+    let prepared = prepare(target, arguments, spec, QUICK_BUDGET)?;
     Ok(unary(env, reference, progress, prepared))
 }
 
@@ -124,7 +126,7 @@ fn call_large<'a>(
     spec: Spec,
 ) -> NifResult<Term<'a>> {
     let progress = spec.progress;
-    let prepared = prepare(target, arguments, spec, usize::MAX, true)?;
+    let prepared = prepare(target, arguments, spec, usize::MAX)?;
     Ok(unary(env, reference, progress, prepared))
 }
 
@@ -152,7 +154,7 @@ fn stream<'a>(
     spec: Spec,
     stream_spec: StreamSpec<'a>,
 ) -> NifResult<Term<'a>> {
-    let prepared = prepare(target, arguments, spec, QUICK_BUDGET, false)?;
+    let prepared = prepare(target, arguments, spec, QUICK_BUDGET)?;
     Ok(streaming(env, reference, prepared, &stream_spec))
 }
 
@@ -165,7 +167,7 @@ fn stream_large<'a>(
     spec: Spec,
     stream_spec: StreamSpec<'a>,
 ) -> NifResult<Term<'a>> {
-    let prepared = prepare(target, arguments, spec, usize::MAX, false)?;
+    let prepared = prepare(target, arguments, spec, usize::MAX)?;
     Ok(streaming(env, reference, prepared, &stream_spec))
 }
 
@@ -200,9 +202,9 @@ fn new_call() -> (u64, String) {
 }
 
 fn unary<'a>(env: Env<'a>, reference: Term<'a>, progress: bool, prepared: Prepared) -> Term<'a> {
-    let (mut call, route) = match prepared {
+    let (mut call, target) = match prepared {
         Ok(prepared) => prepared,
-        Err(refused) => return refused.encode(env),
+        Err(error) => return error.encode(env),
     };
     let waited = Waited::by(env, &call);
     if progress {
@@ -211,9 +213,9 @@ fn unary<'a>(env: Env<'a>, reference: Term<'a>, progress: bool, prepared: Prepar
     }
     let reply = Reply::guarded(env.pid(), reference, waited.guard());
     let id = call.id;
-    match start_unary(call, route, reply, waited) {
+    match start_unary(call, target, reply, waited) {
         Ok(()) => (atoms::ok(), id).encode(env),
-        Err(failure) => error_term(env, &failure),
+        Err(refused) => refused.encode(env),
     }
 }
 
@@ -223,9 +225,13 @@ fn streaming<'a>(
     prepared: Prepared,
     stream: &StreamSpec<'a>,
 ) -> Term<'a> {
-    let (call, route) = match prepared {
+    let (call, target) = match prepared {
         Ok(prepared) => prepared,
-        Err(refused) => return refused.encode(env),
+        Err(error) => return error.encode(env),
+    };
+    let route = match Route::to(target, &call, false) {
+        Ok(route) => route,
+        Err(failure) => return Refused { failure, call }.encode(env),
     };
     let credit = Credit::new(stream.demand, stream.bounded);
     let progress = (!stream.bounded).then(|| Progress::new(call.started, stream.demand));
@@ -261,21 +267,11 @@ fn streaming<'a>(
     }
 }
 
-/// Why a call was not started.
-enum Refused {
-    NotEncoded(EncodeError),
-    /// With the request's id.
-    Failed(Failure, String),
-}
-
+/// With the request's id.
 impl Encoder for Refused {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        match self {
-            Self::NotEncoded(error) => error.encode(env),
-            Self::Failed(failure, request_id) => {
-                (atoms::error(), failure_term(env, failure), request_id).encode(env)
-            }
-        }
+        let request_id = self.call.header.request_id();
+        (atoms::error(), failure_term(env, &self.failure), request_id).encode(env)
     }
 }
 
@@ -292,34 +288,23 @@ impl Encoder for EncodeError {
     }
 }
 
-type Prepared = Result<(Box<Call>, Route), Refused>;
+type Prepared = Result<(Box<Call>, Target), EncodeError>;
 
-/// Encodes the arguments, then leases a worker or joins the queue.
-fn prepare(
-    target: Term<'_>,
-    args: Term<'_>,
-    spec: Spec,
-    budget: usize,
-    unary: bool,
-) -> NifResult<Prepared> {
+/// Encodes the arguments.
+fn prepare(target: Term<'_>, args: Term<'_>, spec: Spec, budget: usize) -> NifResult<Prepared> {
     let args = match codec::encode_args(args, Rules::Kinds, budget) {
         Ok(args) => args,
-        Err(error) => return Ok(Err(Refused::NotEncoded(error))),
+        Err(error) => return Ok(Err(error)),
     };
-    let mut call = Box::new(spec.call(args));
-    if let Ok(pool) = target.decode::<ResourceArc<PoolResource>>() {
-        call.numbers = Some(pool.2.clone());
-        let pipelines = unary && call.is_short();
-        return Ok(match Route::to_pool(&pool.0, &call, pipelines, false) {
-            Ok(route) => Ok((call, route)),
-            Err(failure) => Err(Refused::Failed(
-                failure,
-                call.header.request_id().to_owned(),
-            )),
-        });
-    }
-    let channel: ResourceArc<ChannelResource> = target.decode()?;
-    Ok(Ok((call, Route::Channel(channel.0.clone()))))
+    let mut call = Box::new(spec.call(args, Instant::now()));
+    let target = match target.decode::<ResourceArc<PoolResource>>() {
+        Ok(pool) => {
+            call.numbers = Some(pool.2.clone());
+            Target::Pool(pool.0.clone())
+        }
+        Err(_) => Target::Channel(target.decode::<ResourceArc<ChannelResource>>()?.0.clone()),
+    };
+    Ok(Ok((call, target)))
 }
 
 fn next_call_id() -> u64 {

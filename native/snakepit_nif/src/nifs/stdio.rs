@@ -1,12 +1,12 @@
 //! The functions for workers over stdin and stdout.
 
-use super::{call::Spec, pool::PoolResource, spawn};
+use super::{call::Spec, pool::PoolResource};
 use crate::{
     atoms,
-    call::{Waited, Waiting, Worker},
+    call::{Call, Waited, Worker},
     codec,
     failure_term::error_term,
-    reply::Reply,
+    reply::{Reply, off_scheduler},
     terms::LeaseTerm,
 };
 use bytes::Bytes;
@@ -14,11 +14,14 @@ use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
 use snakepit_client::{
     error::Failure,
-    pool::{Acquired, Lease},
+    pool::{Granted, Lease, QueuedCall, Submitted, Ticket},
     stdio_id,
 };
 use snakepit_proto::Fields;
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// A lease of a worker, which ends with the last reference to this or with `release`.
 struct LeaseResource(Mutex<Option<Lease<Arc<Worker>>>>);
@@ -39,34 +42,60 @@ impl LeaseResource {
     }
 }
 
+/// A call that waits for a lease.
+struct LeaseCall {
+    call: Call,
+    reply: Reply,
+    waited: Waited,
+}
+
+impl QueuedCall<Arc<Worker>> for LeaseCall {
+    fn queued(&self, ticket: Ticket<Arc<Worker>>) {
+        self.waited.on_cancel(move || ticket.give_up());
+    }
+
+    fn granted(self: Box<Self>, granted: Granted<Arc<Worker>>) {
+        let lease = granted.map_err(|error| self.call.not_acquired(error));
+        off_scheduler(move || {
+            self.reply.send_result(lease, LeaseResource::term);
+        });
+    }
+}
+
 /// Leases a worker over stdin and stdout: `{:ok, lease}` if one is free, `{:wait, id}` if `{ref, {:ok, lease} |
-/// {:error, failure}}` follows, or `{:error, failure}`. `again`: for a call that had a lease and has not started.
+/// {:error, failure}}` follows, or `{:error, failure}`. `again`: the microseconds since a call was made that had a lease
+/// and has not started.
 #[rustler::nif]
 fn acquire<'a>(
     env: Env<'a>,
     pool: ResourceArc<PoolResource>,
     reference: Term<'a>,
     spec: Spec,
-    again: bool,
+    again: Option<u64>,
 ) -> Term<'a> {
-    let call = spec.call(Fields::default());
-    let waiting = match call.acquire(&pool.0, false, again) {
-        Ok(Acquired::Now(lease)) => {
-            return (atoms::ok(), LeaseResource::term(env, lease)).encode(env);
-        }
-        Ok(Acquired::Queued(ticket, granted)) => Waiting::new(ticket, granted),
-        Err(failure) => return error_term(env, &failure),
-    };
+    let now = Instant::now();
+    let since = again.and_then(|ago| now.checked_sub(Duration::from_micros(ago)));
+    let call = spec.call(Fields::default(), since.unwrap_or(now));
+    let id = call.id;
+    let options = call.acquire_options(false, again.is_some());
     let waited = Waited::by(env, &call);
     let reply = Reply::guarded(env.pid(), reference, waited.guard());
-    let id = call.id;
-    let done = spawn(async move {
-        let _waited = waited;
-        reply.send_result(waiting.lease(&call).await, LeaseResource::term);
-    });
-    match done {
-        Ok(()) => (atoms::wait(), id).encode(env),
-        Err(failure) => error_term(env, &failure),
+    let call = LeaseCall {
+        call,
+        reply,
+        waited,
+    };
+    match pool.0.submit(options, call) {
+        Submitted::Now(lease, call) => {
+            call.reply.forget();
+            (atoms::ok(), LeaseResource::term(env, lease)).encode(env)
+        }
+        Submitted::Queued(_) => (atoms::wait(), id).encode(env),
+        Submitted::Refused(error, call) => {
+            let failure = call.call.not_acquired(error);
+            call.reply.forget();
+            error_term(env, &failure)
+        }
     }
 }
 

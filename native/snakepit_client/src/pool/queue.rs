@@ -1,0 +1,108 @@
+//! The calls that wait for a worker, and how long they do.
+
+use super::{sessions::SessionLease, types::AcquireError};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Calls are served in the order of their places: by when they came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    since: Instant,
+    number: u64,
+}
+
+impl Place {
+    pub(super) fn new(since: Instant, number: u64) -> Self {
+        Self { since, number }
+    }
+}
+
+/// A call that waits for a worker. `C` is what gets the lease.
+pub(super) struct Queued<C> {
+    pub(super) call: C,
+    pub(super) wait: Wait,
+}
+
+/// How a call waits.
+pub(super) struct Wait {
+    pub(super) place: Place,
+    pub(super) pipelines: bool,
+    pub(super) session: Option<QueuedSession>,
+    pub(super) limits: WaitLimits,
+}
+
+pub(super) struct QueuedSession {
+    pub(super) lease: SessionLease,
+    pub(super) strict: bool,
+}
+
+impl Wait {
+    /// The call's session, and whether it waits for the session's worker.
+    pub(super) fn session(&self) -> Option<(&Arc<str>, bool)> {
+        let session = self.session.as_ref()?;
+        Some((&session.lease.id, session.strict))
+    }
+}
+
+/// How long a call may wait.
+pub(super) struct WaitLimits {
+    /// The call's own.
+    pub(super) deadline: Option<Instant>,
+    pub(super) queue_timeout: Option<Duration>,
+    /// When the queue timeout began: once the pool has had a ready worker.
+    pub(super) counted_from: Option<Instant>,
+}
+
+impl WaitLimits {
+    fn queue_deadline(&self) -> Option<Instant> {
+        Some(self.counted_from? + self.queue_timeout?)
+    }
+
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.queue_deadline()).min()
+    }
+
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.end().is_some_and(|end| end <= now)
+    }
+
+    /// Why a call that is late gets no worker, of a pool that has had one.
+    pub(super) fn error(&self, has_workers: bool) -> AcquireError {
+        let queue = self.queue_deadline();
+        match self.deadline {
+            Some(deadline) if queue.is_none_or(|queue| deadline <= queue) => AcquireError::TimedOut,
+            _ => AcquireError::QueueTimedOut { has_workers },
+        }
+    }
+}
+
+/// When the waits of the queued calls end, in order.
+#[derive(Default)]
+pub(super) struct WaitEnds(BTreeSet<(Instant, Place)>);
+
+impl WaitEnds {
+    pub(super) fn insert(&mut self, wait: &Wait) {
+        if let Some(end) = wait.limits.end() {
+            self.0.insert((end, wait.place));
+        }
+    }
+
+    pub(super) fn remove(&mut self, wait: &Wait) {
+        if let Some(end) = wait.limits.end() {
+            self.0.remove(&(end, wait.place));
+        }
+    }
+
+    pub(super) fn first(&self) -> Option<Instant> {
+        Some(self.0.first()?.0)
+    }
+
+    /// A call whose wait has ended by `now`. It stays in the table.
+    pub(super) fn due(&self, now: Instant) -> Option<Place> {
+        let (end, place) = *self.0.first()?;
+        (end <= now).then_some(place)
+    }
+}
