@@ -28,6 +28,9 @@ defmodule Snakepit do
     * `:pool` - the pool's name, default `Snakepit.Pool`
     * `:timeout` - ms or `:infinity`, including the wait for a worker
     * `:queue_timeout` - ms or `:infinity`, for the wait for a worker alone
+    * `:priority` - `:high`, `:normal` (default) or `:low`, while it waits for a worker. Calls are served as if
+      they had come a second later for each level below `:high`: a call is overtaken by calls of the next
+      level that come up to a second after it, and never by later ones
     * `:session_id` - the session that the call belongs to, see `execute_in_session/4`
     * `:affinity` - `:strict` (default) or `:prefer`, for a call in a session
     * `:request_id` - names the call in errors, telemetry, Python's `context.request_id` and its log

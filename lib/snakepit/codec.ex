@@ -15,6 +15,7 @@ defmodule Snakepit.Codec do
          request_id: options[:request_id],
          timeout: millis(Keyword.fetch!(options, :timeout)),
          queue_timeout: millis(Keyword.get(options, :queue_timeout, :infinity)),
+         priority: Keyword.get(options, :priority, :normal),
          session: session(options[:session_id], options),
          metadata: metadata(options),
          progress: Keyword.has_key?(options, :on_progress)

@@ -16,7 +16,7 @@ defmodule Snakepit.Telemetry do
 
   Times are in native units (`System.convert_time_unit/3`). The metadata of each event has
   `:pool`; that of calls has `:command`, `:streaming`, `:request_id`, `:session_id` (nil without a
-  session) and `:telemetry_span_context`, that of workers has `:worker_id`.
+  session), `:priority` and `:telemetry_span_context`, that of workers has `:worker_id`.
 
   ## Where handlers run
 
@@ -207,6 +207,7 @@ defmodule Snakepit.Telemetry do
       streaming: streaming,
       request_id: options[:request_id],
       session_id: options[:session_id],
+      priority: Keyword.get(options, :priority, :normal),
       telemetry_span_context: make_ref()
     }
 

@@ -53,6 +53,21 @@ defmodule Snakepit.LeasesTest do
     Native.release(running)
   end
 
+  test "a call of a low priority is not overtaken by one that comes much later",
+       %{pool: pool} do
+    {:ok, %{lease: running}} = acquire(pool)
+    [low, high] = [make_ref(), make_ref()]
+    {:ok, spec} = Codec.spec("command", timeout: :infinity, priority: :high)
+    assert {:wait, _handle} = Native.acquire(pool, high, spec, 0)
+    assert {:wait, _handle} = Native.acquire(pool, low, %{spec | priority: :low}, 60_000_000)
+    Native.release(running)
+    assert_receive {^low, {:ok, %{lease: running}}}
+    refute_received {^high, _}
+    Native.release(running)
+    assert_receive {^high, {:ok, %{lease: running}}}
+    Native.release(running)
+  end
+
   test "waiting ends at the deadline", %{pool: pool} do
     {:ok, %{lease: lease}} = acquire(pool)
     ref = make_ref()

@@ -87,11 +87,12 @@ defmodule Snakepit.TelemetryTest do
   describe "a call" do
     test "is a span with its queue and execution times" do
       pool = start_pool!()
-      options = [pool: pool, request_id: "mine", session_id: "s"]
+      options = [pool: pool, request_id: "mine", session_id: "s", priority: :low]
       {:ok, _} = Snakepit.execute("add", %{a: 1}, options)
 
       assert {%{monotonic_time: _, system_time: _}, start} = event(pool, [:call, :start])
       assert %{command: "add", streaming: false, request_id: "mine", session_id: "s"} = start
+      assert start.priority == :low
       assert {times, stop} = event(pool, [:call, :stop])
       assert Map.take(stop, Map.keys(start)) == start
       assert %{halted: false, worker_id: <<_, _::binary>>} = stop

@@ -13,6 +13,7 @@ defmodule Snakepit.Config.Options do
     %{
       timeout: :timeout,
       queue_timeout: :timeout,
+      priority: {:one_of, [:high, :normal, :low]},
       session_id: :session_id,
       affinity: {:one_of, [:strict, :prefer]},
       request_id: :request_id,

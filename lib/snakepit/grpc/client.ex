@@ -60,7 +60,8 @@ defmodule Snakepit.GRPC.Client do
   Executes a command and waits for its result, a map with string keys.
 
   Options: `:timeout` (ms or `:infinity`, default #{@timeout}), `:session_id`, `:request_id`,
-  `:traceparent`, `:metadata`, `:on_progress` (as for `Snakepit.execute/3`), and for a pool `:queue_timeout` and `:affinity`.
+  `:traceparent`, `:metadata`, `:on_progress` (as for `Snakepit.execute/3`), and for a pool `:queue_timeout`,
+  `:priority` and `:affinity`.
   """
   @doc since: "0.1.0"
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}

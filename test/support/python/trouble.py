@@ -75,11 +75,15 @@ class Trouble(BuiltinAdapter):
         return context.cancelled
 
     @command
-    def note(self, path: str) -> dict[str, int]:
+    def note(self, path: str, text: Optional[str] = None) -> dict[str, int]:
         """Adds a line to a file."""
         with open(path, "a", encoding="utf-8") as file:
-            file.write(f"{os.getpid()}\n")
+            file.write(f"{text or os.getpid()}\n")
         return {"pid": os.getpid()}
+
+    @command
+    def note_stream(self, path: str, text: str) -> Generator[dict[str, int], None, None]:
+        yield self.note(path, text)
 
     @command
     def sleep_holding_the_gil(self, started: str) -> dict[str, Any]:

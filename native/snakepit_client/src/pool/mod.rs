@@ -17,7 +17,8 @@ mod tests;
 
 pub use state::Limits;
 pub use types::{
-    AcquireError, AcquireOptions, Event, Session, Snapshot, Startup, Unavailable, Worker, WorkerKey,
+    AcquireError, AcquireOptions, Event, Priority, Session, Snapshot, Startup, Unavailable, Worker,
+    WorkerKey,
 };
 
 use crate::overdue::Watch;
@@ -85,8 +86,7 @@ impl<W: Worker> Dispatcher<W> {
         })
     }
 
-    /// Leases the least loaded worker, or the session's, if it is free; queues the call in order of arrival
-    /// otherwise.
+    /// Leases the least loaded worker, or the session's, if it is free; queues the call otherwise.
     pub fn submit<C: QueuedCall<W>>(
         self: &Arc<Self>,
         options: AcquireOptions,
@@ -224,7 +224,7 @@ impl<W: Worker> Dispatcher<W> {
     }
 }
 
-/// A worker's slot, which goes to the call that has waited longest when this is dropped.
+/// A worker's slot, which goes to the first call of the queue when this is dropped.
 pub struct Lease<W: Worker> {
     dispatcher: Arc<Dispatcher<W>>,
     used: SlotUse,

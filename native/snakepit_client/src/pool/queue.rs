@@ -1,22 +1,27 @@
 //! The calls that wait for a worker, and how long they do.
 
-use super::{sessions::SessionLease, types::AcquireError};
+use super::{
+    sessions::SessionLease,
+    types::{AcquireError, Priority},
+};
 use std::{
     collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-/// Calls are served in the order of their places: by when they came.
+/// Calls are served in the order of their places: by when they came and by their priority. The order of two calls
+/// never changes, so that each call gets its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
-    since: Instant,
+    turn: Instant,
     number: u64,
 }
 
 impl Place {
-    pub(super) fn new(since: Instant, number: u64) -> Self {
-        Self { since, number }
+    pub(super) fn new(since: Instant, priority: Priority, number: u64) -> Self {
+        let turn = since + priority.delay();
+        Self { turn, number }
     }
 }
 

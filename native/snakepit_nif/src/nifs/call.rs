@@ -16,9 +16,14 @@ use crate::{
     send_guard::SendGuard,
 };
 use rustler::{
-    Atom, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, Resource, ResourceArc, Term,
+    Atom, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, NifUnitEnum, Resource, ResourceArc,
+    Term,
 };
-use snakepit_client::{credit::Credit, error::Failure, pool::Session};
+use snakepit_client::{
+    credit::Credit,
+    error::Failure,
+    pool::{Priority, Session},
+};
 use snakepit_proto::{CallHeader, Fields};
 use std::{
     hash::{BuildHasher, RandomState},
@@ -57,6 +62,23 @@ impl Drop for StreamResource {
     }
 }
 
+#[derive(NifUnitEnum)]
+enum PriorityTerm {
+    High,
+    Normal,
+    Low,
+}
+
+impl From<PriorityTerm> for Priority {
+    fn from(term: PriorityTerm) -> Self {
+        match term {
+            PriorityTerm::High => Self::High,
+            PriorityTerm::Normal => Self::Normal,
+            PriorityTerm::Low => Self::Low,
+        }
+    }
+}
+
 /// A call but for its arguments.
 #[derive(NifMap)]
 #[rustler(decode)]
@@ -65,6 +87,7 @@ pub(super) struct Spec {
     request_id: Option<String>,
     timeout: Option<u64>,
     queue_timeout: Option<u64>,
+    priority: PriorityTerm,
     /// Its id, and whether its calls wait for its worker.
     session: Option<(String, bool)>,
     metadata: Vec<(String, String)>,
@@ -95,6 +118,7 @@ impl Spec {
             started,
             timeout,
             queue_timeout: millis(self.queue_timeout),
+            priority: self.priority.into(),
             cancelled: CancellationToken::new(),
             numbers: None,
             progress: None,
