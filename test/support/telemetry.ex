@@ -8,8 +8,12 @@ unless Code.ensure_loaded?(:telemetry) do
     def start, do: :ets.new(:telemetry, [:named_table, :public, :bag, read_concurrency: true])
 
     def attach(id, event, function, config) do
-      :ets.insert(:telemetry, {event, id, function, config})
-      :ok
+      if :ets.match(:telemetry, {:_, id, :_, :_}) == [] do
+        :ets.insert(:telemetry, {event, id, function, config})
+        :ok
+      else
+        {:error, :already_exists}
+      end
     end
 
     def detach(id) do
