@@ -1,18 +1,20 @@
 defmodule Snakepit.SourceFilesTest do
   use ExUnit.Case, async: true
 
+  import Snakepit.Test.Files, only: [put!: 3]
+
   alias Snakepit.Pool.SourceFiles
 
   @moduletag :tmp_dir
 
   test "a file that is new, gone or has other content has changed", %{tmp_dir: dir} do
-    for name <- ~w(kept.py edited.py gone.py package/module.py), do: write(dir, name, "1")
+    for name <- ~w(kept.py edited.py gone.py package/module.py), do: put!(dir, name, "1")
     before = SourceFiles.read([dir])
-    write(dir, "kept.py", "1")
+    put!(dir, "kept.py", "1")
     # The same size, and most likely within the same second.
-    write(dir, "edited.py", "2")
-    write(dir, "package/module.py", "2")
-    write(dir, "package/new.py", "")
+    put!(dir, "edited.py", "2")
+    put!(dir, "package/module.py", "2")
+    put!(dir, "package/new.py", "")
     File.rm!(Path.join(dir, "gone.py"))
     now = SourceFiles.read([dir], before)
 
@@ -22,29 +24,29 @@ defmodule Snakepit.SourceFilesTest do
 
   test "a change that keeps size and time is seen if both are old or new",
        %{tmp_dir: dir} do
-    path = write(dir, "module.py", "1")
+    path = put!(dir, "module.py", "1")
     old = System.os_time(:second) - 1000
     File.touch!(path, old)
     before = SourceFiles.read([dir])
-    write(dir, "module.py", "2")
+    put!(dir, "module.py", "2")
     File.touch!(path, old)
     assert changed(before, SourceFiles.read([dir], before), dir) == ["module.py"]
   end
 
   test "other files are ignored, and those of environments, caches and hidden directories",
        %{tmp_dir: dir} do
-    write(dir, "env/pyvenv.cfg", "")
+    put!(dir, "env/pyvenv.cfg", "")
 
     for name <- ~w(module.pyc data.txt py .hidden.py .git/hook.py .venv/bin/x.py __pycache__/x.py
                    node_modules/x/y.py _build/dev/x.py env/lib/x.py lib/site-packages/x.py),
-        do: write(dir, name, "")
+        do: put!(dir, name, "")
 
-    write(dir, "deep/er/module.py", "")
+    put!(dir, "deep/er/module.py", "")
     assert paths(SourceFiles.read([dir]), dir) == ["deep/er/module.py"]
   end
 
   test "links are followed, but not in circles", %{tmp_dir: dir} do
-    write(dir, "there/module.py", "")
+    put!(dir, "there/module.py", "")
     File.mkdir!(Path.join(dir, "root"))
     File.ln_s!(Path.join(dir, "there"), Path.join(dir, "root/here"))
     File.ln_s!(Path.join(dir, "root"), Path.join(dir, "there/back"))
@@ -56,7 +58,7 @@ defmodule Snakepit.SourceFilesTest do
   test "a missing directory has no files, and may appear later", %{tmp_dir: dir} do
     root = Path.join(dir, "later")
     assert SourceFiles.read([root]) == %{}
-    write(dir, "later/module.py", "")
+    put!(dir, "later/module.py", "")
     assert changed(%{}, SourceFiles.read([root]), root) == ["module.py"]
   end
 
@@ -64,13 +66,6 @@ defmodule Snakepit.SourceFilesTest do
     path = dir <> "/" <> <<255>> <> "ü.py"
     :ok = :file.write_file(path, "1")
     assert SourceFiles.read([dir]) |> Map.keys() == [path]
-  end
-
-  defp write(dir, name, content) do
-    path = Path.join(dir, name)
-    File.mkdir_p!(Path.dirname(path))
-    File.write!(path, content)
-    path
   end
 
   defp changed(before, now, dir),

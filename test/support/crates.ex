@@ -2,6 +2,8 @@ defmodule Snakepit.Test.Crates do
   @moduledoc false
   # Small crates without dependencies, which cargo builds in a second.
 
+  import Snakepit.Test.Files, only: [put!: 3]
+
   @doc "Writes a workspace of libraries and programs, and returns the target that rustc builds for."
   def write!(directory, libraries, programs) do
     crates =
@@ -29,13 +31,5 @@ defmodule Snakepit.Test.Crates do
     {version, 0} = System.cmd("rustc", ["-vV"])
     [_, host] = Regex.run(~r/^host: (.+)$/m, version)
     host
-  end
-
-  @doc "Writes a file and its directories; returns its path."
-  def put!(directory, name, content) do
-    path = Path.join(directory, name)
-    File.mkdir_p!(Path.dirname(path))
-    File.write!(path, content)
-    path
   end
 end

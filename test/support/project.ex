@@ -3,6 +3,8 @@ defmodule Snakepit.Test.Project do
   # A user's Mix project that depends on this one, in a test's directory. All of them share one
   # build of Snakepit, which is kept between runs.
 
+  import Snakepit.Test.Files, only: [put!: 3]
+
   @root File.cwd!()
   # Of a compiled application.
   @parts ["ebin", ".mix"]
@@ -13,12 +15,7 @@ defmodule Snakepit.Test.Project do
     module = app |> to_string() |> Macro.camelize()
     files = Map.merge(%{"mix.exs" => mix_exs(app, module, options[:mod])}, files)
 
-    for {path, text} <- files do
-      path = Path.join(dir, path)
-      File.mkdir_p!(Path.dirname(path))
-      File.write!(path, text)
-    end
-
+    for {path, text} <- files, do: put!(dir, path, text)
     dir
   end
 

@@ -18,6 +18,7 @@ defmodule Snakepit.Test.Snippets do
   import ExUnit.Assertions
   import ExUnit.Callbacks
   import ExUnit.CaptureIO
+  import Snakepit.Test.Files, only: [put!: 3]
   import ExUnit.CaptureLog
   import Snakepit.Test.Pools, only: [await_ready: 1, patience: 0]
 
@@ -111,10 +112,7 @@ defmodule Snakepit.Test.Snippets do
     for({"python", code} <- blocks, do: file(code))
     |> Enum.group_by(&elem(&1, 0), &elem(&1, 1))
     |> Map.new(fn {name, parts} ->
-      path = Path.join(dir, name)
-      File.mkdir_p!(Path.dirname(path))
-      File.write!(path, Enum.join(parts, "\n\n"))
-      {name, path}
+      {name, put!(dir, name, Enum.join(parts, "\n\n"))}
     end)
   end
 

@@ -3,6 +3,8 @@ defmodule Mix.Snakepit.BuildingTest do
   # small crates that have the names of the real ones.
   use ExUnit.Case
 
+  import Snakepit.Test.Files, only: [put!: 3]
+
   alias Mix.Snakepit.{Libraries, Target}
   alias Snakepit.Test.Crates
 
@@ -32,7 +34,7 @@ defmodule Mix.Snakepit.BuildingTest do
     assert {_, 0} = System.cmd(Path.join(package, "priv/native/snakepit_launcher"), [])
     refute install(package)
 
-    Crates.put!(package, "native/snakepit_nif/src/lib.rs", "// edited\n")
+    put!(package, "native/snakepit_nif/src/lib.rs", "// edited\n")
     File.touch!(Path.join(package, "native/snakepit_nif/src/lib.rs"), 946_684_800)
     assert install(package)
 
@@ -42,7 +44,7 @@ defmodule Mix.Snakepit.BuildingTest do
     refute install(package)
 
     for file <- @files do
-      Crates.put!(package, file, "a foreign library")
+      put!(package, file, "a foreign library")
       assert install(package)
 
       assert_received {:mix_shell, :info,
@@ -52,7 +54,7 @@ defmodule Mix.Snakepit.BuildingTest do
     end
 
     # `[build] target` moves cargo's files into another directory.
-    Crates.put!(package, ".cargo/config.toml", ~s([build]\ntarget = "#{host}"\n))
+    put!(package, ".cargo/config.toml", ~s([build]\ntarget = "#{host}"\n))
     assert install(package)
     assert File.exists?(Path.join(package, "target/#{host}/release/snakepit_launcher"))
     refute install(package)

@@ -3,6 +3,7 @@ defmodule Mix.Snakepit.CargoTest do
   use ExUnit.Case
 
   import ExUnit.CaptureIO
+  import Snakepit.Test.Files, only: [put!: 3]
 
   alias Mix.Snakepit.Cargo
   alias Snakepit.Test.Crates
@@ -33,7 +34,7 @@ defmodule Mix.Snakepit.CargoTest do
 
     System.delete_env("CARGO_BUILD_TARGET")
     File.rm_rf!(Path.join(dir, "target"))
-    config = Crates.put!(dir, ".cargo/config.toml", ~s([build]\ntarget = "#{host}"\n))
+    config = put!(dir, ".cargo/config.toml", ~s([build]\ntarget = "#{host}"\n))
     assert {artifacts, ^host} = build(dir)
     assert artifacts["program_crate"] == Path.join(folder, "program_crate")
     assert config in Cargo.configuration(dir)
@@ -46,7 +47,7 @@ defmodule Mix.Snakepit.CargoTest do
     assert File.exists?(file)
 
     System.delete_env("CARGO_TARGET_DIR")
-    Crates.put!(dir, ".cargo/config.toml", ~s([build]\ntarget-dir = "elsewhere"\n))
+    put!(dir, ".cargo/config.toml", ~s([build]\ntarget-dir = "elsewhere"\n))
     assert {%{"program_crate" => file}, _} = build(dir)
     assert file == Path.join(dir, "elsewhere/release/program_crate")
   end
@@ -67,8 +68,7 @@ defmodule Mix.Snakepit.CargoTest do
   end
 
   test "a cargo of rustup without a toolchain is an error that quotes it", %{tmp_dir: dir} do
-    program =
-      Crates.put!(dir, "bin/cargo", "#!/bin/sh\necho no toolchain is installed >&2\nexit 1\n")
+    program = put!(dir, "bin/cargo", "#!/bin/sh\necho no toolchain is installed >&2\nexit 1\n")
 
     File.chmod!(program, 0o755)
 

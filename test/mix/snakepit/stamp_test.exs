@@ -1,6 +1,8 @@
 defmodule Mix.Snakepit.StampTest do
   use ExUnit.Case, async: true
 
+  import Snakepit.Test.Files, only: [put!: 3]
+
   alias Mix.Snakepit.{Files, Stamp}
 
   @moduletag :tmp_dir
@@ -51,12 +53,12 @@ defmodule Mix.Snakepit.StampTest do
   test "a directory is mirrored by content, whatever the times of its files are", context do
     %{tmp_dir: dir} = context
     [from, to] = for name <- ~w(from to), do: Path.join(dir, name)
-    for name <- ~w(a.py sub/b.py c.pyc), do: write(from, name, "1")
+    for name <- ~w(a.py sub/b.py c.pyc), do: put!(from, name, "1")
     assert Files.mirror!(from, to, "**/*.py")
     assert names(to) == ~w(a.py sub/b.py)
     refute Files.mirror!(from, to, "**/*.py")
 
-    write(from, "a.py", "2")
+    put!(from, "a.py", "2")
     for name <- ~w(from/a.py to/a.py), do: File.touch!(Path.join(dir, name), 0)
     assert Files.mirror!(from, to, "**/*.py")
     assert File.read!(Path.join(to, "a.py")) == "2"
@@ -73,12 +75,6 @@ defmodule Mix.Snakepit.StampTest do
     assert File.read!(file) == "another"
     assert Bitwise.band(File.stat!(file).mode, 0o777) == 0o755
     assert File.ls!(Path.dirname(file)) == ["library.so"]
-  end
-
-  defp write(dir, name, content) do
-    path = Path.join(dir, name)
-    File.mkdir_p!(Path.dirname(path))
-    File.write!(path, content)
   end
 
   defp names(dir) do
