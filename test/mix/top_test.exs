@@ -82,41 +82,60 @@ defmodule Mix.Tasks.Snakepit.TopTest do
     assert output =~ "cannot connect to nobody@127.0.0.1: check that it runs with this name"
   end
 
-  test "draws in a terminal, and restores it", %{tmp_dir: dir} do
+  test "draws in a terminal, and restores it, also if it is killed", %{tmp_dir: dir} do
     {node, call} = node!()
-    project = Project.write!(Path.join(dir, "app"), :app)
+    # The view's own process, not one that has started it.
+    config = ~s[File.write!("pid", System.pid())]
+    project = Project.write!(Path.join(dir, "app"), :app, %{"config/config.exs" => config})
     # The compiler's output would be in the terminal as well.
     Project.mix(project, ["compile"])
-    line = Enum.map_join(["mix" | args(node, [])], " ", &"'#{&1}'")
-    command = "stty -g > before; #{line}; echo status $? > status; stty -g > after"
-    script = System.find_executable("script")
-    env = for {name, value} <- Project.env(project), do: {to_charlist(name), to_charlist(value)}
+    read = &(project |> Path.join(&1) |> File.read!() |> String.trim())
+    kill = fn _port -> {_, 0} = System.cmd("kill", ["-KILL", read.("pid")]) end
 
-    for key <- ["q", <<3>>] do
-      port =
-        Port.open({:spawn_executable, script}, [
-          :binary,
-          :exit_status,
-          cd: project,
-          env: env,
-          args: ["-q", "-e", "-c", command, "/dev/null"]
-        ])
-
+    for {end_it, status} <- [
+          {&Port.command(&1, "q"), 0},
+          {&Port.command(&1, <<3>>), 0},
+          {kill, 137}
+        ] do
+      port = in_terminal(project, args(node, []))
       screen = until(port, "", ~r/\e\[H.*Snakepit\.Pool\/1.*q quits/s)
       assert screen =~ "\e[?1049h"
       # A key that means nothing is not echoed.
       Port.command(port, "x")
-      Port.command(port, key)
-      rest = finish(port, "")
-      assert rest =~ "\e[?25h\e[?1049l"
-      read = &(project |> Path.join(&1) |> File.read!() |> String.trim())
-      assert read.("status") == "status 0"
+      end_it.(port)
+      assert finish(port, "") =~ "\e[?25h\e[?1049l"
+      assert read.("status") == "status #{status}"
       assert read.("before") != ""
       assert read.("after") == read.("before")
-      for file <- ~w(before after status), do: File.rm!(Path.join(project, file))
+      for file <- ~w(before after status pid), do: File.rm!(Path.join(project, file))
     end
 
     eventually(fn -> handlers(call) == [] end)
+  end
+
+  # Runs `mix` in a terminal of its own, as a job of a shell that has job control, like the one of a
+  # user. Afterwards the shell waits until the terminal is as it was before.
+  defp in_terminal(project, args) do
+    line = Enum.map_join(["mix" | args], " ", &"'#{&1}'")
+
+    command = """
+    set -m
+    stty -g > before
+    #{line}
+    echo status $? > status
+    tries=#{10 * div(patience(), 1_000)}
+    until stty -g > after; cmp -s before after || [ $((tries -= 1)) -eq 0 ]; do sleep 0.1; done
+    """
+
+    env = for {name, value} <- Project.env(project), do: {to_charlist(name), to_charlist(value)}
+
+    Port.open({:spawn_executable, System.find_executable("script")}, [
+      :binary,
+      :exit_status,
+      cd: project,
+      env: [{~c"SHELL", ~c"/bin/sh"} | env],
+      args: ["-q", "-e", "-c", command, "/dev/null"]
+    ])
   end
 
   defp until(port, seen, wanted) do
