@@ -25,6 +25,7 @@ defmodule Mix.Tasks.Snakepit.Gen.AdapterTest do
     read = &File.read!(Path.join(project, &1))
     output = mix!(project, @generate)
     assert output =~ "* creating priv/python/my_python.py"
+    assert output =~ ".venv/bin/python -m pytest test/python"
     assert output =~ "* updating lib/my/application.ex, with the child My.Python"
     assert read.("lib/my/application.ex") =~ "children = [\n      My.Python\n"
     assert read.("config/dev.exs") == "import Config\n\nconfig :my, My.Python, reload: true\n"
@@ -99,6 +100,21 @@ defmodule Mix.Tasks.Snakepit.Gen.AdapterTest do
 
     {output, 1} = Project.mix(project, ["snakepit.gen.adapter", "app"])
     assert output =~ "app is not the name of a module"
+
+    # The applications of an umbrella have one configuration.
+    shared = Path.join(dir, "config")
+    File.rename!(Path.join(project, "config"), shared)
+    File.write!(Path.join(shared, "dev.exs"), "import Config\n")
+    mix_exs = project |> Path.join("mix.exs") |> File.read!()
+
+    mix_exs =
+      String.replace(mix_exs, "version:", ~s(config_path: "../config/config.exs", version:))
+
+    File.write!(Path.join(project, "mix.exs"), mix_exs)
+    output = mix!(project, ["snakepit.gen.adapter", "App.Python", "--force"])
+    assert output =~ "* updating ../config/dev.exs, with reload: true"
+    assert File.read!(Path.join(shared, "dev.exs")) =~ "config :app, App.Python, reload: true\n"
+    refute File.exists?(Path.join(project, "config"))
   end
 
   test "converts annotations to types" do

@@ -146,6 +146,12 @@ defmodule Mix.Tasks.Snakepit.Gen.Adapter do
 
         mix test
         mix snakepit.call greet name=you
+
+    and the test in Python:
+
+        mix snakepit.setup
+        .venv/bin/python -m pip install pytest
+        .venv/bin/python -m pytest test/python
     """)
   end
 
@@ -211,15 +217,19 @@ defmodule Mix.Tasks.Snakepit.Gen.Adapter do
   defp configure(%{module: module, app: app}) do
     setting = "config #{inspect(app)}, #{inspect(module)}, reload: true\n"
 
-    case {File.read("config/config.exs"), File.read("config/dev.exs")} do
+    # That of an umbrella is shared by its applications.
+    path = Mix.Project.config()[:config_path]
+    dev_path = Path.join(Path.dirname(path), "dev.exs")
+
+    case {File.read(path), File.read(dev_path)} do
       {{:error, :enoent}, {:error, :enoent}} ->
-        Mix.Generator.create_file("config/config.exs", config())
-        Mix.Generator.create_file("config/dev.exs", "import Config\n\n" <> setting)
+        Mix.Generator.create_file(path, config())
+        Mix.Generator.create_file(dev_path, "import Config\n\n" <> setting)
         []
 
       {{:ok, config}, dev} ->
         if config =~ "import_config",
-          do: configure_dev(dev, setting, module),
+          do: configure_dev(dev_path, dev, setting, module),
           else: [hint(setting)]
 
       _ ->
@@ -227,21 +237,21 @@ defmodule Mix.Tasks.Snakepit.Gen.Adapter do
     end
   end
 
-  defp configure_dev({:error, :enoent}, setting, _module) do
-    Mix.Generator.create_file("config/dev.exs", "import Config\n\n" <> setting)
+  defp configure_dev(path, {:error, :enoent}, setting, _module) do
+    Mix.Generator.create_file(path, "import Config\n\n" <> setting)
     []
   end
 
-  defp configure_dev({:ok, text}, setting, module) do
+  defp configure_dev(path, {:ok, text}, setting, module) do
     unless Inject.mentions?(text, module) do
-      File.write!("config/dev.exs", String.trim_trailing(text) <> "\n\n" <> setting)
-      Mix.Snakepit.step("updating", "config/dev.exs, with reload: true")
+      File.write!(path, String.trim_trailing(text) <> "\n\n" <> setting)
+      Mix.Snakepit.step("updating", "#{path}, with reload: true")
     end
 
     []
   end
 
-  defp configure_dev(_error, setting, _module), do: [hint(setting)]
+  defp configure_dev(_path, _error, setting, _module), do: [hint(setting)]
 
   defp hint(setting) do
     "For the pool to take up changes of the Python file, add to the configuration of development:\n\n    " <>
