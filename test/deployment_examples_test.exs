@@ -84,6 +84,13 @@ defmodule Snakepit.DeploymentExamplesTest do
       assert line =~ "KillMod"
     end
 
+    test "has what the guide to configuration shows of it" do
+      configuration = File.read!(Path.expand("../guides/configuration.md", __DIR__))
+      [_, shown] = Regex.run(~r/^```ini\n(.*?)^```$/ms, configuration)
+      lines = &String.split(&1, "\n", trim: true)
+      assert lines.(shown) -- lines.(read("my_app.service")) == []
+    end
+
     test "gives the pools their time, and ends what is left" do
       unit = read("my_app.service")
       [_, seconds] = Regex.run(~r/^TimeoutStopSec=(\d+)$/m, unit)

@@ -56,7 +56,7 @@ defmodule Mix.Tasks.Snakepit.DoctorTest do
     assert line(output, "Elixir") =~ "ok    Elixir            #{System.version()}, Erlang/OTP"
     assert line(output, "native library") =~ "priv/native/snakepit_nif.so for "
     assert line(output, "launcher") =~ "ok "
-    assert line(output, "temporary folder") =~ "is writable"
+    assert line(output, "socket directory") =~ "is writable"
     assert line(output, "configuration") =~ "valid"
     assert line(output, "application") =~ "app starts"
     assert line(output, "open files") =~ "ok "
@@ -158,7 +158,7 @@ defmodule Mix.Tasks.Snakepit.DoctorTest do
     assert status == 1
     assert line(output, "native library") =~ "FAIL"
     assert output =~ "fix: mix deps.compile snakepit --force"
-    assert line(output, "temporary folder") =~ "-  "
+    assert line(output, "socket directory") =~ "-  "
     assert line(output, "adapter") =~ "ok "
     assert line(output, "worker") =~ "needs the native library"
   end

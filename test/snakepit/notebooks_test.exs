@@ -13,8 +13,11 @@ defmodule Snakepit.NotebooksTest do
   @absent ~r/Mix\.install|\bKino\b|\bVegaLite\b|\bExplorer\b/
 
   for path <- @notebooks do
+    @tag :tmp_dir
     @tag path: path
-    test Path.basename(path), %{path: path} do
+    test Path.basename(path), %{path: path, tmp_dir: dir} do
+      # Where the cells write their Python files.
+      Snakepit.Test.Environment.put([{"TMPDIR", dir}])
       cells = for {"elixir", cell} <- Snippets.document(path), do: cell
       {absent, cells} = Enum.split_with(cells, &(&1 =~ @absent))
       for cell <- absent, do: Code.string_to_quoted!(cell, file: path)

@@ -1,7 +1,7 @@
 defmodule Mix.Snakepit.Precompiled do
   @moduledoc false
   # Whether there is a precompiled archive for this machine, and how it gets here: from the cache, a
-  # folder or a server. It is used only if it has the checksum that the package was published with.
+  # directory or a server. It is used only if it has the checksum that the package was published with.
 
   alias Mix.Snakepit.{Archive, Cargo, Download, Files, Target}
 
@@ -72,15 +72,15 @@ defmodule Mix.Snakepit.Precompiled do
     {url, Download.get(url)}
   end
 
-  defp get(folder, name) do
-    unless is_binary(folder) and Path.type(folder) == :absolute do
+  defp get(directory, name) do
+    unless is_binary(directory) and Path.type(directory) == :absolute do
       Mix.raise(
         "expected `config :snakepit, precompiled: ...`, or SNAKEPIT_PRECOMPILED, to be a URL that starts with " <>
-          "https:// or http://, or the absolute path of a folder; got #{inspect(folder)}"
+          "https:// or http://, or the absolute path of a directory; got #{inspect(directory)}"
       )
     end
 
-    path = Path.join(folder, name)
+    path = Path.join(directory, name)
 
     case File.read(path) do
       {:ok, archive} -> {path, {:ok, archive}}
@@ -138,7 +138,7 @@ defmodule Mix.Snakepit.Precompiled do
 
     What you can do:
       * online: try again; through a proxy, set HTTPS_PROXY; behind one that replaces certificates, set SSL_CERT_FILE
-      * from a mirror or a folder: set SNAKEPIT_PRECOMPILED to a URL or to the absolute path of a folder that has
+      * from a mirror or a directory: set SNAKEPIT_PRECOMPILED to a URL or to the absolute path of a directory that has
         #{name}
       * without it: SNAKEPIT_BUILD=1 mix deps.compile snakepit --force; that needs #{Cargo.requirements(File.cwd!())}\
     """)

@@ -2,7 +2,7 @@ defmodule Mix.Snakepit.LibrariesTest do
   # Changes variables of the environment and the working directory.
   use ExUnit.Case
 
-  import Snakepit.Test.Crates, only: [put!: 3]
+  import Snakepit.Test.Files, only: [put!: 3]
   import Snakepit.Test.FileServer
 
   alias Mix.Snakepit.{Archive, Libraries, Target}
@@ -54,7 +54,7 @@ defmodule Mix.Snakepit.LibrariesTest do
     refute_received {:mix_shell, :info, ["Downloading http://localhost:1" <> _]}
   end
 
-  test "come from a folder that the configuration names", context do
+  test "come from a directory that the configuration names", context do
     Application.put_env(:snakepit, :precompiled, context.archives)
     on_exit(fn -> Application.delete_env(:snakepit, :precompiled) end)
     assert install(context.package)
@@ -137,7 +137,7 @@ defmodule Mix.Snakepit.LibrariesTest do
     end
 
     System.put_env("SNAKEPIT_PRECOMPILED", "archives")
-    assert refused(package) =~ ~s(the absolute path of a folder; got "archives")
+    assert refused(package) =~ ~s(the absolute path of a directory; got "archives")
   end
 
   test "for a machine without an archive, and where building is asked for, cargo is needed",

@@ -45,7 +45,7 @@ defmodule Mix.Snakepit.Doctor.Machine do
   @doc "The directory of the Unix sockets, created and removed as a pool does."
   def temporary_directory do
     if Native.load_error() do
-      skipped("temporary folder", "needs the native library")
+      skipped("socket directory", "needs the native library")
     else
       {:ok, server} = RuntimeDir.start_link(root: Paths.root())
       path = RuntimeDir.path(server, 60_000)
@@ -53,10 +53,10 @@ defmodule Mix.Snakepit.Doctor.Machine do
 
       case path do
         {:ok, path} ->
-          ok("temporary folder", "#{path |> Path.dirname() |> Path.dirname()} is writable")
+          ok("socket directory", "#{path |> Path.dirname() |> Path.dirname()} is writable")
 
         {:error, message} ->
-          failed("temporary folder", message, "export TMPDIR=/a/short/path")
+          failed("socket directory", message, "export TMPDIR=/a/short/path")
       end
     end
   end
