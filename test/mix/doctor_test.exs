@@ -82,6 +82,17 @@ defmodule Mix.Tasks.Snakepit.DoctorTest do
     # A worker could not start either.
     assert line(output, "worker") == ""
     assert output =~ "2 checks failed."
+
+    File.rename!(
+      Path.join(dir, "app/python/commands.py"),
+      Path.join(dir, "app/python/command.py")
+    )
+
+    {output, 1} = doctor(Path.join(dir, "app"))
+    assert line(output, "adapter") =~ "no module 'commands' for the adapter commands:Commands"
+
+    assert output =~
+             "fix: add the directory of commands.py to paths:, or correct the name in class:"
   end
 
   test "shows why a worker does not start", %{tmp_dir: dir} do

@@ -111,6 +111,7 @@ defmodule Mix.Tasks.Snakepit.Gen.AdapterTest do
       String.replace(mix_exs, "version:", ~s(config_path: "../config/config.exs", version:))
 
     File.write!(Path.join(project, "mix.exs"), mix_exs)
+    File.rm!(Path.join(project, "lib/app/python.ex"))
     output = mix!(project, ["snakepit.gen.adapter", "App.Python", "--force"])
     assert output =~ "* updating ../config/dev.exs, with reload: true"
     assert File.read!(Path.join(shared, "dev.exs")) =~ "config :app, App.Python, reload: true\n"

@@ -178,8 +178,12 @@ defmodule Mix.Snakepit.Doctor.Pool do
   end
 
   defp adapter_fix({output, _status}) do
-    case Regex.run(~r/(?:No module named|no module) '(\w+)/, output) do
-      [_, module] ->
+    case Regex.run(~r/(No module named|no module) '(\w+)/, output) do
+      # That of the class itself.
+      [_, "no module", module] ->
+        "add the directory of #{module}.py to paths:, or correct the name in class:"
+
+      [_, _, module] ->
         "install #{module}: mix snakepit.setup with it in requirements.txt, or add its directory to paths:"
 
       nil ->
