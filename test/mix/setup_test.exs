@@ -160,6 +160,22 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     assert {"7", 0} = run_python(project, "import demo_package; print(demo_package.VALUE)")
   end
 
+  test "creates an environment without pip if the Python cannot install it",
+       %{project: project, tmp_dir: dir} do
+    python = Path.join(dir, "python3")
+
+    File.write!(python, """
+    #!/bin/sh
+    case "$*" in *ensurepip*) exit 1 ;; esac
+    exec #{System.find_executable("python3")} "$@"
+    """)
+
+    File.chmod!(python, 0o755)
+    assert setup!(project, :pip, ["--python", python]) =~ ".venv is ready"
+    assert {_, 1} = run_python(project, "import pip")
+    assert {_, 0} = run_python(project, "import snakepit_bridge")
+  end
+
   test "creates an environment again whose Python is gone", %{project: project} do
     setup!(project, :pip)
     python = Path.join(project, ".venv/bin/python")

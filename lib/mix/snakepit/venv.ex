@@ -54,19 +54,19 @@ defmodule Mix.Snakepit.Venv do
     python = find!(wanted)
     step("creating", "#{shown(venv.path)} with #{python}")
 
-    case stream(python, ["-m", "venv", venv.path] ++ clear) do
+    # Debian's Python has none without python3-venv. It is missed only when packages are installed.
+    pip = if module?(python, "ensurepip"), do: [], else: ["--without-pip"]
+
+    case stream(python, ["-m", "venv", venv.path] ++ pip ++ clear) do
       0 ->
         :ok
 
       status ->
-        File.exists?(python(venv)) ||
-          Mix.raise(
-            "#{python} -m venv ended with status #{status}; on Debian it needs the package python3-venv; " <>
-              "uv (https://docs.astral.sh/uv) needs nothing"
-          )
+        Mix.raise(
+          "#{python} -m venv ended with status #{status}; on Debian it needs the package python3-venv; " <>
+            "uv (https://docs.astral.sh/uv) needs nothing"
+        )
     end
-
-    :ok
   end
 
   defp create!(venv, wanted, clear) do
@@ -134,7 +134,7 @@ defmodule Mix.Snakepit.Venv do
   defp ensure_pip!(venv) do
     python = python(venv)
 
-    unless match?({_, 0}, System.cmd(python, ["-m", "pip", "--version"], stderr_to_stdout: true)) do
+    unless module?(python, "pip") do
       step("installing", "pip, which #{shown(venv.path)} does not have")
 
       if stream(python, ["-m", "ensurepip"]) != 0 do
@@ -145,6 +145,9 @@ defmodule Mix.Snakepit.Venv do
       end
     end
   end
+
+  defp module?(python, name),
+    do: match?({_, 0}, System.cmd(python, ["-I", "-c", "import #{name}"], stderr_to_stdout: true))
 
   @doc "Installs what `uv.lock` lists. What else the environment has is left alone."
   @spec sync!(t) :: :ok
