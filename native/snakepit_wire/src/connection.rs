@@ -43,6 +43,8 @@ where
 
 thread_local! {
     static WITHOUT_WAKEUPS: Cell<bool> = const { Cell::new(false) };
+    /// Whether a wake-up has been withheld.
+    static WITHHELD: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `work`, which is part of polling the connection or followed by it, without waking the connection's task.
@@ -51,6 +53,13 @@ pub fn without_wakeups<T>(work: impl FnOnce() -> T) -> T {
     let done = work();
     WITHOUT_WAKEUPS.set(before);
     done
+}
+
+/// As `without_wakeups`. Returns whether `work` has left the connection something to do.
+pub fn leaves_work(work: impl FnOnce()) -> bool {
+    let before = WITHHELD.replace(false);
+    without_wakeups(work);
+    WITHHELD.replace(before)
 }
 
 #[derive(Default)]
@@ -62,7 +71,9 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !WITHOUT_WAKEUPS.get() {
+        if WITHOUT_WAKEUPS.get() {
+            WITHHELD.set(true);
+        } else {
             self.0.wake();
         }
     }

@@ -11,7 +11,7 @@ mod sender;
 mod socket;
 
 pub use address::{Address, InvalidAddress, Listener};
-pub use connection::{Connection, SharedConnection, without_wakeups};
+pub use connection::{Connection, SharedConnection, leaves_work, without_wakeups};
 pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, MAX_FRAME_SIZE, Outgoing, append};
 pub use io::{Io, IoState};
 pub use journal::{JOURNAL_BYTES, StartJournal};

@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use prost::Message;
 use snakepit_proto::{CallFrame, CarriesValues, ReplyFrame, call_frame::Act, reply_frame};
 use snakepit_wire::{
-    BatchingSender, Connection, Deframer, SharedConnection, StartJournal, without_wakeups,
+    BatchingSender, Connection, Deframer, SharedConnection, StartJournal, leaves_work,
+    without_wakeups,
 };
 use state::{Entry, State};
 use std::{
@@ -175,20 +176,22 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         }
     }
 
-    /// Hands out the replies that have arrived. Returns whether there were any.
+    /// Hands out the replies that have arrived. Returns whether the connection has to let the server send more: only then
+    /// is it worth being polled again.
     fn poll_replies(&self, body: &mut RecvStream, deframer: &mut Deframer) -> Result<bool, String> {
-        let mut any = false;
+        let mut more = false;
         let mut cx = Context::from_waker(self.connection.waker());
         loop {
             let data = match body.poll_data(&mut cx) {
-                Poll::Pending => return Ok(any),
+                Poll::Pending => return Ok(more),
                 Poll::Ready(Some(Ok(data))) => data,
                 Poll::Ready(Some(Err(error))) => return Err(error.to_string()),
                 Poll::Ready(None) => return Err("the server ended the calls".into()),
             };
-            any = true;
-            // If the connection is gone, the next poll says so.
-            let _ = without_wakeups(|| body.flow_control().release_capacity(data.len()));
+            more |= leaves_work(|| {
+                // If the connection is gone, the next poll says so.
+                let _ = body.flow_control().release_capacity(data.len());
+            });
             deframer.push(data);
             self.answering.store(true, Ordering::SeqCst);
             let answered = self.answer(deframer);

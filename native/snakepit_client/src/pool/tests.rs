@@ -143,17 +143,30 @@ fn a_cancelled_call_may_wait_for_an_earlier_one_that_was_not_cancelled() {
 }
 
 #[test]
-fn the_least_loaded_worker_is_leased_and_among_equals_the_one_idle_longest() {
+fn the_least_loaded_worker_is_leased_and_of_idle_ones_the_one_used_last() {
     let pool = dispatcher(0);
     pool.add("a", 2);
     pool.add("b", 2);
-    let first = lease(&pool);
-    let second = lease(&pool);
+    let [first, second] = [(); 2].map(|()| lease(&pool));
     assert_eq!((*first.worker(), *second.worker()), ("a", "b"));
     drop(second);
-    assert_eq!(*lease(&pool).worker(), "b");
+    for _ in 0..3 {
+        assert_eq!(*lease(&pool).worker(), "b");
+    }
     drop(first);
-    assert_eq!(*lease(&pool).worker(), "a");
+    assert_eq!(*lease(&pool).worker(), "b");
+    let busy = lease(&pool);
+    assert_eq!((*busy.worker(), *lease(&pool).worker()), ("b", "a"));
+}
+
+#[test]
+fn of_equally_busy_workers_the_one_is_leased_that_was_leased_first() {
+    let pool = dispatcher(0);
+    pool.add("a", 2);
+    pool.add("b", 2);
+    let leases = [(); 4].map(|()| lease(&pool));
+    let names = leases.each_ref().map(|lease| *lease.worker());
+    assert_eq!(names, ["a", "b", "a", "b"]);
 }
 
 #[test]
@@ -378,9 +391,10 @@ fn a_long_queue_of_calls_that_give_their_leases_back_does_not_overflow_the_stack
 fn that_a_removed_worker_had_answered_is_kept_until_the_first_question() {
     let pool = dispatcher(8);
     let keys = ["a", "b", "c"].map(|worker| pool.add(worker, 1));
-    drop(lease(&pool));
-    lease(&pool).retire();
-    lease(&pool).give_back_unused();
+    let [answered, retired, unused] = [(); 3].map(|()| lease(&pool));
+    drop(answered);
+    retired.retire();
+    unused.give_back_unused();
     assert_eq!(keys.map(|key| pool.remove(key)), [true, false, true]);
     assert_eq!(keys.map(|key| pool.had_answered(key)), [true, false, false]);
     assert!(!pool.had_answered(keys[0]));
@@ -512,7 +526,7 @@ fn a_call_is_sent_ahead_only_where_no_worker_is_free() {
     pool.add("b", 2);
     let names: Vec<_> = (0..3).map(|_| short_lease(&pool)).collect();
     let names: Vec<_> = names.iter().map(|lease| *lease.worker()).collect();
-    assert_eq!(names, ["b", "a", "b"]);
+    assert_eq!(names, ["a", "b", "b"]);
 }
 
 #[test]

@@ -110,10 +110,16 @@ impl<W: Worker, C> WorkerEntry<W, C> {
     }
 
     /// The worker with the smallest load is taken first: one that would run the call at once before one where
-    /// it would wait, then the one with the fewest calls, then the one that was leased the longest time ago.
+    /// it would wait, then the one with the fewest calls. Of idle workers the one that was leased last is taken, whose
+    /// code and data are in the processor's caches, and which may not even sleep yet; of busy ones the one that was
+    /// leased the longest time ago.
     pub(super) fn load(&self) -> (bool, usize, u64) {
         let waits = self.in_flight >= self.capacity;
-        (waits, self.in_flight, self.last_lease)
+        let order = match self.in_flight {
+            0 => u64::MAX - self.last_lease,
+            _ => self.last_lease,
+        };
+        (waits, self.in_flight, order)
     }
 
     pub(super) fn in_flight(&self) -> usize {
