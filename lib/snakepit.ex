@@ -271,7 +271,8 @@ defmodule Snakepit do
   defdelegate health(pool \\ Snakepit.Pool), to: Diagnostics
 
   @doc """
-  Describes a pool: its `:adapter`, `:size` and `:max_concurrency`, and the `:worker_type`, `:version`,
+  Describes a pool: its `:adapter`, `:size` and `:max_concurrency`, its limits `:max_requests`, `:max_age` and
+  `:max_memory`, and the `:worker_type`, `:version`,
   `:commands` (a map of names to signatures and descriptions) and `:system` of its workers. The last four
   are nil while no worker answers.
   """
@@ -307,7 +308,8 @@ defmodule Snakepit do
   @doc """
   Returns a pool's statistics, a map with
 
-    * `:size`, `:ready`, the number of `:queued` and `:in_flight` calls, `:sessions` and `:restarts`
+    * `:size`, `:ready`, the number of `:queued` and `:in_flight` calls, `:sessions`,
+      `:restarts`, and how many workers were `:recycled`
     * the sums of `:requests`, `:errors` and `:memory_bytes` of its current workers, as these report them
     * `:calls` - how many calls and streams have ended since the pool was started, and `:errors_by_reason`, a map of
       the reasons of `Snakepit.Error` to the number of calls that failed with each
@@ -324,11 +326,12 @@ defmodule Snakepit do
   defdelegate stats(pool \\ Snakepit.Pool), to: Diagnostics
 
   @doc """
-  Lists a pool's workers, each as a map with the keys below. While a worker is being replaced (`restart/2`),
-  both it and its replacement are listed, with the same id.
+  Lists a pool's workers, each as a map with the keys below. While a worker is being replaced, both it and its
+  replacement are listed, with the same id and slot.
 
     * `:id`, and `:os_pid`, nil while there is no process
-    * `:state` - `:starting`, `:ready`, `:draining`, or `:waiting` for the next attempt to start, with the
+    * `:slot` - its place in the pool, from 0 on, which its successors keep (`SNAKEPIT_WORKER_SLOT`)
+    * `:state` - `:starting`, `:ready`, `:draining` (it takes no calls, or only those of its sessions), or `:waiting` for the next attempt to start, with the
       `:error` of the last one
     * `:in_flight` - the number of its calls
     * `:python_stuck_ms` - for how long a command has held Python's lock in code that is not Python, so that
@@ -370,6 +373,23 @@ defmodule Snakepit do
          do:
            Manager.restart(pool, "Snakepit.restart/2", Keyword.get(options, :timeout, :infinity))
   end
+
+  @doc """
+  Changes how many workers a pool has, while it runs.
+
+      :ok = Snakepit.resize(MyApp.Python, 8)
+      :ok = Snakepit.Pool.await_ready(MyApp.Python)
+
+  A larger pool starts its further workers at once; `Snakepit.Pool.await_ready/2` waits until they are ready. A
+  smaller pool keeps its first workers. The others get no new calls, finish those that they have, without a limit
+  but their own timeouts, and exit. A worker that has sessions gets their calls until they end, for at most
+  `:session_ttl`; calls with `affinity: :prefer` move theirs to another worker. No call fails because of it.
+
+  The new size is that of the running pool: if its supervisor restarts it, it has the `:size` of its options again.
+  """
+  @doc since: "0.1.0", group: :pools
+  @spec resize(atom, pos_integer) :: :ok | {:error, Error.t()}
+  def resize(pool \\ Snakepit.Pool, size), do: Manager.resize(pool, size)
 
   # `ref` is the reference of the stream's messages. If `bounded`, `Snakepit.ChunkStream` receives them.
   defp open(ref, command, args, options, bounded) do

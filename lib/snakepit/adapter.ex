@@ -39,10 +39,16 @@ defmodule Snakepit.Adapter do
   What the pool knows about a worker before it starts:
 
     * `:id` - the worker's name in logs and errors
+    * `:slot` - its place in the pool, from 0 on, which its successors keep
     * `:listen` - the address on which a gRPC worker must listen, otherwise `nil`
-    * `:options` - all options of the pool
+    * `:options` - all options of the pool, with the `:env` of this slot
   """
-  @type worker :: %{id: String.t(), listen: String.t() | nil, options: map}
+  @type worker :: %{
+          id: String.t(),
+          slot: non_neg_integer,
+          listen: String.t() | nil,
+          options: map
+        }
 
   @typedoc """
   An executable, its arguments, and environment variables; `nil` unsets one. A fourth element is a
@@ -190,7 +196,10 @@ defmodule Snakepit.Adapter do
   @doc false
   # The message contains no value of the environment.
   @spec validate_options(module, map) :: :ok | {:error, Error.t()}
-  def validate_options(adapter, %{env: env} = options) do
+  def validate_options(adapter, options) do
+    # Those of any other slot differ only in their values.
+    {:ok, env} = Env.of_slot(options.env, 0)
+    options = %{options | env: env}
     wanted = ":ok or {:error, a string}"
     valid? = &(&1 == :ok or match?({:error, message} when is_binary(message), &1))
 

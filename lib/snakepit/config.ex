@@ -2,7 +2,7 @@ defmodule Snakepit.Config do
   @moduledoc false
   # The single schema of a pool's options.
 
-  alias Snakepit.Config.{Env, Hidden, Options, Paths, Type}
+  alias Snakepit.Config.{Cores, Env, Hidden, Options, Paths, Type}
   alias Snakepit.Error
 
   # Default modules are written as atoms, so that the schema depends on none of them.
@@ -54,7 +54,24 @@ defmodule Snakepit.Config do
       type: :env,
       default: [],
       doc:
-        "environment variables for the workers, a map of names to strings; `nil` unsets one that they would inherit"
+        "environment variables for the workers, a map of names to strings; `nil` unsets one that they would inherit. Or a function that takes a worker's slot, 0 for the first, and returns such a map, or `{module, function, arguments}`, which gets the slot as its first argument"
+    ],
+    cpu_affinity: [
+      type: :cores,
+      default: nil,
+      doc:
+        "the cores on which workers may run, a list for each slot: `[[0, 1], [2, 3]]`; further slots begin with the first list again (Linux)"
+    ],
+    nice: [
+      type: :nice,
+      default: nil,
+      doc: "the priority of the workers, from -20 to 19; a higher number is a lower priority"
+    ],
+    memory_limit: [
+      type: :memory,
+      default: nil,
+      doc:
+        "how much memory a worker may map, in bytes (`RLIMIT_AS`): beyond it, allocations in the worker fail"
     ],
     fallback_adapter: [
       type: :adapter,
@@ -66,6 +83,22 @@ defmodule Snakepit.Config do
       default: nil,
       doc:
         "how many threads a worker's numerical libraries may use: sets `OMP_NUM_THREADS` and related variables, unless `:env` has them"
+    ],
+    max_requests: [
+      type: :count_limit,
+      default: :infinity,
+      doc: "after how many calls to replace a worker"
+    ],
+    max_age: [
+      type: :timeout,
+      default: :infinity,
+      doc: "how long after it was ready to replace a worker, in ms"
+    ],
+    max_memory: [
+      type: :memory_limit,
+      default: :infinity,
+      doc:
+        "with how much resident memory to replace a worker, in bytes; it is killed if it uses more than twice as much"
     ],
     max_concurrency: [
       type: {:positive, 100_000},
@@ -210,8 +243,22 @@ defmodule Snakepit.Config do
       options = Map.new([{:root, Paths.root()} | options])
       options = Map.merge(defaults(), options)
       options = %{options | adapter_args: Hidden.wrap_init(options.adapter_args)}
-      {:ok, %{options | root: Paths.root(options.root), env: Env.new(options.env)}}
+      options = %{options | root: Paths.root(options.root), env: Env.new(options.env)}
+
+      with :ok <- Cores.check(options.cpu_affinity),
+           :ok <- check_slots(options, 0..(options.size - 1)),
+           do: {:ok, options}
     end
+  end
+
+  @doc "Checks what depends on the slots of workers."
+  @spec check_slots(map, Range.t()) :: :ok | {:error, Error.t()}
+  def check_slots(%{env: env}, slots) do
+    Enum.find_value(slots, :ok, fn slot ->
+      with {:error, message} <- Env.of_slot(env, slot),
+           do: {:error, %Error{reason: :invalid_options, message: message}},
+           else: (_valid -> nil)
+    end)
   end
 
   @doc "Returns the type of each option of a pool."

@@ -35,7 +35,7 @@ defmodule Snakepit.GRPCWorker do
     asked: %{}
   ]
 
-  @doc "Options: `:id`, `:held`, `:pool` (native), `:manager`, `:runtime_dir`, `:options` (the pool's)."
+  @doc "Options: `:id`, `:slot`, `:held`, `:pool` (native), `:manager`, `:runtime_dir`, `:options` (the pool's)."
   def start_link(worker), do: Membership.start_link(__MODULE__, worker)
 
   @impl true
@@ -212,8 +212,11 @@ defmodule Snakepit.GRPCWorker do
   defp announced("draining", state),
     do: %{state | membership: Membership.announced_draining(state.membership)}
 
-  defp announced(address, state),
-    do: if(Membership.starting?(state.membership), do: connect(address, state), else: state)
+  defp announced(address, %{membership: %{leaving: nil} = membership} = state),
+    do: if(Membership.starting?(membership), do: connect(address, state), else: state)
+
+  defp announced(_address, state),
+    do: %{state | membership: Membership.started_too_late(state.membership)}
 
   defp connect(address, %{membership: %{options: options}} = state) do
     limits = [max_message_size: options.max_message_size, timeout: connect_timeout(state)]

@@ -55,6 +55,9 @@ defmodule Snakepit.Native do
   def pool_pause(_pool, _key), do: missing()
   def pool_resume(_pool, _key, _channel, _worker), do: missing()
   def pool_drain(_pool, _key), do: missing()
+  def pool_drain_sessions(_pool, _key), do: missing()
+  def pool_report_at(_pool, _key, _calls), do: missing()
+  def pool_set_size(_pool, _size), do: missing()
   def pool_remove(_pool, _key), do: missing()
   def pool_end_session(_pool, _session_id), do: missing()
   def pool_sessions(_pool), do: missing()
@@ -93,6 +96,7 @@ defmodule Snakepit.Native do
   def messages_handled(_messages), do: missing()
   def messages_finish(_messages), do: missing()
   def process_started(_os_pid), do: missing()
+  def process_memory(_os_pid, _started), do: missing()
   def set_exit_cause(_channel, _cause), do: missing()
   def signal_group(_os_pid, _started, _kill), do: missing()
 

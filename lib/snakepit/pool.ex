@@ -23,7 +23,10 @@ defmodule Snakepit.Pool do
   start of the pool itself waits for its workers, so that whatever the supervisor starts next can
   call at once; it fails with the reason if a worker does not start.
 
-  `Snakepit.restart/2` replaces the workers one after another, without failing a call. With
+  `Snakepit.restart/2` replaces the workers one after another, without failing a call;
+  `Snakepit.resize/2` changes their number; `:max_requests`, `:max_age` and `:max_memory` replace
+  workers that have reached a limit: see [Recycling
+  workers](configuration.md#recycling-workers). With
   `reload: true` the pool does so automatically when Python code changes: see
   [Writing commands](writing_commands.md#reloading).
 

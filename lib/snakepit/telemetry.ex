@@ -69,9 +69,11 @@ defmodule Snakepit.Telemetry do
   | `[:snakepit, :worker, :killed]` | `:system_time` | `:os_pid`, `:why`, a text |
   | `[:snakepit, :worker, :stopped]` | `:duration` since its start | `:os_pid`, `:why` |
   | `[:snakepit, :worker, :restarted]` | `:attempt`, from 1 on | `:why` |
+  | `[:snakepit, :worker, :recycled]` | `:age` since it was ready | `:reason`, `:why` |
   | `[:snakepit, :health, :failed]` | `:missed` in a row | `:why` |
   | `[:snakepit, :health, :stuck]` | `:python_stuck_ms` | |
   | `[:snakepit, :pool, :restarted]` | `:duration`, `:replaced` workers | `:why`, `:error` |
+  | `[:snakepit, :pool, :resized]` | `:size`, `:previous_size` | |
   | `[:snakepit, :pool, :fallback]` | `:system_time` | `:adapter`, `:fallback_adapter`, `:why` |
 
   The last event of a worker is `:stopped`, after `:killed` if Snakepit killed it; its `:why` is
@@ -84,6 +86,10 @@ defmodule Snakepit.Telemetry do
   true`): `:why` is a text that says which, and which files have changed; `:error` is nil, or the
   `Snakepit.Error` that stopped it. The workers that it replaced emit `:started`, `:ready` and
   `:stopped`, but no `:restarted` of their own.
+
+  `:recycled` is emitted when the replacement of a worker is ready that has reached a limit: its `:reason`
+  is `:max_requests`, `:max_age` or `:max_memory`, and `:why` is a text. A worker killed because it uses more
+  than twice `:max_memory` emits `:killed` instead.
 
   ## Events of commands
 
@@ -122,7 +128,7 @@ defmodule Snakepit.Telemetry do
   alias Snakepit.Telemetry.CallLogger
 
   @calls for(name <- [:start, :stop, :exception, :cancelled], do: [:snakepit, :call, name])
-  @workers for name <- [:started, :ready, :killed, :stopped, :restarted],
+  @workers for name <- [:started, :ready, :killed, :stopped, :restarted, :recycled],
                do: [:snakepit, :worker, name]
   @sessions for name <- [:created, :moved, :lost, :expired, :evicted, :ended],
                 do: [:snakepit, :session, name]
@@ -132,6 +138,7 @@ defmodule Snakepit.Telemetry do
     [:snakepit, :health, :failed],
     [:snakepit, :health, :stuck],
     [:snakepit, :pool, :restarted],
+    [:snakepit, :pool, :resized],
     [:snakepit, :pool, :fallback],
     [:snakepit, :python, :event]
   ]
@@ -300,6 +307,10 @@ defmodule Snakepit.Telemetry do
   @doc false
   def pool_restarted(measurements, metadata),
     do: emit([:snakepit, :pool, :restarted], measurements, metadata)
+
+  @doc false
+  def pool_resized(measurements, metadata),
+    do: emit([:snakepit, :pool, :resized], measurements, metadata)
 
   @doc false
   # The calling process ends a session, and emits the event.

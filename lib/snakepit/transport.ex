@@ -49,7 +49,7 @@ defmodule Snakepit.Transport do
 
   @doc """
   The child specification of a worker's process, which begins its work when it gets the message `:start`. The
-  argument has `:id`, `:held`, `:pool` (the native resource), `:manager`, `:runtime_dir` and `:options` (those of
+  argument has `:id`, `:slot`, `:held`, `:pool` (the native resource), `:manager`, `:runtime_dir` and `:options` (those of
   the pool).
   """
   @callback worker(map) :: Supervisor.child_spec()

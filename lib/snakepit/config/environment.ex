@@ -9,7 +9,9 @@ defmodule Snakepit.Config.Environment do
 
   @own [adapter_module: :adapter] ++
          for(
-           key <- ~w(adapter_args fallback_adapter python root env thread_limit)a,
+           key <-
+             ~w(adapter_args fallback_adapter python root env thread_limit cpu_affinity nice
+                memory_limit)a,
            do: {key, key}
          )
   @grpc [server_startup_timeout: :startup_timeout] ++

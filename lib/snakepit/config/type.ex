@@ -77,6 +77,26 @@ defmodule Snakepit.Config.Type do
   def check(:bytes, value),
     do: value in 1..@max_bytes || "a number of bytes above 0, at most #{@max_bytes}"
 
+  def check(:count_limit, value),
+    do: value == :infinity or value in 1..1_000_000_000_000 || "an integer above 0, or :infinity"
+
+  def check(:memory_limit, value) do
+    value == :infinity or check(:memory, value) == true ||
+      "a number of bytes above 0, or :infinity"
+  end
+
+  # Of signed 64 bits.
+  def check(:memory, value),
+    do: value in 1..0x7FFF_FFFF_FFFF_FFFF || "a number of bytes above 0"
+
+  def check(:nice, value), do: value in -20..19 || "an integer from -20 to 19"
+
+  def check(:cores, value) do
+    (list?(value) and
+       Enum.all?(value, &(list?(&1) and Enum.all?(&1, fn core -> core in 0..1023 end)))) ||
+      "a list with a list of cores for each slot, such as [[0, 1], [2, 3]]"
+  end
+
   def check(:port, value), do: value in 0..65_535 || "a port, 0 to 65535"
   def check(:ports, value), do: value in 1..65_535 || "a number of ports, 1 to 65535"
 
@@ -128,6 +148,8 @@ defmodule Snakepit.Config.Type do
       value |> Enum.map(fn {k, v} -> byte_size(to_string(k)) + byte_size(v) end) |> Enum.sum() <=
         @metadata_bytes
   end
+
+  defp list?(value), do: proper_list?(value) and value != []
 
   defp proper_list?(value), do: is_list(value) and not List.improper?(value)
 

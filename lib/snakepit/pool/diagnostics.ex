@@ -41,6 +41,9 @@ defmodule Snakepit.Pool.Diagnostics do
          adapter: options.adapter,
          size: options.size,
          max_concurrency: options.max_concurrency,
+         max_requests: options.max_requests,
+         max_age: options.max_age,
+         max_memory: options.max_memory,
          worker_type: info["worker_type"],
          version: info["version"],
          commands: info["capabilities"],
@@ -133,7 +136,8 @@ defmodule Snakepit.Pool.Diagnostics do
         requests: sum.(:requests),
         errors: sum.(:errors),
         memory_bytes: sum.(:memory_bytes),
-        restarts: overview.restarts
+        restarts: overview.restarts,
+        recycled: overview.recycled
       }
 
       {:ok, Map.merge(stats, Numbers.stats(pool.native))}
@@ -198,6 +202,7 @@ defmodule Snakepit.Pool.Diagnostics do
 
     %{
       id: worker.id,
+      slot: worker.slot,
       os_pid: answer.os_pid,
       state: if(draining, do: :draining, else: worker.state),
       error: worker.error,

@@ -8,17 +8,22 @@ defmodule Snakepit.Pool.Manager do
   # is replaced at once; any other exit is one more attempt, whatever its cause.
   #
   # A working worker is replaced by one that starts beside it (`replace_worker/2`): once that is
-  # ready, it takes over the slot, and the old one is retired: it finishes its calls and exits.
+  # ready, it takes over the slot, and the old one is retired: it finishes its calls and exits. This
+  # is done for a restart, worker by worker, and for workers that have reached a limit of their
+  # lives; never for both at the same time.
   use GenServer
 
   require Logger
 
-  alias Snakepit.{Codec, Error, Telemetry, Tracing}
+  alias Snakepit.{Codec, Config, Error, Telemetry, Tracing}
+  alias Snakepit.Config.Options
   alias Snakepit.Error.Cause
   alias Snakepit.Native
 
   alias Snakepit.Pool.{
     CommandPolicy,
+    Diagnostics,
+    Recycling,
     Registry,
     Restart,
     RuntimeDir,
@@ -41,7 +46,8 @@ defmodule Snakepit.Pool.Manager do
     waiting: [],
     # The current rolling restart, and the requests for the next one: `{from, why}`.
     restart: nil,
-    restarts_wanted: []
+    restarts_wanted: [],
+    recycling: %Recycling{}
   ]
 
   @doc """
@@ -65,6 +71,21 @@ defmodule Snakepit.Pool.Manager do
 
     :exit, _stopped ->
       {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
+  end
+
+  @doc "Changes how many workers a pool has."
+  @spec resize(atom, term) :: :ok | {:error, Error.t()}
+  def resize(name, size) do
+    # The function of `:env` runs here, because it may take time.
+    with :ok <- Options.check([size: size], Map.take(Config.types(), [:size])),
+         {:ok, pool, %{options: options}} <- Diagnostics.overview(name),
+         :ok <- Config.check_slots(options, 0..(size - 1)) do
+      GenServer.call(pool.manager, {:resize, size}, :infinity)
+    else
+      {:error, error} -> {:error, %{error | pool: name}}
+    end
+  catch
+    :exit, _stopped -> Diagnostics.stopped(name)
   end
 
   @impl true
@@ -97,7 +118,13 @@ defmodule Snakepit.Pool.Manager do
     do: {:noreply, reply_to_waiting(%{state | waiting: [from | state.waiting]})}
 
   def handle_call(:overview, _from, state) do
-    overview = %{options: state.options, restarts: state.restarts, workers: overview(state)}
+    overview = %{
+      options: state.options,
+      restarts: state.restarts,
+      recycled: state.recycling.recycled,
+      workers: overview(state)
+    }
+
     {:reply, overview, state}
   end
 
@@ -105,13 +132,16 @@ defmodule Snakepit.Pool.Manager do
     case check_replacement(state.options, state.facts) do
       :ok ->
         state = %{state | restarts_wanted: [{from, why} | state.restarts_wanted]}
-        {:noreply, begin_restart(state)}
+        {:noreply, continue(state)}
 
       {:error, message} ->
         error = %Error{reason: :invalid_options, pool: state.options.name, message: message}
         {:reply, {:error, error}, state}
     end
   end
+
+  def handle_call({:resize, size}, _from, state),
+    do: {:reply, :ok, size |> resize_to(state) |> reply_to_waiting() |> continue()}
 
   @impl true
   def handle_info({:worker_ready, pid, key}, state) do
@@ -125,7 +155,7 @@ defmodule Snakepit.Pool.Manager do
 
         state = %{state | workers: WorkerTable.ready(state.workers, pid, key, now())}
         state = if role == :replacement, do: take_over(pid, state), else: state
-        {:noreply, state |> reply_to_waiting() |> continue_restart()}
+        {:noreply, state |> reply_to_waiting() |> continue()}
 
       _ ->
         {:noreply, state}
@@ -139,13 +169,24 @@ defmodule Snakepit.Pool.Manager do
         {:noreply, state}
 
       {worker, workers} ->
-        {:noreply, continue_restart(worker_ended(reason, worker, %{state | workers: workers}))}
+        {:noreply, continue(worker_ended(reason, worker, %{state | workers: workers}))}
+    end
+  end
+
+  def handle_info({:recycle, pid, reached}, state) do
+    case WorkerTable.get(state.workers, pid) do
+      %{role: :current, slot: slot} ->
+        request = Map.merge(%{pid: pid, slot: slot, failed: 0}, reached)
+        {:noreply, continue(%{state | recycling: Recycling.want(state.recycling, request)})}
+
+      _gone_or_leaving ->
+        {:noreply, state}
     end
   end
 
   def handle_info({:start, native, slot, attempt, why}, %{native: native} = state) do
-    # A restart may have started one meanwhile.
-    if WorkerTable.find(state.workers, slot, :current),
+    # A restart may have started one meanwhile, or the pool may have become smaller.
+    if WorkerTable.find(state.workers, slot, :current) || slot >= state.options.size,
       do: {:noreply, state},
       else: {:noreply, restart_worker(slot, attempt, why, state)}
   end
@@ -218,13 +259,14 @@ defmodule Snakepit.Pool.Manager do
   end
 
   defp start_workers(state),
-    do: Enum.reduce(1..state.options.size, state, &start_worker(&1, 0, &2))
+    do: Enum.reduce(slots(state), state, &start_worker(&1, 0, &2))
 
   defp start_worker(slot, attempt, role \\ :current, %{options: options} = state) do
     facts = Map.fetch!(state.facts, options.adapter)
 
     worker = %{
       id: id(slot, state),
+      slot: slot,
       # Its output is part of the error if it does not become ready.
       held: attempt > 0 or role == :replacement,
       pool: state.native,
@@ -250,6 +292,9 @@ defmodule Snakepit.Pool.Manager do
   # Replaces the worker of a slot while it works. A worker that waits for its next attempt starts
   # now.
   defp replace_worker(slot, state) do
+    # One that drains its sessions has old code as well.
+    for pid <- WorkerTable.retired(state.workers, slot), do: send(pid, :retire)
+
     if WorkerTable.find(state.workers, slot, :current),
       do: start_worker(slot, 0, :replacement, state),
       else: start_worker(slot, 1, state)
@@ -257,16 +302,104 @@ defmodule Snakepit.Pool.Manager do
 
   # The replacement is ready and takes calls.
   defp take_over(pid, state) do
+    %{slot: slot} = WorkerTable.get(state.workers, pid)
     {retired, workers} = WorkerTable.promote(state.workers, pid)
-    send(retired, :retire)
-    %{state | workers: workers}
+    state = %{state | workers: workers}
+
+    case Recycling.ended(state.recycling, slot) do
+      {nil, _recycling} ->
+        send(retired, :retire)
+        state
+
+      {request, recycling} ->
+        send(retired, :drain_sessions)
+        id = id(slot, state)
+        %{state | recycling: Recycling.done(recycling, request, state.options.name, id)}
+    end
+  end
+
+  # After each change: the next step of the current restart, the next restart, or the replacement of
+  # workers that have reached a limit.
+  defp continue(state), do: state |> continue_restart() |> begin_restart() |> recycle()
+
+  defp recycle(%{restart: nil, restarts_wanted: [], workers: workers} = state) do
+    current? = &match?(%{role: :current}, WorkerTable.get(workers, &1.pid))
+    recycling = Recycling.filter(state.recycling, current?)
+    settled? = &WorkerTable.settled?(workers, &1.slot)
+
+    case Recycling.next(recycling, state.options.size, settled?) do
+      {request, recycling} ->
+        recycle(start_worker(request.slot, 0, :replacement, %{state | recycling: recycling}))
+
+      nil ->
+        %{state | recycling: recycling}
+    end
+  end
+
+  defp recycle(state), do: state
+
+  # The worker keeps running, and is replaced later.
+  defp recycle_later(request, message, state) do
+    {first, longest} = state.options.restart_backoff
+    wait = min(first * Integer.pow(2, min(request.failed, 20)), longest)
+    request = %{request | failed: request.failed + 1}
+    {%{pid: pid}, reached} = Map.split(request, [:pid, :slot])
+    Process.send_after(self(), {:recycle, pid, reached}, wait)
+    id = id(request.slot, state)
+
+    message =
+      "#{message}\nworker #{id} keeps running: #{request.why}, but it cannot be replaced yet"
+
+    log = StartLog.failed(state.start_log, :error, id, message, request.failed, wait)
+    %{state | start_log: log}
+  end
+
+  defp resize_to(size, %{options: %{size: size}} = state), do: state
+
+  defp resize_to(size, %{options: %{size: old, name: name} = options} = state) do
+    Native.pool_set_size(state.native, size)
+    {:ok, pool} = Registry.fetch(name)
+    Registry.publish(name, put_in(pool.options.size, size))
+    restart = Restart.resize(state.restart, size)
+    state = %{state | options: %{options | size: size}, restart: restart}
+    Logger.info("the pool #{inspect(name)} changes from #{old} to #{size} workers")
+    Telemetry.pool_resized(%{size: size, previous_size: old}, %{pool: name})
+
+    # Ranges with a step, because there may be none.
+    state = Enum.reduce(old..(size - 1)//1, state, &start_worker(&1, 0, &2))
+    size..(old - 1)//1 |> Enum.reduce(state, &stop_slot/2) |> update_failed()
+  end
+
+  defp stop_slot(slot, state) do
+    {retired, workers} = WorkerTable.retire(state.workers, slot)
+
+    for {pid, ready?} <- retired,
+        do: if(ready?, do: send(pid, :drain_sessions), else: Process.exit(pid, :shutdown))
+
+    {_request, recycling} = Recycling.ended(state.recycling, slot)
+    %{state | workers: workers, recycling: recycling}
+  end
+
+  # Fewer workers may all have failed.
+  defp update_failed(state) do
+    if why = WorkerTable.first_failure(state.workers) do
+      failed = WorkerTable.count_failed(state.workers)
+      Native.pool_set_failed(state.native, failed, why, state.no_grpc)
+    end
+
+    state
   end
 
   # A restart requested during another one runs after it: the change that it is for may have come
   # too late for the workers already replaced.
   defp begin_restart(%{restart: nil, restarts_wanted: [_ | _] = wanted} = state) do
-    restart = Restart.new(state.options.name, Enum.reverse(wanted), state.options.size)
-    replace_next(%{state | restart: restart, restarts_wanted: []})
+    # A replacement that is starting may have read the old code.
+    if Recycling.idle?(state.recycling) do
+      restart = Restart.new(state.options.name, Enum.reverse(wanted), state.options.size)
+      replace_next(%{state | restart: restart, restarts_wanted: []})
+    else
+      state
+    end
   end
 
   defp begin_restart(state), do: state
@@ -286,7 +419,9 @@ defmodule Snakepit.Pool.Manager do
   defp continue_restart(%{restart: nil} = state), do: state
 
   defp continue_restart(%{restart: %{slot: slot}} = state) do
-    if WorkerTable.settled?(state.workers, slot), do: replace_next(state), else: state
+    if slot >= state.options.size or WorkerTable.settled?(state.workers, slot),
+      do: replace_next(state),
+      else: state
   end
 
   defp fail_restart(%{slot: slot}, message, %{restart: %{slot: slot} = restart} = state) do
@@ -320,7 +455,11 @@ defmodule Snakepit.Pool.Manager do
 
   defp worker_ended(reason, %{role: :replacement} = worker, state) do
     {_no_grpc, message} = start_error(reason, worker, state)
-    fail_restart(worker, message, state)
+
+    case Recycling.ended(state.recycling, worker.slot) do
+      {nil, _recycling} -> fail_restart(worker, message, state)
+      {request, recycling} -> recycle_later(request, message, %{state | recycling: recycling})
+    end
   end
 
   defp worker_ended(reason, worker, state) do
@@ -342,7 +481,8 @@ defmodule Snakepit.Pool.Manager do
     metadata = %{pool: state.options.name, worker_id: id, why: why}
     Telemetry.worker(:restarted, %{attempt: 1}, metadata)
     {nil, workers} = WorkerTable.promote(state.workers, pid)
-    %{state | workers: workers, restarts: state.restarts + 1}
+    {_request, recycling} = Recycling.ended(state.recycling, worker.slot)
+    %{state | workers: workers, recycling: recycling, restarts: state.restarts + 1}
   end
 
   # It exited before it was ready.
@@ -435,17 +575,25 @@ defmodule Snakepit.Pool.Manager do
     if state.restart,
       do: Restart.failed(state.restart, "the pool fell back meanwhile: #{message}")
 
-    start_workers(%{state | workers: %WorkerTable{}, restart: nil}) |> begin_restart()
+    recycling = %Recycling{recycled: state.recycling.recycled}
+
+    %{state | workers: %WorkerTable{}, restart: nil, recycling: recycling}
+    |> start_workers()
+    |> begin_restart()
   end
 
   defp overview(state) do
-    for slot <- 1..state.options.size,
+    # Workers of further slots drain, after the pool has become smaller.
+    for slot <- Enum.uniq(Enum.concat(slots(state), Enum.sort(WorkerTable.slots(state.workers)))),
         {pid, phase, error} <- WorkerTable.overview(state.workers, slot) do
-      %{id: id(slot, state), pid: pid, state: phase, error: error}
+      %{id: id(slot, state), slot: slot, pid: pid, state: phase, error: error}
     end
   end
 
-  defp id(slot, state), do: "#{inspect(state.options.name)}/#{slot}"
+  defp slots(state), do: 0..(state.options.size - 1)
+
+  # Slots count from 0, as devices and cores do; names of workers from 1.
+  defp id(slot, state), do: "#{inspect(state.options.name)}/#{slot + 1}"
 
   defp reply_to_waiting(state) do
     failure = WorkerTable.first_failure(state.workers)

@@ -11,6 +11,11 @@ defmodule Snakepit.Pool.Membership do
   #   1. `:draining`: it gets no new calls, and finishes those that it has, until `:drain_timeout`
   #   2. `:exiting`: it has SIGTERM, and has to exit; it gets SIGKILL at `:exit_timeout`
   #
+  # A worker that has reached a limit of its life (`Snakepit.Pool.Lifetime`) tells its manager, and
+  # takes calls until its replacement is ready. It then drains its sessions as well: it gets only their
+  # calls, until the last one has ended or `:session_ttl` has passed, and its calls may take as long as
+  # their own timeouts allow.
+  #
   # One of Snakepit's own workers that gets SIGTERM from elsewhere announces that it is draining,
   # continues with its calls, and takes the second SIGTERM as the signal that no more calls come.
   #
@@ -21,7 +26,7 @@ defmodule Snakepit.Pool.Membership do
   require Logger
 
   alias Snakepit.{Native, Telemetry}
-  alias Snakepit.Pool.{HealthCheck, OSProcess}
+  alias Snakepit.Pool.{HealthCheck, Lifetime, OSProcess}
 
   # How long to wait for the exit status of a process after its output has ended, and for the end
   # of its output after it has exited, in ms.
@@ -33,6 +38,8 @@ defmodule Snakepit.Pool.Membership do
   @derive {Inspect, only: [:id, :key, :leaving, :kill_reason]}
   defstruct [
     :id,
+    # Its place in the pool, from 0 on.
+    :slot,
     # The native side of the pool, its manager and its options.
     :pool,
     :manager,
@@ -42,9 +49,10 @@ defmodule Snakepit.Pool.Membership do
     :process,
     # Until it is ready.
     :startup_timer,
-    # While calls may come: its key in the dispatcher, and the state of its health checks.
+    # While calls may come: its key in the dispatcher, the state of its health checks, and its limits.
     :key,
     :check,
+    :lifetime,
     # nil, `:draining` or `:exiting`.
     :leaving,
     :kill_reason,
@@ -79,7 +87,7 @@ defmodule Snakepit.Pool.Membership do
   """
   @spec launch(t, String.t() | nil, list, keyword) :: {:ok, t} | {:error, String.t()}
   def launch(%{options: options} = membership, listen, env, how) do
-    worker = %{id: membership.id, listen: listen, options: options}
+    worker = %{id: membership.id, slot: membership.slot, listen: listen, options: options}
 
     with {:ok, process} <- OSProcess.start(worker, env, [held: membership.held] ++ how) do
       timer = Process.send_after(self(), :startup_timeout, options.startup_timeout)
@@ -102,7 +110,33 @@ defmodule Snakepit.Pool.Membership do
     check = HealthCheck.new(membership.id, membership.options)
     OSProcess.ready(membership.process)
     send(membership.manager, {:worker_ready, self(), key})
-    %{membership | startup_timer: nil, key: key, check: check}
+    lifetime = Lifetime.new(membership.options)
+    report_calls(%{membership | startup_timer: nil, key: key, check: check, lifetime: lifetime})
+  end
+
+  # The dispatcher sends `{:snakepit_served, calls}`, once.
+  defp report_calls(%{key: key, lifetime: lifetime} = membership) do
+    calls = key && Lifetime.report_at(lifetime)
+    if calls, do: Native.pool_report_at(membership.pool, key, calls)
+    membership
+  end
+
+  defp live(%{key: key, leaving: leaving} = membership, _step) when key == nil or leaving != nil,
+    do: membership
+
+  defp live(%{lifetime: lifetime, process: process} = membership, step) do
+    case step.(lifetime, process) do
+      {:ok, lifetime} ->
+        %{membership | lifetime: lifetime}
+
+      {:reached, limit, why, lifetime} ->
+        reached = %{limit: limit, why: why, since: lifetime.since}
+        send(membership.manager, {:recycle, self(), reached})
+        %{membership | lifetime: lifetime}
+
+      {:dead, why} ->
+        kill_ready(membership, why)
+    end
   end
 
   @doc "It gets no calls until `resume/2`. Returns false if it has left the pool or is leaving."
@@ -138,6 +172,19 @@ defmodule Snakepit.Pool.Membership do
   def drain(%{leaving: nil} = membership), do: ask_to_exit(membership)
   def drain(membership), do: membership
 
+  @doc "It gets only the calls of its sessions. `:snakepit_drained` reports that it has neither any more."
+  @spec drain_sessions(t) :: t
+  def drain_sessions(%{leaving: nil, key: key, options: options} = membership) when key != nil do
+    Native.pool_drain_sessions(membership.pool, key)
+
+    if options.session_ttl != :infinity,
+      do: Process.send_after(self(), :sessions_timeout, options.session_ttl)
+
+    membership
+  end
+
+  def drain_sessions(membership), do: drain(membership)
+
   @doc "The worker has announced that it is draining."
   @spec announced_draining(t) :: t
   def announced_draining(%{leaving: :exiting} = membership) do
@@ -146,6 +193,18 @@ defmodule Snakepit.Pool.Membership do
   end
 
   def announced_draining(membership), do: drain(membership)
+
+  @doc """
+  The worker has started although it had to exit: it has not got SIGTERM. The BEAM's port program ignores
+  that signal in a process that it has created, until the process runs its program.
+  """
+  @spec started_too_late(t) :: t
+  def started_too_late(%{leaving: :exiting} = membership) do
+    OSProcess.terminate(membership.process)
+    membership
+  end
+
+  def started_too_late(membership), do: membership
 
   @doc "No call is left."
   @spec ask_to_exit(t) :: t
@@ -195,7 +254,8 @@ defmodule Snakepit.Pool.Membership do
       when key == nil or leaving != nil,
       do: membership
 
-  def check_health(membership, ask), do: checked(membership, &HealthCheck.tick(&1, ask))
+  def check_health(membership, ask),
+    do: membership |> live(&Lifetime.measure/2) |> checked(&HealthCheck.tick(&1, ask))
 
   @doc "Handles the answer to a health check. A late answer does not count."
   @spec health_answered(t, map) :: t
@@ -223,8 +283,24 @@ defmodule Snakepit.Pool.Membership do
     * `:stop` - end with `stop_reason/1`
   """
   @spec handle_info(term, t) :: {:noreply | :cancel_calls | :stop, t}
-  # Its replacement is ready.
+  # Its replacement is ready, or its pool has become smaller. In a restart its sessions are lost.
   def handle_info(:retire, membership), do: {:noreply, drain(membership)}
+  def handle_info(:drain_sessions, membership), do: {:noreply, drain_sessions(membership)}
+
+  # The sessions that are left are lost; running calls continue.
+  def handle_info(:sessions_timeout, %{leaving: nil, key: key} = membership) when key != nil do
+    Native.pool_drain(membership.pool, key)
+    {:noreply, membership}
+  end
+
+  def handle_info({:snakepit_served, calls}, membership),
+    do: {:noreply, live(membership, &Lifetime.served(&1, calls, &2))}
+
+  def handle_info(:report_calls, membership), do: {:noreply, report_calls(membership)}
+
+  def handle_info(:max_age, membership),
+    do: {:noreply, live(membership, fn lifetime, _process -> Lifetime.old(lifetime) end)}
+
   def handle_info(:snakepit_drained, membership), do: {:noreply, ask_to_exit(membership)}
   def handle_info(:drain_timeout, membership), do: {:cancel_calls, membership}
 
@@ -311,10 +387,23 @@ defmodule Snakepit.Pool.Membership do
   @spec end_text(t) :: String.t()
   def end_text(%{kill_reason: why, startup_timer: nil}) when why != nil, do: why
 
-  def end_text(%{kill_reason: why, exit_text: text, tail: tail}) do
-    text = why || text || "it was killed"
+  def end_text(%{kill_reason: why, exit_text: text, tail: tail} = membership) do
+    text = "#{why || text || "it was killed"}#{memory_limit(membership)}"
     if tail in [nil, []], do: text, else: "#{text}; its last output:\n#{Enum.join(tail, "\n")}"
   end
+
+  # The signals of a program that has got no memory, and what it may have written before.
+  @no_memory [128 + 6, 128 + 7, 128 + 11]
+  @no_memory_text ~r/memory|can't start new thread|failed to map segment|Resource temporarily unavailable/i
+
+  defp memory_limit(%{options: %{memory_limit: limit}} = membership) when limit != nil do
+    if membership.exit_status in @no_memory or
+         Enum.any?(membership.tail || [], &(&1 =~ @no_memory_text)),
+       do: "; it may have needed more memory than :memory_limit, #{limit} bytes",
+       else: ""
+  end
+
+  defp memory_limit(_membership), do: ""
 
   @doc """
   The exit reason of its process: its supervisor's, or `{:shutdown, {how, text}}` for its manager,

@@ -5,6 +5,7 @@ defmodule Snakepit.Pool.OSProcess do
   # `native/snakepit_launcher`, which then executes the worker's program.
 
   alias Snakepit.Adapter
+  alias Snakepit.Config.{Cores, Env}
   alias Snakepit.Native
   alias Snakepit.Pool.{Output, Pipe}
   alias Snakepit.Telemetry
@@ -43,6 +44,8 @@ defmodule Snakepit.Pool.OSProcess do
   # messages, its native side, and what the process must open.
   defstruct [:id, :pool, :port, :os_pid, :born, :started, :output, :messages]
 
+  @type t :: %__MODULE__{}
+
   @doc """
   Starts it, and logs its output. The caller receives
 
@@ -57,9 +60,11 @@ defmodule Snakepit.Pool.OSProcess do
   """
   def start(worker, env, options) do
     with :ok <- check_root(worker.options.root),
+         {:ok, of_slot} <- Env.of_slot(worker.options.env, worker.slot),
+         worker = put_in(worker.options.env, of_slot),
          {:ok, {executable, args, adapter_env, input}} <-
            Adapter.command(worker.options.adapter, worker),
-         variables = worker.options |> env() |> Map.merge(adapter_env) |> Map.merge(Map.new(env)),
+         variables = worker |> env() |> Map.merge(adapter_env) |> Map.merge(Map.new(env)),
          pool = worker.options.name,
          {:ok, output} <- Output.open(pool, worker.id, options[:token], options[:held]),
          {:ok, messages} <- open_messages(options[:messages]) do
@@ -73,7 +78,7 @@ defmodule Snakepit.Pool.OSProcess do
 
       launch(
         process,
-        [request(executable, args, variables) | List.wrap(input)],
+        [[request(executable, args, variables) | limits(worker)] | List.wrap(input)],
         worker.options.root
       )
     end
@@ -185,6 +190,20 @@ defmodule Snakepit.Pool.OSProcess do
 
   defp reason(error), do: Exception.message(error)
 
+  @doc "Its resident memory in bytes, or nil."
+  @spec memory(t) :: non_neg_integer | nil
+  def memory(%{os_pid: nil}), do: nil
+
+  def memory(%{os_pid: os_pid, born: nil}) do
+    # There is no `/proc`.
+    with {kilobytes, 0} <- System.cmd("ps", ["-o", "rss=", "-p", to_string(os_pid)]),
+         {kilobytes, _rest} <- kilobytes |> String.trim() |> Integer.parse(),
+         do: kilobytes * 1024,
+         else: (_gone -> nil)
+  end
+
+  def memory(process), do: Native.process_memory(process.os_pid, process.born)
+
   # The format that the launcher reads. `Snakepit.Adapter.command/2` and `Snakepit.Config` refuse
   # NUL.
   defp request(executable, args, variables) do
@@ -197,6 +216,16 @@ defmodule Snakepit.Pool.OSProcess do
     [[?x, executable, 0], Enum.map(args, &[?a, &1, 0]) | variables]
   end
 
+  defp limits(%{slot: slot, options: options}) do
+    cores = options.cpu_affinity |> Cores.of_slot(slot) |> List.wrap()
+
+    [
+      Enum.map(cores, &[?c, to_string(&1), 0]),
+      if(options.nice, do: [?n, to_string(options.nice), 0], else: []),
+      if(options.memory_limit, do: [?m, to_string(options.memory_limit), 0], else: [])
+    ]
+  end
+
   defp signal(%{os_pid: nil}, _kill?), do: false
   defp signal(process, kill?), do: Native.signal_group(process.os_pid, process.born, kill?)
 
@@ -207,9 +236,13 @@ defmodule Snakepit.Pool.OSProcess do
     Telemetry.worker(event, measurements, Map.merge(named, metadata))
   end
 
-  defp env(%{thread_limit: limit, env: env} = options) do
+  defp env(%{slot: slot, options: %{thread_limit: limit, env: env} = options}) do
     limits = if limit, do: Map.new(@thread_variables, &{&1, to_string(limit)}), else: %{}
-    limits |> Map.merge(allocator(options)) |> Map.merge(Map.new(env))
+
+    limits
+    |> Map.merge(allocator(options))
+    |> Map.merge(Map.new(env))
+    |> Map.put("SNAKEPIT_WORKER_SLOT", to_string(slot))
   end
 
   defp allocator(%{max_message_size: size}) do

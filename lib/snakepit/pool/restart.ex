@@ -1,15 +1,15 @@
 defmodule Snakepit.Pool.Restart do
   @moduledoc false
-  # A rolling restart of a pool: the slot whose worker is being replaced. The manager replaces the
-  # workers, from the first to the last.
+  # A rolling restart of a pool: the slot whose worker is being replaced, nil before the first. The
+  # manager replaces the workers, from the first to the last.
 
   alias Snakepit.{Error, Telemetry}
 
   require Logger
 
-  defstruct [:pool, :why, :started, :callers, :size, slot: 0]
+  defstruct [:pool, :why, :started, :callers, :size, :slot]
 
-  @doc "Creates the restart of the slots 1 to `size`, for all callers who requested one, each with a reason."
+  @doc "Creates the restart of `size` slots, for all callers who requested one, each with a reason."
   def new(pool, asked, size) do
     {callers, reasons} = Enum.unzip(asked)
 
@@ -23,8 +23,13 @@ defmodule Snakepit.Pool.Restart do
   end
 
   @doc "Continues with the next slot; nil if none is left."
-  def next(%{slot: size, size: size}), do: nil
+  def next(%{slot: nil} = restart), do: %{restart | slot: 0}
+  def next(%{slot: slot, size: size}) when slot + 1 >= size, do: nil
   def next(restart), do: %{restart | slot: restart.slot + 1}
+
+  @doc "The pool has a smaller size now, or a larger one, whose further workers are new."
+  def resize(nil, _size), do: nil
+  def resize(restart, size), do: %{restart | size: min(restart.size, size)}
 
   @doc "Reports that every worker was replaced."
   def done(%{size: size} = restart) do
@@ -35,7 +40,7 @@ defmodule Snakepit.Pool.Restart do
 
   @doc "Reports why no further worker is replaced."
   def failed(%{slot: slot, size: size} = restart, message) do
-    replaced = slot - 1
+    replaced = slot
 
     kept = if size == 1, do: "the worker keeps running", else: "the other workers keep running"
 

@@ -23,7 +23,7 @@ defmodule Snakepit.Pool.Worker do
   @derive {Inspect, only: [:membership]}
   defstruct [:membership, :window, calls: %{}, asked: %{}]
 
-  @doc "Options: `:id`, `:held`, `:pool` (native), `:manager`, `:options` (the pool's)."
+  @doc "Options: `:id`, `:slot`, `:held`, `:pool` (native), `:manager`, `:options` (the pool's)."
   def start_link(worker), do: Membership.start_link(__MODULE__, worker)
 
   @impl true
@@ -259,7 +259,7 @@ defmodule Snakepit.Pool.Worker do
 
   # It takes no more calls.
   defp replied(:ready, _message, %{membership: %{leaving: leaving}} = state) when leaving != nil,
-    do: state
+    do: %{state | membership: Membership.started_too_late(state.membership)}
 
   defp replied(:ready, message, state) do
     case Message.result(message) do

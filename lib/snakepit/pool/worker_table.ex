@@ -9,7 +9,7 @@ defmodule Snakepit.Pool.WorkerTable do
   # `failed` has the reason for each slot whose worker has failed, until the slot has a ready one.
   defstruct workers: %{}, failed: %{}
 
-  @type slot :: pos_integer
+  @type slot :: non_neg_integer
   @type role :: :current | :replacement | :retired
 
   @typedoc "`attempt` counts the failed starts before; `key` and `ready_at` are nil until it is ready."
@@ -67,6 +67,33 @@ defmodule Snakepit.Pool.WorkerTable do
     table = if retired, do: put_in(table.workers[retired].role, :retired), else: table
     {retired, table}
   end
+
+  @doc """
+  Retires all workers of a slot that the pool does not need any more. Returns their processes, each
+  with whether it was ready.
+  """
+  @spec retire(t, slot) :: {[{pid, boolean}], t}
+  def retire(table, slot) do
+    workers = of_slot(table, slot)
+    retired = for {pid, worker} <- workers, do: {pid, %{worker | role: :retired}}
+    table = %{table | workers: Map.merge(table.workers, Map.new(retired))}
+
+    pids =
+      for {pid, %{role: role, ready_at: at}} when role != :retired <- workers,
+          do: {pid, at != nil}
+
+    {pids, %{table | failed: Map.delete(table.failed, slot)}}
+  end
+
+  @doc "Returns the processes of a slot's retired workers."
+  @spec retired(t, slot) :: [pid]
+  def retired(table, slot),
+    do: for({pid, %{role: :retired}} <- of_slot(table, slot), do: pid)
+
+  @doc "Returns the slots that have a worker."
+  @spec slots(t) :: [slot]
+  def slots(table),
+    do: table.workers |> Enum.map(fn {_pid, worker} -> worker.slot end) |> Enum.uniq()
 
   @spec fail(t, slot, String.t()) :: t
   def fail(table, slot, why), do: put_in(table.failed[slot], why)

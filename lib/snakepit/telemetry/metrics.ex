@@ -29,6 +29,7 @@ defmodule Snakepit.Telemetry.Metrics do
       counter("queue.full.max_queue", [:pool, :command], "Calls refused by a full queue"),
       counter("worker.restarted.attempt", [:pool], "Workers that were started again"),
       counter("worker.killed.system_time", [:pool], "Workers that were killed"),
+      counter("worker.recycled.age", [:pool, :reason], "Workers that were recycled, by reason"),
       times("worker.ready.duration", "How long workers took to start", tags: [:pool]),
       counter("health.failed.missed", [:pool], "Health checks without an answer"),
       {:last_value, "snakepit.health.stuck.python_stuck_ms",

@@ -1,6 +1,9 @@
 //! Processes of the operating system, identified by number and start time, because the kernel reuses numbers.
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::{
+    param::page_size,
+    process::{Pid, Signal, kill_process, kill_process_group},
+};
 use std::fs;
 
 /// When the process started, in the kernel's own units; nothing if there is no such process or no `/proc`.
@@ -10,6 +13,13 @@ pub fn started(os_pid: i32) -> Option<u64> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = String::from_utf8_lossy(stat.get(end + 1..)?);
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The resident memory in bytes of the process that started then; nothing if there is no such process or no `/proc`.
+pub fn resident_bytes(os_pid: i32, known: Option<u64>) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{os_pid}/statm")).ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    (started(os_pid) == known).then(|| pages * page_size() as u64)
 }
 
 /// Signals the group that the process leads or has led: its number is not reused while the group has a process. A

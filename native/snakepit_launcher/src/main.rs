@@ -4,8 +4,12 @@
 //!
 //! `snakepit_launcher STDOUT STDERR`, the paths of two pipes. The request is 4 bytes of length, big-endian, and entries
 //! that end with NUL: `x` and the executable, `a` and an argument, `s` and `NAME=VALUE` to set, `u`
-//! and `NAME` to unset.
+//! and `NAME` to unset; `c` and a core on which the program may run, `n` and its nice value, `m` and the bytes that
+//! it may map.
 
+mod limits;
+
+use limits::Limits;
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 use std::{
     convert::Infallible,
@@ -42,7 +46,8 @@ fn launch() -> Result<Infallible, String> {
     dup2_stdout(open(&stdout)?).map_err(|error| format!("cannot set stdout: {error}"))?;
     let request = read_request(io::stdin().as_fd())
         .map_err(|error| format!("cannot read what to run: {error}"))?;
-    let mut command = parse(&request)?;
+    let (mut command, limits) = parse(&request)?;
+    limits.set()?;
     let error = command.exec();
     Err(explain(command.get_program(), &error))
 }
@@ -65,7 +70,7 @@ fn read_request(stdin: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     Ok(request)
 }
 
-fn parse(request: &[u8]) -> Result<Command, String> {
+fn parse(request: &[u8]) -> Result<(Command, Limits), String> {
     let mut entries = request
         .split(|byte| *byte == 0)
         .filter_map(<[u8]>::split_first);
@@ -73,7 +78,13 @@ fn parse(request: &[u8]) -> Result<Command, String> {
         return Err("the request names no executable".into());
     };
     let mut command = Command::new(OsStr::from_bytes(executable));
+    let mut limits = Limits::default();
     for (kind, value) in entries {
+        if let Ok(value) = str::from_utf8(value)
+            && limits.add(*kind, value)?
+        {
+            continue;
+        }
         let value = OsString::from_vec(value.to_vec());
         match kind {
             b'a' => {
@@ -92,7 +103,7 @@ fn parse(request: &[u8]) -> Result<Command, String> {
             _ => return Err("the request has an entry of an unknown kind".into()),
         }
     }
-    Ok(command)
+    Ok((command, limits))
 }
 
 fn explain(program: &OsStr, error: &io::Error) -> String {
@@ -119,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_request_is_read_byte_by_byte() -> Result<(), String> {
-        let command = parse(b"x/bin/\xff\0a-u\0a\0sA=b=c\0sEMPTY=\0uGONE\0")?;
+        let (command, _limits) = parse(b"x/bin/\xff\0a-u\0a\0sA=b=c\0sEMPTY=\0uGONE\0")?;
         assert_eq!(command.get_program().as_bytes(), b"/bin/\xff");
         assert_eq!(command.get_args().collect::<Vec<_>>(), ["-u", ""]);
         let variables: Vec<_> = command.get_envs().collect();

@@ -78,6 +78,7 @@ mod atoms {
         size,
         snakepit,
         snakepit_drained,
+        snakepit_served,
         snakepit_end_session,
         snakepit_event,
         snakepit_kill,

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 const END_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The listener of a pool. It sends events of sessions to `observer`, has workers drop state that no call can reach
-/// any more, and notifies the owner of a worker that has drained.
+/// any more, and notifies the owner of a worker that has served its calls or has drained.
 pub(crate) fn listener(observer: Option<LocalPid>) -> impl Fn(Event<Arc<Worker>>) {
     move |event| {
         let (kind, ids, worker) = match event {
@@ -40,6 +40,13 @@ pub(crate) fn listener(observer: Option<LocalPid>) -> impl Fn(Event<Arc<Worker>>
                 (atoms::evicted(), vec![id], worker)
             }
             Event::Lost { ids, worker } => (atoms::lost(), ids.into_iter().collect(), worker),
+            Event::Served { worker, calls } => {
+                return off_scheduler(move || {
+                    notify(worker.owner, |env| {
+                        (atoms::snakepit_served(), calls).encode(env)
+                    });
+                });
+            }
             Event::Drained { worker } => {
                 return off_scheduler(move || {
                     notify(worker.owner, |env| atoms::snakepit_drained().encode(env));

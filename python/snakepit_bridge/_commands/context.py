@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -108,6 +109,15 @@ class Context:
     def __repr__(self) -> str:
         state = "cancelled" if self._cancelled else "active"
         return f"<Context request_id={self.request_id!r} session_id={self.session_id!r} {state}>"
+
+    @property
+    def worker_slot(self) -> Optional[int]:
+        """The worker's place in its pool, from 0 on; None for a worker without a pool.
+
+        A worker that replaces another one has the same place.
+        """
+        slot = os.environ.get("SNAKEPIT_WORKER_SLOT", "")
+        return int(slot) if slot.isdecimal() else None
 
     @property
     def cancelled(self) -> bool:

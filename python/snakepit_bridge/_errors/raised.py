@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Optional
 
+from snakepit_bridge._process.memory import address_space_limit
 from snakepit_bridge._types.names import attempt, qualified_name, text_of
 
 #: File, line, function and source.
@@ -70,7 +71,11 @@ class Raised:
 
     def message(self) -> str:
         failed = f"<{qualified_name(type(self.error))}.__str__ failed>"
-        return attempt(lambda: text_of(self.error), failed)
+        message = attempt(lambda: text_of(self.error), failed)
+        if not issubclass(type(self.error), MemoryError):
+            return message
+        limit = attempt(address_space_limit, None)
+        return message if limit is None else f"{message or 'out of memory'} ({_limited(limit)})"
 
     def text(self) -> str:
         """Returns the text that Python prints, or a similar one if Python cannot."""
@@ -120,6 +125,10 @@ class Raised:
         if len(last) > _MAX_LAST_LENGTH:
             last = f"{last[: _MAX_LAST_LENGTH // 2]}[...]{last[-_MAX_LAST_LENGTH // 2 :]}"
         return f"{head}{''.join(lines)}{last}\n"
+
+
+def _limited(limit: int) -> str:
+    return f"the pool's :memory_limit, RLIMIT_AS, is {limit:,} bytes"
 
 
 def _formatted(error: BaseException, start: Optional[TracebackType]) -> str:

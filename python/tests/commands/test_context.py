@@ -57,3 +57,10 @@ def test_repr_shows_the_call() -> None:
     assert repr(Context(request_id="r", session_id="s")) == (
         "<Context request_id='r' session_id='s' active>"
     )
+
+
+def test_the_slot_is_the_worker_s_place_in_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNAKEPIT_WORKER_SLOT", "3")
+    assert Context().worker_slot == 3
+    monkeypatch.delenv("SNAKEPIT_WORKER_SLOT")
+    assert Context().worker_slot is None

@@ -8,6 +8,7 @@ defmodule Mix.Snakepit.Doctor.Pool do
 
   alias Mix.Snakepit.{Pools, Program}
   alias Snakepit.{Adapter, Adapters, Config, Native}
+  alias Snakepit.Config.Env
 
   @doc "The checked options, with their defaults."
   def options(given) do
@@ -48,7 +49,9 @@ defmodule Mix.Snakepit.Doctor.Pool do
   end
 
   defp command(options) do
-    worker = %{id: "doctor", listen: "unix:/nowhere", options: options}
+    {:ok, env} = Env.of_slot(options.env, 0)
+    options = %{options | env: env}
+    worker = %{id: "doctor", slot: 0, listen: "unix:/nowhere", options: options}
 
     case Adapter.command(options.adapter, worker) do
       {:ok, {executable, args, env, _input}} ->

@@ -52,6 +52,7 @@ defmodule Mix.Snakepit.Top.View do
              "queued #{stats.queued}",
              "sessions #{stats.sessions}",
              "restarts #{stats.restarts}",
+             "recycled #{stats.recycled}",
              "memory #{memory(stats.memory_bytes)}"
            ],
            "   "

@@ -128,6 +128,24 @@ impl<W: Worker> Dispatcher<W> {
         self.send(effects);
     }
 
+    /// The worker gets only the calls of its sessions; calls with a session that need not stay move it to another
+    /// worker. Once it has neither calls nor sessions, the listener gets `Drained`.
+    pub fn drain_sessions(self: &Arc<Self>, key: WorkerKey) {
+        let effects = self.lock().drain_sessions(key);
+        self.send(effects);
+    }
+
+    /// The listener gets `Served` once, when so many calls of the worker have ended.
+    pub fn report_at(&self, key: WorkerKey, calls: u64) {
+        let event = self.lock().report_at(key, calls);
+        event.into_iter().for_each(&self.listener);
+    }
+
+    /// How many workers the pool is to have from now on.
+    pub fn set_size(&self, size: usize) {
+        self.lock().set_size(size);
+    }
+
     /// The worker gets no calls until `resume`, because its connection takes no more. False if it is not there.
     pub fn pause(&self, key: WorkerKey) -> bool {
         self.lock().pause(key, None)
@@ -155,7 +173,10 @@ impl<W: Worker> Dispatcher<W> {
 
     /// Ends a session. Returns its worker and its generation.
     pub fn end_session(&self, id: &str) -> Option<(W, u64)> {
-        self.lock().end_session(id)
+        let mut events = Vec::new();
+        let ended = self.lock().end_session(id, &mut events);
+        events.into_iter().for_each(&self.listener);
+        ended
     }
 
     /// Ends sessions whose time to live has passed, without waiting for the next call to do so.

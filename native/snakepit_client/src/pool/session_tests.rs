@@ -104,6 +104,7 @@ fn text(event: Event<Name>) -> String {
             ids.sort_unstable();
             format!("{} lost with {worker}", ids.join(", "))
         }
+        Event::Served { worker, calls } => format!("{worker} has served {calls}"),
         Event::Drained { worker } => format!("{worker} drained"),
     }
 }
@@ -428,4 +429,92 @@ fn workers_are_removed_by_a_predicate() {
     assert!(probe.pool.remove_where(|_, worker| *worker == "a"));
     assert!(!probe.pool.remove_where(|_, worker| *worker == "a"));
     assert_eq!(probe.visit("s").0, "b");
+}
+
+#[test]
+fn a_worker_that_drains_its_sessions_gets_their_calls_alone_until_they_end() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    probe.visit("s");
+    probe.events();
+    probe.pool.drain_sessions(probe.keys[0]);
+    assert_eq!(*probe.lease_any(None).worker(), "b");
+    assert_eq!(probe.visit("t").0, "b");
+    assert_eq!(probe.visit("s").0, "a");
+    assert!(
+        probe
+            .pool
+            .snapshot()
+            .workers
+            .contains(&(probe.keys[0], 0, true))
+    );
+    assert_eq!(probe.pool.end_session("s").map(|ended| ended.0), Some("a"));
+    assert_eq!(probe.events(), ["t created on b", "a drained"]);
+    assert_eq!(probe.visit("s").0, "b");
+}
+
+#[test]
+fn a_call_that_only_prefers_a_worker_which_drains_its_sessions_moves_them_away() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    probe.visit("s");
+    probe.events();
+    probe.pool.drain_sessions(probe.keys[0]);
+    assert_eq!(*probe.lease(prefer("s")).worker(), "b");
+    assert_eq!(probe.events(), ["a drained", "s moved from a to b"]);
+}
+
+#[test]
+fn a_worker_that_drains_its_sessions_serves_their_calls_while_all_others_are_busy() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    probe.visit("s");
+    probe.pool.drain_sessions(probe.keys[0]);
+    let busy = probe.lease(strict("s"));
+    let other = probe.lease_any(None);
+    let (_any, mut any) = probe.queue(None);
+    let (_pinned, mut pinned) = probe.queue(Some(strict("s")));
+    drop(busy);
+    assert_eq!(*pinned.try_recv().unwrap().unwrap().worker(), "a");
+    assert!(any.try_recv().is_err());
+    drop(other);
+    assert_eq!(*any.try_recv().unwrap().unwrap().worker(), "b");
+}
+
+#[test]
+fn calls_that_wait_for_a_session_which_ends_begin_it_anew_once_its_worker_has_drained() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    probe.visit("s");
+    probe.pool.drain_sessions(probe.keys[0]);
+    let busy = probe.lease(strict("s"));
+    let (_waiting, mut waiting) = probe.queue(Some(strict("s")));
+    assert!(probe.pool.end_session("s").is_some());
+    assert!(waiting.try_recv().is_err());
+    drop(busy);
+    assert_eq!(*waiting.try_recv().unwrap().unwrap().worker(), "b");
+    let events = probe.events();
+    assert_eq!(events.last().unwrap(), "s created on b");
+    assert!(events.contains(&"a drained".to_owned()));
+}
+
+#[test]
+fn sessions_of_a_worker_that_drains_them_are_lost_if_it_has_to_end() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    probe.visit("s");
+    probe.events();
+    probe.pool.drain_sessions(probe.keys[0]);
+    probe.pool.drain(probe.keys[0]);
+    assert_eq!(probe.events(), ["s lost with a", "a drained"]);
+    assert_eq!(probe.refusal(strict("s")), Some(AcquireError::SessionLost));
+}
+
+#[test]
+fn the_number_of_ended_calls_is_reported_once() {
+    let probe = Probe::new(&["a"], 9, None);
+    probe.pool.report_at(probe.keys[0], 2);
+    drop(probe.lease_any(None));
+    probe.lease_any(None).give_back_unused();
+    assert!(probe.events().is_empty());
+    drop(probe.lease_any(None));
+    drop(probe.lease_any(None));
+    assert_eq!(probe.events(), ["a has served 2"]);
+    probe.pool.report_at(probe.keys[0], 1);
+    assert_eq!(probe.events(), ["a has served 3"]);
 }

@@ -161,7 +161,7 @@ impl<W: Worker, C> State<W, C> {
             }
             Placement::SessionLost => {
                 if let Some(session) = session {
-                    self.end_session(&session.id);
+                    self.end_session(&session.id, events);
                 }
                 Err(AcquireError::SessionLost)
             }
@@ -226,6 +226,38 @@ impl<W: Worker, C> State<W, C> {
         self.serve(effects)
     }
 
+    /// The worker gets only calls of its sessions. Once neither is left it drains.
+    pub(super) fn drain_sessions(&mut self, key: WorkerKey) -> Effects<W, C> {
+        let mut effects = Effects::new();
+        if let Some(entry) = self.entry(key) {
+            entry.drain_sessions();
+            self.end_drained(key, &mut effects.events);
+        }
+        self.serve(effects)
+    }
+
+    /// A worker that has no call or session any more, after it had to drain them. Calls that wait for it belong to
+    /// sessions that have ended meanwhile: they begin anew on any worker.
+    fn end_drained(&mut self, key: WorkerKey, events: &mut Vec<Event<W>>) {
+        if let Some(entry) = self.entry(key)
+            && let Some(drained) = entry.sessions_drained()
+        {
+            events.push(drained);
+            let pinned = take(&mut entry.pinned);
+            self.pinned -= pinned.len();
+            self.queue.extend(pinned);
+        }
+    }
+
+    /// Reports once so many calls of the worker have ended.
+    pub(super) fn report_at(&mut self, key: WorkerKey, calls: u64) -> Option<Event<W>> {
+        self.entry(key)?.report_at(calls)
+    }
+
+    pub(super) fn set_size(&mut self, size: usize) {
+        self.limits.size = size;
+    }
+
     /// Pauses a worker, if `connection` is still the one that it has. False if there is no such worker.
     pub(super) fn pause(&mut self, key: WorkerKey, connection: Option<u64>) -> bool {
         let entry = self.entry(key);
@@ -284,9 +316,9 @@ impl<W: Worker, C> State<W, C> {
         }
     }
 
-    pub(super) fn end_session(&mut self, id: &str) -> Option<(W, u64)> {
+    pub(super) fn end_session(&mut self, id: &str, events: &mut Vec<Event<W>>) -> Option<(W, u64)> {
         let ended = self.sessions.end(id)?;
-        let worker = self.unassign(&ended)?;
+        let worker = self.unassign(&ended, events)?;
         Some((worker, ended.generation))
     }
 
@@ -297,9 +329,10 @@ impl<W: Worker, C> State<W, C> {
         }
         let mut effects = Effects::new();
         let entry = self.entry(slot.key);
-        effects
-            .events
-            .extend(entry.and_then(|entry| entry.release(slot, used)));
+        let released = entry.map(|entry| entry.release(slot, used));
+        let released = released.into_iter().flatten().flatten();
+        effects.events.extend(released);
+        self.end_drained(slot.key, &mut effects.events);
         self.serve(effects)
     }
 
@@ -339,6 +372,8 @@ impl<W: Worker, C> State<W, C> {
             match self.index(key) {
                 None => return Placement::SessionLost,
                 Some(index) if self.workers[index].is_draining() => return Placement::SessionLost,
+                // It moves now, as from a busy worker.
+                Some(index) if !strict && self.workers[index].is_draining_sessions() => {}
                 Some(index)
                     if self.workers[index].is_free(pipelines, self.limits.pipeline_budget) =>
                 {
@@ -356,7 +391,9 @@ impl<W: Worker, C> State<W, C> {
         self.workers
             .iter()
             .enumerate()
-            .filter(|(_, entry)| entry.is_free(pipelines, self.limits.pipeline_budget))
+            .filter(|(_, entry)| {
+                entry.is_open() && entry.is_free(pipelines, self.limits.pipeline_budget)
+            })
             .min_by_key(|(_, entry)| entry.load())
             .map(|(index, _)| index)
     }
@@ -385,7 +422,9 @@ impl<W: Worker, C> State<W, C> {
         let from = match self.sessions.assign(&mut session, key) {
             Assigned::Unchanged => return session,
             Assigned::Created => None,
-            Assigned::Moved(ended) => self.unassign(&ended).map(|from| (from, ended.generation)),
+            Assigned::Moved(ended) => self
+                .unassign(&ended, events)
+                .map(|from| (from, ended.generation)),
         };
         let entry = &mut self.workers[index];
         entry.sessions.insert(session.id.clone());
@@ -403,10 +442,13 @@ impl<W: Worker, C> State<W, C> {
     }
 
     /// Takes an ended session from its worker, if that is still there.
-    fn unassign(&mut self, ended: &EndedSession) -> Option<W> {
-        let entry = self.entry(ended.worker?)?;
+    fn unassign(&mut self, ended: &EndedSession, events: &mut Vec<Event<W>>) -> Option<W> {
+        let key = ended.worker?;
+        let entry = self.entry(key)?;
         entry.sessions.remove(&ended.id);
-        Some(entry.worker.clone())
+        let worker = entry.worker.clone();
+        self.end_drained(key, events);
+        Some(worker)
     }
 
     /// Adds a call to a session. A new session may cost another one its place.
@@ -416,7 +458,7 @@ impl<W: Worker, C> State<W, C> {
             let Some(ended) = self.sessions.evict() else {
                 break;
             };
-            if let Some(worker) = self.unassign(&ended) {
+            if let Some(worker) = self.unassign(&ended, events) {
                 events.push(Event::Evicted {
                     id: ended.id,
                     generation: ended.generation,
@@ -435,7 +477,7 @@ impl<W: Worker, C> State<W, C> {
             let Some(ended) = next.take().or_else(|| self.sessions.expire_oldest(now)) else {
                 return false;
             };
-            if let Some(worker) = self.unassign(&ended) {
+            if let Some(worker) = self.unassign(&ended, events) {
                 events.push(Event::Expired {
                     id: ended.id,
                     worker,
@@ -520,8 +562,10 @@ impl<W: Worker, C> State<W, C> {
     /// Removes the first of the calls for which a worker is free; returns it and the worker.
     fn next(&mut self, effects: &mut Effects<W, C>) -> Option<(Queued<C>, usize)> {
         loop {
-            self.least_loaded(true)?;
-            let first = self.queue.first_key_value().map(|(place, _)| *place);
+            // A worker that drains its sessions serves the calls that wait for it alone.
+            let open = self.least_loaded(true).is_some();
+            let first = self.queue.first_key_value().filter(|_| open);
+            let first = first.map(|(place, _)| *place);
             let place = first.into_iter().chain(self.first_pinned()).min()?;
             let queued = self.remove_call(place)?;
             if queued.wait.limits.is_late(Instant::now()) {
@@ -606,7 +650,7 @@ impl<W: Worker, C> State<W, C> {
             .position(|entry| which(entry.key, &entry.worker))
         {
             let entry = self.workers.remove(index);
-            if entry.answered {
+            if entry.has_answered() {
                 self.answered.insert(entry.key);
             }
             self.lose_sessions(entry.pinned, entry.sessions, entry.worker, &mut effects);

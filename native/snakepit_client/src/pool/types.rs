@@ -141,6 +141,11 @@ pub enum Event<W> {
         ids: HashSet<Arc<str>>,
         worker: W,
     },
+    /// So many calls of a worker have ended, after that was to be reported.
+    Served {
+        worker: W,
+        calls: u64,
+    },
     /// A draining worker has no calls any more.
     Drained {
         worker: W,

@@ -39,10 +39,13 @@ pub(super) struct WorkerEntry<W, C> {
     stalled: bool,
     last_lease: u64,
     phase: Phase,
+    /// Whether it gets only the calls of its sessions, until none of either is left.
+    draining_sessions: bool,
     /// Counts its connections.
     connection: u64,
-    /// Whether a call on it has ended.
-    pub(super) answered: bool,
+    /// How many calls on it have ended, and at which number that is an event, once.
+    ended: u64,
+    report_at: Option<u64>,
     /// The calls that wait for this worker alone, because their sessions are on it.
     pub(super) pinned: BTreeMap<Place, Queued<C>>,
     pub(super) sessions: HashSet<Arc<str>>,
@@ -84,8 +87,10 @@ impl<W: Worker, C> WorkerEntry<W, C> {
             stalled: false,
             last_lease: 0,
             phase: Phase::Open,
+            draining_sessions: false,
             connection: 0,
-            answered: false,
+            ended: 0,
+            report_at: None,
             pinned: BTreeMap::new(),
             sessions: HashSet::new(),
         }
@@ -126,8 +131,18 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         self.in_flight
     }
 
+    /// Whether it takes calls of any session, and calls without one.
     pub(super) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
+        self.phase == Phase::Open && !self.draining_sessions
+    }
+
+    pub(super) fn is_draining_sessions(&self) -> bool {
+        self.draining_sessions
+    }
+
+    /// Whether a call on it has ended.
+    pub(super) fn has_answered(&self) -> bool {
+        self.ended > 0
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -164,16 +179,30 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         self.in_flight > self.cancelled
     }
 
-    /// The last call of a draining worker is an event.
-    pub(super) fn release(&mut self, slot: &Slot<W>, used: SlotUse) -> Option<Event<W>> {
+    /// The last call of a draining worker is an event, and so is the one that `report_at` has asked for.
+    pub(super) fn release(&mut self, slot: &Slot<W>, used: SlotUse) -> [Option<Event<W>>; 2] {
         self.in_flight -= 1;
         self.exclusive -= usize::from(slot.exclusive);
         self.cancelled -= usize::from(slot.cancelled);
-        self.answered |= !matches!(used, SlotUse::NotStarted);
+        self.ended += u64::from(!matches!(used, SlotUse::NotStarted));
         if let SlotUse::Took(time) = used {
             self.observe(time);
         }
-        self.drained()
+        [self.served(), self.drained()]
+    }
+
+    /// An event once so many of its calls have ended.
+    pub(super) fn report_at(&mut self, calls: u64) -> Option<Event<W>> {
+        self.report_at = Some(calls);
+        self.served()
+    }
+
+    fn served(&mut self) -> Option<Event<W>> {
+        self.report_at.take_if(|at| *at <= self.ended)?;
+        Some(Event::Served {
+            worker: self.worker.clone(),
+            calls: self.ended,
+        })
     }
 
     fn observe(&mut self, time: Duration) {
@@ -184,6 +213,20 @@ impl<W: Worker, C> WorkerEntry<W, C> {
 
     pub(super) fn stall(&mut self) {
         self.stalled = true;
+    }
+
+    /// It gets only the calls of its sessions from now on.
+    pub(super) fn drain_sessions(&mut self) {
+        self.draining_sessions = true;
+    }
+
+    /// The worker drains once it has neither calls nor sessions, if it was to drain its sessions.
+    pub(super) fn sessions_drained(&mut self) -> Option<Event<W>> {
+        let drained = self.draining_sessions && self.sessions.is_empty() && self.in_flight == 0;
+        if !drained || self.phase == Phase::Draining {
+            return None;
+        }
+        self.drain()
     }
 
     /// An event if it has no calls.

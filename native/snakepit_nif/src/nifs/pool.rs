@@ -166,6 +166,26 @@ fn pool_drain(pool: ResourceArc<PoolResource>, key: u64) -> Atom {
     atoms::ok()
 }
 
+/// As `pool_drain`, once the sessions of the worker have ended as well: until then it gets their calls.
+#[rustler::nif]
+fn pool_drain_sessions(pool: ResourceArc<PoolResource>, key: u64) -> Atom {
+    pool.0.drain_sessions(WorkerKey(key));
+    atoms::ok()
+}
+
+/// The process of the worker gets `{:snakepit_served, calls}` once, when so many of its calls have ended.
+#[rustler::nif]
+fn pool_report_at(pool: ResourceArc<PoolResource>, key: u64, calls: u64) -> Atom {
+    pool.0.report_at(WorkerKey(key), calls);
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn pool_set_size(pool: ResourceArc<PoolResource>, size: usize) -> Atom {
+    pool.0.set_size(size);
+    atoms::ok()
+}
+
 #[rustler::nif]
 fn pool_remove(pool: ResourceArc<PoolResource>, key: u64) -> bool {
     pool.0.remove(WorkerKey(key))

@@ -217,6 +217,12 @@ fn process_started(os_pid: i32) -> Option<u64> {
     process::started(os_pid)
 }
 
+/// The resident memory of a process in bytes; nothing if there is no such process or no `/proc`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn process_memory(os_pid: i32, started: Option<u64>) -> Option<u64> {
+    process::resident_bytes(os_pid, started)
+}
+
 /// Signals a worker's process group, which includes processes that its handlers have started, unless its number
 /// belongs to another process by now.
 #[rustler::nif(schedule = "DirtyIo")]
