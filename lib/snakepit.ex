@@ -293,11 +293,13 @@ defmodule Snakepit do
         ],
         doc: "Greets somebody.",
         streams: false,
-        async: false
+        async: false,
+        batch: nil
       } = Enum.find(commands, &(&1.name == "greet"))
 
   Types and defaults are text, as written in Python, and nil where there is none. A parameter `**rest` takes
-  any further argument. A running worker is asked: the result is an error while no worker is ready, and if the
+  any further argument. `:batch` is `%{size: 32, wait_ms: 5.0, max_bytes: 16_777_216}` for a command whose calls
+  gather: see [Serving models](serving_models.md#batching). A running worker is asked: the result is an error while no worker is ready, and if the
   workers do not describe their commands, as your own programs may not. If a worker sends only names, the other
   values are nil.
   """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from snakepit_bridge import Adapter, command
 
 #: Shorter paragraphs, headings for example, are not indexed.
 MIN_WORDS = 8
+
+
+@dataclass
+class Query:
+    question: str
+    top: int = 3
 
 
 class SemanticSearch(Adapter):
@@ -39,14 +46,23 @@ class SemanticSearch(Adapter):
             self.vectors = np.vstack([self.vectors, vectors])
         return {"paragraphs": len(self.paragraphs)}
 
-    @command
-    def search(self, question: str, top: int = 3) -> list[dict[str, Any]]:
+    @command(batch=32, wait_ms=5)
+    def search(self, queries: list[Query]) -> list[list[dict[str, Any]]]:
         """Returns the nearest paragraphs, each with the cosine of its angle as the score."""
-        scores = self.vectors @ self.model.embed([question], norm=True)[0]
-        best = np.argsort(scores)[::-1][:top]
+        vectors = self.model.embed([query.question for query in queries], norm=True)
+        scores = vectors @ self.vectors.T
+        return [self._best(query, row) for query, row in zip(queries, scores)]
+
+    def _best(self, query: Query, scores: Any) -> list[dict[str, Any]]:
+        best = np.argsort(scores)[::-1][: query.top]
         return [{**self.paragraphs[number], "score": float(scores[number])} for number in best]
 
     @command
     def embed(self, texts: list[str]) -> Any:
         """Returns the vectors of texts as one array."""
         return self.model.embed(texts, norm=True)
+
+    @command(batch=32, wait_ms=5)
+    def embed_one(self, calls: list[dict[str, str]]) -> list[Any]:
+        """Returns the vector of one text."""
+        return list(self.model.embed([call["text"] for call in calls], norm=True))

@@ -89,12 +89,12 @@ defmodule Snakepit.GRPCWorker do
       when leaving != nil,
       do: {:noreply, %{state | awaited: nil}}
 
-  def handle_info({ref, {:ok, %{"healthy" => true}}}, %{awaited: {:health, ref}} = state) do
+  def handle_info({ref, {:ok, %{"healthy" => true} = health}}, %{awaited: {:health, ref}} = state) do
     %{membership: membership, channel: channel} = state = %{state | awaited: nil}
 
     cond do
       Membership.starting?(membership) ->
-        {:noreply, %{state | membership: Membership.join(membership, channel)}}
+        {:noreply, %{state | membership: Membership.join(membership, channel, health)}}
 
       Membership.resume(membership, channel) ->
         {:noreply, state}

@@ -49,6 +49,10 @@ defmodule Snakepit.Telemetry do
   and `:execution_time` is everything after it; a stream that failed or was halted does not have
   them. `:first_chunk_time` is the time from the call to its first chunk, nil without one.
 
+  A call of a command that takes batches (`@command(batch=32)`) also has `:batch_size`, the number
+  of calls in its batch, and `:batch_wait`, the time from its arrival in the worker to the start of
+  the batch. For the number of batches sum up `1 / batch_size`.
+
   `[:snakepit, :grpc, :request]` is emitted at the end of each call over gRPC, whatever its result.
 
   `[:snakepit, :call, :cancelled]` reports that a command has ended in Python after its call had
@@ -343,7 +347,13 @@ defmodule Snakepit.Telemetry do
     measurements
     |> Map.put(:queue_time, native(meta.queue_us))
     |> Map.put(:execution_time, native(meta.execution_us))
+    |> batch(meta)
   end
+
+  defp batch(measurements, %{batch_size: size, batch_wait_us: wait_us}) when size > 0,
+    do: Map.merge(measurements, %{batch_size: size, batch_wait: native(wait_us)})
+
+  defp batch(measurements, _meta), do: measurements
 
   defp stream(measurements, %{metadata: %{streaming: false}}), do: measurements
 

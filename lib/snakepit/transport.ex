@@ -11,12 +11,17 @@ defmodule Snakepit.Transport do
   @typedoc "A pool's options, complete."
   @type options :: map
 
-  @typedoc "The worker that ran a call, and how long the call waited and ran, in µs."
+  @typedoc """
+  The worker that ran a call, and how long the call waited and ran, in µs. `:batch_size` is the number of
+  calls in its batch, 0 if it was in none, and `:batch_wait_us` how long it waited for that to start.
+  """
   @type meta :: %{
           request_id: String.t(),
           worker_id: String.t() | nil,
           queue_us: non_neg_integer,
-          execution_us: non_neg_integer
+          execution_us: non_neg_integer,
+          batch_size: non_neg_integer,
+          batch_wait_us: non_neg_integer
         }
 
   @typedoc """

@@ -20,7 +20,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional, TypedDict, Union
 
@@ -188,7 +188,8 @@ class Worker:
 
     At most `max_concurrency` calls run at once. `session_ttl` is in seconds. Synchronous commands
     run in the calling thread, `async` commands on an event loop in a thread of its own, as in a
-    worker.
+    worker, and commands that take batches in threads of their own. Calls of such a command that are
+    started while others run gather, as in a worker; `batch` puts calls into one batch.
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class Worker:
         traceback: Optional[TracebackType],
     ) -> None:
         registry = self._commands()
+        self._runner.close()
         self._sessions.end_all()
         self._registry = None
         if registry.adapter is not self._given:
@@ -266,6 +268,30 @@ class Worker:
         """Like `call`, in a thread of its own: for tests that cancel."""
         made = self._make(command, args, options, stream=False)
         return Call(self, made)
+
+    def batch(
+        self, command: str, calls: Iterable[Mapping[str, Any]], **options: Unpack[Options]
+    ) -> list[Union[dict[str, Any], BaseException]]:
+        """Makes a call with each of these arguments, of a command that takes batches.
+
+        All of them arrive at once: they are one batch, or several full ones and the rest. Returns
+        for each what `call` returns or raises. `options` apply to each call.
+        """
+        made = [self._make(command, args, options, stream=False) for args in calls]
+        if made and made[0].command.batching is None:
+            raise TypeError(f"{command!r} takes no batches: it is not a @command(batch=...)")
+        wires = [_Wire() for _ in made]
+        with contextlib.ExitStack() as watched:
+            for each in made:
+                watched.enter_context(self._watched(each))
+            execution.run_together(self._runner, list(zip(made, wires)))
+        return list(map(self._outcome, wires, made))
+
+    def _outcome(self, wire: _Wire, call: _Call) -> Union[dict[str, Any], BaseException]:
+        try:
+            return self._taken(wire, call)
+        except BaseException as error:
+            return error
 
     async def acall(
         self,
@@ -376,7 +402,13 @@ class Worker:
             raise _seen(failure) from None
         except InvalidValueError as error:
             raise CallError("invalid_args", str(error)) from None
-        return _Call(command, functools.partial(decode_fields, fields, kinds), context, kinds=True)
+        return _Call(
+            command,
+            functools.partial(decode_fields, fields, kinds),
+            context,
+            kinds=True,
+            size=sum(map(len, fields.values())),
+        )
 
     def _result(self, call: _Call) -> dict[str, Any]:
         wire = _Wire()
@@ -439,6 +471,7 @@ class _Wire:
     """Keeps the last message, as Elixir decodes it."""
 
     def __init__(self) -> None:
+        self.batch = (0, 0)
         self.value: dict[str, Any] = {}
         self.failed: Optional[call_error.CallError] = None
 

@@ -68,7 +68,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                  ],
                  doc: nil,
                  streams: true,
-                 async: false
+                 async: false,
+                 batch: nil
                },
                %{
                  name: "fetch-all",
@@ -78,7 +79,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                  ],
                  doc: nil,
                  streams: false,
-                 async: true
+                 async: true,
+                 batch: nil
                },
                %{
                  name: "greet",
@@ -89,7 +91,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                  ],
                  doc: "Greets somebody.\n\nPolitely.",
                  streams: false,
-                 async: false
+                 async: false,
+                 batch: nil
                },
                %{
                  name: "ticks",
@@ -97,7 +100,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                  parameters: [],
                  doc: nil,
                  streams: true,
-                 async: true
+                 async: true,
+                 batch: nil
                }
              ]
 

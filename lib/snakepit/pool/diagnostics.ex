@@ -71,6 +71,7 @@ defmodule Snakepit.Pool.Diagnostics do
         doc: present(command["doc"]),
         streams: command["streams"],
         async: command["is_async"],
+        batch: batch(command["batch"]),
         parameters: parameters(command["parameters"])
       }
     end
@@ -80,11 +81,25 @@ defmodule Snakepit.Pool.Diagnostics do
   defp described(%{"supported_commands" => [_ | _] = names} = info) do
     for name <- names do
       doc = present((info["capabilities"] || %{})[name])
-      %{name: name, signature: name, doc: doc, streams: nil, async: nil, parameters: nil}
+
+      %{
+        name: name,
+        signature: name,
+        doc: doc,
+        streams: nil,
+        async: nil,
+        batch: nil,
+        parameters: nil
+      }
     end
   end
 
   defp described(_info), do: nil
+
+  defp batch(%{"size" => size} = batch),
+    do: %{size: size, wait_ms: batch["wait_ms"], max_bytes: batch["max_bytes"]}
+
+  defp batch(_none), do: nil
 
   defp parameters(parameters) when is_list(parameters) do
     for %{"name" => name} = parameter <- parameters do

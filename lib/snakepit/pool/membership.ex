@@ -33,6 +33,8 @@ defmodule Snakepit.Pool.Membership do
   @output_grace 1_000
   # How long a supervisor waits in addition to the steps, in ms.
   @stop_grace 2_000
+  # How many calls a worker may take at once by saying that they gather in batches.
+  @largest_batch 65_536
 
   # The options contain the workers' environment.
   @derive {Inspect, only: [:id, :key, :leaving, :kill_reason]}
@@ -62,6 +64,8 @@ defmodule Snakepit.Pool.Membership do
     :tail,
     # The reason of its supervisor, once that stops it.
     :stopping,
+    # The commands whose calls gather in batches, and how many calls a batch has at most.
+    batches: [],
     logged: false,
     messages_closed: false
   ]
@@ -99,13 +103,16 @@ defmodule Snakepit.Pool.Membership do
   @spec starting?(t) :: boolean
   def starting?(membership), do: membership.startup_timer != nil
 
-  @doc "The worker is ready: it takes calls, over its channel or, without one, through its process."
-  @spec join(t, reference | nil) :: t
+  @doc """
+  The worker is ready, as its health says: it takes calls, over its channel or, without one, through its process.
+  """
+  @spec join(t, reference | nil, map) :: t
   # It was killed before its answer came: it is not ready.
-  def join(%{kill_reason: why} = membership, _channel) when why != nil, do: membership
+  def join(%{kill_reason: why} = membership, _channel, _health) when why != nil, do: membership
 
-  def join(membership, channel) do
+  def join(membership, channel, health) do
     Process.cancel_timer(membership.startup_timer)
+    membership = %{membership | batches: batches(health["batch_sizes"])}
     key = Native.pool_add(membership.pool, channel, native(membership))
     check = HealthCheck.new(membership.id, membership.options)
     OSProcess.ready(membership.process)
@@ -152,14 +159,24 @@ defmodule Snakepit.Pool.Membership do
     do: Native.pool_resume(membership.pool, membership.key, channel, native(membership))
 
   # The description of a worker for the dispatcher.
-  defp native(%{id: id, options: options, manager: manager}) do
+  defp native(%{id: id, options: options, manager: manager, batches: batches}) do
     %{
       id: id,
       max_concurrency: options.max_concurrency,
       kill_grace: options.kill_grace,
-      observer: if(Telemetry.available?(), do: manager)
+      observer: if(Telemetry.available?(), do: manager),
+      batches: batches
     }
   end
+
+  # A worker may send anything.
+  defp batches(%{} = sizes) do
+    for {name, size} <- sizes,
+        is_binary(name) and is_integer(size) and size in 2..@largest_batch,
+        do: {name, size}
+  end
+
+  defp batches(_unknown), do: []
 
   @doc "It gets no new calls. The message `:snakepit_drained` reports that its calls have ended."
   @spec drain(t) :: t

@@ -268,7 +268,8 @@ defmodule Snakepit.Pool.Worker do
 
       # A worker that does not know the command has answered as well.
       _ ->
-        %{state | membership: Membership.join(state.membership, nil)}
+        health = result_or(message, %{})
+        %{state | membership: Membership.join(state.membership, nil, health)}
     end
   end
 

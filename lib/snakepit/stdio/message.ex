@@ -31,13 +31,29 @@ defmodule Snakepit.Stdio.Message do
 
   @doc "Returns the result in a response, or the failure."
   @spec result(binary) :: {:ok, map} | {:error, {atom, String.t(), map}}
-  def result(message) do
+  def result(message), do: message |> response() |> elem(0)
+
+  @doc "Like `result/1`, with the size of the call's batch, and how long it waited for that, in µs."
+  @spec response(binary) ::
+          {{:ok, map} | {:error, {atom, String.t(), map}}, {non_neg_integer, non_neg_integer}}
+  def response(message) do
     case Codec.decode_extended(message) do
-      {:ok, %{"success" => true} = response} -> {:ok, fields(response["result"])}
-      {:ok, %{} = response} -> {:error, failure(response)}
-      {:error, error} -> {:error, {error.reason, error.message, error.details}}
+      {:ok, %{"success" => true} = response} ->
+        {{:ok, fields(response["result"])}, batch(response)}
+
+      {:ok, %{} = response} ->
+        {{:error, failure(response)}, batch(response)}
+
+      {:error, error} ->
+        {{:error, {error.reason, error.message, error.details}}, {0, 0}}
     end
   end
+
+  defp batch(%{"batch_size" => size, "batch_wait_us" => wait_us})
+       when is_integer(size) and size > 0 and is_integer(wait_us) and wait_us >= 0,
+       do: {size, wait_us}
+
+  defp batch(_response), do: {0, 0}
 
   @doc "How the handler of a cancelled call exited, as its response says."
   def handler_exit(message) do

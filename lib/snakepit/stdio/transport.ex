@@ -86,13 +86,15 @@ defmodule Snakepit.Stdio.Transport do
     end
   end
 
-  defp with_meta({outcome, value}, call, worker_id, queue_us, placed) do
+  defp with_meta({{outcome, value}, {size, wait_us}}, call, worker_id, queue_us, placed) do
     {outcome, value,
      %{
        request_id: call.request_id,
        worker_id: worker_id,
        queue_us: queue_us,
-       execution_us: System.monotonic_time(:microsecond) - placed
+       execution_us: System.monotonic_time(:microsecond) - placed,
+       batch_size: size,
+       batch_wait_us: wait_us
      }}
   end
 
@@ -181,7 +183,10 @@ defmodule Snakepit.Stdio.Transport do
   end
 
   defp finish({:ok, message}, call, worker_id, _options) do
-    with {:error, failure} <- Message.result(message), do: failed(failure, call, worker_id)
+    case Message.response(message) do
+      {{:error, failure}, batch} -> failed(failure, call, worker_id, batch)
+      result -> result
+    end
   end
 
   defp finish(:timeout, call, worker_id, options) do
@@ -197,8 +202,8 @@ defmodule Snakepit.Stdio.Transport do
     failed({:worker_crashed, text, %{}}, call, worker_id)
   end
 
-  defp failed(failure, call, worker_id) do
-    {:error, Codec.error(failure, call.command, call.request_id, worker_id)}
+  defp failed(failure, call, worker_id, batch \\ {0, 0}) do
+    {{:error, Codec.error(failure, call.command, call.request_id, worker_id)}, batch}
   end
 
   # A worker that stops in an orderly way has answered every call that it has taken.

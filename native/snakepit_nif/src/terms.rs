@@ -20,6 +20,9 @@ pub(crate) struct Meta {
     pub(crate) worker_id: Option<String>,
     pub(crate) queue_us: u64,
     pub(crate) execution_us: u64,
+    /// The number of calls in its batch, and how long it waited for that to start; 0 if it was in none.
+    pub(crate) batch_size: u32,
+    pub(crate) batch_wait_us: u64,
 }
 
 /// The error of a stream, which its owner gets unchanged.

@@ -4,7 +4,7 @@ use crate::{call::Call, callbacks::metadata, invocation::Invocation, worker::Wor
 use parking_lot::Mutex;
 use pyo3::{exceptions::PyRuntimeError, prelude::*, types::PyDict};
 use snakepit_proto::Fields;
-use snakepit_server::Failure;
+use snakepit_server::{Failure, Work};
 use std::{
     sync::{Arc, OnceLock},
     time::Instant,
@@ -71,7 +71,7 @@ impl AsyncCall {
         if self.call.responder.needs_flush() {
             py.detach(|| self.call.responder.flush());
         }
-        self.worker.leave_loop(&self.call);
+        self.worker.leave_loop(&Work::Call(self.call.clone()));
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{command::Command, journal::Journal};
 use parking_lot::{Mutex, MutexGuard};
 use pyo3::{Py, PyAny, Python, intern};
 use snakepit_proto::{CallHeader, CallProgress, HandlerExit, Progress, TAKES_PROGRESS};
-use snakepit_server::Schedulable;
+use snakepit_server::{BatchLimits, Schedulable};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -38,6 +38,15 @@ impl Schedulable for Call {
 
     fn withdraw(&self) -> bool {
         !self.settled.swap(true, Ordering::AcqRel)
+    }
+
+    fn batch_limits(&self) -> Option<BatchLimits> {
+        let batching = self.command.batching.as_ref();
+        batching.map(|batching| batching.limits)
+    }
+
+    fn bytes(&self) -> usize {
+        self.header.args().size()
     }
 }
 
@@ -77,14 +86,23 @@ impl Call {
 
     /// Tells the command that the call was cancelled.
     pub(crate) fn interrupt(&self, py: Python<'_>) {
-        let (context, interrupt) = {
+        self.cancel_context(py);
+        let interrupt = {
             let side = self.python();
-            let copy = |of: &Option<Py<PyAny>>| of.as_ref().map(|it| it.clone_ref(py));
-            (copy(&side.context), copy(&side.interrupt))
+            let interrupt = side.interrupt.as_ref();
+            interrupt.map(|interrupt| interrupt.clone_ref(py))
+        };
+        let _ = interrupt.map(|interrupt| interrupt.call0(py));
+    }
+
+    /// As `interrupt`, for a call of a batch that runs on.
+    pub(crate) fn cancel_context(&self, py: Python<'_>) {
+        let context = {
+            let side = self.python();
+            side.context.as_ref().map(|context| context.clone_ref(py))
         };
         // The context itself logs an exception of a callback.
         let _ = context.map(|context| context.call_method0(py, intern!(py, "_cancel")));
-        let _ = interrupt.map(|interrupt| interrupt.call0(py));
     }
 
     /// The server has closed the generator, or cancelled the task.

@@ -2,9 +2,9 @@
 
 use crate::parameters::Parameters;
 use pyo3::{FromPyObject, prelude::*, types::PyString};
-use snakepit_proto::{CommandInfo, ParameterInfo};
-use snakepit_server::CommandTime;
-use std::{collections::BTreeMap, sync::Arc};
+use snakepit_proto::{BatchInfo, CommandInfo, ParameterInfo};
+use snakepit_server::{BatchLimits, CommandTime};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 pub(crate) struct Command {
     pub(crate) name: String,
@@ -21,6 +21,16 @@ pub(crate) struct Command {
     pub(crate) info: CommandInfo,
     /// Of its unary calls.
     pub(crate) time: CommandTime,
+    pub(crate) batching: Option<Batching>,
+}
+
+/// How its calls gather in batches.
+pub(crate) struct Batching {
+    pub(crate) limits: BatchLimits,
+    /// Makes the keyword arguments of the function from what `bind` has returned for each call.
+    pub(crate) gather: Py<PyAny>,
+    /// Finds a result for each call in what the function has returned.
+    pub(crate) results: Py<PyAny>,
 }
 
 /// The result of `Command.describe`.
@@ -33,6 +43,15 @@ struct Described {
     streams: bool,
     is_async: bool,
     parameters: Vec<DescribedParameter>,
+    batch: Option<DescribedBatch>,
+}
+
+#[derive(Clone, Copy, FromPyObject)]
+#[pyo3(from_item_all)]
+struct DescribedBatch {
+    size: u32,
+    wait_ms: f64,
+    max_bytes: u64,
 }
 
 #[derive(FromPyObject)]
@@ -54,6 +73,7 @@ impl From<Described> for CommandInfo {
             doc: command.doc,
             streams: command.streams,
             is_async: command.is_async,
+            batch: command.batch.map(BatchInfo::from),
             parameters: parameters
                 .map(|parameter| ParameterInfo {
                     name: parameter.name,
@@ -66,8 +86,40 @@ impl From<Described> for CommandInfo {
     }
 }
 
+impl From<DescribedBatch> for BatchInfo {
+    fn from(batch: DescribedBatch) -> Self {
+        Self {
+            size: batch.size,
+            wait_ms: batch.wait_ms,
+            max_bytes: batch.max_bytes,
+        }
+    }
+}
+
+impl Batching {
+    /// `index` numbers the commands.
+    fn new(command: &Bound<'_, PyAny>, batch: DescribedBatch, index: usize) -> PyResult<Self> {
+        let wait = Duration::try_from_secs_f64(batch.wait_ms / 1000.0);
+        let max_bytes = usize::try_from(batch.max_bytes);
+        Ok(Self {
+            limits: BatchLimits {
+                index,
+                size: batch.size as usize,
+                wait: wait.unwrap_or_default(),
+                max_bytes: max_bytes.unwrap_or(usize::MAX),
+            },
+            gather: command.getattr("gather")?.unbind(),
+            results: command.getattr("results")?.unbind(),
+        })
+    }
+}
+
 impl Command {
-    fn new(command: &Bound<'_, PyAny>) -> PyResult<Self> {
+    fn new(command: &Bound<'_, PyAny>, index: usize) -> PyResult<Self> {
+        let described: Described = command.call_method0("describe")?.extract()?;
+        let batching = described
+            .batch
+            .map(|batch| Batching::new(command, batch, index));
         Ok(Self {
             name: command.getattr("name")?.extract()?,
             function: command.getattr("function")?.unbind(),
@@ -77,11 +129,9 @@ impl Command {
             plain: command.getattr("plain")?.extract()?,
             context: command.getattr("context")?.extract()?,
             help: command.getattr("help")?.extract()?,
-            info: command
-                .call_method0("describe")?
-                .extract::<Described>()?
-                .into(),
+            info: described.into(),
             time: CommandTime::default(),
+            batching: batching.transpose()?,
         })
     }
 }
@@ -95,8 +145,8 @@ pub(crate) struct Commands {
 impl Commands {
     pub(crate) fn new(registry: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut all = Vec::new();
-        for command in registry.call_method0("values")?.try_iter()? {
-            all.push(Arc::new(Command::new(&command?)?));
+        for (index, command) in registry.call_method0("values")?.try_iter()?.enumerate() {
+            all.push(Arc::new(Command::new(&command?, index)?));
         }
         let named = all.iter().map(|one| (one.name.clone(), one.clone()));
         Ok(Self {
@@ -111,6 +161,14 @@ impl Commands {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Command> {
         self.all.iter().map(|command| &**command)
+    }
+
+    /// The commands whose calls gather, and the sizes of their batches.
+    pub(crate) fn batch_sizes(&self) -> impl Iterator<Item = (String, u32)> {
+        self.iter().filter_map(|command| {
+            let batch = command.info.batch.as_ref();
+            batch.map(|batch| (command.name.clone(), batch.size))
+        })
     }
 
     pub(crate) fn has_async(&self) -> bool {

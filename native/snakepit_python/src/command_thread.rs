@@ -1,12 +1,12 @@
 //! The threads that run commands. They hold Python's lock while they run one, and not while they wait.
 
 use crate::{
-    call::Call, generator, invocation::Invocation, journal::Journal, unwrapping::unwrapped,
-    worker::Worker,
+    batch_run::BatchRun, call::Call, generator, invocation::Invocation, journal::Journal,
+    unwrapping::unwrapped, worker::Worker,
 };
 use pyo3::{intern, prelude::*, types::PyCFunction};
 use snakepit_proto::Fields;
-use snakepit_server::{Failure, UnsentReplies};
+use snakepit_server::{Failure, UnsentReplies, Work};
 use std::{
     cell::{Cell, RefCell},
     sync::Arc,
@@ -18,18 +18,21 @@ const NO_EVENT_LOOP: Duration = Duration::from_micros(100);
 
 thread_local! {
     static WORKER: RefCell<Option<Arc<Worker>>> = const { RefCell::new(None) };
-    static RUNNING: RefCell<Option<Arc<Call>>> = const { RefCell::new(None) };
-    /// How long the last call ran.
+    static RUNNING: RefCell<Option<Work<Call>>> = const { RefCell::new(None) };
+    /// How long the last call or batch ran.
     static TOOK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// The request id of the call that this thread runs; empty if it runs none.
+/// The request id of the call that this thread runs; empty if it runs none, or several.
 #[pyfunction]
 pub(crate) fn request_id() -> String {
-    RUNNING.with_borrow(|call| {
-        call.as_ref()
-            .map(|call| call.header.request_id().to_owned())
-            .unwrap_or_default()
+    RUNNING.with_borrow(|work| match work {
+        Some(Work::Call(call)) => call.header.request_id().to_owned(),
+        Some(Work::Batch(batch)) => match &batch.calls[..] {
+            [(call, _)] => call.header.request_id().to_owned(),
+            _ => String::new(),
+        },
+        None => String::new(),
     })
 }
 
@@ -42,7 +45,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         return;
     };
     WORKER.set(Some(worker.clone()));
-    let mut done: Option<Arc<Call>> = None;
+    let mut done: Option<Work<Call>> = None;
     let mut unsent = UnsentReplies::default();
     // Whether a command may have changed handlers of signals: only those on the main thread can.
     let mut long = false;
@@ -52,11 +55,11 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         let mut drive = false;
         if let Some(done) = done.take() {
             worker.has_ended();
-            drive = next.is_some() && done.responder.calls().is_none();
+            drive = next.is_some() && any(&done, |call| call.responder.calls().is_none());
         }
         if !next
             .as_ref()
-            .is_some_and(|call| may_start(py, call, &unsent, writer))
+            .is_some_and(|work| may_start(py, work, &unsent, writer))
         {
             if std::mem::take(&mut long) {
                 py.detach(|| unsent.flush());
@@ -73,7 +76,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
             py.detach(|| unsent.flush());
             run_posts(py, worker);
         }
-        let Some(call) = next else {
+        let Some(work) = next else {
             if worker.scheduler.is_closed() {
                 break;
             }
@@ -83,24 +86,50 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         if worker.scheduler.wants_thread() {
             worker.callbacks.start_thread(py);
         }
-        if drive || call.responder.as_stream().is_some() || call.command.time.is_long() {
+        let takes_long =
+            |call: &Call| call.responder.as_stream().is_some() || call.command.time.is_long();
+        if drive || any(&work, takes_long) {
             worker.driver.leave();
         }
         TOOK.set(Duration::ZERO);
-        RUNNING.set(Some(call.clone()));
-        run_in_context(py, worker, &call, &run_current);
+        RUNNING.set(Some(work.clone()));
+        run_in_context(py, worker, &work, &run_current, writer);
         long |= worker.driver.is_shared() && TOOK.get() > NO_EVENT_LOOP;
         RUNNING.set(None);
-        if let Some(calls) = call.responder.calls() {
-            unsent.add(calls);
-        }
-        done = Some(call);
+        each(&work, |call| {
+            if let Some(calls) = call.responder.calls() {
+                unsent.add(calls);
+            }
+        });
+        done = Some(work);
     }
     WORKER.set(None);
 }
 
-/// Whether a call may start before the replies to earlier calls are sent.
-fn may_start(py: Python<'_>, call: &Call, unsent: &UnsentReplies<Journal>, writer: usize) -> bool {
+/// Also the calls of a batch that have left it.
+fn each(work: &Work<Call>, mut visit: impl FnMut(&Arc<Call>)) {
+    match work {
+        Work::Call(call) => visit(call),
+        Work::Batch(batch) => batch.calls.iter().for_each(|(call, _)| visit(call)),
+    }
+}
+
+fn any(work: &Work<Call>, which: impl Fn(&Call) -> bool) -> bool {
+    let mut any = false;
+    each(work, |call| any |= which(call));
+    any
+}
+
+/// Whether a call may start before the replies to earlier calls are sent. A batch may not.
+fn may_start(
+    py: Python<'_>,
+    work: &Work<Call>,
+    unsent: &UnsentReplies<Journal>,
+    writer: usize,
+) -> bool {
+    let Work::Call(call) = work else {
+        return unsent.is_empty();
+    };
     let note = |journal: &Journal| journal.note(py, call.header.call_id(), writer);
     unsent.is_empty()
         || call.command.time.is_short() && unsent.may_wait(call.responder.calls(), note)
@@ -121,34 +150,53 @@ fn run_signal_handlers(py: Python<'_>, worker: &Worker) {
     }
 }
 
-/// Runs a call in a `contextvars` context of its own.
+/// Runs a call or a batch in a `contextvars` context of its own.
 fn run_in_context(
     py: Python<'_>,
     worker: &Arc<Worker>,
-    call: &Arc<Call>,
+    work: &Work<Call>,
     run_current: &Bound<'_, PyCFunction>,
+    writer: usize,
 ) {
+    if let Work::Batch(batch) = work {
+        let run = BatchRun::new(worker.clone(), batch.clone());
+        if !run.note_start(py, writer) {
+            return;
+        }
+    }
     let ran = worker.callbacks.call_context(py).and_then(|context| {
-        worker.callbacks.trace(&context, &call.header);
+        if let Work::Call(call) = work {
+            worker.callbacks.trace(&context, &call.header);
+        }
         context.call_method1(intern!(py, "run"), (run_current,))
     });
     if let Err(error) = ran {
-        let failure = Invocation { py, worker, call }.failure(error);
-        worker.finish(call, Err(failure), Duration::ZERO);
+        match work {
+            Work::Call(call) => {
+                let failure = Invocation { py, worker, call }.failure(error);
+                worker.finish(call, Err(failure), Duration::ZERO);
+            }
+            Work::Batch(batch) => {
+                let run = BatchRun::new(worker.clone(), batch.clone());
+                run.fail(py, error.into_value(py).into_bound(py).into_any());
+            }
+        }
     }
 }
 
-/// Runs the call that this thread has taken.
+/// Runs what this thread has taken.
 #[pyfunction]
 fn run_current(py: Python<'_>) {
-    RUNNING.with_borrow(|call| {
-        WORKER.with_borrow(|worker| {
-            if let (Some(call), Some(worker)) = (call, worker) {
-                // Another thread may have had Python's lock for long.
-                if call.begin() {
-                    run(Invocation { py, worker, call });
-                }
+    RUNNING.with_borrow(|work| {
+        WORKER.with_borrow(|worker| match (work, worker) {
+            // Another thread may have had Python's lock for long.
+            (Some(Work::Call(call)), Some(worker)) if call.begin() => {
+                run(Invocation { py, worker, call });
             }
+            (Some(Work::Batch(batch)), Some(worker)) => {
+                TOOK.set(BatchRun::new(worker.clone(), batch.clone()).run(py));
+            }
+            _ => {}
         });
     });
 }

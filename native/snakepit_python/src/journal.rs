@@ -2,6 +2,7 @@
 
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyMemoryView};
 use snakepit_wire::{JOURNAL_BYTES, StartJournal};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) type CallsStream = snakepit_server::CallsStream<Journal>;
 
@@ -9,6 +10,9 @@ pub(crate) struct Journal {
     file: StartJournal,
     /// The file as memory, mapped by Python: 64-bit numbers.
     notes: PyOnceLock<Option<Py<PyAny>>>,
+    /// The largest id of a call that has started in a batch. Only batches start in another order than that of the ids,
+    /// and no smaller number may replace theirs.
+    batched: AtomicU64,
 }
 
 impl Journal {
@@ -16,11 +20,19 @@ impl Journal {
         Self {
             file,
             notes: PyOnceLock::new(),
+            batched: AtomicU64::new(0),
         }
+    }
+
+    /// As `note`, for a batch of calls of which this id is the largest.
+    pub(crate) fn note_batch(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
+        self.batched.fetch_max(call_id, Ordering::Relaxed);
+        self.note(py, call_id, writer)
     }
 
     /// Records a call in the place of the thread `writer`. Memory of a file survives this process.
     pub(crate) fn note(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
+        let call_id = call_id.max(self.batched.load(Ordering::Relaxed));
         let notes = self.notes.get_or_init(py, || self.map(py).ok());
         notes
             .as_ref()

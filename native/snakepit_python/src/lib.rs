@@ -3,13 +3,14 @@
 //! `snakepit_server` has connections, HTTP/2, flow control and the scheduler, in threads that never wait
 //! for Python's lock. This crate has what needs Python: `service` makes a `Call` of each RPC, a
 //! `command_thread` or the event loop (`async_call`) runs its command in an `Invocation`, with arguments
-//! and results from `values`, and `control` runs what the network's threads need from Python. `callbacks`
+//! and results from `values`, a batch of calls in a `batch_run`, and `control` runs what the network's threads need from Python. `callbacks`
 //! has all calls from here to the Python package.
 //!
 //! The tests of this crate are those of the Python package: a test here would have to be linked with
 //! Python's library, which not every machine has. What needs no Python belongs to `snakepit_server`.
 
 mod async_call;
+mod batch_run;
 mod call;
 mod call_error;
 mod callbacks;
@@ -32,6 +33,8 @@ mod worker;
 mod _native {
     #[pymodule_export]
     use super::async_call::AsyncCall;
+    #[pymodule_export]
+    use super::batch_run::BatchRun;
     #[pymodule_export]
     use super::command_thread::request_id;
     #[pymodule_export]

@@ -1,13 +1,20 @@
 //! The server as a Python class.
 
 use crate::{
-    async_call::AsyncCall, callbacks::Callbacks, command::Commands, command_thread, worker::Worker,
+    async_call::AsyncCall,
+    batch_run::BatchRun,
+    callbacks::Callbacks,
+    command::Commands,
+    command_thread,
+    worker::{LOOP_WRITER, Worker},
 };
 use parking_lot::Mutex;
 use pyo3::{exceptions::PyOSError, prelude::*, types::PyDict};
-use snakepit_server::{Secret, Server};
+use snakepit_server::{Secret, Server, Work};
 use snakepit_wire::{Address, InvalidAddress};
 use std::{os::fd::AsRawFd, sync::Arc, time::Duration};
+
+type Objects = Vec<Py<PyAny>>;
 
 /// The server of a worker. Call `listen`, then `serve` in each thread that runs commands; at the end
 /// `stop`, `wait_idle`, `end_threads` and `close`.
@@ -45,6 +52,11 @@ impl PyServer {
         let worker = &self.worker;
         let secret = Secret::new(worker.settings.secret.clone());
         let server = Server::start(&address, secret, worker.driver.clone(), worker.clone())?;
+        if worker.commands.batch_sizes().next().is_some() {
+            let worker = worker.clone();
+            let keep_time = async move { worker.scheduler.keep_time().await };
+            self.worker.driver.spawn(keep_time);
+        }
         let address = server.address().to_string();
         *self.server.lock() = Some(server);
         Ok(address)
@@ -76,15 +88,27 @@ impl PyServer {
         self.worker.loop_waker.reader().as_raw_fd()
     }
 
-    /// Takes the calls that the event loop must start, and the functions that it must call.
-    fn take_for_loop(&self, py: Python<'_>) -> (Vec<AsyncCall>, Vec<Py<PyAny>>) {
+    /// Takes the calls and batches that the event loop must start, and the functions that it must call.
+    fn take_for_loop(&self, py: Python<'_>) -> PyResult<(Objects, Objects)> {
         self.worker.loop_waker.clear();
-        let calls = self.worker.scheduler.take_for_loop();
-        py.detach(|| self.worker.flush_before(&calls));
-        let calls = calls
-            .into_iter()
-            .map(|call| AsyncCall::new(self.worker.clone(), call));
-        (calls.collect(), self.worker.resumes.take())
+        let work = self.worker.scheduler.take_for_loop();
+        py.detach(|| self.worker.flush_before(&work));
+        let mut started = Vec::with_capacity(work.len());
+        for each in work {
+            match each {
+                Work::Call(call) => {
+                    let call = AsyncCall::new(self.worker.clone(), call);
+                    started.push(Py::new(py, call)?.into_any());
+                }
+                Work::Batch(batch) => {
+                    let run = BatchRun::new(self.worker.clone(), batch);
+                    if run.note_start(py, LOOP_WRITER) {
+                        started.push(Py::new(py, run)?.into_any());
+                    }
+                }
+            }
+        }
+        Ok((started, self.worker.resumes.take()))
     }
 
     /// Accepts no further connections.

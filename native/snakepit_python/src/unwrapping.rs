@@ -26,7 +26,7 @@ pub(crate) fn unwrapped<'py>(
 }
 
 /// Whether the value has one of the types of most results, which hide nothing.
-fn is_result(value: &Bound<'_, PyAny>) -> bool {
+pub(crate) fn is_result(value: &Bound<'_, PyAny>) -> bool {
     value.is_none()
         || value.is_exact_instance_of::<PyDict>()
         || value.is_exact_instance_of::<PyString>()

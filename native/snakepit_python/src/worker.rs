@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use pyo3::{FromPyObject, Py, PyAny, PyResult, Python};
 use snakepit_proto::{CallHeader, CallProgress, Fields, HandlerExit, SessionKey};
 use snakepit_server::{
-    Counters, ExitLog, Failure, Inbox, IoDriver, LoopWaker, Outcome, Scheduler, cpu_time,
+    BatchPart, Counters, ExitLog, Failure, Inbox, IoDriver, LoopWaker, Outcome, Scheduler, Work,
+    cpu_time,
 };
 use snakepit_wire::StartJournal;
 use std::{
@@ -25,6 +26,8 @@ use std::{
 };
 use tokio::{sync::Notify, time::timeout};
 
+/// The event loop's place in the start journal.
+pub(crate) const LOOP_WRITER: usize = 0;
 /// How long Python may take to return its figures.
 const FIGURES_TIMEOUT: Duration = Duration::from_millis(100);
 /// Of how many calls the progress is reported.
@@ -96,7 +99,7 @@ impl Worker {
             started: Instant::now(),
             cpu_before: cpu_time(),
             figures: Mutex::new(figures),
-            writers: AtomicUsize::new(0),
+            writers: AtomicUsize::new(LOOP_WRITER + 1),
             ended: Notify::new(),
             loop_waker,
             resumes: Inbox::default(),
@@ -125,15 +128,22 @@ impl Worker {
         }
     }
 
-    /// Cancels the calls selected by `which`. Those that have not begun are answered at once, and never do.
+    /// Cancels the calls selected by `which`. Those that have not begun, and never do, and those whose batch runs on for
+    /// others are answered at once.
     pub(crate) fn cancel(&self, which: impl Fn(&Call) -> bool) {
-        let (waiting, running) = self.scheduler.take_back(which);
-        for call in waiting {
+        let (taken, running) = self.scheduler.take_cancelled(which);
+        for call in &taken {
             call.cancel();
-            let exit = self.note_end(&call, true);
+            let exit = self.note_end(call, true);
             call.responder.refuse(Failure::cancelled(), exit);
         }
         self.has_ended();
+        // Some had started in a batch, which runs on for others.
+        for call in taken {
+            if call.python().context.is_some() {
+                self.control.run(move |py| call.cancel_context(py));
+            }
+        }
         for call in running {
             if call.cancel() {
                 self.control.run(move |py| call.interrupt(py));
@@ -149,8 +159,23 @@ impl Worker {
 
     /// Answers a call, or ends its stream.
     pub(crate) fn finish(&self, call: &Call, result: Result<Fields, Failure>, took: Duration) {
+        self.finish_in_batch(call, result, took, BatchPart::default());
+    }
+
+    pub(crate) fn finish_in_batch(
+        &self,
+        call: &Call,
+        result: Result<Fields, Failure>,
+        took: Duration,
+        batch: BatchPart,
+    ) {
         let exit = self.note_end(call, result.is_err());
-        call.responder.finish(Outcome { result, took, exit });
+        call.responder.finish(Outcome {
+            result,
+            took,
+            exit,
+            batch,
+        });
     }
 
     fn note_end(&self, call: &Call, failed: bool) -> HandlerExit {
@@ -165,17 +190,19 @@ impl Worker {
 
     /// Returns to the client those calls selected by `which` that have not begun.
     pub(crate) fn give_back(&self, which: impl Fn(&Call) -> bool) {
-        for call in self.scheduler.take_back(which).0 {
+        for call in self.scheduler.take_back(which) {
             call.responder.give_back();
         }
     }
 
-    /// Sends unsent replies before `calls` start.
-    pub(crate) fn flush_before(&self, calls: &[Arc<Call>]) {
-        for call in calls {
-            if call.responder.needs_flush() {
-                call.responder.flush();
-            }
+    /// Sends unsent replies before calls start.
+    pub(crate) fn flush_before(&self, work: &[Work<Call>]) {
+        for each in work {
+            each.each(|call| {
+                if call.responder.needs_flush() {
+                    call.responder.flush();
+                }
+            });
         }
     }
 
@@ -204,9 +231,9 @@ impl Worker {
         self.ended.notify_waiters();
     }
 
-    /// A call on the event loop has ended.
-    pub(crate) fn leave_loop(&self, call: &Arc<Call>) {
-        self.scheduler.leave(call);
+    /// Work on the event loop has ended.
+    pub(crate) fn leave_loop(&self, work: &Work<Call>) {
+        self.scheduler.leave(work);
         self.has_ended();
     }
 

@@ -97,6 +97,11 @@ impl<J> CallsStream<J> {
         }
     }
 
+    /// Has `note` record in the journal that calls start. False if it should have and could not.
+    pub fn note_start(&self, note: impl FnOnce(&J) -> bool) -> bool {
+        self.journal.get().is_none_or(note)
+    }
+
     /// Writes all replies to the socket, on this thread.
     pub fn flush(&self) {
         self.unsent.store(0, Ordering::Release);

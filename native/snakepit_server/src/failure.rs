@@ -2,7 +2,7 @@
 
 use snakepit_proto::ErrorDetail;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Failure {
     /// For clients that do not read `detail`.
     pub text: String,

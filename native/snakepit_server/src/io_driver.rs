@@ -21,6 +21,7 @@ use crate::{
     alarm::Alarm,
     scheduler::{Schedulable, Scheduler},
     tasks::Tasks,
+    work::Work,
 };
 use parking_lot::{Condvar, Mutex};
 use std::{
@@ -99,9 +100,14 @@ impl IoDriver {
         &self.tasks
     }
 
+    /// Runs a task on the network's thread until the server ends.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
     /// Waits for the next call to run, and drives the network meanwhile. None once the scheduler is
     /// closed or was woken.
-    pub fn wait_next<J: Schedulable>(&self, scheduler: &Scheduler<J>) -> Option<Arc<J>> {
+    pub fn wait_next<J: Schedulable>(&self, scheduler: &Scheduler<J>) -> Option<Work<J>> {
         if !self.shared {
             return scheduler.wait_next();
         }

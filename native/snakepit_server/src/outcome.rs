@@ -11,6 +11,22 @@ pub struct Outcome {
     pub took: Duration,
     /// For a cancelled call.
     pub exit: HandlerExit,
+    pub batch: BatchPart,
+}
+
+/// The part that a call had in a batch, if it was in one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BatchPart {
+    /// The number of calls in the batch.
+    pub size: u32,
+    /// How long the call waited for the batch to start.
+    pub wait: Duration,
+}
+
+impl BatchPart {
+    fn wait_us(self) -> u64 {
+        u64::try_from(self.wait.as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Outcome {
@@ -20,6 +36,7 @@ impl Outcome {
             result: Err(failure),
             took: Duration::ZERO,
             exit,
+            batch: BatchPart::default(),
         }
     }
 
@@ -27,6 +44,8 @@ impl Outcome {
         let mut frame = ReplyFrame {
             call_id,
             handler_ns: u64::try_from(self.took.as_nanos()).unwrap_or(u64::MAX),
+            batch_size: self.batch.size,
+            batch_wait_us: self.batch.wait_us(),
             ..ReplyFrame::default()
         };
         frame.set_exit(self.exit);
@@ -51,6 +70,8 @@ impl Outcome {
             request_id,
             events,
             timestamp: timestamp(),
+            batch_size: self.batch.size,
+            batch_wait_us: self.batch.wait_us(),
             ..ExecuteResponse::default()
         };
         match self.result {

@@ -155,6 +155,7 @@ mod tests {
             result: Ok(Fields::default()),
             took: Duration::ZERO,
             exit: HandlerExit::Unknown,
+            batch: crate::outcome::BatchPart::default(),
         }
     }
 

@@ -1,17 +1,21 @@
-//! Decides which calls run: a limited number at once, in the order of their arrival. Threads that run
-//! commands wait here without Python's lock.
+//! Decides which calls run: a limited number at once, in the order of their arrival. Calls of a command that takes
+//! batches gather, and a batch counts as one. Threads that run commands wait here without Python's lock.
 //!
 //! All data is behind one mutex. Whoever makes calls ready wakes others after it has unlocked: a thread
 //! through `ready`, the thread that drives the network through its waker, the event loop through
-//! `wake_loop`, and those that wait for the last call's end through `idle`.
+//! `wake_loop`, and those that wait for the last call's end through `idle`. What becomes ready only because time has
+//! passed is admitted by `keep_time`.
 
+use crate::work::{Batch, BatchLimits, Gathering, History, Work};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{
     collections::VecDeque,
+    future::pending,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
+use tokio::{sync::Notify, time::sleep_until};
 
 /// A call, as far as the scheduler is concerned.
 pub trait Schedulable: Send + Sync {
@@ -21,6 +25,16 @@ pub trait Schedulable: Send + Sync {
     /// Keeps a call from beginning that was taken to run. False if it has begun: whoever takes a call may have to wait
     /// for Python's lock.
     fn withdraw(&self) -> bool;
+
+    /// How the calls of its command gather, if they do.
+    fn batch_limits(&self) -> Option<BatchLimits> {
+        None
+    }
+
+    /// The size of its arguments, for a batch.
+    fn bytes(&self) -> usize {
+        0
+    }
 }
 
 pub struct Scheduler<J> {
@@ -29,17 +43,25 @@ pub struct Scheduler<J> {
     idle: Condvar,
     /// Wakes the event loop, which has calls to start.
     wake_loop: Box<dyn Fn() + Send + Sync>,
+    /// Wakes `keep_time`, which has to wait for another time.
+    timer: Notify,
 }
 
 struct State<J> {
     slots: usize,
-    /// Calls beyond the limit.
-    waiting: VecDeque<Arc<J>>,
-    /// Calls within the limit that no thread has started.
-    admitted: VecDeque<Arc<J>>,
-    /// Calls within the limit that the event loop has not started.
-    for_loop: VecDeque<Arc<J>>,
-    running: Vec<Arc<J>>,
+    /// Calls beyond the limit, and batches that gather.
+    waiting: VecDeque<Waiting<J>>,
+    /// Those within the limit that no thread has started.
+    admitted: VecDeque<Work<J>>,
+    /// Those within the limit that the event loop has not started.
+    for_loop: VecDeque<Work<J>>,
+    running: Vec<Work<J>>,
+    /// How many batches gather.
+    gathering: usize,
+    /// By the index of the command.
+    histories: Vec<History>,
+    /// When `keep_time` wakes.
+    armed: Option<Instant>,
     threads: usize,
     idle_threads: usize,
     /// Wakes the thread that drives the network while it waits for a call.
@@ -47,6 +69,11 @@ struct State<J> {
     /// `poll_next` must return without a call once.
     woken: bool,
     closed: bool,
+}
+
+enum Waiting<J> {
+    Call(Arc<J>),
+    Batch(Gathering<J>),
 }
 
 impl<J: Schedulable> Scheduler<J> {
@@ -59,6 +86,9 @@ impl<J: Schedulable> Scheduler<J> {
                 admitted: VecDeque::new(),
                 for_loop: VecDeque::new(),
                 running: Vec::new(),
+                gathering: 0,
+                histories: Vec::new(),
+                armed: None,
                 // The worker starts the first one itself.
                 threads: 1,
                 idle_threads: 0,
@@ -68,18 +98,21 @@ impl<J: Schedulable> Scheduler<J> {
             }),
             ready: Condvar::new(),
             idle: Condvar::new(),
+            timer: Notify::new(),
         }
     }
 
     pub fn submit(&self, calls: impl IntoIterator<Item = Arc<J>>) {
         let mut state = self.state.lock();
-        state.waiting.extend(calls);
+        for call in calls {
+            state.queue(call);
+        }
         state.admit();
         self.tell(state);
     }
 
-    /// Takes the next call to run, if there is one. The call `done` has ended.
-    pub fn next(&self, done: Option<&Arc<J>>) -> Option<Arc<J>> {
+    /// Takes the next work to run, if there is any. The work `done` has ended.
+    pub fn next(&self, done: Option<&Work<J>>) -> Option<Work<J>> {
         let mut state = self.state.lock();
         if let Some(done) = done {
             state.leave(done);
@@ -89,12 +122,12 @@ impl<J: Schedulable> Scheduler<J> {
         next
     }
 
-    /// Waits for the next call to run. None once the scheduler is closed.
-    pub fn wait_next(&self) -> Option<Arc<J>> {
+    /// Waits for the next work to run. None once the scheduler is closed.
+    pub fn wait_next(&self) -> Option<Work<J>> {
         let mut state = self.state.lock();
         loop {
-            if let Some(call) = state.start_next() {
-                return Some(call);
+            if let Some(work) = state.start_next() {
+                return Some(work);
             }
             if state.closed {
                 return None;
@@ -106,10 +139,10 @@ impl<J: Schedulable> Scheduler<J> {
     }
 
     /// As `wait_next`, for a thread that drives the network meanwhile. None also after `wake`.
-    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Arc<J>>> {
+    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Work<J>>> {
         let mut state = self.state.lock();
-        if let Some(call) = state.start_next() {
-            return Poll::Ready(Some(call));
+        if let Some(work) = state.start_next() {
+            return Poll::Ready(Some(work));
         }
         if state.closed || std::mem::take(&mut state.woken) {
             return Poll::Ready(None);
@@ -118,59 +151,58 @@ impl<J: Schedulable> Scheduler<J> {
         Poll::Pending
     }
 
-    /// Takes all calls that the event loop must start.
-    pub fn take_for_loop(&self) -> Vec<Arc<J>> {
+    /// Takes all work that the event loop must start.
+    pub fn take_for_loop(&self) -> Vec<Work<J>> {
         let mut state = self.state.lock();
-        let calls: Vec<_> = state.for_loop.drain(..).collect();
-        state.running.extend(calls.iter().cloned());
-        calls
+        let work: Vec<_> = state.for_loop.drain(..).collect();
+        state.running.extend(work.iter().cloned());
+        work
     }
 
-    /// A call on the event loop has ended.
-    pub fn leave(&self, done: &Arc<J>) {
+    /// Work on the event loop has ended.
+    pub fn leave(&self, done: &Work<J>) {
         let mut state = self.state.lock();
         state.leave(done);
         self.tell(state);
     }
 
-    /// Removes those calls selected by `which` that have not begun. Returns them, and the selected
-    /// calls that run.
-    pub fn take_back(&self, which: impl Fn(&J) -> bool) -> (Vec<Arc<J>>, Vec<Arc<J>>) {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let mut taken = Vec::new();
-        for queue in [&mut state.admitted, &mut state.for_loop, &mut state.waiting] {
-            queue.retain(|call| {
-                let keep = !which(call);
-                if !keep {
-                    taken.push(call.clone());
-                }
-                keep
-            });
-        }
-        let mut running = Vec::new();
-        state.running.retain(|call| {
-            if !which(call) {
-                return true;
-            }
-            let withdrawn = call.withdraw();
-            let list = if withdrawn { &mut taken } else { &mut running };
-            list.push(call.clone());
-            !withdrawn
-        });
+    /// Removes and returns those calls selected by `which` that have not begun.
+    pub fn take_back(&self, which: impl Fn(&J) -> bool) -> Vec<Arc<J>> {
+        let mut state = self.state.lock();
+        let mut taken = state.take_unstarted(&which);
+        state.withdraw(&which, &mut taken);
         state.admit();
-        self.tell(guard);
+        self.tell(state);
+        taken
+    }
+
+    /// Removes the calls selected by `which`, as far as no command runs for them alone. Returns the removed calls, and
+    /// the selected calls that run.
+    pub fn take_cancelled(&self, which: impl Fn(&J) -> bool) -> (Vec<Arc<J>>, Vec<Arc<J>>) {
+        let mut state = self.state.lock();
+        let mut taken = state.take_unstarted(&which);
+        let mut running = state.withdraw(&which, &mut taken);
+        for work in &state.running {
+            if let Work::Batch(batch) = work {
+                let (left, last) = batch.leave(&which);
+                taken.extend(left);
+                if let Some(last) = last {
+                    let withdrawn = last.withdraw() && batch.take(&last);
+                    let list = if withdrawn { &mut taken } else { &mut running };
+                    list.push(last);
+                }
+            }
+        }
+        state.admit();
+        self.tell(state);
         (taken, running)
     }
 
     /// Whether any call selected by `which` is queued or runs.
     pub fn has(&self, which: impl Fn(&J) -> bool) -> bool {
-        let state = self.state.lock();
-        let mut all = state.waiting.iter();
-        all.by_ref().any(|call| which(call))
-            || state.admitted.iter().any(|call| which(call))
-            || state.for_loop.iter().any(|call| which(call))
-            || state.running.iter().any(|call| which(call))
+        let mut found = false;
+        self.state.lock().each(|call| found |= which(call));
+        found
     }
 
     /// The number of calls that are queued or run.
@@ -181,13 +213,42 @@ impl<J: Schedulable> Scheduler<J> {
     /// Waits up to `timeout` until no call is queued or runs; returns whether that is so.
     pub fn wait_idle(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
-        let busy = |state: &mut State<J>| state.count() > 0;
+        let busy = |state: &mut State<J>| !state.is_idle();
         self.idle.wait_while_for(&mut state, busy, timeout);
-        state.count() == 0
+        state.is_idle()
     }
 
     pub fn running<T>(&self, pick: impl Fn(&Arc<J>) -> Option<T>) -> Vec<T> {
-        self.state.lock().running.iter().filter_map(pick).collect()
+        let mut picked = Vec::new();
+        for work in &self.state.lock().running {
+            work.each(|call| picked.extend(pick(call)));
+        }
+        picked
+    }
+
+    /// Starts batches whose time has come. Never returns.
+    pub async fn keep_time(&self) {
+        loop {
+            let changed = self.timer.notified();
+            let due = {
+                let mut state = self.state.lock();
+                state.admit();
+                state.armed = state.due();
+                let due = state.armed;
+                self.tell(state);
+                due
+            };
+            let wait = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                () = wait => {}
+            }
+        }
     }
 
     /// Whether the caller should start another thread, so that one is idle when a call arrives.
@@ -243,7 +304,8 @@ impl<J: Schedulable> Scheduler<J> {
     fn tell(&self, mut state: MutexGuard<'_, State<J>>) {
         let (sync, for_loop) = (state.admitted.len(), !state.for_loop.is_empty());
         let idle = state.idle_threads;
-        let is_idle = state.count() == 0;
+        let is_idle = state.is_idle();
+        let late = state.gathering > 0 && state.is_armed_too_late();
         let driver = if sync > 0 { state.driver.take() } else { None };
         drop(state);
         if let Some(driver) = driver {
@@ -261,6 +323,9 @@ impl<J: Schedulable> Scheduler<J> {
         if for_loop {
             (self.wake_loop)();
         }
+        if late {
+            self.timer.notify_one();
+        }
         // Without waiters this costs no system call.
         if is_idle {
             self.idle.notify_all();
@@ -277,33 +342,221 @@ impl<J: Schedulable> Drop for Thread<'_, J> {
 }
 
 impl<J: Schedulable> State<J> {
-    fn count(&self) -> usize {
-        self.waiting.len() + self.admitted.len() + self.for_loop.len() + self.running.len()
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.occupied() == 0
     }
 
-    fn admit(&mut self) {
-        while self.running.len() + self.admitted.len() + self.for_loop.len() < self.slots
-            && let Some(call) = self.waiting.pop_front()
+    /// How many slots are taken.
+    fn occupied(&self) -> usize {
+        self.running.len() + self.admitted.len() + self.for_loop.len()
+    }
+
+    fn count(&self) -> usize {
+        let mut count = 0;
+        self.each(|_| count += 1);
+        count
+    }
+
+    fn each(&self, mut visit: impl FnMut(&Arc<J>)) {
+        for waiting in &self.waiting {
+            match waiting {
+                Waiting::Call(call) => visit(call),
+                Waiting::Batch(batch) => batch.calls().for_each(&mut visit),
+            }
+        }
+        for work in self
+            .admitted
+            .iter()
+            .chain(&self.for_loop)
+            .chain(&self.running)
         {
-            if call.is_async() {
-                self.for_loop.push_back(call);
-            } else {
-                self.admitted.push_back(call);
+            work.each(&mut visit);
+        }
+    }
+
+    /// Adds a call behind all others, or to the batch that gathers for its command.
+    fn queue(&mut self, call: Arc<J>) {
+        match call.batch_limits() {
+            None => self.waiting.push_back(Waiting::Call(call)),
+            Some(limits) => self.gather(call, limits),
+        }
+    }
+
+    fn gather(&mut self, call: Arc<J>, limits: BatchLimits) {
+        let (bytes, now) = (call.bytes(), Instant::now());
+        let latest = self
+            .gatherings()
+            .rfind(|one| one.limits.index == limits.index);
+        let left = match latest {
+            Some(gathering) => gathering.add(call, bytes, now),
+            None => Some(call),
+        };
+        if let Some(call) = left {
+            let mut gathering = Gathering::new(limits, now);
+            gathering.add(call, bytes, now);
+            self.gathering += 1;
+            self.waiting.push_back(Waiting::Batch(gathering));
+        }
+    }
+
+    fn gatherings(&mut self) -> impl DoubleEndedIterator<Item = &mut Gathering<J>> {
+        self.waiting.iter_mut().filter_map(|waiting| match waiting {
+            Waiting::Call(_) => None,
+            Waiting::Batch(gathering) => Some(gathering),
+        })
+    }
+
+    fn history(&mut self, index: usize) -> &mut History {
+        if self.histories.len() <= index {
+            self.histories.resize(index + 1, History::default());
+        }
+        &mut self.histories[index]
+    }
+
+    /// Calls and batches that are ready take the free slots, in the order in which they, or their first calls, came.
+    fn admit(&mut self) {
+        let mut at = 0;
+        while at < self.waiting.len() && self.occupied() < self.slots {
+            if let Some(Waiting::Batch(gathering)) = self.waiting.get(at) {
+                let (index, now) = (gathering.limits.index, Instant::now());
+                let history = self.histories.get(index).copied().unwrap_or_default();
+                if gathering.due(&history) > now {
+                    at += 1;
+                    continue;
+                }
+            }
+            match self.waiting.remove(at) {
+                Some(Waiting::Call(call)) => {
+                    let is_async = call.is_async();
+                    self.admit_work(Work::Call(call), is_async);
+                }
+                Some(Waiting::Batch(gathering)) => self.start_batch(gathering),
+                None => {}
             }
         }
     }
 
-    fn start_next(&mut self) -> Option<Arc<J>> {
-        let call = self.admitted.pop_front()?;
-        self.running.push(call.clone());
-        Some(call)
+    fn start_batch(&mut self, gathering: Gathering<J>) {
+        self.gathering -= 1;
+        let is_async = gathering.calls().next().is_some_and(|call| call.is_async());
+        let batch = gathering.start(Instant::now());
+        self.history(batch.limits.index).running += 1;
+        self.admit_work(Work::Batch(Arc::new(batch)), is_async);
     }
 
-    fn leave(&mut self, done: &Arc<J>) {
-        if let Some(at) = self.running.iter().position(|call| Arc::ptr_eq(call, done)) {
+    fn admit_work(&mut self, work: Work<J>, is_async: bool) {
+        if is_async {
+            self.for_loop.push_back(work);
+        } else {
+            self.admitted.push_back(work);
+        }
+    }
+
+    /// When the first batch is due that could start now. None without one, or without a slot.
+    fn due(&self) -> Option<Instant> {
+        if self.gathering == 0 || self.occupied() >= self.slots {
+            return None;
+        }
+        let dues = self.waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::Call(_) => None,
+            Waiting::Batch(gathering) => {
+                let history = self.histories.get(gathering.limits.index);
+                Some(gathering.due(&history.copied().unwrap_or_default()))
+            }
+        });
+        dues.min()
+    }
+
+    fn is_armed_too_late(&self) -> bool {
+        let due = self.due();
+        due.is_some_and(|due| self.armed.is_none_or(|armed| due < armed))
+    }
+
+    fn start_next(&mut self) -> Option<Work<J>> {
+        let work = self.admitted.pop_front()?;
+        self.running.push(work.clone());
+        Some(work)
+    }
+
+    fn leave(&mut self, done: &Work<J>) {
+        let was_full = self.occupied() >= self.slots;
+        if let Some(at) = self.running.iter().position(|work| work.is(done)) {
             self.running.swap_remove(at);
         }
+        if let Work::Batch(batch) = done {
+            self.batch_ended(batch, was_full);
+        }
         self.admit();
+    }
+
+    fn batch_ended(&mut self, batch: &Batch<J>, was_full: bool) {
+        let (index, now) = (batch.limits.index, Instant::now());
+        let mut calls = batch.calls.len();
+        for gathering in self.gatherings().filter(|one| one.limits.index == index) {
+            calls += gathering.len();
+            if was_full {
+                gathering.wait_from(now);
+            }
+        }
+        self.history(index).ended(calls, now);
+    }
+
+    /// Moves those calls selected by `which` to `taken` that were taken to run, in no batch, and have not begun. Returns
+    /// those that have.
+    fn withdraw(&mut self, which: impl Fn(&J) -> bool, taken: &mut Vec<Arc<J>>) -> Vec<Arc<J>> {
+        let mut running = Vec::new();
+        self.running.retain(|work| match work {
+            Work::Call(call) if which(call) => {
+                let withdrawn = call.withdraw();
+                let list = if withdrawn { &mut *taken } else { &mut running };
+                list.push(call.clone());
+                !withdrawn
+            }
+            _ => true,
+        });
+        running
+    }
+
+    /// Removes and returns the calls selected by `which` that have not started.
+    fn take_unstarted(&mut self, which: impl Fn(&J) -> bool) -> Vec<Arc<J>> {
+        let mut taken = Vec::new();
+        let mut emptied = Vec::new();
+        for queue in [&mut self.admitted, &mut self.for_loop] {
+            queue.retain(|work| match work {
+                Work::Call(call) => {
+                    !which(call) || {
+                        taken.push(call.clone());
+                        false
+                    }
+                }
+                Work::Batch(batch) => {
+                    let (left, last) = batch.leave(&which);
+                    taken.extend(left);
+                    last.is_none_or(|last| {
+                        taken.push(last);
+                        emptied.push(batch.limits.index);
+                        false
+                    })
+                }
+            });
+        }
+        for index in emptied {
+            self.history(index).running -= 1;
+        }
+        self.waiting.retain_mut(|waiting| match waiting {
+            Waiting::Call(call) => {
+                !which(call) || {
+                    taken.push(call.clone());
+                    false
+                }
+            }
+            Waiting::Batch(gathering) => {
+                taken.extend(gathering.take(&which, J::bytes));
+                gathering.len() > 0
+            }
+        });
+        self.gathering = self.gatherings().count();
+        taken
     }
 }
 
@@ -316,8 +569,10 @@ mod tests {
         thread,
     };
 
-    #[derive(Debug, PartialEq)]
-    struct Named(&'static str, bool);
+    const LONG: Duration = Duration::from_secs(1000);
+
+    #[derive(Default)]
+    struct Named(&'static str, bool, Option<BatchLimits>);
 
     impl Schedulable for Named {
         fn is_async(&self) -> bool {
@@ -327,6 +582,14 @@ mod tests {
         fn withdraw(&self) -> bool {
             self.0 == "unbegun"
         }
+
+        fn batch_limits(&self) -> Option<BatchLimits> {
+            self.2
+        }
+
+        fn bytes(&self) -> usize {
+            self.0.len()
+        }
     }
 
     fn scheduler(slots: usize) -> Scheduler<Named> {
@@ -334,11 +597,17 @@ mod tests {
     }
 
     fn sync(name: &'static str) -> Arc<Named> {
-        Arc::new(Named(name, false))
+        Arc::new(Named(name, false, None))
     }
 
     fn names(calls: &[Arc<Named>]) -> Vec<&'static str> {
         calls.iter().map(|call| call.0).collect()
+    }
+
+    fn names_of(work: &Work<Named>) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        work.each(|call| names.push(call.0));
+        names
     }
 
     #[test]
@@ -346,21 +615,22 @@ mod tests {
         let scheduler = scheduler(2);
         scheduler.submit([sync("a"), sync("b"), sync("c")]);
         let first = scheduler.next(None).unwrap();
-        assert_eq!(first.0, "a");
-        assert_eq!(scheduler.next(None).unwrap().0, "b");
+        assert_eq!(names_of(&first), ["a"]);
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["b"]);
         assert!(scheduler.next(None).is_none());
-        assert_eq!(scheduler.next(Some(&first)).unwrap().0, "c");
+        assert_eq!(names_of(&scheduler.next(Some(&first)).unwrap()), ["c"]);
     }
 
     #[test]
     fn async_calls_count_towards_the_limit_and_need_no_thread() {
         let scheduler = scheduler(1);
-        let call = Arc::new(Named("async", true));
-        scheduler.submit([call.clone(), sync("a")]);
+        let call = Arc::new(Named("async", true, None));
+        scheduler.submit([call, sync("a")]);
         assert!(scheduler.next(None).is_none());
-        assert_eq!(names(&scheduler.take_for_loop()), ["async"]);
-        scheduler.leave(&call);
-        assert_eq!(scheduler.next(None).unwrap().0, "a");
+        let taken = scheduler.take_for_loop();
+        assert_eq!(names_of(&taken[0]), ["async"]);
+        scheduler.leave(&taken[0]);
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["a"]);
     }
 
     #[test]
@@ -370,14 +640,14 @@ mod tests {
         let scheduler = Scheduler::new(1, move || {
             count.fetch_add(1, Ordering::SeqCst);
         });
-        let call = Arc::new(Named("async", true));
-        scheduler.submit([sync("a"), call.clone(), Arc::new(Named("next", true))]);
+        let call = Arc::new(Named("async", true, None));
+        scheduler.submit([sync("a"), call, Arc::new(Named("next", true, None))]);
         let running = scheduler.next(None).unwrap();
         assert_eq!(woken.load(Ordering::SeqCst), 0);
         assert!(scheduler.next(Some(&running)).is_none());
         assert_eq!(woken.load(Ordering::SeqCst), 1);
-        scheduler.take_for_loop();
-        scheduler.leave(&call);
+        let taken = scheduler.take_for_loop();
+        scheduler.leave(&taken[0]);
         assert_eq!(woken.load(Ordering::SeqCst), 2);
     }
 
@@ -386,18 +656,17 @@ mod tests {
         let scheduler = scheduler(1);
         scheduler.submit([sync("a"), sync("b"), sync("c")]);
         let running = scheduler.next(None).unwrap();
-        let (taken, runs) = scheduler.take_back(|call| call.0 != "c");
+        let (taken, runs) = scheduler.take_cancelled(|call| call.0 != "c");
         assert_eq!((names(&taken), names(&runs)), (vec!["b"], vec!["a"]));
-        assert_eq!(scheduler.next(Some(&running)).unwrap().0, "c");
+        assert_eq!(names_of(&scheduler.next(Some(&running)).unwrap()), ["c"]);
     }
 
     #[test]
     fn an_admitted_call_that_is_taken_back_leaves_its_slot_to_the_next() {
         let scheduler = scheduler(1);
         scheduler.submit([sync("a"), sync("b")]);
-        let (taken, runs) = scheduler.take_back(|call| call.0 == "a");
-        assert_eq!((names(&taken), runs.len()), (vec!["a"], 0));
-        assert_eq!(scheduler.next(None).unwrap().0, "b");
+        assert_eq!(names(&scheduler.take_back(|call| call.0 == "a")), ["a"]);
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["b"]);
     }
 
     #[test]
@@ -405,8 +674,8 @@ mod tests {
         let scheduler = Arc::new(scheduler(1));
         let waiting = scheduler.clone();
         let thread = thread::spawn(move || {
-            let call = waiting.wait_next().unwrap();
-            assert!(waiting.next(Some(&call)).is_none());
+            let work = waiting.wait_next().unwrap();
+            assert!(waiting.next(Some(&work)).is_none());
             waiting.wait_next()
         });
         while scheduler.state.lock().idle_threads == 0 {
@@ -425,12 +694,12 @@ mod tests {
         let scheduler = scheduler(2);
         scheduler.submit(["unbegun", "begun", "waiting"].map(sync));
         while scheduler.next(None).is_some() {}
-        let (taken, running) = scheduler.take_back(|call| call.0 != "waiting");
+        let (taken, running) = scheduler.take_cancelled(|call| call.0 != "waiting");
         assert_eq!(
             (names(&taken), names(&running)),
             (vec!["unbegun"], vec!["begun"])
         );
-        assert_eq!(scheduler.next(None).unwrap().0, "waiting");
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["waiting"]);
     }
 
     #[test]
@@ -451,11 +720,11 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(scheduler.poll_next(&mut cx).is_pending());
         scheduler.wake();
-        assert_eq!(scheduler.poll_next(&mut cx), Poll::Ready(None));
+        assert!(matches!(scheduler.poll_next(&mut cx), Poll::Ready(None)));
         assert!(!scheduler.is_closed());
         assert!(scheduler.poll_next(&mut cx).is_pending());
         scheduler.close();
-        assert_eq!(scheduler.poll_next(&mut cx), Poll::Ready(None));
+        assert!(matches!(scheduler.poll_next(&mut cx), Poll::Ready(None)));
         assert!(scheduler.is_closed());
     }
 
@@ -464,5 +733,161 @@ mod tests {
         let scheduler = scheduler(2);
         assert!(scheduler.wants_thread());
         assert!(!scheduler.wants_thread());
+    }
+
+    /// A call of a command whose batches have three calls of ten bytes in all.
+    fn gathers(name: &'static str, wait: Duration) -> Arc<Named> {
+        let limits = BatchLimits {
+            index: 0,
+            size: 3,
+            wait,
+            max_bytes: 10,
+        };
+        Arc::new(Named(name, false, Some(limits)))
+    }
+
+    fn patient(name: &'static str) -> Arc<Named> {
+        gathers(name, LONG)
+    }
+
+    #[test]
+    fn a_lone_call_starts_at_once_and_those_that_come_meanwhile_together() {
+        let scheduler = scheduler(1);
+        scheduler.submit([patient("a")]);
+        let first = scheduler.next(None).unwrap();
+        assert_eq!(names_of(&first), ["a"]);
+        for name in ["b", "c", "d", "e"] {
+            scheduler.submit([patient(name)]);
+        }
+        assert_eq!(scheduler.count(), 5);
+        let second = scheduler.next(Some(&first)).unwrap();
+        assert_eq!(names_of(&second), ["b", "c", "d"]);
+        assert!(scheduler.next(None).is_none());
+    }
+
+    #[test]
+    fn calls_that_arrive_together_are_a_batch() {
+        let scheduler = scheduler(1);
+        scheduler.submit([patient("a"), patient("b")]);
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_batch_waits_for_as_many_calls_as_there_were_and_not_for_more() {
+        let scheduler = scheduler(1);
+        scheduler.submit([patient("a"), patient("b")]);
+        let first = scheduler.next(None).unwrap();
+        assert!(scheduler.next(Some(&first)).is_none());
+        scheduler.submit([patient("c")]);
+        assert!(scheduler.next(None).is_none());
+        scheduler.submit([patient("d")]);
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["c", "d"]);
+    }
+
+    #[test]
+    fn one_that_ends_is_followed_by_its_own_calls_and_those_that_gathered() {
+        let scheduler = scheduler(1);
+        scheduler.submit([patient("a")]);
+        let first = scheduler.next(None).unwrap();
+        scheduler.submit([patient("b")]);
+        assert!(scheduler.next(Some(&first)).is_none());
+        scheduler.submit([patient("a")]);
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["b", "a"]);
+    }
+
+    #[test]
+    fn a_batch_is_full_by_its_bytes() {
+        let scheduler = scheduler(2);
+        scheduler.submit([
+            patient("six---"),
+            patient("five-"),
+            patient("more than ten"),
+            patient("g"),
+        ]);
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["six---"]);
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["five-"]);
+        scheduler.submit([]);
+        assert!(scheduler.next(None).is_none());
+        let (taken, _) = scheduler.take_cancelled(|call| call.0.len() > 10);
+        assert_eq!(names(&taken), ["more than ten"]);
+        assert_eq!(scheduler.count(), 3);
+    }
+
+    #[test]
+    fn while_another_batch_runs_a_batch_waits_for_its_time_in_spite_of_a_free_slot() {
+        let scheduler = scheduler(2);
+        scheduler.submit([patient("a")]);
+        let first = scheduler.next(None).unwrap();
+        scheduler.submit([patient("b")]);
+        assert!(scheduler.next(None).is_none());
+        scheduler.submit([sync("other")]);
+        assert_eq!(names_of(&scheduler.next(None).unwrap()), ["other"]);
+        scheduler.submit([patient("c"), patient("d")]);
+        assert!(scheduler.next(None).is_none());
+        assert_eq!(
+            names_of(&scheduler.next(Some(&first)).unwrap()),
+            ["b", "c", "d"]
+        );
+    }
+
+    #[test]
+    fn a_batch_does_not_overtake_calls_that_came_before_it() {
+        let scheduler = scheduler(1);
+        scheduler.submit([sync("a"), sync("b"), patient("c"), sync("d"), patient("e")]);
+        let mut work = scheduler.next(None).unwrap();
+        for expected in [vec!["b"], vec!["c", "e"], vec!["d"]] {
+            work = scheduler.next(Some(&work)).unwrap();
+            assert_eq!(names_of(&work), expected);
+        }
+    }
+
+    #[test]
+    fn a_cancelled_call_leaves_a_batch_and_the_last_one_stays() {
+        let scheduler = scheduler(1);
+        scheduler.submit([patient("a"), patient("b"), patient("c")]);
+        let first = scheduler.next(None).unwrap();
+        scheduler.submit([patient("d"), patient("e")]);
+        let (taken, runs) = scheduler.take_cancelled(|call| "bd".contains(call.0));
+        assert_eq!((names(&taken), runs.len()), (vec!["d", "b"], 0));
+        assert_eq!(names_of(&first), ["a", "c"]);
+        assert!(scheduler.take_back(|call| call.0 == "a").is_empty());
+        let (taken, runs) = scheduler.take_cancelled(|call| "ac".contains(call.0));
+        assert_eq!((names(&taken), names(&runs)), (vec!["a"], vec!["c"]));
+        let (taken, _) = scheduler.take_cancelled(|call| call.0 == "e");
+        assert_eq!(names(&taken), ["e"]);
+        assert!(scheduler.next(Some(&first)).is_none());
+        assert_eq!(scheduler.count(), 0);
+        assert!(scheduler.wait_idle(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_batch_that_was_taken_and_has_not_begun_is_left_by_all_its_calls() {
+        let scheduler = scheduler(1);
+        scheduler.submit([patient("a"), patient("unbegun")]);
+        let work = scheduler.next(None).unwrap();
+        let (taken, running) = scheduler.take_cancelled(|_| true);
+        assert_eq!((names(&taken), running.len()), (vec!["a", "unbegun"], 0));
+        assert!(names_of(&work).is_empty());
+        assert!(scheduler.next(Some(&work)).is_none());
+        assert!(scheduler.wait_idle(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn the_time_of_a_batch_comes_without_another_call() {
+        let scheduler = Arc::new(scheduler(2));
+        let keeping = scheduler.clone();
+        let keeper = tokio::spawn(async move { keeping.keep_time().await });
+        let soon = Duration::from_millis(20);
+        scheduler.submit([gathers("a", soon)]);
+        let _first = scheduler.next(None).unwrap();
+        let submitted = Instant::now();
+        scheduler.submit([gathers("b", soon)]);
+        let second = std::future::poll_fn(|cx| scheduler.poll_next(cx)).await;
+        assert!(submitted.elapsed() >= soon);
+        let Some(Work::Batch(batch)) = second else {
+            unreachable!()
+        };
+        assert!(batch.calls[0].1 >= soon);
+        keeper.abort();
     }
 }

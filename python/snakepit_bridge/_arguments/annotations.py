@@ -95,6 +95,20 @@ def keywords_of(annotation: object, names: Mapping[str, Any]) -> Optional[Fields
     return builder if isinstance(builder, Fields) else None
 
 
+def item_of(annotation: object, names: Mapping[str, Any], scope: Optional[type] = None) -> object:
+    """Returns the annotation of the items of a list. Raises an `UnsupportedError`."""
+    resolved = Annotations(names, scope).resolved(annotation)
+    if resolved is Any or resolved is object or resolved is inspect.Parameter.empty:
+        return inspect.Parameter.empty
+    if (get_origin(resolved) or resolved) not in _LISTS:
+        raise UnsupportedError(
+            "but the function takes batches, and each parameter is a list with one item for each "
+            "call: annotate it with a list, as in list[str] for an argument that is a str"
+        )
+    arguments = get_args(resolved)
+    return arguments[0] if arguments else inspect.Parameter.empty
+
+
 def shown(annotation: object) -> str:
     """Returns an annotation as it is written."""
     if isinstance(annotation, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
 from snakepit_bridge._arguments.annotations import (
@@ -43,7 +43,10 @@ class Parameters:
         self._shows_values = shows_values
         self._what = what
         self._name = name
-        parameters = _signature(function, f"{what} {name!r}").parameters.values()
+        self._names = _globals(function)
+        self._scope = scope
+        self._context_type = context
+        parameters = self._parameters(function)
         self.context = next((p.name for p in parameters if context and _takes(context, p)), None)
         self._arguments = [p for p in parameters if p.name != self.context]
         for parameter in self._arguments:
@@ -56,8 +59,6 @@ class Parameters:
         by_name = [p for p in self._arguments if p.kind in _KEYWORD]
         self._accepted = frozenset(p.name for p in by_name)
         self._required = frozenset(p.name for p in by_name if p.default is p.empty)
-        self._names = _globals(function)
-        self._scope = scope
         self._builders: dict[str, Builder] = {}
         for parameter in by_name:
             builder = self._builder(parameter)
@@ -70,6 +71,10 @@ class Parameters:
                 self._take_rest(parameter)
 
         self._checks = [(name, each.types, each) for name, each in self._builders.items()]
+
+    def _parameters(self, function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+        """The parameters as far as one call is concerned."""
+        return _signature(function, f"{self._what} {self._name!r}").parameters.values()
 
     def bind(
         self,

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Optional, TypeVar, Union, overload
+from typing import Any, NamedTuple, Optional, TypeVar, Union, overload
 
+from snakepit_bridge._arguments.batching import Batching, batching, check_function
 from snakepit_bridge._commands.sessions import Session
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# The attribute of a function that holds its command name; "" means the function's own name.
+# The attribute of a function that holds its `Mark`.
 COMMAND_ATTRIBUTE = "__snakepit_command__"
+
+
+class Mark(NamedTuple):
+    """What `@command` was given."""
+
+    #: Empty for the name of the function.
+    name: str
+    batching: Optional[Batching] = None
 
 
 class Adapter:
@@ -47,18 +56,39 @@ def command(function: _Function, /) -> _Function: ...
 
 
 @overload
-def command(*, name: Optional[str] = None) -> Callable[[_Function], _Function]: ...
+def command(
+    *,
+    name: Optional[str] = None,
+    batch: Optional[int] = None,
+    wait_ms: Optional[float] = None,
+    max_bytes: Optional[int] = None,
+) -> Callable[[_Function], _Function]: ...
 
 
 def command(
-    function: Optional[_Function] = None, /, *, name: Optional[str] = None
+    function: Optional[_Function] = None,
+    /,
+    *,
+    name: Optional[str] = None,
+    batch: Optional[int] = None,
+    wait_ms: Optional[float] = None,
+    max_bytes: Optional[int] = None,
 ) -> Union[_Function, Callable[[_Function], _Function]]:
     """Makes a method a command, under its own name or under `name`.
 
     The method may be a function, a generator, or the `async` form of either. It receives the call's
     arguments as keywords. A parameter that is annotated with `Context`, or named `context`,
     receives the call's context instead.
+
+    With `batch`, up to so many calls gather into one call of the method, which must not be a
+    generator. Each of its parameters is a list with one item for each call; a single parameter is
+    the list of the calls' arguments, each a dict, or an object of the annotated type. It returns a
+    list with one result for each call, in their order; an exception in it is the error of that
+    call. A batch waits at most `wait_ms` milliseconds (default 5) for further calls, and its
+    arguments have at most `max_bytes` bytes (default 16 MiB). The guide "Serving models" has the
+    details.
     """
+    batched = batching(batch, wait_ms, max_bytes)
 
     def mark(function: _Function) -> _Function:
         marked: Any = function
@@ -66,8 +96,10 @@ def command(
             marked = function.__func__
         elif isinstance(function, type) or not callable(function):
             raise TypeError(f"@command decorates a method, not {function!r}")
+        if batched is not None:
+            check_function(marked, getattr(marked, "__qualname__", repr(marked)))
         try:
-            setattr(marked, COMMAND_ATTRIBUTE, name or "")
+            setattr(marked, COMMAND_ATTRIBUTE, Mark(name or "", batched))
         except AttributeError:
             raise TypeError(
                 "@command decorates a method, or a callable object that can have attributes, "

@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
+from snakepit_bridge._arguments.batches import BatchParameters
+from snakepit_bridge._arguments.batching import Batching, check_function, results_of
 from snakepit_bridge._arguments.parameters import Parameters
-from snakepit_bridge._commands.adapter import COMMAND_ATTRIBUTE, Adapter
+from snakepit_bridge._commands.adapter import COMMAND_ATTRIBUTE, Adapter, Mark
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.hooks import Hooks
 from snakepit_bridge._errors.call_error import CallError
@@ -19,7 +21,11 @@ class Command:
     """A bound method, and how to check and pass its arguments."""
 
     def __init__(
-        self, name: str, function: Callable[..., Any], scope: Optional[type] = None
+        self,
+        name: str,
+        function: Callable[..., Any],
+        scope: Optional[type] = None,
+        batching: Optional[Batching] = None,
     ) -> None:
         self.name = name
         self.function = function
@@ -27,7 +33,10 @@ class Command:
         self.streams = async_generator or inspect.isgeneratorfunction(function)
         self.is_async = async_generator or inspect.iscoroutinefunction(function)
         self.doc = inspect.getdoc(function) or ""
-        self._parameters = Parameters(function, name, scope=scope, context=Context)
+        #: How its calls gather, if they do. Then `bind` makes one item of a batch.
+        self.batching = batching
+        make = Parameters if batching is None else BatchParameters
+        self._parameters = make(function, name, scope=scope, context=Context)
         self.signature = self._parameters.signature
         #: Converts arguments and a context to keywords for `function`: `Parameters.bind`.
         self.bind = self._parameters.bind
@@ -42,6 +51,15 @@ class Command:
         line = f"{self.signature} -> stream" if self.streams else self.signature
         return f"{line}\n\n{self.doc}" if self.doc else line
 
+    def gather(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Returns the keywords for `function` from what `bind` has returned for each call."""
+        assert isinstance(self._parameters, BatchParameters)
+        return self._parameters.gather(items)
+
+    def results(self, value: object, count: int) -> list[Any]:
+        """Returns the results in what `function` has returned; raises a `CallError`."""
+        return results_of(value, count, self.name)
+
     def describe(self) -> dict[str, Any]:
         """Returns the fields of `CommandInfo` in `proto/snakepit.proto`."""
         return {
@@ -51,6 +69,7 @@ class Command:
             "streams": self.streams,
             "is_async": self.is_async,
             "parameters": self._parameters.describe(),
+            "batch": None if self.batching is None else self.batching._asdict(),
         }
 
 
@@ -61,13 +80,15 @@ class Registry(Mapping[str, Command]):
         self.adapter = adapter
         self.hooks = Hooks(adapter)
         self._commands: dict[str, Command] = {}
-        for attribute, given in sorted(_commands_of(type(adapter)).items()):
-            name = given or attribute
+        for attribute, mark in sorted(_commands_of(type(adapter)).items()):
+            name = mark.name or attribute
             if name in self._commands:
                 raise TypeError(f"two commands of {type(adapter).__name__} are named {name!r}")
             method = getattr(adapter, attribute)
             _check_self(type(adapter), attribute, method)
-            self._commands[name] = Command(name, method, type(adapter))
+            if mark.batching is not None:
+                check_function(method, f"{type(adapter).__qualname__}.{attribute}")
+            self._commands[name] = Command(name, method, type(adapter), mark.batching)
 
     def __getitem__(self, name: str) -> Command:
         return self._commands[name]
@@ -77,6 +98,19 @@ class Registry(Mapping[str, Command]):
 
     def __len__(self) -> int:
         return len(self._commands)
+
+    def batch_sizes(self) -> dict[str, int]:
+        """Returns the commands whose calls gather, and how many calls a batch has at most."""
+        return {
+            name: command.batching.size
+            for name, command in self._commands.items()
+            if command.batching is not None
+        }
+
+    @property
+    def batch_size(self) -> int:
+        """How many calls the largest batch may have; 1 if no calls gather."""
+        return max(self.batch_sizes().values(), default=1)
 
     def find(self, name: str, *, stream: bool) -> Command:
         """Returns the command with that name; raises a `CallError` if there is none."""
@@ -98,30 +132,30 @@ class Registry(Mapping[str, Command]):
         )
 
 
-def _commands_of(cls: type) -> dict[str, str]:
+def _commands_of(cls: type) -> dict[str, Mark]:
     """Returns the attributes that are commands. An override stays one, and None removes one."""
-    names: dict[str, str] = {}
+    marks: dict[str, Mark] = {}
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
-            given_name = _command_name(value)
-            if given_name is not None:
-                names[attribute] = given_name
+            mark = _mark_of(value)
+            if mark is not None:
+                marks[attribute] = mark
             elif value is None:
-                names.pop(attribute, None)
-            elif attribute not in names and _hides_command(attribute, value):
+                marks.pop(attribute, None)
+            elif attribute not in marks and _hides_command(attribute, value):
                 raise TypeError(
                     f"{base.__qualname__}.{attribute}{_place(value)} is not a command: a decorator "
                     f"above its @command hides it behind a {qualified_name(type(value))}; put "
                     "@command above all other decorators"
                 )
-    return names
+    return marks
 
 
-def _command_name(value: object) -> Optional[str]:
+def _mark_of(value: object) -> Optional[Mark]:
     if isinstance(value, (staticmethod, classmethod)):
         value = value.__func__
-    given_name: Optional[str] = getattr(value, COMMAND_ATTRIBUTE, None)
-    return given_name
+    mark: Optional[Mark] = getattr(value, COMMAND_ATTRIBUTE, None)
+    return mark
 
 
 def _hides_command(name: str, value: Any) -> bool:

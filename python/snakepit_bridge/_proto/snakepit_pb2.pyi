@@ -41,7 +41,7 @@ class ExecuteRequest(_message.Message):
     def __init__(self, command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ..., takes_events: _Optional[int] = ...) -> None: ...
 
 class ExecuteResponse(_message.Message):
-    __slots__ = ("success", "result", "error", "timestamp", "request_id", "error_detail", "result_kinds", "events")
+    __slots__ = ("success", "result", "error", "timestamp", "request_id", "error_detail", "result_kinds", "events", "batch_size", "batch_wait_us")
     class ResultEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,8 @@ class ExecuteResponse(_message.Message):
     ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
     RESULT_KINDS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_WAIT_US_FIELD_NUMBER: _ClassVar[int]
     success: bool
     result: _containers.ScalarMap[str, bytes]
     error: str
@@ -65,7 +67,9 @@ class ExecuteResponse(_message.Message):
     error_detail: ErrorDetail
     result_kinds: bytes
     events: _containers.RepeatedCompositeFieldContainer[CallEvent]
-    def __init__(self, success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., result_kinds: _Optional[bytes] = ..., events: _Optional[_Iterable[_Union[CallEvent, _Mapping]]] = ...) -> None: ...
+    batch_size: int
+    batch_wait_us: int
+    def __init__(self, success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., result_kinds: _Optional[bytes] = ..., events: _Optional[_Iterable[_Union[CallEvent, _Mapping]]] = ..., batch_size: _Optional[int] = ..., batch_wait_us: _Optional[int] = ...) -> None: ...
 
 class StreamResponse(_message.Message):
     __slots__ = ("is_final", "chunk", "error", "timestamp", "request_id", "chunk_index", "error_detail", "chunk_kinds", "event")
@@ -190,7 +194,7 @@ class CallFrame(_message.Message):
     def __init__(self, call_id: _Optional[int] = ..., act: _Optional[_Union[CallFrame.Act, str]] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., arg_kinds: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_us: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., session_generation: _Optional[int] = ..., takes_events: _Optional[int] = ...) -> None: ...
 
 class ReplyFrame(_message.Message):
-    __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "has_start_journal", "handler_exit", "act", "event")
+    __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "has_start_journal", "handler_exit", "act", "event", "batch_size", "batch_wait_us")
     class Act(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REPLY: _ClassVar[ReplyFrame.Act]
@@ -217,6 +221,8 @@ class ReplyFrame(_message.Message):
     HANDLER_EXIT_FIELD_NUMBER: _ClassVar[int]
     ACT_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_WAIT_US_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     success: bool
     result: _containers.ScalarMap[str, bytes]
@@ -230,7 +236,9 @@ class ReplyFrame(_message.Message):
     handler_exit: HandlerExit
     act: ReplyFrame.Act
     event: CallEvent
-    def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., has_start_journal: bool = ..., handler_exit: _Optional[_Union[HandlerExit, str]] = ..., act: _Optional[_Union[ReplyFrame.Act, str]] = ..., event: _Optional[_Union[CallEvent, _Mapping]] = ...) -> None: ...
+    batch_size: int
+    batch_wait_us: int
+    def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., has_start_journal: bool = ..., handler_exit: _Optional[_Union[HandlerExit, str]] = ..., act: _Optional[_Union[ReplyFrame.Act, str]] = ..., event: _Optional[_Union[CallEvent, _Mapping]] = ..., batch_size: _Optional[int] = ..., batch_wait_us: _Optional[int] = ...) -> None: ...
 
 class CallEvent(_message.Message):
     __slots__ = ("progress", "telemetry")
@@ -267,7 +275,14 @@ class HealthRequest(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., await_call_id: _Optional[int] = ...) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight", "python_stuck_ms", "await_exit")
+    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight", "python_stuck_ms", "await_exit", "batch_sizes")
+    class BatchSizesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     HEALTHY_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -279,6 +294,7 @@ class HealthResponse(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     PYTHON_STUCK_MS_FIELD_NUMBER: _ClassVar[int]
     AWAIT_EXIT_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
     healthy: bool
     worker_id: str
     uptime_ms: int
@@ -290,7 +306,8 @@ class HealthResponse(_message.Message):
     in_flight: int
     python_stuck_ms: int
     await_exit: HandlerExit
-    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ..., await_exit: _Optional[_Union[HandlerExit, str]] = ...) -> None: ...
+    batch_sizes: _containers.ScalarMap[str, int]
+    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ..., await_exit: _Optional[_Union[HandlerExit, str]] = ..., batch_sizes: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class InfoRequest(_message.Message):
     __slots__ = ("include_capabilities", "include_stats", "include_commands")
@@ -335,20 +352,32 @@ class InfoResponse(_message.Message):
     def __init__(self, worker_type: _Optional[str] = ..., version: _Optional[str] = ..., supported_commands: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Mapping[str, str]] = ..., stats: _Optional[_Union[WorkerStats, _Mapping]] = ..., system_info: _Optional[_Mapping[str, str]] = ..., commands: _Optional[_Iterable[_Union[CommandInfo, _Mapping]]] = ...) -> None: ...
 
 class CommandInfo(_message.Message):
-    __slots__ = ("name", "signature", "doc", "streams", "is_async", "parameters")
+    __slots__ = ("name", "signature", "doc", "streams", "is_async", "parameters", "batch")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     DOC_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     IS_ASYNC_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
     name: str
     signature: str
     doc: str
     streams: bool
     is_async: bool
     parameters: _containers.RepeatedCompositeFieldContainer[ParameterInfo]
-    def __init__(self, name: _Optional[str] = ..., signature: _Optional[str] = ..., doc: _Optional[str] = ..., streams: bool = ..., is_async: bool = ..., parameters: _Optional[_Iterable[_Union[ParameterInfo, _Mapping]]] = ...) -> None: ...
+    batch: BatchInfo
+    def __init__(self, name: _Optional[str] = ..., signature: _Optional[str] = ..., doc: _Optional[str] = ..., streams: bool = ..., is_async: bool = ..., parameters: _Optional[_Iterable[_Union[ParameterInfo, _Mapping]]] = ..., batch: _Optional[_Union[BatchInfo, _Mapping]] = ...) -> None: ...
+
+class BatchInfo(_message.Message):
+    __slots__ = ("size", "wait_ms", "max_bytes")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    wait_ms: float
+    max_bytes: int
+    def __init__(self, size: _Optional[int] = ..., wait_ms: _Optional[float] = ..., max_bytes: _Optional[int] = ...) -> None: ...
 
 class ParameterInfo(_message.Message):
     __slots__ = ("name", "type", "default", "required")

@@ -74,7 +74,8 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
         sessions=serving.sessions,
     )
     limit = options.max_message_size
-    most_rpcs = MAX_RPCS + options.max_concurrency
+    most_calls = registry.batch_size * options.max_concurrency
+    most_rpcs = MAX_RPCS + most_calls
     private = is_private(options.listen)
     server = grpc.server(
         futures.ThreadPoolExecutor(most_rpcs, thread_name_prefix="snakepit-rpc"),
@@ -85,7 +86,7 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
             ("grpc.max_metadata_size", MAX_METADATA),
             ("grpc.absolute_max_metadata_size", MAX_METADATA),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT),
-            ("grpc.max_concurrent_streams", MAX_STREAMS + options.max_concurrency),
+            ("grpc.max_concurrent_streams", MAX_STREAMS + most_calls),
             ("grpc.so_reuseport", 0),
             *(() if private else _limits_of_strangers()),
         ],
@@ -289,6 +290,7 @@ class _Service(grpc.GenericRpcHandler):
             call_id=request.call_id,
             order=order,
             kinds=kinds is not None,
+            size=0 if command.batching is None else request.ByteSize(),
         )
         cancel = functools.partial(self._worker.runner.cancel, call)
         if not rpc.add_callback(cancel):
@@ -327,6 +329,7 @@ class _Service(grpc.GenericRpcHandler):
             running_call_ids=runner.running_call_ids(),
             await_ended=ended,
             await_exit=_EXITS.get(ended, pb.HANDLER_EXIT_UNKNOWN),
+            batch_sizes=self._worker.registry.batch_sizes(),
         )
 
     def _end_session(

@@ -52,12 +52,13 @@ def telemetry_event(name: str, measurements: bytes, metadata: bytes) -> CallEven
 class UnaryWire:
     """Encodes an `ExecuteResponse`."""
 
-    __slots__ = ("_limit", "_request_id", "waiting")
+    __slots__ = ("_limit", "_request_id", "batch", "waiting")
 
     def __init__(self, request_id: str, limit: int) -> None:
         self._request_id = request_id
         self._limit = limit
         self.waiting = WaitingEvents()
+        self.batch = (0, 0)
 
     def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes:
         message = ExecuteResponse(
@@ -67,6 +68,8 @@ class UnaryWire:
             request_id=self._request_id,
             result_kinds=kinds,
             events=self.waiting.take(),
+            batch_size=self.batch[0],
+            batch_wait_us=self.batch[1],
         )
         return _checked(message.SerializeToString(), self._limit)
 
@@ -77,17 +80,20 @@ class UnaryWire:
             request_id=self._request_id,
             error_detail=failure.detail(),
             events=self.waiting.take(),
+            batch_size=self.batch[0],
+            batch_wait_us=self.batch[1],
         ).SerializeToString()
 
 
 class FrameWire:
     """Encodes `ReplyFrame`s; what the command reports is passed to `send` at once."""
 
-    __slots__ = ("_limit", "_send")
+    __slots__ = ("_limit", "_send", "batch")
 
     def __init__(self, limit: int, send: Callable[[bytes], bool]) -> None:
         self._limit = limit
         self._send = send
+        self.batch = (0, 0)
 
     def progress(self, fraction: float, message: str) -> None:
         self._event(CallEvent(progress=Progress(fraction=fraction, message=message)))
@@ -99,11 +105,22 @@ class FrameWire:
         return self._send(ReplyFrame(act=ReplyFrame.EVENT, event=event).SerializeToString())
 
     def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes:
-        message = ReplyFrame(success=True, result=fields, result_kinds=kinds)
+        message = ReplyFrame(
+            success=True,
+            result=fields,
+            result_kinds=kinds,
+            batch_size=self.batch[0],
+            batch_wait_us=self.batch[1],
+        )
         return _checked(message.SerializeToString(), self._limit)
 
     def failure(self, failure: CallError) -> bytes:
-        return ReplyFrame(error=str(failure), error_detail=failure.detail()).SerializeToString()
+        return ReplyFrame(
+            error=str(failure),
+            error_detail=failure.detail(),
+            batch_size=self.batch[0],
+            batch_wait_us=self.batch[1],
+        ).SerializeToString()
 
 
 class StreamWire:

@@ -42,8 +42,9 @@ def run(registry: Registry, hooks: HookRunner, options: Options, pipes: tuple[in
         max_concurrency=options.max_concurrency,
         sessions=serving.sessions,
     )
-    # One thread more than calls that may run: it reads cancellations and checks meanwhile.
-    server = _Server(worker, options.max_message_size, pipes, options.max_concurrency + 1)
+    # One thread more than calls may run or gather: it reads cancellations and checks meanwhile.
+    most_calls = registry.batch_size * options.max_concurrency
+    server = _Server(worker, options.max_message_size, pipes, most_calls + 1)
     server.start_thread()
     finish = functools.partial(worker.runner.wait_idle, None)
     serving.serve(worker.main, server.say_draining, finish, server.cancel_all)
@@ -101,8 +102,9 @@ class _Server:
         try:
             while True:
                 problems: list[str] = []
-                request = decode_extended(self._next(), problems=problems)
-                self._write(self._answer(request, problems))
+                message = self._next()
+                request = decode_extended(message, problems=problems)
+                self._write(self._answer(request, problems, len(message)))
                 with self._counting:
                     self._at_rest += 1
         except (EOFError, BrokenPipeError):
@@ -121,19 +123,19 @@ class _Server:
             self._worker.runner.cancel(call)
         return self._worker.runner.wait_idle(None, seconds)
 
-    def _answer(self, request: dict[str, Any], problems: list[str]) -> bytes:
+    def _answer(self, request: dict[str, Any], problems: list[str], size: int) -> bytes:
         try:
             control = self._controls.get(request["command"])
             if control is not None:
                 return response(request["id"], control(request["args"]))
-            return self._run(request, problems)
+            return self._run(request, problems, size)
         except BaseException as error:
             failure = CallError.internal(error, request["command"])
             return encode_extended(refusal(request["id"], failure))
 
-    def _run(self, request: dict[str, Any], problems: list[str]) -> bytes:
+    def _run(self, request: dict[str, Any], problems: list[str], size: int) -> bytes:
         try:
-            call = self._call(request, problems)
+            call = self._call(request, problems, size)
         except CallError as failure:
             self._worker.runner.count_refused()
             return encode_extended(refusal(request["id"], failure))
@@ -144,7 +146,7 @@ class _Server:
         finally:
             del self._calls[call.call_id]
 
-    def _call(self, request: dict[str, Any], problems: list[str]) -> Call:
+    def _call(self, request: dict[str, Any], problems: list[str], size: int) -> Call:
         command = self._worker.registry.find(request["command"], stream=False)
         remaining = request.get("timeout_ms")
         context = Context(
@@ -159,7 +161,7 @@ class _Server:
             reports=_Reports(self._write, request["id"]),
         )
         args = functools.partial(_args, request, problems)
-        return Call(command, args, context, call_id=request["id"], kinds=True)
+        return Call(command, args, context, call_id=request["id"], kinds=True, size=size)
 
     def _write(self, message: bytes) -> None:
         size = len(message).to_bytes(4, "big")
@@ -181,6 +183,7 @@ class _Server:
             "total_errors": runner.failed,
             "version": __version__,
             "running": len(runner.running_call_ids()),
+            "batch_sizes": self._worker.registry.batch_sizes(),
         }
 
     def _info(self, args: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Optional
 
 from snakepit_bridge._commands.call import Call
 from snakepit_bridge._errors.call_error import CallError
@@ -22,7 +22,8 @@ class StdioWire:
     def result(self, value: object) -> bytes:
         is_dict = isinstance(value, dict)
         try:
-            message = response(self._call.call_id, value if is_dict else {"result": value})
+            result = value if is_dict else {"result": value}
+            message = response(self._call.call_id, result, _batch(self._call))
         except InvalidValueError as error:
             text = str(error).removeprefix("message." if is_dict else "message.result.")
             raise CallError("invalid_result", text) from None
@@ -39,15 +40,21 @@ class StdioWire:
         return message
 
     def _failure(self, failure: CallError) -> bytes:
-        message = refusal(self._call.call_id, failure)
+        message = {**refusal(self._call.call_id, failure), **_batch(self._call)}
         if self._call.context.cancelled:
             message["ended"] = "closed" if self._call.closed else "stopped"
         return encode_extended(message)
 
 
-def response(call_id: int, result: object) -> bytes:
+def _batch(call: Call) -> dict[str, Any]:
+    if not call.batch_size:
+        return {}
+    return {"batch_size": call.batch_size, "batch_wait_us": call.batch_wait_us}
+
+
+def response(call_id: int, result: object, more: Optional[dict[str, Any]] = None) -> bytes:
     message = {"id": call_id, "success": True, "result": result, "timestamp": time.time_ns()}
-    return encode_extended(message)
+    return encode_extended({**message, **more} if more else message)
 
 
 def refusal(call_id: int, failure: CallError) -> dict[str, Any]:

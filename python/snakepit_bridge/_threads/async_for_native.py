@@ -10,8 +10,9 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Awaitable, Generator
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Union
 
+from snakepit_bridge import _native
 from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.context import Context, running
 from snakepit_bridge._commands.sessions import Sessions
@@ -22,7 +23,7 @@ from snakepit_bridge._threads.loop_thread import shared
 from snakepit_bridge._threads.results import awaited, generator_of, is_awaitable, send_all
 
 if TYPE_CHECKING:
-    from snakepit_bridge._native import AsyncCall, Server
+    from snakepit_bridge._native import AsyncCall, BatchRun, Server
 
 
 class AsyncCalls:
@@ -46,8 +47,11 @@ class AsyncCalls:
             with ReportTo(call.fail):
                 self._start(call)
 
-    def _start(self, call: AsyncCall) -> None:
-        running = _run(call, self._sessions)
+    def _start(self, call: Union[AsyncCall, BatchRun]) -> None:
+        if isinstance(call, _native.BatchRun):
+            running = _run_batch(call, self._sessions)
+        else:
+            running = _run(call, self._sessions)
         try:
             task = self._context.run(self._loop.create_task, running)
         except BaseException:
@@ -58,7 +62,7 @@ class AsyncCalls:
         task.add_done_callback(functools.partial(self._ended, call))
         call.on_cancel(functools.partial(self._loop.call_soon_threadsafe, task.cancel))
 
-    def _ended(self, call: AsyncCall, task: asyncio.Task[None]) -> None:
+    def _ended(self, call: Union[AsyncCall, BatchRun], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             # It was cancelled before its first step.
@@ -82,6 +86,21 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
             call.finish(None, streamed=True)
         else:
             await _finish(call, await call.function(**keywords))
+
+
+async def _run_batch(batch: BatchRun, sessions: Sessions) -> None:
+    context_variables.set_decimal()
+    running.set(Context(request_id=batch.request_id))
+    with ReportTo(batch.fail):
+        keywords = batch.keywords()
+        if keywords is None:
+            batch.skip()
+            return
+        for session_id in batch.session_ids:
+            await _settle(sessions, session_id)
+        value = await batch.function(**keywords)
+        exit_fork()
+        batch.finish(await awaited(value) if is_awaitable(value) else value)
 
 
 async def _finish(call: AsyncCall, value: Any) -> None:

@@ -7,11 +7,12 @@ import contextvars
 import functools
 import logging
 from collections.abc import Callable, Generator
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from snakepit_bridge._commands import context_variables
-from snakepit_bridge._commands.call import Call, StreamWire, UnaryWire
-from snakepit_bridge._commands.context import running
+from snakepit_bridge._commands.call import Batch, Call, StreamWire, UnaryWire
+from snakepit_bridge._commands.context import Context, running
+from snakepit_bridge._commands.registry import Command
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
@@ -26,9 +27,25 @@ _log = logging.getLogger("snakepit_bridge")
 
 def run(runner: Runner, call: Call, wire: UnaryWire) -> bytes:
     """Returns the message that answers a unary call."""
-    return respond(
-        runner, call, lambda value: wire.result(*_fields(call, value, "result")), wire.failure
-    )
+    return respond(runner, *_with_wire(call, wire))
+
+
+def run_together(runner: Runner, calls: list[tuple[Call, UnaryWire]]) -> list[bytes]:
+    """Like `run`, for calls of a command that takes batches, which enter at once."""
+    return respond_together(runner, [_with_wire(call, wire) for call, wire in calls])
+
+
+def _with_wire(call: Call, wire: UnaryWire) -> Encoded:
+    # The wire must not refer to the call, which refers to it: a cycle would keep its RPC.
+    def result(value: object) -> bytes:
+        wire.batch = (call.batch_size, call.batch_wait_us)
+        return wire.result(*_fields(call, value, "result"))
+
+    def failure_of(failure: CallError) -> bytes:
+        wire.batch = (call.batch_size, call.batch_wait_us)
+        return wire.failure(failure)
+
+    return call, result, failure_of
 
 
 def respond(
@@ -38,6 +55,9 @@ def respond(
     failure_of: Callable[[CallError], bytes],
 ) -> bytes:
     """Like `run`, for a transport that encodes whole values."""
+    if call.command.batching is not None:
+        (message,) = respond_together(runner, [(call, result, failure_of)])
+        return message
     failed = True
     try:
         runner.enter(call)
@@ -52,6 +72,31 @@ def respond(
     return message
 
 
+#: A call with the functions that encode its result and its failure.
+Encoded = tuple[Call, Callable[[object], bytes], Callable[[CallError], bytes]]
+
+
+def respond_together(runner: Runner, calls: list[Encoded]) -> list[bytes]:
+    """Like `respond`, for calls of a command that takes batches, which enter at once."""
+    for call, result, _ in calls:
+        call.encode = result
+    runner.gather([call for call, _, _ in calls], functools.partial(_run_batch, runner))
+    return [_answered(runner, call, failure_of) for call, _, failure_of in calls]
+
+
+def _answered(runner: Runner, call: Call, failure_of: Callable[[CallError], bytes]) -> bytes:
+    failed = True
+    try:
+        answer = runner.wait(call)
+        failed = isinstance(answer, CallError)
+    finally:
+        call.context._leave()  # noqa: SLF001
+        runner.leave(call, failed=failed)
+    if isinstance(answer, CallError):
+        return failure_message(failure_of, answer, call.command.name)
+    return answer
+
+
 def failure_message(
     failure_of: Callable[[CallError], bytes], failure: CallError, command: str
 ) -> bytes:
@@ -64,6 +109,14 @@ def failure_message(
 
 def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, None, None]:
     """Yields the messages that answer a streaming call. Closing it early closes the command."""
+    if call.command.batching is not None:
+        yield respond(
+            runner,
+            call,
+            lambda value: wire.chunk(*_fields(call, value, "result"), 0, final=True),
+            wire.failure,
+        )
+        return
     steps = _Messages(call, wire)
     try:
         runner.enter(call)
@@ -153,6 +206,55 @@ class _Messages:
         return self._wire.chunk(fields, kinds, self._index, final=final)
 
 
+def _run_batch(runner: Runner, batch: Batch) -> None:
+    """Serves a batch. Does not raise."""
+    calls = list(batch.calls)
+    context = context_variables.new()
+    # A log line of several calls has no request id.
+    context.run(running.set, calls[0].context if len(calls) == 1 else Context())
+    try:
+        context.run(_serve_batch, runner, batch, calls)
+    except BaseException as error:
+        _fail_batch(runner, batch, error)
+
+
+def _serve_batch(runner: Runner, batch: Batch, calls: list[Call]) -> None:
+    items: list[dict[str, Any]] = []
+    served: list[Call] = []
+    for call in calls:
+        try:
+            items.append(_keywords(call))
+            served.append(call)
+        except BaseException as error:
+            runner.answer(batch, call, _failure(call, error))
+    if not served:
+        return
+    command = batch.command
+    make = functools.partial(command.function, **command.gather(items))
+    value = unwrap(_made(command, batch, make), batch, command.name, stream=False)[0]
+    results = command.results(value, len(served))
+    for call, result in zip(served, results):
+        runner.answer(batch, call, _answer_of(call, result))
+
+
+def _answer_of(call: Call, result: object) -> Union[bytes, CallError]:
+    try:
+        if isinstance(result, BaseException):
+            return _failure(call, result)
+        assert call.encode is not None
+        return call.encode(result)
+    except BaseException as error:
+        return _failure(call, error)
+
+
+def _fail_batch(runner: Runner, batch: Batch, error: BaseException) -> None:
+    left = list(batch.calls)
+    if left:
+        failure = _failure(left[0], error)
+        for call in left:
+            runner.answer(batch, call, failure)
+
+
 def _context(call: Call) -> contextvars.Context:
     context = context_variables.new()
     context.run(running.set, call.context)
@@ -179,7 +281,11 @@ def _chunks(call: Call) -> tuple[object, Optional[Generator[object, None, object
 
 def _value(call: Call) -> object:
     make = functools.partial(call.command.function, **_keywords(call))
-    if call.command.is_async:
+    return _made(call.command, call, make)
+
+
+def _made(command: Command, call: Union[Call, Batch], make: Callable[[], Any]) -> object:
+    if command.is_async:
         from snakepit_bridge._threads.async_for_threads import run_coroutine
 
         return run_coroutine(call, make)

@@ -24,7 +24,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -44,8 +44,8 @@ pub struct Multiplexer<C, P> {
     answering: AtomicBool,
     /// Where the server notes which calls have started, if it was given a journal.
     journal: Option<Arc<StartJournal>>,
-    /// Whether the server knows that the journal is read.
-    journal_is_read: AtomicBool,
+    /// Set once the server knows that the journal is read: the last call that was sent before.
+    journal_read_after: OnceLock<u64>,
     closed: CancellationToken,
 }
 
@@ -68,7 +68,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             state: Mutex::new(State::new()),
             answering: AtomicBool::new(false),
             journal,
-            journal_is_read: AtomicBool::new(false),
+            journal_read_after: OnceLock::new(),
             closed,
         })
     }
@@ -219,7 +219,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             }
             for reply in replies {
                 if reply.call_id == 0 {
-                    self.read_journal(&reply);
+                    self.read_journal(&reply, state.last_id());
                 } else if reply.act() == reply_frame::Act::Event {
                     let event = reply.event.map(|event| *event).unwrap_or_default();
                     let report = state.report(reply.call_id, event);
@@ -246,9 +246,9 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         Ok(())
     }
 
-    fn read_journal(&self, offer: &ReplyFrame) {
+    fn read_journal(&self, offer: &ReplyFrame, last_id: u64) {
         let offered = offer.has_start_journal && self.journal.is_some();
-        if offered && !self.journal_is_read.swap(true, Ordering::Relaxed) {
+        if offered && self.journal_read_after.set(last_id).is_ok() {
             self.act(0, Act::StartJournal);
         }
     }
@@ -285,11 +285,20 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let left = self.state.lock().lose();
         let journal = self.journal.as_ref();
         let noted = journal.map_or(0, |journal| journal.last_started());
+        // Batches start in no order: without the journal each may have started.
+        let unnoted = self.journal_read_after.get().copied().unwrap_or(u64::MAX);
         self.connection.set_ended();
-        for (index, (id, entry)) in left.calls.into_iter().enumerate() {
+        let mut ordinary = 0;
+        for (id, entry) in left.calls {
+            let may_have_started = if entry.call.is_batched() {
+                id <= unnoted
+            } else {
+                ordinary += 1;
+                ordinary <= left.capacity
+            };
             match entry.cancelled_at {
                 Some(at) => entry.call.exited(None, at.elapsed()),
-                None if index < left.capacity || id <= noted => entry.call.lost(cause),
+                None if may_have_started || id <= noted => entry.call.lost(cause),
                 None => entry.call.not_started(ReturnReason::ConnectionLost),
             }
         }

@@ -12,6 +12,12 @@ pub trait PendingCall: Send + 'static {
     fn report(&self, _event: CallEvent) -> Option<Report> {
         None
     }
+
+    /// Whether it gathers on the worker with others of its command, so that it does not wait behind those that run.
+    fn is_batched(&self) -> bool {
+        false
+    }
+
     fn replied(self, reply: ReplyFrame);
     /// The caller no longer waits. `exited` follows.
     fn cancelled(&mut self, why: Cancelled);

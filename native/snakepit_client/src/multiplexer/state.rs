@@ -18,6 +18,8 @@ pub(super) struct State<P> {
     /// In the order in which they were sent. An entry has half a kilobyte, and the map moves those of a node whenever
     /// the first of them leaves.
     calls: BTreeMap<u64, Box<Entry<P>>>,
+    /// How many of them are batched.
+    batched: usize,
     last_id: u64,
     timers: BTreeSet<(Instant, u64)>,
     /// When the driving task wakes next.
@@ -65,6 +67,7 @@ impl<P: PendingCall> State<P> {
     pub(super) fn new() -> Self {
         Self {
             calls: BTreeMap::new(),
+            batched: 0,
             last_id: 0,
             timers: BTreeSet::new(),
             armed: None,
@@ -90,9 +93,13 @@ impl<P: PendingCall> State<P> {
         self.last_id
     }
 
+    pub(super) fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
     /// How many calls wait behind those that the worker runs.
     pub(super) fn behind(&self) -> usize {
-        self.calls.len().saturating_sub(self.capacity)
+        (self.calls.len() - self.batched).saturating_sub(self.capacity)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -103,6 +110,7 @@ impl<P: PendingCall> State<P> {
         if self.calls.is_empty() {
             self.progress = Instant::now();
         }
+        self.batched += usize::from(call.is_batched());
         let entry = Entry {
             call,
             timer: None,
@@ -114,6 +122,7 @@ impl<P: PendingCall> State<P> {
 
     pub(super) fn take(&mut self, id: u64) -> Option<Box<Entry<P>>> {
         let entry = self.calls.remove(&id)?;
+        self.batched -= usize::from(entry.call.is_batched());
         if let Some(timer) = entry.timer {
             self.timers.remove(&(timer, id));
         }
@@ -174,7 +183,7 @@ impl<P: PendingCall> State<P> {
         if self.behind() == 0 {
             return Recall::default();
         }
-        let last = self.calls.last_key_value().map_or(0, |(id, _)| *id);
+        let last = self.ordinary().next_back().map_or(0, |(id, _)| id);
         if last <= self.recalled_to {
             return Recall::default();
         }
@@ -186,14 +195,20 @@ impl<P: PendingCall> State<P> {
             };
         }
         let recalled_to = replace(&mut self.recalled_to, last);
-        if let Some(entry) = self.calls.values().next() {
-            entry.call.stalled();
+        if let Some((_, call)) = self.ordinary().next() {
+            call.stalled();
         }
-        let ahead = self.calls.keys().skip(self.capacity).copied();
+        let ahead = self.ordinary().skip(self.capacity).map(|(id, _)| id);
         Recall {
             ids: ahead.filter(|id| *id > recalled_to).collect(),
             next: None,
         }
+    }
+
+    /// The calls that are not batched, which the worker starts in their order.
+    fn ordinary(&self) -> impl DoubleEndedIterator<Item = (u64, &P)> {
+        let calls = self.calls.iter().map(|(id, entry)| (*id, &entry.call));
+        calls.filter(|(_, call)| !call.is_batched())
     }
 
     /// Returns when the driving task must wake: for the first timer or at `also`.
@@ -217,6 +232,7 @@ impl<P: PendingCall> State<P> {
     /// Removes all calls. From now on none can be added.
     pub(super) fn lose(&mut self) -> Left<P> {
         self.lost = true;
+        self.batched = 0;
         self.timers.clear();
         Left {
             calls: take(&mut self.calls),
@@ -251,6 +267,7 @@ mod tests {
     struct Call {
         told: Arc<Mutex<Vec<String>>>,
         header: CallHeader,
+        batched: bool,
     }
 
     impl Call {
@@ -266,6 +283,9 @@ mod tests {
         fn report(&self, event: CallEvent) -> Option<Report> {
             let told = self.told.clone();
             Some(Box::new(move || told.lock().push(format!("{event:?}"))))
+        }
+        fn is_batched(&self) -> bool {
+            self.batched
         }
         fn replied(self, _reply: ReplyFrame) {}
         fn cancelled(&mut self, why: Cancelled) {
@@ -368,6 +388,27 @@ mod tests {
         let (mut free, _) = state(3, 3);
         let recall = free.recall(Instant::now() + GRACE);
         assert!(recall.ids.is_empty() && recall.next.is_none());
+    }
+
+    #[test]
+    fn calls_in_batches_wait_behind_none_and_are_not_recalled() {
+        let (mut state, calls) = state(1, 0);
+        assert!(calls.is_empty());
+        for batched in [true, false, true, false, true] {
+            let id = state.next_id();
+            let call = Call {
+                batched,
+                ..Call::default()
+            };
+            state.insert(id, call, None);
+        }
+        assert_eq!(state.behind(), 1);
+        let later = Instant::now() + GRACE;
+        assert_eq!(state.recall(later).ids, [4]);
+        state.take(2).unwrap();
+        state.take(3).unwrap();
+        assert_eq!(state.behind(), 0);
+        assert!(state.recall(later).ids.is_empty());
     }
 
     #[test]

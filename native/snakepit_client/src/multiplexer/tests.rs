@@ -56,6 +56,9 @@ impl PendingCall for Call {
     fn header(&mut self) -> &mut CallHeader {
         &mut self.header
     }
+    fn is_batched(&self) -> bool {
+        self.name.starts_with("batched")
+    }
     fn replied(self, reply: ReplyFrame) {
         self.report(Event::Replied(self.name, reply.handler_ns));
     }
@@ -273,6 +276,21 @@ async fn of_a_lost_connection_only_calls_beyond_the_capacity_have_not_started() 
     timeout(PATIENCE, client.closed.cancelled()).await.unwrap();
     client.start("c");
     assert_eq!(client.event().await, lost("c"));
+}
+
+#[tokio::test]
+async fn of_calls_in_batches_each_may_have_started_where_no_journal_says_so() {
+    let (mut client, mut server) = connected(1, PATIENCE).await;
+    for name in ["batched 1", "a", "batched 2", "b"] {
+        client.start(name);
+    }
+    server.frame().await;
+    drop(server);
+    for name in ["batched 1", "a", "batched 2"] {
+        assert_eq!(client.event().await, Event::Lost(name));
+    }
+    let b = Event::NotStarted("b", ReturnReason::ConnectionLost);
+    assert_eq!(client.event().await, b);
 }
 
 #[tokio::test]

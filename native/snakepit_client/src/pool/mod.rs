@@ -3,6 +3,7 @@
 //! `Dispatcher` is a table behind a mutex that is held for well under a microsecond. What follows from a change
 //! of the table, grants to waiting calls and events, is sent once the mutex is released.
 
+mod batches;
 mod in_turn;
 mod queue;
 mod sessions;
@@ -11,17 +12,20 @@ mod types;
 mod worker;
 
 #[cfg(test)]
+mod batch_tests;
+#[cfg(test)]
 mod session_tests;
 #[cfg(test)]
 mod tests;
 
 pub use state::Limits;
 pub use types::{
-    AcquireError, AcquireOptions, Event, Priority, Session, Snapshot, Startup, Unavailable, Worker,
-    WorkerKey,
+    AcquireError, AcquireOptions, BatchCommand, Event, Gathers, Priority, Session, Snapshot,
+    Startup, Unavailable, Worker, WorkerKey,
 };
 
 use crate::overdue::Watch;
+use batches::BatchCommands;
 use in_turn::in_turn;
 use parking_lot::{Mutex, MutexGuard};
 use queue::Place;
@@ -68,6 +72,7 @@ type AnyCall<W> = Box<dyn QueuedCall<W>>;
 
 pub struct Dispatcher<W: Worker> {
     state: Mutex<State<W, AnyCall<W>>>,
+    batch_commands: BatchCommands,
     listener: Listener<W>,
     /// Refuses the calls that have waited too long.
     late: Watch,
@@ -80,6 +85,7 @@ impl<W: Worker> Dispatcher<W> {
             let dispatcher = dispatcher.clone();
             Self {
                 state: Mutex::new(State::new(limits)),
+                batch_commands: BatchCommands::default(),
                 listener: Box::new(listener),
                 late: Watch::idle(move |now| dispatcher.upgrade()?.refuse_late(now)),
             }
@@ -114,8 +120,27 @@ impl<W: Worker> Dispatcher<W> {
         submitted
     }
 
+    /// Whether calls of a command gather in batches on the workers.
+    #[inline]
+    pub fn gathers(&self, command: &str) -> Gathers {
+        self.batch_commands.gathers(command)
+    }
+
     pub fn add(self: &Arc<Self>, worker: W, capacity: usize) -> WorkerKey {
-        let (key, effects, end) = self.lock().add(worker, capacity);
+        self.add_batching(worker, capacity, Vec::new())
+    }
+
+    /// As `add`, for a worker that takes the calls of some commands in batches. A batch counts as one call towards its
+    /// capacity.
+    pub fn add_batching(
+        self: &Arc<Self>,
+        worker: W,
+        capacity: usize,
+        batches: Vec<BatchCommand>,
+    ) -> WorkerKey {
+        let batches = self.batch_commands.add(batches);
+        let gathers = |command: &str| self.gathers(command);
+        let (key, effects, end) = self.lock().add(worker, capacity, batches, gathers);
         self.watch(end);
         self.send(effects);
         key
@@ -264,6 +289,12 @@ impl<W: Worker> Lease<W> {
     pub fn generation(&self) -> u64 {
         let session = self.slot.session.as_ref();
         session.map_or(0, |session| session.generation)
+    }
+
+    /// Whether the call shares its slot with others, with which it gathers on the worker.
+    #[inline]
+    pub fn is_batched(&self) -> bool {
+        self.slot.batch.is_some()
     }
 
     /// Frees the slot, and reports how long the command took.

@@ -2,7 +2,8 @@
 
 use super::{
     sessions::SessionLease,
-    types::{AcquireError, Priority},
+    types::{AcquireError, Gathers, Priority},
+    worker::Demand,
 };
 use std::{
     collections::BTreeSet,
@@ -34,6 +35,7 @@ pub(super) struct Queued<C> {
 /// How a call waits.
 pub(super) struct Wait {
     pub(super) place: Place,
+    pub(super) gathers: Gathers,
     pub(super) pipelines: bool,
     pub(super) session: Option<QueuedSession>,
     pub(super) limits: WaitLimits,
@@ -45,6 +47,14 @@ pub(super) struct QueuedSession {
 }
 
 impl Wait {
+    pub(super) fn demand(&self) -> Demand {
+        Demand {
+            pipelines: self.pipelines,
+            batch: self.gathers.batch(),
+            joins_before: Some(self.place),
+        }
+    }
+
     /// The call's session, and whether it waits for the session's worker.
     pub(super) fn session(&self) -> Option<(&Arc<str>, bool)> {
         let session = self.session.as_ref()?;

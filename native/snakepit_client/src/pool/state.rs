@@ -4,9 +4,10 @@ use super::{
     queue::{Place, Queued, QueuedSession, Wait, WaitEnds, WaitLimits},
     sessions::{Assigned, EndedSession, SessionLease, Sessions},
     types::{
-        AcquireError, AcquireOptions, Event, Snapshot, Startup, Unavailable, Worker, WorkerKey,
+        AcquireError, AcquireOptions, BatchId, Event, Gathers, Snapshot, Startup, Unavailable,
+        Worker, WorkerKey,
     },
-    worker::{Slot, SlotUse, WorkerEntry},
+    worker::{Demand, Slot, SlotUse, WorkerEntry},
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -122,6 +123,7 @@ impl<W: Worker, C> State<W, C> {
             deadline,
             queue_timeout,
             session,
+            gathers,
             pipelines,
             requeued,
         } = options;
@@ -133,11 +135,20 @@ impl<W: Worker, C> State<W, C> {
             .map(|session| (&session.id, session.strict));
         let place = Place::new(since, priority, self.next_number());
         // A call that is sent ahead must not overtake one that waits for a slot of its own.
-        let ahead = pipelines && self.is_first(place);
-        match self.place(wanted, ahead) {
+        let first = self.is_first(place);
+        let demand = Demand {
+            pipelines: pipelines && first,
+            batch: gathers.batch(),
+            joins_before: first.then_some(place),
+        };
+        match self.place(wanted, demand) {
             Placement::Worker(index) => {
                 let session = session.map(|session| self.enter(&session.id, events));
-                let slot = self.take(index, session, pipelines, events);
+                let demand = Demand {
+                    pipelines,
+                    ..demand
+                };
+                let slot = self.take(index, session, demand, events);
                 Ok(Placed::Slot(slot))
             }
             Placement::Queue(pinned) => {
@@ -153,6 +164,7 @@ impl<W: Worker, C> State<W, C> {
                 };
                 let wait = Wait {
                     place,
+                    gathers,
                     pipelines,
                     session,
                     limits,
@@ -186,15 +198,24 @@ impl<W: Worker, C> State<W, C> {
         self.ends.first().filter(|end| first != Some(*end))
     }
 
-    /// Returns when the first of the calls' waits ends, besides.
+    /// `gathers` says how a command takes calls: the workers' commands are known now. Returns when the first of the
+    /// calls' waits ends, besides.
     pub(super) fn add(
         &mut self,
         worker: W,
         capacity: usize,
+        batches: Vec<(BatchId, usize)>,
+        gathers: impl Fn(&str) -> Gathers,
     ) -> (WorkerKey, Effects<W, C>, Option<Instant>) {
         let key = WorkerKey(self.next_number());
         self.failed = 0;
-        self.workers.push(WorkerEntry::new(key, worker, capacity));
+        for Queued { wait, .. } in self.queue.values_mut() {
+            if let Gathers::Unknown(command) = &wait.gathers {
+                wait.gathers = gathers(command);
+            }
+        }
+        let entry = WorkerEntry::new(key, worker, capacity, batches);
+        self.workers.push(entry);
         let effects = self.serve(Effects::new());
         self.start();
         (key, effects, self.ends.first())
@@ -362,7 +383,7 @@ impl<W: Worker, C> State<W, C> {
         }
     }
 
-    fn place(&self, session: Option<(&Arc<str>, bool)>, pipelines: bool) -> Placement {
+    fn place(&self, session: Option<(&Arc<str>, bool)>, demand: Demand) -> Placement {
         if self.closed.is_some() {
             return Placement::Queue(None);
         }
@@ -374,27 +395,25 @@ impl<W: Worker, C> State<W, C> {
                 Some(index) if self.workers[index].is_draining() => return Placement::SessionLost,
                 // It moves now, as from a busy worker.
                 Some(index) if !strict && self.workers[index].is_draining_sessions() => {}
-                Some(index)
-                    if self.workers[index].is_free(pipelines, self.limits.pipeline_budget) =>
-                {
+                Some(index) if self.workers[index].is_free(demand, self.limits.pipeline_budget) => {
                     return Placement::Worker(index);
                 }
                 Some(index) if strict => return Placement::Queue(Some(index)),
                 Some(_) => {}
             }
         }
-        self.least_loaded(pipelines)
+        self.least_loaded(demand)
             .map_or(Placement::Queue(None), Placement::Worker)
     }
 
-    fn least_loaded(&self, pipelines: bool) -> Option<usize> {
+    fn least_loaded(&self, demand: Demand) -> Option<usize> {
         self.workers
             .iter()
             .enumerate()
             .filter(|(_, entry)| {
-                entry.is_open() && entry.is_free(pipelines, self.limits.pipeline_budget)
+                entry.is_open() && entry.is_free(demand, self.limits.pipeline_budget)
             })
-            .min_by_key(|(_, entry)| entry.load())
+            .min_by_key(|(_, entry)| entry.load(demand))
             .map(|(index, _)| index)
     }
 
@@ -403,11 +422,11 @@ impl<W: Worker, C> State<W, C> {
         &mut self,
         index: usize,
         session: Option<SessionLease>,
-        pipelines: bool,
+        demand: Demand,
         events: &mut Vec<Event<W>>,
     ) -> Slot<W> {
         let number = self.next_number();
-        let mut slot = self.workers[index].take(number, pipelines);
+        let mut slot = self.workers[index].take(number, demand);
         slot.session = session.map(|session| self.assign(session, index, events));
         slot
     }
@@ -550,20 +569,23 @@ impl<W: Worker, C> State<W, C> {
 
     /// Gives free slots to the first calls of the queue. Calls that have waited too long are refused.
     fn serve(&mut self, mut effects: Effects<W, C>) -> Effects<W, C> {
-        while let Some((queued, index)) = self.next(&mut effects) {
+        while let Some((queued, demand, index)) = self.next(&mut effects) {
             self.ends.remove(&queued.wait);
             let session = queued.wait.session.map(|session| session.lease);
-            let slot = self.take(index, session, queued.wait.pipelines, &mut effects.events);
+            let slot = self.take(index, session, demand, &mut effects.events);
             effects.grants.push((queued.call, Ok(slot)));
         }
         effects
     }
 
     /// Removes the first of the calls for which a worker is free; returns it and the worker.
-    fn next(&mut self, effects: &mut Effects<W, C>) -> Option<(Queued<C>, usize)> {
+    fn next(&mut self, effects: &mut Effects<W, C>) -> Option<(Queued<C>, Demand, usize)> {
         loop {
             // A worker that drains its sessions serves the calls that wait for it alone.
-            let open = self.least_loaded(true).is_some();
+            let budget = self.limits.pipeline_budget;
+            let takes_some =
+                |entry: &WorkerEntry<W, C>| entry.is_open() && entry.may_take_some(budget);
+            let open = self.workers.iter().any(takes_some);
             let first = self.queue.first_key_value().filter(|_| open);
             let first = first.map(|(place, _)| *place);
             let place = first.into_iter().chain(self.first_pinned()).min()?;
@@ -572,8 +594,9 @@ impl<W: Worker, C> State<W, C> {
                 self.refuse_late(queued, effects);
                 continue;
             }
-            match self.place(queued.wait.session(), queued.wait.pipelines) {
-                Placement::Worker(index) => return Some((queued, index)),
+            let demand = queued.wait.demand();
+            match self.place(queued.wait.session(), demand) {
+                Placement::Worker(index) => return Some((queued, demand, index)),
                 Placement::Queue(None) => {
                     // It needs a slot of its own, and no later call overtakes it.
                     self.insert(None, queued);
@@ -593,7 +616,7 @@ impl<W: Worker, C> State<W, C> {
         let firsts = self.workers.iter().filter_map(|entry| {
             let (place, queued) = entry.pinned.first_key_value()?;
             entry
-                .is_free(queued.wait.pipelines, self.limits.pipeline_budget)
+                .is_free(queued.wait.demand(), self.limits.pipeline_budget)
                 .then_some(*place)
         });
         firsts.min()

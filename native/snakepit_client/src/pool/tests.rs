@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-type Name = &'static str;
-type Waiting = (Waits<Name>, oneshot::Receiver<Granted<Name>>);
+pub(super) type Name = &'static str;
+pub(super) type Waiting = (Waits<Name>, oneshot::Receiver<Granted<Name>>);
 
 /// Gives up its place when it is dropped.
 pub(super) struct Waits<W: Worker>(Ticket<W>);
@@ -38,7 +38,7 @@ pub(super) fn acquire<W: Worker>(
     }
 }
 
-fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
+pub(super) fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
     let limits = Limits {
         max_queue,
         max_sessions: 1_000,
@@ -88,7 +88,10 @@ fn requeued(since: Instant) -> AcquireOptions {
     }
 }
 
-fn lease_with(dispatcher: &Arc<Dispatcher<Name>>, options: AcquireOptions) -> Lease<Name> {
+pub(super) fn lease_with(
+    dispatcher: &Arc<Dispatcher<Name>>,
+    options: AcquireOptions,
+) -> Lease<Name> {
     match acquire(dispatcher, options) {
         Ok(Acquired::Now(lease)) => lease,
         Ok(Acquired::Queued(..)) => panic!("the call waits"),
@@ -100,7 +103,7 @@ fn lease(dispatcher: &Arc<Dispatcher<Name>>) -> Lease<Name> {
     lease_with(dispatcher, AcquireOptions::default())
 }
 
-fn queue_with(dispatcher: &Arc<Dispatcher<Name>>, options: AcquireOptions) -> Waiting {
+pub(super) fn queue_with(dispatcher: &Arc<Dispatcher<Name>>, options: AcquireOptions) -> Waiting {
     match acquire(dispatcher, options) {
         Ok(Acquired::Queued(ticket, granted)) => (ticket, granted),
         Ok(Acquired::Now(_)) => panic!("a worker was free"),

@@ -1,9 +1,10 @@
 //! One worker of the table, and the calls that wait for it alone.
 
 use super::{
+    batches::WorkerBatches,
     queue::{Place, Queued},
     sessions::SessionLease,
-    types::{Event, Worker, WorkerKey},
+    types::{BatchId, Event, Worker, WorkerKey},
 };
 use snakepit_wire::moving_mean;
 use std::{
@@ -14,6 +15,18 @@ use std::{
 
 /// How many calls may wait on a worker itself.
 const MAX_AHEAD: usize = 128;
+
+/// What a call needs of a worker.
+#[derive(Clone, Copy)]
+pub(super) struct Demand {
+    /// It may wait on the worker itself.
+    pub(super) pipelines: bool,
+    /// It may share a slot with other calls of this command, where those gather.
+    pub(super) batch: Option<BatchId>,
+    /// Its place in the queue: it does not join calls on a worker for which a call before it waits. None if
+    /// another call waits for any worker.
+    pub(super) joins_before: Option<Place>,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -31,6 +44,9 @@ pub(super) struct WorkerEntry<W, C> {
     in_flight: usize,
     /// How many calls in flight were cancelled.
     cancelled: usize,
+    batches: Vec<WorkerBatches>,
+    /// How many of the calls in flight are in `batches`.
+    batched: usize,
     /// How many calls in flight keep others from being sent ahead behind them.
     exclusive: usize,
     /// The moving mean of its commands' times in nanoseconds, once a command has ended.
@@ -58,6 +74,8 @@ pub(super) struct Slot<W> {
     /// Which of the worker's connections `worker` has.
     pub(super) connection: u64,
     pub(super) session: Option<SessionLease>,
+    /// Set if it shares a slot with other calls of this command.
+    pub(super) batch: Option<BatchId>,
     exclusive: bool,
     /// Whether the worker had other calls before it.
     pub(super) behind: bool,
@@ -75,13 +93,20 @@ pub(super) enum SlotUse {
 }
 
 impl<W: Worker, C> WorkerEntry<W, C> {
-    pub(super) fn new(key: WorkerKey, worker: W, capacity: usize) -> Self {
+    pub(super) fn new(
+        key: WorkerKey,
+        worker: W,
+        capacity: usize,
+        batches: Vec<(BatchId, usize)>,
+    ) -> Self {
         Self {
             key,
             worker,
             capacity,
             in_flight: 0,
             cancelled: 0,
+            batches: batches.into_iter().map(WorkerBatches::new).collect(),
+            batched: 0,
             exclusive: 0,
             mean: None,
             stalled: false,
@@ -96,15 +121,56 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         }
     }
 
-    /// Whether a call may be sent to it, behind those that run if it `pipelines`.
-    pub(super) fn is_free(&self, pipelines: bool, budget: Duration) -> bool {
-        let room = self.capacity + if pipelines { self.ahead(budget) } else { 0 };
-        self.phase == Phase::Open && self.in_flight < room
+    /// Whether a call may be sent to it: to a slot that is free, into a batch that has room, or behind calls that run
+    /// if it `pipelines`.
+    pub(super) fn is_free(&self, demand: Demand, budget: Duration) -> bool {
+        let room = match self.batches_of(demand.batch) {
+            Some(_) if self.joinable(demand) > 0 => return self.phase == Phase::Open,
+            None if demand.pipelines => self.capacity + self.ahead(budget),
+            _ => self.capacity,
+        };
+        self.phase == Phase::Open && self.occupied() < room
+    }
+
+    /// Whether there may be a call that could be sent to it.
+    pub(super) fn may_take_some(&self, budget: Duration) -> bool {
+        let has_room = |batches: &WorkerBatches| batches.room() > 0;
+        let joinable = self.batched > 0 && self.batches.iter().any(has_room);
+        self.is_open() && (joinable || self.occupied() < self.capacity + self.ahead(budget))
+    }
+
+    /// How many calls like this one could join those that are there, without another slot.
+    fn joinable(&self, demand: Demand) -> usize {
+        let first = self.pinned.first_key_value().map(|(place, _)| *place);
+        let joins = demand
+            .joins_before
+            .is_some_and(|place| first.is_none_or(|first| place <= first));
+        let batches = self.batches_of(demand.batch).filter(|_| joins);
+        batches.map_or(0, WorkerBatches::room)
+    }
+
+    fn batches_of(&self, id: Option<BatchId>) -> Option<&WorkerBatches> {
+        let id = id?;
+        self.batches.iter().find(|one| one.is(id))
+    }
+
+    /// How many slots are taken.
+    fn occupied(&self) -> usize {
+        self.in_flight - self.batched + self.batch_slots()
+    }
+
+    fn batch_slots(&self) -> usize {
+        if self.batched == 0 {
+            return 0;
+        }
+        self.batches.iter().map(WorkerBatches::slots).sum()
     }
 
     /// How many calls may wait on the worker itself: as many as keep it busy for about the budget.
     fn ahead(&self, budget: Duration) -> usize {
-        let slots = self.capacity.saturating_sub(self.exclusive);
+        let slots = self
+            .capacity
+            .saturating_sub(self.exclusive + self.batch_slots());
         match self.mean {
             Some(mean) if !self.stalled && u128::from(mean) <= budget.as_nanos() => {
                 let calls = budget.as_nanos() / u128::from(mean.max(1));
@@ -114,17 +180,21 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         }
     }
 
-    /// The worker with the smallest load is taken first: one that would run the call at once before one where
-    /// it would wait, then the one with the fewest calls. Of idle workers the one that was leased last is taken, whose
-    /// code and data are in the processor's caches, and which may not even sleep yet; of busy ones the one that was
-    /// leased the longest time ago.
-    pub(super) fn load(&self) -> (bool, usize, u64) {
-        let waits = self.in_flight >= self.capacity;
+    /// The worker with the smallest load is taken first: one whose batch the call fills up, and of these the fullest;
+    /// then one that would run the call at once before one where it would wait, then the one with the fewest calls. Of
+    /// idle workers the one that was leased last is taken, whose code and data are in the processor's caches, and which
+    /// may not even sleep yet; of busy ones the one that was leased the longest time ago.
+    pub(super) fn load(&self, demand: Demand) -> (usize, usize, u64) {
+        let joinable = self.joinable(demand);
+        if joinable > 0 {
+            return (0, joinable, self.last_lease);
+        }
+        let waits = usize::from(self.occupied() >= self.capacity);
         let order = match self.in_flight {
             0 => u64::MAX - self.last_lease,
             _ => self.last_lease,
         };
-        (waits, self.in_flight, order)
+        (1 + waits, self.occupied(), order)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -150,10 +220,14 @@ impl<W: Worker, C> WorkerEntry<W, C> {
     }
 
     /// `number` orders the leases of all workers.
-    pub(super) fn take(&mut self, number: u64, pipelines: bool) -> Slot<W> {
-        let exclusive = !pipelines;
+    pub(super) fn take(&mut self, number: u64, demand: Demand) -> Slot<W> {
+        let batch = demand
+            .batch
+            .filter(|id| self.with_batches(*id, WorkerBatches::enter));
+        let exclusive = batch.is_none() && !demand.pipelines;
         let behind = self.in_flight > 0;
         self.in_flight += 1;
+        self.batched += usize::from(batch.is_some());
         self.exclusive += usize::from(exclusive);
         self.last_lease = number;
         Slot {
@@ -161,6 +235,7 @@ impl<W: Worker, C> WorkerEntry<W, C> {
             key: self.key,
             connection: self.connection,
             session: None,
+            batch,
             exclusive,
             behind,
             cancelled: false,
@@ -179,11 +254,20 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         self.in_flight > self.cancelled
     }
 
+    fn with_batches(&mut self, id: BatchId, change: impl FnOnce(&mut WorkerBatches)) -> bool {
+        let batches = self.batches.iter_mut().find(|one| one.is(id));
+        batches.map(change).is_some()
+    }
+
     /// The last call of a draining worker is an event, and so is the one that `report_at` has asked for.
     pub(super) fn release(&mut self, slot: &Slot<W>, used: SlotUse) -> [Option<Event<W>>; 2] {
         self.in_flight -= 1;
         self.exclusive -= usize::from(slot.exclusive);
         self.cancelled -= usize::from(slot.cancelled);
+        if let Some(id) = slot.batch {
+            self.batched -= 1;
+            self.with_batches(id, WorkerBatches::leave);
+        }
         self.ended += u64::from(!matches!(used, SlotUse::NotStarted));
         if let SlotUse::Took(time) = used {
             self.observe(time);

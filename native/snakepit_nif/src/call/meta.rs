@@ -28,6 +28,14 @@ pub(super) struct Clock {
     worker_id: Option<String>,
     started: Instant,
     placed: Instant,
+    batch: BatchPart,
+}
+
+/// The part of a call in a batch, as its reply says.
+#[derive(Clone, Copy, Default)]
+pub(super) struct BatchPart {
+    pub(super) size: u32,
+    pub(super) wait_us: u64,
 }
 
 impl Clock {
@@ -37,7 +45,12 @@ impl Clock {
             worker_id,
             started: call.started,
             placed: Instant::now(),
+            batch: BatchPart::default(),
         }
+    }
+
+    pub(super) fn set_batch(&mut self, batch: BatchPart) {
+        self.batch = batch;
     }
 
     pub(super) fn meta(&self) -> Meta {
@@ -46,6 +59,8 @@ impl Clock {
             worker_id: self.worker_id.clone(),
             queue_us: micros(self.placed - self.started),
             execution_us: micros(self.placed.elapsed()),
+            batch_size: self.batch.size,
+            batch_wait_us: self.batch.wait_us,
         }
     }
 }

@@ -35,7 +35,7 @@ impl Route {
             Target::Pool(pool) => pool,
         };
         let (sender, granted) = oneshot::channel();
-        match pool.submit(call.acquire_options(false, requeued), sender) {
+        match pool.submit(call.acquire_options(&pool, false, requeued), sender) {
             Submitted::Now(lease, _) => Destination::on_worker(lease).map(Self::At),
             Submitted::Queued(ticket) => Ok(Self::Queued(Waiting { ticket, granted })),
             Submitted::Refused(error, _) => Err(call.not_acquired(error)),
@@ -59,13 +59,19 @@ impl Route {
 impl Call {
     /// `pipelines`: whether the call may be sent to a worker that is still busy with earlier ones.
     /// `requeued`: whether it had a worker before and has not started there.
-    pub(crate) fn acquire_options(&self, pipelines: bool, requeued: bool) -> AcquireOptions {
+    pub(crate) fn acquire_options(
+        &self,
+        pool: &Pool,
+        pipelines: bool,
+        requeued: bool,
+    ) -> AcquireOptions {
         AcquireOptions {
             since: self.started,
             priority: self.priority,
             deadline: self.header.deadline(),
             queue_timeout: self.queue_timeout,
             session: self.session.clone(),
+            gathers: pool.gathers(self.header.command()),
             pipelines,
             requeued,
         }

@@ -1,13 +1,17 @@
 //! Sends a call as an RPC of its own.
 
-use super::{destination::Destination, request::Call};
+use super::{destination::Destination, meta::BatchPart, request::Call};
 use snakepit_client::{channel::Channel, error::Failure};
 use snakepit_proto::reply_frame::Act;
 use snakepit_proto::{CallEvent, ExecuteResponse, Fields, StreamResponse};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::AsciiMetadataKey};
 
 impl Call {
-    pub(super) async fn execute(&self, destination: &Destination) -> Result<Fields, Failure> {
+    /// The result, or the failure in the response, with the part of the call in a batch.
+    pub(super) async fn execute(
+        &self,
+        destination: &Destination,
+    ) -> Result<(Result<Fields, Failure>, BatchPart), Failure> {
         let channel = destination.channel();
         self.check_size(channel)?;
         if self.progress.is_some()
@@ -32,16 +36,19 @@ impl Call {
                     error_detail,
                     result_kinds,
                     events,
+                    batch_size: size,
+                    batch_wait_us: wait_us,
                     ..
                 } = response.into_inner();
                 for event in events {
                     self.pass_on(destination, event);
                 }
-                if success {
+                let result = if success {
                     Ok(Fields::received(result, result_kinds))
                 } else {
                     Err(Failure::from_reply(error, error_detail))
-                }
+                };
+                Ok((result, BatchPart { size, wait_us }))
             }
             Err(status) => Err(self.unanswered(&status, channel, false)),
         }
@@ -51,7 +58,7 @@ impl Call {
     async fn execute_with_events(
         &self,
         destination: &Destination,
-    ) -> Option<Result<Fields, Failure>> {
+    ) -> Option<Result<(Result<Fields, Failure>, BatchPart), Failure>> {
         let channel = destination.channel();
         let frame = self.header.clone().frame(self.id).clone();
         let mut client = channel.client.clone();
@@ -76,11 +83,16 @@ impl Call {
                 );
                 continue;
             }
-            return Some(if frame.success {
+            let batch = BatchPart {
+                size: frame.batch_size,
+                wait_us: frame.batch_wait_us,
+            };
+            let result = if frame.success {
                 Ok(Fields::received(frame.result, frame.result_kinds))
             } else {
                 Err(Failure::from_reply(frame.error, frame.error_detail))
-            });
+            };
+            return Some(Ok((result, batch)));
         }
     }
 

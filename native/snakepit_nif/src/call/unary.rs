@@ -5,7 +5,7 @@ use super::{
     caller::Waited,
     destination::{Destination, Endpoint, Multiplexer, UnaryCall, Worker},
     exit::{HandlerState, handler_exited},
-    meta::{Clock, Succeeded, refused_term},
+    meta::{BatchPart, Clock, Succeeded, refused_term},
     request::{Call, Refused},
     route::Target,
 };
@@ -88,7 +88,8 @@ impl UnplacedCall {
     fn place(self, target: Target, requeued: bool) -> Result<(), Box<Unplaceable>> {
         match target {
             Target::Pool(pool) => {
-                let options = self.call.acquire_options(self.call.is_short(), requeued);
+                let pipelines = self.call.is_short();
+                let options = self.call.acquire_options(&pool, pipelines, requeued);
                 match pool.submit(options, self) {
                     Submitted::Now(lease, call) => call.send_on(lease),
                     Submitted::Queued(_) => Ok(()),
@@ -177,8 +178,12 @@ impl UnplacedCall {
     /// Sends the call as an RPC of its own.
     async fn run_rpc(mut self, destination: Destination) {
         let call = &self.call;
-        let clock = Clock::new(call, destination.worker_id());
-        let result = call.within(call.execute(&destination)).await;
+        let mut clock = Clock::new(call, destination.worker_id());
+        let executed = call.within(call.execute(&destination)).await;
+        let result = executed.and_then(|(result, batch)| {
+            clock.set_batch(batch);
+            result
+        });
         self.attempt += 1;
         if let Err(Failure::NotStarted { refused, .. }) = &result
             && self.attempt < MAX_ATTEMPTS
@@ -267,10 +272,21 @@ impl PendingCall for UnaryCall {
         self.call.report(&self.destination, event)
     }
 
+    fn is_batched(&self) -> bool {
+        match &self.destination {
+            Destination::Worker(lease, _) => lease.is_batched(),
+            Destination::Channel(..) => false,
+        }
+    }
+
     fn replied(mut self, frame: ReplyFrame) {
         let Some(reply) = self.reply else {
             return;
         };
+        self.clock.set_batch(BatchPart {
+            size: frame.batch_size,
+            wait_us: frame.batch_wait_us,
+        });
         let (result, cause) = if frame.success {
             (Ok(Fields::received(frame.result, frame.result_kinds)), None)
         } else {

@@ -10,7 +10,7 @@ use crate::{
 };
 use rustler::{Atom, Encoder, Env, NifMap, Resource, ResourceArc, Term};
 use snakepit_client::{channel::Channel, error::Failure, target::Target};
-use snakepit_proto::{CallProgress, CommandInfo, HealthRequest, InfoRequest};
+use snakepit_proto::{BatchInfo, CallProgress, CommandInfo, HealthRequest, InfoRequest};
 use snakepit_wire::{Address, StartJournal};
 use std::{
     sync::Arc,
@@ -126,6 +126,7 @@ fn health<'a>(
                 ("version", health.version.encode(env)),
                 ("running", health.running_call_ids.len().encode(env)),
                 ("python_stuck_ms", health.python_stuck_ms.encode(env)),
+                ("batch_sizes", map::from_pairs(env, health.batch_sizes)),
             ],
         )
     })
@@ -215,10 +216,26 @@ fn commands(env: Env<'_>, commands: Vec<CommandInfo>) -> Term<'_> {
             ("streams", command.streams.encode(env)),
             ("is_async", command.is_async.encode(env)),
             ("parameters", parameters.collect::<Vec<_>>().encode(env)),
+            (
+                "batch",
+                command
+                    .batch
+                    .map(|batch| batch_info(env, &batch))
+                    .encode(env),
+            ),
         ];
         map::from_pairs(env, pairs)
     });
     commands.collect::<Vec<_>>().encode(env)
+}
+
+fn batch_info<'a>(env: Env<'a>, batch: &BatchInfo) -> Term<'a> {
+    let pairs = [
+        ("size", batch.size.encode(env)),
+        ("wait_ms", batch.wait_ms.encode(env)),
+        ("max_bytes", batch.max_bytes.encode(env)),
+    ];
+    map::from_pairs(env, pairs)
 }
 
 /// Sends an RPC that is not a call and replies `{ref, {:ok, term} | {:error, failure}}`.

@@ -10,7 +10,9 @@ use crate::{
     terms::{CommandTerm, NumbersTerm},
 };
 use snakepit_client::numbers::Ended;
-use snakepit_client::pool::{AcquireError, Dispatcher, Limits, Unavailable, WorkerKey};
+use snakepit_client::pool::{
+    AcquireError, BatchCommand, Dispatcher, Limits, Unavailable, WorkerKey,
+};
 
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
 use std::{sync::Arc, time::Duration};
@@ -109,7 +111,13 @@ fn pool_add(
 ) -> u64 {
     env.monitor(&pool, &env.pid());
     let capacity = spec.max_concurrency;
-    pool.0.add(spec.worker(env.pid(), channel), capacity).0
+    let batches = spec.batches.iter().map(|(name, size)| BatchCommand {
+        name: name.clone(),
+        size: *size,
+    });
+    let batches = batches.collect();
+    let worker = spec.worker(env.pid(), channel);
+    pool.0.add_batching(worker, capacity, batches).0
 }
 
 #[derive(NifMap)]
@@ -120,6 +128,8 @@ struct WorkerSpec {
     kill_grace: u64,
     /// The process that gets the events of commands, if the pool has telemetry.
     observer: Option<LocalPid>,
+    /// The commands whose calls gather, and how many calls a batch has at most.
+    batches: Vec<(String, usize)>,
 }
 
 impl WorkerSpec {

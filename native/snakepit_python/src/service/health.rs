@@ -34,6 +34,7 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
             .running(|call| Some(call.header.call_id()).filter(|id| *id != 0)),
         in_flight: worker.scheduler.count(),
         python_stuck_ms: worker.python_stuck_ms(),
+        batch_sizes: worker.commands.batch_sizes().collect(),
         ..HealthResponse::default()
     };
     health.set_exit(worker.exits.find(id));
