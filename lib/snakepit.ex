@@ -2,12 +2,33 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, ChunkStream, Codec, Error, Interpreter, Telemetry, Tracing}
+  alias Snakepit.{
+    Bytes,
+    Call,
+    ChunkStream,
+    Codec,
+    Error,
+    Interpreter,
+    MapStream,
+    Retry,
+    Telemetry,
+    Tracing
+  }
+
   alias Snakepit.Config.Options
   alias Snakepit.Pool.{CommandPolicy, Diagnostics, Manager, Numbers, Registry}
 
-  @options Map.put(Options.call(), :pool, :pool)
-  @stream_options Map.put(Options.stream(), :pool, :pool)
+  @own %{pool: :pool, retry: :retry}
+  @options Map.merge(Options.call(), @own)
+  @stream_options Map.merge(Options.stream(), @own)
+  @map_options @options
+               |> Map.drop([:request_id, :on_progress])
+               |> Map.merge(%{
+                 ordered: {:one_of, [true, false]},
+                 max_in_flight: {:positive, 1_000_000}
+               })
+  # A stream whose messages its owner receives is not repeated.
+  @message_options Map.delete(@stream_options, :retry)
 
   @doc "Matches the messages of a call that `start_stream/3` started."
   @doc since: "0.1.0", group: :calls
@@ -43,27 +64,15 @@ defmodule Snakepit do
       which is called in the calling process with `%{fraction: 0.4, message: "epoch 2", command: "train",
       request_id: "..."}`, or a pid, which gets `{:snakepit_progress, map}`. At most ten reports a second
       arrive, and the last one before the result. If the function raises, the call is cancelled
+    * `:retry` - when to make a call again that has failed, `[on: [:worker_crashed], max: 3, backoff: {50, 1_000}]`,
+      within the same `:timeout`. See [Retries](reliability.md#retries)
 
   The pool's options are the defaults. `Snakepit.Error` lists the errors.
   """
   @doc since: "0.1.0", group: :calls
   @spec execute(String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(command, args \\ %{}, options \\ []) do
-    with {:ok, pool, name, options} <- prepare(command, args, options, @options) do
-      span = Telemetry.start_call(pool, name, command, false, options)
-
-      case run_watched(span, pool, name, command, args, options) do
-        {:ok, result, meta} ->
-          Telemetry.stop_call(span, meta)
-          {:ok, result}
-
-        {:error, error, meta} ->
-          error = %{error | pool: name}
-          Numbers.failed(pool.native, command, error, meta)
-          Telemetry.fail_call(span, error, meta)
-          {:error, error}
-      end
-    end
+    with {:ok, call} <- prepare(command, args, options, @options, false), do: run(call)
   end
 
   @doc """
@@ -88,6 +97,53 @@ defmodule Snakepit do
           {:ok, map} | {:error, Error.t()}
   def execute_in_session(session_id, command, args \\ %{}, options \\ []) do
     execute(command, args, [{:session_id, session_id} | options])
+  end
+
+  @doc """
+  Returns a lazy `Stream` of the results of one call for each element of `enumerable`, the arguments of the call.
+
+      ["Hello Ada", "Hello Bob"] =
+        ["Ada", "Bob"]
+        |> Stream.map(&%{name: &1})
+        |> then(&Snakepit.map("greet", &1, pool: MyApp.Python))
+        |> Enum.map(fn {:ok, %{"result" => text}} -> text end)
+
+  Each result is what `execute/3` returns, `{:ok, map}` or `{:error, error}`: a call that fails ends nothing.
+
+  Calls run at the same time, as many as the pool can run at once (`:size` times `:max_concurrency`), and an element
+  is taken from `enumerable` only when its call can be made. Enumerate the stream to make the calls; when the
+  enumeration halts or raises, those that still run are cancelled.
+
+  Options are those of `execute/3` except `:request_id` and `:on_progress`, and:
+
+    * `:ordered` - whether results come in the order of the elements (default), or as soon as each is there.
+      In order, at most as many results wait for an earlier one as calls may be in flight
+    * `:max_in_flight` - how many calls to have in flight. More than the pool can run keeps its workers busy when
+      calls are short: the others wait in its queue, where `:queue_timeout` applies
+
+  `:timeout` is that of each call, from the moment its element is taken.
+
+  No processes are started: the one that enumerates receives the results, and a suspended enumeration belongs to it,
+  as with `stream/3`. Invalid options, and a pool that does not exist when the enumeration begins, are raised.
+  """
+  @doc since: "0.1.0", group: :calls
+  @spec map(String.t(), Enumerable.t(), keyword) :: Enumerable.t()
+  def map(command, enumerable, options \\ []) do
+    MapStream.new(enumerable, fn ->
+      with :ok <- Options.check(options, @map_options),
+           {own, options} = Keyword.split(options, [:ordered, :max_in_flight]),
+           {:ok, %{options: of_pool}} <-
+             Registry.fetch(Keyword.get(options, :pool, Snakepit.Pool)) do
+        capacity = of_pool.size * of_pool.max_concurrency
+
+        {:ok,
+         %{
+           prepare: &prepare(command, &1, options, @options, false),
+           max: Keyword.get(own, :max_in_flight, capacity),
+           ordered: Keyword.get(own, :ordered, true)
+         }}
+      end
+    end)
   end
 
   @doc """
@@ -117,7 +173,26 @@ defmodule Snakepit do
   @spec execute_stream(String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
   def execute_stream(command, args \\ %{}, callback, options \\ []) do
-    ChunkStream.each(&open(&1, command, args, options, true), callback)
+    with {:ok, _final} <- run_stream(command, args, callback, options), do: :ok
+  end
+
+  @doc """
+  Executes a streaming command as `execute_stream/4` does, and returns its final chunk: the value that the Python
+  generator returned.
+
+      {:ok, %{"total" => 3, "is_final" => true}} =
+        Snakepit.run_stream("numbers", %{to: 3}, fn chunk -> IO.inspect(chunk) end,
+          pool: MyApp.Python
+        )
+
+  The callback gets the final chunk, too. The result is `{:ok, nil}` if there is none: the generator returned nothing, or
+  the callback has ended the stream with `:halt`. Options as for `execute_stream/4`.
+  """
+  @doc since: "0.1.0", group: :streams
+  @spec run_stream(String.t(), map | keyword, (map -> any), keyword) ::
+          {:ok, map | nil} | {:error, Error.t()}
+  def run_stream(command, args \\ %{}, callback, options \\ []) do
+    ChunkStream.each(&open(&1, command, args, options), callback)
   end
 
   @doc """
@@ -202,7 +277,7 @@ defmodule Snakepit do
   @doc since: "0.1.0", group: :streams
   @spec stream(String.t(), map | keyword, keyword) :: Enumerable.t()
   def stream(command, args \\ %{}, options \\ []) do
-    ChunkStream.lazy(&open(&1, command, args, options, true))
+    ChunkStream.lazy(&open(&1, command, args, options))
   end
 
   @doc """
@@ -231,8 +306,21 @@ defmodule Snakepit do
   """
   @doc since: "0.1.0", group: :streams
   @spec start_stream(String.t(), map | keyword, keyword) :: {:ok, Call.t()} | {:error, Error.t()}
-  def start_stream(command, args \\ %{}, options \\ []),
-    do: open(make_ref(), command, args, options, false)
+  def start_stream(command, args \\ %{}, options \\ []) do
+    with {:ok, %{pool: pool, span: span} = call} <-
+           prepare(command, args, options, @message_options, true) do
+      # The caller receives its messages itself: the pool's manager emits the event of the stream's end.
+      observer = if span, do: {pool.manager, span}
+      recipient = %{ref: make_ref(), pool: call.name, bounded: false, observer: observer}
+
+      with {:error, error} <- begin_stream(call, recipient) do
+        error = %{error | pool: call.name}
+        Numbers.failed(pool.native, command, error, nil)
+        Telemetry.fail_call(span, error, nil)
+        {:error, error}
+      end
+    end
+  end
 
   @doc "Requests `chunks` more chunks of a stream that `start_stream/3` started."
   @doc since: "0.1.0", group: :streams
@@ -393,53 +481,69 @@ defmodule Snakepit do
   @spec resize(atom, pos_integer) :: :ok | {:error, Error.t()}
   def resize(pool \\ Snakepit.Pool, size), do: Manager.resize(pool, size)
 
-  # `ref` is the reference of the stream's messages. If `bounded`, `Snakepit.ChunkStream` receives them.
-  defp open(ref, command, args, options, bounded) do
-    with {:ok, pool, name, options} <- prepare(command, args, options, @stream_options) do
-      options = Keyword.put_new(options, :demand, pool.options.demand)
-      span = Telemetry.start_call(pool, name, command, true, options)
+  defp run(call) do
+    case run_watched(call) do
+      {:ok, result, meta} ->
+        Telemetry.stop_call(call.span, meta)
+        {:ok, result}
 
-      # The caller receives its messages itself: the pool's manager emits the event of the stream's end.
-      observer = if span && not bounded, do: {pool.manager, span}
-
-      recipient = %{ref: ref, pool: name, bounded: bounded, observer: observer}
-
-      case pool.transport.stream(pool, command, args, options, recipient) do
-        {:ok, call} ->
-          {:ok, if(bounded, do: %{call | span: span}, else: call)}
-
-        {:error, error} ->
-          error = %{error | pool: name}
-          Numbers.failed(pool.native, command, error, nil)
-          Telemetry.fail_call(span, error, nil)
-          {:error, error}
-      end
+      {:error, error, meta} ->
+        failed(call, error, meta, &run/1)
     end
   end
 
-  defp run_watched(nil, pool, name, command, args, options),
-    do: run(pool, name, command, args, options)
-
   # The function for the progress may raise.
-  defp run_watched(span, pool, name, command, args, options) do
-    run(pool, name, command, args, options)
+  defp run_watched(call) do
+    call.pool.transport.run(call.pool, call.command, call.args, call.options)
   catch
     kind, reason ->
-      Telemetry.raise_call(span, kind, reason, __STACKTRACE__)
+      Telemetry.raise_call(call.span, kind, reason, __STACKTRACE__)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  defp run(pool, name, command, args, options) do
-    with {:error, %Error{reason: :grpc_unavailable}, _meta} = failed <-
-           pool.transport.run(pool, command, args, options) do
-      # The pool may have fallen back to other workers while the call waited.
-      case Registry.fetch(name) do
-        {:ok, %{fallback: fallback} = now} when fallback != pool.fallback ->
-          run(now, name, command, args, options)
+  # Starts a stream for `Snakepit.ChunkStream`, which receives its messages.
+  defp open(ref, command, args, options) do
+    with {:ok, call} <- prepare(command, args, options, @stream_options, true),
+         do: open(ref, call)
+  end
 
-        _ ->
-          failed
-      end
+  defp open(ref, call) do
+    case begin_stream(call, %{ref: ref, pool: call.name, bounded: true, observer: nil}) do
+      {:ok, stream} ->
+        reopen = fn error, span ->
+          # The native library has counted it.
+          again(%{call | span: span}, error, nil, &{:again, fn ref -> open(ref, &1) end}, false)
+        end
+
+        {:ok, %{stream | span: call.span, reopen: reopen}}
+
+      {:error, error} ->
+        failed(call, error, nil, &open(ref, &1))
+    end
+  end
+
+  defp begin_stream(%{pool: pool} = call, recipient) do
+    options = Keyword.put_new(call.options, :demand, pool.options.demand)
+    pool.transport.stream(pool, call.command, call.args, options, recipient)
+  end
+
+  defp failed(call, error, meta, attempt), do: again(call, error, meta, attempt, true)
+
+  # Makes a call once more that has failed, with `attempt`, or returns its error.
+  defp again(call, error, meta, attempt, count?) do
+    case Retry.next(call, error) do
+      {:again, wait, call} ->
+        Process.sleep(wait)
+
+        case Retry.renew(call) do
+          {:ok, call} -> attempt.(call)
+          {:error, error} -> again(call, error, nil, attempt, true)
+        end
+
+      {:error, error} ->
+        if count?, do: Numbers.failed(call.pool.native, call.command, error, meta)
+        Telemetry.fail_call(call.span, error, meta)
+        {:error, error}
     end
   end
 
@@ -454,7 +558,8 @@ defmodule Snakepit do
     end
   end
 
-  defp prepare(command, args, options, schema) do
+  # Checks a call and begins its span: see `t:Snakepit.Transport.call/0`.
+  defp prepare(command, args, options, schema, streaming) do
     with :ok <- Options.check(options, schema),
          {name, options} = Keyword.pop(options, :pool, Snakepit.Pool),
          {:ok, pool} <- Registry.fetch(name) do
@@ -463,7 +568,10 @@ defmodule Snakepit do
           %{timeout: timeout, queue_timeout: queue_timeout} = pool.options
           defaults = [timeout: timeout, queue_timeout: queue_timeout]
           options = Tracing.with_context(pool, Keyword.merge(defaults, options))
-          {:ok, pool, name, named(pool, options)}
+          {retry, options} = Retry.new(pool, command, named(pool, options))
+          span = Telemetry.start_call(pool, name, command, streaming, options)
+          call = %{pool: pool, name: name, command: command, args: args, options: options}
+          {:ok, Map.merge(call, %{retry: retry, span: span})}
 
         {:error, error} ->
           {:error, %{error | pool: name}}

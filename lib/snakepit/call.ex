@@ -14,8 +14,15 @@ defmodule Snakepit.Call do
   The stream is cancelled when that process dies, and when no process references the call any more.
   """
   @enforce_keys [:ref, :handle]
-  defstruct [:ref, :handle, :span, :limits]
+  defstruct [:ref, :handle, :span, :limits, :reopen, :final]
 
-  @type t :: %__MODULE__{ref: reference, handle: term, span: term, limits: term}
+  @type t :: %__MODULE__{
+          ref: reference,
+          handle: term,
+          span: term,
+          limits: term,
+          reopen: term,
+          final: term
+        }
   @type event :: {:chunks, [map]} | {:done, map} | {:error, Snakepit.Error.t()}
 end

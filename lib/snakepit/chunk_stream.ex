@@ -11,7 +11,9 @@ defmodule Snakepit.ChunkStream do
   @not_owner "a stream belongs to the process that started it, which receives its chunks as messages; " <>
                "continue it there, or forward the chunks"
 
-  @doc "Calls `callback` with each chunk, in the calling process."
+  @doc """
+  Calls `callback` with each chunk, in the calling process. Returns the final chunk, or nil if there is none.
+  """
   # The reference is made here and passed as an argument to the function that waits for it: so the compiler
   # sees that a receive can skip the messages that were in the mailbox before.
   def each(start, callback) do
@@ -30,26 +32,39 @@ defmodule Snakepit.ChunkStream do
 
     case event do
       {:chunks, chunks} ->
-        count = length(chunks)
-        call = %{call | span: Telemetry.chunks(call.span, count)}
+        {call, count} = delivered(call, chunks)
 
         case call_back(chunks, callback, call) do
           :halt ->
             halt(ref, call)
+            {:ok, nil}
 
           :cont ->
             ask(call, count)
-            each(ref, call, callback)
+            each(ref, %{call | final: final(chunks)}, callback)
         end
 
       {:done, info} ->
         Telemetry.stop_call(call.span, info)
+        {:ok, call.final}
 
       {:error, error} ->
-        Telemetry.fail_call(call.span, error, nil)
-        {:error, error}
+        with {:again, start} <- failed(call, error), do: each(start, callback)
     end
   end
+
+  # It is the last one.
+  defp final(chunks) do
+    with %{"is_final" => false} <- List.last(chunks), do: nil
+  end
+
+  # A stream that has delivered nothing may be started again.
+  defp failed(%{reopen: nil} = call, error) do
+    Telemetry.fail_call(call.span, error, nil)
+    {:error, error}
+  end
+
+  defp failed(call, error), do: call.reopen.(error, call.span)
 
   defp call_back(chunks, callback, call) do
     Enum.reduce_while(chunks, :cont, fn chunk, :cont ->
@@ -60,6 +75,11 @@ defmodule Snakepit.ChunkStream do
       cancel(call)
       Telemetry.raise_call(call.span, kind, reason, __STACKTRACE__)
       :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
+  defp delivered(call, chunks) do
+    count = length(chunks)
+    {%{call | span: Telemetry.chunks(call.span, count), reopen: nil}, count}
   end
 
   @doc "Returns a lazy `Stream` of the chunks, which starts the call when it is enumerated."
@@ -103,8 +123,7 @@ defmodule Snakepit.ChunkStream do
   end
 
   defp next_chunks(owner, {:event, call, {:chunks, chunks}}) do
-    count = length(chunks)
-    call = %{call | span: Telemetry.chunks(call.span, count)}
+    {call, count} = delivered(call, chunks)
     {chunks, {owner, {:used, call, count}}}
   end
 
@@ -113,9 +132,13 @@ defmodule Snakepit.ChunkStream do
     {:halt, :done}
   end
 
-  defp next_chunks(_owner, {:event, call, {:error, error}}) do
-    Telemetry.fail_call(call.span, error, nil)
-    {:halt, {:failed, error}}
+  defp next_chunks(owner, {:event, call, {:error, error}}) do
+    with {:again, start} <- failed(call, error),
+         {:event, _call, _event} = event <- first_event(start) do
+      next_chunks(owner, event)
+    else
+      {:error, error} -> {:halt, {:failed, error}}
+    end
   end
 
   defp next_event(ref, call) do

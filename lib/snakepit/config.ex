@@ -127,6 +127,12 @@ defmodule Snakepit.Config do
       default: 30_000,
       doc: "how long a call may take, including its wait, in ms"
     ],
+    retry: [
+      type: :retries,
+      default: quote(do: %{}),
+      doc:
+        "which commands to call again when a call has failed, and when: `%{\"fetch\" => [on: [:worker_crashed], max: 3]}`, see [Retries](reliability.md#retries)"
+    ],
     max_sessions: [
       type: {:positive, 100_000_000},
       default: 10_000,

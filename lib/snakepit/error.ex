@@ -51,6 +51,9 @@ defmodule Snakepit.Error do
   `:grpc_unavailable`, `UNIMPLEMENTED` for a stream to `:streaming_not_supported`, and all others
   to `:rpc_error`.
 
+  After a call was made more than once (`retry:`), the details have `:attempts`, how often. `may_have_run?/1` says
+  whether the command may have run; [Reliability](reliability.md#which-failures-may-have-run) lists that by reason.
+
   ## Python's exceptions
 
   `:traceback` is what Python prints. `:frames` are its frames, the innermost last, each a map of
@@ -114,6 +117,37 @@ defmodule Snakepit.Error do
         }
 
   defexception [:reason, :message, :command, :pool, :worker_id, :request_id, details: %{}]
+
+  # The call has ended before a worker began with it.
+  @not_run [
+    :adapter_error,
+    :grpc_unavailable,
+    :invalid_args,
+    :invalid_options,
+    :not_ready,
+    :pool_saturated,
+    :pool_stopped,
+    :queue_timeout,
+    :session_lost,
+    :streaming_not_supported,
+    :unauthenticated,
+    :unknown_command,
+    :worker_start_failed
+  ]
+
+  @doc """
+  Returns whether the command may have run, completely or in part. If not, repeating the call does nothing twice.
+
+      {:error, error} = Snakepit.execute("no such command", %{}, pool: MyApp.Python)
+      false = Snakepit.Error.may_have_run?(error)
+  """
+  @doc since: "0.1.0"
+  @spec may_have_run?(t) :: boolean
+  # The status of a server of the user's own.
+  def may_have_run?(%__MODULE__{details: %{grpc_status: _}}), do: true
+  def may_have_run?(%__MODULE__{reason: :timeout, details: %{queued: true}}), do: false
+  def may_have_run?(%__MODULE__{reason: :message_too_large, details: %{size: _}}), do: false
+  def may_have_run?(%__MODULE__{reason: reason}), do: reason not in @not_run
 
   @impl true
   def message(%__MODULE__{reason: :command_error} = error), do: error.message

@@ -23,7 +23,8 @@ defmodule Snakepit.Interpreter do
   def eval(code, _bindings, _options, _execute),
     do: raise(ArgumentError, "expected Python code as a string, got: #{inspect(code)}")
 
-  defp options, do: Map.merge(Options.stream(), %{pool: :pool, on_output: :callback})
+  defp options,
+    do: Map.merge(Options.stream(), %{pool: :pool, retry: :retry, on_output: :callback})
 
   defp run(on_output, execute) do
     ref = make_ref()

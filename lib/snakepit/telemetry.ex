@@ -21,7 +21,7 @@ defmodule Snakepit.Telemetry do
   ## Where handlers run
 
   The calling process emits the events of a call: a slow handler slows that call. These are
-  `:start`, `:stop` and `:exception` of `[:snakepit, :call]`, `[:snakepit, :grpc, :request]`,
+  `:start`, `:retry`, `:stop` and `:exception` of `[:snakepit, :call]`, `[:snakepit, :grpc, :request]`,
   `[:snakepit, :queue, :full]` and `[:snakepit, :session, :ended]`.
 
   A separate process of the pool emits all other events, in order, and also the end of a call of
@@ -38,8 +38,9 @@ defmodule Snakepit.Telemetry do
   | event | measurements | further metadata |
   |---|---|---|
   | `[:snakepit, :call, :start]` | `:monotonic_time`, `:system_time` | |
-  | `[:snakepit, :call, :stop]` | `:duration`, `:queue_time`, `:execution_time`; for a stream also `:chunks` and `:first_chunk_time` | `:worker_id`, `:halted` |
+  | `[:snakepit, :call, :stop]` | `:duration`, `:attempts`, `:queue_time`, `:execution_time`; for a stream also `:chunks` and `:first_chunk_time` | `:worker_id`, `:halted` |
   | `[:snakepit, :call, :exception]` | the same | `:worker_id`, `:kind`, `:reason`, `:stacktrace` |
+  | `[:snakepit, :call, :retry]` | `:attempt`, `:wait` | `:reason` |
   | `[:snakepit, :grpc, :request]` | `:duration` | only `:command` and `:streaming` |
   | `[:snakepit, :call, :cancelled]` | `:duration` | `:worker_id`, `:how` |
 
@@ -52,6 +53,11 @@ defmodule Snakepit.Telemetry do
   A call of a command that takes batches (`@command(batch=32)`) also has `:batch_size`, the number
   of calls in its batch, and `:batch_wait`, the time from its arrival in the worker to the start of
   the batch. For the number of batches sum up `1 / batch_size`.
+
+  An attempt that failed and is followed by another one (`retry:`) is a `:retry`: `:attempt` is its number, from 1 on,
+  `:reason` its `Snakepit.Error`, and `:wait` the time until the next one. `:attempts` of the end is how often the
+  call was made in all; `:duration` includes all attempts and the waits between them, `:queue_time` and
+  `:execution_time` are those of the last one.
 
   `[:snakepit, :grpc, :request]` is emitted at the end of each call over gRPC, whatever its result.
 
@@ -131,7 +137,10 @@ defmodule Snakepit.Telemetry do
   alias Snakepit.Pool.Notifier
   alias Snakepit.Telemetry.CallLogger
 
-  @calls for(name <- [:start, :stop, :exception, :cancelled], do: [:snakepit, :call, name])
+  @calls for(
+           name <- [:start, :retry, :stop, :exception, :cancelled],
+           do: [:snakepit, :call, name]
+         )
   @workers for name <- [:started, :ready, :killed, :stopped, :restarted, :recycled],
                do: [:snakepit, :worker, name]
   @sessions for name <- [:created, :moved, :lost, :expired, :evicted, :ended],
@@ -150,7 +159,7 @@ defmodule Snakepit.Telemetry do
 
   defmodule Span do
     @moduledoc false
-    defstruct [:started, :metadata, :request_event, :first_chunk, chunks: 0]
+    defstruct [:started, :metadata, :request_event, :first_chunk, chunks: 0, attempts: 1]
   end
 
   @doc "Returns every event, for `:telemetry.attach_many/4`."
@@ -248,8 +257,19 @@ defmodule Snakepit.Telemetry do
 
   def fail_call(span, %Error{} = error, meta) do
     raise_call(span, :error, error, [], error.worker_id, meta)
-    with :pool_saturated <- error.reason, do: queue_full(span, error)
-    :ok
+    queue_full(span, error)
+  end
+
+  @doc false
+  # The attempt of this number has failed, and another one follows in `wait` ms.
+  def retry_call(nil, _error, _attempt, _wait), do: nil
+
+  def retry_call(span, error, attempt, wait) do
+    wait = System.convert_time_unit(wait, :millisecond, :native)
+    metadata = Map.put(span.metadata, :reason, error)
+    :telemetry.execute([:snakepit, :call, :retry], %{attempt: attempt, wait: wait}, metadata)
+    queue_full(span, error)
+    %{span | attempts: attempt + 1}
   end
 
   @doc false
@@ -330,7 +350,7 @@ defmodule Snakepit.Telemetry do
 
   defp end_call(event, span, meta, metadata) do
     duration = now() - span.started
-    measurements = %{duration: duration} |> times(meta) |> stream(span)
+    measurements = %{duration: duration, attempts: span.attempts} |> times(meta) |> stream(span)
     :telemetry.execute([:snakepit, :call, event], measurements, metadata)
 
     if span.request_event do
@@ -362,7 +382,7 @@ defmodule Snakepit.Telemetry do
     Map.merge(measurements, %{chunks: span.chunks, first_chunk_time: first})
   end
 
-  defp queue_full(span, error) do
+  defp queue_full(span, %{reason: :pool_saturated} = error) do
     metadata = Map.take(span.metadata, [:pool, :command])
 
     :telemetry.execute(
@@ -371,6 +391,8 @@ defmodule Snakepit.Telemetry do
       metadata
     )
   end
+
+  defp queue_full(_span, _error), do: :ok
 
   defp now, do: System.monotonic_time()
 

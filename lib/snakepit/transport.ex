@@ -11,6 +11,18 @@ defmodule Snakepit.Transport do
   @typedoc "A pool's options, complete."
   @type options :: map
 
+  @typedoc "A call that has passed its checks, with its telemetry's span."
+  @type call :: %{
+          required(:pool) => pool,
+          required(:name) => atom,
+          required(:command) => String.t(),
+          required(:args) => term,
+          required(:options) => keyword,
+          required(:retry) => Snakepit.Retry.t(),
+          required(:span) => term,
+          optional(atom) => term
+        }
+
   @typedoc """
   The worker that ran a call, and how long the call waited and ran, in µs. `:batch_size` is the number of
   calls in its batch, 0 if it was in none, and `:batch_wait_us` how long it waited for that to start.
@@ -44,6 +56,28 @@ defmodule Snakepit.Transport do
   """
   @callback run(pool, command :: String.t(), args :: map | keyword, options :: keyword) ::
               {:ok, map, meta} | {:error, Error.t(), meta | nil}
+
+  @typedoc "A call that has been started and not ended. Its `:handle` is nil if the native library does not have it."
+  @type pending :: %{:handle => integer | nil, optional(atom) => term}
+
+  @typedoc "The state of a call: it waits for a message, or has ended as that of `c:run/4`."
+  @type progress ::
+          {:wait, pending}
+          | {:done, {:ok, map, meta} | {:error, Error.t(), meta | nil}}
+
+  @doc """
+  Starts a call as `c:run/4` does, without waiting for it. Until it has ended, the calling process gets messages
+  `{tag, message}`, to be passed to `c:received/2`, and `{tag, monitor, :process, pid, reason}`, to be passed as
+  `{:down, reason}`.
+  """
+  @callback start(pool, tag :: term, command :: String.t(), args :: map | keyword, keyword) ::
+              progress
+
+  @doc "Takes a message of a call that `c:start/5` started."
+  @callback received(pending, message :: term) :: progress
+
+  @doc "Cancels such a call, in the process that started it. No message of it is left or comes afterwards."
+  @callback cancel(pending, tag :: term) :: :ok
 
   @doc "Starts a streaming command. The options are checked and have a `:timeout` and a `:demand`."
   @callback stream(pool, command :: String.t(), args :: map | keyword, keyword, recipient) ::

@@ -167,3 +167,33 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     end
   end
 end
+
+defmodule Snakepit.ErrorMayHaveRunTest do
+  use ExUnit.Case, async: true
+
+  alias Snakepit.Error
+
+  @guide Path.expand("../../guides/reliability.md", __DIR__)
+
+  test "the guide says of every reason whether the command may have run" do
+    [_, section] = @guide |> File.read!() |> String.split("### Which failures may have run\n")
+    [section | _] = String.split(section, "\n## ")
+
+    said =
+      for [_row, reasons, answer] <- Regex.scan(~r/^\| (`:.+?) \| (yes|no)\b/m, section),
+          [reason] <- Regex.scan(~r/(?<=:)\w+/, reasons),
+          do: {String.to_existing_atom(hd([reason])), answer == "yes"}
+
+    {_, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Error)
+    reasons = for [_, reason] <- Regex.scan(~r/^\| `:(\w+)` \|/m, doc), do: reason
+    assert said |> Enum.map(&to_string(elem(&1, 0))) |> Enum.sort() == Enum.sort(reasons)
+    for {reason, may} <- said, do: assert(Error.may_have_run?(%Error{reason: reason}) == may)
+  end
+
+  test "details decide where the reason alone does not" do
+    refute Error.may_have_run?(%Error{reason: :timeout, details: %{queued: true}})
+    assert Error.may_have_run?(%Error{reason: :timeout, details: %{queued: false}})
+    refute Error.may_have_run?(%Error{reason: :message_too_large, details: %{size: 2, limit: 1}})
+    assert Error.may_have_run?(%Error{reason: :grpc_unavailable, details: %{grpc_status: 14}})
+  end
+end

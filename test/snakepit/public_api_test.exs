@@ -90,6 +90,7 @@ defmodule Snakepit.PublicAPITest do
 
     refusals = [
       {"Snakepit.execute", Snakepit.execute("ping", %{}, wrong)},
+      {"Snakepit.map", raised(fn -> "ping" |> Snakepit.map([], wrong) |> Enum.to_list() end)},
       {"Snakepit.execute_stream", Snakepit.execute_stream("ping", %{}, & &1, wrong)},
       {"Snakepit.start_stream", Snakepit.start_stream("ping", %{}, wrong)},
       {"Snakepit.eval", Snakepit.eval("1", %{}, wrong)},
@@ -108,6 +109,8 @@ defmodule Snakepit.PublicAPITest do
         option != ":no_such",
         do: "option of #{function} #{option}"
   end
+
+  defp raised(fun), do: try(do: fun.(), rescue: (error in Snakepit.Error -> {:error, error}))
 
   defp errors do
     reasons =

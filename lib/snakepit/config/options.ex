@@ -2,7 +2,7 @@ defmodule Snakepit.Config.Options do
   @moduledoc false
   # Checks options by their types. An error names the option and what it expects.
 
-  alias Snakepit.Config.{Env, Type}
+  alias Snakepit.Config.{Env, RetryPolicy, Type}
   alias Snakepit.Error
 
   @demand {:positive, 10_000_000}
@@ -68,6 +68,9 @@ defmodule Snakepit.Config.Options do
   defp problem(:env, value) do
     with problem when problem != nil <- Env.problem(value), do: "has #{problem}"
   end
+
+  defp problem(:retry, value), do: RetryPolicy.problem(value)
+  defp problem(:retries, value), do: RetryPolicy.problem_of_pool(value)
 
   defp problem(type, value) do
     case Type.check(type, value) do

@@ -89,6 +89,32 @@ defmodule Snakepit.GRPC.Channel do
     end
   end
 
+  @doc "As `run/4`, without waiting for the result: see `Snakepit.Transport`."
+  @spec start(target, term, String.t(), map | keyword, keyword) :: Transport.progress()
+  def start(target, tag, command, args, options) do
+    with {:ok, spec} <- Codec.spec(command, options),
+         {:ok, handle} <- start_call(target, tag, args, spec) do
+      {:wait, %{handle: handle, command: command}}
+    else
+      {:error, error} -> {:done, {:error, error, nil}}
+    end
+  end
+
+  @spec received(Transport.pending(), term) :: Transport.progress()
+  def received(pending, reply), do: {:done, replied(reply, pending.command)}
+
+  @spec cancel(Transport.pending(), term) :: :ok
+  def cancel(pending, tag) do
+    # After the NIF has returned, nothing more is sent.
+    Native.cancel(pending.handle)
+
+    receive do
+      {^tag, _reply} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+
   defp replied({:ok, _result, _meta} = reply, _command), do: reply
 
   defp replied({:error, failure, meta}, command),

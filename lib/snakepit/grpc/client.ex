@@ -88,7 +88,8 @@ defmodule Snakepit.GRPC.Client do
   @spec execute_stream(target, String.t(), map | keyword, (map -> any), keyword) ::
           :ok | {:error, Error.t()}
   def execute_stream(target, command, args, callback, options \\ []) do
-    ChunkStream.each(&open_stream(target, &1, command, args, options, true), callback)
+    start = &open_stream(target, &1, command, args, options, true)
+    with {:ok, _final} <- ChunkStream.each(start, callback), do: :ok
   end
 
   @doc """

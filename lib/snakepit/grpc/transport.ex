@@ -11,6 +11,16 @@ defmodule Snakepit.GRPC.Transport do
   def run(pool, command, args, options), do: Channel.run(pool.native, command, args, options)
 
   @impl true
+  def start(pool, tag, command, args, options),
+    do: Channel.start(pool.native, tag, command, args, options)
+
+  @impl true
+  defdelegate received(pending, reply), to: Channel
+
+  @impl true
+  defdelegate cancel(pending, tag), to: Channel
+
+  @impl true
   def stream(pool, command, args, options, recipient),
     do: Channel.open_stream(pool.native, command, args, options, recipient)
 

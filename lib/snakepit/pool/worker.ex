@@ -56,9 +56,9 @@ defmodule Snakepit.Pool.Worker do
   # The manager monitors this process now.
   def handle_info(:start, state), do: {:noreply, state, {:continue, :start}}
 
-  def handle_info({:call, ref, _call}, %{membership: %{exit_text: text}} = state)
+  def handle_info({:call, ref, call}, %{membership: %{exit_text: text}} = state)
       when text != nil do
-    send(ref, {ref, :not_started})
+    send(ref, {call.tag, :not_started})
     {:noreply, state}
   end
 
@@ -109,20 +109,9 @@ defmodule Snakepit.Pool.Worker do
   def handle_info(:messages_closed, %{membership: %{exit_text: nil}} = state),
     do: {:noreply, kill("it closed its standard output", state)}
 
-  # Its caller no longer waits.
-  def handle_info({:cancel, id}, state) do
-    case state.calls do
-      %{^id => %{ref: ref} = call} when ref != nil -> {:noreply, cancel(call, nil, state)}
-      _ -> {:noreply, state}
-    end
-  end
-
-  def handle_info({:deadline, id}, state) do
-    case state.calls do
-      %{^id => call} -> {:noreply, cancel(call, :timeout, state)}
-      _ -> {:noreply, state}
-    end
-  end
+  # A call is cancelled once, whatever comes first: its deadline, its caller, or the caller's exit.
+  def handle_info({:cancel, id}, state), do: {:noreply, cancel_waited(id, nil, state)}
+  def handle_info({:deadline, id}, state), do: {:noreply, cancel_waited(id, :timeout, state)}
 
   # The monitor of a caller: besides that of the membership, this process has monitors only for
   # calls.
@@ -229,7 +218,7 @@ defmodule Snakepit.Pool.Worker do
   defp reported({:progress, reported}, %{progress: true, ref: ref} = call, state)
        when ref != nil do
     {allowed, window} = allowed(call[:window], @progress_per_second)
-    if allowed, do: send(call.caller, {:snakepit_progress, ref, reported})
+    if allowed, do: send(call.caller, {:snakepit_progress, call.tag, reported})
     put_in(state.calls[call.id], Map.put(call, :window, window))
   end
 
@@ -312,7 +301,7 @@ defmodule Snakepit.Pool.Worker do
   defp answered(call, message, state) do
     Process.demonitor(call.monitor, [:flush])
     if call.timer, do: Process.cancel_timer(call.timer)
-    if call.ref, do: send(call.ref, {call.ref, answer(message, state)})
+    if call.ref, do: send(call.ref, {call.tag, answer(message, state)})
     Native.release(call.lease)
     unless call.ref, do: handler_exited(call, Message.handler_exit(message), state)
     state
@@ -328,9 +317,16 @@ defmodule Snakepit.Pool.Worker do
     end
   end
 
+  defp cancel_waited(id, answer, state) do
+    case state.calls do
+      %{^id => %{ref: ref} = call} when ref != nil -> cancel(call, answer, state)
+      _ -> state
+    end
+  end
+
   # No caller waits for the call any more. Its place becomes free only when it has ended.
   defp cancel(call, answer, state) do
-    if answer, do: send(call.ref, {call.ref, answer})
+    if answer, do: send(call.ref, {call.tag, answer})
     if call.timer, do: Process.cancel_timer(call.timer)
     call = Map.merge(call, %{ref: nil, since: System.monotonic_time(), answers?: false})
     state = start_grace(call.id, put_in(state.calls[call.id], call))
@@ -362,7 +358,7 @@ defmodule Snakepit.Pool.Worker do
   defp answer_all(state, why) do
     for {_id, call} <- state.calls do
       if call.ref,
-        do: send(call.ref, {call.ref, {:crashed, why}}),
+        do: send(call.ref, {call.tag, {:crashed, why}}),
         else: handler_exited(call, :killed, state)
 
       Native.release(call.lease)

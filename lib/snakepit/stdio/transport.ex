@@ -33,92 +33,155 @@ defmodule Snakepit.Stdio.Transport do
 
   @impl true
   def run(pool, command, args, options) do
-    started = System.monotonic_time(:microsecond)
+    ref = make_ref()
 
-    with {id, made} when is_integer(id) <- Codec.new_call() do
-      options = Keyword.put_new(options, :request_id, made)
+    # As a call from outside: in a function of its own module the compiler would forget the reference's position in
+    # the mailbox, by which a receive skips the messages that were there before.
+    await(ref, __MODULE__.start(pool, ref, command, args, options))
+  end
 
-      call = %{
-        id: id,
-        command: command,
-        request_id: options[:request_id],
-        session_id: options[:session_id],
-        caller: self(),
-        progress: Keyword.has_key?(options, :on_progress)
-      }
+  defp await(_ref, {:done, result}), do: result
 
-      run(pool, call, args, options, started, nil)
-    else
-      {:error, error} -> {:error, %{error | command: command}, nil}
+  defp await(ref, {:wait, pending}) do
+    receive do
+      {^ref, message} -> await(ref, received(pending, message))
+      {^ref, _monitor, :process, _pid, reason} -> await(ref, received(pending, {:down, reason}))
+      {:snakepit_progress, ^ref, reported} -> await(ref, progress(ref, reported, pending))
+    after
+      if(pending.handle, do: Overdue.wait(pending.options), else: :infinity) ->
+        overdue = Overdue.give_up(pending.handle, ref, pending.call.command, pending.options)
+        await(ref, received(pending, overdue))
     end
   end
 
-  defp run(pool, call, args, options, started, again) do
-    with {:ok, %{lease: lease, worker: worker, worker_id: worker_id} = acquired} <-
-           acquire(pool.native, call, options, again) do
-      placed = System.monotonic_time(:microsecond)
-      left = left(options[:timeout], started)
+  defp progress(ref, reported, %{call: call} = pending) do
+    about = Map.take(call, [:command, :request_id])
+    cancel = fn -> cancel(pending, ref) end
+    Progress.pass_on(pending.options[:on_progress], ref, reported, about, cancel)
+    {:wait, pending}
+  end
 
-      with {:ok, message} <-
-             message(call, args, acquired, left, pool, options),
-           call_of_worker = Map.merge(call, %{lease: lease, left: left, message: message}),
-           {:answered, answer} <- ask(worker, call_of_worker, options) do
+  @impl true
+  def start(pool, tag, command, args, options) do
+    started = System.monotonic_time(:microsecond)
+
+    case Codec.new_call() do
+      {id, made} when is_integer(id) ->
+        options = Keyword.put_new(options, :request_id, made)
+
+        call = %{
+          id: id,
+          command: command,
+          request_id: options[:request_id],
+          session_id: options[:session_id],
+          caller: self(),
+          tag: tag,
+          progress: Keyword.has_key?(options, :on_progress)
+        }
+
+        pending = %{pool: pool, call: call, args: args, options: options, started: started}
+        acquire(pending, nil)
+
+      {:error, error} ->
+        {:done, {:error, %{error | command: command}, nil}}
+    end
+  end
+
+  @impl true
+  # The first message is the lease, or the reason why there is none.
+  def received(%{handle: handle} = pending, taken) when handle != nil, do: taken(taken, pending)
+
+  def received(pending, message) do
+    case answer(message) do
+      :not_started ->
+        Native.release(pending.lease)
+        acquire(pending, System.monotonic_time(:microsecond) - pending.started)
+
+      answer ->
+        %{call: call, pool: pool} = pending
+
         answered =
-          answer
-          |> finish(call, worker_id, options)
-          |> with_meta(call, worker_id, placed - started, placed)
+          answer |> finish(call, pending.worker_id, pending.options) |> with_meta(pending)
 
         with {:ok, _result, meta} <- answered,
              do: Numbers.succeeded(pool.native, call.command, meta)
 
-        answered
-      else
-        :not_started ->
-          Native.release(lease)
-          run(pool, call, args, options, started, System.monotonic_time(:microsecond) - started)
-
-        {:error, error} ->
-          Native.release(lease)
-          {:error, %{error | command: call.command, request_id: call.request_id}, nil}
-      end
-    else
-      {:error, error} -> {:error, error, nil}
+        {:done, answered}
     end
   end
 
-  defp with_meta({{outcome, value}, {size, wait_us}}, call, worker_id, queue_us, placed) do
+  defp answer({:down, reason}), do: down(reason)
+  defp answer(answer), do: answer
+
+  @impl true
+  def cancel(%{handle: handle}, tag) when handle != nil do
+    # After the NIF has returned, nothing more is sent.
+    Native.cancel(handle)
+
+    receive do
+      {^tag, {:ok, %{lease: lease}}} -> Native.release(lease)
+      {^tag, _refused} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+
+  def cancel(%{monitor: monitor} = pending, tag) do
+    send(pending.worker, {:cancel, pending.call.id})
+    # It is the alias to which the answer is sent, too.
+    :erlang.demonitor(monitor, [:flush])
+
+    receive do
+      {^tag, _answer} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+
+  # `again`: how long ago the call was made, if it had a lease before.
+  defp acquire(%{call: call, options: options} = pending, again) do
+    with {:ok, spec} <- Codec.spec(call.command, options) do
+      pending.pool.native |> Native.acquire(call.tag, spec, again) |> taken(pending)
+    else
+      {:error, error} -> {:done, {:error, error, nil}}
+    end
+  end
+
+  defp taken({:wait, handle}, pending), do: {:wait, Map.put(pending, :handle, handle)}
+
+  defp taken({:ok, acquired}, %{call: call, options: options} = pending) do
+    left = left(options[:timeout], pending.started)
+    placed = System.monotonic_time(:microsecond)
+
+    case message(call, pending.args, acquired, left, pending.pool, options) do
+      {:ok, message} ->
+        monitor = ask(acquired, Map.merge(call, %{left: left, message: message}))
+        of_worker = Map.take(acquired, [:lease, :worker, :worker_id])
+        taken = Map.merge(of_worker, %{handle: nil, monitor: monitor, placed: placed})
+        {:wait, Map.merge(pending, taken)}
+
+      {:error, error} ->
+        Native.release(acquired.lease)
+        {:done, {:error, %{error | command: call.command, request_id: call.request_id}, nil}}
+    end
+  end
+
+  defp taken(failed, %{call: call}) do
+    {:error, error} = Codec.returned(failed, call.command, call.request_id)
+    {:done, {:error, error, nil}}
+  end
+
+  defp with_meta({{outcome, value}, {size, wait_us}}, %{call: call, placed: placed} = pending) do
     {outcome, value,
      %{
        request_id: call.request_id,
-       worker_id: worker_id,
-       queue_us: queue_us,
+       worker_id: pending.worker_id,
+       queue_us: placed - pending.started,
        execution_us: System.monotonic_time(:microsecond) - placed,
        batch_size: size,
        batch_wait_us: wait_us
      }}
   end
-
-  # `again`: how long ago the call was made, if it had a lease before.
-  defp acquire(native, call, options, again) do
-    ref = make_ref()
-
-    with {:ok, spec} <- Codec.spec(call.command, options) do
-      native
-      |> Native.acquire(ref, spec, again)
-      |> taken(ref, call.command, options)
-      |> Codec.returned(call.command, call.request_id)
-    end
-  end
-
-  defp taken({:wait, handle}, ref, command, options) do
-    receive do
-      {^ref, taken} -> taken
-    after
-      Overdue.wait(options) -> Overdue.give_up(handle, ref, command, options)
-    end
-  end
-
-  defp taken(taken, _ref, _command, _options), do: taken
 
   defp message(call, args, acquired, left, pool, options) do
     fields =
@@ -152,34 +215,11 @@ defmodule Snakepit.Stdio.Transport do
      %Error{reason: :message_too_large, message: text, details: %{size: size, limit: limit}}}
   end
 
-  defp ask(worker, call, options) do
+  defp ask(%{worker: worker, lease: lease}, call) do
     # The answer removes the monitor.
-    ref = :erlang.monitor(:process, worker, alias: :reply_demonitor)
-    send(worker, {:call, ref, call})
-    answer(ref, worker, call, options)
-  end
-
-  defp answer(ref, worker, call, options) do
-    receive do
-      {^ref, :not_started} ->
-        :not_started
-
-      {^ref, answer} ->
-        {:answered, answer}
-
-      {:DOWN, ^ref, :process, _pid, reason} ->
-        down(reason)
-
-      {:snakepit_progress, ^ref, reported} ->
-        cancel = fn ->
-          send(worker, {:cancel, call.id})
-          Process.demonitor(ref, [:flush])
-        end
-
-        about = Map.take(call, [:command, :request_id])
-        Progress.pass_on(options[:on_progress], ref, reported, about, cancel)
-        answer(ref, worker, call, options)
-    end
+    ref = :erlang.monitor(:process, worker, alias: :reply_demonitor, tag: call.tag)
+    send(worker, {:call, ref, Map.put(call, :lease, lease)})
+    ref
   end
 
   defp finish({:ok, message}, call, worker_id, _options) do
@@ -209,7 +249,7 @@ defmodule Snakepit.Stdio.Transport do
   # A worker that stops in an orderly way has answered every call that it has taken.
   defp down(reason) when reason in [:noproc, :normal, :shutdown], do: :not_started
   defp down({:shutdown, _why}), do: :not_started
-  defp down(reason), do: {:answered, {:crashed, Exception.format_exit(reason)}}
+  defp down(reason), do: {:crashed, Exception.format_exit(reason)}
 
   # The rest of a timeout that runs from the start of the call, in ms.
   defp left(timeout, _started) when timeout in [nil, :infinity], do: nil

@@ -87,6 +87,7 @@ mod atoms {
         snakepit_stream_ended,
         snakepit_handler_exited,
         source,
+        started,
         stopped,
         streaming_not_supported,
         r#struct = "struct",

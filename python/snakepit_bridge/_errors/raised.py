@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Optional
 
-from snakepit_bridge._process.memory import address_space_limit
+from snakepit_bridge._errors.memory_limit import address_space_limit
 from snakepit_bridge._types.names import attempt, qualified_name, text_of
 
 #: File, line, function and source.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Optional
 
 
 def resident_bytes() -> int:
@@ -17,12 +16,3 @@ def resident_bytes() -> int:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-
-
-def address_space_limit() -> Optional[int]:
-    """Returns how many bytes this process may map, `RLIMIT_AS`; None without a limit."""
-    # Not on every system.
-    import resource
-
-    limit, _hard = resource.getrlimit(resource.RLIMIT_AS)
-    return None if limit == resource.RLIM_INFINITY else limit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,12 @@ class Documented(BuiltinAdapter):
     def greet(self, name: str, times: int = 1) -> str:
         """Greets somebody."""
         return " ".join([f"Hello {name}"] * times)
+
+    @command
+    def numbers(self, to: int) -> Generator[dict[str, int], None, dict[str, int]]:
+        for number in range(to):
+            yield {"number": number}
+        return {"total": to}
 
     @command
     def remember(self, name: str, context: Context) -> None:

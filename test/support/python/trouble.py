@@ -86,6 +86,36 @@ class Trouble(BuiltinAdapter):
         yield self.note(path, text)
 
     @command
+    def flaky(
+        self,
+        path: str,
+        failures: int,
+        context: Context,
+        dies: bool = False,  # noqa: FBT001, FBT002
+        then_sleeps: float = 0,
+    ) -> dict[str, Any]:
+        """Fails as often as wanted. Adds a line to a file each time."""
+        ids = _noted(path, context.request_id)
+        if len(ids) <= failures and dies:
+            os._exit(7)
+        if len(ids) <= failures:
+            raise ConnectionError(f"attempt {len(ids)}")
+        context.wait_cancelled(then_sleeps)
+        return {"attempt": len(ids), "ids": ids}
+
+    @command
+    def flaky_stream(
+        self, path: str, failures: int, delivered: int, context: Context
+    ) -> Generator[dict[str, int], None, dict[str, int]]:
+        """As flaky, after this many chunks. Yields once if it does not fail."""
+        attempt = len(_noted(path, context.request_id))
+        if attempt <= failures:
+            yield from self.counted(delivered)
+            raise ConnectionError(f"attempt {attempt}")
+        yield {"index": 0}
+        return {"attempt": attempt}
+
+    @command
     def sleep_holding_the_gil(self, started: str) -> dict[str, Any]:
         _touch(started)
         ctypes.PyDLL(None).sleep(600)
@@ -242,6 +272,13 @@ class Trouble(BuiltinAdapter):
             yield 2
         finally:
             self.say(f"{text} at the end")
+
+
+def _noted(path: str, text: str) -> list[str]:
+    """Adds a line to a file, and returns all of its lines."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+    return Path(path).read_text(encoding="utf-8").splitlines()
 
 
 def _touch(path: Optional[str]) -> None:

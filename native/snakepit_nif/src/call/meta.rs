@@ -85,7 +85,7 @@ impl Succeeded {
             command: &self.command,
             error: None,
             times: Some((meta.queue_us, meta.execution_us)),
-            batch_size: 0,
+            batch_size: meta.batch_size,
         });
     }
 }

@@ -1,0 +1,118 @@
+defmodule Snakepit.Retry do
+  @moduledoc false
+  # Decides whether a call that has failed is made again, and when. All attempts share the call's one deadline.
+  # Nothing waits here: the calling process does, by itself.
+
+  alias Snakepit.{Error, Telemetry, Transport}
+  alias Snakepit.Config.RetryPolicy
+  alias Snakepit.Pool.Registry
+
+  # For a call that has certainly not started, which is repeated without being asked for.
+  @not_started %{max: :infinity, backoff: {5, 1_000}}
+
+  defstruct [:policy, :timeout, :until, attempt: 1]
+
+  @type t :: %__MODULE__{}
+
+  @doc """
+  Returns the retries of a call that begins now, and its options without `:retry`. `pool` is that of
+  `Snakepit.Pool.Registry.fetch/1`.
+  """
+  @spec new(map, String.t(), keyword) :: {t, keyword}
+  def new(pool, command, options) do
+    {given, options} = Keyword.pop(options, :retry)
+    timeout = Keyword.fetch!(options, :timeout)
+
+    retry = %__MODULE__{
+      policy: policy(given, pool.options.retry, command, options),
+      timeout: timeout,
+      until: if(timeout == :infinity, do: :infinity, else: now() + timeout)
+    }
+
+    {retry, options}
+  end
+
+  defp policy(nil, of_pool, _command, _options) when of_pool == %{}, do: nil
+
+  defp policy(given, of_pool, command, options) do
+    given = if given == nil, do: Map.get(of_pool, command, false), else: given
+    unless strict_session?(options), do: RetryPolicy.new(given)
+  end
+
+  # The state of a session may depend on what an attempt has done.
+  defp strict_session?(options),
+    do: options[:session_id] != nil and Keyword.get(options, :affinity, :strict) == :strict
+
+  @doc """
+  Takes a call that has failed. Returns that it is to be made again after `wait` ms, renewed by `renew/1`; or its error.
+  """
+  @spec next(Transport.call(), Error.t()) ::
+          {:again, wait :: non_neg_integer, Transport.call()} | {:error, Error.t()}
+  def next(%{retry: retry} = call, error) do
+    error = %{error | pool: call.name}
+
+    with false <- fell_back?(call, error),
+         %{} = policy <- policy_for(retry, error),
+         true <- retry.attempt <= policy.max,
+         wait = wait(policy.backoff, retry.attempt),
+         true <- retry.until == :infinity or now() + wait < retry.until do
+      span = Telemetry.retry_call(call.span, error, retry.attempt, wait)
+      {:again, wait, %{call | span: span, retry: %{retry | attempt: retry.attempt + 1}}}
+    else
+      true -> {:again, 0, call}
+      _ -> {:error, explained(error, retry)}
+    end
+  end
+
+  @doc "Gives a call the pool that has its name now, and the rest of its timeout."
+  @spec renew(Transport.call()) :: {:ok, Transport.call()} | {:error, Error.t()}
+  def renew(call) do
+    with {:ok, pool} <- Registry.fetch(call.name),
+         do:
+           {:ok,
+            %{call | pool: pool, options: Keyword.put(call.options, :timeout, left(call.retry))}}
+  end
+
+  defp left(%{until: :infinity}), do: :infinity
+  defp left(%{until: until}), do: max(until - now(), 1)
+
+  # The pool has got other workers while the call waited for the first ones.
+  defp fell_back?(%{name: name, pool: pool}, %{reason: :grpc_unavailable}) do
+    case Registry.fetch(name) do
+      {:ok, %{fallback: fallback}} -> fallback != pool.fallback
+      _ -> false
+    end
+  end
+
+  defp fell_back?(_call, _error), do: false
+
+  defp policy_for(_retry, %{details: %{started: false}}), do: @not_started
+  defp policy_for(%{policy: nil}, _error), do: nil
+  defp policy_for(%{policy: policy}, error), do: if(error.reason in policy.on, do: policy)
+
+  # Between half of the step and all of it: calls that failed together are not repeated together. The generator of
+  # `:rand` would change the state that the calling process may have seeded.
+  defp wait({first, longest}, attempt) do
+    step = min(first * Integer.pow(2, min(attempt - 1, 30)), longest)
+    half = div(step, 2)
+    step - :erlang.phash2(make_ref(), half + 1)
+  end
+
+  defp explained(error, %{attempt: 1}), do: error
+
+  defp explained(error, %{attempt: attempt} = retry) do
+    details = Map.put(error.details, :attempts, attempt)
+    %{error | message: message(error, retry), details: details}
+  end
+
+  # The last attempt had only the rest of the timeout.
+  defp message(%{reason: :timeout} = error, %{until: until} = retry) when is_integer(until) do
+    if now() < until,
+      do: error.message,
+      else: "the deadline of #{retry.timeout} ms passed during attempt #{retry.attempt}"
+  end
+
+  defp message(error, _retry), do: error.message
+
+  defp now, do: System.monotonic_time(:millisecond)
+end
