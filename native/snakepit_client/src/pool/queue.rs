@@ -2,8 +2,7 @@
 
 use super::{
     sessions::SessionLease,
-    types::{AcquireError, Gathers, Priority},
-    worker::Demand,
+    types::{AcquireError, BatchId, Gathers, Priority},
 };
 use std::{
     collections::BTreeSet,
@@ -24,6 +23,18 @@ impl Place {
         let turn = since + priority.delay();
         Self { turn, number }
     }
+}
+
+/// What a call needs of a worker.
+#[derive(Clone, Copy)]
+pub(super) struct Demand {
+    /// It may wait on the worker itself.
+    pub(super) pipelines: bool,
+    /// It may share a slot with other calls of this command, where those gather.
+    pub(super) batch: Option<BatchId>,
+    /// Its place in the queue: it does not join calls on a worker for which a call before it waits. None if
+    /// another call waits for any worker.
+    pub(super) joins_before: Option<Place>,
 }
 
 /// A call that waits for a worker. `C` is what gets the lease.

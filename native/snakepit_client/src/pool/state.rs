@@ -1,13 +1,13 @@
 //! The table behind the dispatcher's lock: the workers, the calls that wait for them, and their sessions.
 
 use super::{
-    queue::{Place, Queued, QueuedSession, Wait, WaitEnds, WaitLimits},
+    queue::{Demand, Place, Queued, QueuedSession, Wait, WaitEnds, WaitLimits},
     sessions::{Assigned, EndedSession, SessionLease, Sessions},
     types::{
         AcquireError, AcquireOptions, BatchId, Event, Gathers, Snapshot, Startup, Unavailable,
         Worker, WorkerKey,
     },
-    worker::{Demand, Slot, SlotUse, WorkerEntry},
+    worker::{Slot, SlotUse, WorkerEntry},
 };
 use std::{
     collections::{BTreeMap, HashSet},

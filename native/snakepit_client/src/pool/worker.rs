@@ -2,7 +2,7 @@
 
 use super::{
     batches::WorkerBatches,
-    queue::{Place, Queued},
+    queue::{Demand, Place, Queued},
     sessions::SessionLease,
     types::{BatchId, Event, Worker, WorkerKey},
 };
@@ -15,18 +15,6 @@ use std::{
 
 /// How many calls may wait on a worker itself.
 const MAX_AHEAD: usize = 128;
-
-/// What a call needs of a worker.
-#[derive(Clone, Copy)]
-pub(super) struct Demand {
-    /// It may wait on the worker itself.
-    pub(super) pipelines: bool,
-    /// It may share a slot with other calls of this command, where those gather.
-    pub(super) batch: Option<BatchId>,
-    /// Its place in the queue: it does not join calls on a worker for which a call before it waits. None if
-    /// another call waits for any worker.
-    pub(super) joins_before: Option<Place>,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
