@@ -27,6 +27,14 @@ defmodule Snakepit.ExamplesTest do
     assert [first | _] = Regex.scan(~r/^  0\.\d\d (\w+\.md): .+$/m, output)
     assert ["  0." <> _, guide] = first
     assert guide in ["configuration.md", "deployment.md", "reliability.md", "adapters.md"]
+    assert output =~ "2,000 questions of 64 callers took"
+
+    assert [_, together] =
+             Regex.run(~r/^questions that were answered together: up to (\d+)$/m, output)
+
+    assert String.to_integer(together) in 2..32
+    assert output =~ "devices: 0, 1\n"
+    assert output =~ ~r/^workers that were replaced meanwhile: [12]$/m
   end
 
   test "shared_vectors: workers that map a file share its memory" do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import wordllama
 
 from snakepit_bridge import Adapter, command
 
+GUIDES = Path(__file__).parents[2] / "guides"
 #: Shorter paragraphs, headings for example, are not indexed.
 MIN_WORDS = 8
 
@@ -22,36 +24,41 @@ class Query:
 
 
 class SemanticSearch(Adapter):
-    """Keeps one index. The model, 16 MB, is in the package: nothing is downloaded."""
+    """Searches a folder of documents. The model, 16 MB, is in the package: nothing is downloaded.
 
-    def __init__(self) -> None:
-        folder = Path(wordllama.__file__).parent
-        self.model = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
-        self.paragraphs: list[dict[str, Any]] = []
-        self.vectors = np.zeros((0, 256), np.float32)
+    Each worker makes its index when it starts, also one that replaces another.
+    """
 
-    @command
-    def index(self, documents: dict[str, str]) -> dict[str, int]:
-        """Adds documents, given as a map of names to texts; returns the size of the index."""
-        found = [
-            {"document": name, "text": " ".join(paragraph.split())}
-            for name, text in documents.items()
-            for paragraph in text.split("\n\n")
+    def __init__(self, folder: str = str(GUIDES)) -> None:
+        package = Path(wordllama.__file__).parent
+        self.model = wordllama.WordLlama.load(cache_dir=package, disable_download=True)
+        self.device = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        self.paragraphs = [
+            {"document": document.name, "text": " ".join(paragraph.split())}
+            for document in sorted(Path(folder).glob("*.md"))
+            for paragraph in document.read_text("utf-8").split("\n\n")
             # Tables and code have little meaning to a model of words.
             if len(paragraph.split()) >= MIN_WORDS and paragraph[0] not in "|`"
         ]
-        if found:
-            vectors = self.model.embed([each["text"] for each in found], norm=True)
-            self.paragraphs += found
-            self.vectors = np.vstack([self.vectors, vectors])
-        return {"paragraphs": len(self.paragraphs)}
+        self.vectors = self.model.embed([each["text"] for each in self.paragraphs], norm=True)
+
+    @command
+    def size(self) -> dict[str, int]:
+        """Returns the number of documents and of paragraphs."""
+        documents = {each["document"] for each in self.paragraphs}
+        return {"documents": len(documents), "paragraphs": len(self.paragraphs)}
 
     @command(batch=32, wait_ms=5)
-    def search(self, queries: list[Query]) -> list[list[dict[str, Any]]]:
-        """Returns the nearest paragraphs, each with the cosine of its angle as the score."""
+    def search(self, queries: list[Query]) -> list[dict[str, Any]]:
+        """Returns the nearest paragraphs, each with the cosine of its angle as the score.
+
+        Also returns how many questions were answered together, and the worker's device.
+        """
         vectors = self.model.embed([query.question for query in queries], norm=True)
-        scores = vectors @ self.vectors.T
-        return [self._best(query, row) for query, row in zip(queries, scores)]
+        return [
+            {"found": self._best(query, scores), "batch": len(queries), "device": self.device}
+            for query, scores in zip(queries, vectors @ self.vectors.T)
+        ]
 
     def _best(self, query: Query, scores: Any) -> list[dict[str, Any]]:
         best = np.argsort(scores)[::-1][: query.top]

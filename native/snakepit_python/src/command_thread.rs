@@ -173,8 +173,10 @@ fn run_in_context(
     if let Err(error) = ran {
         match work {
             Work::Call(call) => {
-                let failure = Invocation { py, worker, call }.failure(error);
-                worker.finish(call, Err(failure), Duration::ZERO);
+                if call.begin() {
+                    let failure = Invocation { py, worker, call }.failure(error);
+                    worker.finish(call, Err(failure), Duration::ZERO);
+                }
             }
             Work::Batch(batch) => {
                 let run = BatchRun::new(worker.clone(), batch.clone());
