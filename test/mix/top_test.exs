@@ -213,6 +213,7 @@ defmodule Mix.Tasks.Snakepit.TopTest do
       queued: 0,
       sessions: 0,
       restarts: 0,
+      recycled: 0,
       memory_bytes: 0
     }
 
