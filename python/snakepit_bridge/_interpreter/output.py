@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+import queue
 import sys
-import threading
 from typing import Any, Optional
 
 #: The number of characters that may wait for the caller. A `print` beyond it waits.
@@ -15,43 +15,61 @@ current: contextvars.ContextVar[Optional[Output]] = contextvars.ContextVar("outp
 
 
 class Output:
-    """The text that code has printed and its caller has not read yet."""
+    """The text that code has printed and its caller has not read yet.
+
+    `KeyboardInterrupt` may be raised in the thread of the code between any two steps, also in
+    `write`. No lock is held there that it would leave locked: what threads share are queues, each
+    operation of which is one step.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._parts: list[str] = []
-        self._size = 0
+        #: Ends with an empty text.
+        self._parts: queue.SimpleQueue[str] = queue.SimpleQueue()
+        #: Wakes a `write` that waits, which passes it on to the next.
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._written = 0
+        self._read = 0
         self._ended = False
 
     def write(self, text: str) -> None:
         """Adds text; waits while the caller is behind. Does nothing after the end."""
         for start in range(0, len(text), _MAX_WAITING):
             part = text[start : start + _MAX_WAITING]
-            with self._changed:
-                while self._size and self._size + len(part) > _MAX_WAITING and not self._ended:
-                    self._changed.wait()
-                if self._ended:
-                    return
-                self._parts.append(part)
-                self._size += len(part)
-                self._changed.notify_all()
+            while not self._ended and not self._has_room(len(part)):
+                self._room.get()
+            # Others may wait, too.
+            self._wake()
+            if self._ended:
+                return
+            self._written += len(part)
+            self._parts.put(part)
+
+    def _has_room(self, size: int) -> bool:
+        waiting = self._written - self._read
+        return waiting <= 0 or waiting + size <= _MAX_WAITING
+
+    def _wake(self) -> None:
+        if self._room.empty():
+            self._room.put(None)
 
     def read(self) -> str:
         """Waits for text and returns all there is; returns "" at the end."""
-        with self._changed:
-            while not self._parts and not self._ended:
-                self._changed.wait()
-            text = "".join(self._parts)
-            self._parts.clear()
-            self._size = 0
-            self._changed.notify_all()
-            return text
+        parts = [self._parts.get()]
+        while parts[-1] and not self._parts.empty():
+            parts.append(self._parts.get())
+        if not parts[-1]:
+            # The next read ends, too.
+            self._parts.put("")
+        text = "".join(parts)
+        self._read += len(text)
+        self._wake()
+        return text
 
     def end(self) -> None:
         """Ends the output: what is there can still be read."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        self._ended = True
+        self._parts.put("")
+        self._wake()
 
 
 class _Redirected:
