@@ -56,7 +56,10 @@ defmodule Snakepit.StopTest do
         load = load(pool, 8)
 
         for _ <- 1..4 do
-          [os_pid | _] = Enum.shuffle(os_pids(pool))
+          # While the pool has not noticed that a worker ended, it counts as ready.
+          os_pid =
+            eventually(fn -> pool |> os_pids() |> Enum.shuffle() |> List.first() end, @patience)
+
           signal("TERM", os_pid)
           eventually(fn -> not alive?(os_pid) end, @patience)
           eventually(fn -> Snakepit.Pool.await_ready(pool, @patience) == :ok end, @patience)
