@@ -340,8 +340,7 @@ defmodule Snakepit.Pool.Manager do
 
   # The worker keeps running, and is replaced later.
   defp recycle_later(request, message, state) do
-    {first, longest} = state.options.restart_backoff
-    wait = min(first * Integer.pow(2, min(request.failed, 20)), longest)
+    wait = backoff(request.failed, state)
     request = %{request | failed: request.failed + 1}
     {%{pid: pid}, reached} = Map.split(request, [:pid, :slot])
     Process.send_after(self(), {:recycle, pid, reached}, wait)
@@ -538,9 +537,14 @@ defmodule Snakepit.Pool.Manager do
   defp why({:shutdown, {:exited, why}}), do: why
   defp why(reason), do: Cause.exited(reason)
 
-  defp try_later(%{slot: slot, attempt: attempt}, level, message, why \\ nil, state) do
+  # How long to wait after so many failed starts before this one, in ms.
+  defp backoff(failed, state) do
     {first, longest} = state.options.restart_backoff
-    wait = min(first * Integer.pow(2, min(attempt, 20)), longest)
+    min(first * Integer.pow(2, min(failed, 20)), longest)
+  end
+
+  defp try_later(%{slot: slot, attempt: attempt}, level, message, why \\ nil, state) do
+    wait = backoff(attempt, state)
     # Workers that failed together must not try again together.
     wait = wait - :rand.uniform(div(wait, 4) + 1) + 1
     Process.send_after(self(), {:start, state.native, slot, attempt + 1, why || message}, wait)

@@ -34,6 +34,16 @@ fn is_granted(waiting: &mut Waiting) -> bool {
     matches!(waiting.1.try_recv(), Ok(Ok(_)))
 }
 
+/// Two calls wait for the only slot: the later one, which could join a batch, gets it only after the other.
+fn assert_served_in_order(running: Lease<Name>, mut plain: Waiting, mut later: Waiting) {
+    assert!(!is_granted(&mut plain) && !is_granted(&mut later));
+    drop(running);
+    let plain = plain.1.try_recv().unwrap().unwrap();
+    assert!(!is_granted(&mut later));
+    drop(plain);
+    assert!(is_granted(&mut later));
+}
+
 #[test]
 fn a_worker_is_filled_up_before_another_one_gets_a_call() {
     let pool = dispatcher(8);
@@ -91,14 +101,9 @@ fn no_batch_is_filled_up_before_a_call_that_waits_for_a_place() {
     let pool = dispatcher(8);
     pool.add_batching("a", 1, batches(3));
     let running = lease_with(&pool, embed(&pool));
-    let mut plain = queue_with(&pool, AcquireOptions::default());
-    let mut later = queue_with(&pool, embed(&pool));
-    assert!(!is_granted(&mut plain) && !is_granted(&mut later));
-    drop(running);
-    let plain = plain.1.try_recv().unwrap().unwrap();
-    assert!(!is_granted(&mut later));
-    drop(plain);
-    assert!(is_granted(&mut later));
+    let plain = queue_with(&pool, AcquireOptions::default());
+    let later = queue_with(&pool, embed(&pool));
+    assert_served_in_order(running, plain, later);
 }
 
 #[test]
@@ -112,14 +117,9 @@ fn nor_before_a_call_whose_session_waits_for_its_worker() {
         pipelines: false,
         ..in_session(&pool, "s")
     };
-    let mut plain = queue_with(&pool, plain);
-    let mut later = queue_with(&pool, in_session(&pool, "s"));
-    assert!(!is_granted(&mut plain) && !is_granted(&mut later));
-    drop(running);
-    let plain = plain.1.try_recv().unwrap().unwrap();
-    assert!(!is_granted(&mut later));
-    drop(plain);
-    assert!(is_granted(&mut later));
+    let plain = queue_with(&pool, plain);
+    let later = queue_with(&pool, in_session(&pool, "s"));
+    assert_served_in_order(running, plain, later);
 }
 
 #[test]

@@ -583,9 +583,7 @@ impl<W: Worker, C> State<W, C> {
         loop {
             // A worker that drains its sessions serves the calls that wait for it alone.
             let budget = self.limits.pipeline_budget;
-            let takes_some =
-                |entry: &WorkerEntry<W, C>| entry.is_open() && entry.may_take_some(budget);
-            let open = self.workers.iter().any(takes_some);
+            let open = self.workers.iter().any(|entry| entry.may_take_some(budget));
             let first = self.queue.first_key_value().filter(|_| open);
             let first = first.map(|(place, _)| *place);
             let place = first.into_iter().chain(self.first_pinned()).min()?;
