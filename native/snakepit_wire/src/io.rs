@@ -1,4 +1,5 @@
-//! A connection's socket, which can be written to while it is not to be read.
+//! What a connection reads from and writes to: a socket, or TLS over one. It can be written to while it is not to be
+//! read.
 
 use crate::socket::Socket;
 use rustix::{
@@ -17,6 +18,7 @@ use std::{
     task::{Context, Poll},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsStream;
 
 /// How the connection is polled. Only its poller changes it, which has the connection to itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,44 +89,38 @@ impl IoState {
     }
 }
 
-/// A socket that reports to an `IoState`.
-pub struct Io {
+/// A socket that is written to as its `IoState` says, and reports to that.
+pub struct Port {
     socket: Socket,
     state: Arc<IoState>,
 }
 
-impl Io {
-    pub fn new(socket: Socket) -> (Self, Arc<IoState>) {
+impl Port {
+    fn new(socket: Socket) -> (Self, Arc<IoState>) {
         let state = Arc::new(IoState {
             socket: socket.fd().clone(),
             mode: AtomicU8::new(Mode::Task as u8),
             blocked: AtomicBool::new(false),
         });
-        (
-            Self {
-                socket,
-                state: state.clone(),
-            },
-            state,
-        )
+        let port = Self {
+            socket,
+            state: state.clone(),
+        };
+        (port, state)
     }
 }
 
-impl AsyncRead for Io {
+impl AsyncRead for Port {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.state.has_mode(Mode::Task) {
-            // The connection's task has already asked to be woken for data.
-            return Poll::Pending;
-        }
         Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Io {
+impl AsyncWrite for Port {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -157,6 +153,106 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// A port, or TLS over one.
+pub struct Io {
+    stream: Stream,
+    state: Arc<IoState>,
+}
+
+enum Stream {
+    Plain(Port),
+    Tls(Box<TlsStream<Port>>),
+}
+
+impl Io {
+    pub fn new(socket: Socket) -> (Self, Arc<IoState>) {
+        let (port, state) = Port::new(socket);
+        let io = Self {
+            stream: Stream::Plain(port),
+            state: state.clone(),
+        };
+        (io, state)
+    }
+
+    /// As `new`, with the TLS that `handshake` has negotiated.
+    pub async fn secured<F>(
+        socket: Socket,
+        handshake: impl FnOnce(Port) -> F,
+    ) -> io::Result<(Self, Arc<IoState>)>
+    where
+        F: Future<Output = io::Result<TlsStream<Port>>>,
+    {
+        let (port, state) = Port::new(socket);
+        let io = Self {
+            stream: Stream::Tls(Box::new(handshake(port).await?)),
+            state: state.clone(),
+        };
+        Ok((io, state))
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.state.has_mode(Mode::Task) {
+            // The connection's task has already asked to be woken for data.
+            return Poll::Pending;
+        }
+        match &mut self.stream {
+            Stream::Plain(port) => Pin::new(port).poll_read(cx, buf),
+            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Plain(port) => Pin::new(port).poll_write(cx, bytes),
+            Stream::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Plain(port) => Pin::new(port).poll_write_vectored(cx, slices),
+            Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(port) => port.is_write_vectored(),
+            Stream::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(port) => Pin::new(port).poll_flush(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(port) => Pin::new(port).poll_shutdown(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
     }
 }
 

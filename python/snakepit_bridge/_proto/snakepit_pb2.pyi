@@ -198,8 +198,10 @@ class ReplyFrame(_message.Message):
     class Act(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REPLY: _ClassVar[ReplyFrame.Act]
+        DRAINING: _ClassVar[ReplyFrame.Act]
         EVENT: _ClassVar[ReplyFrame.Act]
     REPLY: ReplyFrame.Act
+    DRAINING: ReplyFrame.Act
     EVENT: ReplyFrame.Act
     class ResultEntry(_message.Message):
         __slots__ = ("key", "value")
