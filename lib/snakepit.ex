@@ -523,8 +523,7 @@ defmodule Snakepit do
   end
 
   defp begin_stream(%{pool: pool} = call, recipient) do
-    options = Keyword.put_new(call.options, :demand, pool.options.demand)
-    pool.transport.stream(pool, call.command, call.args, options, recipient)
+    pool.transport.stream(pool, call.command, call.args, call.options, recipient)
   end
 
   defp failed(call, error, meta, attempt), do: again(call, error, meta, attempt, true)
@@ -548,30 +547,36 @@ defmodule Snakepit do
   end
 
   # The event of a call's start has its request id already, and so has its progress.
-  defp named(pool, options) do
-    with true <- pool.telemetry or Keyword.has_key?(options, :on_progress),
-         false <- Keyword.has_key?(options, :request_id),
-         {id, request_id} when is_integer(id) <- Codec.new_call() do
-      [{:request_id, request_id} | options]
-    else
-      _ -> options
+  defp named(%{telemetry: telemetry}, %{request_id: nil, on_progress: on_progress} = options)
+       when telemetry or on_progress != nil do
+    case Codec.new_call() do
+      {id, request_id} when is_integer(id) -> %{options | request_id: request_id}
+      {:error, _error} -> options
     end
   end
+
+  defp named(_pool, options), do: options
 
   # Checks a call and begins its span: see `t:Snakepit.Transport.call/0`.
   defp prepare(command, args, options, schema, streaming) do
     with :ok <- Options.check(options, schema),
-         {name, options} = Keyword.pop(options, :pool, Snakepit.Pool),
+         name = Keyword.get(options, :pool, Snakepit.Pool),
          {:ok, pool} <- Registry.fetch(name) do
       case CommandPolicy.check(pool.command_policy, command, args, options) do
         {:ok, options} ->
-          %{timeout: timeout, queue_timeout: queue_timeout} = pool.options
-          defaults = [timeout: timeout, queue_timeout: queue_timeout]
-          options = Tracing.with_context(pool, Keyword.merge(defaults, options))
-          {retry, options} = Retry.new(pool, command, named(pool, options))
-          span = Telemetry.start_call(pool, name, command, streaming, options)
-          call = %{pool: pool, name: name, command: command, args: args, options: options}
-          {:ok, Map.merge(call, %{retry: retry, span: span})}
+          options = Options.complete(options, pool.call_options)
+          options = named(pool, Tracing.with_context(pool, options))
+
+          {:ok,
+           %{
+             pool: pool,
+             name: name,
+             command: command,
+             args: args,
+             options: options,
+             retry: Retry.new(pool, command, options),
+             span: Telemetry.start_call(pool, name, command, streaming, options)
+           }}
 
         {:error, error} ->
           {:error, %{error | pool: name}}

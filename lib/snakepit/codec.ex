@@ -5,36 +5,38 @@ defmodule Snakepit.Codec do
 
   alias Snakepit.{Error, Native, Structs}
 
-  @doc "Describes a call for the native library, without its arguments."
-  @spec spec(String.t(), keyword) :: {:ok, map} | {:error, Error.t()}
+  @doc "Describes a call for the native library, without its arguments. The options are complete."
+  @spec spec(String.t(), map) :: {:ok, map} | {:error, Error.t()}
   def spec(command, options) do
     with :ok <- check_command(command) do
       {:ok,
        %{
          command: command,
-         request_id: options[:request_id],
-         timeout: millis(Keyword.fetch!(options, :timeout)),
-         queue_timeout: millis(Keyword.get(options, :queue_timeout, :infinity)),
-         priority: Keyword.get(options, :priority, :normal),
-         session: session(options[:session_id], options),
+         request_id: options.request_id,
+         timeout: millis(options.timeout),
+         queue_timeout: millis(options.queue_timeout),
+         priority: options.priority,
+         session: session(options),
          metadata: metadata(options),
-         progress: Keyword.has_key?(options, :on_progress)
+         progress: options.on_progress != nil
        }}
     end
   end
 
-  defp session(nil, _options), do: nil
-  defp session(id, options), do: {id, Keyword.get(options, :affinity, :strict) == :strict}
+  defp session(%{session_id: nil}), do: nil
+  defp session(%{session_id: id, affinity: affinity}), do: {id, affinity == :strict}
 
   @doc "Converts a timeout for the native library."
   def millis(:infinity), do: nil
   def millis(timeout), do: timeout
 
   @doc "Lists the names and values that Python finds in `context.metadata`."
-  def metadata(options) do
-    given = for {name, value} <- Keyword.get(options, :metadata, []), do: {to_string(name), value}
-    given = if state = options[:tracestate], do: [{"tracestate", state} | given], else: given
-    if parent = options[:traceparent], do: [{"traceparent", parent} | given], else: given
+  def metadata(%{metadata: [], traceparent: nil}), do: []
+
+  def metadata(%{traceparent: parent, tracestate: state} = options) do
+    given = for {name, value} <- options.metadata, do: {to_string(name), value}
+    given = if state, do: [{"tracestate", state} | given], else: given
+    if parent, do: [{"traceparent", parent} | given], else: given
   end
 
   @spec check_command(term) :: :ok | {:error, Error.t()}

@@ -15,11 +15,11 @@ defmodule Snakepit.Overdue do
   defstruct [:until, :first, :idle, :command, :options, :pool]
 
   @doc "How long to wait for the reply to a call, in ms."
-  @spec wait(keyword) :: timeout
-  def wait(options), do: options |> Keyword.fetch!(:timeout) |> late()
+  @spec wait(map) :: timeout
+  def wait(options), do: late(options.timeout)
 
   @doc "When that wait ends, for a process that gets other messages meanwhile."
-  @spec until(keyword) :: integer | :infinity
+  @spec until(map) :: integer | :infinity
   def until(options), do: with(wait when is_integer(wait) <- wait(options), do: now() + wait)
 
   @doc "How long to wait until then, in ms."
@@ -36,14 +36,10 @@ defmodule Snakepit.Overdue do
 
   @doc "Returns the limits of a stream. `pool` is named in errors."
   def limits(command, options, pool) do
-    until = until(options)
-    first = Keyword.get(options, :first_chunk_timeout, :infinity)
-    idle = Keyword.get(options, :idle_timeout, :infinity)
-
     %__MODULE__{
-      until: until,
-      first: first,
-      idle: idle,
+      until: until(options),
+      first: options.first_chunk_timeout,
+      idle: options.idle_timeout,
       command: command,
       options: options,
       pool: pool
@@ -77,19 +73,19 @@ defmodule Snakepit.Overdue do
     what =
       if limits.until != :infinity and limits.until <= now(),
         do: deadline_passed(options),
-        else: "no chunk came within #{options[chunk]} ms (#{inspect(chunk)})"
+        else: "no chunk came within #{Map.fetch!(options, chunk)} ms (#{inspect(chunk)})"
 
     %{error(what, command, options) | pool: limits.pool}
   end
 
   defp deadline_passed(options),
-    do: "the deadline of #{Keyword.fetch!(options, :timeout)} ms passed"
+    do: "the deadline of #{options.timeout} ms passed"
 
   defp error(what, command, options) do
     %Error{
       reason: :timeout,
       command: command,
-      request_id: options[:request_id],
+      request_id: options.request_id,
       message:
         "#{what} while the native library's thread was blocked: the machine is overloaded, or this is a " <>
           "bug to report",

@@ -15,33 +15,26 @@ defmodule Snakepit.Retry do
   @type t :: %__MODULE__{}
 
   @doc """
-  Returns the retries of a call that begins now, and its options without `:retry`. `pool` is that of
-  `Snakepit.Pool.Registry.fetch/1`.
+  Returns the retries of a call that begins now. `pool` is that of `Snakepit.Pool.Registry.fetch/1`; the options are
+  complete.
   """
-  @spec new(map, String.t(), keyword) :: {t, keyword}
-  def new(pool, command, options) do
-    {given, options} = Keyword.pop(options, :retry)
-    timeout = Keyword.fetch!(options, :timeout)
-
-    retry = %__MODULE__{
-      policy: policy(given, pool.options.retry, command, options),
+  @spec new(map, String.t(), map) :: t
+  def new(pool, command, %{timeout: timeout} = options) do
+    %__MODULE__{
+      policy: policy(pool.options.retry, command, options),
       timeout: timeout,
       until: if(timeout == :infinity, do: :infinity, else: now() + timeout)
     }
-
-    {retry, options}
   end
 
-  defp policy(nil, of_pool, _command, _options) when of_pool == %{}, do: nil
-
-  defp policy(given, of_pool, command, options) do
-    given = if given == nil, do: Map.get(of_pool, command, false), else: given
-    unless strict_session?(options), do: RetryPolicy.new(given)
-  end
+  defp policy(of_pool, _command, %{retry: nil}) when of_pool == %{}, do: nil
 
   # The state of a session may depend on what an attempt has done.
-  defp strict_session?(options),
-    do: options[:session_id] != nil and Keyword.get(options, :affinity, :strict) == :strict
+  defp policy(_of_pool, _command, %{session_id: id, affinity: :strict}) when id != nil, do: nil
+
+  defp policy(of_pool, command, %{retry: given}) do
+    RetryPolicy.new(if(given == nil, do: Map.get(of_pool, command, false), else: given))
+  end
 
   @doc """
   Takes a call that has failed. Returns that it is to be made again after `wait` ms, renewed by `renew/1`; or its error.
@@ -68,9 +61,7 @@ defmodule Snakepit.Retry do
   @spec renew(Transport.call()) :: {:ok, Transport.call()} | {:error, Error.t()}
   def renew(call) do
     with {:ok, pool} <- Registry.fetch(call.name),
-         do:
-           {:ok,
-            %{call | pool: pool, options: Keyword.put(call.options, :timeout, left(call.retry))}}
+         do: {:ok, %{call | pool: pool, options: %{call.options | timeout: left(call.retry)}}}
   end
 
   defp left(%{until: :infinity}), do: :infinity

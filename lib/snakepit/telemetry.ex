@@ -225,9 +225,9 @@ defmodule Snakepit.Telemetry do
       pool: name,
       command: command,
       streaming: streaming,
-      request_id: options[:request_id],
-      session_id: options[:session_id],
-      priority: Keyword.get(options, :priority, :normal),
+      request_id: options.request_id,
+      session_id: options.session_id,
+      priority: options.priority,
       telemetry_span_context: make_ref()
     }
 

@@ -14,17 +14,16 @@ defmodule Snakepit.Tracing do
   end
 
   @doc "Returns a call's options with the context, unless they have one or the calling process is in no span."
-  @spec with_context(map, keyword) :: keyword
+  @spec with_context(map, map) :: map
   def with_context(%{tracing: false}, options), do: options
 
-  def with_context(_pool, options) do
-    if Keyword.has_key?(options, :traceparent),
-      do: options,
-      else: Enum.reduce(:otel_propagator_text_map.inject(@propagator, []), options, &put/2)
-  end
+  def with_context(_pool, %{traceparent: nil} = options),
+    do: Enum.reduce(:otel_propagator_text_map.inject(@propagator, []), options, &put/2)
 
-  defp put({"traceparent", value}, options), do: Keyword.put(options, :traceparent, value)
+  def with_context(_pool, options), do: options
+
+  defp put({"traceparent", value}, options), do: %{options | traceparent: value}
   # The caller's own metadata count before it.
-  defp put({"tracestate", value}, options), do: Keyword.put(options, :tracestate, value)
+  defp put({"tracestate", value}, options), do: %{options | tracestate: value}
   defp put(_other, options), do: options
 end

@@ -11,13 +11,16 @@ defmodule Snakepit.Transport do
   @typedoc "A pool's options, complete."
   @type options :: map
 
+  @typedoc "A call's options, complete: see `Snakepit.Config.Options.complete/2`."
+  @type call_options :: map
+
   @typedoc "A call that has passed its checks, with its telemetry's span."
   @type call :: %{
           required(:pool) => pool,
           required(:name) => atom,
           required(:command) => String.t(),
           required(:args) => term,
-          required(:options) => keyword,
+          required(:options) => call_options,
           required(:retry) => Snakepit.Retry.t(),
           required(:span) => term,
           optional(atom) => term
@@ -51,10 +54,9 @@ defmodule Snakepit.Transport do
         }
 
   @doc """
-  Executes a command. The options are checked and have a `:timeout`. The meta of an error is nil if the call
-  has not reached the pool.
+  Executes a command. The meta of an error is nil if the call has not reached the pool.
   """
-  @callback run(pool, command :: String.t(), args :: map | keyword, options :: keyword) ::
+  @callback run(pool, command :: String.t(), args :: map | keyword, call_options) ::
               {:ok, map, meta} | {:error, Error.t(), meta | nil}
 
   @typedoc "A call that has been started and not ended. Its `:handle` is nil if the native library does not have it."
@@ -70,7 +72,7 @@ defmodule Snakepit.Transport do
   `{tag, message}`, to be passed to `c:received/2`, and `{tag, monitor, :process, pid, reason}`, to be passed as
   `{:down, reason}`.
   """
-  @callback start(pool, tag :: term, command :: String.t(), args :: map | keyword, keyword) ::
+  @callback start(pool, tag :: term, command :: String.t(), args :: map | keyword, call_options) ::
               progress
 
   @doc "Takes a message of a call that `c:start/5` started."
@@ -79,8 +81,8 @@ defmodule Snakepit.Transport do
   @doc "Cancels such a call, in the process that started it. No message of it is left or comes afterwards."
   @callback cancel(pending, tag :: term) :: :ok
 
-  @doc "Starts a streaming command. The options are checked and have a `:timeout` and a `:demand`."
-  @callback stream(pool, command :: String.t(), args :: map | keyword, keyword, recipient) ::
+  @doc "Starts a streaming command."
+  @callback stream(pool, command :: String.t(), args :: map | keyword, call_options, recipient) ::
               {:ok, Call.t()} | {:error, Error.t()}
 
   @doc "The telemetry event to emit at the end of each call in addition to those of calls, or nil."

@@ -3,6 +3,7 @@ defmodule Snakepit.GRPC.ClientTest do
   doctest Snakepit.GRPC.Client
 
   alias Snakepit.{Codec, Error, Native}
+  alias Snakepit.Config.Options
   alias Snakepit.GRPC.Client
 
   @moduletag :tmp_dir
@@ -61,7 +62,7 @@ defmodule Snakepit.GRPC.ClientTest do
           [timeout, queue_timeout] = timeouts
           ref = make_ref()
           times = %{timeout: timeout, queue_timeout: queue_timeout}
-          {:ok, spec} = Codec.spec("ping", timeout: :infinity)
+          {:ok, spec} = Codec.spec("ping", Options.defaults(timeout: :infinity))
           assert {:ok, _handle} = Native.call(channel, ref, %{}, Map.merge(spec, times))
           assert_receive {^ref, {:ok, %{"status" => "ok"}, _meta}}, 60_000
         end

@@ -5,6 +5,7 @@ defmodule Snakepit.LeasesTest do
   import Snakepit.Test.Pools
 
   alias Snakepit.{Codec, Native}
+  alias Snakepit.Config.Options
 
   setup do
     limits = %{max_queue: 1, max_sessions: 1, session_ttl: nil, pipeline_budget: 0}
@@ -58,7 +59,7 @@ defmodule Snakepit.LeasesTest do
        %{pool: pool} do
     {:ok, %{lease: running}} = acquire(pool)
     [low, high] = [make_ref(), make_ref()]
-    {:ok, spec} = Codec.spec("command", timeout: :infinity, priority: :high)
+    {:ok, spec} = Codec.spec("command", Options.defaults(timeout: :infinity, priority: :high))
     assert {:wait, _handle} = Native.acquire(pool, high, spec, 0)
     assert {:wait, _handle} = Native.acquire(pool, low, %{spec | priority: :low}, 60_000_000)
     Native.release(running)
@@ -110,7 +111,7 @@ defmodule Snakepit.LeasesTest do
 
   # `made`: how many microseconds ago, if the call had a lease before.
   defp acquire(pool, ref \\ make_ref(), timeout \\ :infinity, made \\ nil) do
-    {:ok, spec} = Codec.spec("command", timeout: timeout)
+    {:ok, spec} = Codec.spec("command", Options.defaults(timeout: timeout))
     Native.acquire(pool, ref, spec, made)
   end
 

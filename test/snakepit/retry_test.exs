@@ -5,6 +5,7 @@ defmodule Snakepit.RetryTest do
   import Snakepit.Test.Pools
 
   alias Snakepit.{Error, Retry, Telemetry}
+  alias Snakepit.Config.Options
 
   defmodule Refusing do
     use Snakepit.Test.ServerAdapter, script: "refusing_server.py"
@@ -348,7 +349,7 @@ defmodule Snakepit.RetryTest do
   # A call without telemetry.
   defp call(options) do
     pool = %{options: %{retry: %{}}, fallback: nil}
-    {retry, options} = Retry.new(pool, "any", options)
+    options = Options.defaults(options)
 
     %{
       pool: pool,
@@ -356,7 +357,7 @@ defmodule Snakepit.RetryTest do
       command: "any",
       args: %{},
       options: options,
-      retry: retry,
+      retry: Retry.new(pool, "any", options),
       span: nil
     }
   end

@@ -7,6 +7,24 @@ defmodule Snakepit.Config.Options do
 
   @demand {:positive, 10_000_000}
 
+  # What a call has for an option that it is not given. `:demand` and `:timeout` have no such value.
+  @absent %{
+    timeout: nil,
+    queue_timeout: :infinity,
+    priority: :normal,
+    session_id: nil,
+    affinity: :strict,
+    request_id: nil,
+    traceparent: nil,
+    tracestate: nil,
+    metadata: [],
+    on_progress: nil,
+    retry: nil,
+    demand: nil,
+    first_chunk_timeout: :infinity,
+    idle_timeout: :infinity
+  }
+
   @doc "Returns the options of every call, with their types."
   @spec call() :: %{atom => Type.t()}
   def call do
@@ -34,6 +52,18 @@ defmodule Snakepit.Config.Options do
       idle_timeout: :timeout
     })
   end
+
+  @doc "Returns the options of a call that is given none, for `complete/2`."
+  @spec defaults(map | keyword) :: map
+  def defaults(known), do: Map.merge(@absent, Map.new(known))
+
+  @doc """
+  Returns a call's options as a map with every one of them: what follows then needs no search. The first of those
+  that are given twice counts.
+  """
+  @spec complete(keyword, map) :: map
+  def complete(options, defaults),
+    do: Map.merge(defaults, options |> Enum.reverse() |> Map.new())
 
   @doc "Returns the type of `:demand`, which is also an option of a pool."
   @spec demand() :: Type.t()

@@ -1,7 +1,7 @@
 defmodule Snakepit.GRPC.Channel do
   @moduledoc false
   # Requests over a connection of the native library, or over the connections of a pool's workers. Options
-  # are already checked and have a `:timeout`; the options of a stream also have a `:demand`.
+  # are already checked; those of a call are complete, see `Snakepit.Config.Options.complete/2`.
   #
   # A function named `start_...` returns a reference, and the calling process gets the message
   # `{ref, {:ok, value} | {:error, failure}}`.
@@ -48,7 +48,7 @@ defmodule Snakepit.GRPC.Channel do
   Executes a command. The last element of the result is the call's meta, or nil if the call has not reached
   the native library.
   """
-  @spec run(target, String.t(), map | keyword, keyword) ::
+  @spec run(target, String.t(), map | keyword, map) ::
           {:ok, map, Transport.meta()} | {:error, Error.t(), Transport.meta() | nil}
   def run(target, command, args, options) do
     ref = make_ref()
@@ -77,9 +77,9 @@ defmodule Snakepit.GRPC.Channel do
         reply
 
       {:snakepit_progress, ^ref, reported} ->
-        about = %{command: command, request_id: options[:request_id]}
+        about = %{command: command, request_id: options.request_id}
         cancel = fn -> Native.cancel(handle) end
-        Progress.pass_on(options[:on_progress], ref, reported, about, cancel)
+        Progress.pass_on(options.on_progress, ref, reported, about, cancel)
         await_with_progress(ref, handle, command, options, until)
     after
       Overdue.left(until) ->
@@ -90,7 +90,7 @@ defmodule Snakepit.GRPC.Channel do
   end
 
   @doc "As `run/4`, without waiting for the result: see `Snakepit.Transport`."
-  @spec start(target, term, String.t(), map | keyword, keyword) :: Transport.progress()
+  @spec start(target, term, String.t(), map | keyword, map) :: Transport.progress()
   def start(target, tag, command, args, options) do
     with {:ok, spec} <- Codec.spec(command, options),
          {:ok, handle} <- start_call(target, tag, args, spec) do
@@ -129,7 +129,7 @@ defmodule Snakepit.GRPC.Channel do
   end
 
   @doc "Starts a command whose chunks are sent to the calling process."
-  @spec open_stream(target, String.t(), map | keyword, keyword, Transport.recipient()) ::
+  @spec open_stream(target, String.t(), map | keyword, map, Transport.recipient()) ::
           {:ok, Call.t()} | {:error, Error.t()}
   def open_stream(target, command, args, options, recipient) do
     %{ref: ref, pool: pool, bounded: bounded} = recipient
@@ -151,10 +151,10 @@ defmodule Snakepit.GRPC.Channel do
   defp stream_spec(options, %{pool: pool, bounded: bounded, observer: observer}) do
     %{
       pool: pool,
-      demand: Keyword.fetch!(options, :demand),
+      demand: options.demand,
       bounded: bounded,
-      first_chunk_timeout: Codec.millis(Keyword.get(options, :first_chunk_timeout, :infinity)),
-      idle_timeout: Codec.millis(Keyword.get(options, :idle_timeout, :infinity)),
+      first_chunk_timeout: Codec.millis(options.first_chunk_timeout),
+      idle_timeout: Codec.millis(options.idle_timeout),
       observer: observer
     }
   end

@@ -28,6 +28,7 @@ defmodule Snakepit.GRPC.Client do
   @connect_options %{secret: :string, max_message_size: :bytes, timeout: {:positive, @longest}}
   @call_options Options.call()
   @stream_options Options.stream()
+  @defaults Options.defaults(timeout: @timeout, demand: @demand)
 
   @doc """
   Connects to `"unix:/path"` or `"tcp:host:port"`.
@@ -67,7 +68,7 @@ defmodule Snakepit.GRPC.Client do
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(target, command, args \\ %{}, options \\ []) do
     with :ok <- Options.check(options, @call_options) do
-      case Channel.run(target, command, args, Keyword.put_new(options, :timeout, @timeout)) do
+      case Channel.run(target, command, args, Options.complete(options, @defaults)) do
         {:ok, result, _meta} -> {:ok, result}
         {:error, error, _meta} -> {:error, error}
       end
@@ -118,7 +119,7 @@ defmodule Snakepit.GRPC.Client do
 
   defp open_stream(target, ref, command, args, options, bounded) do
     with :ok <- Options.check(options, @stream_options) do
-      options = Keyword.merge([timeout: @timeout, demand: @demand], options)
+      options = Options.complete(options, @defaults)
       recipient = %{ref: ref, pool: nil, bounded: bounded, observer: nil}
       Channel.open_stream(target, command, args, options, recipient)
     end

@@ -245,6 +245,8 @@ defmodule Snakepit.Pool.Manager do
     pool = %{
       # Without the fields that may contain secrets.
       options: Map.drop(options, [:env, :adapter_args]),
+      call_options:
+        options |> Map.take([:timeout, :queue_timeout, :demand]) |> Options.defaults(),
       native: state.native,
       error: error,
       manager: self(),

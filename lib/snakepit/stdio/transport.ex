@@ -57,7 +57,7 @@ defmodule Snakepit.Stdio.Transport do
   defp progress(ref, reported, %{call: call} = pending) do
     about = Map.take(call, [:command, :request_id])
     cancel = fn -> cancel(pending, ref) end
-    Progress.pass_on(pending.options[:on_progress], ref, reported, about, cancel)
+    Progress.pass_on(pending.options.on_progress, ref, reported, about, cancel)
     {:wait, pending}
   end
 
@@ -67,16 +67,16 @@ defmodule Snakepit.Stdio.Transport do
 
     case Codec.new_call() do
       {id, made} when is_integer(id) ->
-        options = Keyword.put_new(options, :request_id, made)
+        options = %{options | request_id: options.request_id || made}
 
         call = %{
           id: id,
           command: command,
-          request_id: options[:request_id],
-          session_id: options[:session_id],
+          request_id: options.request_id,
+          session_id: options.session_id,
           caller: self(),
           tag: tag,
-          progress: Keyword.has_key?(options, :on_progress)
+          progress: options.on_progress != nil
         }
 
         pending = %{pool: pool, call: call, args: args, options: options, started: started}
@@ -150,7 +150,7 @@ defmodule Snakepit.Stdio.Transport do
   defp taken({:wait, handle}, pending), do: {:wait, Map.put(pending, :handle, handle)}
 
   defp taken({:ok, acquired}, %{call: call, options: options} = pending) do
-    left = left(options[:timeout], pending.started)
+    left = left(options.timeout, pending.started)
     placed = System.monotonic_time(:microsecond)
 
     case message(call, pending.args, acquired, left, pending.pool, options) do
@@ -191,7 +191,7 @@ defmodule Snakepit.Stdio.Transport do
         metadata: Map.new(Codec.metadata(options)),
         takes_events: takes_events(pool, call)
       }
-      |> Map.merge(Message.session(options[:session_id], acquired.generation))
+      |> Map.merge(Message.session(options.session_id, acquired.generation))
       |> Map.reject(fn {_name, value} -> value in [nil, %{}, 0] end)
 
     with {:ok, message} <- Message.request(call.id, call.command, args, fields) do
@@ -231,7 +231,7 @@ defmodule Snakepit.Stdio.Transport do
 
   defp finish(:timeout, call, worker_id, options) do
     text =
-      "the deadline of #{options[:timeout]} ms passed while the call was running; " <>
+      "the deadline of #{options.timeout} ms passed while the call was running; " <>
         "raise :timeout if it may take longer"
 
     failed({:timeout, text, %{queued: false}}, call, worker_id)
@@ -252,7 +252,7 @@ defmodule Snakepit.Stdio.Transport do
   defp down(reason), do: {:crashed, Exception.format_exit(reason)}
 
   # The rest of a timeout that runs from the start of the call, in ms.
-  defp left(timeout, _started) when timeout in [nil, :infinity], do: nil
+  defp left(:infinity, _started), do: nil
 
   defp left(timeout, started),
     do: max(timeout - div(System.monotonic_time(:microsecond) - started, 1000), 1)
