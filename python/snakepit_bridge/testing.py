@@ -29,7 +29,7 @@ from snakepit_bridge._commands.adapter import Adapter
 from snakepit_bridge._commands.call import Call as _Call
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Registry
-from snakepit_bridge._commands.sessions import Session, Sessions
+from snakepit_bridge._commands.sessions import Session, SessionKey, Sessions
 from snakepit_bridge._errors import call_error
 from snakepit_bridge._errors.exits import forget_forks
 from snakepit_bridge._errors.guards import ReportTo
@@ -360,7 +360,7 @@ class Worker:
 
     def end_session(self, session_id: str) -> bool:
         """Ends a session like `Snakepit.end_session/2`; returns whether there was one."""
-        return self._sessions.end(session_id)
+        return self._sessions.end(SessionKey(session_id))
 
     def _session_ended(self, session_id: str, session: Session) -> None:
         going_on = self._hooks.session_ended(session_id, session)

@@ -156,13 +156,15 @@ class Client:
         while self.health().in_flight != count:
             assert time.monotonic() < deadline, f"never {count} calls"
 
-    def end_session(self, session_id: str, generation: int = 0) -> bool:
+    def end_session(self, session_id: str, generation: int = 0, client_id: int = 0) -> bool:
         call = self.channel.unary_unary(
             "/snakepit.SnakepitBridge/EndSession",
             pb.EndSessionRequest.SerializeToString,
             pb.EndSessionResponse.FromString,
         )
-        request = pb.EndSessionRequest(session_id=session_id, session_generation=generation)
+        request = pb.EndSessionRequest(
+            session_id=session_id, session_generation=generation, client_id=client_id
+        )
         response: pb.EndSessionResponse = call(request, timeout=PATIENCE, metadata=self._metadata)
         return response.ended
 

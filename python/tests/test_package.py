@@ -63,6 +63,15 @@ def test_only_the_server_imports_grpc() -> None:
     assert importers == {"grpcio.py"}
 
 
+def test_the_messages_of_the_contract_pickle() -> None:
+    names = snakepit_pb2.DESCRIPTOR.message_types_by_name
+    for name in names:
+        message = getattr(snakepit_pb2, name)()
+        assert pickle.loads(pickle.dumps(message)) == message
+    request = snakepit_pb2.ExecuteRequest(command="echo", args={"a": b"1"})
+    assert pickle.loads(pickle.dumps(request)) == request
+
+
 def test_the_generated_code_matches_the_contract(tmp_path: Path) -> None:
     out = tmp_path / "set"
     include = Path(str(importlib.import_module("grpc_tools").__file__)).parent / "_proto"

@@ -73,7 +73,14 @@ pub(crate) fn drop_session(worker: Arc<Worker>, id: Arc<str>, generation: u64) {
     if let Ok(runtime) = runtime::get() {
         runtime.spawn(async move {
             match &worker.connection {
-                Some(connection) => end_session(&connection.channel, &id, generation).await,
+                Some(connection) => {
+                    let session = SessionKey {
+                        id: id.as_ref().to_owned(),
+                        client_id: worker.client_id,
+                        generation,
+                    };
+                    end_session(&connection.channel, session).await;
+                }
                 None => notify(worker.owner, |env| {
                     (atoms::snakepit_end_session(), id.as_ref(), generation).encode(env)
                 }),
@@ -82,11 +89,7 @@ pub(crate) fn drop_session(worker: Arc<Worker>, id: Arc<str>, generation: u64) {
     }
 }
 
-async fn end_session(channel: &Channel, id: &str, generation: u64) {
-    let session = SessionKey {
-        id: id.to_owned(),
-        generation,
-    };
+async fn end_session(channel: &Channel, session: SessionKey) {
     let request = EndSessionRequest::from(session);
     let mut client = channel.client.clone();
     // A server without Snakepit's additions, or without a connection, has no session to end.

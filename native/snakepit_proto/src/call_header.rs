@@ -20,16 +20,21 @@ pub struct CallHeader {
     deadline: Option<Instant>,
 }
 
-/// A session and its generation; 0 if that is not given.
+/// A session, whose it is, and its generation; 0 if they are not given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionKey<Id = String> {
     pub id: Id,
+    pub client_id: u64,
     pub generation: u64,
 }
 
 impl From<String> for SessionKey {
     fn from(id: String) -> Self {
-        Self { id, generation: 0 }
+        Self {
+            id,
+            client_id: 0,
+            generation: 0,
+        }
     }
 }
 
@@ -75,6 +80,7 @@ impl CallHeader {
     pub fn session(&self) -> Option<SessionKey<&str>> {
         self.in_session.then_some(SessionKey {
             id: self.frame.session_id.as_str(),
+            client_id: self.frame.client_id,
             generation: self.frame.session_generation,
         })
     }
@@ -82,13 +88,17 @@ impl CallHeader {
     pub fn set_session(&mut self, session: SessionKey) {
         self.in_session = true;
         self.frame.session_id = session.id;
+        self.frame.client_id = session.client_id;
         self.frame.session_generation = session.generation;
     }
 
-    /// Sets the generation of the session, once the call has a worker.
+    /// Sets whose session it is, and its generation, once the call has a worker. Does nothing without a session.
     #[inline]
-    pub fn set_generation(&mut self, generation: u64) {
-        self.frame.session_generation = generation;
+    pub fn set_generation(&mut self, client_id: u64, generation: u64) {
+        if self.in_session {
+            self.frame.client_id = client_id;
+            self.frame.session_generation = generation;
+        }
     }
 
     #[inline]
@@ -163,6 +173,7 @@ impl CallHeader {
         let plain = self.execute_request(call_id);
         SessionRequest {
             session_id: self.frame.session_id.clone(),
+            client_id: self.frame.client_id,
             session_generation: self.frame.session_generation,
             command: plain.command,
             args: plain.args,
@@ -222,6 +233,7 @@ impl From<SessionRequest> for CallHeader {
         let mut header = Self::from(plain);
         header.set_session(SessionKey {
             id: request.session_id,
+            client_id: request.client_id,
             generation: request.session_generation,
         });
         header
@@ -232,6 +244,7 @@ impl From<SessionKey> for EndSessionRequest {
     fn from(session: SessionKey) -> Self {
         Self {
             session_id: session.id,
+            client_id: session.client_id,
             session_generation: session.generation,
         }
     }
@@ -241,6 +254,7 @@ impl From<EndSessionRequest> for SessionKey {
     fn from(request: EndSessionRequest) -> Self {
         Self {
             id: request.session_id,
+            client_id: request.client_id,
             generation: request.session_generation,
         }
     }
@@ -269,7 +283,7 @@ mod tests {
     fn header() -> CallHeader {
         let mut header = CallHeader::new("echo".into(), fields());
         header.set_session(String::from("s").into());
-        header.set_generation(7);
+        header.set_generation(u64::MAX, 7);
         header.set_takes_events(TAKES_TELEMETRY + TAKES_PROGRESS);
         header.set_request_id("r".into());
         header.set_metadata([("k", "1"), ("k", "2")].map(|(k, v)| (k.into(), v.into())));
@@ -290,6 +304,7 @@ mod tests {
 
     const IN_SESSION: SessionKey<&str> = SessionKey {
         id: "s",
+        client_id: u64::MAX,
         generation: 7,
     };
 

@@ -105,8 +105,9 @@ impl AsyncCall {
     }
 
     #[getter]
-    fn session_id(&self) -> Option<&str> {
-        self.call.header.session().map(|session| session.id)
+    fn session(&self) -> Option<(&str, u64)> {
+        let session = self.call.header.session();
+        session.map(|session| (session.id, session.client_id))
     }
 
     /// Must be called before anything of the call is decoded. False if it was cancelled before: then it has its answer.

@@ -201,10 +201,11 @@ impl BatchRun {
     }
 
     #[getter]
-    fn session_ids(&self) -> Vec<String> {
-        let calls = self.batch.calls.iter();
-        calls
-            .filter_map(|(call, _)| call.header.session().map(|session| session.id.to_owned()))
+    fn sessions(&self) -> Vec<(String, u64)> {
+        let sessions = self.batch.calls.iter();
+        let sessions = sessions.filter_map(|(call, _)| call.header.session());
+        sessions
+            .map(|session| (session.id.to_owned(), session.client_id))
             .collect()
     }
 

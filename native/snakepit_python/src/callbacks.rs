@@ -8,7 +8,7 @@ use pyo3::{
     sync::PyOnceLock,
     types::{PyBytes, PyDict},
 };
-use snakepit_proto::CallHeader;
+use snakepit_proto::{CallHeader, SessionKey};
 use snakepit_server::Failure;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -81,8 +81,9 @@ impl Callbacks {
         }
     }
 
-    pub(crate) fn end_session(&self, py: Python<'_>, id: &str, generation: u64) -> bool {
-        let ended = self.bind(py).call_method1("end_session", (id, generation));
+    pub(crate) fn end_session(&self, py: Python<'_>, session: &SessionKey) -> bool {
+        let session = (&session.id, session.client_id, session.generation);
+        let ended = self.bind(py).call_method1("end_session", session);
         ended.is_ok_and(|ended| ended.is_truthy().unwrap_or(false))
     }
 
@@ -120,7 +121,9 @@ impl Callbacks {
         let left = header.remaining().map(|left| left.as_secs_f64());
         let metadata = metadata(py, header)?;
         let session = header.session();
-        let session = session.map_or((None, 0), |session| (Some(session.id), session.generation));
+        let session = session.map_or((None, 0, 0), |session| {
+            (Some(session.id), session.client_id, session.generation)
+        });
         let reports = (header.takes_events(), reports);
         let args = (header.request_id(), session, left, metadata, reports);
         let context = self.bind(py).call_method1(intern!(py, "context"), args)?;

@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) system_info: Vec<(String, String)>,
     /// The path of the start journal, which the process that started this one reads. May be empty.
     pub(crate) start_journal: String,
+    /// Distinguishes this process from others.
+    pub(crate) instance_id: u64,
 }
 
 pub(crate) struct Worker {
@@ -251,7 +253,7 @@ impl Worker {
     /// Returns whether the session existed.
     pub(crate) async fn end_session(&self, session: SessionKey) -> bool {
         let callbacks = self.callbacks.clone();
-        let end = move |py: Python<'_>| callbacks.end_session(py, &session.id, session.generation);
+        let end = move |py: Python<'_>| callbacks.end_session(py, &session);
         self.control.ask(end).await.unwrap_or(false)
     }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Optional
 
-from snakepit_bridge._commands.sessions import Session, Sessions
+from snakepit_bridge._commands.sessions import Session, SessionKey, Sessions
 from snakepit_bridge._telemetry import events
 from snakepit_bridge._telemetry.progress import ProgressReports, checked_progress
 from snakepit_bridge._telemetry.reports import TAKES_PROGRESS, TAKES_TELEMETRY, Reports
@@ -53,6 +53,7 @@ class Context:
         request_id: str = "",
         session_id: Optional[str] = None,
         session_generation: int = 0,
+        client_id: int = 0,
         sessions: Optional[Sessions] = None,
         worker_id: str = "",
         deadline: Optional[float] = None,
@@ -71,6 +72,7 @@ class Context:
         self._callbacks: Optional[list[Callable[[], object]]] = None
         self._lock = threading.Lock()
         self._session: Optional[Session] = None
+        self._session_key = None if session_id is None else SessionKey(session_id, client_id)
         self._session_generation = session_generation
         self._sessions = sessions
         self._takes_events = takes_events
@@ -78,14 +80,14 @@ class Context:
         #: The last progress that the command has reported, and what sends it.
         self._progress: Optional[tuple[float, str]] = None
         self._progress_reports: Optional[ProgressReports] = None
-        if session_id is not None and sessions is not None:
-            sessions.touch(session_id, self, session_generation)
+        if self._session_key is not None and sessions is not None:
+            sessions.touch(self._session_key, self, session_generation)
 
     @classmethod
     def _of_native_call(
         cls,
         request_id: str,
-        session: tuple[Optional[str], int],
+        session: tuple[Optional[str], int, int],
         left: Optional[float],
         metadata: Mapping[str, str],
         reports: tuple[int, Optional[Reports]],
@@ -97,7 +99,8 @@ class Context:
         return cls(
             request_id=request_id,
             session_id=session[0],
-            session_generation=session[1],
+            client_id=session[1],
+            session_generation=session[2],
             sessions=sessions,
             worker_id=worker_id,
             deadline=None if left is None else time.monotonic() + left,
@@ -135,7 +138,7 @@ class Context:
 
         Raises a `RuntimeError` if the call belongs to no session.
         """
-        if self.session_id is None:
+        if self._session_key is None:
             raise RuntimeError(
                 "this call belongs to no session: call it with execute_in_session or session_id"
             )
@@ -144,7 +147,7 @@ class Context:
                 self._session = (
                     Session()
                     if self._sessions is None
-                    else self._sessions.get(self.session_id, self, self._session_generation)
+                    else self._sessions.get(self._session_key, self, self._session_generation)
                 )
             return self._session
 
@@ -213,15 +216,15 @@ class Context:
 
     def _settle(self) -> None:
         """Waits until `session_ended` has run for the earlier generation of the session."""
-        if self.session_id is not None and self._sessions is not None:
-            self._sessions.settle(self.session_id)
+        if self._session_key is not None and self._sessions is not None:
+            self._sessions.settle(self._session_key)
 
     def _leave(self) -> None:
         """Releases the session when the call has ended, and sends the last progress."""
         if self._progress_reports is not None:
             self._progress_reports.end()
-        if self.session_id is not None and self._sessions is not None:
-            self._sessions.leave(self.session_id, self)
+        if self._session_key is not None and self._sessions is not None:
+            self._sessions.leave(self._session_key, self)
 
     def _cancel(self) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from snakepit_bridge._errors.call_error import CallError
 
@@ -33,11 +33,18 @@ class Session(dict[str, Any]):
         self.lock = threading.RLock()
 
 
-class _Entry:
-    __slots__ = ("generation", "hook_ended", "id", "session", "users", "waiting")
+class SessionKey(NamedTuple):
+    """Identifies a session: clients with different numbers share none."""
 
-    def __init__(self, session_id: str, generation: int) -> None:
-        self.id = session_id
+    id: str
+    client_id: int = 0
+
+
+class _Entry:
+    __slots__ = ("generation", "hook_ended", "key", "session", "users", "waiting")
+
+    def __init__(self, key: SessionKey, generation: int) -> None:
+        self.key = key
         self.generation = generation
         self.session = Session()
         self.users: dict[int, weakref.ref[object]] = {}
@@ -50,7 +57,8 @@ class Sessions:
     """The sessions of a worker; the least recently used is removed first. Safe in any thread.
 
     A session that begins anew has a higher generation, and never sees the state of an earlier one.
-    Generation 0, of clients that know no generations, matches every generation.
+    Generation 0, of clients that know no generations, matches every generation. Each client counts
+    its own.
 
     `on_end` is called in the main thread for each session that has ended, when no call uses it any
     more and before a call of its next generation runs. It returns a future if it continues in
@@ -65,9 +73,9 @@ class Sessions:
     ) -> None:
         self._max = max_sessions
         self._ttl = ttl
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[SessionKey, _Entry] = {}
         #: The sessions that no call uses, with the time of their last use, in that order.
-        self._idle: dict[str, float] = {}
+        self._idle: dict[SessionKey, float] = {}
         # The garbage collector may report the end of a user while this thread holds the lock.
         self._released: deque[tuple[_Entry, int, weakref.ref[object], float]] = deque()
         self._lock = threading.Lock()
@@ -90,44 +98,44 @@ class Sessions:
         self._post_hooks()
         return count
 
-    def get(self, session_id: str, user: object, generation: int = 0) -> Session:
+    def get(self, key: SessionKey, user: object, generation: int = 0) -> Session:
         """Returns the session, or a new one. It is kept at least for as long as `user` lives."""
         with self._lock:
-            session = self._get(session_id, user, generation)
+            session = self._get(key, user, generation)
         self._post_hooks()
         return session
 
-    def touch(self, session_id: str, user: object, generation: int = 0) -> None:
+    def touch(self, key: SessionKey, user: object, generation: int = 0) -> None:
         """Like `get`, if the session exists. Raises a `CallError` if the id is not valid."""
-        check_id(session_id)
+        check_id(key.id)
         with self._lock:
-            entry = self._current(session_id, generation)
+            entry = self._current(key, generation)
             if entry is not None:
                 self._use(entry, user)
             elif self._on_end is not None:
                 # The adapter may keep state of the session elsewhere, under its id.
-                self._get(session_id, user, generation)
+                self._get(key, user, generation)
         self._post_hooks()
 
-    def leave(self, session_id: str, user: object) -> None:
+    def leave(self, key: SessionKey, user: object) -> None:
         """Ends the use of the session by the call `user`, even if the object still lives."""
         if self._on_end is None:
             return
         with self._lock:
-            for entry in [self._entries.get(session_id), *self._ended_in_use]:
+            for entry in [self._entries.get(key), *self._ended_in_use]:
                 if entry is not None and entry.users.pop(id(user), None) is not None:
                     self._now_unused(entry, time.monotonic())
             self._update()
         self._post_hooks()
 
-    def end(self, session_id: str, generation: int = 0) -> bool:
+    def end(self, key: SessionKey, generation: int = 0) -> bool:
         """Ends this generation of a session, or an earlier one; returns whether there was one."""
         with self._lock:
             self._update()
-            entry = self._entries.get(session_id)
+            entry = self._entries.get(key)
             found = entry is not None and not (generation and generation < entry.generation)
             if found:
-                self._end(session_id)
+                self._end(key)
         self._post_hooks()
         return found
 
@@ -143,23 +151,23 @@ class Sessions:
         """Ends every session, the least recently used first. For the main thread, at the end."""
         with self._lock:
             self._update()
-            for session_id in [*self._idle, *(self._entries.keys() - self._idle.keys())]:
-                self._end(session_id)
+            for key in [*self._idle, *(self._entries.keys() - self._idle.keys())]:
+                self._end(key)
             self._hooks_due.update(self._ended_in_use)
             self._ended_in_use.clear()
         self._run_hooks()
         while self._hooks_running:
             self._wait(None)
 
-    def settle(self, session_id: str) -> None:
+    def settle(self, key: SessionKey) -> None:
         """Waits until the hook has run for every earlier generation of the session."""
-        if self._unsettled(session_id) is not None:
-            self.call(lambda: self._run_hooks(session_id))
-            self._wait(session_id)
+        if self._unsettled(key) is not None:
+            self.call(lambda: self._run_hooks(key))
+            self._wait(key)
 
-    def when_settled(self, session_id: str, done: Callable[[], object]) -> bool:
+    def when_settled(self, key: SessionKey, done: Callable[[], object]) -> bool:
         """Like `settle`, without waiting: if this returns true, ask again when `done` is called."""
-        entry = self._unsettled(session_id)
+        entry = self._unsettled(key)
         if entry is not None:
             with self._lock:
                 waits = not entry.hook_ended.is_set()
@@ -169,17 +177,17 @@ class Sessions:
                 done()
         return entry is not None
 
-    def _unsettled(self, session_id: str) -> Optional[_Entry]:
+    def _unsettled(self, key: SessionKey) -> Optional[_Entry]:
         if not self._hooks_due and not self._hooks_running:
             return None
         with self._lock:
             entries = itertools.chain(self._hooks_running, self._hooks_due)
-            return next((entry for entry in entries if entry.id == session_id), None)
+            return next((entry for entry in entries if entry.key == key), None)
 
-    def _wait(self, session_id: Optional[str]) -> None:
+    def _wait(self, key: Optional[SessionKey]) -> None:
         """Waits for the running hooks of all sessions, or of one."""
         with self._lock:
-            entries = [entry for entry in self._hooks_running if session_id in (None, entry.id)]
+            entries = [entry for entry in self._hooks_running if key in (None, entry.key)]
         for entry in entries:
             entry.hook_ended.wait()
 
@@ -192,12 +200,12 @@ class Sessions:
         self._posted = False
         self._run_hooks()
 
-    def _run_hooks(self, session_id: Optional[str] = None) -> None:
+    def _run_hooks(self, key: Optional[SessionKey] = None) -> None:
         """Runs the hooks that are due, in the order in which sessions ended, or those of one."""
         while True:
             with self._lock:
                 self._update()
-                which = (entry for entry in self._hooks_due if session_id in (None, entry.id))
+                which = (entry for entry in self._hooks_due if key in (None, entry.key))
                 entry = next(which, None)
                 if entry is None:
                     return
@@ -206,7 +214,7 @@ class Sessions:
             going_on = None
             try:
                 if self._on_end is not None:
-                    going_on = self._on_end(entry.id, entry.session)
+                    going_on = self._on_end(entry.key.id, entry.session)
             finally:
                 if going_on is None:
                     self._hook_ended(entry)
@@ -220,66 +228,66 @@ class Sessions:
         for done in entry.waiting:
             done()
 
-    def _get(self, session_id: str, user: object, generation: int) -> Session:
-        entry = self._current(session_id, generation)
+    def _get(self, key: SessionKey, user: object, generation: int) -> Session:
+        entry = self._current(key, generation)
         if entry is None:
-            entry = _Entry(session_id, generation)
-            self._entries[session_id] = entry
+            entry = _Entry(key, generation)
+            self._entries[key] = entry
         elif generation and generation < entry.generation:
             return Session()
         self._use(entry, user)
         self._update()
         return entry.session
 
-    def _current(self, session_id: str, generation: int) -> Optional[_Entry]:
+    def _current(self, key: SessionKey, generation: int) -> Optional[_Entry]:
         self._update()
-        entry = self._entries.get(session_id)
+        entry = self._entries.get(key)
         if entry is not None and generation > entry.generation:
-            self._end(session_id)
+            self._end(key)
             return None
         return entry
 
     def _use(self, entry: _Entry, user: object) -> None:
-        self._idle.pop(entry.id, None)
-        key = id(user)
-        if key in entry.users:
+        self._idle.pop(entry.key, None)
+        user_id = id(user)
+        if user_id in entry.users:
             return
 
         def released(reference: weakref.ref[object]) -> None:
-            self._released.append((entry, key, reference, time.monotonic()))
+            self._released.append((entry, user_id, reference, time.monotonic()))
             # No later call asks for an ended session and would notice that its last user has gone.
             if entry in self._ended_in_use and not self._posted:
                 self._posted = True
                 self.post(self._run_posted_hooks)
 
-        entry.users[key] = weakref.ref(user, released)
+        entry.users[user_id] = weakref.ref(user, released)
 
     def _update(self) -> None:
         while self._released:
-            entry, key, reference, at = self._released.popleft()
-            if entry.users.get(key) is reference:
-                del entry.users[key]
+            entry, user_id, reference, at = self._released.popleft()
+            if entry.users.get(user_id) is reference:
+                del entry.users[user_id]
                 self._now_unused(entry, at)
         oldest = time.monotonic() - self._ttl
         while self._idle:
-            session_id, since = next(iter(self._idle.items()))
+            key, since = next(iter(self._idle.items()))
             if since > oldest and len(self._entries) <= self._max:
                 return
-            self._end(session_id)
+            self._end(key)
 
     def _now_unused(self, entry: _Entry, at: float) -> None:
         """If no user is left: starts its idle time, or makes its hook due."""
         if entry.users:
             return
-        if self._entries.get(entry.id) is entry:
-            self._idle[entry.id] = at
+        if self._entries.get(entry.key) is entry:
+            self._idle[entry.key] = at
         elif entry in self._ended_in_use:
             del self._ended_in_use[entry]
             self._hooks_due[entry] = None
 
-    def _end(self, session_id: str) -> None:
-        entry = self._entries.pop(session_id)
-        self._idle.pop(session_id, None)
+    def _end(self, key: SessionKey) -> None:
+        entry = self._entries.pop(key)
+        self._idle.pop(key, None)
         if self._on_end is not None:
             (self._ended_in_use if entry.users else self._hooks_due)[entry] = None
 

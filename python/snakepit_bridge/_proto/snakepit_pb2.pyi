@@ -101,7 +101,7 @@ class StreamResponse(_message.Message):
     def __init__(self, is_final: bool = ..., chunk: _Optional[_Mapping[str, bytes]] = ..., error: _Optional[str] = ..., timestamp: _Optional[int] = ..., request_id: _Optional[str] = ..., chunk_index: _Optional[int] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., chunk_kinds: _Optional[bytes] = ..., event: _Optional[_Union[CallEvent, _Mapping]] = ...) -> None: ...
 
 class SessionRequest(_message.Message):
-    __slots__ = ("session_id", "command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds", "session_generation", "takes_events")
+    __slots__ = ("session_id", "command", "args", "timeout_ms", "request_id", "call_id", "arg_kinds", "session_generation", "takes_events", "client_id")
     class ArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class SessionRequest(_message.Message):
     ARG_KINDS_FIELD_NUMBER: _ClassVar[int]
     SESSION_GENERATION_FIELD_NUMBER: _ClassVar[int]
     TAKES_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     command: str
     args: _containers.ScalarMap[str, bytes]
@@ -127,15 +128,18 @@ class SessionRequest(_message.Message):
     arg_kinds: bytes
     session_generation: int
     takes_events: int
-    def __init__(self, session_id: _Optional[str] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ..., session_generation: _Optional[int] = ..., takes_events: _Optional[int] = ...) -> None: ...
+    client_id: int
+    def __init__(self, session_id: _Optional[str] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., call_id: _Optional[int] = ..., arg_kinds: _Optional[bytes] = ..., session_generation: _Optional[int] = ..., takes_events: _Optional[int] = ..., client_id: _Optional[int] = ...) -> None: ...
 
 class EndSessionRequest(_message.Message):
-    __slots__ = ("session_id", "session_generation")
+    __slots__ = ("session_id", "session_generation", "client_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     session_generation: int
-    def __init__(self, session_id: _Optional[str] = ..., session_generation: _Optional[int] = ...) -> None: ...
+    client_id: int
+    def __init__(self, session_id: _Optional[str] = ..., session_generation: _Optional[int] = ..., client_id: _Optional[int] = ...) -> None: ...
 
 class EndSessionResponse(_message.Message):
     __slots__ = ("ended",)
@@ -144,7 +148,7 @@ class EndSessionResponse(_message.Message):
     def __init__(self, ended: bool = ...) -> None: ...
 
 class CallFrame(_message.Message):
-    __slots__ = ("call_id", "act", "command", "args", "arg_kinds", "session_id", "request_id", "timeout_us", "metadata", "session_generation", "takes_events")
+    __slots__ = ("call_id", "act", "command", "args", "arg_kinds", "session_id", "request_id", "timeout_us", "metadata", "session_generation", "takes_events", "client_id")
     class Act(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CALL: _ClassVar[CallFrame.Act]
@@ -180,6 +184,7 @@ class CallFrame(_message.Message):
     METADATA_FIELD_NUMBER: _ClassVar[int]
     SESSION_GENERATION_FIELD_NUMBER: _ClassVar[int]
     TAKES_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     act: CallFrame.Act
     command: str
@@ -191,7 +196,8 @@ class CallFrame(_message.Message):
     metadata: _containers.ScalarMap[str, str]
     session_generation: int
     takes_events: int
-    def __init__(self, call_id: _Optional[int] = ..., act: _Optional[_Union[CallFrame.Act, str]] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., arg_kinds: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_us: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., session_generation: _Optional[int] = ..., takes_events: _Optional[int] = ...) -> None: ...
+    client_id: int
+    def __init__(self, call_id: _Optional[int] = ..., act: _Optional[_Union[CallFrame.Act, str]] = ..., command: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., arg_kinds: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_us: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., session_generation: _Optional[int] = ..., takes_events: _Optional[int] = ..., client_id: _Optional[int] = ...) -> None: ...
 
 class ReplyFrame(_message.Message):
     __slots__ = ("call_id", "success", "result", "result_kinds", "error", "error_detail", "handler_ns", "not_started", "ended", "has_start_journal", "handler_exit", "act", "event", "batch_size", "batch_wait_us")
@@ -277,7 +283,7 @@ class HealthRequest(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., await_call_id: _Optional[int] = ...) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight", "python_stuck_ms", "await_exit", "batch_sizes")
+    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight", "python_stuck_ms", "await_exit", "batch_sizes", "instance_id")
     class BatchSizesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +303,7 @@ class HealthResponse(_message.Message):
     PYTHON_STUCK_MS_FIELD_NUMBER: _ClassVar[int]
     AWAIT_EXIT_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     healthy: bool
     worker_id: str
     uptime_ms: int
@@ -309,7 +316,8 @@ class HealthResponse(_message.Message):
     python_stuck_ms: int
     await_exit: HandlerExit
     batch_sizes: _containers.ScalarMap[str, int]
-    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ..., await_exit: _Optional[_Union[HandlerExit, str]] = ..., batch_sizes: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    instance_id: int
+    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ..., await_exit: _Optional[_Union[HandlerExit, str]] = ..., batch_sizes: _Optional[_Mapping[str, int]] = ..., instance_id: _Optional[int] = ...) -> None: ...
 
 class InfoRequest(_message.Message):
     __slots__ = ("include_capabilities", "include_stats", "include_commands")

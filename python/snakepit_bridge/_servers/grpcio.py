@@ -17,6 +17,7 @@ import grpc
 from snakepit_bridge._commands.call import Call, arrival
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Command, Registry
+from snakepit_bridge._commands.sessions import SessionKey
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._process.address import bind_first, is_private
@@ -25,7 +26,7 @@ from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._servers.grpcio_wire import FrameWire, StreamWire, UnaryWire
 from snakepit_bridge._servers.relay import TimedOutError, Waiting, relay
-from snakepit_bridge._servers.serving import Serving
+from snakepit_bridge._servers.serving import INSTANCE_ID, Serving
 from snakepit_bridge._servers.worker import Worker
 from snakepit_bridge._telemetry.reports import Reports
 from snakepit_bridge._threads import execution
@@ -265,15 +266,17 @@ class _Service(grpc.GenericRpcHandler):
         if remaining is None and _timeout(request) > 0:
             remaining = _timeout(request)
         deadline = None if remaining is None else time.monotonic() + remaining
-        session_id, generation = None, 0
+        session_id, client_id, generation = None, 0, 0
         if isinstance(request, pb.SessionRequest) or (
             isinstance(request, pb.CallFrame) and request.session_id
         ):
-            session_id, generation = request.session_id, request.session_generation
+            session_id, client_id = request.session_id, request.client_id
+            generation = request.session_generation
         context = Context(
             request_id=request.request_id,
             session_id=session_id,
             session_generation=generation,
+            client_id=client_id,
             sessions=self._worker.sessions,
             worker_id=self._worker.worker_id,
             deadline=deadline,
@@ -330,12 +333,14 @@ class _Service(grpc.GenericRpcHandler):
             await_ended=ended,
             await_exit=_EXITS.get(ended, pb.HANDLER_EXIT_UNKNOWN),
             batch_sizes=self._worker.registry.batch_sizes(),
+            instance_id=INSTANCE_ID,
         )
 
     def _end_session(
         self, request: pb.EndSessionRequest, _rpc: grpc.ServicerContext
     ) -> pb.EndSessionResponse:
-        ended = self._worker.sessions.end(request.session_id, request.session_generation)
+        key = SessionKey(request.session_id, request.client_id)
+        ended = self._worker.sessions.end(key, request.session_generation)
         return pb.EndSessionResponse(ended=ended)
 
     def _get_info(self, request: pb.InfoRequest, _rpc: grpc.ServicerContext) -> pb.InfoResponse:

@@ -15,6 +15,7 @@ from snakepit_bridge import _native
 from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.context import Context, ask_rust_for_request_ids, running
 from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._commands.sessions import SessionKey
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import exit_fork
@@ -25,7 +26,7 @@ from snakepit_bridge._process.address import bind_first, is_private
 from snakepit_bridge._process.memory import resident_bytes
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
-from snakepit_bridge._servers.serving import Serving
+from snakepit_bridge._servers.serving import INSTANCE_ID, Serving
 from snakepit_bridge._telemetry import tracing
 from snakepit_bridge._threads import unwrapping
 from snakepit_bridge._threads.hook_runner import HookRunner
@@ -52,6 +53,7 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
         "version": __version__,
         "system_info": list(system_info().items()),
         "start_journal": parent.start_journal,
+        "instance_id": INSTANCE_ID,
     }
     ask_rust_for_request_ids(_native.request_id)
     server = Server(registry, callbacks, options.max_concurrency, settings)
@@ -141,8 +143,8 @@ class _Callbacks:
             "unknown_command", f"the command {name!r} was called before the worker was ready"
         )
 
-    def end_session(self, session_id: str, generation: int) -> bool:
-        return self._sessions.end(session_id, generation)
+    def end_session(self, session_id: str, client_id: int, generation: int) -> bool:
+        return self._sessions.end(SessionKey(session_id, client_id), generation)
 
     def figures(self) -> tuple[int, int]:
         """Returns the number of sessions, and the memory of this process in bytes."""

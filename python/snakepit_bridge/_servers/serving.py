@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Optional
 
@@ -11,6 +12,9 @@ from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.signals import Signals
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.main_thread import MainThread
+
+#: Distinguishes this process from another one that serves at the same address later.
+INSTANCE_ID = int.from_bytes(os.urandom(8), "little")
 
 #: Waits so many seconds for the calls to end; returns whether all have ended.
 Wait = Callable[[float], bool]

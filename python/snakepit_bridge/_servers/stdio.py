@@ -14,6 +14,7 @@ from typing import Any, Optional
 from snakepit_bridge._commands.call import Call
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._commands.sessions import SessionKey
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import kill_group
@@ -207,7 +208,8 @@ class _Server:
         return {}
 
     def _end_session(self, args: dict[str, Any]) -> dict[str, Any]:
-        ended = self._worker.sessions.end(args["session_id"], args.get("session_generation", 0))
+        key = SessionKey(args["session_id"])
+        ended = self._worker.sessions.end(key, args.get("session_generation", 0))
         return {"ended": ended}
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 from snakepit_bridge import _native
 from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.context import Context, running
-from snakepit_bridge._commands.sessions import Sessions
+from snakepit_bridge._commands.sessions import SessionKey, Sessions
 from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import ReportTo
 from snakepit_bridge._telemetry import tracing
@@ -78,8 +78,8 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
     tracing.attach(call.metadata)
     with ReportTo(call.fail):
         keywords = call.keywords()
-        if call.session_id is not None:
-            await _settle(sessions, call.session_id)
+        if call.session is not None:
+            await _settle(sessions, SessionKey(*call.session))
         if call.streams:
             await send_all(call.function(**keywords), functools.partial(_send, call))
             exit_fork()
@@ -96,8 +96,8 @@ async def _run_batch(batch: BatchRun, sessions: Sessions) -> None:
         if keywords is None:
             batch.skip()
             return
-        for session_id in batch.session_ids:
-            await _settle(sessions, session_id)
+        for session in batch.sessions:
+            await _settle(sessions, SessionKey(*session))
         value = await batch.function(**keywords)
         exit_fork()
         batch.finish(await awaited(value) if is_awaitable(value) else value)
@@ -150,12 +150,10 @@ def _resume(room: asyncio.Future[None]) -> None:
         room.set_result(None)
 
 
-async def _settle(sessions: Sessions, session_id: str) -> None:
+async def _settle(sessions: Sessions, key: SessionKey) -> None:
     """Waits until `session_ended` has run for the earlier generation of the session."""
     loop = asyncio.get_running_loop()
     settled = asyncio.Event()
-    while sessions.when_settled(
-        session_id, functools.partial(loop.call_soon_threadsafe, settled.set)
-    ):
+    while sessions.when_settled(key, functools.partial(loop.call_soon_threadsafe, settled.set)):
         await settled.wait()
         settled.clear()

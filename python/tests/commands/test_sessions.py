@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snakepit_bridge import Context
-from snakepit_bridge._commands.sessions import MAX_ID_BYTES, Session, Sessions, check_id
+from snakepit_bridge._commands.sessions import (
+    MAX_ID_BYTES,
+    Session,
+    SessionKey,
+    Sessions,
+    check_id,
+)
 from snakepit_bridge._errors.call_error import CallError
 
 Connect = Callable[..., Client]
@@ -23,7 +29,7 @@ class User:
 
 
 def visit(sessions: Sessions, session_id: str, generation: int = 0) -> Session:
-    return sessions.get(session_id, User(), generation)
+    return sessions.get(SessionKey(session_id), User(), generation)
 
 
 def test_a_session_is_a_dict_that_its_calls_share() -> None:
@@ -47,9 +53,9 @@ def test_the_least_recently_used_session_is_removed_first() -> None:
 def test_a_session_in_use_is_not_removed_and_its_time_counts_from_the_end_of_the_call() -> None:
     sessions = Sessions(max_sessions=1)
     user = User()
-    used = sessions.get("used", user)
+    used = sessions.get(SessionKey("used"), user)
     visit(sessions, "other")
-    assert sessions.get("used", user) is used
+    assert sessions.get(SessionKey("used"), user) is used
     del user
     assert sessions.count == 1
     assert visit(sessions, "used") is used
@@ -66,10 +72,10 @@ def test_a_call_that_only_belongs_to_a_session_keeps_it_too() -> None:
 def test_unused_sessions_expire_without_being_accessed() -> None:
     sessions = Sessions(ttl=0)
     user = User()
-    used = sessions.get("used", user)
+    used = sessions.get(SessionKey("used"), user)
     visit(sessions, "unused")
     assert sessions.count == 1
-    assert sessions.get("used", user) is used
+    assert sessions.get(SessionKey("used"), user) is used
     del user
     assert sessions.count == 0
 
@@ -87,11 +93,11 @@ def test_a_later_generation_of_a_session_finds_no_state_of_an_earlier_one() -> N
 def test_an_ended_session_is_gone_unless_it_has_begun_anew() -> None:
     sessions = Sessions()
     visit(sessions, "s", 2)
-    assert not sessions.end("s", 1)
-    assert sessions.end("s", 2)
-    assert not sessions.end("s")
+    assert not sessions.end(SessionKey("s"), 1)
+    assert sessions.end(SessionKey("s"), 2)
+    assert not sessions.end(SessionKey("s"))
     visit(sessions, "s", 3)
-    assert sessions.end("s")
+    assert sessions.end(SessionKey("s"))
     assert sessions.count == 0
 
 
@@ -99,15 +105,15 @@ def test_nothing_of_an_ended_session_is_kept() -> None:
     sessions = Sessions()
     kept = weakref.ref(visit(sessions, "s"))
     assert kept() is not None
-    sessions.end("s")
+    sessions.end(SessionKey("s"))
     assert kept() is None
 
 
 def test_a_call_whose_session_ends_meanwhile_keeps_its_dict() -> None:
     sessions = Sessions()
     user = User()
-    session = sessions.get("s", user)
-    sessions.end("s")
+    session = sessions.get(SessionKey("s"), user)
+    sessions.end(SessionKey("s"))
     session["mine"] = True
     assert visit(sessions, "s") == {}
     del user
@@ -118,7 +124,7 @@ def test_a_user_collected_in_a_cycle_no_longer_counts() -> None:
     sessions = Sessions(ttl=0)
     user = User()
     user.__dict__["self"] = user
-    sessions.get("s", user)
+    sessions.get(SessionKey("s"), user)
     del user
     gc.collect()
     assert sessions.count == 0
@@ -174,6 +180,26 @@ def test_only_sessions_with_state_are_active_and_ending_one_frees_it(connect: Co
     assert client.end_session("counted", 7)
     assert not client.end_session("counted")
     assert client.info(include_stats=True).stats.active_sessions == 0
+
+
+def test_clients_share_no_session_and_their_generations_do_not_compare(connect: Connect) -> None:
+    client = connect()
+
+    def count(client_id: int, generation: int) -> bytes:
+        session = {"session_id": "s", "client_id": client_id, "session_generation": generation}
+        response = client.begin("count_in_session", {}, **session).result()
+        result: bytes = response.result["result"]
+        return result
+
+    # The second client has begun fewer sessions than the first.
+    for expected in (b"1", b"2", b"3"):
+        assert count(2**63 + 1, 900) == expected
+        assert count(7, 3) == expected
+        assert count(0, 0) == expected
+    assert client.end_session("s", client_id=7)
+    assert not client.end_session("s", client_id=7)
+    assert count(7, 4) == b"1"
+    assert count(2**63 + 1, 900) == count(0, 0) == b"4"
 
 
 def test_the_bounds_are_options_and_spare_a_session_that_a_call_uses(

@@ -31,6 +31,7 @@ use parking_lot::{Mutex, MutexGuard};
 use queue::Place;
 use state::{Effects, Placed, State};
 use std::{
+    hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -74,6 +75,7 @@ pub struct Dispatcher<W: Worker> {
     state: Mutex<State<W, AnyCall<W>>>,
     batch_commands: BatchCommands,
     listener: Listener<W>,
+    client_id: u64,
     /// Refuses the calls that have waited too long.
     late: Watch,
 }
@@ -87,6 +89,7 @@ impl<W: Worker> Dispatcher<W> {
                 state: Mutex::new(State::new(limits)),
                 batch_commands: BatchCommands::default(),
                 listener: Box::new(listener),
+                client_id: random(),
                 late: Watch::idle(move |now| dispatcher.upgrade()?.refuse_late(now)),
             }
         })
@@ -118,6 +121,13 @@ impl<W: Worker> Dispatcher<W> {
         self.watch(end);
         events.into_iter().for_each(&self.listener);
         submitted
+    }
+
+    /// Distinguishes the sessions of this pool on a worker from those of other clients, which count their
+    /// generations themselves.
+    #[inline]
+    pub fn client_id(&self) -> u64 {
+        self.client_id
     }
 
     /// Whether calls of a command gather in batches on the workers.
@@ -268,6 +278,11 @@ impl<W: Worker> Dispatcher<W> {
     fn lock(&self) -> MutexGuard<'_, State<W, AnyCall<W>>> {
         self.state.lock()
     }
+}
+
+/// Any number but 0, from the system's random keys for hash tables.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish().max(1)
 }
 
 /// A worker's slot, which goes to the first call of the queue when this is dropped.

@@ -21,6 +21,8 @@ pub(crate) type Pool = Dispatcher<Arc<Worker>>;
 
 pub(crate) struct Worker {
     pub(crate) id: String,
+    /// Whose sessions its pool has there.
+    pub(crate) client_id: u64,
     /// `None` if the worker's owner sends its calls.
     pub(crate) connection: Option<Arc<Connection>>,
     /// The process that owns the worker and can kill it.

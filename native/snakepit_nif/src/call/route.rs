@@ -79,8 +79,10 @@ impl Call {
 
     /// Sets the generation that the call's session has at the destination, and which events are taken.
     pub(super) fn sent_to(&mut self, destination: Destination) -> Destination {
-        self.header.set_generation(destination.generation());
         let worker = destination.worker();
+        let client_id = worker.map_or(0, |worker| worker.client_id);
+        self.header
+            .set_generation(client_id, destination.generation());
         let telemetry = worker.is_some_and(|worker| worker.observer.is_some());
         let mut events = u32::from(telemetry) * TAKES_TELEMETRY;
         if self.progress.is_some() {

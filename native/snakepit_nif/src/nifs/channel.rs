@@ -127,6 +127,7 @@ fn health<'a>(
                 ("running", health.running_call_ids.len().encode(env)),
                 ("python_stuck_ms", health.python_stuck_ms.encode(env)),
                 ("batch_sizes", map::from_pairs(env, health.batch_sizes)),
+                ("instance_id", health.instance_id.encode(env)),
             ],
         )
     })

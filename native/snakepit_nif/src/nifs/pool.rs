@@ -116,7 +116,7 @@ fn pool_add(
         size: *size,
     });
     let batches = batches.collect();
-    let worker = spec.worker(env.pid(), channel);
+    let worker = spec.worker(env.pid(), &pool.0, channel);
     pool.0.add_batching(worker, capacity, batches).0
 }
 
@@ -133,7 +133,12 @@ struct WorkerSpec {
 }
 
 impl WorkerSpec {
-    fn worker(self, owner: LocalPid, channel: Option<ResourceArc<ChannelResource>>) -> Arc<Worker> {
+    fn worker(
+        self,
+        owner: LocalPid,
+        pool: &Pool,
+        channel: Option<ResourceArc<ChannelResource>>,
+    ) -> Arc<Worker> {
         let kill_grace = time(self.kill_grace);
         let connection = channel.map(|channel| channel.connection());
         if let Some(connection) = &connection {
@@ -141,6 +146,7 @@ impl WorkerSpec {
         }
         Arc::new(Worker {
             id: self.id,
+            client_id: pool.client_id(),
             connection,
             owner,
             kill_grace,
@@ -165,7 +171,7 @@ fn pool_resume(
     channel: ResourceArc<ChannelResource>,
     spec: WorkerSpec,
 ) -> bool {
-    let worker = spec.worker(env.pid(), Some(channel));
+    let worker = spec.worker(env.pid(), &pool.0, Some(channel));
     pool.0.resume(WorkerKey(key), worker)
 }
 

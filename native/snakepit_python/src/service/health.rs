@@ -35,6 +35,7 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
         in_flight: worker.scheduler.count(),
         python_stuck_ms: worker.python_stuck_ms(),
         batch_sizes: worker.commands.batch_sizes().collect(),
+        instance_id: worker.settings.instance_id,
         ..HealthResponse::default()
     };
     health.set_exit(worker.exits.find(id));
