@@ -349,11 +349,14 @@ impl<W: Worker, C> State<W, C> {
             self.sessions.leave(session, Instant::now());
         }
         let mut effects = Effects::new();
-        let entry = self.entry(slot.key);
-        let released = entry.map(|entry| entry.release(slot, used));
-        let released = released.into_iter().flatten().flatten();
-        effects.events.extend(released);
-        self.end_drained(slot.key, &mut effects.events);
+        if let Some(entry) = self.entry(slot.key) {
+            effects
+                .events
+                .extend(entry.release(slot, used).into_iter().flatten());
+            if entry.is_draining_sessions() {
+                self.end_drained(slot.key, &mut effects.events);
+            }
+        }
         self.serve(effects)
     }
 
@@ -580,7 +583,7 @@ impl<W: Worker, C> State<W, C> {
 
     /// Removes the first of the calls for which a worker is free; returns it and the worker.
     fn next(&mut self, effects: &mut Effects<W, C>) -> Option<(Queued<C>, Demand, usize)> {
-        loop {
+        while !self.queue.is_empty() || self.pinned > 0 {
             // A worker that drains its sessions serves the calls that wait for it alone.
             let budget = self.limits.pipeline_budget;
             let open = self.workers.iter().any(|entry| entry.may_take_some(budget));
@@ -604,6 +607,7 @@ impl<W: Worker, C> State<W, C> {
                 Placement::SessionLost => self.refuse_lost(queued, effects),
             }
         }
+        None
     }
 
     /// The first of the calls that wait for one worker which is free.

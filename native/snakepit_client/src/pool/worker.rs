@@ -112,19 +112,28 @@ impl<W: Worker, C> WorkerEntry<W, C> {
     /// Whether a call may be sent to it: to a slot that is free, into a batch that has room, or behind calls that run
     /// if it `pipelines`.
     pub(super) fn is_free(&self, demand: Demand, budget: Duration) -> bool {
-        let room = match self.batches_of(demand.batch) {
-            Some(_) if self.joinable(demand) > 0 => return self.phase == Phase::Open,
-            None if demand.pipelines => self.capacity + self.ahead(budget),
-            _ => self.capacity,
-        };
-        self.phase == Phase::Open && self.occupied() < room
+        self.phase == Phase::Open
+            && match self.batches_of(demand.batch) {
+                _ if self.has_slot() => true,
+                Some(_) => self.joinable(demand) > 0,
+                None => demand.pipelines && self.may_wait_here(budget),
+            }
+    }
+
+    fn has_slot(&self) -> bool {
+        self.occupied() < self.capacity
+    }
+
+    /// Whether one more call may wait on the worker itself, which has no slot left.
+    fn may_wait_here(&self, budget: Duration) -> bool {
+        self.occupied() < self.capacity + self.ahead(budget)
     }
 
     /// Whether there may be a call that could be sent to it.
     pub(super) fn may_take_some(&self, budget: Duration) -> bool {
         let has_room = |batches: &WorkerBatches| batches.room() > 0;
         let joinable = self.batched > 0 && self.batches.iter().any(has_room);
-        self.is_open() && (joinable || self.occupied() < self.capacity + self.ahead(budget))
+        self.is_open() && (joinable || self.has_slot() || self.may_wait_here(budget))
     }
 
     /// How many calls like this one could join those that are there, without another slot.
@@ -156,13 +165,11 @@ impl<W: Worker, C> WorkerEntry<W, C> {
 
     /// How many calls may wait on the worker itself: as many as keep it busy for about the budget.
     fn ahead(&self, budget: Duration) -> usize {
-        let slots = self
-            .capacity
-            .saturating_sub(self.exclusive + self.batch_slots());
         match self.mean {
-            Some(mean) if !self.stalled && u128::from(mean) <= budget.as_nanos() => {
-                let calls = budget.as_nanos() / u128::from(mean.max(1));
-                usize::try_from(calls).unwrap_or(MAX_AHEAD).min(MAX_AHEAD) * slots.min(1)
+            Some(mean) if !self.stalled && self.exclusive + self.batch_slots() < self.capacity => {
+                let budget = nanos(budget);
+                let calls = usize::try_from(budget / mean.max(1)).unwrap_or(MAX_AHEAD);
+                calls.min(MAX_AHEAD)
             }
             _ => 0,
         }
@@ -177,7 +184,7 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         if joinable > 0 {
             return (0, joinable, self.last_lease);
         }
-        let waits = usize::from(self.occupied() >= self.capacity);
+        let waits = usize::from(!self.has_slot());
         let order = match self.in_flight {
             0 => u64::MAX - self.last_lease,
             _ => self.last_lease,
@@ -278,7 +285,7 @@ impl<W: Worker, C> WorkerEntry<W, C> {
     }
 
     fn observe(&mut self, time: Duration) {
-        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let time = nanos(time);
         self.mean = Some(moving_mean(self.mean.unwrap_or(time), time));
         self.stalled = false;
     }
@@ -333,4 +340,8 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         }
         paused
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
