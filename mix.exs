@@ -73,7 +73,7 @@ defmodule Snakepit.MixProject do
         Notebooks: ~r"guides/notebooks/",
         Python: ~r"guides/(writing_commands|streaming|sessions|values|testing)",
         Running:
-          ~r"guides/(configuration|serving_models|deployment|telemetry|troubleshooting|reliability)",
+          ~r"guides/(configuration|serving_models|deployment|beyond_one_machine|telemetry|troubleshooting|reliability)",
         More: ~r"guides/(performance|adapters|migrating)|python/"
       ],
       groups_for_modules: [
@@ -98,7 +98,7 @@ defmodule Snakepit.MixProject do
   defp extras do
     guides =
       ~w(getting_started installation exploring writing_commands streaming sessions values testing configuration
-         serving_models deployment telemetry troubleshooting reliability performance adapters migrating)
+         serving_models deployment beyond_one_machine telemetry troubleshooting reliability performance adapters migrating)
 
     notebooks = "guides/notebooks/*.livemd" |> Path.wildcard() |> Enum.sort()
 

@@ -419,10 +419,12 @@ defmodule Snakepit do
   Lists a pool's workers, each as a map with the keys below. While a worker is being replaced, both it and its
   replacement are listed, with the same id and slot.
 
-    * `:id`, and `:os_pid`, nil while there is no process
+    * `:id`, and `:os_pid`, nil while there is no process, and for an endpoint
+    * `:endpoint` - the address of an endpoint of a remote pool, nil for a process
     * `:slot` - its place in the pool, from 0 on, which its successors keep (`SNAKEPIT_WORKER_SLOT`)
     * `:state` - `:starting`, `:ready`, `:draining` (it takes no calls, or only those of its sessions), or `:waiting` for the next attempt to start, with the
-      `:error` of the last one
+      `:error` of the last one. An endpoint is `:connecting`, `:ready`, or `:ejected` (it takes no calls for a while), with the `:error`
+      that is the reason
     * `:in_flight` - the number of its calls
     * `:python_stuck_ms` - for how long a command has held Python's lock in code that is not Python, so that
       nothing else runs in the worker. It is 0 if the worker is only busy, and always 0 for the grpcio server,
@@ -450,7 +452,8 @@ defmodule Snakepit do
   workers that have not been replaced keep running.
 
   A restart that begins during another one waits for it to end and then replaces all workers once more.
-  `:port_range` must have one port more than there are workers.
+  `:port_range` must have one port more than there are workers. The servers of a remote pool are restarted where they
+  run.
 
   `timeout:` is how long to wait for the end, in ms, by default `:infinity`. Each step of a restart has a limit
   of its own (`:startup_timeout`, `:shutdown_timeout`). After the timeout the caller gets the error `:timeout`,

@@ -13,8 +13,8 @@ defmodule Snakepit.AdapterFallback do
   again.
   """
 
+  alias Snakepit.{Config, Error, Pool}
   alias Snakepit.Config.Options
-  alias Snakepit.{Error, Pool}
   alias Snakepit.Pool.Diagnostics
 
   @options Map.merge(Options.call(), %{pool: :pool, fallback_adapter: :adapter})
@@ -45,8 +45,11 @@ defmodule Snakepit.AdapterFallback do
   # The pool of the fallback's workers, or nil without a fallback adapter.
   defp fallback(name, adapter) do
     with {:ok, _pool, %{options: options}} <- Diagnostics.overview(name) do
-      if adapter = adapter || options.fallback_adapter,
-        do: start(name, adapter, options),
+      adapter = adapter || options.fallback_adapter
+
+      # A remote pool has no options for workers of its own.
+      if adapter && options.endpoints == nil,
+        do: start(name, adapter, Config.of_processes(options)),
         else: {:ok, nil}
     end
   end

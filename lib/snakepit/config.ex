@@ -2,10 +2,12 @@ defmodule Snakepit.Config do
   @moduledoc false
   # The single schema of a pool's options.
 
-  alias Snakepit.Config.{Cores, Env, Hidden, Options, Paths, Type}
+  alias Snakepit.Config.{Cores, Eject, Env, Hidden, Options, Paths, Type}
   alias Snakepit.Error
 
   # Default modules are written as atoms, so that the schema depends on none of them.
+  #
+  # With `only:` an option is for pools of that kind: those that start processes, or those of remote endpoints.
   #
   # With `flag: true` an option is also passed to Python workers as a command-line flag. The
   # options that the native library uses are fields of a struct in `nifs/pool.rs`.
@@ -16,34 +18,40 @@ defmodule Snakepit.Config do
       doc: "an atom, by which calls name the pool"
     ],
     size: [
+      only: :processes,
       type: {:positive, 10_000},
       default: quote(do: System.schedulers_online()),
       doc: "the number of workers"
     ],
     adapter: [
+      only: :processes,
       type: :adapter,
       default: :"Elixir.Snakepit.Adapters.GRPCPython",
       doc: "a module that implements `Snakepit.Adapter`"
     ],
     adapter_args: [
+      only: :processes,
       type: :keyword,
       default: [],
       doc:
         "for `Snakepit.Adapters.GRPCPython`: `class:`, the \"module:Class\" of the commands, `paths:`, the directories to import from, and `init:`, the keyword arguments of the class"
     ],
     python: [
+      only: :processes,
       type: :path,
       default: nil,
       doc:
         "the Python executable; by default `.venv/bin/python` if it exists, otherwise `python3`"
     ],
     root: [
+      only: :processes,
       type: :string,
       default: nil,
       doc:
         "the directory from which relative paths start and in which workers run; by default that of the Mix project, or without Mix the current directory when the pool is first started"
     ],
     server: [
+      only: :processes,
       type: {:one_of, [:native, :grpcio]},
       default: nil,
       flag: true,
@@ -51,50 +59,59 @@ defmodule Snakepit.Config do
         "`:native`, the worker's server in Rust, or `:grpcio`; by default the native server, or grpcio's if that does not load"
     ],
     env: [
+      only: :processes,
       type: :env,
       default: [],
       doc:
         "environment variables for the workers, a map of names to strings; `nil` unsets one that they would inherit. Or a function that takes a worker's slot, 0 for the first, and returns such a map, or `{module, function, arguments}`, which gets the slot as its first argument"
     ],
     cpu_affinity: [
+      only: :processes,
       type: :cores,
       default: nil,
       doc:
         "the cores on which workers may run, a list for each slot: `[[0, 1], [2, 3]]`; further slots begin with the first list again (Linux)"
     ],
     nice: [
+      only: :processes,
       type: :nice,
       default: nil,
       doc: "the priority of the workers, from -20 to 19; a higher number is a lower priority"
     ],
     memory_limit: [
+      only: :processes,
       type: :memory,
       default: nil,
       doc:
         "how much memory a worker may map, in bytes (`RLIMIT_AS`): beyond it, allocations in the worker fail"
     ],
     fallback_adapter: [
+      only: :processes,
       type: :adapter,
       default: nil,
       doc: "the adapter to use if the workers of `:adapter` cannot use gRPC"
     ],
     thread_limit: [
+      only: :processes,
       type: {:positive, 1024},
       default: nil,
       doc:
         "how many threads a worker's numerical libraries may use: sets `OMP_NUM_THREADS` and related variables, unless `:env` has them"
     ],
     max_requests: [
+      only: :processes,
       type: :count_limit,
       default: :infinity,
       doc: "after how many calls to replace a worker"
     ],
     max_age: [
+      only: :processes,
       type: :timeout,
       default: :infinity,
       doc: "how long after it was ready to replace a worker, in ms"
     ],
     max_memory: [
+      only: :processes,
       type: :memory_limit,
       default: :infinity,
       doc:
@@ -157,6 +174,7 @@ defmodule Snakepit.Config do
       doc: "the maximum size of a request, a result or a chunk, in bytes"
     ],
     frames: [
+      only: :processes,
       type: {:one_of, [:lists, :arrow]},
       default: :lists,
       flag: true,
@@ -164,6 +182,7 @@ defmodule Snakepit.Config do
         "how pandas and polars frames and Arrow tables in results arrive: `:lists`, as maps of lists, or `:arrow`, each as a `Snakepit.Arrow`"
     ],
     unencodable: [
+      only: :processes,
       type: {:one_of, [:error, :marker]},
       default: :error,
       flag: true,
@@ -171,6 +190,7 @@ defmodule Snakepit.Config do
         "what happens if a value in a result cannot be sent: `:error`, or `:marker` to replace it by a map with its type"
     ],
     log_level: [
+      only: :processes,
       type: {:one_of, [:debug, :info, :warning, :error]},
       default: :info,
       flag: true,
@@ -178,27 +198,32 @@ defmodule Snakepit.Config do
         "the lowest level of Python's log records that reach Logger: `:debug`, `:info`, `:warning` or `:error`; for installed libraries it is `:warning`, unless their loggers are given a level"
     ],
     transport: [
+      only: :processes,
       type: {:one_of, [:unix, :tcp]},
       default: :unix,
       doc: "`:unix`, or `:tcp` on 127.0.0.1 with a secret per worker"
     ],
     base_port: [
+      only: :processes,
       type: :port,
       default: 0,
       doc: "with `:tcp`, the first port to try; 0 means any free port"
     ],
     port_range: [
+      only: :processes,
       type: :ports,
       default: 100,
       doc: "with `:tcp`, how many ports to try from there on"
     ],
     reload: [
+      only: :processes,
       type: {:one_of, [true, false]},
       default: false,
       doc:
         "for development: whether to replace the workers, one after another, when a Python file under `paths:` changes"
     ],
     startup_timeout: [
+      only: :processes,
       type: :millis,
       default: 30_000,
       doc: "how long a worker may take to become ready, in ms"
@@ -235,27 +260,91 @@ defmodule Snakepit.Config do
         "after how many consecutive intervals without an answer to replace a worker; a command that holds Python's global lock in C code keeps the grpcio server from answering"
     ],
     restart_backoff: [
+      only: :processes,
       type: :range,
       default: {100, 10_000},
       doc:
         "the first and the longest wait before the next attempt, in ms, if a worker does not start or ends before it has answered a call"
+    ],
+    endpoints: [
+      only: :endpoints,
+      type: :endpoints,
+      default: nil,
+      doc:
+        "the addresses of servers that run already, for a remote pool: `[\"tcp:10.0.0.7:50051\", ...]`, see [Beyond one machine](beyond_one_machine.md). The pool starts no processes, and takes none of the options for them"
+    ],
+    connect_timeout: [
+      only: :endpoints,
+      type: :millis,
+      default: 5_000,
+      doc:
+        "with `:endpoints`, how long a connection may take to be made, in ms, and how long calls wait for an endpoint whose connection was lost"
+    ],
+    reconnect_backoff: [
+      only: :endpoints,
+      type: :range,
+      default: {100, 10_000},
+      doc:
+        "with `:endpoints`, the first and the longest wait before the next attempt to connect, in ms"
+    ],
+    eject: [
+      only: :endpoints,
+      type: :eject,
+      default: Eject.defaults(),
+      doc:
+        "with `:endpoints`, for how long an endpoint gets no calls, `:for` in ms, that does not answer its health checks, or on which a cancelled call continued past `:kill_grace`; and which part of the endpoints may be out at the same time, `:at_most`"
     ]
   ]
 
   @doc "Checks a pool's options and adds the defaults."
   @spec pool(keyword) :: {:ok, map} | {:error, Error.t()}
   def pool(options) do
-    with :ok <- Options.check(options, types()) do
+    with :ok <- Options.check(options, types()),
+         :ok <- check_only(options) do
       options = Map.new([{:root, Paths.root()} | options])
       options = Map.merge(defaults(), options)
       options = %{options | adapter_args: Hidden.wrap_init(options.adapter_args)}
       options = %{options | root: Paths.root(options.root), env: Env.new(options.env)}
+      options = remote(options)
 
       with :ok <- Cores.check(options.cpu_affinity),
            :ok <- check_slots(options, 0..(options.size - 1)),
            do: {:ok, options}
     end
   end
+
+  # The pool starts its workers, or others start them: each kind has options of its own.
+  defp check_only(options) do
+    kind = if options[:endpoints], do: :endpoints, else: :processes
+
+    Enum.find_value(options, :ok, fn {key, _value} ->
+      if @pool[key][:only] not in [nil, kind],
+        do: {:error, %Error{reason: :invalid_options, message: only(kind, key)}}
+    end)
+  end
+
+  defp only(:endpoints, key) do
+    "the option #{inspect(key)} is for workers that the pool starts, and :endpoints names servers that run already: " <>
+      "leave out one of the two"
+  end
+
+  defp only(:processes, key) do
+    "the option #{inspect(key)} is for servers that run already: name them by the option :endpoints, or leave it out"
+  end
+
+  defp remote(%{endpoints: nil} = options), do: options
+
+  defp remote(%{endpoints: endpoints, eject: eject} = options),
+    do: %{options | adapter: nil, size: length(endpoints), eject: Eject.new(eject)}
+
+  @doc "Whether an option is only for remote pools."
+  @spec for_endpoints?(atom) :: boolean
+  def for_endpoints?(option), do: @pool[option][:only] == :endpoints
+
+  @doc "Removes the options of a remote pool."
+  @spec of_processes(map) :: map
+  def of_processes(options),
+    do: Map.reject(options, fn {option, _value} -> for_endpoints?(option) end)
 
   @doc "Checks what depends on the slots of workers."
   @spec check_slots(map, Range.t()) :: :ok | {:error, Error.t()}

@@ -7,8 +7,7 @@ defmodule Snakepit.GRPCWorker do
 
   alias Snakepit.{Codec, Native}
   alias Snakepit.GRPC.{Channel, Listener}
-  alias Snakepit.Pool.Membership
-  alias Snakepit.Telemetry
+  alias Snakepit.Pool.{Membership, PoolEvents}
 
   # EX_UNAVAILABLE of sysexits.h, with which a worker reports that it cannot run a server.
   @no_server 69
@@ -166,14 +165,7 @@ defmodule Snakepit.GRPCWorker do
     do: {:noreply, kill("its connection was lost", state)}
 
   def handle_info({:snakepit_handler_exited, exit}, state) do
-    Telemetry.call_cancelled(Telemetry.native(exit.after_us), %{
-      how: exit.how,
-      command: exit.command,
-      request_id: exit.request_id,
-      pool: state.membership.options.name,
-      worker_id: state.membership.id
-    })
-
+    PoolEvents.handler_exited(exit, state.membership.options.name, state.membership.id)
     {:noreply, state}
   end
 

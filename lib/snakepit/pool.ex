@@ -12,6 +12,9 @@ defmodule Snakepit.Pool do
       {:ok, %{"result" => summary}} =
         Snakepit.execute("summarize", %{text: "..."}, pool: MyApp.Python)
 
+  With `endpoints: ["tcp:10.0.0.7:50051", ...]` a pool has no processes of its own: its calls go to servers that run
+  already, on this machine or on others. See [Beyond one machine](beyond_one_machine.md).
+
   You can run any number of pools. The application's environment defines the one that the
   application itself starts, with the default name `Snakepit.Pool`: see
   [Configuration](#module-configuration).
@@ -56,6 +59,7 @@ defmodule Snakepit.Pool do
 
   alias Snakepit.Pool.{
     Diagnostics,
+    EndpointManager,
     Manager,
     Notifier,
     Registry,
@@ -77,7 +81,10 @@ defmodule Snakepit.Pool do
     options = Hidden.wrap(options)
 
     # When a supervisor restarts the pool, the current directory may be another one.
-    options = Keyword.update(options, :root, Paths.root(), &Paths.root/1)
+    options =
+      if options[:endpoints],
+        do: options,
+        else: Keyword.update(options, :root, Paths.root(), &Paths.root/1)
 
     %{
       id: {__MODULE__, Keyword.get(options, :name, __MODULE__)},
@@ -102,7 +109,7 @@ defmodule Snakepit.Pool do
     end
   end
 
-  # What each adapter says about itself. Each may refuse the options.
+  # What each adapter says about itself. Each may refuse the options. A remote pool has none.
   defp facts(options) do
     for adapter when adapter != nil <- [options.adapter, options.fallback_adapter],
         reduce: {:ok, %{}} do
@@ -225,6 +232,11 @@ defmodule Snakepit.Pool do
   defp now, do: System.monotonic_time(:millisecond)
 
   @impl true
+  def init({%{endpoints: [_ | _]} = options, _facts}) do
+    children = [{Notifier, options.name}, WorkerSupervisor, {EndpointManager, {self(), options}}]
+    Supervisor.init(children, strategy: :one_for_all)
+  end
+
   def init({options, facts}) do
     # They stop in reverse: the manager first, so that nothing is started while workers stop; then the
     # workers, the directory of their sockets, and last the notifier, which emits the events of all.

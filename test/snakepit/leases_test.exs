@@ -9,8 +9,19 @@ defmodule Snakepit.LeasesTest do
 
   setup do
     limits = %{max_queue: 1, max_sessions: 1, session_ttl: nil, pipeline_budget: 0}
-    pool = Native.pool_new(Map.merge(limits, %{size: 1, startup_timeout: 1_000}), false)
-    worker = %{id: "pool/1", max_concurrency: 1, kill_grace: 1_000, observer: nil, batches: []}
+
+    pool =
+      Native.pool_new(Map.merge(limits, %{size: 1, startup_timeout: 1_000, remote: false}), false)
+
+    worker = %{
+      id: "pool/1",
+      max_concurrency: 1,
+      kill_grace: 1_000,
+      observer: nil,
+      batches: [],
+      owned: true
+    }
+
     Native.pool_add(pool, nil, worker)
     %{pool: pool}
   end

@@ -5,6 +5,8 @@ for {kind, options} <- [
       GRPCPoolOf4: [adapter: GRPCPython, size: 4],
       # With the other server only the transport differs.
       GRPCIOPoolOf1: [adapter: GRPCPython, server: :grpcio, size: 1],
+      # The servers run already; the pool only connects to them.
+      RemotePoolOf2: [remote: true, size: 2],
       StdioPoolOf1: [adapter: GenericPythonV2, size: 1],
       StdioPoolOf4: [adapter: GenericPythonV2, size: 4]
     ] do

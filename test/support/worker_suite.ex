@@ -1,7 +1,8 @@
 defmodule Snakepit.Test.WorkerSuite do
   @moduledoc false
   # Every behaviour that workers share, whatever their transport: `use` it with the options of its
-  # pools, including `:size`.
+  # pools, including `:size`. With `remote: true` these are pools of endpoints, whose servers the tests start:
+  # what a pool does with its own processes does not apply to them.
 
   defmacro __using__(options) do
     quote location: :keep do
@@ -14,14 +15,19 @@ defmodule Snakepit.Test.WorkerSuite do
 
       @moduletag :tmp_dir
 
-      @options unquote(options)
+      @options Keyword.delete(unquote(options), :remote)
+      @remote Keyword.get(unquote(options), :remote, false)
       @size Keyword.fetch!(@options, :size)
       @patience patience()
 
-      defp start_pool!(options \\ []), do: Snakepit.Test.Pools.start_pool!(options(options))
+      if @remote do
+        defp start_pool!(options \\ []), do: Snakepit.Test.Endpoints.start_pool!(options(options))
+      else
+        defp start_pool!(options \\ []), do: Snakepit.Test.Pools.start_pool!(options(options))
 
-      defp start_pool_unready!(options),
-        do: Snakepit.Test.Pools.start_pool_unready!(options(options))
+        defp start_pool_unready!(options),
+          do: Snakepit.Test.Pools.start_pool_unready!(options(options))
+      end
 
       defp options(options), do: Keyword.merge(@options, options)
 
@@ -204,14 +210,16 @@ defmodule Snakepit.Test.WorkerSuite do
       end
 
       describe "a call" do
-        test "ends at its deadline, and its worker is replaced", %{tmp_dir: dir} do
-          pool = start_pool!(kill_grace: 100)
-          started = Path.join(dir, "started")
-          {error, timeout} = run_out!("sleep", %{seconds: 600, started: started}, pool: pool)
-          assert error.message =~ "#{timeout} ms"
-          worker = os_pid_in!(started)
-          eventually(fn -> not alive?(worker) end)
-          assert :ok = await_ready(pool)
+        unless @remote do
+          test "ends at its deadline, and its worker is replaced", %{tmp_dir: dir} do
+            pool = start_pool!(kill_grace: 100)
+            started = Path.join(dir, "started")
+            {error, timeout} = run_out!("sleep", %{seconds: 600, started: started}, pool: pool)
+            assert error.message =~ "#{timeout} ms"
+            worker = os_pid_in!(started)
+            eventually(fn -> not alive?(worker) end)
+            assert :ok = await_ready(pool)
+          end
         end
 
         test "that stops when it is cancelled keeps its worker", %{tmp_dir: dir} do
@@ -315,20 +323,22 @@ defmodule Snakepit.Test.WorkerSuite do
         end
       end
 
-      test "prints and logs reach Logger with the worker's id, and break nothing" do
-        pool = start_pool!()
+      unless @remote do
+        test "prints and logs reach Logger with the worker's id, and break nothing" do
+          pool = start_pool!()
 
-        Log.follow(pool)
-        assert {:ok, _} = Snakepit.execute("noise", %{megabytes: 4}, pool: pool)
-        assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
-        # A worker's process logs in order: this is its last line.
-        lines = Log.await(pool, "from logging")
-        worker = ~r/^\[:#{pool}\/\d\] /
-        assert Enum.all?(lines, fn {_level, text} -> text =~ worker end)
-        assert Enum.any?(lines, fn {_level, text} -> text =~ "] from stderr" end)
-        assert {:error, _text} = List.last(lines)
-        noise = Enum.count(lines, fn {_level, text} -> text =~ ~r/\] x{1023}$/ end)
-        assert noise == 4 * 1024
+          Log.follow(pool)
+          assert {:ok, _} = Snakepit.execute("noise", %{megabytes: 4}, pool: pool)
+          assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+          # A worker's process logs in order: this is its last line.
+          lines = Log.await(pool, "from logging")
+          worker = ~r/^\[:#{pool}\/\d\] /
+          assert Enum.all?(lines, fn {_level, text} -> text =~ worker end)
+          assert Enum.any?(lines, fn {_level, text} -> text =~ "] from stderr" end)
+          assert {:error, _text} = List.last(lines)
+          noise = Enum.count(lines, fn {_level, text} -> text =~ ~r/\] x{1023}$/ end)
+          assert noise == 4 * 1024
+        end
       end
 
       describe "a pool that stops" do
@@ -352,14 +362,16 @@ defmodule Snakepit.Test.WorkerSuite do
           assert Enum.all?(await_many(tasks), &match?({:ok, %{"pid" => _}}, &1))
         end
 
-        test "takes with it what handlers have started" do
-          pool = start_pool!()
-          worker = os_pid(pool)
-          {:ok, %{"pid" => child}} = Snakepit.execute("child", %{}, pool: pool)
-          assert alive?(child)
-          :ok = stop_supervised({Snakepit.Pool, pool})
-          assert not alive?(worker)
-          eventually(fn -> not alive?(child) end)
+        unless @remote do
+          test "takes with it what handlers have started" do
+            pool = start_pool!()
+            worker = os_pid(pool)
+            {:ok, %{"pid" => child}} = Snakepit.execute("child", %{}, pool: pool)
+            assert alive?(child)
+            :ok = stop_supervised({Snakepit.Pool, pool})
+            assert not alive?(worker)
+            eventually(fn -> not alive?(child) end)
+          end
         end
 
         test "does not wait for ever", %{tmp_dir: dir} do
@@ -372,53 +384,55 @@ defmodule Snakepit.Test.WorkerSuite do
 
           worker = os_pid_in!(started)
           :ok = stop_supervised({Snakepit.Pool, pool})
-          eventually(fn -> not alive?(worker) end)
+          unless @remote, do: eventually(fn -> not alive?(worker) end)
           assert {:error, %Error{}} = await(call)
         end
       end
 
-      describe "a worker that does not start" do
-        test "names the Python, the class or the module that was not found" do
-          error = start_error(python: "/nowhere/python")
-          assert error.message =~ "/nowhere/python" and error.message =~ ":python"
-          assert start_error(adapter_args: [class: "nowhere:Class"]).message =~ "nowhere"
-          args = [class: "snakepit_bridge:Missing"]
-          assert start_error(adapter_args: args).message =~ "Missing"
-        end
+      unless @remote do
+        describe "a worker that does not start" do
+          test "names the Python, the class or the module that was not found" do
+            error = start_error(python: "/nowhere/python")
+            assert error.message =~ "/nowhere/python" and error.message =~ ":python"
+            assert start_error(adapter_args: [class: "nowhere:Class"]).message =~ "nowhere"
+            args = [class: "snakepit_bridge:Missing"]
+            assert start_error(adapter_args: args).message =~ "Missing"
+          end
 
-        test "shows the end of its output", %{tmp_dir: dir} do
-          File.write!(Path.join(dir, "broken.py"), "print('last words')\nraise SystemExit(3)\n")
-          error = start_error(adapter_args: [class: "broken:Broken", paths: [dir]])
-          assert error.message =~ "last words"
-        end
+          test "shows the end of its output", %{tmp_dir: dir} do
+            File.write!(Path.join(dir, "broken.py"), "print('last words')\nraise SystemExit(3)\n")
+            error = start_error(adapter_args: [class: "broken:Broken", paths: [dir]])
+            assert error.message =~ "last words"
+          end
 
-        test "is tried again until the cause is gone", %{tmp_dir: dir} do
-          args = [class: "late:Late", paths: [dir]]
-          pool = start_pool_unready!(adapter_args: args, restart_backoff: {50, 100})
-          assert {:error, %Error{reason: :worker_start_failed}} = await_ready(pool)
+          test "is tried again until the cause is gone", %{tmp_dir: dir} do
+            args = [class: "late:Late", paths: [dir]]
+            pool = start_pool_unready!(adapter_args: args, restart_backoff: {50, 100})
+            assert {:error, %Error{reason: :worker_start_failed}} = await_ready(pool)
 
-          File.write!(
-            Path.join(dir, "late.py"),
-            "from snakepit_bridge import BuiltinAdapter as Late\n"
-          )
-
-          eventually(fn -> match?({:ok, _}, Snakepit.execute("ping", %{}, pool: pool)) end)
-          eventually(fn -> await_ready(pool) == :ok end)
-        end
-
-        defp start_error(options) do
-          pool = start_pool_unready!(options)
-
-          assert {:error, %Error{reason: :worker_start_failed} = error} = await_ready(pool)
-
-          eventually(fn ->
-            match?(
-              {:error, %Error{reason: :worker_start_failed}},
-              Snakepit.execute("ping", %{}, pool: pool)
+            File.write!(
+              Path.join(dir, "late.py"),
+              "from snakepit_bridge import BuiltinAdapter as Late\n"
             )
-          end)
 
-          error
+            eventually(fn -> match?({:ok, _}, Snakepit.execute("ping", %{}, pool: pool)) end)
+            eventually(fn -> await_ready(pool) == :ok end)
+          end
+
+          defp start_error(options) do
+            pool = start_pool_unready!(options)
+
+            assert {:error, %Error{reason: :worker_start_failed} = error} = await_ready(pool)
+
+            eventually(fn ->
+              match?(
+                {:error, %Error{reason: :worker_start_failed}},
+                Snakepit.execute("ping", %{}, pool: pool)
+              )
+            end)
+
+            error
+          end
         end
       end
     end

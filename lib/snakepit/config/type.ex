@@ -2,6 +2,8 @@ defmodule Snakepit.Config.Type do
   @moduledoc false
   # The types of options: which values each has, and how a message describes it.
 
+  alias Snakepit.Config.{Eject, Endpoints}
+
   # The limit of Erlang's timers, in ms.
   @max 4_294_967_295
   # The limit of grpcio.
@@ -102,6 +104,16 @@ defmodule Snakepit.Config.Type do
 
   def check(:threads, value),
     do: value in 1..@max_threads || "a number of threads, 1 to #{@max_threads}"
+
+  def check(:endpoints, value) do
+    Endpoints.valid?(value) ||
+      "a list of the different addresses of servers, each \"tcp:host:port\" or \"unix:/path\""
+  end
+
+  def check(:eject, value) do
+    Eject.valid?(value) ||
+      "a keyword list of :for, a number of milliseconds above 0, and :at_most, a number from 0 to 1"
+  end
 
   def check(:session_id, value) do
     (string?(value) and byte_size(value) in 1..@session_id_bytes and

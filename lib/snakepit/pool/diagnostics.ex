@@ -218,6 +218,7 @@ defmodule Snakepit.Pool.Diagnostics do
     %{
       id: worker.id,
       slot: worker.slot,
+      endpoint: worker[:endpoint],
       os_pid: answer.os_pid,
       state: if(draining, do: :draining, else: worker.state),
       error: worker.error,

@@ -36,6 +36,12 @@ defmodule Snakepit.Pool.HealthCheck do
   # Longer than it takes to miss too many checks.
   defp ask_timeout(check), do: min(check.interval * (check.allowed + 1), @longest)
 
+  @doc "Call it on `:check_health` while the worker is not to be checked."
+  def skip(check), do: schedule(check)
+
+  @doc "The worker has a new connection: earlier misses do not count."
+  def reset(check), do: %{check | pending: nil, missed: 0}
+
   def answered(check, %{"healthy" => false}),
     do: miss(%{check | pending: nil}, "it reported that it is not healthy")
 

@@ -23,6 +23,7 @@ defmodule Snakepit.Pool.Manager do
   alias Snakepit.Pool.{
     CommandPolicy,
     Diagnostics,
+    PoolEvents,
     Recycling,
     Registry,
     Restart,
@@ -109,7 +110,7 @@ defmodule Snakepit.Pool.Manager do
     pids = for {id, pid, _, _} <- Supervisor.which_children(state.supervisor), do: {id, pid}
     %{WorkerSupervisor => supervisor, RuntimeDir => runtime_dir} = Map.new(pids)
     state = %{state | supervisor: supervisor, runtime_dir: runtime_dir}
-    expire_sessions_later(state.options.session_ttl)
+    PoolEvents.expire_sessions_later(state.options.session_ttl)
     {:noreply, start_workers(state)}
   end
 
@@ -193,42 +194,19 @@ defmodule Snakepit.Pool.Manager do
 
   def handle_info({:start, _native, _slot, _attempt, _why}, state), do: {:noreply, state}
 
-  def handle_info({:snakepit_session, event, %{ids: ids, worker_id: worker_id}}, state) do
-    metadata = %{pool: state.options.name, worker_id: worker_id}
-    for id <- ids, do: Telemetry.session(event, Map.put(metadata, :session_id, id))
-    {:noreply, state}
-  end
-
-  def handle_info({:snakepit_stream_ended, span, stream_end}, state) do
-    Telemetry.stream_ended(span, stream_end)
-    {:noreply, state}
-  end
-
-  def handle_info({:snakepit_event, event}, state) do
-    Telemetry.python_event(Map.put(event, :pool, state.options.name))
-    {:noreply, state}
-  end
-
-  def handle_info(:expire_sessions, state) do
-    Native.pool_expire_sessions(state.native)
-    expire_sessions_later(state.options.session_ttl)
-    {:noreply, state}
-  end
-
   def handle_info({:EXIT, _pid, reason}, state), do: {:stop, reason, state}
+
+  def handle_info(message, state) do
+    PoolEvents.handle_info(message, state.options, state.native)
+    {:noreply, state}
+  end
 
   @impl true
   def terminate(reason, state) do
     # Every caller that finds the pool, or has found it, learns that it has stopped.
     if state.native, do: Native.pool_close(state.native)
-    if orderly?(reason), do: Registry.unpublish(state.options.name)
+    if PoolEvents.orderly?(reason), do: Registry.unpublish(state.options.name)
   end
-
-  # A killed pool stays published, as does one whose manager was killed: it is known to have
-  # existed.
-  defp orderly?(reason) when reason in [:normal, :shutdown], do: true
-  defp orderly?({:shutdown, _}), do: true
-  defp orderly?(_reason), do: false
 
   if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
   # The options contain the workers' environment, whatever formats the state.
@@ -616,12 +594,6 @@ defmodule Snakepit.Pool.Manager do
     end
   end
 
-  defp expire_sessions_later(:infinity), do: nil
-
-  defp expire_sessions_later(ttl) do
-    Process.send_after(self(), :expire_sessions, ttl |> div(4) |> max(100) |> min(60_000))
-  end
-
   defp not_ready_error(message, state) do
     reason = if state.no_grpc, do: :grpc_unavailable, else: :worker_start_failed
     %Error{reason: reason, pool: state.options.name, message: message}
@@ -636,6 +608,7 @@ defmodule Snakepit.Pool.Manager do
   defp new_pool(options) do
     options
     |> Map.new(fn {option, value} -> {option, Codec.millis(value)} end)
+    |> Map.put(:remote, false)
     |> Native.pool_new(Telemetry.available?())
   end
 

@@ -25,16 +25,14 @@ defmodule Snakepit.Pool.Membership do
 
   require Logger
 
-  alias Snakepit.{Native, Telemetry}
-  alias Snakepit.Pool.{HealthCheck, Lifetime, OSProcess}
+  alias Snakepit.Native
+  alias Snakepit.Pool.{HealthCheck, Lifetime, OSProcess, WorkerSpec}
 
   # How long to wait for the exit status of a process after its output has ended, and for the end
   # of its output after it has exited, in ms.
   @output_grace 1_000
   # How long a supervisor waits in addition to the steps, in ms.
   @stop_grace 2_000
-  # How many calls a worker may take at once by saying that they gather in batches.
-  @largest_batch 65_536
 
   # The options contain the workers' environment.
   @derive {Inspect, only: [:id, :key, :leaving, :kill_reason]}
@@ -112,8 +110,8 @@ defmodule Snakepit.Pool.Membership do
 
   def join(membership, channel, health) do
     Process.cancel_timer(membership.startup_timer)
-    membership = %{membership | batches: batches(health["batch_sizes"])}
-    key = Native.pool_add(membership.pool, channel, native(membership))
+    membership = %{membership | batches: WorkerSpec.batches(health)}
+    key = Native.pool_add(membership.pool, channel, WorkerSpec.new(membership, true))
     check = HealthCheck.new(membership.id, membership.options)
     OSProcess.ready(membership.process)
     send(membership.manager, {:worker_ready, self(), key})
@@ -156,27 +154,13 @@ defmodule Snakepit.Pool.Membership do
   def resume(%{key: nil}, _channel), do: false
 
   def resume(membership, channel),
-    do: Native.pool_resume(membership.pool, membership.key, channel, native(membership))
-
-  # The description of a worker for the dispatcher.
-  defp native(%{id: id, options: options, manager: manager, batches: batches}) do
-    %{
-      id: id,
-      max_concurrency: options.max_concurrency,
-      kill_grace: options.kill_grace,
-      observer: if(Telemetry.available?(), do: manager),
-      batches: batches
-    }
-  end
-
-  # A worker may send anything.
-  defp batches(%{} = sizes) do
-    for {name, size} <- sizes,
-        is_binary(name) and is_integer(size) and size in 2..@largest_batch,
-        do: {name, size}
-  end
-
-  defp batches(_unknown), do: []
+    do:
+      Native.pool_resume(
+        membership.pool,
+        membership.key,
+        channel,
+        WorkerSpec.new(membership, true)
+      )
 
   @doc "It gets no new calls. The message `:snakepit_drained` reports that its calls have ended."
   @spec drain(t) :: t

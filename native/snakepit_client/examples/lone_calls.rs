@@ -82,7 +82,7 @@ fn main() -> Result<(), Failure> {
     let connection = runtime
         .block_on(Connection::new(&target))
         .map_err(|failure| format!("{failure:?}"))?;
-    connection.set_worker(1, Duration::from_secs(5));
+    connection.set_worker(1, Duration::from_secs(5), true);
     let multiplexer = connection.multiplexer.clone();
     let multiplexer = multiplexer.ok_or("the server does not implement Calls")?;
     let limits = Limits {

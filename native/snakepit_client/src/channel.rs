@@ -30,13 +30,15 @@ pub struct Channel {
     pub max_message_size: usize,
     /// Cancelled once the connection accepts no further calls. Calls that already run on it may finish.
     pub closed: CancellationToken,
+    /// Ends the connection at once when it is cancelled.
+    pub(crate) end: CancellationToken,
 }
 
 impl Channel {
     pub async fn connect(target: &Target) -> Result<Self, Failure> {
         let secret = target.secret()?;
         let connecting = async { handshake(target.address.connect().await?, secret).await };
-        let (connection, closed) = target.in_time(connecting).await?;
+        let (connection, closed, end) = target.in_time(connecting).await?;
         let max_message_size = target.max_message_size;
         Ok(Self {
             client: SnakepitBridgeClient::with_origin(
@@ -47,6 +49,7 @@ impl Channel {
             .max_encoding_message_size(max_message_size),
             max_message_size,
             closed,
+            end,
         })
     }
 
@@ -63,7 +66,7 @@ impl Channel {
 async fn handshake(
     stream: Socket,
     secret: Option<HeaderValue>,
-) -> std::io::Result<(HttpConnection, CancellationToken)> {
+) -> std::io::Result<(HttpConnection, CancellationToken, CancellationToken)> {
     let (sender, driver) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -77,12 +80,17 @@ async fn handshake(
         .map_err(std::io::Error::other)?;
     let closed = CancellationToken::new();
     let guard = closed.clone().drop_guard();
+    let end = CancellationToken::new();
+    let ended = end.clone();
     tokio::spawn(async move {
         let _guard = guard;
         // Each call gets the error of the connection on its own.
-        let _ = driver.await;
+        tokio::select! {
+            _ = driver => {}
+            () = ended.cancelled() => {}
+        }
     });
-    Ok((HttpConnection { sender, secret }, closed))
+    Ok((HttpConnection { sender, secret }, closed, end))
 }
 
 #[derive(Clone)]

@@ -30,6 +30,7 @@ pub struct Connection<P: PendingCall> {
     exit_cause: watch::Sender<Option<String>>,
     /// Stops the multiplexer when the connection is dropped.
     _end: DropGuard,
+    end: CancellationToken,
 }
 
 impl<P: PendingCall> Connection<P> {
@@ -52,15 +53,22 @@ impl<P: PendingCall> Connection<P> {
             channel,
             multiplexer,
             exit_cause: watch::Sender::new(None),
+            end: end.clone(),
             _end: end.drop_guard(),
         }))
     }
 
     /// Sets the limits of the worker; see `Multiplexer::set_worker`.
-    pub fn set_worker(&self, capacity: usize, grace: Duration) {
+    pub fn set_worker(&self, capacity: usize, grace: Duration, owned: bool) {
         if let Some(multiplexer) = &self.multiplexer {
-            multiplexer.set_worker(capacity, grace);
+            multiplexer.set_worker(capacity, grace, owned);
         }
+    }
+
+    /// Ends the connection at once: to the calls that run on it, it is lost.
+    pub fn close(&self) {
+        self.end.cancel();
+        self.channel.end.cancel();
     }
 
     /// Sets why the worker has exited, or is about to cancel its calls. The first cause is kept.

@@ -215,13 +215,23 @@ fn queue_timeout_text(after: Duration, has_workers: bool) -> String {
         )
     } else {
         format!(
-            "no worker was ready within the queue timeout of {after} ms: the pool's workers have ended and are being restarted; raise :queue_timeout if calls may wait for them"
+            "no worker was ready within the queue timeout of {after} ms: the pool's workers are gone, and are being started or connected again; raise :queue_timeout if calls may wait for them"
         )
     }
 }
 
 fn startup_text(startup: &Startup) -> String {
-    let Startup { starting, size, .. } = startup;
+    let Startup {
+        starting,
+        size,
+        remote,
+        ..
+    } = startup;
+    let (workers, start, option) = if *remote {
+        ("endpoints", "connecting", "connect_timeout")
+    } else {
+        ("workers", "starting", "startup_timeout")
+    };
     let are = if *starting == 1 { "is" } else { "are" };
     let elapsed = startup.elapsed.as_secs();
     let limit = (startup.startup_timeout.as_secs_f64() * 10.0).round() / 10.0;
@@ -229,7 +239,7 @@ fn startup_text(startup: &Startup) -> String {
         format!("; the last one that failed: {}", failed.why)
     });
     format!(
-        "{starting} of {size} workers {are} still starting ({elapsed} s; :startup_timeout is {limit} s); raise :timeout, or start the pool with `await_ready: true`{failed}"
+        "{starting} of {size} {workers} {are} still {start} ({elapsed} s; :{option} is {limit} s); raise :timeout, or start the pool with `await_ready: true`{failed}"
     )
 }
 
@@ -372,6 +382,7 @@ mod tests {
             no_grpc: false,
         };
         let startup = |starting, failed| Startup {
+            remote: false,
             starting,
             size: 2,
             elapsed: Duration::from_millis(7_900),
@@ -385,6 +396,16 @@ mod tests {
         let text = Failure::NotReady(startup(1, Some(unavailable.into()))).to_string();
         assert!(text.starts_with("1 of 2 workers is still starting (7 s;"));
         assert!(text.ends_with("; the last one that failed: no port"));
+        let remote = Startup {
+            remote: true,
+            ..startup(2, None)
+        };
+        let text = Failure::NotReady(remote).to_string();
+        assert!(
+            text.starts_with(
+                "2 of 2 endpoints are still connecting (7 s; :connect_timeout is 30 s);"
+            )
+        );
     }
 
     #[test]

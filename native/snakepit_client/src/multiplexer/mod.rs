@@ -74,9 +74,10 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     }
 
     /// Sets the limits of the worker. Calls beyond `capacity` are recalled when the worker stalls; the
-    /// handler of a cancelled call may run on for `grace`.
-    pub fn set_worker(&self, capacity: usize, grace: Duration) {
-        self.state.lock().set_worker(capacity, grace);
+    /// handler of a cancelled call may run on for `grace`. `owned`: whether the worker was started with these limits,
+    /// for this client alone. Otherwise each call that was sent may have started when the connection is lost.
+    pub fn set_worker(&self, capacity: usize, grace: Duration, owned: bool) {
+        self.state.lock().set_worker(capacity, grace, owned);
     }
 
     /// Sends a call. Passes the id that `cancel` takes to `keep` before that.

@@ -26,6 +26,8 @@ pub(super) struct State<P> {
     armed: Option<Instant>,
     /// How many calls the worker runs at once.
     capacity: usize,
+    /// Whether it runs no others, and no more than that.
+    owned: bool,
     /// How long the handler of a cancelled call may run on.
     grace: Duration,
     /// When the worker last replied, or became busy.
@@ -60,6 +62,7 @@ pub(super) struct Recall {
 pub(super) struct Left<P> {
     /// In the order in which they were sent.
     pub(super) calls: BTreeMap<u64, Box<Entry<P>>>,
+    /// How many of them the worker may have run at once.
     pub(super) capacity: usize,
 }
 
@@ -72,6 +75,7 @@ impl<P: PendingCall> State<P> {
             timers: BTreeSet::new(),
             armed: None,
             capacity: usize::MAX,
+            owned: true,
             grace: DEFAULT_GRACE,
             progress: Instant::now(),
             recalled_to: 0,
@@ -79,8 +83,9 @@ impl<P: PendingCall> State<P> {
         }
     }
 
-    pub(super) fn set_worker(&mut self, capacity: usize, grace: Duration) {
+    pub(super) fn set_worker(&mut self, capacity: usize, grace: Duration, owned: bool) {
         self.capacity = capacity;
+        self.owned = owned;
         self.grace = grace;
     }
 
@@ -236,7 +241,11 @@ impl<P: PendingCall> State<P> {
         self.timers.clear();
         Left {
             calls: take(&mut self.calls),
-            capacity: self.capacity,
+            capacity: if self.owned {
+                self.capacity
+            } else {
+                usize::MAX
+            },
         }
     }
 
@@ -303,7 +312,7 @@ mod tests {
 
     fn state(capacity: usize, calls: usize) -> (State<Call>, Vec<Call>) {
         let mut state = State::new();
-        state.set_worker(capacity, GRACE);
+        state.set_worker(capacity, GRACE, true);
         let calls: Vec<Call> = (0..calls).map(|_| Call::default()).collect();
         for call in &calls {
             let id = state.next_id();
@@ -424,6 +433,14 @@ mod tests {
         assert_eq!(state.arm(now, Some(at(5))), Some(at(5)));
         assert_eq!(state.arm(now, None), Some(at(5)));
         assert_eq!(state.arm(at(5), None), Some(at(9)));
+    }
+
+    #[test]
+    fn a_server_of_somebody_else_may_run_each_call_that_was_sent() {
+        let (mut state, _) = state(2, 3);
+        state.set_worker(2, GRACE, false);
+        assert_eq!(state.behind(), 1);
+        assert_eq!(state.lose().capacity, usize::MAX);
     }
 
     #[test]

@@ -182,7 +182,7 @@ async fn connected(capacity: usize, grace: Duration) -> (Client, Server) {
     let rpc = rpc.unwrap().unwrap();
     let (end, closed) = (CancellationToken::new(), CancellationToken::new());
     let multiplexer = Multiplexer::new(rpc.connection, rpc.sender, None, closed.clone());
-    multiplexer.set_worker(capacity, grace);
+    multiplexer.set_worker(capacity, grace, true);
     tokio::spawn(multiplexer.clone().drive(rpc.body, MAX_FRAME, end.clone()));
     let (sender, events) = unbounded_channel();
     let client = Client {

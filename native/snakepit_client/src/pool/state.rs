@@ -27,6 +27,8 @@ pub struct Limits {
     pub session_ttl: Option<Duration>,
     /// How much work may be sent to a worker ahead of what it runs.
     pub pipeline_budget: Duration,
+    /// Whether the workers are endpoints, to which connections are made.
+    pub remote: bool,
     /// How many workers the pool keeps, and how long each may take to become ready.
     pub size: usize,
     pub startup_timeout: Duration,
@@ -308,6 +310,7 @@ impl<W: Worker, C> State<W, C> {
 
     fn startup(&self) -> Startup {
         Startup {
+            remote: self.limits.remote,
             starting: self.limits.size.saturating_sub(self.failed),
             size: self.limits.size,
             elapsed: self.created.elapsed(),

@@ -45,6 +45,7 @@ pub(super) fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
         pipeline_budget: Duration::from_micros(500),
         size: 2,
         startup_timeout: Duration::from_secs(30),
+        remote: false,
         ..Limits::default()
     };
     Dispatcher::new(limits, |_| {})

@@ -138,6 +138,8 @@ pub struct Unavailable {
 /// The progress of a pool none of whose workers has been ready yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Startup {
+    /// Whether the workers are endpoints, to which connections are made.
+    pub remote: bool,
     pub starting: usize,
     pub size: usize,
     pub elapsed: Duration,

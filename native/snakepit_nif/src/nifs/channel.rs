@@ -267,6 +267,13 @@ where
     started(env, done)
 }
 
+/// Ends a connection at once: to the calls that run on it, it is lost.
+#[rustler::nif]
+fn close(channel: ResourceArc<ChannelResource>) -> Atom {
+    channel.0.present().close();
+    atoms::ok()
+}
+
 /// Sets why a worker has exited, for its calls.
 #[rustler::nif]
 fn set_exit_cause(channel: ResourceArc<ChannelResource>, cause: String) -> Atom {

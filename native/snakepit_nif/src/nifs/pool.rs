@@ -50,6 +50,7 @@ struct PoolLimits {
     pipeline_budget: u64,
     size: usize,
     startup_timeout: u64,
+    remote: bool,
 }
 
 /// With `observed` the calling process gets `{:snakepit_session, event, %{ids: ids, worker_id: id}}`.
@@ -63,6 +64,7 @@ fn pool_new(env: Env<'_>, limits: PoolLimits, observed: bool) -> Term<'_> {
         pipeline_budget: Duration::from_micros(limits.pipeline_budget),
         size: limits.size,
         startup_timeout: time(limits.startup_timeout),
+        remote: limits.remote,
     };
     let dispatcher = Dispatcher::new(limits, listener(observer));
     let pool = ResourceArc::new(PoolResource(dispatcher, env.pid(), Arc::default()));
@@ -130,6 +132,8 @@ struct WorkerSpec {
     observer: Option<LocalPid>,
     /// The commands whose calls gather, and how many calls a batch has at most.
     batches: Vec<(String, usize)>,
+    /// Whether the pool has started it, and it gets the calls of this pool alone.
+    owned: bool,
 }
 
 impl WorkerSpec {
@@ -142,7 +146,7 @@ impl WorkerSpec {
         let kill_grace = time(self.kill_grace);
         let connection = channel.map(|channel| channel.connection());
         if let Some(connection) = &connection {
-            connection.set_worker(self.max_concurrency, kill_grace);
+            connection.set_worker(self.max_concurrency, kill_grace, self.owned);
         }
         Arc::new(Worker {
             id: self.id,

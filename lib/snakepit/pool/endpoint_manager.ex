@@ -1,0 +1,262 @@
+defmodule Snakepit.Pool.EndpointManager do
+  @moduledoc false
+  # The manager of a remote pool: it has a process for each endpoint, and answers the questions about the pool, as
+  # `Snakepit.Pool.Manager` does for a pool that starts its own workers. Calls do not pass through this
+  # process.
+  use GenServer
+
+  require Logger
+
+  alias Snakepit.{Codec, Error, Native, Telemetry, Tracing}
+  alias Snakepit.Config.{Endpoints, Options}
+  alias Snakepit.Error.Cause
+  alias Snakepit.GRPC.RemoteTransport
+  alias Snakepit.Pool.{PoolEvents, Registry, WorkerSupervisor}
+
+  # The options contain secrets.
+  @derive {Inspect, only: [:endpoints]}
+  defstruct [:options, :native, :supervisor, endpoints: %{}, waiting: [], reconnects: 0]
+
+  @doc "Starts it with the pool's supervisor and the pool's options."
+  def start_link({_supervisor, _options} = pool), do: GenServer.start_link(__MODULE__, pool)
+
+  @impl true
+  def init({supervisor, options}) do
+    Process.flag(:trap_exit, true)
+    Registry.claim(options.name)
+    error = Codec.unavailable()
+    native = unless error, do: new_pool(options)
+    state = %__MODULE__{options: options, native: native, supervisor: supervisor}
+    publish(state, error)
+
+    if error,
+      do: {:ok, state},
+      else: {:ok, state, {:continue, :start}}
+  end
+
+  @impl true
+  def handle_continue(:start, state) do
+    # The supervisor of both is starting this process: only now can it be asked for its children.
+    children = Supervisor.which_children(state.supervisor)
+    {_id, supervisor, _type, _modules} = List.keyfind!(children, WorkerSupervisor, 0)
+    state = %{state | supervisor: supervisor}
+    PoolEvents.expire_sessions_later(state.options.session_ttl)
+
+    state =
+      state.options.endpoints
+      |> Enum.with_index()
+      |> Enum.reduce(state, fn {address, slot}, state -> start(address, slot, state) end)
+
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_call(:await_ready, from, state),
+    do: {:noreply, reply_to_waiting(%{state | waiting: [from | state.waiting]})}
+
+  def handle_call(:overview, _from, state) do
+    workers =
+      for {address, endpoint} <- by_slot(state) do
+        %{
+          id: Endpoints.worker_id(state.options.name, address),
+          slot: endpoint.slot,
+          pid: endpoint.pid,
+          endpoint: address,
+          state: endpoint.phase,
+          error: endpoint.error
+        }
+      end
+
+    overview = %{
+      options: state.options,
+      restarts: state.reconnects,
+      recycled: 0,
+      workers: workers
+    }
+
+    {:reply, overview, state}
+  end
+
+  def handle_call({:restart, _why}, _from, state) do
+    {:error, message} = RemoteTransport.check_replacement(state.options)
+    {:reply, {:error, refused(message, state)}, state}
+  end
+
+  def handle_call({:resize, _size}, _from, state) do
+    message = "the number of workers of a remote pool is that of its :endpoints"
+    {:reply, {:error, refused(message, state)}, state}
+  end
+
+  defp refused(message, state),
+    do: %Error{reason: :invalid_options, pool: state.options.name, message: message}
+
+  @impl true
+  def handle_info({:endpoint, pid, report}, state) do
+    case find(pid, state) do
+      {address, endpoint} ->
+        back? = report.phase == :ready and endpoint.phase != :ready and endpoint.was_ready
+        reconnects = if back?, do: state.reconnects + 1, else: state.reconnects
+        was_ready = endpoint.was_ready or report.phase == :ready
+        endpoint = endpoint |> Map.merge(report) |> Map.put(:was_ready, was_ready)
+        state = put_in(%{state | reconnects: reconnects}.endpoints[address], endpoint)
+        {:noreply, state |> update_failed() |> reply_to_waiting()}
+
+      nil ->
+        {:noreply, state}
+    end
+  end
+
+  # It has left the dispatcher. It returns at once if too many have.
+  def handle_info({:endpoint_ejected, pid}, %{options: options} = state) do
+    ejected = Enum.count(state.endpoints, fn {_, endpoint} -> endpoint.phase == :ejected end)
+    allowed? = ejected <= options.eject[:at_most] * map_size(state.endpoints)
+    send(pid, {:readmit_after, if(allowed?, do: options.eject[:for], else: 0)})
+    {:noreply, state}
+  end
+
+  # It has crashed.
+  def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
+    case find(pid, state) do
+      {address, _endpoint} ->
+        why = Cause.exited(reason)
+        {:noreply, start_later(address, why, state)}
+
+      nil ->
+        {:noreply, state}
+    end
+  end
+
+  def handle_info({:start, address}, state),
+    do: {:noreply, start(address, state.endpoints[address].slot, state)}
+
+  def handle_info({:EXIT, _pid, reason}, state), do: {:stop, reason, state}
+
+  def handle_info(message, state) do
+    PoolEvents.handle_info(message, state.options, state.native)
+    {:noreply, state}
+  end
+
+  @impl true
+  def terminate(reason, state) do
+    # Every caller that finds the pool, or has found it, learns that it has stopped.
+    if state.native, do: Native.pool_close(state.native)
+    if PoolEvents.orderly?(reason), do: Registry.unpublish(state.options.name)
+  end
+
+  if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
+
+  def format_status(status) do
+    Map.new(status, fn
+      {:state, state} -> {:state, Map.take(state, [:endpoints])}
+      other -> other
+    end)
+  end
+
+  defp publish(%{options: options} = state, error) do
+    pool = %{
+      # Without the fields that may contain secrets.
+      options: Map.drop(options, [:env, :adapter_args]),
+      call_options: Options.defaults(Map.take(options, [:timeout, :queue_timeout, :demand])),
+      native: state.native,
+      error: error,
+      manager: self(),
+      fallback: nil,
+      telemetry: Telemetry.available?(),
+      tracing: Tracing.available?(),
+      transport: RemoteTransport,
+      command_policy: nil
+    }
+
+    Registry.publish(options.name, pool)
+  end
+
+  defp start(address, slot, %{options: options} = state) do
+    worker = %{
+      id: Endpoints.worker_id(options.name, address),
+      address: address,
+      slot: slot,
+      pool: state.native,
+      manager: self(),
+      options: options
+    }
+
+    endpoint = %{
+      slot: slot,
+      pid: nil,
+      phase: :connecting,
+      error: nil,
+      failed: false,
+      was_ready: false
+    }
+
+    state = put_in(state.endpoints[address], endpoint)
+
+    case WorkerSupervisor.start_worker(state.supervisor, RemoteTransport, worker) do
+      {:ok, pid} ->
+        Process.monitor(pid)
+        # Started only now, so that its exit cannot be missed.
+        send(pid, :start)
+        put_in(state.endpoints[address].pid, pid)
+
+      {:error, reason} ->
+        start_later(address, Cause.exited(reason), state)
+    end
+  end
+
+  defp start_later(address, why, state) do
+    Logger.error("endpoint #{Endpoints.worker_id(state.options.name, address)}: #{why}")
+    {first, _longest} = state.options.reconnect_backoff
+    Process.send_after(self(), {:start, address}, first)
+    change = %{pid: nil, phase: :connecting, error: why}
+    update_in(state.endpoints[address], &Map.merge(&1, change))
+  end
+
+  defp find(pid, state),
+    do: Enum.find(state.endpoints, fn {_address, endpoint} -> endpoint.pid == pid end)
+
+  defp by_slot(state),
+    do: Enum.sort_by(state.endpoints, fn {_address, endpoint} -> endpoint.slot end)
+
+  # While every endpoint has failed, calls fail with the reason.
+  defp update_failed(state) do
+    case failures(state) do
+      [] -> :ok
+      [why | _] = failed -> Native.pool_set_failed(state.native, length(failed), why, true)
+    end
+
+    state
+  end
+
+  defp failures(state),
+    do: for({_address, %{failed: true, error: why}} <- by_slot(state), do: why)
+
+  defp reply_to_waiting(state) do
+    ready = Enum.count(state.endpoints, fn {_address, endpoint} -> endpoint.phase == :ready end)
+
+    cond do
+      ready == map_size(state.endpoints) ->
+        reply_all(:ok, state)
+
+      why = List.first(failures(state)) ->
+        error = %Error{reason: :grpc_unavailable, pool: state.options.name, message: why}
+        reply_all({:error, error}, state)
+
+      true ->
+        state
+    end
+  end
+
+  defp reply_all(reply, state) do
+    Enum.each(state.waiting, &GenServer.reply(&1, reply))
+    %{state | waiting: []}
+  end
+
+  # The native library takes only the options that it knows.
+  defp new_pool(options) do
+    options
+    |> Map.put(:startup_timeout, options.connect_timeout)
+    |> Map.new(fn {option, value} -> {option, Codec.millis(value)} end)
+    |> Map.put(:remote, true)
+    |> Native.pool_new(Telemetry.available?())
+  end
+end

@@ -1,0 +1,298 @@
+defmodule Snakepit.Pool.EndpointWorker do
+  @moduledoc false
+  # One endpoint of a remote pool: the connection to a server that the pool does not start. The endpoint is
+  # in the dispatcher only while its connection lives and the server is healthy. No request passes through
+  # this process. It is in one of these phases, which it reports to the manager:
+  #
+  #   * `:connecting` - it has no connection, and keeps trying
+  #   * `:ready` - it takes calls
+  #   * `:ejected` - it takes no calls for a while, after something for which a local worker is killed
+  #
+  # A server that has left the dispatcher has lost its sessions there, as a worker that has died: whether it is
+  # still the same process is not known.
+  use GenServer, restart: :temporary
+
+  alias Snakepit.{Codec, Native}
+  alias Snakepit.GRPC.Channel
+  alias Snakepit.Pool.{HealthCheck, PoolEvents, StartLog, WorkerSpec}
+
+  require Logger
+
+  # A server that closes connections younger than this, in ms, serves nobody.
+  @shortest_connection 100
+  # How long a supervisor waits in addition to `:shutdown_timeout`, in ms.
+  @stop_grace 2_000
+  # How often to look whether calls are left, in ms, after a lost connection has ended them.
+  @drain_poll 50
+
+  # The options contain secrets.
+  @derive {Inspect, only: [:id, :phase, :key]}
+  defstruct [
+    :id,
+    :address,
+    :slot,
+    # The native side of the pool, its manager and its options.
+    :pool,
+    :manager,
+    :options,
+    # Its connection, and the reference of the message that reports its end.
+    :channel,
+    :closed,
+    # The answer that the next step waits for: `{step, ref}`.
+    :awaited,
+    # While calls may come: its key in the dispatcher.
+    :key,
+    :check,
+    # When it was last ready, in ms, and why it is not now.
+    :ready_until,
+    :error,
+    phase: :connecting,
+    # How many attempts to connect have failed in a row.
+    attempt: 0,
+    batches: [],
+    log: StartLog.new(),
+    asked: %{}
+  ]
+
+  @doc "Options: `:id`, `:address`, `:slot`, `:pool` (native), `:manager`, `:options` (the pool's)."
+  def start_link(endpoint), do: GenServer.start_link(__MODULE__, endpoint)
+
+  @doc "How long a supervisor has to wait for an endpoint to stop, in ms."
+  @spec time_to_stop(map) :: pos_integer
+  def time_to_stop(options), do: options.shutdown_timeout + options.kill_grace + @stop_grace
+
+  @impl true
+  def init(endpoint) do
+    # To let calls finish when the pool stops.
+    Process.flag(:trap_exit, true)
+    state = struct(__MODULE__, endpoint)
+    {:ok, %{state | check: HealthCheck.new(state.id, state.options)}}
+  end
+
+  @impl true
+  def handle_call({:describe, _what, _timeout}, _from, %{key: nil} = state),
+    do: {:reply, description(state, nil), state}
+
+  def handle_call({:describe, what, timeout}, from, state) do
+    {:ok, ref} = Channel.start_info(state.channel, timeout, what == :commands)
+    {:noreply, %{state | asked: Map.put(state.asked, ref, from)}}
+  end
+
+  @impl true
+  # The manager monitors this process now.
+  def handle_info(:start, state), do: {:noreply, connect(state)}
+  def handle_info(:connect, state), do: {:noreply, connect(state)}
+
+  def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state),
+    do: {:noreply, ask_health(%{state | channel: channel, closed: ref})}
+
+  def handle_info(
+        {ref, {:ok, %{"healthy" => true} = health}},
+        %{awaited: {:health, ref}} = state
+      ),
+      do: {:noreply, join(health, %{state | awaited: nil})}
+
+  def handle_info({ref, {:ok, _health}}, %{awaited: {:health, ref}} = state),
+    do: {:noreply, failed("the server at #{state.address} is not healthy, or is draining", state)}
+
+  def handle_info({ref, {:error, failure}}, %{awaited: {_step, ref}} = state),
+    do: {:noreply, failed(Codec.error(failure).message, state)}
+
+  # Its connection accepts no more calls. Those that already run on it may finish.
+  def handle_info({ref, {:closed, lasted}}, %{closed: ref, phase: :ready} = state) do
+    state = lost("the connection to #{state.address} was closed", state)
+    # A server may close a connection only because it is old.
+    if lasted >= @shortest_connection,
+      do: {:noreply, connect(state)},
+      else: {:noreply, connect_later(state)}
+  end
+
+  def handle_info({ref, {:closed, _}}, %{closed: ref, phase: :ejected, awaited: nil} = state),
+    do: {:noreply, close(state)}
+
+  def handle_info({ref, {:closed, _}}, %{closed: ref} = state),
+    do: {:noreply, failed("the server at #{state.address} closed the connection", state)}
+
+  def handle_info(:check_health, %{phase: :ready} = state) do
+    ask = fn timeout ->
+      {:ok, ref} = Channel.start_health(state.channel, "", timeout)
+      ref
+    end
+
+    {:noreply, checked(HealthCheck.tick(state.check, ask), state)}
+  end
+
+  def handle_info(:check_health, state),
+    do: {:noreply, %{state | check: HealthCheck.skip(state.check)}}
+
+  def handle_info({ref, answer}, %{check: %{pending: ref} = check} = state) do
+    checked =
+      case answer do
+        {:ok, health} -> HealthCheck.answered(check, health)
+        {:error, failure} -> HealthCheck.failed(check, Codec.error(failure).message)
+      end
+
+    {:noreply, checked(checked, state)}
+  end
+
+  def handle_info({ref, answer}, %{asked: asked} = state) when is_map_key(asked, ref) do
+    {from, asked} = Map.pop!(asked, ref)
+    info = with {:ok, info} <- answer, do: info
+    GenServer.reply(from, description(state, if(is_map(info), do: info)))
+    {:noreply, %{state | asked: asked}}
+  end
+
+  # The dispatcher has removed it already, or a local worker would be killed: it is out until the manager
+  # says when to try again.
+  def handle_info({:snakepit_kill, why}, state), do: {:noreply, eject(why, state)}
+
+  def handle_info({:readmit_after, ms}, %{phase: :ejected} = state) do
+    Process.send_after(self(), :readmit, ms)
+    {:noreply, state}
+  end
+
+  def handle_info(:readmit, %{phase: :ejected, channel: nil} = state),
+    do: {:noreply, connect(state)}
+
+  def handle_info(:readmit, %{phase: :ejected} = state), do: {:noreply, ask_health(state)}
+
+  def handle_info({:snakepit_handler_exited, exit}, state) do
+    PoolEvents.handler_exited(exit, state.options.name, state.id)
+    {:noreply, state}
+  end
+
+  def handle_info(_late, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, state) do
+    if state.key do
+      Native.pool_drain(state.pool, state.key)
+      await_drained(now() + state.options.shutdown_timeout, state)
+      Native.pool_remove(state.pool, state.key)
+    end
+
+    close(state)
+  end
+
+  if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
+
+  def format_status(status) do
+    Map.new(status, fn
+      {:state, state} -> {:state, Map.take(state, [:id, :phase, :key, :attempt])}
+      {:message, message} when is_tuple(message) -> {:message, {elem(message, 0), :hidden}}
+      {:log, _messages} -> {:log, []}
+      other -> other
+    end)
+  end
+
+  defp connect(%{options: options} = state) do
+    limits = [timeout: options.connect_timeout, max_message_size: options.max_message_size]
+
+    case Channel.start_connect(state.address, limits) do
+      {:ok, ref} -> report(%{state | phase: :connecting, awaited: {:connect, ref}})
+      {:error, error} -> failed(error.message, %{state | phase: :connecting})
+    end
+  end
+
+  defp ask_health(state) do
+    {:ok, ref} = Channel.start_health(state.channel, "", state.options.connect_timeout)
+    %{state | awaited: {:health, ref}}
+  end
+
+  defp join(health, %{pool: pool, channel: channel} = state) do
+    if state.error, do: Logger.info("endpoint #{state.id} is ready")
+    state = %{state | batches: WorkerSpec.batches(health), check: HealthCheck.reset(state.check)}
+    key = Native.pool_add(pool, channel, WorkerSpec.new(state, false))
+    state = %{state | phase: :ready, key: key, attempt: 0, error: nil, log: StartLog.new()}
+    report(%{state | ready_until: nil})
+  end
+
+  # It leaves the dispatcher, and with it its sessions. The calls that are lost learn the cause.
+  defp leave(why, state) do
+    Native.set_exit_cause(state.channel, why)
+    Native.pool_remove(state.pool, state.key)
+    %{state | key: nil, error: why, ready_until: now()}
+  end
+
+  defp lost(why, state) do
+    Logger.warning("endpoint #{state.id} is not ready: #{why}")
+    %{leave(why, state) | channel: nil, closed: nil, phase: :connecting}
+  end
+
+  defp eject(_why, %{phase: phase} = state) when phase != :ready, do: state
+
+  defp eject(why, state) do
+    Logger.warning("endpoint #{state.id} takes no calls for a while: #{why}")
+    state = report(%{leave(why, state) | phase: :ejected})
+    send(state.manager, {:endpoint_ejected, self()})
+    state
+  end
+
+  # An attempt to become ready has failed.
+  defp failed(why, state) do
+    state = close(%{state | phase: :connecting, error: why})
+    connect_later(%{state | attempt: state.attempt + 1})
+  end
+
+  defp connect_later(state) do
+    wait = backoff(state)
+    Process.send_after(self(), :connect, wait)
+    message = "endpoint #{state.id}: #{state.error}"
+    log = StartLog.failed(state.log, :error, state.id, message, state.attempt, wait)
+    report(%{state | log: log})
+  end
+
+  defp backoff(%{attempt: attempt, options: %{reconnect_backoff: {first, longest}}}) do
+    wait = min(first * Integer.pow(2, min(max(attempt - 1, 0), 20)), longest)
+    # Clients that have lost a server together must not come back together.
+    wait - :rand.uniform(div(wait, 4) + 1) + 1
+  end
+
+  # Ends what still runs on the connection.
+  defp close(%{channel: nil} = state), do: %{state | closed: nil, awaited: nil}
+
+  defp close(state) do
+    Native.close(state.channel)
+    %{state | channel: nil, closed: nil, awaited: nil}
+  end
+
+  defp checked({:ok, check}, state), do: %{state | check: check}
+  defp checked({:dead, why}, state), do: eject(why, state)
+
+  # Calls wait for an endpoint that was ready as long as a connection may take. Then it counts as failed, and if
+  # all have failed, calls return the reason at once.
+  defp report(%{phase: phase, error: error} = state) do
+    failed? = phase == :connecting and error != nil and not may_return?(state)
+    send(state.manager, {:endpoint, self(), %{phase: phase, error: error, failed: failed?}})
+    state
+  end
+
+  defp may_return?(%{ready_until: nil}), do: false
+  defp may_return?(state), do: now() - state.ready_until < state.options.connect_timeout
+
+  defp await_drained(until, state) do
+    left = until - now()
+
+    receive do
+      :snakepit_drained -> :ok
+    after
+      left |> min(@drain_poll) |> max(0) ->
+        cond do
+          not busy?(state) -> :ok
+          left > 0 -> await_drained(until, state)
+          true -> Native.set_exit_cause(state.channel, stopped_text())
+        end
+    end
+  end
+
+  defp busy?(state) do
+    {_queued, places} = Native.pool_snapshot(state.pool)
+    Enum.any?(places, fn {key, in_flight, _draining} -> key == state.key and in_flight > 0 end)
+  end
+
+  defp stopped_text, do: "its pool was stopped, and the call continued past :shutdown_timeout"
+
+  defp description(state, info), do: %{os_pid: nil, key: state.key, info: info}
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

@@ -1,0 +1,252 @@
+defmodule Snakepit.RemotePoolTest do
+  # A pool of servers that it does not start. What it shares with other pools is in `Snakepit.Test.WorkerSuite`.
+  use ExUnit.Case, async: true
+
+  import Snakepit.Test.Pools, except: [start_pool!: 0, start_pool!: 1]
+
+  alias Snakepit.{AdapterFallback, Config, Error, Pool}
+  alias Snakepit.Test.Endpoints
+
+  @moduletag :tmp_dir
+  @patience patience()
+
+  describe "the options" do
+    test "of processes are refused beside :endpoints, and those of endpoints without" do
+      endpoints = ["tcp:127.0.0.1:1"]
+
+      for option <- [size: 2, python: "python3", env: %{}, transport: :tcp, max_requests: 7] do
+        assert {:error, %Error{reason: :invalid_options, message: message}} =
+                 Config.pool([option, endpoints: endpoints])
+
+        assert message =~ inspect(elem(option, 0)) and message =~ ":endpoints"
+      end
+
+      for option <- [connect_timeout: 1, reconnect_backoff: {1, 2}, eject: [for: 1]] do
+        assert {:error, %Error{reason: :invalid_options, message: message}} =
+                 Config.pool([option])
+
+        assert message =~ inspect(elem(option, 0)) and message =~ ":endpoints"
+        assert {:ok, _} = Config.pool([option, endpoints: endpoints])
+      end
+    end
+
+    test "refuse what is no address, with what is expected" do
+      for wrong <- [
+            [],
+            ["10.0.0.7:50051"],
+            ["tcp:host"],
+            ["tcp:host:0"],
+            ["tcp:host:65536"],
+            ["tcp:ho st:1"],
+            ["tcp::1"],
+            ["unix:"],
+            ["tcp:a:1", "tcp:a:1"],
+            ["tcp:a:1" | "tcp:b:1"],
+            [<<255>>],
+            [:a],
+            "tcp:a:1"
+          ] do
+        assert {:error, %Error{message: message}} = Config.pool(endpoints: wrong)
+        assert message =~ ":endpoints" and message =~ "tcp:host:port"
+      end
+
+      for address <- ["tcp:10.0.0.7:50051", "tcp:[::1]:50051", "tcp:a.b-c:1", "unix:/run/x.sock"],
+          do: assert({:ok, %{size: 1}} = Config.pool(endpoints: [address]))
+
+      for wrong <- [[for: 0], [at_most: 2], [at_most: -0.1], [times: 3], 5] do
+        assert {:error, %Error{message: message}} =
+                 Config.pool(endpoints: ["tcp:a:1"], eject: wrong)
+
+        assert message =~ ":eject"
+      end
+    end
+  end
+
+  test "an endpoint that does not exist is an error at once, and is used as soon as it does" do
+    address = Endpoints.address()
+    pool = Endpoints.start_remote_pool!(endpoints: [address])
+    assert {:error, %Error{reason: :grpc_unavailable, message: message}} = await_ready(pool)
+    assert message =~ address and message =~ "refused"
+
+    assert {:error, %Error{reason: :grpc_unavailable, message: message} = error} =
+             Snakepit.execute("ping", %{}, pool: pool)
+
+    assert message =~ address
+    refute Error.may_have_run?(error)
+
+    assert {:ok, [%{state: :connecting, endpoint: ^address, os_pid: nil, slot: 0} = worker]} =
+             Snakepit.list_workers(pool)
+
+    assert worker.error =~ "refused"
+    assert worker.id == "#{inspect(pool)}/#{String.replace_prefix(address, "tcp:", "")}"
+    assert {:ok, %{healthy: false, ready: 0, size: 1}} = Snakepit.health(pool)
+    Endpoints.start_at!(address)
+    eventually(fn -> match?({:ok, _}, Snakepit.execute("ping", %{}, pool: pool)) end)
+    assert :ok = await_ready(pool)
+    assert {:ok, [%{state: :ready, error: nil, uptime_ms: up}]} = Snakepit.list_workers(pool)
+    assert is_integer(up)
+    assert {:ok, %{healthy: true, ready: 1}} = Snakepit.health(pool)
+  end
+
+  describe "a pool of two" do
+    setup do
+      addresses = for _ <- 1..2, do: Endpoints.address()
+      servers = for address <- addresses, do: Endpoints.start_at!(address)
+      pool = Endpoints.start_remote_pool!(endpoints: addresses)
+      assert :ok = await_ready(pool)
+      %{pool: pool, servers: servers}
+    end
+
+    test "uses both, and says what they have", %{pool: pool, tmp_dir: dir} do
+      until = Path.join(dir, "until")
+
+      calls =
+        for name <- ~w(a b) do
+          args = %{started: Path.join(dir, name), until: until}
+          call = Task.async(fn -> Snakepit.execute("hold", args, pool: pool) end)
+          eventually(fn -> File.exists?(args.started) end)
+          call
+        end
+
+      File.touch!(until)
+      assert [{:ok, %{"pid" => one}}, {:ok, %{"pid" => other}}] = await_many(calls)
+      assert one != other
+      assert {:ok, %{size: 2, ready: 2, adapter: nil, restarts: 0}} = Snakepit.stats(pool)
+      assert {:ok, %{size: 2, commands: %{"ping" => _}}} = Snakepit.info(pool)
+      assert {:ok, [_ | _]} = Snakepit.commands(pool)
+    end
+
+    test "cannot be restarted or resized from here, and has no fallback", %{pool: pool} do
+      assert {:error, %Error{reason: :invalid_options, message: message}} = Snakepit.restart(pool)
+      assert message =~ ":endpoints"
+
+      assert {:error, %Error{reason: :invalid_options, message: message}} =
+               Snakepit.resize(pool, 3)
+
+      assert message =~ ":endpoints"
+      options = [pool: pool, fallback_adapter: Snakepit.Adapters.GenericPythonV2]
+      assert {:ok, _} = AdapterFallback.execute_with_fallback("ping", %{}, options)
+    end
+
+    test "loses at most the calls that ran on a server which is killed, and runs none twice",
+         %{pool: pool, servers: [server | _], tmp_dir: dir} do
+      path = Path.join(dir, "ran")
+      stop = :atomics.new(1, [])
+
+      callers =
+        for caller <- 1..16 do
+          Task.async(fn ->
+            Stream.iterate(1, &(&1 + 1))
+            |> Stream.take_while(fn _ -> :atomics.get(stop, 1) == 0 end)
+            |> Enum.map(fn n ->
+              text = "#{caller}-#{n}"
+              {text, Snakepit.execute("note", %{path: path, text: text}, pool: pool)}
+            end)
+          end)
+        end
+
+      ran = fn -> length(lines(path)) end
+      eventually(fn -> ran.() > 50 end)
+      Endpoints.end!(server, :KILL)
+      killed_at = ran.()
+      eventually(fn -> ran.() > killed_at + 50 end)
+      Endpoints.resume(server)
+      eventually(fn -> match?({:ok, %{ready: 2}}, Snakepit.stats(pool)) end)
+      resumed_at = ran.()
+      eventually(fn -> ran.() > resumed_at + 50 end)
+      :atomics.put(stop, 1, 1)
+      results = callers |> await_many() |> Enum.concat()
+      {ok, lost} = Enum.split_with(results, &match?({_, {:ok, _}}, &1))
+      assert Enum.all?(lost, &match?({_, {:error, %Error{reason: :worker_crashed}}}, &1))
+      # One that runs, and those that were sent ahead: at most one of each caller.
+      assert length(lost) <= 16
+      ran = lines(path)
+      assert ran == Enum.uniq(ran)
+      assert Enum.map(ok, &elem(&1, 0)) -- ran == []
+      assert {:ok, %{restarts: 1}} = Snakepit.stats(pool)
+    end
+  end
+
+  test "calls wait for the only server while it is started again" do
+    address = Endpoints.address()
+    server = Endpoints.start_at!(address)
+    pool = Endpoints.start_remote_pool!(endpoints: [address])
+    assert :ok = await_ready(pool)
+    Endpoints.end!(server, :KILL)
+    eventually(fn -> match?({:ok, %{ready: 0}}, Snakepit.stats(pool)) end)
+    call = Task.async(fn -> Snakepit.execute("ping", %{}, pool: pool) end)
+    eventually(fn -> match?({:ok, %{queued: 1}}, Snakepit.stats(pool)) end)
+    Endpoints.resume(server)
+    assert {:ok, _} = await(call)
+  end
+
+  test "a lost endpoint is an error once :connect_timeout has passed" do
+    address = Endpoints.address()
+    server = Endpoints.start_at!(address)
+    options = [endpoints: [address], connect_timeout: 200]
+
+    # The time must suffice to connect on this machine.
+    pool = Endpoints.start_remote_pool!(options)
+    eventually(fn -> match?({:ok, %{ready: 1}}, Snakepit.stats(pool)) end)
+    Endpoints.end!(server, :KILL)
+
+    eventually(fn ->
+      match?(
+        {:error, %Error{reason: :grpc_unavailable}},
+        Snakepit.execute("ping", %{}, pool: pool)
+      )
+    end)
+
+    assert {:error, %Error{reason: :grpc_unavailable}} = await_ready(pool)
+  end
+
+  describe "an endpoint whose cancelled call goes on" do
+    test "takes no calls for a while", %{tmp_dir: dir} do
+      [address] = Endpoints.start!(kill_grace: @patience, max_concurrency: 2)
+      options = [endpoints: [address], kill_grace: 50, max_concurrency: 2]
+      eject = [at_most: 1, for: 500]
+      pool = Endpoints.start_remote_pool!([eject: eject] ++ options)
+      assert :ok = await_ready(pool)
+      args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+      run_out!("hold", args, pool: pool)
+
+      eventually(fn ->
+        with {:ok, [%{state: :ejected, error: why}]} <- Snakepit.list_workers(pool),
+             do: why =~ ":kill_grace"
+      end)
+
+      eventually(fn -> match?({:ok, %{ready: 1}}, Snakepit.stats(pool)) end)
+      assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+      File.touch!(args.until)
+    end
+
+    test "returns at once if too many would be out", %{tmp_dir: dir} do
+      [address] = Endpoints.start!(kill_grace: @patience, max_concurrency: 2)
+      options = [endpoints: [address], kill_grace: 50, max_concurrency: 2]
+      # By default at most half of the endpoints.
+      pool = Endpoints.start_remote_pool!([eject: [for: 1_000_000]] ++ options)
+      assert :ok = await_ready(pool)
+      args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+      run_out!("hold", args, pool: pool)
+      eventually(fn -> match?({:ok, %{restarts: n}} when n > 0, Snakepit.stats(pool)) end)
+      assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+      File.touch!(args.until)
+    end
+  end
+
+  test "a pool that stops ends the calls that go on, with the cause", %{tmp_dir: dir} do
+    [address] = Endpoints.start!([])
+    pool = Endpoints.start_remote_pool!(endpoints: [address], shutdown_timeout: 50)
+    assert :ok = await_ready(pool)
+    args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+
+    call =
+      Task.async(fn -> Snakepit.execute("hold", args, pool: pool, timeout: 2 * @patience) end)
+
+    eventually(fn -> File.exists?(args.started) end)
+    :ok = stop_supervised({Pool, pool})
+    assert {:error, %Error{reason: :worker_crashed, message: message}} = await(call)
+    assert message =~ ":shutdown_timeout"
+    File.touch!(args.until)
+  end
+end
