@@ -78,7 +78,8 @@ defmodule Snakepit.MixProject do
       ],
       groups_for_modules: [
         Pools: [Snakepit.Pool, Snakepit.Pool.Worker, Snakepit.Pool.WorkerSupervisor],
-        Calls: [Snakepit.Call, Snakepit.Error, Snakepit.Telemetry],
+        Calls: [Snakepit.Call, Snakepit.Error],
+        Observing: [Snakepit.Telemetry, Snakepit.LiveDashboard],
         Values: [Snakepit.Arrow, Snakepit.Bytes, Snakepit.Encoder, Snakepit.Tensor],
         Adapters: ~r"^Snakepit.Adapter",
         gRPC: ~r"^Snakepit.GRPC"

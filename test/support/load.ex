@@ -2,6 +2,9 @@ defmodule Snakepit.Test.Load do
   @moduledoc false
   # What a test runs on another node.
 
+  # The library itself, if that is used, has no such function.
+  @compile {:no_warn_undefined, :telemetry}
+
   @doc "Creates the table of telemetry's handlers, which belongs to the calling process, and keeps it."
   def hold_telemetry do
     :telemetry.start()

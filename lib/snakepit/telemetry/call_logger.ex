@@ -53,8 +53,13 @@ defmodule Snakepit.Telemetry.CallLogger do
       "[#{metadata.request_id}]: #{describe(metadata)}"
   end
 
-  defp shown(command) when is_binary(command), do: String.slice(command, 0, 200)
-  defp shown(command), do: inspect(command, limit: 5, printable_limit: 200)
+  @doc "A command as text. It may be anything: then it is the error."
+  @spec shown(term) :: String.t()
+  def shown(command) do
+    if is_binary(command) and String.valid?(command),
+      do: String.slice(command, 0, 200),
+      else: inspect(command, limit: 5, printable_limit: 200)
+  end
 
   # Its message names the command, the pool and so on as well.
   defp describe(%{reason: %Error{} = error}), do: "#{error.reason}: #{error.message}"

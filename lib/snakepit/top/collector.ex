@@ -1,7 +1,7 @@
 defmodule Snakepit.Top.Collector do
   @moduledoc false
-  # Keeps the last errors on the node that `mix snakepit.top` observes. It is started there on
-  # demand, and ends with the process that has asked for it, however that ends.
+  # Keeps the last errors on the node that `mix snakepit.top` or `Snakepit.LiveDashboard` observes. It is
+  # started there on demand, and ends with the process that has asked for it, however that ends.
   #
   # Its memory is bounded. Calls that fail write to it themselves, so that no message is sent.
   use GenServer
@@ -9,6 +9,7 @@ defmodule Snakepit.Top.Collector do
   @compile {:no_warn_undefined, :telemetry}
 
   alias Snakepit.{Error, Telemetry}
+  alias Snakepit.Telemetry.CallLogger
 
   @events [
     [:snakepit, :call, :exception],
@@ -69,7 +70,7 @@ defmodule Snakepit.Top.Collector do
   @doc false
   # Runs in the process of the call. The table may be gone already.
   def handle_event([:snakepit, :call, :exception], _measurements, %{pool: pool} = metadata, table) do
-    keep(table, pool, "#{metadata.command}: #{describe(metadata.reason)}")
+    keep(table, pool, "#{CallLogger.shown(metadata.command)}: #{describe(metadata.reason)}")
   rescue
     ArgumentError -> :ok
   end

@@ -1,20 +1,20 @@
 defmodule Snakepit.Top.Sample do
   @moduledoc false
-  # What `mix snakepit.top` shows of a node, at one moment. Runs on that node.
+  # What `mix snakepit.top` and `Snakepit.LiveDashboard` show of a node, at one moment. Runs on that node.
 
   alias Snakepit.Pool.{Diagnostics, Registry}
   alias Snakepit.Telemetry
   alias Snakepit.Top.Collector
 
-  @doc "The pools of this node, and the last errors that the collector has kept."
-  @spec take(pid) :: map
+  @doc "The pools of this node, and the last errors that a collector has kept, if there is one."
+  @spec take(pid | nil) :: map
   def take(collector) do
     %{
       node: node(),
       at: System.monotonic_time(:millisecond),
       time: System.os_time(:second),
       telemetry: Telemetry.available?(),
-      errors: Collector.read(collector),
+      errors: if(collector, do: Collector.read(collector), else: []),
       pools:
         Registry.names()
         # A worker that does not answer is waited for.

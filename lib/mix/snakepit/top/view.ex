@@ -2,6 +2,8 @@ defmodule Mix.Snakepit.Top.View do
   @moduledoc false
   # What `mix snakepit.top` shows, as lines of text.
 
+  alias Snakepit.Top.Format
+
   @type line :: {:plain | :title | :bad, String.t()}
 
   @doc "The lines for samples of a node, the latest first. Rates are those between the first and the last."
@@ -19,7 +21,7 @@ defmodule Mix.Snakepit.Top.View do
   defp title(now, seconds),
     do:
       {:title,
-       "snakepit top  #{now.node}  #{time(now.time)}  rates of the last #{round(seconds)} s"}
+       "snakepit top  #{now.node}  #{Format.time(now.time)}  rates of the last #{round(seconds)} s"}
 
   defp none(%{pools: []}), do: [{:plain, "no pool is running"}]
   defp none(_now), do: []
@@ -39,8 +41,8 @@ defmodule Mix.Snakepit.Top.View do
        "  " <>
          Enum.join(
            [
-             times("execution", stats.last_minute.execution_us),
-             times("queue", stats.last_minute.queue_us)
+             "execution #{Format.times(stats.last_minute.execution_us)}",
+             "queue #{Format.times(stats.last_minute.queue_us)}"
            ],
            "   "
          )},
@@ -53,62 +55,29 @@ defmodule Mix.Snakepit.Top.View do
              "sessions #{stats.sessions}",
              "restarts #{stats.restarts}",
              "recycled #{stats.recycled}",
-             "memory #{memory(stats.memory_bytes)}"
+             "memory #{Format.memory(stats.memory_bytes)}"
            ],
            "   "
          )},
-      {:plain, row(~w(worker state pid calls requests errors memory cpu up))}
+      {:plain, row(Format.titles())}
     ] ++ Enum.flat_map(pool.workers, &worker/1) ++ [{:plain, ""}]
   end
 
   defp rates(%{stats: now}, %{stats: before}, seconds) do
     [
-      rate(max(now.calls - before.calls, 0), seconds, "calls"),
-      rate(max(errors_of(now) - errors_of(before), 0), seconds, "errors")
+      Format.rate(max(now.calls - before.calls, 0) / seconds, "calls"),
+      Format.rate(max(errors_of(now) - errors_of(before), 0) / seconds, "errors")
     ]
   end
 
   defp errors_of(stats), do: stats.errors_by_reason |> Map.values() |> Enum.sum()
 
-  defp times(name, times) do
-    of = for key <- [:p50, :p90, :p99], do: "#{key} #{duration(times[key])}"
-    "#{name} #{Enum.join(of, "  ")}"
-  end
-
-  defp rate(count, seconds, of), do: "#{Float.round(count / seconds, 1)} #{of}/s"
-
   defp worker(worker) do
-    cells = [
-      worker.id,
-      to_string(worker.state),
-      text(worker.os_pid),
-      text(worker.in_flight),
-      text(worker.requests),
-      text(worker.errors),
-      memory(worker.memory_bytes),
-      if(worker.cpu_percent, do: "#{round(worker.cpu_percent)} %", else: "-"),
-      uptime(worker.uptime_ms)
-    ]
-
     kind = if worker.state == :ready, do: :plain, else: :bad
-    [{kind, row(cells)} | reason(worker)] ++ Enum.map(worker.progress, &progress/1)
+    reason = for text <- List.wrap(Format.reason(worker)), do: {:bad, "    #{text}"}
+    progress = for call <- worker.progress, do: {:plain, "    #{Format.progress(call)}"}
+    [{kind, row(Format.worker(worker))} | reason] ++ progress
   end
-
-  defp progress(call) do
-    percent = call.fraction |> Kernel.*(100) |> round() |> to_string() |> String.pad_leading(3)
-    {:plain, String.trim_trailing("    #{call.command}  #{percent} %  #{call.message}")}
-  end
-
-  defp reason(%{error: nil}), do: []
-
-  defp reason(%{error: error}) do
-    [first | _] = error |> message() |> String.trim() |> String.split("\n")
-    [{:bad, "    #{first}"}]
-  end
-
-  defp message(%{__exception__: true} = error), do: Exception.message(error)
-  defp message(text) when is_binary(text), do: text
-  defp message(other), do: inspect(other)
 
   @widths [26, 9, 8, 6, 10, 7, 10, 6, 8]
 
@@ -128,30 +97,8 @@ defmodule Mix.Snakepit.Top.View do
   defp errors(%{errors: errors}) do
     [
       {:title, "last errors"}
-      | for(e <- errors, do: {:plain, "  #{time(e.at)}  #{inspect(e.pool)}  #{e.text}"})
+      | for(e <- errors, do: {:plain, "  #{Format.time(e.at)}  #{inspect(e.pool)}  #{e.text}"})
     ]
-  end
-
-  defp text(nil), do: "-"
-  defp text(value), do: to_string(value)
-
-  defp memory(nil), do: "-"
-  defp memory(bytes), do: "#{Float.round(bytes / 1_048_576, 1)} MiB"
-
-  defp duration(nil), do: "-"
-  defp duration(micros) when micros < 1000, do: "#{round(micros)} us"
-  defp duration(micros) when micros < 1_000_000, do: "#{Float.round(micros / 1000, 1)} ms"
-  defp duration(micros), do: "#{Float.round(micros / 1_000_000, 1)} s"
-
-  defp uptime(nil), do: "-"
-  defp uptime(ms) when ms < 60_000, do: "#{div(ms, 1000)} s"
-  defp uptime(ms) when ms < 3_600_000, do: "#{div(ms, 60_000)} min"
-  defp uptime(ms), do: "#{div(ms, 3_600_000)} h"
-
-  # The local time of this machine.
-  defp time(seconds) do
-    {_date, {hour, minute, second}} = :calendar.system_time_to_local_time(seconds, :second)
-    Enum.map_join([hour, minute, second], ":", &String.pad_leading(to_string(&1), 2, "0"))
   end
 
   @doc "The lines as plain text."
