@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Optional, TypedDict, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, TypedDict, Union
 
 from snakepit_bridge._arguments import init_args
 from snakepit_bridge._commands.adapter import Adapter
@@ -33,6 +33,7 @@ from snakepit_bridge._commands.sessions import Session, SessionKey, Sessions
 from snakepit_bridge._errors import call_error
 from snakepit_bridge._errors.exits import forget_forks
 from snakepit_bridge._errors.guards import ReportTo
+from snakepit_bridge._telemetry.reports import TAKES_TELEMETRY
 from snakepit_bridge._threads import execution
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.runner import Runner
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Call",
     "CallError",
+    "Event",
     "Options",
+    "Progress",
     "Worker",
     "acall",
     "astream",
@@ -76,6 +79,26 @@ class Options(TypedDict, total=False):
     timeout: Optional[float]
     request_id: str
     metadata: Mapping[str, str]
+
+
+class Event(NamedTuple):
+    """What a command has reported by `context.telemetry`, as Elixir receives it."""
+
+    name: str
+    measurements: dict[str, Any]
+    metadata: dict[str, Any]
+    command: str
+    request_id: str
+    session_id: Optional[str]
+
+
+class Progress(NamedTuple):
+    """What a command has reported by `context.progress`."""
+
+    fraction: float
+    message: str
+    command: str
+    request_id: str
 
 
 class CallError(Exception):
@@ -177,6 +200,51 @@ class Call:
             self._future.set_result(self._worker._result(self._call))  # noqa: SLF001
 
 
+class _Context(Context):
+    """Keeps in its worker what the command reports, until the call has ended."""
+
+    def __init__(self, worker: Worker, command: str, **of_call: Any) -> None:
+        super().__init__(takes_events=TAKES_TELEMETRY, reports=_Events(self), **of_call)
+        self.worker = worker
+        self.command = command
+        self.left = False
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        super().progress(fraction, message)
+        if self._progress is not None and not self.left:
+            progress = Progress(*self._progress, self.command, self.request_id)
+            self.worker.progress.append(progress)
+
+    def _leave(self) -> None:
+        super()._leave()
+        self.left = True
+
+
+class _Events:
+    """Keeps the events of a call in its worker."""
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+
+    def progress(self, fraction: float, message: str) -> None:
+        """Is not called: a client that does not take progress gets none."""
+
+    def telemetry(self, name: str, measurements: bytes, metadata: bytes) -> bool:
+        context = self._context
+        if context.left:
+            return False
+        event = Event(
+            name,
+            decode_extended(measurements),
+            decode_extended(metadata),
+            context.command,
+            context.request_id,
+            context.session_id,
+        )
+        context.worker.events.append(event)
+        return True
+
+
 class Worker:
     """A worker in this process, with one instance of an adapter.
 
@@ -190,6 +258,10 @@ class Worker:
     run in the calling thread, `async` commands on an event loop in a thread of its own, as in a
     worker, and commands that take batches in threads of their own. Calls of such a command that are
     started while others run gather, as in a worker; `batch` puts calls into one batch.
+
+    `events` has what commands have reported by `context.telemetry`, and `progress` what they have
+    reported by `context.progress`, also the reports that a worker leaves out because they come too
+    soon after the last one.
     """
 
     def __init__(
@@ -210,6 +282,8 @@ class Worker:
         self._registry: Optional[Registry] = None
         self._hooks: HookRunner
         self._expired: set[_Call] = set()
+        self.events: list[Event] = []
+        self.progress: list[Progress] = []
 
     def __enter__(self) -> Self:
         # The test may run in a forked child.
@@ -390,7 +464,9 @@ class Worker:
             fields, kinds = encode_fields(dict(args or {}), "args", kinds=True)
             timeout, request_id = options.get("timeout"), options.get("request_id", "")
             metadata = {"x-request-id": request_id, **(options.get("metadata") or {})}
-            context = Context(
+            context = _Context(
+                self,
+                name,
                 request_id=request_id,
                 session_id=options.get("session_id"),
                 sessions=self._sessions,

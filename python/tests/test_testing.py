@@ -100,6 +100,38 @@ class Kept(Adapter):
             yield {"tick": number}
 
     @command
+    def train(self, epochs: int, context: Context) -> int:
+        for epoch in range(1, epochs + 1):
+            context.progress(epoch / epochs, f"epoch {epoch}")
+        context.telemetry(
+            "trained", {"epochs": epochs, "loss": 0.5}, {"when": dt.date(2026, 1, 31)}
+        )
+        return epochs
+
+    @command
+    def report_badly(self, context: Context) -> None:
+        context.telemetry("bad", {"loss": float("nan")})
+
+    @command
+    def report_late(self, context: Context) -> None:
+        self.late = context
+
+    @command(batch=8)
+    async def reporting_batch(
+        self, calls: list[dict[str, int]], context: list[Context]
+    ) -> list[int]:
+        for call, each in zip(calls, context):
+            each.telemetry("batched", {"n": call["n"]})
+            each.progress(0.5)
+        return [call["n"] for call in calls]
+
+    @command
+    def reporting_stream(self, context: Context) -> Generator[int, None, None]:
+        context.progress(0.5, "half")
+        yield 1
+        context.telemetry("end", {})
+
+    @command
     def broken_stream(self) -> Generator[int, None, None]:
         yield 1
         raise ValueError("no more")
@@ -403,6 +435,43 @@ def test_one_call_needs_no_worker() -> None:
         ]
 
     asyncio.run(both())
+
+
+def test_what_commands_report_is_kept(worker: testing.Worker) -> None:
+    options: testing.Options = {"request_id": "r", "session_id": "s"}
+    assert worker.call("train", {"epochs": 4}, **options) == {"result": 4}
+    assert worker.progress == [
+        testing.Progress(epoch / 4, f"epoch {epoch}", "train", "r") for epoch in range(1, 5)
+    ]
+    measurements = {"epochs": 4, "loss": 0.5}
+    (event,) = worker.events
+    assert event == ("trained", measurements, {"when": "2026-01-31"}, "train", "r", "s")
+
+    worker.events.clear()
+    worker.progress.clear()
+    calls = [{"n": n} for n in range(3)]
+    assert worker.batch("reporting_batch", calls) == [{"result": n} for n in range(3)]
+    assert [event.measurements for event in worker.events] == calls
+    assert [report.fraction for report in worker.progress] == [0.5, 0.5, 0.5]
+
+    worker.events.clear()
+    assert len(list(worker.stream("reporting_stream"))) == 1
+    assert worker.progress[-1].message == "half"
+    assert [event.name for event in worker.events] == ["end"]
+
+
+def test_a_report_that_cannot_be_sent_is_an_error_of_the_command(worker: testing.Worker) -> None:
+    with pytest.raises(ValueError, match="the measurement 'loss' of 'bad' is nan"):
+        worker.call("report_badly")
+    assert worker.events == []
+
+
+def test_reports_after_the_end_of_a_call_are_dropped(worker: testing.Worker) -> None:
+    worker.call("report_late")
+    worker.adapter.late.progress(0.9)
+    worker.adapter.late.telemetry("late", {})
+    assert worker.progress == []
+    assert worker.events == []
 
 
 def test_the_commands_are_listed(worker: testing.Worker) -> None:

@@ -8,7 +8,7 @@ import numbers
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from snakepit_bridge._telemetry.reports import Reports
 from snakepit_bridge._types.invalid import InvalidValueError
@@ -70,17 +70,14 @@ def send_telemetry(
     metadata: Mapping[str, Any],
 ) -> None:
     """Sends an event, if the client takes any and the worker has not sent too many."""
-    if not 0 < len(name) <= MAX_NAME:
-        raise ValueError(f"expected the event's name, a text of 1 to {MAX_NAME} characters")
-    for key, value in measurements.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    _check_name(name)
+    for what, values in (("measurements", measurements), ("metadata", metadata)):
+        if not isinstance(values, Mapping):
             raise TypeError(
-                f"expected numbers in the measurements of {name!r}, and {key!r} is of type "
-                f"{type(value).__name__}: put it into the metadata"
+                f"expected a dict of the {what} of {name!r}, got {type(values).__name__}"
             )
-        if not math.isfinite(value):
-            raise ValueError(f"the measurement {key!r} of {name!r} is {value}")
-    measured, others = _encoded(measurements, "measurements"), _encoded(metadata, "metadata")
+    numbers_only = {key: _number(value, key, name) for key, value in measurements.items()}
+    measured, others = _encoded(numbers_only, "measurements"), _encoded(metadata, "metadata")
     size = len(measured) + len(others)
     if size > MAX_VALUES:
         raise ValueError(
@@ -89,6 +86,33 @@ def send_telemetry(
         )
     if reports is not None and not (_budget.take() and reports.telemetry(name, measured, others)):
         _budget.count_dropped()
+
+
+def _check_name(name: object) -> None:
+    # A lone surrogate is not UTF-8.
+    if (
+        isinstance(name, str)
+        and 0 < len(name) <= MAX_NAME
+        and name.encode(errors="replace").decode() == name
+    ):
+        return
+    raise ValueError(
+        f"expected the event's name, a text of 1 to {MAX_NAME} characters, got {name!r:.100}"
+    )
+
+
+def _number(value: object, key: object, name: str) -> Union[int, float]:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"expected numbers in the measurements of {name!r}, and {key!r} is of type "
+            f"{type(value).__name__}: put it into the metadata"
+        )
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"the measurement {key!r} of {name!r} is {number}")
+    return number
 
 
 def _encoded(values: Mapping[str, Any], root: str) -> bytes:

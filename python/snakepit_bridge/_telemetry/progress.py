@@ -71,4 +71,6 @@ def checked_progress(fraction: float, message: str) -> tuple[float, str]:
     number = float(fraction)
     if number != number:  # noqa: PLR0124 (NaN)
         raise ValueError("expected a fraction from 0 to 1, got nan")
-    return min(max(number, 0.0), 1.0), str(message)[:MAX_MESSAGE]
+    # A file's name may have what UTF-8 cannot represent.
+    text = str(message)[:MAX_MESSAGE].encode(errors="replace").decode()
+    return min(max(number, 0.0), 1.0), text

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
 import logging
+import re
 import time
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 
 from snakepit_bridge import Adapter, Context, command, testing
@@ -82,6 +87,42 @@ class Reporting(Adapter):
 
 def test_commands_that_report_can_be_tested() -> None:
     assert testing.call(Reporting, "train") == {"result": "done"}
+
+
+class Number(float):
+    """A number of another type, as numpy's are."""
+
+
+def test_measurements_are_sent_as_numbers() -> None:
+    sent = Sent()
+    values = {"third": Fraction(1, 4), "large": 10**400, "own": Number(0.5), "one": np.int64(1)}
+    events.send_telemetry(sent, "load", values, {})
+    ((_name, measurements, _metadata),) = sent.events
+    assert json.loads(measurements) == {"third": 0.25, "large": 10**400, "own": 0.5, "one": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "measurements", "metadata", "message"),
+    [
+        (5, {}, {}, "expected the event's name, a text of 1 to 200 characters, got 5"),
+        ("\udc80", {}, {}, "expected the event's name, a text of 1 to 200 characters, got"),
+        ("load", [1], {}, "expected a dict of the measurements of 'load', got list"),
+        ("load", {}, "x.csv", "expected a dict of the metadata of 'load', got str"),
+        ("load", {"rows": True}, {}, "'rows' is of type bool: put it into the metadata"),
+        ("load", {"rows": float("inf")}, {}, "the measurement 'rows' of 'load' is inf"),
+    ],
+)
+def test_an_event_that_cannot_be_sent_says_what_was_expected(
+    name: Any, measurements: Any, metadata: Any, message: str
+) -> None:
+    sent = Sent()
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        events.send_telemetry(sent, name, measurements, metadata)
+    assert sent.events == []
+
+
+def test_a_message_that_utf_8_cannot_represent_is_sent_all_the_same() -> None:
+    assert progress.checked_progress(0.5, "read \udc80.csv") == (0.5, "read ?.csv")
 
 
 def test_a_fraction_is_put_into_its_range_and_a_message_is_cut() -> None:
