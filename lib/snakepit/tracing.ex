@@ -1,26 +1,31 @@
 defmodule Snakepit.Tracing do
   @moduledoc false
   # Sends the context of the current span of OpenTelemetry with a call, if the application has its API. That is found
-  # when a pool starts, and is no dependency.
+  # when a pool or a connection starts, and is no dependency.
 
   @compile {:no_warn_undefined, :otel_propagator_text_map}
 
   @propagator :otel_propagator_trace_context
 
   @spec available?() :: boolean
-  def available? do
-    Code.ensure_loaded?(:otel_propagator_text_map) and
-      function_exported?(:otel_propagator_text_map, :inject, 2)
-  end
+  def available?, do: Code.ensure_loaded?(:otel_propagator_text_map) and loaded?()
+
+  # To load a module that is not there is too much for a call.
+  defp loaded?, do: function_exported?(:otel_propagator_text_map, :inject, 2)
 
   @doc "Returns a call's options with the context, unless they have one or the calling process is in no span."
   @spec with_context(map, map) :: map
   def with_context(%{tracing: false}, options), do: options
+  def with_context(_pool, options), do: put_context(options)
 
-  def with_context(_pool, %{traceparent: nil} = options),
+  @doc "As `with_context/2`, for a call over a channel, once `available?/0` has looked for the API."
+  @spec with_context(map) :: map
+  def with_context(options), do: if(loaded?(), do: put_context(options), else: options)
+
+  defp put_context(%{traceparent: nil} = options),
     do: Enum.reduce(:otel_propagator_text_map.inject(@propagator, []), options, &put/2)
 
-  def with_context(_pool, options), do: options
+  defp put_context(options), do: options
 
   defp put({"traceparent", value}, options), do: %{options | traceparent: value}
   # The caller's own metadata count before it.

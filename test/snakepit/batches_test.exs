@@ -15,6 +15,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     @args [class: "batch_commands:BatchCommands", paths: ["test/support/python"]]
     @way way
     @streams kind != :Stdio
+    @restarts kind == :Native
 
     setup_all do
       %{pool: start_pool!([adapter_args: @args, max_concurrency: 2] ++ @way)}
@@ -117,11 +118,46 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     end
 
     test "what is no list of the right length fails every call", test do
-      for {returns, got} <- [{"a dict", "dict"}, {"too few", "0 results"}, {"a text", "str"}] do
+      for command <- ~w(wrong wrong_async),
+          {returns, got} <- [
+            {"a dict", "dict"},
+            {"too few", "0 results"},
+            {"a text", "str"},
+            {"an iterator", "list_iterator: return list(...) of it"},
+            {"a generator", "generator: return list(...) of it"}
+          ] do
         assert {:error, %Error{reason: :invalid_result, message: message}} =
-                 call(test.options, "wrong", %{returns: returns})
+                 call(test.options, command, %{returns: returns})
 
-        assert message =~ "wrong takes batches" and message =~ "expected 1 in a list, got #{got}"
+        assert message =~ "#{command} takes batches"
+        assert message =~ "expected 1 in a list, got #{got}"
+      end
+    end
+
+    test "a coroutine that a decorator has hidden is awaited", test do
+      assert call(test.options, "hidden", %{n: 7}) == {:ok, 7}
+    end
+
+    test "of a worker that dies, no call that has started runs again", test do
+      first = hold(test.options, "trio12", test.held)
+      tasks = for n <- 1..3, do: async(test.options, "trio12", %{n: n, until: test.go})
+      await_file(test.go <> ".started")
+      # Two batches run, so this one waits in the worker.
+      waits = async(test.options, "trio12", %{n: 7})
+      eventually(fn -> in_flight(test.options) == [5] end)
+      {:ok, [%{os_pid: os_pid}]} = Snakepit.list_workers(test.pool)
+      signal("KILL", os_pid)
+
+      for result <- await_many([first | tasks]),
+          do: assert({:error, %Error{reason: :worker_crashed}} = result)
+
+      # The native server keeps a journal of what starts.
+      if @restarts do
+        assert {:ok, %{"square" => 49, "size" => 1}} = await(waits)
+        assert call(test.options, "log") == {:ok, [[7]]}
+      else
+        assert {:error, %Error{reason: :worker_crashed}} = await(waits)
+        assert call(test.options, "log") == {:ok, []}
       end
     end
 

@@ -23,6 +23,12 @@ defmodule Snakepit.PriorityTest do
     assert served(pool, dir, calls) == expected
   end
 
+  test "so do the calls of map/3", %{tmp_dir: dir} do
+    pool = start_pool!()
+    calls = [note_map: :low, note: :normal, note_map: :high]
+    assert served(pool, dir, calls) == ["note_map high", "note normal", "note_map low"]
+  end
+
   test "calls that wait for their session's worker are served by their priority as well",
        %{tmp_dir: dir} do
     pool = start_pool!()
@@ -76,6 +82,13 @@ defmodule Snakepit.PriorityTest do
   defp note(:note, path, priority, options) do
     args = %{path: path, text: "note #{priority}"}
     {:ok, _} = Snakepit.execute("note", args, [{:priority, priority} | options])
+  end
+
+  defp note(:note_map, path, priority, options) do
+    elements = [%{path: path, text: "note_map #{priority}"}]
+
+    assert [{:ok, _}] =
+             "note" |> Snakepit.map(elements, [{:priority, priority} | options]) |> Enum.to_list()
   end
 
   defp note(:note_stream, path, priority, options) do

@@ -4,6 +4,8 @@ defmodule Snakepit.TracingTest do
 
   import Snakepit.Test.Pools
 
+  alias Snakepit.GRPC.Client
+
   @python Path.expand(System.get_env("SNAKEPIT_TEST_PYTHON") || ".venv/bin/python")
   @path System.get_env("SNAKEPIT_TEST_OTEL", "")
 
@@ -43,6 +45,9 @@ defmodule Snakepit.TracingTest do
     {trace, span}
   end
 
+  defp in_span({trace, span}, pool, command, args),
+    do: Snakepit.execute(command, args, pool: pool, traceparent: "00-#{trace}-#{span}-01")
+
   # A worker has ended a span a moment after the last chunk.
   defp spans(pool, wanted) do
     Process.delete(:otel_carrier)
@@ -62,7 +67,7 @@ defmodule Snakepit.TracingTest do
       for command <- ~w(work work_in_thread work_async) do
         {trace, span} = enter_span()
         {:ok, _} = Snakepit.execute(command, %{name: command}, pool: pool)
-        assert spans(pool, 1) == [%{"name" => command, "trace" => trace, "parent" => span}]
+        assert [%{"name" => ^command, "trace" => ^trace, "parent" => ^span}] = spans(pool, 1)
       end
 
       {:ok, _} = Snakepit.execute("work", %{name: "alone"}, pool: pool)
@@ -88,6 +93,52 @@ defmodule Snakepit.TracingTest do
         assert Enum.all?(found, &match?(%{"trace" => ^trace, "parent" => ^span}, &1))
       end
     end
+  end
+
+  for {kind, _options} <- [Native: [], Grpcio: [], Stdio: []] do
+    @tag :tmp_dir
+    test "#{kind}: a batch of one call runs in its trace, one of several in none", context do
+      pool = context.pools[{unquote(kind), 4}]
+
+      for command <- ~w(work_in_batches work_in_batches_async) do
+        until = Path.join(context.tmp_dir, command)
+        args = &%{names: "#{command}#{&1}", until: until}
+        parent = enter_span()
+        first = Task.async(fn -> in_span(parent, pool, command, args.(0)) end)
+        # While it runs, further calls wait until they are three.
+        [alone] = spans(pool, 1)
+
+        others =
+          for n <- 1..3, do: Task.async(fn -> in_span(enter_span(), pool, command, args.(n)) end)
+
+        [together] = spans(pool, 1)
+        File.touch!(until)
+        assert {:ok, %{"result" => 1}} = await(first)
+        assert [{:ok, %{"result" => 3}}, _, _] = await_many(others)
+        {trace, span} = parent
+        assert %{"trace" => ^trace, "parent" => ^span} = alone
+        assert %{"parent" => nil} = together
+      end
+    end
+
+    test "#{kind}: the span of a batch can be linked to its callers", %{pools: pools} do
+      pool = pools[{unquote(kind), 1}]
+      {_trace, span} = enter_span()
+      assert {:ok, _} = Snakepit.execute("work_for_callers", %{a: "b"}, pool: pool)
+      assert [%{"name" => "linked", "links" => [^span]}] = spans(pool, 1)
+    end
+  end
+
+  test "calls over a channel hang under the caller's span as well", %{pools: pools} do
+    pool = pools[{:Native, 1}]
+    channel = native(pool)
+    {trace, span} = enter_span([{"tracestate", "vendor=1"}])
+
+    assert {:ok, %{"span" => [^trace, ^span], "state" => "vendor=1"}} =
+             Client.execute(channel, "current")
+
+    assert Enum.count(Client.stream(channel, "work_in_parts", %{name: "part"})) == 2
+    for found <- spans(pool, 2), do: assert(%{"trace" => ^trace, "parent" => ^span} = found)
   end
 
   test "the caller's own trace context counts, and the state goes with it", %{pools: pools} do

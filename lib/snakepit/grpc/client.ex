@@ -12,7 +12,7 @@ defmodule Snakepit.GRPC.Client do
   `Snakepit`.
   """
 
-  alias Snakepit.{Call, ChunkStream, Codec, Error, Native}
+  alias Snakepit.{Call, ChunkStream, Codec, Error, Native, Tracing}
   alias Snakepit.Config.Options
   alias Snakepit.GRPC.Channel
 
@@ -41,6 +41,7 @@ defmodule Snakepit.GRPC.Client do
   def connect(address, options \\ []) do
     with :ok <- Options.check(options, @connect_options),
          :ok <- check_address(address) do
+      Tracing.available?()
       defaults = [max_message_size: @max_message_size, timeout: @timeout]
       Channel.connect(address, Keyword.merge(defaults, options))
     end
@@ -61,14 +62,16 @@ defmodule Snakepit.GRPC.Client do
   Executes a command and waits for its result, a map with string keys.
 
   Options: `:timeout` (ms or `:infinity`, default #{@timeout}), `:session_id`, `:request_id`,
-  `:traceparent`, `:metadata`, `:on_progress` (as for `Snakepit.execute/3`), and for a pool `:queue_timeout`,
-  `:priority` and `:affinity`.
+  `:traceparent` (by default that of the current span), `:metadata`, `:on_progress` (as for `Snakepit.execute/3`), and
+  for a pool `:queue_timeout`, `:priority` and `:affinity`.
   """
   @doc since: "0.1.0"
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(target, command, args \\ %{}, options \\ []) do
     with :ok <- Options.check(options, @call_options) do
-      case Channel.run(target, command, args, Options.complete(options, @defaults)) do
+      options = options |> Options.complete(@defaults) |> Tracing.with_context()
+
+      case Channel.run(target, command, args, options) do
         {:ok, result, _meta} -> {:ok, result}
         {:error, error, _meta} -> {:error, error}
       end
@@ -119,7 +122,7 @@ defmodule Snakepit.GRPC.Client do
 
   defp open_stream(target, ref, command, args, options, bounded) do
     with :ok <- Options.check(options, @stream_options) do
-      options = Options.complete(options, @defaults)
+      options = options |> Options.complete(@defaults) |> Tracing.with_context()
       recipient = %{ref: ref, pool: nil, bounded: bounded, observer: nil}
       Channel.open_stream(target, command, args, options, recipient)
     end

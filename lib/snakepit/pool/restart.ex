@@ -39,12 +39,10 @@ defmodule Snakepit.Pool.Restart do
   end
 
   @doc "Reports why no further worker is replaced."
-  def failed(%{slot: slot, size: size} = restart, message) do
-    replaced = slot
-
-    kept = if size == 1, do: "the worker keeps running", else: "the other workers keep running"
-
-    text = "the restart has ended after #{replaced} of #{size} workers, and #{kept}: #{message}"
+  # The workers that are left may run, or wait for their next attempt to start.
+  def failed(%{slot: replaced, size: size} = restart, message) do
+    text =
+      "the restart has ended after #{replaced} of #{size} workers, and changes no other: #{message}"
 
     error = %Error{reason: :worker_start_failed, pool: restart.pool, message: text}
     report(restart, replaced, {:error, error}, error)

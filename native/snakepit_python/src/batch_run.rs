@@ -1,7 +1,8 @@
 //! Runs a batch: calls the command's function once, and answers each call of the batch.
 
 use crate::{
-    call::Call, command::Batching, invocation::Invocation, unwrapping::is_result, worker::Worker,
+    call::Call, callbacks::metadata, command::Batching, invocation::Invocation,
+    unwrapping::is_result, worker::Worker,
 };
 use parking_lot::Mutex;
 use pyo3::{
@@ -75,8 +76,7 @@ impl BatchRun {
             return Ok(Some(value));
         }
         let callbacks = &self.worker.callbacks;
-        let unwrapped = callbacks.unwrap(value, run.clone().into_any(), self.name(), false)?;
-        Ok(Some(unwrapped.0))
+        callbacks.wait_for(value, run.clone().into_any()).map(Some)
     }
 
     /// Records in the start journal that the calls start. If that fails they are answered: another worker could run
@@ -194,10 +194,14 @@ impl BatchRun {
     /// Empty if there are several calls.
     #[getter]
     fn request_id(&self) -> &str {
-        match &self.batch.calls[..] {
-            [(call, _)] => call.header.request_id(),
-            _ => "",
-        }
+        let only = self.batch.only();
+        only.map_or("", |call| call.header.request_id())
+    }
+
+    /// The metadata of the call; empty if there are several.
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let only = self.batch.only();
+        only.map_or_else(|| Ok(PyDict::new(py)), |call| metadata(py, &call.header))
     }
 
     #[getter]

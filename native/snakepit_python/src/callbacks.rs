@@ -148,6 +148,17 @@ impl Callbacks {
             .extract()
     }
 
+    /// Waits for the coroutine that a decorator has hidden in a command of `call`; returns what it returns.
+    pub(crate) fn wait_for<'py>(
+        &self,
+        value: Bound<'py, PyAny>,
+        call: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = value.py();
+        self.bind(py)
+            .call_method1(intern!(py, "wait_for"), (value, call))
+    }
+
     /// Describes an exception that a command has raised.
     pub(crate) fn failure(
         &self,

@@ -165,7 +165,12 @@ fn run_in_context(
         }
     }
     let ran = worker.callbacks.call_context(py).and_then(|context| {
-        if let Work::Call(call) = work {
+        // Spans cannot have several parents.
+        let only = match work {
+            Work::Call(call) => Some(call),
+            Work::Batch(batch) => batch.only(),
+        };
+        if let Some(call) = only {
             worker.callbacks.trace(&context, &call.header);
         }
         context.call_method1(intern!(py, "run"), (run_current,))

@@ -61,6 +61,14 @@ pub struct Batch<C> {
 }
 
 impl<C> Batch<C> {
+    /// Its call, if it has only one.
+    pub fn only(&self) -> Option<&Arc<C>> {
+        match &self.calls[..] {
+            [(call, _)] => Some(call),
+            _ => None,
+        }
+    }
+
     pub fn present(&self) -> Vec<Arc<C>> {
         self.present.lock().clone()
     }

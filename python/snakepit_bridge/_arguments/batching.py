@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Optional
 
 from snakepit_bridge._errors.call_error import CallError
@@ -67,6 +67,8 @@ def results_of(value: object, count: int, name: str) -> list[Any]:
         got = f"{len(value)} results"
     else:
         got = qualified_name(type(value))
+        if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
+            got = f"{got}: return list(...) of it"
     raise CallError(
         "invalid_result",
         f"{name} takes batches, and must return a list with one result for each call of the "

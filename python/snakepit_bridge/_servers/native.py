@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
-from typing import Optional
+from typing import Optional, Union
 
 from snakepit_bridge import _native
 from snakepit_bridge._commands import context_variables
@@ -179,9 +179,13 @@ class _Callbacks:
         stream: bool,  # noqa: FBT001
     ) -> tuple[object, Optional[Generator[object, None, object]]]:
         """Calls `unwrapping.unwrap` for a value that Rust cannot encode itself."""
-        if running.get() is None:
-            running.set(Context(request_id=call.request_id))
+        _set_running(call)
         return unwrapping.unwrap(value, call, name, stream=stream)
+
+    def wait_for(self, value: object, batch: _native.BatchRun) -> object:
+        """Calls `unwrapping.wait_for` for what a command that takes batches has returned."""
+        _set_running(batch)
+        return unwrapping.wait_for(value, batch)
 
     def leave_fork(self) -> None:
         exit_fork()
@@ -211,6 +215,11 @@ class _Callbacks:
     def decode_fields(self, fields: Mapping[str, bytes], kinds: bytes) -> dict[str, object]:
         with invalid_args:
             return decode_fields(fields, kinds)
+
+
+def _set_running(call: Union[_native.AsyncCall, _native.BatchRun]) -> None:
+    if running.get() is None:
+        running.set(Context(request_id=call.request_id))
 
 
 def _is_task_cancelled(kind: type[BaseException]) -> bool:

@@ -91,6 +91,7 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
 async def _run_batch(batch: BatchRun, sessions: Sessions) -> None:
     context_variables.set_decimal()
     running.set(Context(request_id=batch.request_id))
+    tracing.attach(batch.metadata)
     with ReportTo(batch.fail):
         keywords = batch.keywords()
         if keywords is None:

@@ -19,7 +19,7 @@ from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
 from snakepit_bridge._telemetry import tracing
 from snakepit_bridge._threads.runner import Runner, cancelled
-from snakepit_bridge._threads.unwrapping import unwrap
+from snakepit_bridge._threads.unwrapping import unwrap, wait_for
 from snakepit_bridge._values.fields import encode_fields
 
 _log = logging.getLogger("snakepit_bridge")
@@ -61,7 +61,7 @@ def respond(
     failed = True
     try:
         runner.enter(call)
-        context = _context(call)
+        context = _context(call.context)
         message = runner.run(call, lambda: context.run(lambda: result(_result(call))))
         failed = False
     except BaseException as error:
@@ -146,7 +146,7 @@ class _Messages:
         self.ended = False
         self.failed = False
         self._call = call
-        self._context = _context(call)
+        self._context = _context(call.context)
         self._wire = wire
         self._index = 0
         self._generator: Optional[Generator[object, None, object]] = None
@@ -209,9 +209,8 @@ class _Messages:
 def _run_batch(runner: Runner, batch: Batch) -> None:
     """Serves a batch. Does not raise."""
     calls = list(batch.calls)
-    context = context_variables.new()
-    # A log line of several calls has no request id.
-    context.run(running.set, calls[0].context if len(calls) == 1 else Context())
+    # Log lines of several calls have no request id, and spans cannot have several parents.
+    context = _context(calls[0].context if len(calls) == 1 else Context())
     try:
         context.run(_serve_batch, runner, batch, calls)
     except BaseException as error:
@@ -231,7 +230,7 @@ def _serve_batch(runner: Runner, batch: Batch, calls: list[Call]) -> None:
         return
     command = batch.command
     make = functools.partial(command.function, **command.gather(items))
-    value = unwrap(_made(command, batch, make), batch, command.name, stream=False)[0]
+    value = wait_for(_made(command, batch, make), batch)
     results = command.results(value, len(served))
     for call, result in zip(served, results):
         runner.answer(batch, call, _answer_of(call, result))
@@ -255,10 +254,10 @@ def _fail_batch(runner: Runner, batch: Batch, error: BaseException) -> None:
             runner.answer(batch, call, failure)
 
 
-def _context(call: Call) -> contextvars.Context:
+def _context(of_call: Context) -> contextvars.Context:
     context = context_variables.new()
-    context.run(running.set, call.context)
-    context.run(tracing.attach, lambda: call.context.metadata)
+    context.run(running.set, of_call)
+    context.run(tracing.attach, lambda: of_call.metadata)
     return context
 
 

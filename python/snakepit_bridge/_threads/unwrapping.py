@@ -12,17 +12,22 @@ if TYPE_CHECKING:
     from snakepit_bridge._threads.async_for_threads import Cancellable
 
 
+def wait_for(value: object, call: Cancellable) -> object:
+    """Returns the value, awaited if necessary."""
+    if not is_awaitable(value):
+        return value
+    from snakepit_bridge._threads.async_for_threads import run_coroutine
+
+    return run_coroutine(call, lambda: awaited(value))
+
+
 def unwrap(
     value: object, call: Cancellable, name: str, *, stream: bool
 ) -> tuple[object, Optional[Generator[object, None, object]]]:
     """Returns the value, awaited if necessary, or a generator of the stream's chunks."""
     if is_result(value):
         return value, None
-    if is_awaitable(value):
-        from snakepit_bridge._threads.async_for_threads import run_coroutine
-
-        given = value
-        value = run_coroutine(call, lambda: awaited(given))
+    value = wait_for(value, call)
     generator: Any = generator_of(value, name, stream=stream)
     if generator is None:
         return value, None

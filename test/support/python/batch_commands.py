@@ -87,6 +87,13 @@ def make_async() -> Callable[..., Any]:
     return trio
 
 
+def hidden(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, calls: list[dict[str, Any]]) -> Any:
+        return function(self, calls)
+
+    return call
+
+
 class BatchCommands(Adapter):
     """Has many commands that do the same: how long one waits depends on what it has run before."""
 
@@ -96,6 +103,13 @@ class BatchCommands(Adapter):
     for number in range(20):
         vars()[f"trio{number}"] = command(batch=3, wait_ms=LONG)(make())
         vars()[f"async_trio{number}"] = command(batch=3, wait_ms=LONG)(make_async())
+
+    @command(batch=8)
+    @hidden
+    async def hidden(self, calls: list[dict[str, Any]]) -> list[int]:
+        """Nothing tells that it is `async`, except what it returns."""
+        await asyncio.sleep(0)
+        return [call["n"] for call in calls]
 
     @command
     def pid(self) -> int:
@@ -109,7 +123,17 @@ class BatchCommands(Adapter):
     @command(batch=8, wait_ms=20)
     def wrong(self, calls: list[dict[str, Any]]) -> Any:
         returned = calls[0]["returns"]
-        return {"a dict": {}, "too few": [], "a text": "x" * len(calls)}[returned]
+        return {
+            "a dict": {},
+            "too few": [],
+            "a text": "x" * len(calls),
+            "an iterator": iter(calls),
+            "a generator": (call for call in calls),
+        }[returned]
+
+    @command(batch=8, wait_ms=20)
+    async def wrong_async(self, calls: list[dict[str, Any]]) -> Any:
+        return self.wrong(calls)
 
     @command(batch=8, wait_ms=20)
     def unsendable(self, calls: list[dict[str, Any]]) -> list[object]:
