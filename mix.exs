@@ -30,7 +30,7 @@ defmodule Snakepit.MixProject do
   def application do
     [
       mod: {Snakepit.Application, []},
-      extra_applications: [:crypto, :logger, telemetry: :optional]
+      extra_applications: [:crypto, :logger, :public_key, telemetry: :optional]
     ]
   end
 

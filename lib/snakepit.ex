@@ -560,6 +560,14 @@ defmodule Snakepit do
 
   defp named(_pool, options), do: options
 
+  # The metadata of a remote pool. The caller's own count before them.
+  defp with_metadata(options, %{options: %{metadata: of_pool}}) when of_pool == %{}, do: options
+
+  defp with_metadata(options, %{options: %{metadata: of_pool}}) do
+    own = Map.new(options.metadata, fn {name, value} -> {to_string(name), value} end)
+    %{options | metadata: Map.merge(of_pool, own)}
+  end
+
   # Checks a call and begins its span: see `t:Snakepit.Transport.call/0`.
   defp prepare(command, args, options, schema, streaming) do
     with :ok <- Options.check(options, schema),
@@ -567,7 +575,7 @@ defmodule Snakepit do
          {:ok, pool} <- Registry.fetch(name) do
       case CommandPolicy.check(pool.command_policy, command, args, options) do
         {:ok, options} ->
-          options = Options.complete(options, pool.call_options)
+          options = options |> Options.complete(pool.call_options) |> with_metadata(pool)
           options = named(pool, Tracing.with_context(pool, options))
 
           {:ok,

@@ -2,7 +2,7 @@ defmodule Snakepit.Config do
   @moduledoc false
   # The single schema of a pool's options.
 
-  alias Snakepit.Config.{Cores, Eject, Env, Hidden, Options, Paths, Type}
+  alias Snakepit.Config.{Cores, Eject, Env, Hidden, Options, Paths, Token, Type}
   alias Snakepit.Error
 
   # Default modules are written as atoms, so that the schema depends on none of them.
@@ -273,6 +273,27 @@ defmodule Snakepit.Config do
       doc:
         "the addresses of servers that run already, for a remote pool: `[\"tcp:10.0.0.7:50051\", ...]`, see [Beyond one machine](beyond_one_machine.md). The pool starts no processes, and takes none of the options for them"
     ],
+    tls: [
+      only: :endpoints,
+      type: :tls,
+      default: nil,
+      doc:
+        "with `:endpoints`, to connect by TLS: `true`, by the authorities of the system, or a list of `:cacertfile`, `:certfile` and `:keyfile`, paths of files in PEM form, and `:server_name`, if the certificates have another name than the address"
+    ],
+    token: [
+      only: :endpoints,
+      type: :token,
+      default: nil,
+      doc:
+        "with `:endpoints`, the token that the servers want (`--token-file`): a string, or `{module, function, arguments}`, which is called at each connect"
+    ],
+    metadata: [
+      only: :endpoints,
+      type: :metadata,
+      default: quote(do: %{}),
+      doc:
+        "with `:endpoints`, metadata of every RPC, for balancers and proxies, and of every call, for `context.metadata`"
+    ],
     connect_timeout: [
       only: :endpoints,
       type: :millis,
@@ -335,7 +356,14 @@ defmodule Snakepit.Config do
   defp remote(%{endpoints: nil} = options), do: options
 
   defp remote(%{endpoints: endpoints, eject: eject} = options),
-    do: %{options | adapter: nil, size: length(endpoints), eject: Eject.new(eject)}
+    do: %{
+      options
+      | adapter: nil,
+        size: length(endpoints),
+        eject: Eject.new(eject),
+        metadata: Map.new(options.metadata, fn {name, value} -> {to_string(name), value} end),
+        token: Token.new(options.token)
+    }
 
   @doc "Whether an option is only for remote pools."
   @spec for_endpoints?(atom) :: boolean

@@ -1,18 +1,22 @@
 defmodule Snakepit.Config.Hidden do
   @moduledoc false
-  # The keyword arguments of a class, `adapter_args: [init: ...]`. This struct hides them in
+  # The keyword arguments of a class, `adapter_args: [init: ...]`, and the option `:token`. This struct hides them in
   # inspected terms, such as crash reports and child specifications of supervisors.
 
   defstruct [:value]
 
-  @doc "Hides the `:init` of a pool's `adapter_args`, whatever the options are."
-  def wrap(options) when is_list(options) do
-    if Keyword.keyword?(options) and Keyword.keyword?(options[:adapter_args] || :none),
-      do: Keyword.update!(options, :adapter_args, &wrap_init/1),
-      else: options
+  @doc "Hides the `:init` of a pool's `adapter_args` and its `:token`, whatever the options are."
+  def wrap(options) do
+    if Keyword.keyword?(options), do: Enum.map(options, &wrap_option/1), else: options
   end
 
-  def wrap(options), do: options
+  defp wrap_option({:adapter_args, args}) when is_list(args),
+    do: {:adapter_args, if(Keyword.keyword?(args), do: wrap_init(args), else: args)}
+
+  defp wrap_option({:token, token}) when not is_struct(token, __MODULE__),
+    do: {:token, %__MODULE__{value: token}}
+
+  defp wrap_option(option), do: option
 
   @doc "Returns the original `adapter_args`."
   def unwrap(adapter_args) do

@@ -110,7 +110,7 @@ defmodule Snakepit.Config.Options do
   end
 
   # Its values may be secrets.
-  defp got(:keyword, _value), do: " something else"
+  defp got(type, _value) when type in [:keyword, :token], do: " something else"
   defp got(_type, value), do: ": #{shown(value)}"
 
   @doc "Returns a value for a message. The message stays short, even for an id of a megabyte."

@@ -2,7 +2,7 @@ defmodule Snakepit.Config.Type do
   @moduledoc false
   # The types of options: which values each has, and how a message describes it.
 
-  alias Snakepit.Config.{Eject, Endpoints}
+  alias Snakepit.Config.{Eject, Endpoints, Tls, Token}
 
   # The limit of Erlang's timers, in ms.
   @max 4_294_967_295
@@ -113,6 +113,16 @@ defmodule Snakepit.Config.Type do
   def check(:eject, value) do
     Eject.valid?(value) ||
       "a keyword list of :for, a number of milliseconds above 0, and :at_most, a number from 0 to 1"
+  end
+
+  def check(:tls, value) do
+    Tls.valid?(value) ||
+      "true, or a keyword list of :cacertfile, :certfile with :keyfile, and :server_name, all strings"
+  end
+
+  def check(:token, value) do
+    Token.valid?(value) ||
+      "a string of visible ASCII, or {module, function, arguments} for a function that exists"
   end
 
   def check(:session_id, value) do

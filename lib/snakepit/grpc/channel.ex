@@ -27,7 +27,9 @@ defmodule Snakepit.GRPC.Channel do
       max_message_size: Keyword.fetch!(options, :max_message_size),
       timeout: Keyword.fetch!(options, :timeout),
       watched: watched,
-      journal: options[:journal]
+      journal: options[:journal],
+      headers: options[:headers] || [],
+      tls: options[:tls]
     }
 
     &Native.connect(&1, options)

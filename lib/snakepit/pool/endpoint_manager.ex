@@ -155,7 +155,7 @@ defmodule Snakepit.Pool.EndpointManager do
   defp publish(%{options: options} = state, error) do
     pool = %{
       # Without the fields that may contain secrets.
-      options: Map.drop(options, [:env, :adapter_args]),
+      options: Map.drop(options, [:env, :adapter_args, :token, :tls]),
       call_options: Options.defaults(Map.take(options, [:timeout, :queue_timeout, :demand])),
       native: state.native,
       error: error,

@@ -13,6 +13,7 @@ defmodule Snakepit.Pool.EndpointWorker do
   use GenServer, restart: :temporary
 
   alias Snakepit.{Codec, Native}
+  alias Snakepit.Config.{Tls, Token}
   alias Snakepit.GRPC.Channel
   alias Snakepit.Pool.{HealthCheck, PoolEvents, StartLog, WorkerSpec}
 
@@ -82,6 +83,19 @@ defmodule Snakepit.Pool.EndpointWorker do
   # The manager monitors this process now.
   def handle_info(:start, state), do: {:noreply, connect(state)}
   def handle_info(:connect, state), do: {:noreply, connect(state)}
+
+  def handle_info({ref, {:ok, how}}, %{awaited: {:prepare, ref}} = state),
+    do: {:noreply, connect(how, state)}
+
+  def handle_info({ref, {:error, message}}, %{awaited: {:prepare, ref}} = state),
+    do: {:noreply, failed(message, state)}
+
+  def handle_info({:prepare_timeout, ref, preparing}, %{awaited: {:prepare, ref}} = state) do
+    Process.exit(preparing, :kill)
+    timeout = state.options.connect_timeout
+    why = "the function of :token returned nothing within #{timeout} ms (:connect_timeout)"
+    {:noreply, failed(why, state)}
+  end
 
   def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state),
     do: {:noreply, ask_health(%{state | channel: channel, closed: ref})}
@@ -185,12 +199,29 @@ defmodule Snakepit.Pool.EndpointWorker do
     end)
   end
 
+  # The user's function for the token may take time, and so may reading files.
   defp connect(%{options: options} = state) do
+    {owner, ref} = {self(), make_ref()}
+    preparing = spawn(fn -> send(owner, {ref, prepare(options)}) end)
+    Process.send_after(self(), {:prepare_timeout, ref, preparing}, options.connect_timeout)
+    report(%{state | phase: :connecting, awaited: {:prepare, ref}})
+  end
+
+  defp prepare(options) do
+    with {:ok, token} <- Token.fetch(options.token),
+         {:ok, tls} <- Tls.load(options.tls, options.root) do
+      metadata = Map.to_list(options.metadata)
+      headers = if token, do: [{"authorization", "Bearer " <> token} | metadata], else: metadata
+      {:ok, [headers: headers, tls: tls]}
+    end
+  end
+
+  defp connect(how, %{options: options} = state) do
     limits = [timeout: options.connect_timeout, max_message_size: options.max_message_size]
 
-    case Channel.start_connect(state.address, limits) do
-      {:ok, ref} -> report(%{state | phase: :connecting, awaited: {:connect, ref}})
-      {:error, error} -> failed(error.message, %{state | phase: :connecting})
+    case Channel.start_connect(state.address, limits ++ how) do
+      {:ok, ref} -> %{state | awaited: {:connect, ref}}
+      {:error, error} -> failed(error.message, state)
     end
   end
 

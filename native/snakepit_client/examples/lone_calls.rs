@@ -75,6 +75,8 @@ fn main() -> Result<(), Failure> {
     let target = Target {
         address: format!("unix:{socket}").parse()?,
         secret: None,
+        headers: http::HeaderMap::new(),
+        tls: None,
         max_message_size: 64 * 1024 * 1024,
         deadline: Instant::now() + Duration::from_secs(60),
         journal: None,

@@ -1,13 +1,9 @@
 //! The `Calls` RPC, which carries unary calls as frames. It has an HTTP/2 connection of its own, to which
 //! any thread may write.
 
-use crate::{
-    channel::CONNECTION_WINDOW,
-    error::Failure,
-    target::{SECRET, Target},
-};
+use crate::{channel::CONNECTION_WINDOW, error::Failure, target::Target};
 use bytes::Bytes;
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 use snakepit_wire::{
     BatchingSender, Connection as _, Io, MAX_FRAME_SIZE, MAX_HEADER_LIST, SharedConnection,
 };
@@ -27,12 +23,12 @@ pub struct CallsRpc {
 impl CallsRpc {
     /// Opens the RPC. Returns `None` if the server does not implement it.
     pub async fn open(target: &Target) -> Result<Option<Self>, Failure> {
-        let secret = target.secret()?;
-        target.in_time(Self::begin(target, secret)).await
+        let metadata = target.metadata()?;
+        target.in_time(Self::begin(target, metadata)).await
     }
 
-    async fn begin(target: &Target, secret: Option<HeaderValue>) -> io::Result<Option<Self>> {
-        let (socket, io) = Io::new(target.address.connect().await?);
+    async fn begin(target: &Target, metadata: HeaderMap) -> io::Result<Option<Self>> {
+        let (socket, io) = target.open().await?;
         let (sender, connection) = h2::client::Builder::new()
             // Replies are read as they arrive, and the calls bound how many there are.
             .initial_window_size(CONNECTION_WINDOW)
@@ -47,14 +43,12 @@ impl CallsRpc {
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = Uri::from_static(CALLS);
         let headers = request.headers_mut();
+        *headers = metadata;
         headers.insert("te", HeaderValue::from_static("trailers"));
         headers.insert(
             http::header::CONTENT_TYPE,
             HeaderValue::from_static("application/grpc"),
         );
-        if let Some(secret) = secret {
-            headers.insert(SECRET.clone(), secret);
-        }
         let mut sender = sender.ready().await.map_err(io::Error::other)?;
         let (response, stream) = sender
             .send_request(request, false)

@@ -1,15 +1,12 @@
 //! A server's RPCs on one HTTP/2 connection, which hyper drives. Nothing here reconnects, buffers or
 //! balances.
 
-use crate::{
-    error::Failure,
-    target::{SECRET, Target},
-};
-use http::{HeaderValue, Request, Response, Uri};
+use crate::{error::Failure, target::Target};
+use http::{HeaderMap, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
-use snakepit_wire::{MAX_HEADER_LIST, Socket};
+use snakepit_wire::{Io, MAX_HEADER_LIST};
 use std::{
     task::{Context, Poll},
     time::Duration,
@@ -36,8 +33,8 @@ pub struct Channel {
 
 impl Channel {
     pub async fn connect(target: &Target) -> Result<Self, Failure> {
-        let secret = target.secret()?;
-        let connecting = async { handshake(target.address.connect().await?, secret).await };
+        let metadata = target.metadata()?;
+        let connecting = async { handshake(target.open().await?.0, metadata).await };
         let (connection, closed, end) = target.in_time(connecting).await?;
         let max_message_size = target.max_message_size;
         Ok(Self {
@@ -64,8 +61,8 @@ impl Channel {
 }
 
 async fn handshake(
-    stream: Socket,
-    secret: Option<HeaderValue>,
+    stream: Io,
+    metadata: HeaderMap,
 ) -> std::io::Result<(HttpConnection, CancellationToken, CancellationToken)> {
     let (sender, driver) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -90,13 +87,13 @@ async fn handshake(
             () = ended.cancelled() => {}
         }
     });
-    Ok((HttpConnection { sender, secret }, closed, end))
+    Ok((HttpConnection { sender, metadata }, closed, end))
 }
 
 #[derive(Clone)]
 pub struct HttpConnection {
     sender: http2::SendRequest<Body>,
-    secret: Option<HeaderValue>,
+    metadata: HeaderMap,
 }
 
 impl Service<Request<Body>> for HttpConnection {
@@ -111,8 +108,9 @@ impl Service<Request<Body>> for HttpConnection {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Some(secret) = &self.secret {
-            request.headers_mut().insert(SECRET.clone(), secret.clone());
+        let headers = request.headers_mut();
+        for (name, value) in &self.metadata {
+            headers.entry(name).or_insert_with(|| value.clone());
         }
         Box::pin(self.sender.send_request(request))
     }
@@ -150,6 +148,8 @@ mod tests {
         let target = Target {
             address: Address::Unix(path.clone()),
             secret: None,
+            headers: HeaderMap::new(),
+            tls: None,
             max_message_size: 1024,
             journal: None,
             deadline: Instant::now() + Duration::from_secs(60),

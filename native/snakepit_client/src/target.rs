@@ -1,12 +1,14 @@
 //! How to reach a server.
 
 use crate::error::Failure;
-use http::{HeaderName, HeaderValue};
-use snakepit_wire::{Address, InvalidAddress, SECRET_HEADER, StartJournal};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use snakepit_wire::{
+    Address, InvalidAddress, Io, IoState, SECRET_HEADER, StartJournal, tls::client::ClientTls,
+};
 use std::{io, sync::Arc, time::Instant};
 use tokio::time::timeout_at;
 
-pub(crate) static SECRET: HeaderName = HeaderName::from_static(SECRET_HEADER);
+static SECRET: HeaderName = HeaderName::from_static(SECRET_HEADER);
 
 impl From<InvalidAddress> for Failure {
     fn from(error: InvalidAddress) -> Self {
@@ -18,6 +20,9 @@ impl From<InvalidAddress> for Failure {
 pub struct Target {
     pub address: Address,
     pub secret: Option<String>,
+    /// Metadata of every RPC that does not have it itself.
+    pub headers: HeaderMap,
+    pub tls: Option<ClientTls>,
     pub max_message_size: usize,
     pub deadline: Instant,
     /// The start journal that a server was given when this side started it.
@@ -32,11 +37,24 @@ impl Target {
         }
     }
 
-    pub(crate) fn secret(&self) -> Result<Option<HeaderValue>, Failure> {
-        let secret = self.secret.as_deref().map(HeaderValue::from_str);
-        secret
-            .transpose()
-            .map_err(|_| Failure::InvalidArgs("the secret must be visible ASCII".into()))
+    /// The metadata of every RPC, with the secret.
+    pub(crate) fn metadata(&self) -> Result<HeaderMap, Failure> {
+        let mut headers = self.headers.clone();
+        if let Some(secret) = &self.secret {
+            let secret = HeaderValue::from_str(secret)
+                .map_err(|_| Failure::InvalidArgs("the secret must be visible ASCII".into()))?;
+            headers.insert(SECRET.clone(), secret);
+        }
+        Ok(headers)
+    }
+
+    /// Opens a connection to the server, with TLS if it is to have it.
+    pub(crate) async fn open(&self) -> io::Result<(Io, Arc<IoState>)> {
+        let socket = self.address.connect().await?;
+        match &self.tls {
+            None => Ok(Io::new(socket)),
+            Some(tls) => tls.connect(socket, self.address.host()).await,
+        }
     }
 
     pub(crate) async fn in_time<T>(

@@ -45,6 +45,17 @@ impl Address {
         }
     }
 
+    /// The name or the IP address of the host; empty for a Unix socket.
+    pub fn host(&self) -> &str {
+        let Self::Tcp(address) = self else {
+            return "";
+        };
+        let host = address.rsplit_once(':').map_or("", |(host, _port)| host);
+        host.strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host)
+    }
+
     /// Listens at the address. Must be called on the runtime that accepts the connections.
     pub fn bind(&self) -> io::Result<Listener> {
         let (address, socket) = match self {
@@ -116,6 +127,18 @@ mod tests {
         assert_eq!(tcp.parse(), Ok(Address::Tcp("127.0.0.1:50051".into())));
         for text in [unix, tcp] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn the_host_of_an_address_is_known_for_tcp() {
+        for (text, host) in [
+            ("tcp:models:1", "models"),
+            ("tcp:10.0.0.7:1", "10.0.0.7"),
+            ("tcp:[::1]:1", "::1"),
+            ("unix:/a:b", ""),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().host(), host);
         }
     }
 

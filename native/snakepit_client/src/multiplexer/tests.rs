@@ -152,6 +152,8 @@ fn listen() -> (UnixListener, Target) {
     let target = Target {
         address: Address::Unix(path),
         secret: None,
+        headers: http::HeaderMap::new(),
+        tls: None,
         max_message_size: MAX_FRAME,
         journal: None,
         deadline: Instant::now() + PATIENCE,

@@ -8,10 +8,14 @@ use crate::{
     map,
     reply::Reply,
 };
-use rustler::{Atom, Encoder, Env, NifMap, Resource, ResourceArc, Term};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use rustler::{Atom, Binary, Encoder, Env, NifMap, Resource, ResourceArc, Term};
 use snakepit_client::{channel::Channel, error::Failure, target::Target};
 use snakepit_proto::{BatchInfo, CallProgress, CommandInfo, HealthRequest, InfoRequest};
-use snakepit_wire::{Address, StartJournal};
+use snakepit_wire::{
+    Address, StartJournal,
+    tls::client::{ClientTls, Identity, Roots},
+};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -47,6 +51,9 @@ fn start_journal() -> Option<(ResourceArc<JournalResource>, String)> {
 struct ConnectOptions<'a> {
     address: &'a str,
     secret: Option<String>,
+    /// Metadata of every RPC.
+    headers: Vec<(String, String)>,
+    tls: Option<TlsOptions<'a>>,
     max_message_size: usize,
     timeout: u64,
     /// Whether the loss of the connection is reported.
@@ -55,27 +62,85 @@ struct ConnectOptions<'a> {
     journal: Option<ResourceArc<JournalResource>>,
 }
 
+/// What `Snakepit.Config.Tls.load/2` returns.
+#[derive(NifMap)]
+#[rustler(decode)]
+struct TlsOptions<'a> {
+    authorities: Option<Binary<'a>>,
+    system: Vec<Binary<'a>>,
+    certificate: Option<Binary<'a>>,
+    key: Option<Binary<'a>>,
+    server_name: Option<String>,
+}
+
+impl TlsOptions<'_> {
+    /// What makes the TLS, which takes too long for a scheduler's thread.
+    fn maker(self) -> impl FnOnce() -> Result<ClientTls, Failure> + Send + use<> {
+        let system = self.system.iter().map(|der| der.to_vec()).collect();
+        let roots = match self.authorities {
+            Some(pem) => Roots::Pem(pem.to_vec()),
+            None => Roots::Der(system),
+        };
+        let identity = self.certificate.zip(self.key);
+        let identity = identity.map(|(certificate, key)| Identity {
+            certificate: certificate.to_vec(),
+            key: key.to_vec(),
+        });
+        let server_name = self.server_name;
+        move || {
+            ClientTls::new(roots, identity, server_name)
+                .map_err(|error| Failure::InvalidArgs(format!("the option :tls: {error}")))
+        }
+    }
+}
+
+fn header_map(headers: Vec<(String, String)>) -> Result<HeaderMap, Failure> {
+    let invalid = |name: &str| Failure::InvalidArgs(format!("{name:?} cannot be metadata"));
+    let parsed = headers.into_iter().map(|(name, value)| {
+        let value = HeaderValue::try_from(value).map_err(|_| invalid(&name))?;
+        Ok((
+            HeaderName::try_from(&name).map_err(|_| invalid(&name))?,
+            value,
+        ))
+    });
+    parsed.collect()
+}
+
 /// Replies `{ref, {:ok, channel} | {:error, failure}}` and, if watched, `{ref, {:closed, lasted_ms}}`
 /// once it accepts no further calls. A channel that is not watched reconnects for the next call.
 #[rustler::nif]
 fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -> Term<'a> {
     let timeout = time(options.timeout);
     let deadline = Instant::now() + timeout;
-    let target = match options.address.parse::<Address>() {
-        Ok(address) => Target {
+    let address = options.address.parse::<Address>().map_err(Failure::from);
+    let target = address.and_then(|address| {
+        Ok(Target {
             address,
             secret: options.secret,
+            headers: header_map(options.headers)?,
+            tls: None,
             max_message_size: options.max_message_size,
             deadline,
             journal: options.journal.map(|journal| journal.0.clone()),
-        },
-        Err(invalid) => return error_term(env, &invalid.into()),
+        })
+    });
+    let mut target = match target {
+        Ok(target) => target,
+        Err(failure) => return error_term(env, &failure),
     };
+    let tls = options.tls.map(TlsOptions::maker);
     let owner = env.pid();
     let reply = Reply::watched(owner, reference, timeout);
     let closing = options.watched.then(|| Reply::new(owner, reference));
     let done = spawn(async move {
-        let connected = Connection::new(&target).await;
+        let tls = tls.map(|make| make()).transpose();
+        let connected = match tls {
+            Ok(tls) => {
+                target.tls = tls;
+                Connection::new(&target).await
+            }
+            Err(failure) => Err(failure),
+        };
         let since = Instant::now();
         let closed = connected
             .as_ref()

@@ -1,5 +1,8 @@
 //! TLS of either end, by rustls: here is what both share.
 
+#[cfg(test)]
+mod authority;
+pub mod client;
 pub mod server;
 
 use tokio_rustls::rustls::{

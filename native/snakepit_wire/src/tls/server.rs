@@ -44,8 +44,7 @@ impl ServerTls {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::io::Mode;
-    use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
+    use crate::{io::Mode, tls::authority::Authority};
     use std::{
         pin::Pin,
         task::{Context, Waker},
@@ -59,35 +58,6 @@ mod tests {
         client::TlsStream,
         rustls::{ClientConfig, pki_types::ServerName},
     };
-
-    struct Authority {
-        certificate: Certificate,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
-    impl Authority {
-        fn new() -> Self {
-            let mut params = CertificateParams::default();
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let key = KeyPair::generate().unwrap();
-            Self {
-                certificate: params.self_signed(&key).unwrap(),
-                issuer: Issuer::new(params, key),
-            }
-        }
-
-        /// A certificate and its key, as PEM texts.
-        fn sign(&self, name: &str) -> (String, String) {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new([name.to_owned()]).unwrap();
-            let certificate = params.signed_by(&key, &self.issuer).unwrap();
-            (certificate.pem(), key.serialize_pem())
-        }
-
-        fn pem(&self) -> String {
-            self.certificate.pem()
-        }
-    }
 
     fn server(authority: &Authority, client_ca: Option<&str>) -> ServerTls {
         let (certificate, key) = authority.sign("models");
