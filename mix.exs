@@ -56,7 +56,7 @@ defmodule Snakepit.MixProject do
         ~w(lib native/*/src native/*/Cargo.toml native/*/build.rs native/*/benches native/README.md
                 python/snakepit_bridge/**/*.{py,pyi} python/snakepit_bridge/py.typed
                 python/hatch_build.py python/pyproject.toml python/README.md python/LICENSE
-                proto/*.proto guides Cargo.toml Cargo.lock .cargo/config.toml checksum-*.exs
+                proto guides Cargo.toml Cargo.lock .cargo/config.toml checksum-*.exs
                 mix.exs .formatter.exs README.md CHANGELOG.md LICENSE llms.txt),
       exclude_patterns: [~r"tests?\.rs$"]
     ]

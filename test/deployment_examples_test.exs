@@ -6,7 +6,10 @@ defmodule Snakepit.DeploymentExamplesTest do
   @moduletag :tmp_dir
 
   @examples Path.expand("../examples/deployment", __DIR__)
-  @guide Path.expand("../guides/deployment.md", __DIR__)
+  @guides Path.expand("../guides", __DIR__)
+  # Of an application in Elixir, and of a server in Python alone.
+  @dockerfiles ~w(Dockerfile server.Dockerfile)
+  @units ~w(my_app.service server.service)
 
   # What a stop takes at most with the defaults: calls, :kill_grace, hooks.
   defp stop_seconds do
@@ -15,35 +18,38 @@ defmodule Snakepit.DeploymentExamplesTest do
   end
 
   # Without those about the machine's own units.
-  defp complaints(dir, unit) do
-    path = Path.join(dir, "my_app.service")
+  defp complaints(dir, name, unit) do
+    path = Path.join(dir, name)
     # A program that exists.
-    File.write!(path, String.replace(unit, "/srv/my_app/bin/my_app", "/bin/sh"))
+    File.write!(path, String.replace(unit, ~r"^ExecStart=\S+"m, "ExecStart=/bin/sh"))
     args = ["verify", "--man=no", path]
     {output, _status} = System.cmd("systemd-analyze", args, stderr_to_stdout: true)
-    for line <- String.split(output, "\n"), line =~ "my_app", do: line
+    for line <- String.split(output, "\n"), line =~ name, do: line
   end
 
   defp read(name), do: File.read!(Path.join(@examples, name))
 
-  test "the guide refers to each file" do
-    guide = File.read!(@guide)
-    assert [_, _, _] = names = File.ls!(@examples)
-    for name <- names, do: assert(guide =~ "/examples/deployment/#{name})")
+  test "a guide refers to each file" do
+    guides =
+      for name <- ~w(deployment beyond_one_machine),
+          do: File.read!(Path.join(@guides, name <> ".md"))
+
+    assert length(names = File.ls!(@examples)) == 6
+    for name <- names, do: assert(Enum.any?(guides, &(&1 =~ "/examples/deployment/#{name})")))
   end
 
-  describe "Dockerfile" do
-    setup do
-      stages =
-        for stage <- String.split(read("Dockerfile"), ~r/^FROM /m) |> tl() do
-          stage |> String.replace("\\\n", " ") |> String.split("\n", trim: true)
-        end
-
-      {:ok, stages: stages}
+  # The lines of each stage.
+  defp stages(name) do
+    for stage <- String.split(read(name), ~r/^FROM /m) |> tl() do
+      stage |> String.replace("\\\n", " ") |> String.split("\n", trim: true)
     end
+  end
 
-    test "copies only from stages above, all of the same distribution", %{stages: stages} do
-      for {[_ | lines], index} <- Enum.with_index(stages) do
+  describe "each Dockerfile" do
+    test "copies only from stages above, all of the same distribution" do
+      for name <- @dockerfiles,
+          stages = stages(name),
+          {[_ | lines], index} <- Enum.with_index(stages) do
         above =
           for [from | _] <- Enum.take(stages, index), do: from |> String.split(" ") |> List.last()
 
@@ -52,55 +58,71 @@ defmodule Snakepit.DeploymentExamplesTest do
             do: assert(stage in above)
       end
 
-      for [from | _] <- stages, do: assert(from =~ ~r/^debian:bookworm\b/)
+      for name <- @dockerfiles, [from | _] <- stages(name) do
+        assert from =~ ~r/^debian:bookworm\b/
+      end
     end
 
-    test "has neither Rust nor a compiler nor pip's tools in the last stage, and is not root's",
-         %{stages: stages} do
-      last = List.last(stages)
-      installed = last |> Enum.filter(&(&1 =~ "apt-get install")) |> Enum.join()
-      assert installed =~ "python3"
-      for no <- ~w(elixir erlang gcc rust curl venv pip), do: refute(installed =~ no)
-      assert [user] = for("USER " <> user <- last, do: user)
-      assert String.to_integer(user) > 0
-      assert Enum.any?(last, &(&1 =~ "useradd" and &1 =~ "--uid #{user} "))
+    test "has neither Rust nor a compiler nor pip's tools in the last stage, and is not root's" do
+      for name <- @dockerfiles, last = List.last(stages(name)) do
+        installed = last |> Enum.filter(&(&1 =~ "apt-get install")) |> Enum.join()
+        assert installed =~ "python3"
+        for no <- ~w(elixir erlang gcc rust curl venv pip), do: refute(installed =~ no)
+        assert [user] = for("USER " <> user <- last, do: user)
+        assert String.to_integer(user) > 0
+        assert Enum.any?(last, &(&1 =~ "useradd" and &1 =~ "--uid #{user} "))
+      end
     end
 
-    test "starts the release without a shell", %{stages: stages} do
+    test "starts its program without a shell" do
+      for name <- @dockerfiles, line <- List.last(stages(name)), line =~ ~r/^(CMD|ENTRYPOINT)/ do
+        assert line =~ ~r/^(CMD|ENTRYPOINT) \["/
+      end
+
+      stages = stages("Dockerfile")
       assert List.last(List.last(stages)) == ~s(CMD ["/app/bin/my_app", "start"])
       assert Enum.any?(hd(stages), &(&1 =~ "mix release --path /app"))
       assert Enum.any?(List.last(stages), &(&1 == "COPY --from=python /app /app"))
     end
   end
 
-  describe "my_app.service" do
+  describe "each unit" do
     unless System.find_executable("systemd-analyze"),
       do: @tag(skip: "systemd-analyze is not installed")
 
     test "is valid for systemd", %{tmp_dir: dir} do
-      assert complaints(dir, read("my_app.service")) == []
-      wrong = String.replace(read("my_app.service"), "KillMode=", "KillMod=")
-      assert [line] = complaints(dir, wrong)
-      assert line =~ "KillMod"
+      for name <- @units do
+        assert complaints(dir, name, read(name)) == []
+        wrong = String.replace(read(name), "KillMode=", "KillMod=")
+        assert [line] = complaints(dir, name, wrong)
+        assert line =~ "KillMod"
+      end
     end
 
+    test "ends what is left, and has limits" do
+      for name <- @units, unit = read(name) do
+        assert unit =~ ~r/^KillMode=mixed$/m
+        for limit <- ~w(MemoryMax TasksMax LimitNOFILE), do: assert(unit =~ ~r/^#{limit}=\d/m)
+      end
+    end
+  end
+
+  describe "my_app.service" do
     test "has what the guide to configuration shows of it" do
-      configuration = File.read!(Path.expand("../guides/configuration.md", __DIR__))
+      configuration = File.read!(Path.join(@guides, "configuration.md"))
       [_, shown] = Regex.run(~r/^```ini\n(.*?)^```$/ms, configuration)
       lines = &String.split(&1, "\n", trim: true)
       assert lines.(shown) -- lines.(read("my_app.service")) == []
     end
 
-    test "gives the pools their time, and ends what is left" do
+    test "gives the pools their time" do
       unit = read("my_app.service")
       [_, seconds] = Regex.run(~r/^TimeoutStopSec=(\d+)$/m, unit)
       assert String.to_integer(seconds) > stop_seconds()
-      assert unit =~ ~r/^KillMode=mixed$/m
-      for limit <- ~w(MemoryMax TasksMax LimitNOFILE), do: assert(unit =~ ~r/^#{limit}=\d/m)
     end
   end
 
-  describe "kubernetes.yaml" do
+  describe "for Kubernetes" do
     python = System.find_executable("python3")
 
     unless python &&
@@ -108,7 +130,7 @@ defmodule Snakepit.DeploymentExamplesTest do
       @tag skip: "python3 has no package yaml"
     end
 
-    test "has probes, time to stop, limits, and a writable /tmp only" do
+    test "kubernetes.yaml has probes, time to stop, limits, and a writable /tmp only" do
       code = """
       import sys, yaml
       (document,) = yaml.safe_load_all(open(sys.argv[1]))
@@ -131,8 +153,45 @@ defmodule Snakepit.DeploymentExamplesTest do
       assert all(isinstance(variable["value"], str) for variable in container["env"])
       """
 
-      args = ["-c", code, Path.join(@examples, "kubernetes.yaml"), "#{stop_seconds()}"]
-      {output, status} = System.cmd("python3", args, stderr_to_stdout: true)
+      run(code, [Path.join(@examples, "kubernetes.yaml"), "#{stop_seconds()}"])
+    end
+
+    unless python &&
+             match?({_, 0}, System.cmd(python, ["-c", "import yaml"], stderr_to_stdout: true)) do
+      @tag skip: "python3 has no package yaml"
+    end
+
+    test "server.kubernetes.yaml has a service without an address, and probes at the port for them" do
+      code = """
+      import sys, yaml
+      service, document = yaml.safe_load_all(open(sys.argv[1]))
+      assert service["spec"]["clusterIP"] == "None"
+      spec = document["spec"]["template"]["spec"]
+      labels = document["spec"]["template"]["metadata"]["labels"]
+      assert document["spec"]["selector"]["matchLabels"] == labels == service["spec"]["selector"]
+      (container,) = spec["containers"]
+      ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+      options = dict(option.split("=") for option in container["args"])
+      assert options["--listen"] == f"tcp:0.0.0.0:{ports['grpc']}"
+      assert options["--health-listen"] == f"tcp:0.0.0.0:{ports['health']}"
+      assert service["spec"]["ports"] == [{"name": "grpc", "port": ports["grpc"]}]
+      for probe in ("readiness", "startup", "liveness"):
+          assert container[probe + "Probe"]["grpc"]["port"] == ports["health"], probe
+      assert spec["securityContext"]["runAsNonRoot"] is True
+      assert container["securityContext"]["readOnlyRootFilesystem"] is True
+      volumes = {volume["name"]: volume for volume in spec["volumes"]}
+      mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+      for option in ("--tls-cert", "--tls-key", "--token-file"):
+          assert "secret" in mounts[options[option].rpartition("/")[0]], option
+      assert "emptyDir" in mounts["/tmp"]
+      assert container["resources"]["limits"]["memory"] and container["resources"]["requests"]["cpu"]
+      """
+
+      run(code, [Path.join(@examples, "server.kubernetes.yaml")])
+    end
+
+    defp run(code, args) do
+      {output, status} = System.cmd("python3", ["-c", code | args], stderr_to_stdout: true)
       assert status == 0, output
     end
   end

@@ -1,11 +1,15 @@
-use prost_types::{FileDescriptorProto, field_descriptor_proto::Type};
-use std::{env, error::Error, path::Path};
+use prost::Message;
+use prost_types::{FileDescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
+use std::{env, error::Error, fs, path::Path};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let proto = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo::rerun-if-changed={}", proto.display());
 
-    let mut files = protox::compile(["snakepit.proto"], [proto])?;
+    let mut files = protox::compile(["snakepit.proto"], [&proto])?;
+    let mut standard = protox::compile(STANDARD, [&proto])?;
+    let out = Path::new(&env::var("OUT_DIR")?).join("descriptors.bin");
+    fs::write(out, descriptors([&files, &standard]).encode_to_vec())?;
     files.file.iter_mut().for_each(maps_as_lists);
     tonic_prost_build::configure()
         .bytes(".")
@@ -19,7 +23,33 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(false)
         .build_transport(false)
         .compile_fds(files)?;
+    standard.file.iter_mut().for_each(without_source);
+    tonic_prost_build::configure()
+        .bytes(".")
+        .build_client(false)
+        .build_server(false)
+        .compile_fds(standard)?;
     Ok(())
+}
+
+/// The services that all gRPC servers have in common.
+const STANDARD: [&str; 2] = [
+    "grpc/health/v1/health.proto",
+    "grpc/reflection/v1/reflection.proto",
+];
+
+/// All files, for clients that ask the server for them.
+fn descriptors(sets: [&FileDescriptorSet; 2]) -> FileDescriptorSet {
+    let files = sets.into_iter().flat_map(|set| set.file.iter().cloned());
+    let mut all = FileDescriptorSet {
+        file: files.collect(),
+    };
+    all.file.iter_mut().for_each(without_source);
+    all
+}
+
+fn without_source(file: &mut FileDescriptorProto) {
+    file.source_code_info = None;
 }
 
 /// A `map<string, bytes>` travels as a list of messages of two fields. It is read and written as that,

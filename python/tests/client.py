@@ -79,17 +79,24 @@ def read(response: Any) -> dict[str, Any]:
 
 
 class Client:
-    def __init__(self, address: str, secret: Optional[str] = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        secret: Optional[str] = None,
+        tls: Optional[grpc.ChannelCredentials] = None,
+    ) -> None:
         self.address = address
         target = address if address.startswith("unix:") else address.partition(":")[2]
-        self.channel = grpc.insecure_channel(
-            target,
-            options=[
-                ("grpc.default_authority", "localhost"),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
+        options = [
+            ("grpc.default_authority", "localhost"),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        self.channel = (
+            grpc.insecure_channel(target, options)
+            if tls is None
+            else grpc.secure_channel(target, tls, options)
         )
         self._metadata = (("x-snakepit-secret", secret),) if secret is not None else ()
 

@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pb2
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 import snakepit_bridge
-from snakepit_bridge._proto import snakepit_pb2
+from snakepit_bridge._proto import snakepit_pb2, standard
 
 PACKAGE = ROOT / "snakepit_bridge"
 
@@ -54,13 +54,13 @@ def test_writing_commands_needs_no_grpc(library: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_only_the_server_imports_grpc() -> None:
+def test_only_the_server_on_grpcio_imports_grpc() -> None:
     importers = {
         path.name
         for path in PACKAGE.rglob("*.py")
         if re.search(r"^\s*(import|from) grpc", path.read_text(), re.MULTILINE)
     }
-    assert importers == {"grpcio.py"}
+    assert importers == {"grpcio.py", "grpcio_standard.py"}
 
 
 def test_the_messages_of_the_contract_pickle() -> None:
@@ -93,3 +93,18 @@ def test_the_generated_code_matches_the_contract(tmp_path: Path) -> None:
                 for field in entry.field:
                     field.ClearField("json_name")
     assert generated == contract
+
+
+def test_the_messages_of_standard_services_match_their_files(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    files = ["grpc/health/v1/health.proto", "grpc/reflection/v1/reflection.proto"]
+    proto = ROOT.parent / "proto"
+    assert protoc.main(["protoc", f"-I{proto}", f"--descriptor_set_out={out}", *files]) == 0
+    contract = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+    for file in contract:
+        for message in file.message_type:
+            for field in message.field:
+                field.ClearField("json_name")
+    assert [descriptor_pb2.FileDescriptorProto.FromString(file) for file in standard.FILES] == list(
+        contract
+    )

@@ -19,6 +19,7 @@ ROOMS = (
     "_commands",
     "_interpreter",
     "_threads",
+    "_network",
     "_process",
     "_servers",
     "testing",

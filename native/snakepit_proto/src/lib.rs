@@ -7,9 +7,11 @@ mod fields;
 mod handler_exit;
 mod messages;
 mod parts;
+mod standard;
 
 pub use call_events::{TAKES_PROGRESS, TAKES_TELEMETRY};
 pub use call_header::{CallHeader, SessionKey};
 pub use fields::{Fields, FieldsRef, copied, packed};
 pub use messages::*;
 pub use parts::CarriesValues;
+pub use standard::{DESCRIPTORS, health, reflection};

@@ -9,19 +9,40 @@ use crate::{
     worker::{LOOP_WRITER, Worker},
 };
 use parking_lot::Mutex;
-use pyo3::{exceptions::PyOSError, prelude::*, types::PyDict};
-use snakepit_server::{Secret, Server, Work};
-use snakepit_wire::{Address, InvalidAddress};
+use pyo3::{
+    exceptions::{PyOSError, PyRuntimeError, PyValueError},
+    prelude::*,
+    types::PyDict,
+};
+use snakepit_server::{Listen, Secrets, Server, Work};
+use snakepit_wire::{Address, InvalidAddress, tls::server::ServerTls};
 use std::{os::fd::AsRawFd, sync::Arc, time::Duration};
 
 type Objects = Vec<Py<PyAny>>;
+
+#[derive(FromPyObject)]
+struct Pem(Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+
+impl Pem {
+    fn load(self) -> PyResult<ServerTls> {
+        let Self(certificate, key, client_ca) = self;
+        ServerTls::new(&certificate, &key, client_ca.as_deref())
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+}
+
+fn parsed(address: &str) -> PyResult<Address> {
+    address
+        .parse()
+        .map_err(|error: InvalidAddress| PyOSError::new_err(error.to_string()))
+}
 
 /// The server of a worker. Call `listen`, then `serve` in each thread that runs commands; at the end
 /// `stop`, `wait_idle`, `end_threads` and `close`.
 #[pyclass(frozen, name = "Server", module = "snakepit_bridge._native")]
 pub(crate) struct PyServer {
     worker: Arc<Worker>,
-    server: Mutex<Option<Server>>,
+    server: Mutex<Option<Arc<Server>>>,
 }
 
 #[pymethods]
@@ -44,22 +65,44 @@ impl PyServer {
         })
     }
 
-    /// Starts to serve; returns the address with the port that was chosen.
-    fn listen(&self, address: &str) -> PyResult<String> {
-        let address: Address = address
-            .parse()
-            .map_err(|error: InvalidAddress| PyOSError::new_err(error.to_string()))?;
+    /// Starts to serve; returns the address with the port that was chosen. `tls` is a certificate, its key, and those
+    /// who sign the certificates of clients, if clients need any: texts in PEM form.
+    #[pyo3(signature = (address, tls=None))]
+    fn listen(&self, address: &str, tls: Option<Pem>) -> PyResult<String> {
         let worker = &self.worker;
-        let secret = Secret::new(worker.settings.secret.clone());
-        let server = Server::start(&address, secret, worker.driver.clone(), worker.clone())?;
+        let settings = &worker.settings;
+        let age = settings.max_connection_age;
+        let listen = Listen {
+            address: parsed(address)?,
+            tls: tls.map(Pem::load).transpose()?,
+            secrets: Secrets::new(settings.secrets.clone()),
+            max_connection_age: age.and_then(|age| Duration::try_from_secs_f64(age).ok()),
+        };
+        let server = Server::start(listen, worker.driver.clone(), worker.clone())?;
         if worker.commands.batch_sizes().next().is_some() {
             let worker = worker.clone();
             let keep_time = async move { worker.scheduler.keep_time().await };
             self.worker.driver.spawn(keep_time);
         }
         let address = server.address().to_string();
-        *self.server.lock() = Some(server);
+        *self.server.lock() = Some(Arc::new(server));
         Ok(address)
+    }
+
+    /// Answers health checks at a further address; returns it with the port that was chosen.
+    fn listen_for_health(&self, address: &str) -> PyResult<String> {
+        let address = parsed(address)?;
+        let server = self
+            .server()
+            .ok_or_else(|| PyRuntimeError::new_err("the server does not listen"))?;
+        Ok(server.listen_for_health(&address)?.to_string())
+    }
+
+    /// From now on these secrets are accepted and no others.
+    fn set_secrets(&self, secrets: Vec<String>) {
+        if let Some(server) = self.server() {
+            server.secrets().replace(secrets);
+        }
     }
 
     /// Runs commands in the calling thread until the server is closed.
@@ -111,9 +154,27 @@ impl PyServer {
         Ok((started, self.worker.resumes.take()))
     }
 
+    /// Asks clients to leave. Further ones are accepted, and learn that the server is going to end.
+    fn drain(&self) {
+        if let Some(server) = self.server() {
+            server.drain();
+        }
+    }
+
+    /// Waits, after `stop`, up to `seconds` until no client has an RPC that it can end.
+    fn wait_drained(&self, py: Python<'_>, seconds: f64) {
+        let timeout = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        let server = self.server();
+        py.detach(|| {
+            if let Some(server) = server {
+                server.wait_drained(timeout);
+            }
+        });
+    }
+
     /// Accepts no further connections.
     fn stop(&self) {
-        if let Some(server) = &*self.server.lock() {
+        if let Some(server) = self.server() {
             server.stop();
         }
     }
@@ -147,5 +208,11 @@ impl PyServer {
     /// Must be called in a forked child.
     fn forked(&self) {
         self.worker.set_forked();
+    }
+}
+
+impl PyServer {
+    fn server(&self) -> Option<Arc<Server>> {
+        self.server.lock().clone()
     }
 }

@@ -38,7 +38,12 @@ const MAX_PROGRESS: usize = 100;
 pub(crate) struct Settings {
     pub(crate) worker_id: String,
     pub(crate) max_message_size: usize,
-    pub(crate) secret: String,
+    /// One of these must be sent; if there are none, everyone may call.
+    pub(crate) secrets: Vec<String>,
+    /// How many calls may wait beyond those that run.
+    pub(crate) max_queue: usize,
+    /// In seconds.
+    pub(crate) max_connection_age: Option<f64>,
     pub(crate) version: String,
     pub(crate) system_info: Vec<(String, String)>,
     /// The path of the start journal, which the process that started this one reads. May be empty.
@@ -88,11 +93,12 @@ impl Worker {
         let wake = loop_waker.clone();
         // Without a journal each reply is sent at once.
         let journal = StartJournal::open(&settings.start_journal).ok();
+        let scheduler = Scheduler::new(slots, settings.max_queue, move || wake.wake());
         Ok(Arc::new(Self {
             settings,
             commands,
             callbacks: Arc::new(callbacks),
-            scheduler: Scheduler::new(slots, move || wake.wake()),
+            scheduler,
             control: Control::start()?,
             driver: Arc::new(IoDriver::new(slots == 1)?),
             counters: Counters::default(),
@@ -128,6 +134,22 @@ impl Worker {
                 None
             }
         }
+    }
+
+    /// Queues calls. Returns those for which there is no room, which are to be answered with `full`.
+    #[must_use]
+    pub(crate) fn submit(&self, calls: impl IntoIterator<Item = Arc<Call>>) -> Vec<Arc<Call>> {
+        let refused = self.scheduler.submit(calls);
+        refused.iter().for_each(|_| self.counters.count(true));
+        refused
+    }
+
+    /// Why a call found no room.
+    pub(crate) fn full(&self) -> String {
+        format!(
+            "the worker is busy and its queue is full: {} calls wait (--max-queue); try again later",
+            self.settings.max_queue
+        )
     }
 
     /// Cancels the calls selected by `which`. Those that have not begun, and never do, and those whose batch runs on for

@@ -44,6 +44,15 @@ impl<J> CallsStream<J> {
         self.sender.queue(|out| out.append(&frame));
     }
 
+    /// Tells the client to send no further calls.
+    pub fn tell_draining(&self) {
+        let frame = ReplyFrame {
+            act: Act::Draining.into(),
+            ..ReplyFrame::default()
+        };
+        self.sender.queue(|out| out.append(&frame));
+    }
+
     /// The client reads the journal: from now on replies may be sent together.
     pub fn use_journal(&self, journal: J) {
         let _ = self.journal.set(journal);

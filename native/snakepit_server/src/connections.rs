@@ -2,14 +2,27 @@
 
 use crate::{
     grpc::{Rpc, ServerConnection},
+    health::Health,
     newcomers::{Newcomer, Newcomers},
-    secret::Secret,
+    reflection,
+    secret::Secrets,
+    shutdown::Shutdown,
     tasks::Tasks,
 };
-use snakepit_wire::{Io, Listener, MAX_FRAME_SIZE, MAX_HEADER_LIST, SharedConnection, Socket};
-use std::{future::poll_fn, ops::RangeInclusive, sync::Arc, time::Duration};
-use tokio::time::{sleep, timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use http::request::Parts;
+use snakepit_wire::{
+    Io, Listener, MAX_FRAME_SIZE, MAX_HEADER_LIST, SharedConnection, Socket, tls::server::ServerTls,
+};
+use std::{
+    future::{pending, poll_fn},
+    hash::{BuildHasher, Hasher, RandomState},
+    ops::RangeInclusive,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
 
 /// How much a client may send before the server reads it. Requests are held in memory whole anyway.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
@@ -27,62 +40,79 @@ const ACCEPT_AGAIN_AFTER: RangeInclusive<Duration> =
 /// How long the server waits at its end for clients that do not read.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long a client whose secret was withdrawn may take to leave.
+const LEAVES_WITHIN: Duration = Duration::from_secs(30);
+
 /// Serves the RPCs of all connections.
 pub trait Service: Send + Sync + 'static {
     /// Serves one RPC, which has the secret.
     fn serve(self: Arc<Self>, rpc: Rpc) -> impl Future<Output = ()> + Send;
+
+    /// Whether the RPC ends when its client is asked to leave.
+    fn ends_when_asked(_head: &Parts) -> bool {
+        true
+    }
 }
 
+/// What the listeners of a server share.
+pub(crate) struct Network {
+    pub(crate) secrets: Secrets,
+    pub(crate) health: Health,
+    pub(crate) shutdown: Shutdown,
+    max_age: Option<Duration>,
+    tasks: Arc<Tasks>,
+}
+
+impl Network {
+    pub(crate) fn new(secrets: Secrets, max_age: Option<Duration>, tasks: Arc<Tasks>) -> Self {
+        Self {
+            secrets,
+            health: Health::default(),
+            shutdown: Shutdown::default(),
+            max_age,
+            tasks,
+        }
+    }
+}
+
+/// The connections of one listener.
 pub(crate) struct Connections<S> {
     service: Arc<S>,
-    secret: Arc<Secret>,
-    tasks: Arc<Tasks>,
-    stop: CancellationToken,
-    end: CancellationToken,
+    network: Arc<Network>,
+    tls: Option<ServerTls>,
 }
 
 impl<S> Clone for Connections<S> {
     fn clone(&self) -> Self {
         Self {
             service: self.service.clone(),
-            secret: self.secret.clone(),
-            tasks: self.tasks.clone(),
-            stop: self.stop.clone(),
-            end: self.end.clone(),
+            network: self.network.clone(),
+            tls: self.tls.clone(),
         }
     }
 }
 
 impl<S: Service> Connections<S> {
-    /// At `stop` clients are asked to leave, at `end` connections are closed.
-    pub(crate) fn new(
-        service: Arc<S>,
-        secret: Secret,
-        tasks: Arc<Tasks>,
-        stop: CancellationToken,
-        end: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(service: Arc<S>, network: Arc<Network>, tls: Option<ServerTls>) -> Self {
         Self {
             service,
-            secret: Arc::new(secret),
-            tasks,
-            stop,
-            end,
+            network,
+            tls,
         }
     }
 
     pub(crate) async fn serve(self, listener: Listener) {
-        let open = TaskTracker::new();
+        let shutdown = &self.network.shutdown;
         tokio::select! {
-            () = self.accept(listener, &open) => {}
-            () = self.stop.cancelled() => {}
+            () = self.accept(listener) => {}
+            () = shutdown.stop.cancelled() => {}
         }
-        self.end.cancelled().await;
-        open.close();
-        let _ = timeout(ENDS_WITHIN, open.wait()).await;
+        shutdown.end.cancelled().await;
+        shutdown.connections.close();
+        let _ = timeout(ENDS_WITHIN, shutdown.connections.wait()).await;
     }
 
-    async fn accept(&self, listener: Listener, open: &TaskTracker) {
+    async fn accept(&self, listener: Listener) {
         // Where other users can connect, a connection is not trusted until an RPC has had the secret.
         let newcomers = (!listener.is_private()).then(Arc::<Newcomers>::default);
         let (first, longest) = ACCEPT_AGAIN_AFTER.into_inner();
@@ -92,11 +122,14 @@ impl<S: Service> Connections<S> {
                 Ok(socket) => {
                     again_after = first;
                     let newcomer = newcomers.as_ref().map(Newcomers::join);
-                    let connections = self.clone();
-                    self.tasks.spawn(open.track_future(async move {
-                        // The calls on a connection learn of its end by themselves.
-                        let _ = connections.drive(socket, newcomer).await;
-                    }));
+                    let driving = self.clone().drive(socket, newcomer);
+                    let connections = &self.network.shutdown.connections;
+                    self.network
+                        .tasks
+                        .spawn(connections.track_future(async move {
+                            // The calls on a connection learn of its end by themselves.
+                            let _ = driving.await;
+                        }));
                 }
                 Err(error) => {
                     if again_after == first {
@@ -111,42 +144,98 @@ impl<S: Service> Connections<S> {
         }
     }
 
-    async fn drive(self, socket: Socket, mut newcomer: Option<Newcomer>) -> Result<(), h2::Error> {
-        let (socket, io) = Io::new(socket);
-        let builder = builder(newcomer.is_some());
-        let connection: ServerConnection = tokio::select! {
-            connection = builder.handshake(socket) => connection?,
-            () = Newcomer::refused(newcomer.as_ref()) => return Ok(()),
+    /// Serves a connection up to its end; `None` if it ends before the server.
+    async fn drive(self, socket: Socket, mut newcomer: Option<Newcomer>) -> Option<()> {
+        let shutdown = &self.network.shutdown;
+        let checks = TaskTracker::new();
+        checks.close();
+        let connection = tokio::select! {
+            connection = self.handshake(socket, newcomer.is_some()) => connection?,
+            () = Newcomer::refused(newcomer.as_ref(), &checks) => return None,
+            () = shutdown.end.cancelled() => return None,
         };
-        let connection = SharedConnection::new(connection, io);
         let rpcs = TaskTracker::new();
         let accept = || {
             poll_fn(|cx| connection.poll(cx.waker(), |connection, cx| connection.poll_accept(cx)))
         };
-        let mut stopping = false;
+        let draining = shutdown.draining.child_token();
+        // A client that comes while the server drains may stay until it stops.
+        let must_leave = if draining.is_cancelled() {
+            &shutdown.stop
+        } else {
+            &draining
+        };
+        let mut visitor = self.network.secrets.visitor();
+        let mut leaving = false;
+        let mut old_at = self.network.max_age.map(|age| Instant::now() + varied(age));
+        let mut close_at = None;
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.end.cancelled() => break,
-                () = self.stop.cancelled(), if !stopping => {
-                    stopping = true;
+                () = shutdown.end.cancelled() => break,
+                () = must_leave.cancelled(), if !leaving => {
+                    leaving = true;
+                    // `Calls` say so before the connection does.
+                    let mut polled = false;
+                    poll_fn(|cx| {
+                        if std::mem::replace(&mut polled, true) {
+                            return Poll::Ready(());
+                        }
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }).await;
+                    connection.write_here(|| {});
                     connection.with(h2::server::Connection::graceful_shutdown);
                     continue;
                 }
+                () = visitor.is_withdrawn() => {
+                    draining.cancel();
+                    close_at = Some(Instant::now() + LEAVES_WITHIN);
+                    continue;
+                }
+                () = passed(old_at) => {
+                    old_at = None;
+                    draining.cancel();
+                    continue;
+                }
                 accepted = accept() => accepted,
-                () = Newcomer::refused(newcomer.as_ref()) => None,
+                () = Newcomer::refused(newcomer.as_ref(), &checks) => None,
+                () = passed(close_at) => None,
             };
             let Some(Ok((request, respond))) = accepted else {
                 connection.set_ended();
-                return Ok(());
+                return None;
             };
-            let mut rpc = Rpc::new(request, respond, connection.clone(), self.end.clone());
-            if self.secret.is_in(&rpc.head.headers) {
+            let draining = draining.clone();
+            let mut rpc = Rpc::new(request, respond, connection.clone(), draining, shutdown);
+            let trusted = visitor.is_trusted(&mut rpc.head.headers);
+            if trusted {
                 newcomer = None;
-                let serving = self.service.clone().serve(rpc);
-                self.tasks.spawn(rpcs.track_future(serving));
+            }
+            if Health::serves(&rpc) {
+                let network = self.network.clone();
+                let checking = async move { network.health.serve(rpc).await };
+                let checking = checks.track_future(rpcs.track_future(checking));
+                self.network
+                    .tasks
+                    .spawn(shutdown.rpcs.track_future(checking));
+            } else if trusted && reflection::serves(&rpc) {
+                let serving = rpcs.track_future(reflection::serve(rpc));
+                self.network
+                    .tasks
+                    .spawn(shutdown.rpcs.track_future(serving));
+            } else if trusted {
+                let ends = S::ends_when_asked(&rpc.head);
+                let serving = rpcs.track_future(self.service.clone().serve(rpc));
+                if ends {
+                    self.network
+                        .tasks
+                        .spawn(shutdown.rpcs.track_future(serving));
+                } else {
+                    self.network.tasks.spawn(serving);
+                }
             } else {
-                rpc.fail(&Secret::missing());
+                rpc.fail(&Secrets::missing());
             }
         }
         // Finished answers are still sent.
@@ -157,7 +246,33 @@ impl<S: Service> Connections<S> {
         }
         connection.write_here(|| {});
         connection.set_ended();
-        Ok(())
+        Some(())
+    }
+
+    async fn handshake(
+        &self,
+        socket: Socket,
+        is_public: bool,
+    ) -> Option<Arc<SharedConnection<ServerConnection>>> {
+        let (io, state) = match &self.tls {
+            None => Io::new(socket),
+            Some(tls) => tls.accept(socket).await.ok()?,
+        };
+        let connection = builder(is_public).handshake(io).await.ok()?;
+        Some(SharedConnection::new(connection, state))
+    }
+}
+
+/// Up to a tenth more: connections that were opened together do not end together.
+fn varied(time: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    time + time.mul_f64((random % 100) as f64 / 1000.0)
+}
+
+async fn passed(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
     }
 }
 

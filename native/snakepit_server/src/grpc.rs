@@ -2,7 +2,7 @@
 //! because that gives no access to what is fast here: many messages in one HTTP/2 frame, written by the
 //! thread that produced them.
 
-use crate::secret;
+use crate::{secret, shutdown::Shutdown};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
@@ -26,8 +26,12 @@ pub struct Rpc {
     pub body: RecvStream,
     respond: SendResponse<Bytes>,
     pub connection: Arc<SharedConnection<ServerConnection>>,
+    /// Cancelled when the client must leave this connection.
+    pub draining: CancellationToken,
     /// Cancelled when the server ends.
     pub end: CancellationToken,
+    /// Whether the server takes further clients.
+    pub takes_clients: bool,
 }
 
 /// The client has gone away and needs no answer.
@@ -38,7 +42,8 @@ impl Rpc {
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
         connection: Arc<SharedConnection<ServerConnection>>,
-        end: CancellationToken,
+        draining: CancellationToken,
+        shutdown: &Shutdown,
     ) -> Self {
         let (head, body) = request.into_parts();
         Self {
@@ -46,7 +51,9 @@ impl Rpc {
             body,
             respond,
             connection,
-            end,
+            draining,
+            end: shutdown.end.clone(),
+            takes_clients: !shutdown.draining.is_cancelled(),
         }
     }
 
@@ -104,7 +111,7 @@ impl Rpc {
         let _ = self.respond.send_response(response, true);
     }
 
-    /// Returns once the client has cancelled the RPC.
+    /// Returns once the client has cancelled the RPC, which has no answer yet.
     pub async fn given_up(&mut self) {
         let _ = poll_fn(|cx: &mut Context<'_>| self.respond.poll_reset(cx)).await;
     }
@@ -152,6 +159,11 @@ pub fn end(stream: &mut SendStream<Bytes>, status: Option<&Status>) {
         trailers,
     );
     let _ = stream.send_trailers(trailers);
+}
+
+/// Returns once the client has cancelled the RPC of an open stream.
+pub(crate) async fn is_reset(stream: &mut SendStream<Bytes>) {
+    let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
 }
 
 /// Sends as fast as the client reads.

@@ -273,7 +273,7 @@ mod tests {
             });
             Self {
                 driver,
-                scheduler: Arc::new(Scheduler::new(1, || {})),
+                scheduler: Arc::new(Scheduler::new(1, usize::MAX, || {})),
                 serving,
                 standby,
             }
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn a_task_that_has_used_up_its_turn_when_a_call_comes_goes_on() {
         let driver = Arc::new(IoDriver::new(true).unwrap());
-        let scheduler = Arc::new(Scheduler::new(1, || {}));
+        let scheduler = Arc::new(Scheduler::new(1, usize::MAX, || {}));
         // More than tokio lets a task receive in one turn.
         let (values, mut received) = tokio::sync::mpsc::unbounded_channel();
         (0..1000).for_each(|value| values.send(value).unwrap());

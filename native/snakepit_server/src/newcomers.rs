@@ -1,4 +1,4 @@
-//! Limits the connections on which no RPC has had the secret yet: their time and their number.
+//! Limits the connections on which no RPC has had a secret yet: their time and their number.
 
 use parking_lot::Mutex;
 use std::{
@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long such a connection may exist.
+/// How long such a connection may exist, unless a health check is open on it.
 const UNTRUSTED_FOR: Duration = Duration::from_secs(10);
 /// How many of them may exist. For a further one the oldest is closed.
 const MAX_UNTRUSTED: usize = 256;
@@ -53,15 +53,21 @@ pub(crate) struct Newcomer {
 }
 
 impl Newcomer {
-    /// Returns once the connection must be closed; never for a trusted one.
-    pub(crate) async fn refused(one: Option<&Self>) {
+    /// Returns once the connection must be closed; never for a trusted one. `checks`, which is closed, has the health
+    /// checks that are open.
+    pub(crate) async fn refused(one: Option<&Self>, checks: &TaskTracker) {
         match one {
             None => std::future::pending().await,
             Some(one) => tokio::select! {
                 () = one.refused.cancelled() => {}
-                () = sleep_until(one.until) => {}
+                () = one.has_expired(checks) => {}
             },
         }
+    }
+
+    async fn has_expired(&self, checks: &TaskTracker) {
+        sleep_until(self.until).await;
+        checks.wait().await;
     }
 }
 
@@ -82,7 +88,7 @@ mod tests {
         assert!(!newcomers.iter().any(|one| one.refused.is_cancelled()));
         newcomers.push(all.join());
         assert!(newcomers[0].refused.is_cancelled());
-        Newcomer::refused(newcomers.first()).await;
+        Newcomer::refused(newcomers.first(), &TaskTracker::new()).await;
         assert!(!newcomers[1..].iter().any(|one| one.refused.is_cancelled()));
         newcomers.clear();
         assert!(all.open.lock().is_empty());

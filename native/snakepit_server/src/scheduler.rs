@@ -49,6 +49,8 @@ pub struct Scheduler<J> {
 
 struct State<J> {
     slots: usize,
+    /// How many calls may wait while no slot is free.
+    max_queue: usize,
     /// Calls beyond the limit, and batches that gather.
     waiting: VecDeque<Waiting<J>>,
     /// Those within the limit that no thread has started.
@@ -77,11 +79,16 @@ enum Waiting<J> {
 }
 
 impl<J: Schedulable> Scheduler<J> {
-    pub fn new(slots: usize, wake_loop: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(
+        slots: usize,
+        max_queue: usize,
+        wake_loop: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         Self {
             wake_loop: Box::new(wake_loop),
             state: Mutex::new(State {
                 slots,
+                max_queue,
                 waiting: VecDeque::new(),
                 admitted: VecDeque::new(),
                 for_loop: VecDeque::new(),
@@ -102,13 +109,20 @@ impl<J: Schedulable> Scheduler<J> {
         }
     }
 
-    pub fn submit(&self, calls: impl IntoIterator<Item = Arc<J>>) {
+    /// Adds calls. Returns those for which the queue has no room.
+    pub fn submit(&self, calls: impl IntoIterator<Item = Arc<J>>) -> Vec<Arc<J>> {
+        let mut refused = Vec::new();
         let mut state = self.state.lock();
         for call in calls {
-            state.queue(call);
+            if state.has_room(&*call) {
+                state.queue(call);
+            } else {
+                refused.push(call);
+            }
         }
         state.admit();
         self.tell(state);
+        refused
     }
 
     /// Takes the next work to run, if there is any. The work `done` has ended.
@@ -357,6 +371,25 @@ impl<J: Schedulable> State<J> {
         count
     }
 
+    /// Calls that the free slots are about to take do not count.
+    fn has_room(&self, call: &J) -> bool {
+        let each = call.batch_limits().map_or(1, |limits| limits.size);
+        let free = self.slots.saturating_sub(self.occupied());
+        let most = self.max_queue.saturating_add(free.saturating_mul(each));
+        // None of them is an empty batch.
+        self.gathering == 0 && self.waiting.len() < most || self.waiting_calls() < most
+    }
+
+    fn waiting_calls(&self) -> usize {
+        let waiting = self.waiting.iter();
+        waiting
+            .map(|one| match one {
+                Waiting::Call(_) => 1,
+                Waiting::Batch(batch) => batch.len(),
+            })
+            .sum()
+    }
+
     fn each(&self, mut visit: impl FnMut(&Arc<J>)) {
         for waiting in &self.waiting {
             match waiting {
@@ -593,7 +626,7 @@ mod tests {
     }
 
     fn scheduler(slots: usize) -> Scheduler<Named> {
-        Scheduler::new(slots, || {})
+        Scheduler::new(slots, usize::MAX, || {})
     }
 
     fn sync(name: &'static str) -> Arc<Named> {
@@ -622,6 +655,27 @@ mod tests {
     }
 
     #[test]
+    fn calls_are_refused_while_the_queue_is_full() {
+        let scheduler = Scheduler::new(1, 1, || {});
+        let refused = scheduler.submit([sync("runs"), sync("waits"), sync("too many")]);
+        assert_eq!(names(&refused), ["too many"]);
+        let first = scheduler.next(None).unwrap();
+        assert_eq!(names(&scheduler.submit([sync("later")])), ["later"]);
+        let second = scheduler.next(Some(&first)).unwrap();
+        assert_eq!(names_of(&second), ["waits"]);
+        assert!(scheduler.submit([sync("next")]).is_empty());
+    }
+
+    #[test]
+    fn calls_that_gather_for_a_free_slot_take_no_room_in_the_queue() {
+        let scheduler = Scheduler::new(1, 0, || {});
+        let one = scheduler.submit([patient("a"), patient("b")]);
+        assert!(one.is_empty());
+        scheduler.next(None).unwrap();
+        assert_eq!(names(&scheduler.submit([patient("c")])), ["c"]);
+    }
+
+    #[test]
     fn async_calls_count_towards_the_limit_and_need_no_thread() {
         let scheduler = scheduler(1);
         let call = Arc::new(Named("async", true, None));
@@ -637,7 +691,7 @@ mod tests {
     fn the_event_loop_is_woken_for_each_call_that_it_can_start() {
         let woken = Arc::new(AtomicUsize::new(0));
         let count = woken.clone();
-        let scheduler = Scheduler::new(1, move || {
+        let scheduler = Scheduler::new(1, usize::MAX, move || {
             count.fetch_add(1, Ordering::SeqCst);
         });
         let call = Arc::new(Named("async", true, None));

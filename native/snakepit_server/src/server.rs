@@ -1,41 +1,54 @@
 //! Starts and ends the network's thread.
 
 use crate::{
-    connections::{Connections, Service},
+    connections::{Connections, Network, Service},
+    grpc::Rpc,
     io_driver::IoDriver,
-    secret::Secret,
+    secret::Secrets,
 };
 use parking_lot::Mutex;
-use snakepit_wire::Address;
-use std::{io, sync::Arc, thread::JoinHandle};
+use snakepit_wire::{Address, Listener, tls::server::ServerTls};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// Where and how a server listens.
+pub struct Listen {
+    pub address: Address,
+    pub tls: Option<ServerTls>,
+    pub secrets: Secrets,
+    /// After this time a client is asked to leave its connection.
+    pub max_connection_age: Option<Duration>,
+}
 
 pub struct Server {
     address: Address,
     driver: Arc<IoDriver>,
-    stop: CancellationToken,
-    end: CancellationToken,
+    network: Arc<Network>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Server {
     pub fn start(
-        address: &Address,
-        secret: Secret,
+        listen: Listen,
         driver: Arc<IoDriver>,
         service: Arc<impl Service>,
     ) -> io::Result<Self> {
-        let listener = {
-            let _runtime = driver.enter();
-            address.bind()?
-        };
+        let listener = bind(&driver, &listen.address)?;
         let address = listener.address().clone();
-        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-        let tasks = driver.tasks().clone();
-        let connections = Connections::new(service, secret, tasks, stop.clone(), end.clone());
+        let network = Arc::new(Network::new(
+            listen.secrets,
+            listen.max_connection_age,
+            driver.tasks().clone(),
+        ));
+        let connections = Connections::new(service, network.clone(), listen.tls);
         let (served, serving) = oneshot::channel();
-        driver.tasks().spawn(async move {
+        driver.spawn(async move {
             connections.serve(listener).await;
             // If this task panics, the thread learns of it as well.
             drop(served);
@@ -47,10 +60,18 @@ impl Server {
         Ok(Self {
             address,
             driver,
-            stop,
-            end,
+            network,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// Answers health checks, and nothing else, at a further address; returns it.
+    pub fn listen_for_health(&self, address: &Address) -> io::Result<Address> {
+        let listener = bind(&self.driver, address)?;
+        let address = listener.address().clone();
+        let connections = Connections::new(Arc::new(HealthOnly), self.network.clone(), None);
+        self.driver.spawn(connections.serve(listener));
+        Ok(address)
     }
 
     /// Where it listens.
@@ -58,19 +79,58 @@ impl Server {
         &self.address
     }
 
-    /// Accepts no further connections, and asks clients to leave.
+    pub fn secrets(&self) -> &Secrets {
+        &self.network.secrets
+    }
+
+    /// Asks clients to leave, and still accepts further ones, which learn that the server is going to end.
+    pub fn drain(&self) {
+        self.network.health.stop_serving();
+        self.network.shutdown.draining.cancel();
+    }
+
+    /// As `drain`, and accepts no further connections.
     pub fn stop(&self) {
-        self.stop.cancel();
+        self.drain();
+        self.network.shutdown.stop.cancel();
+    }
+
+    /// Waits, after `stop`, until no client has an RPC that it can end. Must be called without Python's lock.
+    pub fn wait_drained(&self, timeout: Duration) {
+        let shutdown = self.network.shutdown.clone();
+        let (done, is_done) = mpsc::channel();
+        self.driver.spawn(async move {
+            shutdown.drained().await;
+            // The receiver may have given up.
+            let _ = done.send(());
+        });
+        let _ = is_done.recv_timeout(timeout);
     }
 
     /// Sends finished answers and ends the thread. Must be called without Python's lock.
     pub fn end(&self) {
-        self.stop.cancel();
-        self.end.cancel();
+        self.stop();
+        self.network.shutdown.end.cancel();
         self.driver.end();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+    }
+}
+
+fn bind(driver: &IoDriver, address: &Address) -> io::Result<Listener> {
+    let _runtime = driver.enter();
+    address.bind()
+}
+
+/// What a listener for health checks serves besides them.
+struct HealthOnly;
+
+impl Service for HealthOnly {
+    async fn serve(self: Arc<Self>, mut rpc: Rpc) {
+        rpc.fail(&Status::unimplemented(
+            "this address only answers grpc.health.v1",
+        ));
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use http::{HeaderMap, Request};
 use snakepit_proto::{HealthRequest, HealthResponse};
-use snakepit_server::{IoDriver, Rpc, Secret, Server, Service};
+use snakepit_server::{IoDriver, Listen, Rpc, Secrets, Server, Service};
 use snakepit_wire::{Deframer, append};
 use std::{io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -34,10 +34,19 @@ impl Service for Echo {
 }
 
 fn serve(address: &str, secret: &str) -> (Server, String) {
-    let address = address.parse().unwrap();
     let driver = Arc::new(IoDriver::new(false).unwrap());
-    let secret = Secret::new(secret.into());
-    let server = Server::start(&address, secret, driver, Arc::new(Echo)).unwrap();
+    let secrets = if secret.is_empty() {
+        Vec::new()
+    } else {
+        vec![secret.to_owned()]
+    };
+    let listen = Listen {
+        address: address.parse().unwrap(),
+        tls: None,
+        secrets: Secrets::new(secrets),
+        max_connection_age: None,
+    };
+    let server = Server::start(listen, driver, Arc::new(Echo)).unwrap();
     let address = server.address().to_string();
     (server, address)
 }

@@ -10,7 +10,8 @@ from snakepit_bridge._cli.choice import grpc_server
 from snakepit_bridge._cli.loading import load_commands, start
 from snakepit_bridge._errors.call_error import limit_errors
 from snakepit_bridge._errors.exits import StartError
-from snakepit_bridge._process import address, lifeline, logs, terminal
+from snakepit_bridge._process import lifeline, logs, terminal
+from snakepit_bridge._process.listening import Listening
 from snakepit_bridge._process.options import Options, parse
 from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._threads.hook_runner import HookRunner
@@ -52,10 +53,10 @@ def _serve(options: Options, parent: Parent, init: Optional[bytes]) -> int:
     run = grpc_server(options.server)
     registry = load_commands(options.adapter, options.import_path, init)
     logs.yield_to_user(prefixed=parent.is_beam)
-    address.check(options.listen)
+    listening = Listening(options, parent)
     hooks = HookRunner(registry.hooks)
     start(hooks, options.adapter)
-    return run(registry, hooks, options, parent)
+    return run(registry, hooks, options, parent, listening)
 
 
 def _serve_stdio(options: Options, pipes: tuple[int, int], init: Optional[bytes]) -> int:

@@ -18,6 +18,15 @@ class Options(argparse.Namespace):
     init_from_stdin: bool
     import_path: list[str]
     listen: str
+    health_listen: Optional[str]
+    tls_cert: Optional[str]
+    tls_key: Optional[str]
+    client_ca: Optional[str]
+    token_file: Optional[str]
+    insecure: bool
+    max_queue: Optional[int]
+    max_connection_age: Optional[float]
+    drain_delay: float
     stdio: bool
     server: Optional[str]
     max_concurrency: int
@@ -75,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         "--listen",
         default="tcp:127.0.0.1:0",
         metavar="ADDRESS",
-        help="unix:/path or tcp:127.0.0.1:port; port 0 means any free port, 50051-50150 the first "
-        "free port of that range (default: %(default)s)",
+        help="unix:/path or tcp:host:port; port 0 means any free port, 50051-50150 the first free "
+        "port of that range (default: %(default)s)",
     )
     parser.add_argument(
         "--stdio",
@@ -149,13 +158,68 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long cancelled calls may take to stop (default: 2)",
     )
+    _add_network(parser.add_argument_group("a server for other machines"))
     return parser
+
+
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--tls-cert", metavar="FILE", help="serve over TLS with this certificate")
+    group.add_argument("--tls-key", metavar="FILE", help="the certificate's private key")
+    group.add_argument(
+        "--client-ca",
+        metavar="FILE",
+        help="clients need a certificate that one of these authorities has signed",
+    )
+    group.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="clients must send one of the tokens in this file, one in each line, as the metadata "
+        "'authorization: Bearer TOKEN'; the file is read again when it changes",
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow an address that other machines can connect to without TLS and without tokens",
+    )
+    group.add_argument(
+        "--max-queue",
+        type=_count,
+        metavar="N",
+        help="how many calls may wait beyond those that run; more are refused with "
+        "RESOURCE_EXHAUSTED (default: 1024; no limit under a pool, which has its own)",
+    )
+    group.add_argument(
+        "--health-listen",
+        metavar="ADDRESS",
+        help="answer grpc.health.v1, without TLS and tokens, at this address, too",
+    )
+    group.add_argument(
+        "--drain-delay",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long to accept further clients after SIGTERM, while health checks already say "
+        "NOT_SERVING (default: 0)",
+    )
+    group.add_argument(
+        "--max-connection-age",
+        type=_ttl,
+        metavar="SECONDS",
+        help="ask a client to connect again after this time (default: never)",
+    )
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected an integer, 0 or more, got {text}")
     return value
 
 

@@ -1,10 +1,12 @@
-"""The parent of a worker: a BEAM, which reads announcements on stdout, or a shell."""
+"""The parent of a worker: a BEAM, which reads announcements on stdout, a shell, or systemd."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from typing import Optional
+
+from snakepit_bridge._network.systemd import Systemd
 
 # How a value begins that a BEAM sets for the worker alone. The C library has read it.
 _ALLOCATOR = "glibc.malloc.mmap_threshold=16777216:glibc.malloc.trim_threshold=33554432"
@@ -24,6 +26,7 @@ class Parent:
         self.start_journal = os.environ.pop("SNAKEPIT_START_JOURNAL", "")
         if os.environ.get("GLIBC_TUNABLES", "").startswith(_ALLOCATOR):
             del os.environ["GLIBC_TUNABLES"]
+        self._systemd = Systemd()
 
     @property
     def is_beam(self) -> bool:
@@ -35,6 +38,11 @@ class Parent:
             self._announce(address)
         else:
             print(f"listening on {address}", flush=True)
+            self._systemd.notify("READY=1")
+
+    def stopping(self) -> None:
+        """Announces that the server is going to end, to a parent that is not a BEAM."""
+        self._systemd.notify("STOPPING=1")
 
     @property
     def draining(self) -> Optional[Callable[[], None]]:

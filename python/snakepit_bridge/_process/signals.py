@@ -57,47 +57,42 @@ class Signals:
                 return
             self.on_other()
 
-    def await_end(self, announce: Optional[Callable[[], None]], shutdown_timeout: float) -> float:
-        """Waits until the worker has to end; returns how many seconds its calls may continue.
+    def await_end(self, announce: Callable[[], None], pause: float) -> None:
+        """Waits until the calls have to end.
 
-        After the first signal `announce` tells the parent to send no more calls. The parent sends
-        the second signal when no call is left, or when it no longer waits for them.
+        After the first signal `announce` tells clients to send no more calls. The second signal, or
+        the end of the pause, ends the wait.
         """
         self.wait()
-        if announce is None:
-            return shutdown_timeout
         announce()
-        self.wait(shutdown_timeout)
-        return 0.0
+        self.wait(pause)
 
     def serve(
         self,
         main: MainThread,
-        announce: Optional[Callable[[], None]],
-        shutdown_timeout: float,
-        stop: Callable[[float], None],
+        announce: Callable[[], None],
+        pause: float,
+        stop: Callable[[], None],
     ) -> None:
-        """Serves in this thread until a signal arrives and another thread has ended the calls.
-
-        `stop` receives the number of seconds for which calls may continue.
-        """
+        """Serves in this thread until a signal arrives and another thread has ended the calls."""
         self.on_other = main.wake
         main.on_idle = self.restore
-        self.end_in_thread(announce, shutdown_timeout, stop, main.close)
+        self.end_in_thread(announce, pause, stop, main.close)
         main.serve()
 
     def end_in_thread(
         self,
-        announce: Optional[Callable[[], None]],
-        shutdown_timeout: float,
-        stop: Callable[[float], None],
+        announce: Callable[[], None],
+        pause: float,
+        stop: Callable[[], None],
         release: Callable[[], None],
     ) -> None:
         """Like `serve`, for a main thread that serves elsewhere until `release` is called."""
 
         def end() -> None:
             try:
-                stop(self.await_end(announce, shutdown_timeout))
+                self.await_end(announce, pause)
+                stop()
             finally:
                 release()
 

@@ -1,4 +1,4 @@
-"""The worker's server on grpcio. Only this file imports grpcio.
+"""The worker's server on grpcio. Only files with this name import grpcio.
 
 It is grpcio's threaded server: a command runs in the thread that answers its RPC. With the asyncio
 server and a handler thread, a call took half as long again (measured).
@@ -20,10 +20,13 @@ from snakepit_bridge._commands.registry import Command, Registry
 from snakepit_bridge._commands.sessions import SessionKey
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._process.address import bind_first, is_private
+from snakepit_bridge._network.address import bind_first, is_private
+from snakepit_bridge._network.tls import Pem
+from snakepit_bridge._process.listening import UNLIMITED, Listening
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._proto import snakepit_pb2 as pb
+from snakepit_bridge._servers.grpcio_standard import MAX_WATCHES, Health, Reflection
 from snakepit_bridge._servers.grpcio_wire import FrameWire, StreamWire, UnaryWire
 from snakepit_bridge._servers.relay import TimedOutError, Waiting, relay
 from snakepit_bridge._servers.serving import INSTANCE_ID, Serving
@@ -54,6 +57,7 @@ MAX_IDLE = 60_000
 
 _SERVICE = "/snakepit.SnakepitBridge/"
 _SECRET = "x-snakepit-secret"
+_AUTHORIZATION = "authorization"
 _REQUEST_ID = "x-request-id"
 # Without a deadline grpcio's remaining time is centuries.
 _ENDLESS = 1e9
@@ -65,22 +69,44 @@ _Wire = Union[UnaryWire, StreamWire, FrameWire]
 _Request = Union[pb.ExecuteRequest, pb.SessionRequest, pb.CallFrame]
 
 
-def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent) -> int:
+def run(
+    registry: Registry, hooks: HookRunner, options: Options, parent: Parent, listening: Listening
+) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
-    serving = Serving(hooks, options)
+    serving = Serving(hooks, options, by_itself=not parent.is_beam)
     worker = Worker(
         registry,
         worker_id=options.worker_id,
         max_concurrency=options.max_concurrency,
         sessions=serving.sessions,
+        max_queue=listening.max_queue,
     )
+    health = Health()
+    server = _server(worker, options, listening, health)
+    address = bind_first(listening.address, functools.partial(_bind, server, listening.tls))
+    others = _listen_for_health(listening, health)
+    server.start()
+    parent.ready(address)
+    drain = parent.draining or functools.partial(_drain, parent, health)
+    finish = functools.partial(_finish, [server, *others], health, worker)
+    cancel = functools.partial(worker.runner.wait_idle, None)
+    serving.serve(worker.main, drain, finish, cancel)
+    serving.end()
+    return 0
+
+
+def _server(worker: Worker, options: Options, listening: Listening, health: Health) -> grpc.Server:
     limit = options.max_message_size
-    most_calls = registry.batch_size * options.max_concurrency
-    most_rpcs = MAX_RPCS + most_calls
-    private = is_private(options.listen)
-    server = grpc.server(
+    most_calls = worker.registry.batch_size * options.max_concurrency
+    queue = MAX_RPCS if listening.max_queue == UNLIMITED else listening.max_queue
+    most_rpcs = max(MAX_RPCS, queue) + most_calls + MAX_WATCHES
+    private = is_private(listening.address)
+    service = _Service(worker, limit, listening.secrets, health)
+    if listening.token_file:
+        listening.token_file.watch(lambda _tokens: service.set_secrets(listening.secrets))
+    return grpc.server(
         futures.ThreadPoolExecutor(most_rpcs, thread_name_prefix="snakepit-rpc"),
-        handlers=[_Service(worker, limit, "" if private else parent.secret)],
+        handlers=[service],
         options=[
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
@@ -90,17 +116,25 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
             ("grpc.max_concurrent_streams", MAX_STREAMS + most_calls),
             ("grpc.so_reuseport", 0),
             *(() if private else _limits_of_strangers()),
+            *_max_age(options.max_connection_age),
         ],
         maximum_concurrent_rpcs=most_rpcs,
     )
-    address = bind_first(options.listen, functools.partial(_bind, server))
+
+
+def _max_age(seconds: Optional[float]) -> tuple[tuple[str, int], ...]:
+    # grpcio's own grace is endless.
+    return () if seconds is None else (("grpc.max_connection_age_ms", int(seconds * 1000)),)
+
+
+def _listen_for_health(listening: Listening, health: Health) -> list[grpc.Server]:
+    if not listening.health_address:
+        return []
+    pool = futures.ThreadPoolExecutor(MAX_WATCHES + 4, thread_name_prefix="snakepit-health")
+    server = grpc.server(pool, handlers=[health], options=[("grpc.so_reuseport", 0)])
+    bind_first(listening.health_address, functools.partial(_bind, server, None))
     server.start()
-    parent.ready(address)
-    finish = functools.partial(_finish, server, worker)
-    cancel = functools.partial(worker.runner.wait_idle, None)
-    serving.serve(worker.main, parent.draining, finish, cancel)
-    serving.end()
-    return 0
+    return [server]
 
 
 def _limits_of_strangers() -> tuple[tuple[str, int], ...]:
@@ -110,23 +144,40 @@ def _limits_of_strangers() -> tuple[tuple[str, int], ...]:
     )
 
 
-def _bind(server: grpc.Server, address: str) -> str:
+def _bind(server: grpc.Server, pem: Optional[Pem], address: str) -> str:
     kind, _, rest = address.partition(":")
-    port = server.add_insecure_port(address if kind == "unix" else rest)
+    target = address if kind == "unix" else rest
+    if pem is None:
+        port = server.add_insecure_port(target)
+    else:
+        credentials = grpc.ssl_server_credentials(
+            [(pem.key, pem.certificate)], pem.client_ca, pem.client_ca is not None
+        )
+        port = server.add_secure_port(target, credentials)
     return address if kind == "unix" else f"tcp:{rest.rpartition(':')[0]}:{port}"
 
 
-def _finish(server: grpc.Server, worker: Worker, seconds: float) -> bool:
+def _drain(parent: Parent, health: Health) -> None:
+    parent.stopping()
+    health.stop_serving()
+
+
+def _finish(servers: list[grpc.Server], health: Health, worker: Worker, seconds: float) -> bool:
+    # Their watches end.
+    health.stop_serving()
     # It cancels the calls that have not ended by then.
-    server.stop(seconds).wait()
+    for stopped in [server.stop(seconds) for server in servers]:
+        stopped.wait()
     return worker.runner.wait_idle(None, 0)
 
 
 class _Service(grpc.GenericRpcHandler):
-    def __init__(self, worker: Worker, limit: int, secret: str) -> None:
+    def __init__(self, worker: Worker, limit: int, secrets: list[str], health: Health) -> None:
         self._worker = worker
         self._limit = limit
-        self._secret = secret.encode()
+        self._health_v1 = health
+        self._reflection = Reflection()
+        self.set_secrets(secrets)
         # A handler that takes a stream does not wait for a request, which may never arrive.
         self._refusal: Any = grpc.stream_unary_rpc_method_handler(_refuse)
         unary = (grpc.unary_unary_rpc_method_handler, self._execute)
@@ -159,27 +210,48 @@ class _Service(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         """Returns the handler of an RPC. grpcio calls this for one RPC after another, in order."""
-        if self._secret and not self._is_trusted(details):
+        health = self._health_v1.service(details)
+        if health is not None:
+            return health
+        if self._secrets and not self._is_trusted(details):
             return self._refusal
         found = self._calls.get(details.method)
         if found is None:
-            return self._others.get(details.method)
+            return self._others.get(details.method) or self._reflection.service(details)
         make, behaviour, parse = found
         return make(functools.partial(behaviour, arrival()), parse)
 
+    def set_secrets(self, secrets: list[str]) -> None:
+        """From now on these secrets are accepted and no others."""
+        self._secrets = [secret.encode() for secret in secrets]
+
     def _is_trusted(self, details: grpc.HandlerCallDetails) -> bool:
+        metadata = dict(details.invocation_metadata or ())
+        return any(self._is_secret(metadata.get(name, "")) for name in (_SECRET, _AUTHORIZATION))
+
+    def _is_secret(self, given: Union[str, bytes]) -> bool:
         import hmac
 
-        given = dict(details.invocation_metadata or ()).get(_SECRET, "")
-        return hmac.compare_digest(
-            given.encode() if isinstance(given, str) else given, self._secret
-        )
+        given = given.encode() if isinstance(given, str) else given
+        if given[:7].lower() == b"bearer ":
+            given = given[7:]
+        # All are compared, so that the time says nothing.
+        return sum(hmac.compare_digest(given, secret) for secret in self._secrets) > 0
+
+    def _metadata(self, rpc: grpc.ServicerContext) -> Mapping[str, str]:
+        return {
+            key: value
+            for key, value in rpc.invocation_metadata()
+            if isinstance(value, str)
+            and key != _SECRET
+            and not (key == _AUTHORIZATION and self._is_secret(value))
+        }
 
     # grpcio answers an RPC whose handler raises an `Exception`, but not another BaseException.
 
     def _execute(self, order: int, request: _Request, rpc: grpc.ServicerContext) -> bytes:
-        request.request_id = request.request_id or _metadata(rpc).get(_REQUEST_ID, "")
-        wire = UnaryWire(request.request_id, self._limit)
+        request.request_id = request.request_id or self._metadata(rpc).get(_REQUEST_ID, "")
+        wire = UnaryWire(request.request_id, self._limit, functools.partial(_full, rpc))
         try:
             return self._answer(order, request, rpc, wire)
         except BaseException as error:
@@ -202,8 +274,8 @@ class _Service(grpc.GenericRpcHandler):
     def _execute_stream(
         self, order: int, request: _Request, rpc: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        request.request_id = request.request_id or _metadata(rpc).get(_REQUEST_ID, "")
-        wire = StreamWire(request.request_id, self._limit)
+        request.request_id = request.request_id or self._metadata(rpc).get(_REQUEST_ID, "")
+        wire = StreamWire(request.request_id, self._limit, functools.partial(_full, rpc))
         try:
             yield from self._messages(order, request, rpc, wire)
         except GeneratorExit:
@@ -280,7 +352,7 @@ class _Service(grpc.GenericRpcHandler):
             sessions=self._worker.sessions,
             worker_id=self._worker.worker_id,
             deadline=deadline,
-            metadata=functools.partial(_metadata, rpc),
+            metadata=functools.partial(self._metadata, rpc),
             takes_events=request.takes_events,
             reports=reports,
         )
@@ -322,7 +394,7 @@ class _Service(grpc.GenericRpcHandler):
             runner.wait_idle(request.await_call_id, timeout, lambda: not rpc.is_active())
         ended = runner.handler_exit(request.await_call_id)
         return pb.HealthResponse(
-            healthy=True,
+            healthy=self._health_v1.serving,
             worker_id=self._worker.worker_id,
             uptime_ms=self._worker.uptime_ms(),
             total_requests=runner.handled,
@@ -376,16 +448,14 @@ def _remaining(rpc: grpc.ServicerContext) -> Optional[float]:
     return None if remaining > _ENDLESS else remaining
 
 
-def _metadata(rpc: grpc.ServicerContext) -> Mapping[str, str]:
-    return {
-        key: value
-        for key, value in rpc.invocation_metadata()
-        if key != _SECRET and isinstance(value, str)
-    }
-
-
 def _refuse(_requests: Iterator[bytes], rpc: grpc.ServicerContext) -> NoReturn:
     rpc.abort(
         grpc.StatusCode.UNAUTHENTICATED,
-        f"the metadata {_SECRET!r} must be the secret that the worker was started with",
+        'expected the metadata "authorization: Bearer TOKEN" with a token of the server\'s '
+        f"--token-file, or {_SECRET!r} with the secret that the worker was started with",
     )
+
+
+def _full(rpc: grpc.ServicerContext, why: str) -> None:
+    rpc.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    rpc.set_details(why)

@@ -50,13 +50,14 @@ def telemetry_event(name: str, measurements: bytes, metadata: bytes) -> CallEven
 
 
 class UnaryWire:
-    """Encodes an `ExecuteResponse`."""
+    """Encodes an `ExecuteResponse`. If the call found no room, `on_full` is told why."""
 
-    __slots__ = ("_limit", "_request_id", "batch", "waiting")
+    __slots__ = ("_limit", "_on_full", "_request_id", "batch", "waiting")
 
-    def __init__(self, request_id: str, limit: int) -> None:
+    def __init__(self, request_id: str, limit: int, on_full: Callable[[str], object] = str) -> None:
         self._request_id = request_id
         self._limit = limit
+        self._on_full = on_full
         self.waiting = WaitingEvents()
         self.batch = (0, 0)
 
@@ -74,6 +75,8 @@ class UnaryWire:
         return _checked(message.SerializeToString(), self._limit)
 
     def failure(self, failure: CallError) -> bytes:
+        if failure.reason == "pool_saturated":
+            self._on_full(failure.message)
         return ExecuteResponse(
             error=str(failure),
             timestamp=time.time_ns(),
@@ -124,13 +127,14 @@ class FrameWire:
 
 
 class StreamWire:
-    """Encodes `StreamResponse`s."""
+    """Encodes `StreamResponse`s. If the call found no room, `on_full` is told why."""
 
-    __slots__ = ("_limit", "_request_id", "waiting")
+    __slots__ = ("_limit", "_on_full", "_request_id", "waiting")
 
-    def __init__(self, request_id: str, limit: int) -> None:
+    def __init__(self, request_id: str, limit: int, on_full: Callable[[str], object] = str) -> None:
         self._request_id = request_id
         self._limit = limit
+        self._on_full = on_full
         self.waiting = WaitingEvents()
 
     def events(self) -> Iterator[bytes]:
@@ -151,6 +155,8 @@ class StreamWire:
         return _checked(message.SerializeToString(), self._limit)
 
     def failure(self, failure: CallError, index: int = 0) -> bytes:
+        if failure.reason == "pool_saturated":
+            self._on_full(failure.message)
         return StreamResponse(
             is_final=True,
             error=str(failure),

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Optional, Union
 
@@ -18,11 +19,12 @@ from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._commands.sessions import SessionKey
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
-from snakepit_bridge._errors.exits import exit_fork
+from snakepit_bridge._errors.exits import StartError, exit_fork
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
 from snakepit_bridge._native import Server
-from snakepit_bridge._process.address import bind_first, is_private
+from snakepit_bridge._network.address import bind_first
+from snakepit_bridge._process.listening import Listening
 from snakepit_bridge._process.memory import resident_bytes
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
@@ -42,14 +44,17 @@ from snakepit_bridge._version import __version__
 _log = logging.getLogger("snakepit_bridge")
 
 
-def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent) -> int:
+def run(
+    registry: Registry, hooks: HookRunner, options: Options, parent: Parent, listening: Listening
+) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
-    serving = Serving(hooks, options)
+    serving = Serving(hooks, options, by_itself=not parent.is_beam)
     sessions = serving.sessions
     callbacks = _Callbacks(registry, options.worker_id, serving)
     settings = {
         **vars(options),
-        "secret": "" if is_private(options.listen) else parent.secret,
+        "secrets": listening.secrets,
+        "max_queue": listening.max_queue,
         "version": __version__,
         "system_info": list(system_info().items()),
         "start_journal": parent.start_journal,
@@ -59,7 +64,7 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
     server = Server(registry, callbacks, options.max_concurrency, settings)
     callbacks.server = server
     os.register_at_fork(after_in_child=server.forked)
-    address = bind_first(options.listen, server.listen)
+    address = _listen(server, listening)
     if server.has_async:
         from snakepit_bridge._threads.async_for_native import AsyncCalls
 
@@ -70,14 +75,15 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
         main = MainThread()
         sessions.post, sessions.call = main.post, main.call
     parent.ready(address)
+    drain = parent.draining or functools.partial(_drain, server, parent)
     finish, cancel = functools.partial(_finish, server), functools.partial(_cancel, server)
     if options.max_concurrency == 1:
         serving.signals.on_other = server.wake
-        serving.stop_from_thread(parent.draining, finish, cancel, server.end_threads)
+        serving.stop_from_thread(drain, finish, cancel, server.end_threads)
         server.serve()
     else:
         callbacks.start_thread()
-        serving.serve(main, parent.draining, finish, cancel)
+        serving.serve(main, drain, finish, cancel)
         server.end_threads()
     callbacks.join()
     serving.end()
@@ -85,9 +91,32 @@ def run(registry: Registry, hooks: HookRunner, options: Options, parent: Parent)
     return 0
 
 
+def _listen(server: Server, listening: Listening) -> str:
+    def listen(address: str) -> str:
+        return server.listen(address, listening.tls)
+
+    try:
+        address = bind_first(listening.address, listen)
+    except ValueError as error:
+        raise StartError(f"--tls-cert, --tls-key or --client-ca: {error}") from None
+    if listening.health_address:
+        bind_first(listening.health_address, server.listen_for_health)
+    if listening.token_file:
+        listening.token_file.watch(lambda _tokens: server.set_secrets(listening.secrets))
+    return address
+
+
+def _drain(server: Server, parent: Parent) -> None:
+    parent.stopping()
+    server.drain()
+
+
 def _finish(server: Server, seconds: float) -> bool:
     server.stop()
-    return server.wait_idle(seconds)
+    until = time.monotonic() + seconds
+    if seconds:
+        server.wait_drained(seconds)
+    return server.wait_idle(max(0.0, until - time.monotonic()))
 
 
 def _cancel(server: Server, seconds: float) -> bool:

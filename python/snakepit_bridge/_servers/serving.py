@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Optional
 
 from snakepit_bridge._errors.exits import exit_while_running
 from snakepit_bridge._process.options import Options
@@ -23,43 +22,46 @@ Wait = Callable[[float], bool]
 class Serving:
     """Must be created in the main thread, when the adapter has started.
 
-    When a signal arrives, `finish` lets the running calls finish within `--shutdown-timeout`, and
-    `cancel` cancels the others and waits for `--kill-grace`. If some still run, the process exits.
+    When a signal arrives, the function `drain` of `serve` asks clients to send no more calls. A
+    parent that is a BEAM, or reads stdout, sends a second signal when no call is left, or when it
+    no longer waits for them; a server by itself goes on after `--drain-delay`. Then `finish` lets
+    the running calls finish within `--shutdown-timeout`, and `cancel` cancels the others and waits
+    for `--kill-grace`. If some still run, the process exits.
     """
 
-    def __init__(self, hooks: HookRunner, options: Options) -> None:
+    def __init__(self, hooks: HookRunner, options: Options, *, by_itself: bool = False) -> None:
         self.signals = Signals()
         self.sessions = hooks.sessions(options.max_sessions, options.session_ttl)
         self._hooks = hooks
         self._options = options
+        patience = options.shutdown_timeout
+        self._pause, self._finishes_within = (
+            (options.drain_delay, patience) if by_itself else (patience, 0.0)
+        )
 
     def serve(
-        self,
-        main: MainThread,
-        announce: Optional[Callable[[], None]],
-        finish: Wait,
-        cancel: Wait,
+        self, main: MainThread, drain: Callable[[], None], finish: Wait, cancel: Wait
     ) -> None:
-        """Serves in this thread until the calls have ended; `announce` is called first."""
+        """Serves in this thread until the calls have ended."""
         stop = functools.partial(self._stop, finish, cancel)
-        self.signals.serve(main, announce, self._options.shutdown_timeout, stop)
+        self.signals.serve(main, drain, self._pause, stop)
 
     def stop_from_thread(
         self,
-        announce: Optional[Callable[[], None]],
+        drain: Callable[[], None],
         finish: Wait,
         cancel: Wait,
         release: Callable[[], None],
     ) -> None:
         """Like `serve`, for a main thread that serves elsewhere until `release` is called."""
         stop = functools.partial(self._stop, finish, cancel)
-        self.signals.end_in_thread(announce, self._options.shutdown_timeout, stop, release)
+        self.signals.end_in_thread(drain, self._pause, stop, release)
 
     def end(self) -> None:
         """Ends the sessions and the adapter, after the last call."""
         self._hooks.end(self.sessions, self._options.shutdown_timeout)
 
-    def _stop(self, finish: Wait, cancel: Wait, seconds: float) -> None:
+    def _stop(self, finish: Wait, cancel: Wait) -> None:
         kill_grace = self._options.kill_grace
-        if not finish(seconds) and not cancel(kill_grace):
+        if not finish(self._finishes_within) and not cancel(kill_grace):
             exit_while_running(kill_grace)

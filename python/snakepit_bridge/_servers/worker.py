@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -17,13 +18,19 @@ _BEGAN, _CPU_BEFORE = time.monotonic(), time.process_time()
 
 class Worker:
     def __init__(
-        self, registry: Registry, *, worker_id: str, max_concurrency: int, sessions: Sessions
+        self,
+        registry: Registry,
+        *,
+        worker_id: str,
+        max_concurrency: int,
+        sessions: Sessions,
+        max_queue: float = math.inf,
     ) -> None:
         self.worker_id = worker_id
         self.registry = registry
         #: Serves in the thread that creates the server.
         self.main = MainThread()
-        self.runner = Runner(max_concurrency, self.main)
+        self.runner = Runner(max_concurrency, self.main, max_queue)
         self.sessions = sessions
         sessions.post = self.main.post
         sessions.call = self.main.call

@@ -6,6 +6,7 @@ Calls of a command that takes batches gather meanwhile; a batch counts as one ca
 from __future__ import annotations
 
 import bisect
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -30,13 +31,19 @@ MAX_PROGRESS = 100
 class Runner:
     """Safe to use from any thread. `enter` and `leave` are called by the call's own thread."""
 
-    def __init__(self, max_concurrency: int, main: Optional[MainThread] = None) -> None:
+    def __init__(
+        self,
+        max_concurrency: int,
+        main: Optional[MainThread] = None,
+        max_queue: float = math.inf,
+    ) -> None:
         #: Runs synchronous commands if only one may run at a time.
         self._main = main if max_concurrency == 1 else None
         self.handled = 0
         self.failed = 0
         self._changed = threading.Condition(threading.Lock())
         self._free = max_concurrency
+        self._max_queue = max_queue
         self._waiting: list[tuple[int, Union[Call, Batch]]] = []
         self._histories: dict[Command, History] = {}
         self._batches: dict[Call, Batch] = {}
@@ -46,10 +53,15 @@ class Runner:
         self._ends: dict[int, str] = {}
 
     def enter(self, call: Call) -> None:
-        """Waits until the call may run; raises a `CallError` if it is cancelled first."""
+        """Waits until the call may run.
+
+        Raises a `CallError` if it is cancelled first, or if the queue is full.
+        """
         with self._changed:
             if call.context.cancelled:
                 raise cancelled()
+            if self._is_full():
+                raise self._full()
             self._present.add(call)
             if self._free:
                 self._free -= 1
@@ -71,6 +83,9 @@ class Runner:
             for call in calls:
                 if call.context.cancelled:
                     call.answer = cancelled()
+                    continue
+                if self._is_full():
+                    call.answer = self._full()
                     continue
                 self._present.add(call)
                 call.admission = threading.Lock()
@@ -199,6 +214,20 @@ class Runner:
         if call_id is None:
             return bool(self._present)
         return any(call.call_id == call_id for call in self._present)
+
+    def _is_full(self) -> bool:
+        """Whether no further call may wait. Calls that gather beside a free slot do not count."""
+        if self._free or (len(self._waiting) < self._max_queue and not self._batches):
+            return False
+        waiting = (len(each.calls) if isinstance(each, Batch) else 1 for _, each in self._waiting)
+        return sum(waiting) >= self._max_queue
+
+    def _full(self) -> CallError:
+        return CallError(
+            "pool_saturated",
+            f"the worker is busy and its queue is full: {self._max_queue} calls wait "
+            "(--max-queue); try again later",
+        )
 
     def _admit(self) -> None:
         """Starts what is ready, in order of arrival, while there are free slots."""

@@ -37,7 +37,7 @@ defmodule Mix.Snakepit.HexPackageTest do
     files = HexPackage.files()
 
     for pattern <-
-          ~w(lib/**/*.ex native/*/src/**/*.rs python/snakepit_bridge/**/*.py guides/*.md proto/*.proto),
+          ~w(lib/**/*.ex native/*/src/**/*.rs python/snakepit_bridge/**/*.py guides/*.md proto/**/*.proto),
         path <- Path.wildcard(pattern),
         not (Path.basename(path) =~ ~r/tests?\.rs$/),
         do: assert(path in files)

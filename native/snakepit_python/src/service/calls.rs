@@ -5,13 +5,15 @@ use crate::{
     journal::CallsStream,
     worker::Worker,
 };
-use snakepit_proto::{CallFrame, call_frame::Act};
-use snakepit_server::{Rpc, unreadable};
-use snakepit_wire::{BatchingSender, Deframer, FRAME_OVERHEAD};
+use http::request::Parts;
+use snakepit_proto::{CallFrame, HandlerExit, call_frame::Act};
+use snakepit_server::{Failure, Rpc, unreadable};
+use snakepit_wire::{BatchingSender, Deframer, FRAME_OVERHEAD, TAKES_DRAINING_HEADER};
 use std::{future::poll_fn, sync::Arc};
 use tonic::Status;
 
 pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> {
+    let takes_draining = takes_draining(&rpc.head);
     let Ok(stream) = rpc.begin() else {
         return Ok(());
     };
@@ -22,6 +24,7 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
     }
     let limit = worker.settings.max_message_size;
     let mut deframer = Deframer::new(limit.saturating_add(FRAME_OVERHEAD));
+    let mut told = !takes_draining;
     // The calls of a client that breaks the protocol are cancelled, as those of one that is gone.
     loop {
         let received = poll_fn(|cx| {
@@ -30,6 +33,11 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
         });
         let data = tokio::select! {
             biased;
+            () = rpc.draining.cancelled(), if !told => {
+                told = true;
+                calls.tell_draining();
+                continue;
+            }
             data = received => data,
             () = rpc.end.cancelled() => None,
         };
@@ -40,14 +48,29 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
         deframer.push(data);
         let mut received = Vec::new();
         let read = read_frames(worker, &mut deframer, &calls, &mut received);
-        worker.scheduler.submit(received);
+        submit(worker, received);
         if let Err(status) = read {
             calls.end(&status);
             break;
         }
     }
     worker.cancel(|call| call.responder.is_on(&calls));
+    if rpc.body.is_end_stream() {
+        calls.end(&Status::ok(""));
+    }
     Ok(())
+}
+
+/// Whether the client reads `DRAINING`, and then ends the RPC.
+pub(super) fn takes_draining(head: &Parts) -> bool {
+    head.headers.contains_key(TAKES_DRAINING_HEADER)
+}
+
+fn submit(worker: &Worker, calls: impl IntoIterator<Item = Arc<Call>>) {
+    for call in worker.submit(calls) {
+        let failure = Failure::new("pool_saturated", worker.full());
+        call.responder.refuse(failure, HandlerExit::Unknown);
+    }
 }
 
 /// Calls that arrived together are submitted together.
@@ -65,7 +88,7 @@ fn read_frames(
             let responder = Responder::frame(calls.clone(), frame.call_id);
             received.extend(worker.call(frame.into(), responder));
         } else {
-            worker.scheduler.submit(received.drain(..));
+            submit(worker, received.drain(..));
             act(worker, &frame, calls);
         }
     }

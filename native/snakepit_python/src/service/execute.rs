@@ -15,7 +15,9 @@ where
     let request_id = header.request_id().to_owned();
     let (responder, outcome) = Responder::unary();
     let call = worker.call(header, responder);
-    worker.scheduler.submit(call.clone());
+    if !worker.submit(call.clone()).is_empty() {
+        return Err(Status::resource_exhausted(worker.full()));
+    }
     let not_run = |failure| Outcome::not_run(failure, HandlerExit::Unknown);
     let (outcome, events) = tokio::select! {
         outcome = outcome => outcome.unwrap_or_else(|_| {

@@ -23,7 +23,7 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
         }
     }
     let mut health = HealthResponse {
-        healthy: worker.scheduler.has_threads(),
+        healthy: rpc.takes_clients && worker.scheduler.has_threads(),
         worker_id: worker.settings.worker_id.clone(),
         uptime_ms: worker.uptime_ms(),
         total_requests: worker.counters.handled(),

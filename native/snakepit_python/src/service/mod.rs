@@ -8,6 +8,7 @@ mod info;
 mod stream;
 
 use crate::worker::Worker;
+use http::request::Parts;
 use snakepit_proto::{ExecuteRequest, SessionRequest};
 use snakepit_server::{Rpc, Service};
 use std::sync::Arc;
@@ -20,6 +21,10 @@ impl Service for Worker {
         if let Err(status) = route(&self, &mut rpc).await {
             rpc.fail(&status);
         }
+    }
+
+    fn ends_when_asked(head: &Parts) -> bool {
+        !head.uri.path().ends_with("/Calls") || calls::takes_draining(head)
     }
 }
 

@@ -15,7 +15,9 @@ where
     let CallRequest { header, deadline } = CallRequest::read::<M>(rpc, limit).await?;
     let chunks = Arc::new(StreamResponder::new(header.request_id(), limit));
     let call = worker.call(header, Responder::stream(chunks.clone()));
-    worker.scheduler.submit(call.clone());
+    if !worker.submit(call.clone()).is_empty() {
+        return Err(Status::resource_exhausted(worker.full()));
+    }
     let Ok(mut stream) = rpc.begin() else {
         worker.cancel_one(call.as_ref());
         return Ok(());

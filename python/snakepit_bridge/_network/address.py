@@ -1,4 +1,4 @@
-"""The address of a server: `unix:/path`, `tcp:127.0.0.1:port` or `tcp:127.0.0.1:first-last`."""
+"""The address of a server: `unix:/path`, `tcp:host:port` or `tcp:host:first-last`."""
 
 from __future__ import annotations
 
@@ -16,28 +16,37 @@ _MAX_PATH = 103
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
-def check(address: str) -> None:
+_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[?::1\]?")
+
+
+def check(address: str, option: str = "--listen") -> None:
     """Raises a `StartError` if the address is not valid; removes the socket of an ended server."""
     kind, _, rest = address.partition(":")
     if kind == "tcp" and ":" in rest and _PORTS.fullmatch(rest.rpartition(":")[2]):
-        _check_sockets(socket.AF_INET)
+        _check_sockets(socket.AF_INET6 if "[" in rest else socket.AF_INET)
         return
     if kind != "unix" or not rest:
-        raise StartError(f"--listen {address!r} must be unix:/path or tcp:127.0.0.1:port")
+        raise StartError(f"{option} {address!r} must be unix:/path or tcp:127.0.0.1:port")
     _check_sockets(socket.AF_UNIX)
     if len(os.fsencode(rest)) > _MAX_PATH:
         raise StartError(
-            f"--listen {address}: a socket's path has at most {_MAX_PATH} bytes; use a shorter one"
+            f"{option} {address}: a socket's path has at most {_MAX_PATH} bytes; use a shorter one"
         )
     if not os.path.isdir(os.path.dirname(rest) or "."):
-        raise StartError(f"--listen {address}: there is no directory {os.path.dirname(rest)}")
+        raise StartError(f"{option} {address}: there is no directory {os.path.dirname(rest)}")
     if os.path.lexists(rest):
-        _clear(address, rest)
+        _clear(option, address, rest)
 
 
 def is_private(address: str) -> bool:
     """Whether only processes of the same user can connect."""
     return address.startswith("unix:")
+
+
+def is_local(address: str) -> bool:
+    """Whether only processes of this machine can connect."""
+    host = address.partition(":")[2].rpartition(":")[0]
+    return is_private(address) or _LOOPBACK.fullmatch(host) is not None
 
 
 def bind_first(address: str, bind: Callable[[str], str]) -> str:
@@ -77,9 +86,9 @@ def _check_sockets(family: socket.AddressFamily) -> None:
         raise NoServerError(f"cannot create a socket: {error}") from None
 
 
-def _clear(address: str, path: str) -> None:
+def _clear(option: str, address: str, path: str) -> None:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise StartError(f"--listen {address}: a file exists there that is not a socket")
+        raise StartError(f"{option} {address}: a file exists there that is not a socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)

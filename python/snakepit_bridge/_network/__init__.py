@@ -1,0 +1,1 @@
+"""What a server needs to be reached: addresses, certificates, tokens, notices to systemd."""
