@@ -271,7 +271,7 @@ defmodule Snakepit.Config do
       type: :endpoints,
       default: nil,
       doc:
-        "the addresses of servers that run already, for a remote pool: `[\"tcp:10.0.0.7:50051\", ...]`, see [Beyond one machine](beyond_one_machine.md). The pool starts no processes, and takes none of the options for them"
+        "the addresses of servers that run already, for a remote pool: `[\"tcp:10.0.0.7:50051\", ...]`, see [Beyond one machine](beyond_one_machine.md); or how to find them, `{:dns, \"models.internal\", 50_051}`, `{:srv, \"_grpc._tcp.models.internal\"}`, or a module of the behaviour `Snakepit.Endpoints`. The pool starts no processes, and takes none of the options for them"
     ],
     tls: [
       only: :endpoints,
@@ -359,7 +359,7 @@ defmodule Snakepit.Config do
     do: %{
       options
       | adapter: nil,
-        size: length(endpoints),
+        size: if(is_list(endpoints), do: length(endpoints), else: 1),
         eject: Eject.new(eject),
         metadata: Map.new(options.metadata, fn {name, value} -> {to_string(name), value} end),
         token: Token.new(options.token)

@@ -232,7 +232,7 @@ defmodule Snakepit.Pool do
   defp now, do: System.monotonic_time(:millisecond)
 
   @impl true
-  def init({%{endpoints: [_ | _]} = options, _facts}) do
+  def init({%{endpoints: endpoints} = options, _facts}) when endpoints != nil do
     children = [{Notifier, options.name}, WorkerSupervisor, {EndpointManager, {self(), options}}]
     Supervisor.init(children, strategy: :one_for_all)
   end

@@ -5,9 +5,31 @@ defmodule Snakepit.SecureEndpointsTest do
   import Snakepit.Test.Pools, except: [start_pool!: 0, start_pool!: 1]
 
   alias Snakepit.{Config, Error, Pool}
-  alias Snakepit.Test.Endpoints
+  alias Snakepit.Test.{Certificates, Endpoints}
 
+  @moduletag :tmp_dir
   @token "t0p-s3cret"
+
+  def token(path), do: File.read!(path)
+
+  setup_all do
+    dir = Path.join(System.tmp_dir!(), "snakepit-tls-#{System.pid()}")
+    on_exit(fn -> File.rm_rf!(dir) end)
+    %{files: Certificates.write!(dir, "models")}
+  end
+
+  defp error(options) do
+    assert {:error, %Error{reason: :grpc_unavailable, message: message}} =
+             options |> Endpoints.start_remote_pool!() |> await_ready()
+
+    message
+  end
+
+  defp works!(pool) do
+    assert :ok = await_ready(pool)
+    assert {:ok, %{"result" => 5}} = Snakepit.execute("add", %{a: 2, b: 3}, pool: pool)
+    assert Enum.count(Snakepit.stream("counted", %{count: 3}, pool: pool)) == 3
+  end
 
   test "the options refuse what they do not take, and show no token" do
     endpoints = [endpoints: ["tcp:far:1"]]
@@ -38,6 +60,48 @@ defmodule Snakepit.SecureEndpointsTest do
     refute inspect(Config.pool(options)) =~ @token
   end
 
+  describe "a server with a token" do
+    setup %{tmp_dir: dir} do
+      path = Path.join(dir, "tokens")
+      File.write!(path, @token <> "\n")
+      %{endpoints: Endpoints.start!(args: ["--token-file", path])}
+    end
+
+    test "takes calls with it, and refuses the connection without", %{endpoints: endpoints} do
+      pool = Endpoints.start_remote_pool!(endpoints: endpoints, token: @token)
+      works!(pool)
+      pid = hd(worker_pids(pool))
+      refute inspect(:sys.get_status(pid), limit: :infinity) =~ @token
+      for wrong <- ["other", nil], do: assert(error(options(endpoints, wrong)) =~ "token")
+    end
+
+    defp options(endpoints, nil), do: [endpoints: endpoints]
+    defp options(endpoints, token), do: [endpoints: endpoints, token: token]
+
+    test "gets the one that a function returns at each connect", %{
+      endpoints: endpoints,
+      tmp_dir: dir
+    } do
+      path = Path.join(dir, "current")
+      token = {__MODULE__, :token, [path]}
+      pool = Endpoints.start_remote_pool!(endpoints: endpoints, token: token)
+      assert {:error, %Error{message: message}} = await_ready(pool)
+      assert message =~ "Snakepit.SecureEndpointsTest.token/1" and message =~ "File.Error"
+      File.write!(path, "old")
+      because = fn text -> match?({:ok, [%{error: "" <> _}]}, list(pool, text)) end
+      eventually(fn -> because.("token-file") end)
+      File.write!(path, @token)
+      eventually(fn -> await_ready(pool) == :ok end)
+      works!(pool)
+    end
+
+    defp list(pool, text) do
+      with {:ok, [%{error: error}]} = listed when error != nil <- Snakepit.list_workers(pool),
+           true <- error =~ text,
+           do: listed
+    end
+  end
+
   test "metadata of the pool is in every call, before that of the call" do
     endpoints = Endpoints.start!([])
     metadata = [application: "chat", tenant: "all"]
@@ -46,5 +110,53 @@ defmodule Snakepit.SecureEndpointsTest do
     options = [pool: pool, metadata: %{"tenant" => "one"}]
     assert {:ok, %{"metadata" => metadata}} = Snakepit.execute("request", %{}, options)
     assert %{"application" => "chat", "tenant" => "one"} = metadata
+  end
+
+  describe "TLS" do
+    defp serve!(files, more \\ []) do
+      Endpoints.start!(args: ["--tls-cert", files.cert, "--tls-key", files.key | more])
+    end
+
+    test "is trusted by its authority and name, and by nothing else", %{
+      files: files,
+      tmp_dir: dir
+    } do
+      endpoints = serve!(files)
+      trusted = [cacertfile: files.ca, server_name: "models"]
+      pool = Endpoints.start_remote_pool!(endpoints: endpoints, tls: trusted)
+      works!(pool)
+      large = String.duplicate("x", 3_000_000)
+      assert {:ok, %{"x" => ^large}} = Snakepit.execute("echo", %{x: large}, pool: pool)
+
+      message = error(endpoints: endpoints, tls: [cacertfile: files.ca, server_name: "other"])
+      assert message =~ "other" and message =~ ":server_name"
+      other = Certificates.write!(Path.join(dir, "other"), "models")
+      message = error(endpoints: endpoints, tls: [cacertfile: other.ca, server_name: "models"])
+      assert message =~ "not signed by an authority"
+      missing = Path.join(dir, "missing.pem")
+      message = error(endpoints: endpoints, tls: [cacertfile: missing])
+      assert message =~ missing and message =~ ":cacertfile"
+      assert is_binary(error(endpoints: endpoints))
+    end
+
+    test "with the authorities of the system trusts no other", %{files: files} do
+      message = error(endpoints: serve!(files), tls: true)
+      assert message =~ "authority" or message =~ "authorities"
+    end
+
+    test "refuses a certificate that has expired, and a server without TLS", %{tmp_dir: dir} do
+      files = Certificates.write!(Path.join(dir, "old"), "models", until: {2002, 1, 1})
+      tls = [cacertfile: files.ca, server_name: "models"]
+      assert error(endpoints: serve!(files), tls: tls) =~ "expired"
+      assert error(endpoints: Endpoints.start!([]), tls: tls) =~ "TLS"
+    end
+
+    test "shows a certificate of its own to a server that wants one", %{files: files} do
+      endpoints = serve!(files, ["--client-ca", files.client_ca])
+      trusted = [cacertfile: files.ca, server_name: "models"]
+      own = [certfile: files.client_cert, keyfile: files.client_key]
+      works!(Endpoints.start_remote_pool!(endpoints: endpoints, tls: trusted ++ own))
+      assert is_binary(error(endpoints: endpoints, tls: trusted))
+    end
   end
 end

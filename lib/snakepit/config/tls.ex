@@ -32,12 +32,16 @@ defmodule Snakepit.Config.Tls do
 
   defp text?(value), do: is_binary(value) and String.valid?(value)
 
-  @doc "Reads the files; relative paths start from `root`."
-  @spec load(nil | true | keyword, Path.t()) :: {:ok, loaded | nil} | {:error, String.t()}
-  def load(nil, _root), do: {:ok, nil}
-  def load(true, root), do: load([], root)
+  @doc """
+  Reads the files; relative paths start from `root`. `server_name` is that of the endpoint, which counts without
+  the option of that name.
+  """
+  @spec load(nil | true | keyword, Path.t(), String.t() | nil) ::
+          {:ok, loaded | nil} | {:error, String.t()}
+  def load(nil, _root, _server_name), do: {:ok, nil}
+  def load(true, root, server_name), do: load([], root, server_name)
 
-  def load(options, root) do
+  def load(options, root, server_name) do
     with {:ok, authorities} <- read(options, :cacertfile, root),
          {:ok, system} <- system(authorities),
          {:ok, certificate} <- read(options, :certfile, root),
@@ -48,7 +52,7 @@ defmodule Snakepit.Config.Tls do
          system: system,
          certificate: certificate,
          key: key,
-         server_name: options[:server_name]
+         server_name: options[:server_name] || server_name
        }}
     end
   end

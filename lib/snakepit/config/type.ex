@@ -107,7 +107,8 @@ defmodule Snakepit.Config.Type do
 
   def check(:endpoints, value) do
     Endpoints.valid?(value) ||
-      "a list of the different addresses of servers, each \"tcp:host:port\" or \"unix:/path\""
+      "a list of the different addresses of servers, each \"tcp:host:port\" or \"unix:/path\", {:dns, name, port}, " <>
+        "{:srv, name}, or a module that implements Snakepit.Endpoints, or {module, argument}"
   end
 
   def check(:eject, value) do

@@ -11,11 +11,29 @@ defmodule Snakepit.Pool.EndpointManager do
   alias Snakepit.Config.{Endpoints, Options}
   alias Snakepit.Error.Cause
   alias Snakepit.GRPC.RemoteTransport
-  alias Snakepit.Pool.{PoolEvents, Registry, WorkerSupervisor}
+  alias Snakepit.Pool.{PoolEvents, Registry, Resolver, WorkerSupervisor}
 
   # The options contain secrets.
   @derive {Inspect, only: [:endpoints]}
-  defstruct [:options, :native, :supervisor, endpoints: %{}, waiting: [], reconnects: 0]
+  defstruct [
+    :options,
+    :native,
+    :supervisor,
+    # By address.
+    endpoints: %{},
+    next_slot: 0,
+    # The resolution in progress, whether another one is to follow, and why the last one failed.
+    resolving: nil,
+    resolve_again: false,
+    unresolved: nil,
+    timer: nil,
+    waiting: [],
+    reconnects: 0
+  ]
+
+  # How often endpoints are resolved again, in ms, and how soon if there are none.
+  @resolve_every 30_000
+  @resolve_soon 1_000
 
   @doc "Starts it with the pool's supervisor and the pool's options."
   def start_link({_supervisor, _options} = pool), do: GenServer.start_link(__MODULE__, pool)
@@ -42,12 +60,7 @@ defmodule Snakepit.Pool.EndpointManager do
     state = %{state | supervisor: supervisor}
     PoolEvents.expire_sessions_later(state.options.session_ttl)
 
-    state =
-      state.options.endpoints
-      |> Enum.with_index()
-      |> Enum.reduce(state, fn {address, slot}, state -> start(address, slot, state) end)
-
-    {:noreply, state}
+    {:noreply, resolve(state)}
   end
 
   @impl true
@@ -96,15 +109,28 @@ defmodule Snakepit.Pool.EndpointManager do
       {address, endpoint} ->
         back? = report.phase == :ready and endpoint.phase != :ready and endpoint.was_ready
         reconnects = if back?, do: state.reconnects + 1, else: state.reconnects
+        lost? = report.phase == :connecting and connected?(endpoint)
         was_ready = endpoint.was_ready or report.phase == :ready
         endpoint = endpoint |> Map.merge(report) |> Map.put(:was_ready, was_ready)
         state = put_in(%{state | reconnects: reconnects}.endpoints[address], endpoint)
+        state = if lost?, do: state |> remove_if_gone(address) |> resolve(), else: state
         {:noreply, state |> update_failed() |> reply_to_waiting()}
 
       nil ->
         {:noreply, state}
     end
   end
+
+  def handle_info({:resolved, ref, result}, %{resolving: ref} = state) do
+    state = resolved(result, %{state | resolving: nil})
+
+    if state.resolve_again,
+      do: {:noreply, resolve(%{state | resolve_again: false})},
+      else: {:noreply, resolve_later(state)}
+  end
+
+  def handle_info({:resolved, _late, _result}, state), do: {:noreply, state}
+  def handle_info(:resolve, state), do: {:noreply, resolve(state)}
 
   # It has left the dispatcher. It returns at once if too many have.
   def handle_info({:endpoint_ejected, pid}, %{options: options} = state) do
@@ -126,8 +152,12 @@ defmodule Snakepit.Pool.EndpointManager do
     end
   end
 
-  def handle_info({:start, address}, state),
-    do: {:noreply, start(address, state.endpoints[address].slot, state)}
+  def handle_info({:start, address}, state) do
+    case state.endpoints do
+      %{^address => %{pid: nil} = endpoint} -> {:noreply, start(address, endpoint, state)}
+      _ -> {:noreply, state}
+    end
+  end
 
   def handle_info({:EXIT, _pid, reason}, state), do: {:stop, reason, state}
 
@@ -170,23 +200,97 @@ defmodule Snakepit.Pool.EndpointManager do
     Registry.publish(options.name, pool)
   end
 
-  defp start(address, slot, %{options: options} = state) do
-    worker = %{
-      id: Endpoints.worker_id(options.name, address),
-      address: address,
-      slot: slot,
-      pool: state.native,
-      manager: self(),
-      options: options
-    }
+  # A list stays as it is.
+  defp resolve(%{options: %{endpoints: endpoints}} = state)
+       when is_list(endpoints) and state.endpoints != %{},
+       do: state
 
+  defp resolve(%{resolving: nil} = state) do
+    if state.timer, do: Process.cancel_timer(state.timer)
+    %{state | resolving: Resolver.start(state.options.endpoints), timer: nil}
+  end
+
+  defp resolve(state), do: %{state | resolve_again: true}
+
+  defp resolve_later(%{options: %{endpoints: endpoints}} = state) when is_list(endpoints),
+    do: state
+
+  defp resolve_later(state) do
+    wait = if state.endpoints == %{}, do: @resolve_soon, else: @resolve_every
+    %{state | timer: Process.send_after(self(), :resolve, wait)}
+  end
+
+  # What is connected stays until its connection is lost, also if it is not found any more.
+  defp resolved({:ok, found}, state) do
+    addresses = MapSet.new(found, & &1.address)
+
+    state =
+      for {address, endpoint} <- state.endpoints, reduce: %{state | unresolved: nil} do
+        state ->
+          endpoint = %{endpoint | gone: address not in addresses}
+          remove_if_gone(put_in(state.endpoints[address], endpoint), address)
+      end
+
+    new = Enum.reject(found, &Map.has_key?(state.endpoints, &1.address))
+    new |> Enum.reduce(state, &add/2) |> set_size() |> update_failed() |> reply_to_waiting()
+  end
+
+  defp resolved({:error, why}, state) do
+    if why != state.unresolved, do: Logger.error("pool #{inspect(state.options.name)}: #{why}")
+    reply_to_waiting(update_failed(%{state | unresolved: why}))
+  end
+
+  defp add(%{address: address, server_name: server_name}, %{next_slot: slot} = state) do
     endpoint = %{
       slot: slot,
+      server_name: server_name,
       pid: nil,
       phase: :connecting,
       error: nil,
       failed: false,
-      was_ready: false
+      was_ready: false,
+      gone: false
+    }
+
+    start(address, endpoint, %{state | next_slot: slot + 1})
+  end
+
+  defp connected?(endpoint), do: endpoint.phase in [:ready, :ejected]
+
+  defp remove_if_gone(state, address) do
+    endpoint = state.endpoints[address]
+
+    if endpoint.gone and not connected?(endpoint) do
+      if endpoint.pid, do: send(endpoint.pid, :stop)
+      set_size(%{state | endpoints: Map.delete(state.endpoints, address)})
+    else
+      state
+    end
+  end
+
+  defp set_size(%{options: %{size: size, name: name} = options} = state) do
+    case max(map_size(state.endpoints), 1) do
+      ^size ->
+        state
+
+      new ->
+        Native.pool_set_size(state.native, new)
+        state = %{state | options: %{options | size: new}}
+        publish(state, nil)
+        Telemetry.pool_resized(%{size: new, previous_size: size}, %{pool: name})
+        state
+    end
+  end
+
+  defp start(address, endpoint, %{options: options} = state) do
+    worker = %{
+      id: Endpoints.worker_id(options.name, address),
+      address: address,
+      server_name: endpoint.server_name,
+      slot: endpoint.slot,
+      pool: state.native,
+      manager: self(),
+      options: options
     }
 
     state = put_in(state.endpoints[address], endpoint)
@@ -227,6 +331,9 @@ defmodule Snakepit.Pool.EndpointManager do
     state
   end
 
+  defp failures(%{endpoints: endpoints} = state) when endpoints == %{},
+    do: List.wrap(state.unresolved)
+
   defp failures(state),
     do: for({_address, %{failed: true, error: why}} <- by_slot(state), do: why)
 
@@ -234,7 +341,7 @@ defmodule Snakepit.Pool.EndpointManager do
     ready = Enum.count(state.endpoints, fn {_address, endpoint} -> endpoint.phase == :ready end)
 
     cond do
-      ready == map_size(state.endpoints) ->
+      ready == map_size(state.endpoints) and ready > 0 ->
         reply_all(:ok, state)
 
       why = List.first(failures(state)) ->

@@ -31,6 +31,8 @@ defmodule Snakepit.Pool.EndpointWorker do
   defstruct [
     :id,
     :address,
+    # The name of its certificate, if that is not the host of the address.
+    :server_name,
     :slot,
     # The native side of the pool, its manager and its options.
     :pool,
@@ -55,7 +57,7 @@ defmodule Snakepit.Pool.EndpointWorker do
     asked: %{}
   ]
 
-  @doc "Options: `:id`, `:address`, `:slot`, `:pool` (native), `:manager`, `:options` (the pool's)."
+  @doc "Options: `:id`, `:address`, `:server_name`, `:slot`, `:pool` (native), `:manager`, `:options` (the pool's)."
   def start_link(endpoint), do: GenServer.start_link(__MODULE__, endpoint)
 
   @doc "How long a supervisor has to wait for an endpoint to stop, in ms."
@@ -89,13 +91,6 @@ defmodule Snakepit.Pool.EndpointWorker do
 
   def handle_info({ref, {:error, message}}, %{awaited: {:prepare, ref}} = state),
     do: {:noreply, failed(message, state)}
-
-  def handle_info({:prepare_timeout, ref, preparing}, %{awaited: {:prepare, ref}} = state) do
-    Process.exit(preparing, :kill)
-    timeout = state.options.connect_timeout
-    why = "the function of :token returned nothing within #{timeout} ms (:connect_timeout)"
-    {:noreply, failed(why, state)}
-  end
 
   def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state),
     do: {:noreply, ask_health(%{state | channel: channel, closed: ref})}
@@ -170,6 +165,9 @@ defmodule Snakepit.Pool.EndpointWorker do
 
   def handle_info(:readmit, %{phase: :ejected} = state), do: {:noreply, ask_health(state)}
 
+  # The server is not among the endpoints any more.
+  def handle_info(:stop, state), do: {:stop, :normal, state}
+
   def handle_info({:snakepit_handler_exited, exit}, state) do
     PoolEvents.handler_exited(exit, state.options.name, state.id)
     {:noreply, state}
@@ -200,16 +198,18 @@ defmodule Snakepit.Pool.EndpointWorker do
   end
 
   # The user's function for the token may take time, and so may reading files.
-  defp connect(%{options: options} = state) do
+  defp connect(%{options: %{connect_timeout: timeout}} = state) do
     {owner, ref} = {self(), make_ref()}
-    preparing = spawn(fn -> send(owner, {ref, prepare(options)}) end)
-    Process.send_after(self(), {:prepare_timeout, ref, preparing}, options.connect_timeout)
+    preparing = spawn(fn -> send(owner, {ref, prepare(state)}) end)
+    {:ok, _timer} = :timer.kill_after(timeout, preparing)
+    late = "the function of :token returned nothing within #{timeout} ms (:connect_timeout)"
+    Process.send_after(self(), {ref, {:error, late}}, timeout)
     report(%{state | phase: :connecting, awaited: {:prepare, ref}})
   end
 
-  defp prepare(options) do
+  defp prepare(%{options: options} = state) do
     with {:ok, token} <- Token.fetch(options.token),
-         {:ok, tls} <- Tls.load(options.tls, options.root) do
+         {:ok, tls} <- Tls.load(options.tls, options.root, state.server_name) do
       metadata = Map.to_list(options.metadata)
       headers = if token, do: [{"authorization", "Bearer " <> token} | metadata], else: metadata
       {:ok, [headers: headers, tls: tls]}
