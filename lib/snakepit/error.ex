@@ -41,7 +41,7 @@ defmodule Snakepit.Error do
   | `:timeout` | the deadline passed | `:queued`: whether it passed before a worker was free |
   | `:unauthenticated` | the server refused the secret | |
   | `:unknown_command` | the worker has no such command | |
-  | `:worker_crashed` | the worker died while it was running the call | |
+  | `:worker_crashed` | the worker died while it was running the call, or ended it without a reply, or is silent | |
   | `:worker_start_failed` | no worker could be started; the message has the end of its output | |
 
   The 17 gRPC status codes map to these reasons: `CANCELLED` to `:cancelled`, `INVALID_ARGUMENT`

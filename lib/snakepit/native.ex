@@ -68,6 +68,7 @@ defmodule Snakepit.Native do
 
   def runtime_tasks, do: missing()
   def start_journal, do: missing()
+  def keepalive(_interval, _timeout), do: missing()
   def connect(_ref, _options), do: missing()
   def close(_channel), do: missing()
   def health(_ref, _channel, _worker_id, _timeout), do: missing()

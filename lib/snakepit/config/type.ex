@@ -72,6 +72,11 @@ defmodule Snakepit.Config.Type do
       "true, false, or a number of milliseconds above 0, at most #{@max_millis}"
   end
 
+  def check(:keepalive, value) do
+    value == false or keepalive?(value) ||
+      "false, or [interval: ms, timeout: ms] with numbers above 0, at most #{@max_millis}"
+  end
+
   def check(:range, value) do
     range?(value) || "a pair {first, longest} of milliseconds above 0, at most #{@max_millis}"
   end
@@ -161,6 +166,14 @@ defmodule Snakepit.Config.Type do
   defp path?(path), do: string?(path)
 
   defp millis?(value), do: value in 1..@max_millis
+
+  defp keepalive?(value) do
+    proper_list?(value) and
+      Enum.all?(
+        value,
+        &(match?({key, _} when key in [:interval, :timeout], &1) and millis?(elem(&1, 1)))
+      )
+  end
 
   defp range?({first, longest}), do: millis?(first) and millis?(longest) and first <= longest
   defp range?(_other), do: false

@@ -17,8 +17,20 @@ defmodule Snakepit.GRPC.Channel do
   @doc """
   As `connect/2`, but the calling process gets `{ref, {:closed, lasted_ms}}` when the connection is
   lost. `:journal` is the start journal that was given to the server.
+
+  `:keepalive` is `[interval: ms, timeout: ms]`, or what `keepalive/1` returned for that and the connections to
+  one server share, because the server may want to be asked less often. Without it a silent server is not asked.
+  `calls: false` has each unary call be an RPC of its own. `takes_draining: false` is for workers that say elsewhere that
+  they drain.
   """
   def start_connect(address, options), do: request(connecting(address, options, true))
+
+  @doc "Returns a keep-alive that the connections to one server share."
+  @spec keepalive(keyword | reference | nil) :: reference | nil
+  def keepalive(times) when is_list(times),
+    do: Native.keepalive(Keyword.fetch!(times, :interval), Keyword.fetch!(times, :timeout))
+
+  def keepalive(shared), do: shared
 
   defp connecting(address, options, watched) do
     options = %{
@@ -27,12 +39,15 @@ defmodule Snakepit.GRPC.Channel do
       max_message_size: Keyword.fetch!(options, :max_message_size),
       timeout: Keyword.fetch!(options, :timeout),
       watched: watched,
+      calls: Keyword.get(options, :calls, true),
+      takes_draining: Keyword.get(options, :takes_draining, true),
+      keepalive: options[:keepalive],
       journal: options[:journal],
       headers: options[:headers] || [],
       tls: options[:tls]
     }
 
-    &Native.connect(&1, options)
+    &Native.connect(&1, Map.update!(options, :keepalive, fn given -> keepalive(given) end))
   end
 
   def health(channel, worker_id, timeout),

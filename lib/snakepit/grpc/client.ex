@@ -25,7 +25,15 @@ defmodule Snakepit.GRPC.Client do
   # The longest wait of a receive, in ms.
   @longest 4_294_967_295
 
-  @connect_options %{secret: :string, max_message_size: :bytes, timeout: {:positive, @longest}}
+  @keepalive [interval: 20_000, timeout: 10_000]
+
+  @connect_options %{
+    secret: :string,
+    max_message_size: :bytes,
+    timeout: {:positive, @longest},
+    calls: {:one_of, [true, false]},
+    keepalive: :keepalive
+  }
   @call_options Options.call()
   @stream_options Options.stream()
   @defaults Options.defaults(timeout: @timeout, demand: @demand)
@@ -33,8 +41,17 @@ defmodule Snakepit.GRPC.Client do
   @doc """
   Connects to `"unix:/path"` or `"tcp:host:port"`.
 
-  Options: `:secret` (sent as `x-snakepit-secret`), `:max_message_size` (bytes, for messages in
-  both directions, default #{@max_message_size}), `:timeout` (ms, default #{@timeout}).
+  Options:
+
+    * `:secret` - sent as `x-snakepit-secret`
+    * `:max_message_size` - bytes, for messages in both directions, default #{@max_message_size}
+    * `:timeout` - ms for connecting, default #{@timeout}
+    * `:calls` - with `false`, each unary call is an RPC of its own. Otherwise unary calls share one RPC, if the server
+      implements it: behind a balancer that distributes RPCs, all of them have one server.
+    * `:keepalive` - `[interval: ms, timeout: ms]`: a server from which nothing has come for the interval while calls run
+      is asked whether it is there (a PING of HTTP/2). If it does not answer within the timeout, the connection is
+      lost, and its calls return `:worker_crashed`. The default is #{inspect(@keepalive)} for `tcp:`,
+      and `false`, never, for `unix:`. After a server has refused pings that come so often, the next connection waits twice as long.
   """
   @doc since: "0.1.0"
   @spec connect(String.t(), keyword) :: {:ok, target} | {:error, Error.t()}
@@ -43,9 +60,18 @@ defmodule Snakepit.GRPC.Client do
          :ok <- check_address(address) do
       Tracing.available?()
       defaults = [max_message_size: @max_message_size, timeout: @timeout]
-      Channel.connect(address, Keyword.merge(defaults, options))
+
+      keepalive =
+        keepalive(Keyword.get(options, :keepalive, String.starts_with?(address, "tcp:")))
+
+      options = defaults |> Keyword.merge(options) |> Keyword.put(:keepalive, keepalive)
+      Channel.connect(address, options)
     end
   end
+
+  defp keepalive(false), do: nil
+  defp keepalive(true), do: @keepalive
+  defp keepalive(times), do: Keyword.merge(@keepalive, times)
 
   defp check_address(address) do
     if is_binary(address) and String.valid?(address) do

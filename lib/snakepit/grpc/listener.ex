@@ -59,7 +59,8 @@ defmodule Snakepit.GRPC.Listener do
 
   @doc "The options for a connection to the worker, besides its address."
   @spec connect_options(t) :: keyword
-  def connect_options(listener), do: [secret: listener.secret, journal: listener.journal]
+  def connect_options(listener),
+    do: [secret: listener.secret, journal: listener.journal, takes_draining: false]
 
   @doc "Checks that one more worker than the pool's size can listen."
   @spec check_replacement(map) :: :ok | {:error, String.t()}

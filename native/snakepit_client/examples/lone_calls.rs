@@ -6,7 +6,7 @@
 use snakepit_client::{
     calls_rpc::ClientConnection,
     connection::Connection,
-    multiplexer::{Cancelled, Multiplexer, PendingCall, ReturnReason},
+    multiplexer::{Cancelled, Lost, Multiplexer, PendingCall, ReturnReason},
     pool::{AcquireOptions, Dispatcher, Lease, Limits, Submitted},
     target::Target,
 };
@@ -55,7 +55,7 @@ impl PendingCall for EchoCall {
         self.fail(format!("{why:?}"));
     }
     fn exited(self, _exit: Option<HandlerExit>, _after: Duration) {}
-    fn lost(self, cause: &str) {
+    fn lost(self, _what: Lost, cause: &str) {
         self.fail(cause.into());
     }
     fn not_started(self, reason: ReturnReason) {
@@ -78,15 +78,18 @@ fn main() -> Result<(), Failure> {
         headers: http::HeaderMap::new(),
         tls: None,
         max_message_size: 64 * 1024 * 1024,
-        deadline: Instant::now() + Duration::from_secs(60),
+        timeout: Duration::from_secs(60),
+        calls: true,
+        takes_draining: true,
+        keepalive: None,
         journal: None,
     };
     let connection = runtime
         .block_on(Connection::new(&target))
         .map_err(|failure| format!("{failure:?}"))?;
     connection.set_worker(1, Duration::from_secs(5), true);
-    let multiplexer = connection.multiplexer.clone();
-    let multiplexer = multiplexer.ok_or("the server does not implement Calls")?;
+    let multiplexer = connection.multiplexer();
+    let multiplexer = multiplexer.ok_or("the server has not opened Calls")?;
     let limits = Limits {
         max_queue: 1,
         max_sessions: 1,

@@ -1,16 +1,18 @@
 //! A server's RPCs on one HTTP/2 connection, which hyper drives. Nothing here reconnects, buffers or
 //! balances.
 
-use crate::{error::Failure, target::Target};
+use crate::{error::Failure, keepalive::Keepalive, target::Target};
 use http::{HeaderMap, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
-use snakepit_wire::{Io, MAX_HEADER_LIST};
+use snakepit_wire::{Io, IoState, MAX_HEADER_LIST};
 use std::{
+    sync::{Arc, OnceLock, Weak},
     task::{Context, Poll},
     time::Duration,
 };
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower_service::Service;
@@ -20,6 +22,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// So large that paused streams never block the others. Nothing is allocated for it.
 pub(crate) const CONNECTION_WINDOW: u32 = 1 << 30;
 const MAX_FRAME_SIZE: u32 = 256 * 1024;
+/// How long after its last streams a lost connection may end, which then says why it was lost.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub struct Channel {
@@ -27,15 +31,32 @@ pub struct Channel {
     pub max_message_size: usize,
     /// Cancelled once the connection accepts no further calls. Calls that already run on it may finish.
     pub closed: CancellationToken,
-    /// Ends the connection at once when it is cancelled.
-    pub(crate) end: CancellationToken,
+    /// Does not keep it open.
+    io: Weak<IoState>,
+    /// `None` if no pings are sent.
+    cause: Option<Arc<Cause>>,
+}
+
+/// Why a connection was lost, if pings have to do with it.
+#[derive(Default)]
+struct Cause {
+    text: OnceLock<String>,
+    /// Cancelled once it is known, or will not be.
+    decided: CancellationToken,
 }
 
 impl Channel {
     pub async fn connect(target: &Target) -> Result<Self, Failure> {
         let metadata = target.metadata()?;
-        let connecting = async { handshake(target.open().await?.0, metadata).await };
-        let (connection, closed, end) = target.in_time(connecting).await?;
+        let keepalive = target.keepalive.clone();
+        let cause = keepalive.is_some().then(Arc::<Cause>::default);
+        let pings = keepalive.zip(cause.clone());
+        let connecting = async {
+            let (stream, io) = target.open().await?;
+            let (connection, closed) = handshake(stream, metadata, pings).await?;
+            Ok((connection, closed, Arc::downgrade(&io)))
+        };
+        let (connection, closed, io) = target.in_time(connecting).await?;
         let max_message_size = target.max_message_size;
         Ok(Self {
             client: SnakepitBridgeClient::with_origin(
@@ -46,8 +67,27 @@ impl Channel {
             .max_encoding_message_size(max_message_size),
             max_message_size,
             closed,
-            end,
+            io,
+            cause,
         })
+    }
+
+    /// Ends the connection, and what runs on it.
+    pub fn close(&self) {
+        if let Some(io) = self.io.upgrade() {
+            io.set_ended();
+        }
+    }
+
+    /// Names in a failure that the loss of the connection has caused why it was lost, if that is known.
+    pub async fn explain(&self, failure: Failure) -> Failure {
+        let Some(cause) = self.cause.as_ref().filter(|_| failure.is_lost_connection()) else {
+            return failure;
+        };
+        // Ignored: then the cause stays unknown.
+        let _ = timeout(ENDS_WITHIN, cause.decided.cancelled()).await;
+        let text = cause.text.get().cloned();
+        text.map_or(failure, Failure::WorkerCrashed)
     }
 
     /// Makes a request whose `timeout`, sent as `grpc-timeout`, the server enforces as well.
@@ -63,8 +103,16 @@ impl Channel {
 async fn handshake(
     stream: Io,
     metadata: HeaderMap,
-) -> std::io::Result<(HttpConnection, CancellationToken, CancellationToken)> {
-    let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+    pings: Option<(Arc<Keepalive>, Arc<Cause>)>,
+) -> std::io::Result<(HttpConnection, CancellationToken)> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    if let Some((keepalive, _)) = &pings {
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(keepalive.interval())
+            .keep_alive_timeout(keepalive.timeout());
+    }
+    let (sender, driver) = builder
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME_SIZE)
@@ -77,17 +125,18 @@ async fn handshake(
         .map_err(std::io::Error::other)?;
     let closed = CancellationToken::new();
     let guard = closed.clone().drop_guard();
-    let end = CancellationToken::new();
-    let ended = end.clone();
     tokio::spawn(async move {
         let _guard = guard;
         // Each call gets the error of the connection on its own.
-        tokio::select! {
-            _ = driver => {}
-            () = ended.cancelled() => {}
+        let ended = driver.await;
+        if let Some((keepalive, cause)) = pings {
+            if let Some(text) = ended.err().and_then(|error| keepalive.cause(&error)) {
+                let _ = cause.text.set(text);
+            }
+            cause.decided.cancel();
         }
     });
-    Ok((HttpConnection { sender, metadata }, closed, end))
+    Ok((HttpConnection { sender, metadata }, closed))
 }
 
 #[derive(Clone)]
@@ -124,10 +173,7 @@ mod tests {
     use h2::{Reason, server};
     use snakepit_proto::ExecuteRequest;
     use snakepit_wire::Address;
-    use std::{
-        sync::atomic::{AtomicU32, Ordering},
-        time::Instant,
-    };
+    use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::net::{UnixListener, UnixStream};
 
     type ServerConnection = server::Connection<UnixStream, Bytes>;
@@ -152,7 +198,10 @@ mod tests {
             tls: None,
             max_message_size: 1024,
             journal: None,
-            deadline: Instant::now() + Duration::from_secs(60),
+            timeout: Duration::from_secs(60),
+            calls: true,
+            takes_draining: true,
+            keepalive: None,
         };
         let channel = Channel::connect(&target).await.unwrap();
         std::fs::remove_file(&path).unwrap();

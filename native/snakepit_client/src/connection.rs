@@ -1,74 +1,101 @@
 //! Connections to a server, and reconnecting.
 
 use crate::{
-    calls_rpc::{CallsRpc, ClientConnection},
+    calls_rpc::ClientConnection,
     channel::Channel,
     error::Failure,
     multiplexer::{Multiplexer, PendingCall},
+    open_calls::OpenCalls,
     target::Target,
 };
 use parking_lot::Mutex;
-use snakepit_wire::FRAME_OVERHEAD;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+use snakepit_proto::HealthRequest;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{sleep, timeout},
 };
-use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
 /// How many times a call that has not started is sent.
 pub const MAX_ATTEMPTS: u32 = 8;
 
-/// The connection to a server: its RPCs and, where it has them, its frames. When one of the two is lost, the
-/// other accepts no further calls.
+/// How long the headers of `Calls` are awaited at first, and once more after the server has answered another RPC.
+const HEADERS_WITHIN: Duration = Duration::from_millis(100);
+
+/// The connection to a server: its RPCs and, where it has them, its frames. When the connection of one of the two is
+/// lost, the other accepts no further calls.
 pub struct Connection<P: PendingCall> {
     pub channel: Channel,
-    /// Sends unary calls as frames. `None` if the server does not implement `Calls`.
-    pub multiplexer: Option<Arc<Multiplexer<ClientConnection, P>>>,
+    calls: Arc<OpenCalls<P>>,
     /// Why the worker exited, once its owner knows.
     exit_cause: watch::Sender<Option<String>>,
-    /// Stops the multiplexer when the connection is dropped.
-    _end: DropGuard,
+    /// Ends `Calls`.
     end: CancellationToken,
+    _end: DropGuard,
 }
 
 impl<P: PendingCall> Connection<P> {
+    /// Connects, and waits a moment for `Calls` to open.
     pub async fn new(target: &Target) -> Result<Arc<Self>, Failure> {
         let channel = Channel::connect(target).await?;
         let end = CancellationToken::new();
-        let max_frame = target.max_message_size.saturating_add(FRAME_OVERHEAD);
-        let multiplexer = CallsRpc::open(target).await?.map(|rpc| {
-            let multiplexer = Multiplexer::new(
-                rpc.connection,
-                rpc.sender,
-                target.journal.clone(),
-                channel.closed.clone(),
-            );
-            let driving = multiplexer.clone().drive(rpc.body, max_frame, end.clone());
-            tokio::spawn(driving);
-            multiplexer
-        });
-        Ok(Arc::new(Self {
+        let connection = Arc::new(Self {
             channel,
-            multiplexer,
+            calls: OpenCalls::new(),
             exit_cause: watch::Sender::new(None),
             end: end.clone(),
             _end: end.drop_guard(),
-        }))
+        });
+        if target.calls {
+            connection.open_calls(target).await;
+        }
+        Ok(connection)
+    }
+
+    async fn open_calls(&self, target: &Target) {
+        let (first, decided) = oneshot::channel();
+        tokio::spawn(self.calls.clone().keep_open(
+            target.clone(),
+            self.channel.closed.clone(),
+            self.end.clone(),
+            first,
+        ));
+        // A server that answers another RPC meanwhile may send headers with its first reply only.
+        let slow = async {
+            sleep(HEADERS_WITHIN).await;
+            let mut client = self.channel.client.clone();
+            let request = Channel::request(HealthRequest::default(), Some(target.timeout));
+            // Any answer will do.
+            let _ = client.health(request).await;
+            sleep(HEADERS_WITHIN).await;
+        };
+        let opened = async {
+            tokio::select! {
+                _ = decided => {}
+                () = slow => {}
+            }
+        };
+        // Without `Calls` each call is an RPC of its own.
+        let _ = timeout(target.timeout, opened).await;
+    }
+
+    /// What sends unary calls as frames. `None` while `Calls` is not open, and if the server does not implement it.
+    #[inline]
+    pub fn multiplexer(&self) -> Option<Arc<Multiplexer<ClientConnection, P>>> {
+        self.calls.multiplexer()
     }
 
     /// Sets the limits of the worker; see `Multiplexer::set_worker`.
     pub fn set_worker(&self, capacity: usize, grace: Duration, owned: bool) {
-        if let Some(multiplexer) = &self.multiplexer {
-            multiplexer.set_worker(capacity, grace, owned);
-        }
+        self.calls.set_worker(capacity, grace, owned);
     }
 
     /// Ends the connection at once: to the calls that run on it, it is lost.
     pub fn close(&self) {
         self.end.cancel();
-        self.channel.end.cancel();
+        self.channel.close();
     }
 
     /// Sets why the worker has exited, or is about to cancel its calls. The first cause is kept.
@@ -96,13 +123,13 @@ impl<P: PendingCall> Connection<P> {
 /// A server, with the current connection to it.
 pub struct Endpoint<P: PendingCall> {
     present: Mutex<Arc<Connection<P>>>,
-    /// How to reconnect, and the timeout for that. `None` if the owner reconnects.
-    target: Option<(Target, Duration)>,
+    /// How to reconnect. `None` if the owner reconnects.
+    target: Option<Target>,
     connecting: tokio::sync::Mutex<()>,
 }
 
 impl<P: PendingCall> Endpoint<P> {
-    pub fn new(present: Arc<Connection<P>>, target: Option<(Target, Duration)>) -> Arc<Self> {
+    pub fn new(present: Arc<Connection<P>>, target: Option<Target>) -> Arc<Self> {
         Arc::new(Self {
             present: Mutex::new(present),
             target,
@@ -129,12 +156,8 @@ impl<P: PendingCall> Endpoint<P> {
         match (self.open(), &self.target) {
             (Some(present), _) => Ok(present),
             (None, None) => Ok(self.present()),
-            (None, Some((target, timeout))) => {
-                let target = Target {
-                    deadline: Instant::now() + *timeout,
-                    ..target.clone()
-                };
-                let connection = Connection::new(&target).await?;
+            (None, Some(target)) => {
+                let connection = Connection::new(target).await?;
                 *self.present.lock() = connection.clone();
                 Ok(connection)
             }

@@ -62,6 +62,9 @@ pub enum Failure {
     NoGrpc(String),
     #[error("the worker died while it was running the call, and is replaced: {0}")]
     WorkerCrashed(String),
+    /// The worker itself may live.
+    #[error("the call was running, and its worker ended it without a reply: {0}")]
+    CallEnded(String),
     #[error(
         "the session's worker is gone, and its state with it; the session begins anew with the next call"
     )]
@@ -115,7 +118,7 @@ impl Failure {
             Self::Cancelled => Reason::Cancelled,
             Self::PoolStopped => Reason::PoolStopped,
             Self::NoWorker(_) => Reason::WorkerStartFailed,
-            Self::WorkerCrashed(_) => Reason::WorkerCrashed,
+            Self::WorkerCrashed(_) | Self::CallEnded(_) => Reason::WorkerCrashed,
             Self::SessionLost => Reason::SessionLost,
             Self::NoGrpc(_) | Self::Unreachable { .. } | Self::NotStarted { .. } => {
                 Reason::GrpcUnavailable
@@ -133,6 +136,18 @@ impl Failure {
     /// Whether the server has cancelled the call, rather than this end.
     pub fn is_servers_cancel(&self) -> bool {
         self.reason() == Reason::Cancelled && !matches!(self, Self::Cancelled)
+    }
+
+    /// Whether the connection of the call is lost.
+    pub(crate) fn is_lost_connection(&self) -> bool {
+        match self {
+            Self::WorkerCrashed(_) => true,
+            // What grpcio's servers send for each call before they close a connection that was pinged too often.
+            Self::Status { code, message, .. } => {
+                *code == Code::Unavailable && message.eq_ignore_ascii_case("too many pings")
+            }
+            _ => false,
+        }
     }
 
     pub fn overdue(after: Duration) -> Self {
@@ -309,7 +324,7 @@ fn root_cause(error: &(dyn StdError + 'static)) -> String {
         .map_or_else(String::new, ToString::to_string)
 }
 
-fn causes<'a>(
+pub(crate) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source())

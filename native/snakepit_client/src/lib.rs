@@ -1,7 +1,8 @@
 //! The client end of the data plane, without the BEAM.
 //!
 //! `pool` picks a worker for a call or queues it. `connection` keeps the connections to a server: `multiplexer`
-//! sends unary calls over one long RPC (`calls_rpc`), `channel` sends others as RPCs of their own. `credit` and
+//! sends unary calls over one long RPC (`calls_rpc`), which `open_calls` keeps open; `channel` sends others as RPCs of
+//! their own, and `keepalive` says when silent servers are asked. `credit` and
 //! `chunk_order` are for streams, `numbers` counts the calls of a pool, `output` and `stdio_messages` read the pipes of workers.
 
 pub mod calls_rpc;
@@ -10,9 +11,11 @@ pub mod chunk_order;
 pub mod connection;
 pub mod credit;
 pub mod error;
+pub mod keepalive;
 pub mod multiplexer;
 pub mod numbers;
 pub mod offload;
+mod open_calls;
 pub mod output;
 pub mod overdue;
 pub mod pipe;

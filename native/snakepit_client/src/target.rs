@@ -1,12 +1,12 @@
 //! How to reach a server.
 
-use crate::error::Failure;
+use crate::{error::Failure, keepalive::Keepalive};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use snakepit_wire::{
     Address, InvalidAddress, Io, IoState, SECRET_HEADER, StartJournal, tls::client::ClientTls,
 };
-use std::{io, sync::Arc, time::Instant};
-use tokio::time::timeout_at;
+use std::{io, sync::Arc, time::Duration};
+use tokio::time::timeout;
 
 static SECRET: HeaderName = HeaderName::from_static(SECRET_HEADER);
 
@@ -24,13 +24,20 @@ pub struct Target {
     pub headers: HeaderMap,
     pub tls: Option<ClientTls>,
     pub max_message_size: usize,
-    pub deadline: Instant,
+    /// How long connecting may take.
+    pub timeout: Duration,
+    /// Whether unary calls may be sent as frames of one RPC. Behind a balancer all of these have one server.
+    pub calls: bool,
+    /// Whether the server may say on `Calls` that it drains. The workers of a pool say so on their standard output.
+    pub takes_draining: bool,
+    /// Without it a server that has vanished is noticed at the deadlines of its calls.
+    pub keepalive: Option<Arc<Keepalive>>,
     /// The start journal that a server was given when this side started it.
     pub journal: Option<Arc<StartJournal>>,
 }
 
 impl Target {
-    fn unreachable(&self, cause: impl Into<String>) -> Failure {
+    pub(crate) fn unreachable(&self, cause: impl Into<String>) -> Failure {
         Failure::Unreachable {
             address: self.address.to_string(),
             cause: cause.into(),
@@ -61,7 +68,7 @@ impl Target {
         &self,
         work: impl Future<Output = io::Result<T>>,
     ) -> Result<T, Failure> {
-        timeout_at(self.deadline.into(), work)
+        timeout(self.timeout, work)
             .await
             .map_err(|_| self.unreachable("it did not answer in time"))?
             .map_err(|error| self.unreachable(error.to_string()))

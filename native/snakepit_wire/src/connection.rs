@@ -157,6 +157,11 @@ impl<C: Connection> SharedConnection<C> {
         self.connection.lock()
     }
 
+    /// How often something was read from the socket.
+    pub fn reads(&self) -> u64 {
+        self.io.reads()
+    }
+
     /// Whether the socket takes no more at the moment.
     pub fn is_blocked(&self) -> bool {
         self.io.is_blocked()

@@ -13,7 +13,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -39,6 +39,8 @@ pub struct IoState {
     mode: AtomicU8,
     /// Whether the last write found the socket full.
     blocked: AtomicBool,
+    /// How often something was read.
+    reads: AtomicU64,
 }
 
 impl IoState {
@@ -55,6 +57,11 @@ impl IoState {
     #[inline]
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// Writing to a peer that has closed its end is no error: data that it sent before is still to be read, and
@@ -82,7 +89,7 @@ impl IoState {
     }
 
     /// The connection has ended: nothing more is written, and those who wait for room continue.
-    pub(crate) fn set_ended(&self) {
+    pub fn set_ended(&self) {
         self.blocked.store(false, Ordering::Release);
         // The peer may have closed it.
         let _ = shutdown(&self.socket, Shutdown::Both);
@@ -101,6 +108,7 @@ impl Port {
             socket: socket.fd().clone(),
             mode: AtomicU8::new(Mode::Task as u8),
             blocked: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
         });
         let port = Self {
             socket,
@@ -116,7 +124,12 @@ impl AsyncRead for Port {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.state.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        read
     }
 }
 

@@ -80,7 +80,14 @@ impl<C: Connection> BatchingSender<C> {
         without_wakeups(|| self.flush());
     }
 
-    /// Ends the stream after what is queued.
+    /// Ends the sending side of a client after what is queued.
+    pub fn finish(&self) {
+        self.flush();
+        // The stream's other half reports that it is closed.
+        let _ = self.stream.lock().send_data(Bytes::new(), true);
+    }
+
+    /// Ends the stream of a server after what is queued.
     pub fn end(&self, trailers: &HeaderMap) {
         self.flush();
         // The stream's other half reports that it is closed.

@@ -115,6 +115,8 @@ def _server(worker: Worker, options: Options, listening: Listening, health: Heal
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT),
             ("grpc.max_concurrent_streams", MAX_STREAMS + most_calls),
             ("grpc.so_reuseport", 0),
+            # Clients ask whether a silent server is there, which grpcio's servers count as abuse.
+            ("grpc.http2.max_ping_strikes", 0),
             *(() if private else _limits_of_strangers()),
             *_max_age(options.max_connection_age),
         ],

@@ -5,15 +5,18 @@
 //! that drives the connection sends them together.
 
 mod pending_call;
+mod silence;
 mod state;
 #[cfg(test)]
 mod tests;
 
-pub use pending_call::{Cancelled, PendingCall, Report, ReturnReason};
+pub use pending_call::{Cancelled, Lost, PendingCall, Report, ReturnReason};
 
-use h2::RecvStream;
+use crate::keepalive::Keepalive;
+use h2::{Ping, PingPong, RecvStream};
 use parking_lot::Mutex;
 use prost::Message;
+use silence::{Silence, Step};
 use snakepit_proto::{CallFrame, CarriesValues, ReplyFrame, call_frame::Act, reply_frame};
 use snakepit_wire::{
     BatchingSender, Connection, Deframer, SharedConnection, StartJournal, leaves_work,
@@ -27,7 +30,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 use tokio::time::Sleep;
@@ -46,7 +49,37 @@ pub struct Multiplexer<C, P> {
     journal: Option<Arc<StartJournal>>,
     /// Set once the server knows that the journal is read: the last call that was sent before.
     journal_read_after: OnceLock<u64>,
+    keepalive: Option<Arc<Keepalive>>,
     closed: CancellationToken,
+}
+
+/// Why no more calls can be sent.
+pub struct Ended {
+    pub what: Lost,
+    pub cause: String,
+}
+
+impl Ended {
+    fn connection(cause: impl Into<String>) -> Self {
+        Self {
+            what: Lost::Connection,
+            cause: cause.into(),
+        }
+    }
+
+    fn rpc(cause: impl Into<String>) -> Self {
+        Self {
+            what: Lost::Rpc,
+            cause: cause.into(),
+        }
+    }
+}
+
+/// The receiving side, which belongs to the driving task.
+struct Receiver {
+    body: RecvStream,
+    ping_pong: Option<PingPong>,
+    deframer: Deframer,
 }
 
 /// What a frame means to the caller of its call.
@@ -60,15 +93,18 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         connection: Arc<SharedConnection<C>>,
         sender: BatchingSender<C>,
         journal: Option<Arc<StartJournal>>,
+        keepalive: Option<Arc<Keepalive>>,
         closed: CancellationToken,
     ) -> Arc<Self> {
+        let silence = keepalive.clone().map(Silence::new);
         Arc::new(Self {
             sender,
             connection,
-            state: Mutex::new(State::new()),
+            state: Mutex::new(State::new(silence)),
             answering: AtomicBool::new(false),
             journal,
             journal_read_after: OnceLock::new(),
+            keepalive,
             closed,
         })
     }
@@ -83,9 +119,9 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     /// Sends a call. Passes the id that `cancel` takes to `keep` before that.
     pub fn start(&self, mut call: P, keep: impl FnOnce(u64)) {
         let mut state = self.state.lock();
-        if state.is_lost() {
+        if let Some(what) = state.lost() {
             drop(state);
-            return call.not_started(ReturnReason::ConnectionLost);
+            return call.not_started(ReturnReason::Lost(what));
         }
         let id = state.next_id();
         let header = call.header();
@@ -100,7 +136,8 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         // The task is woken anyway: by the next reply, or by the timer that waits for it.
         let gathered = state.behind() >= GATHERED_BEHIND;
         let idle = state.is_empty();
-        let early = state.is_early(deadline);
+        let next = deadline.into_iter().chain(state.silent_until(false)).min();
+        let early = state.is_early(next);
         state.insert(id, call, deadline);
         drop(state);
         if self.answering.load(Ordering::SeqCst) {
@@ -131,46 +168,52 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         self.sender.queue(|out| out.append(&frame));
     }
 
-    /// Drives the connection until it closes or `end` is cancelled.
+    /// Drives the connection until it closes, the RPC ends or `end` is cancelled. `end` has to follow.
     pub async fn drive(
-        self: Arc<Self>,
-        mut body: RecvStream,
+        &self,
+        body: RecvStream,
+        ping_pong: Option<PingPong>,
         max_frame: usize,
-        end: CancellationToken,
-    ) {
-        let mut deframer = Deframer::new(max_frame);
-        let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
-        let driving = poll_fn(|cx| self.poll(cx, &mut body, &mut deframer, sleep.as_mut()));
-        let cause = tokio::select! {
-            cause = driving => cause,
-            () = end.cancelled() => "it is no longer used".into(),
+        end: &CancellationToken,
+    ) -> Ended {
+        let mut receiver = Receiver {
+            body,
+            ping_pong,
+            deframer: Deframer::new(max_frame),
         };
-        self.end(&cause);
+        let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
+        let driving = poll_fn(|cx| self.poll(cx, &mut receiver, sleep.as_mut()));
+        tokio::select! {
+            ended = driving => ended,
+            () = end.cancelled() => Ended::connection("it is no longer used"),
+        }
     }
 
     fn poll(
         &self,
         cx: &mut Context<'_>,
-        body: &mut RecvStream,
-        deframer: &mut Deframer,
+        receiver: &mut Receiver,
         mut sleep: Pin<&mut Sleep>,
-    ) -> Poll<String> {
+    ) -> Poll<Ended> {
         loop {
             self.sender.drain_and_poll(cx.waker());
             let ended = self.connection.poll(cx.waker(), |connection, cx| {
                 without_wakeups(|| connection.poll_io(cx))
             });
-            let more = match self.poll_replies(body, deframer) {
-                Ok(more) => more,
-                Err(cause) => return Poll::Ready(cause),
-            };
+            let replies = self.poll_replies(receiver);
             if let Poll::Ready(ended) = ended {
-                let cause = ended
-                    .err()
-                    .map_or("the connection was closed".into(), |e| e.to_string());
-                return Poll::Ready(cause);
+                let cause = ended.err().map(|error| self.cause(&error));
+                let cause = cause.unwrap_or_else(|| "the connection was closed".into());
+                return Poll::Ready(Ended::connection(cause));
             }
-            let fired = self.poll_timers(cx, sleep.as_mut());
+            let more = match replies {
+                Ok(more) => more,
+                Err(ended) => return Poll::Ready(ended),
+            };
+            let fired = match self.poll_timers(cx, receiver.ping_pong.as_mut(), sleep.as_mut()) {
+                Ok(fired) => fired,
+                Err(ended) => return Poll::Ready(ended),
+            };
             if !more && !fired && self.sender.is_empty() {
                 return Poll::Pending;
             }
@@ -179,15 +222,21 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
 
     /// Hands out the replies that have arrived. Returns whether the connection has to let the server send more: only then
     /// is it worth being polled again.
-    fn poll_replies(&self, body: &mut RecvStream, deframer: &mut Deframer) -> Result<bool, String> {
+    fn poll_replies(&self, receiver: &mut Receiver) -> Result<bool, Ended> {
+        let Receiver { body, deframer, .. } = receiver;
         let mut more = false;
         let mut cx = Context::from_waker(self.connection.waker());
         loop {
             let data = match body.poll_data(&mut cx) {
                 Poll::Pending => return Ok(more),
                 Poll::Ready(Some(Ok(data))) => data,
-                Poll::Ready(Some(Err(error))) => return Err(error.to_string()),
-                Poll::Ready(None) => return Err("the server ended the calls".into()),
+                Poll::Ready(Some(Err(error))) if error.is_reset() => {
+                    return Err(Ended::rpc(error.to_string()));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return Err(Ended::connection(self.cause(&error)));
+                }
+                Poll::Ready(None) => return Err(Ended::rpc("the server ended the calls")),
             };
             more |= leaves_work(|| {
                 // If the connection is gone, the next poll says so.
@@ -197,8 +246,15 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             self.answering.store(true, Ordering::SeqCst);
             let answered = self.answer(deframer);
             self.answering.store(false, Ordering::SeqCst);
-            answered?;
+            answered.map_err(Ended::connection)?;
         }
+    }
+
+    /// Why the connection is lost.
+    fn cause(&self, error: &h2::Error) -> String {
+        let keepalive = self.keepalive.as_ref();
+        let cause = keepalive.and_then(|keepalive| keepalive.cause(error));
+        cause.unwrap_or_else(|| error.to_string())
     }
 
     fn answer(&self, deframer: &mut Deframer) -> Result<(), String> {
@@ -210,6 +266,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             replies.push(reply);
         }
         let mut answered = Vec::with_capacity(replies.len());
+        let mut draining = false;
         {
             let mut state = self.state.lock();
             if replies
@@ -219,7 +276,10 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                 state.progressed();
             }
             for reply in replies {
-                if reply.call_id == 0 {
+                if reply.act() == reply_frame::Act::Draining {
+                    state.drain();
+                    draining = true;
+                } else if reply.call_id == 0 {
                     self.read_journal(&reply, state.last_id());
                 } else if reply.act() == reply_frame::Act::Event {
                     let event = reply.event.map(|event| *event).unwrap_or_default();
@@ -229,6 +289,10 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                     answered.push(Answer::Reply(entry, reply));
                 }
             }
+        }
+        if draining {
+            // The next calls need another connection.
+            self.closed.cancel();
         }
         for answer in answered {
             let (entry, reply) = match answer {
@@ -255,9 +319,15 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     }
 
     /// Does what is due and arms the timer for the rest. Returns whether anything was due.
-    fn poll_timers(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> bool {
+    fn poll_timers(
+        &self,
+        cx: &mut Context<'_>,
+        ping_pong: Option<&mut PingPong>,
+        mut sleep: Pin<&mut Sleep>,
+    ) -> Result<bool, Ended> {
         let now = Instant::now();
         let mut state = self.state.lock();
+        let silence = state.silence_due(self.connection.reads(), now);
         let due = state.take_due(now);
         for id in &due.timed_out {
             self.act(*id, Act::Cancel);
@@ -266,9 +336,16 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         for id in &recall.ids {
             self.act(*id, Act::Recall);
         }
-        let armed = state.arm(now, recall.next);
+        let drained = state.take_drained();
+        let silent_until = state.silent_until(state.is_empty());
+        let armed = state.arm(now, recall.next.into_iter().chain(silent_until).min());
         drop(state);
         let mut any = !due.timed_out.is_empty() || !due.past_grace.is_empty();
+        any |= self.ask(silence, ping_pong)?;
+        if drained {
+            self.sender.finish();
+            any = true;
+        }
         for (call, cancelled_at) in due.past_grace {
             call.exited(None, cancelled_at.elapsed());
         }
@@ -278,12 +355,27 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             }
             any |= sleep.poll(cx).is_ready();
         }
-        any
+        Ok(any)
     }
 
-    /// Ends all calls: the connection is gone, and the worker with it.
-    fn end(&self, cause: &str) {
-        let left = self.state.lock().lose();
+    /// Asks a silent server whether it is there. Returns whether the connection has to be polled for that.
+    fn ask(&self, due: Step, ping_pong: Option<&mut PingPong>) -> Result<bool, Ended> {
+        match (due, ping_pong, &self.keepalive) {
+            (Step::Lost, _, Some(keepalive)) => Err(Ended::connection(keepalive.silent())),
+            (Step::Ping, Some(ping_pong), _) => {
+                // Takes the earlier answer, without which h2 sends no other ping.
+                let _ = ping_pong.poll_pong(&mut Context::from_waker(Waker::noop()));
+                // If the earlier ping has no answer yet, that one is awaited.
+                Ok(ping_pong.send_ping(Ping::opaque()).is_ok())
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Ends all calls: they have nothing any more on which a reply could come.
+    pub fn end(&self, ended: &Ended) {
+        let Ended { what, cause } = ended;
+        let left = self.state.lock().lose(*what);
         let journal = self.journal.as_ref();
         let noted = journal.map_or(0, |journal| journal.last_started());
         // Batches start in no order: without the journal each may have started.
@@ -299,10 +391,12 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             };
             match entry.cancelled_at {
                 Some(at) => entry.call.exited(None, at.elapsed()),
-                None if may_have_started || id <= noted => entry.call.lost(cause),
-                None => entry.call.not_started(ReturnReason::ConnectionLost),
+                None if may_have_started || id <= noted => entry.call.lost(*what, cause),
+                None => entry.call.not_started(ReturnReason::Lost(*what)),
             }
         }
-        self.closed.cancel();
+        if *what == Lost::Connection {
+            self.closed.cancel();
+        }
     }
 }

@@ -23,8 +23,8 @@ pub trait PendingCall: Send + 'static {
     fn cancelled(&mut self, why: Cancelled);
     /// The handler of a cancelled call has exited. `None` if it ran past the grace or the worker is lost.
     fn exited(self, exit: Option<HandlerExit>, after: Duration);
-    /// The worker died. It may have run the call.
-    fn lost(self, cause: &str);
+    /// `what` has ended. The worker may have run the call.
+    fn lost(self, what: Lost, cause: &str);
     /// The call has not started: another worker may run it.
     fn not_started(self, reason: ReturnReason);
     /// The worker that has the call has stalled.
@@ -47,6 +47,14 @@ pub enum Cancelled {
 pub enum ReturnReason {
     /// The worker was asked to return it, and keeps serving.
     Recalled,
-    /// The connection is lost.
-    ConnectionLost,
+    Lost(Lost),
+}
+
+/// What has ended while calls were sent on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The RPC alone: the worker may live, and other RPCs reach it or another one.
+    Rpc,
+    /// The connection, and the worker with it.
+    Connection,
 }

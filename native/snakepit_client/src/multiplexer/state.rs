@@ -1,7 +1,10 @@
 //! The table of calls that were sent on a connection, with their timers. It does no I/O: the multiplexer
 //! sends the frames.
 
-use super::pending_call::{Cancelled, PendingCall, Report};
+use super::{
+    pending_call::{Cancelled, Lost, PendingCall, Report},
+    silence::{Silence, Step},
+};
 use snakepit_proto::CallEvent;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +36,19 @@ pub(super) struct State<P> {
     /// When the worker last replied, or became busy.
     progress: Instant,
     recalled_to: u64,
-    lost: bool,
+    lost: Option<Lost>,
+    draining: Draining,
+    /// If the server is to be asked whether it is there.
+    silence: Option<Silence>,
+}
+
+/// Whether the server takes no more calls, and waits for the end of those that it has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Draining {
+    No,
+    Yes,
+    /// It knows that no call is left.
+    Finished,
 }
 
 pub(super) struct Entry<P> {
@@ -67,7 +82,7 @@ pub(super) struct Left<P> {
 }
 
 impl<P: PendingCall> State<P> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(silence: Option<Silence>) -> Self {
         Self {
             calls: BTreeMap::new(),
             batched: 0,
@@ -79,7 +94,9 @@ impl<P: PendingCall> State<P> {
             grace: DEFAULT_GRACE,
             progress: Instant::now(),
             recalled_to: 0,
-            lost: false,
+            lost: None,
+            draining: Draining::No,
+            silence,
         }
     }
 
@@ -89,8 +106,29 @@ impl<P: PendingCall> State<P> {
         self.grace = grace;
     }
 
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost
+    /// Why no call can be sent, if so.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        match self.draining {
+            Draining::No => self.lost,
+            // Another connection is needed.
+            Draining::Yes | Draining::Finished => Some(Lost::Connection),
+        }
+    }
+
+    /// The server takes no more calls.
+    pub(super) fn drain(&mut self) {
+        if self.draining == Draining::No {
+            self.draining = Draining::Yes;
+        }
+    }
+
+    /// Whether the server is to be told that no call is left. Once.
+    pub(super) fn take_drained(&mut self) -> bool {
+        let drained = self.draining == Draining::Yes && self.calls.is_empty();
+        if drained {
+            self.draining = Draining::Finished;
+        }
+        drained
     }
 
     pub(super) fn next_id(&mut self) -> u64 {
@@ -234,9 +272,23 @@ impl<P: PendingCall> State<P> {
         at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed))
     }
 
+    /// What is to be done about a silent server, of whose connection there have been so many reads.
+    pub(super) fn silence_due(&mut self, reads: u64, now: Instant) -> Step {
+        let idle = self.calls.is_empty();
+        self.silence.as_mut().map_or(Step::Nothing, |silence| {
+            silence.heard(reads, now);
+            silence.due(idle, now)
+        })
+    }
+
+    /// When something has to be done about it, if it stays silent; `idle`: while no call is in flight.
+    pub(super) fn silent_until(&self, idle: bool) -> Option<Instant> {
+        self.silence.as_ref()?.next(idle)
+    }
+
     /// Removes all calls. From now on none can be added.
-    pub(super) fn lose(&mut self) -> Left<P> {
-        self.lost = true;
+    pub(super) fn lose(&mut self, what: Lost) -> Left<P> {
+        self.lost = Some(what);
         self.batched = 0;
         self.timers.clear();
         Left {
@@ -301,7 +353,7 @@ mod tests {
             self.told.lock().push(format!("cancelled: {why:?}"));
         }
         fn exited(self, _exit: Option<HandlerExit>, _after: Duration) {}
-        fn lost(self, _cause: &str) {}
+        fn lost(self, _what: Lost, _cause: &str) {}
         fn not_started(self, _reason: ReturnReason) {}
         fn stalled(&self) {
             self.told.lock().push("stalled".into());
@@ -311,7 +363,7 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(100);
 
     fn state(capacity: usize, calls: usize) -> (State<Call>, Vec<Call>) {
-        let mut state = State::new();
+        let mut state = State::new(None);
         state.set_worker(capacity, GRACE, true);
         let calls: Vec<Call> = (0..calls).map(|_| Call::default()).collect();
         for call in &calls {
@@ -440,14 +492,15 @@ mod tests {
         let (mut state, _) = state(2, 3);
         state.set_worker(2, GRACE, false);
         assert_eq!(state.behind(), 1);
-        assert_eq!(state.lose().capacity, usize::MAX);
+        assert_eq!(state.lose(Lost::Connection).capacity, usize::MAX);
     }
 
     #[test]
     fn a_lost_connection_gives_its_calls_back_in_the_order_in_which_they_were_sent() {
         let (mut state, _) = state(2, 3);
-        let left = state.lose();
-        assert!(state.is_lost() && state.is_empty());
+        let left = state.lose(Lost::Rpc);
+        assert_eq!(state.lost(), Some(Lost::Rpc));
+        assert!(state.is_empty());
         assert_eq!(left.capacity, 2);
         assert_eq!(left.calls.into_keys().collect::<Vec<_>>(), [1, 2, 3]);
     }

@@ -1,15 +1,18 @@
 //! A multiplexer against a server that reads and writes frames as the tests say.
 #![allow(clippy::unwrap_used)]
 
-use super::{Cancelled, Multiplexer, PendingCall, ReturnReason};
+use super::{Cancelled, Lost, Multiplexer, PendingCall, ReturnReason};
 use crate::{
     calls_rpc::{CallsRpc, ClientConnection},
+    keepalive::Keepalive,
     target::Target,
 };
 use bytes::{Bytes, BytesMut};
-use h2::{RecvStream, SendStream, server};
-use http::Response;
-use snakepit_proto::{CallFrame, CallHeader, Fields, HandlerExit, ReplyFrame, call_frame::Act};
+use h2::{Reason, RecvStream, SendStream, server};
+use http::{HeaderMap, Response};
+use snakepit_proto::{
+    CallFrame, CallHeader, Fields, HandlerExit, ReplyFrame, call_frame::Act, reply_frame,
+};
 use snakepit_wire::{Address, Deframer, append};
 use std::{
     collections::VecDeque,
@@ -17,11 +20,14 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     net::UnixListener,
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot,
+    },
     task::JoinHandle,
     time::timeout,
 };
@@ -35,7 +41,7 @@ enum Event {
     Replied(&'static str, u64),
     Cancelled(&'static str, Cancelled),
     Exited(&'static str, Option<HandlerExit>),
-    Lost(&'static str),
+    Lost(&'static str, Lost),
     NotStarted(&'static str, ReturnReason),
 }
 
@@ -68,8 +74,8 @@ impl PendingCall for Call {
     fn exited(self, exit: Option<HandlerExit>, _after: Duration) {
         self.report(Event::Exited(self.name, exit));
     }
-    fn lost(self, _cause: &str) {
-        self.report(Event::Lost(self.name));
+    fn lost(self, what: Lost, _cause: &str) {
+        self.report(Event::Lost(self.name, what));
     }
     fn not_started(self, reason: ReturnReason) {
         self.report(Event::NotStarted(self.name, reason));
@@ -109,6 +115,8 @@ impl Client {
 struct Server {
     /// Drives the connection. Aborting it closes the connection.
     driver: JoinHandle<()>,
+    /// Has the driver stand still.
+    stop: Option<oneshot::Sender<()>>,
     body: RecvStream,
     stream: SendStream<Bytes>,
     deframer: Deframer,
@@ -128,6 +136,11 @@ impl Server {
                 self.frames.push_back(frame);
             }
         }
+    }
+
+    /// Reads and answers nothing any more; its socket stays open.
+    fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
     }
 
     fn reply(&mut self, reply: &ReplyFrame) {
@@ -156,21 +169,44 @@ fn listen() -> (UnixListener, Target) {
         tls: None,
         max_message_size: MAX_FRAME,
         journal: None,
-        deadline: Instant::now() + PATIENCE,
+        timeout: PATIENCE,
+        calls: true,
+        takes_draining: true,
+        keepalive: None,
     };
     (listener, target)
 }
 
 /// A client and a server with an open RPC. The worker runs `capacity` calls at once.
 async fn connected(capacity: usize, grace: Duration) -> (Client, Server) {
+    connected_with(None, capacity, grace).await
+}
+
+async fn connected_with(
+    keepalive: Option<Arc<Keepalive>>,
+    capacity: usize,
+    grace: Duration,
+) -> (Client, Server) {
     let (listener, target) = listen();
+    let target = Target {
+        keepalive,
+        ..target
+    };
     let accepting = async {
         let (socket, _) = listener.accept().await.unwrap();
         let mut connection = server::handshake(socket).await.unwrap();
         let (request, mut respond) = connection.accept().await.unwrap().unwrap();
         let stream = respond.send_response(Response::new(()), false).unwrap();
+        let (stop, stopped) = oneshot::channel();
         Server {
-            driver: tokio::spawn(async move { while connection.accept().await.is_some() {} }),
+            driver: tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    Ok(()) = stopped => std::future::pending().await,
+                    () = async { while connection.accept().await.is_some() {} } => {}
+                }
+            }),
+            stop: Some(stop),
             body: request.into_body(),
             stream,
             deframer: Deframer::new(MAX_FRAME),
@@ -183,9 +219,16 @@ async fn connected(capacity: usize, grace: Duration) -> (Client, Server) {
     }
     let rpc = rpc.unwrap().unwrap();
     let (end, closed) = (CancellationToken::new(), CancellationToken::new());
-    let multiplexer = Multiplexer::new(rpc.connection, rpc.sender, None, closed.clone());
+    let keepalive = target.keepalive.clone();
+    let multiplexer = Multiplexer::new(rpc.connection, rpc.sender, None, keepalive, closed.clone());
     multiplexer.set_worker(capacity, grace, true);
-    tokio::spawn(multiplexer.clone().drive(rpc.body, MAX_FRAME, end.clone()));
+    let (driven, ends) = (multiplexer.clone(), end.clone());
+    tokio::spawn(async move {
+        let ended = driven
+            .drive(rpc.body, rpc.ping_pong, MAX_FRAME, &ends)
+            .await;
+        driven.end(&ended);
+    });
     let (sender, events) = unbounded_channel();
     let client = Client {
         multiplexer,
@@ -272,12 +315,83 @@ async fn of_a_lost_connection_only_calls_beyond_the_capacity_have_not_started() 
     client.start("b");
     server.frame().await;
     drop(server);
-    assert_eq!(client.event().await, Event::Lost("a"));
-    let lost = |name| Event::NotStarted(name, ReturnReason::ConnectionLost);
+    assert_eq!(client.event().await, Event::Lost("a", Lost::Connection));
+    let lost = |name| Event::NotStarted(name, ReturnReason::Lost(Lost::Connection));
     assert_eq!(client.event().await, lost("b"));
     timeout(PATIENCE, client.closed.cancelled()).await.unwrap();
     client.start("c");
     assert_eq!(client.event().await, lost("c"));
+}
+
+#[tokio::test]
+async fn when_the_rpc_alone_ends_so_do_its_calls_and_not_the_connection() {
+    let ends: [fn(&mut SendStream<Bytes>); 2] = [
+        |stream| stream.send_reset(Reason::CANCEL),
+        |stream| stream.send_trailers(HeaderMap::new()).unwrap(),
+    ];
+    for end in ends {
+        let (mut client, mut server) = connected(1, PATIENCE).await;
+        client.start("a");
+        client.start("b");
+        server.frame().await;
+        end(&mut server.stream);
+        assert_eq!(client.event().await, Event::Lost("a", Lost::Rpc));
+        let lost = |name| Event::NotStarted(name, ReturnReason::Lost(Lost::Rpc));
+        assert_eq!(client.event().await, lost("b"));
+        client.start("c");
+        assert_eq!(client.event().await, lost("c"));
+        assert!(!client.closed.is_cancelled());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_drains_finishes_its_calls_and_gets_no_more() {
+    let (mut client, mut server) = connected(2, PATIENCE).await;
+    let id = client.start("a");
+    server.frame().await;
+    let mut draining = ReplyFrame::default();
+    draining.set_act(reply_frame::Act::Draining);
+    server.reply(&draining);
+    timeout(PATIENCE, client.closed.cancelled()).await.unwrap();
+    client.start("b");
+    let lost = Event::NotStarted("b", ReturnReason::Lost(Lost::Connection));
+    assert_eq!(client.event().await, lost);
+    server.reply(&ReplyFrame {
+        call_id: id,
+        handler_ns: 1,
+        ..ReplyFrame::default()
+    });
+    assert_eq!(client.event().await, Event::Replied("a", 1));
+    // The client ends its side, and nothing else arrives.
+    let end = timeout(PATIENCE, server.body.data()).await.unwrap();
+    assert!(end.is_none_or(|data| data.unwrap().is_empty()));
+    assert!(server.body.is_end_stream());
+}
+
+#[tokio::test]
+async fn a_server_that_answers_pings_keeps_its_calls() {
+    let keepalive = Keepalive::new(Duration::from_millis(5), PATIENCE);
+    let (mut client, mut server) = connected_with(Some(keepalive), 1, PATIENCE).await;
+    let id = client.start("a");
+    server.frame().await;
+    // Time for some pings.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.reply(&ReplyFrame {
+        call_id: id,
+        handler_ns: 1,
+        ..ReplyFrame::default()
+    });
+    assert_eq!(client.event().await, Event::Replied("a", 1));
+}
+
+#[tokio::test]
+async fn calls_of_a_server_that_is_silent_and_answers_no_ping_are_lost() {
+    let keepalive = Keepalive::new(Duration::from_millis(5), Duration::from_millis(5));
+    let (mut client, mut server) = connected_with(Some(keepalive), 2, PATIENCE).await;
+    server.stop();
+    client.start("a");
+    assert_eq!(client.event().await, Event::Lost("a", Lost::Connection));
+    timeout(PATIENCE, client.closed.cancelled()).await.unwrap();
 }
 
 #[tokio::test]
@@ -289,9 +403,9 @@ async fn of_calls_in_batches_each_may_have_started_where_no_journal_says_so() {
     server.frame().await;
     drop(server);
     for name in ["batched 1", "a", "batched 2"] {
-        assert_eq!(client.event().await, Event::Lost(name));
+        assert_eq!(client.event().await, Event::Lost(name, Lost::Connection));
     }
-    let b = Event::NotStarted("b", ReturnReason::ConnectionLost);
+    let b = Event::NotStarted("b", ReturnReason::Lost(Lost::Connection));
     assert_eq!(client.event().await, b);
 }
 

@@ -30,6 +30,8 @@ impl Destination {
         );
         let within = match failure {
             Failure::WorkerCrashed(_) => CAUSE_WITHIN,
+            Failure::CallEnded(_) if !lease.is_leaving() => return None,
+            Failure::CallEnded(_) => CAUSE_WITHIN,
             _ if !unavailable && !failure.is_servers_cancel() => return None,
             _ if lease.is_leaving() => CAUSE_WITHIN,
             _ if unavailable => Duration::ZERO,
@@ -45,7 +47,7 @@ impl PendingCause {
     /// another server would not.
     pub(super) async fn explain(self, failure: Failure) -> Failure {
         let seen = match failure {
-            Failure::WorkerCrashed(seen) => seen,
+            Failure::WorkerCrashed(seen) | Failure::CallEnded(seen) => seen,
             Failure::Status {
                 code: tonic::Code::Unavailable,
                 message,

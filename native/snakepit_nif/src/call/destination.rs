@@ -56,9 +56,9 @@ impl Destination {
         &self.connection().channel
     }
 
-    /// Sends calls as frames. `None` if the server takes none: then each call is an RPC of its own.
+    /// Sends calls as frames. `None` if the server takes none, or not at present: then a call is an RPC of its own.
     pub(super) fn multiplexer(&self) -> Option<Arc<Multiplexer>> {
-        self.connection().multiplexer.clone()
+        self.connection().multiplexer()
     }
 
     /// The generation of the call's session here; 0 without a session.

@@ -50,7 +50,10 @@ pub(crate) async fn run_stream(
     };
     let handler = status.handler();
     let failed = match status {
-        Status::Failed(failure) => Some((destination.pending_cause(&failure), failure)),
+        Status::Failed(failure) => {
+            let failure = channel.explain(failure).await;
+            Some((destination.pending_cause(&failure), failure))
+        }
         Status::Done | Status::More => None,
     };
     let exit = destination.release(&call, handler);

@@ -16,7 +16,7 @@ use crate::{
 use snakepit_client::{
     connection::MAX_ATTEMPTS,
     error::Failure,
-    multiplexer::{Cancelled, PendingCall, Report, ReturnReason},
+    multiplexer::{Cancelled, Lost, PendingCall, Report, ReturnReason},
     pool::{AcquireError, Granted, Lease, QueuedCall, Submitted, Ticket},
 };
 use snakepit_proto::{CallEvent, CallHeader, Fields, HandlerExit, ReplyFrame};
@@ -180,10 +180,13 @@ impl UnplacedCall {
         let call = &self.call;
         let mut clock = Clock::new(call, destination.worker_id());
         let executed = call.within(call.execute(&destination)).await;
-        let result = executed.and_then(|(result, batch)| {
-            clock.set_batch(batch);
-            result
-        });
+        let result = match executed {
+            Ok((result, batch)) => {
+                clock.set_batch(batch);
+                result
+            }
+            Err(failure) => Err(destination.channel().explain(failure).await),
+        };
         self.attempt += 1;
         if let Err(Failure::NotStarted { refused, .. }) = &result
             && self.attempt < MAX_ATTEMPTS
@@ -325,12 +328,19 @@ impl PendingCall for UnaryCall {
         }
     }
 
-    fn lost(self, cause: &str) {
-        let failure = Failure::WorkerCrashed(cause.into());
+    fn lost(self, what: Lost, cause: &str) {
+        let failure = match what {
+            Lost::Rpc => Failure::CallEnded(cause.into()),
+            Lost::Connection => Failure::WorkerCrashed(cause.into()),
+        };
         let cause = self.destination.pending_cause(&failure);
-        // The caller's next call must not find the worker again.
         if let Destination::Worker(lease, _) = self.destination {
-            lease.retire();
+            match what {
+                // No call that is sent ahead could be recalled.
+                Lost::Rpc => lease.stall(),
+                // The caller's next call must not find the worker again.
+                Lost::Connection => drop(lease.retire()),
+            }
         }
         if let Some(reply) = self.reply {
             fail_with_cause(reply, self.clock, failure, cause);
@@ -351,9 +361,9 @@ impl PendingCall for UnaryCall {
         match reason {
             ReturnReason::Recalled => call.redirect(destination, false),
             // The next connection may be lost as well, and the next.
-            ReturnReason::ConnectionLost => {
-                drop(call.spawn(async move |call: UnplacedCall| call.redirect(destination, true)))
-            }
+            ReturnReason::Lost(what) => drop(call.spawn(async move |call: UnplacedCall| {
+                call.redirect(destination, what == Lost::Connection);
+            })),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rustler::{Atom, Binary, Encoder, Env, NifMap, Resource, ResourceArc, Term};
-use snakepit_client::{channel::Channel, error::Failure, target::Target};
+use snakepit_client::{channel::Channel, error::Failure, keepalive::Keepalive, target::Target};
 use snakepit_proto::{BatchInfo, CallProgress, CommandInfo, HealthRequest, InfoRequest};
 use snakepit_wire::{
     Address, StartJournal,
@@ -38,6 +38,21 @@ struct JournalResource(Arc<StartJournal>);
 #[rustler::resource_impl]
 impl Resource for JournalResource {}
 
+/// When a silent server is asked whether it is there. All connections to a server share it.
+struct KeepaliveResource(Arc<Keepalive>);
+
+#[rustler::resource_impl]
+impl Resource for KeepaliveResource {}
+
+/// Times in ms.
+#[rustler::nif]
+fn keepalive(interval: u64, timeout: u64) -> ResourceArc<KeepaliveResource> {
+    ResourceArc::new(KeepaliveResource(Keepalive::new(
+        time(interval),
+        time(timeout),
+    )))
+}
+
 /// `{journal, path}`, or `nil` if none can be made: the server works without one.
 #[rustler::nif]
 fn start_journal() -> Option<(ResourceArc<JournalResource>, String)> {
@@ -58,6 +73,10 @@ struct ConnectOptions<'a> {
     timeout: u64,
     /// Whether the loss of the connection is reported.
     watched: bool,
+    /// Whether unary calls may be sent as frames.
+    calls: bool,
+    takes_draining: bool,
+    keepalive: Option<ResourceArc<KeepaliveResource>>,
     /// The start journal of a server that this side has started.
     journal: Option<ResourceArc<JournalResource>>,
 }
@@ -111,7 +130,6 @@ fn header_map(headers: Vec<(String, String)>) -> Result<HeaderMap, Failure> {
 #[rustler::nif]
 fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -> Term<'a> {
     let timeout = time(options.timeout);
-    let deadline = Instant::now() + timeout;
     let address = options.address.parse::<Address>().map_err(Failure::from);
     let target = address.and_then(|address| {
         Ok(Target {
@@ -120,7 +138,10 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
             headers: header_map(options.headers)?,
             tls: None,
             max_message_size: options.max_message_size,
-            deadline,
+            timeout,
+            calls: options.calls,
+            takes_draining: options.takes_draining,
+            keepalive: options.keepalive.map(|keepalive| keepalive.0.clone()),
             journal: options.journal.map(|journal| journal.0.clone()),
         })
     });
@@ -146,7 +167,7 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
             .as_ref()
             .ok()
             .map(|connection| connection.channel.closed.clone());
-        let again = closing.is_none().then_some((target, timeout));
+        let again = closing.is_none().then_some(target);
         let sent = reply.send_result(connected, |env, connection| {
             ResourceArc::new(ChannelResource(Endpoint::new(connection, again))).encode(env)
         });
