@@ -9,10 +9,10 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
-from snakepit_bridge import Adapter, command
+from snakepit_bridge import BuiltinAdapter, command
 
 
-class StreamCommands(Adapter):
+class StreamCommands(BuiltinAdapter):
     def __init__(self) -> None:
         self.progress = 0
         self.closed_at = 0.0

@@ -2,33 +2,15 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{
-    Bytes,
-    Call,
-    ChunkStream,
-    Codec,
-    Error,
-    Interpreter,
-    MapStream,
-    Retry,
-    Telemetry,
-    Tracing
-  }
-
+  alias Snakepit.{Bytes, Call, ChunkStream, Error, Execution, Interpreter, MapStream, Relay}
   alias Snakepit.Config.Options
-  alias Snakepit.Pool.{CommandPolicy, Diagnostics, Manager, Numbers, Registry}
+  alias Snakepit.Pool.{Diagnostics, Group, Manager, Sessions}
 
-  @own %{pool: :pool, retry: :retry}
-  @options Map.merge(Options.call(), @own)
-  @stream_options Map.merge(Options.stream(), @own)
-  @map_options @options
-               |> Map.drop([:request_id, :on_progress])
-               |> Map.merge(%{
-                 ordered: {:one_of, [true, false]},
-                 max_in_flight: {:positive, 1_000_000}
-               })
-  # A stream whose messages its owner receives is not repeated.
-  @message_options Map.delete(@stream_options, :retry)
+  @typedoc """
+  A pool: its name; or `{name, node}`, that pool of another node; or `{name, :any}`, that of this node, or of any node that
+  has it if this one has not. See [Beyond one machine](beyond_one_machine.md#erlang-nodes).
+  """
+  @type pool :: atom | {atom, node | :any}
 
   @doc "Matches the messages of a call that `start_stream/3` started."
   @doc since: "0.1.0", group: :calls
@@ -46,7 +28,8 @@ defmodule Snakepit do
 
   Options:
 
-    * `:pool` - the pool's name, default `Snakepit.Pool`
+    * `:pool` - the pool's name, default `Snakepit.Pool`; `{name, node}` for a pool on another node, `{name, :any}` for that
+      of any node: `t:pool/0`
     * `:timeout` - ms or `:infinity`, including the wait for a worker
     * `:queue_timeout` - ms or `:infinity`, for the wait for a worker alone
     * `:priority` - `:high`, `:normal` (default) or `:low`, while it waits for a worker. Calls are served as if
@@ -72,7 +55,13 @@ defmodule Snakepit do
   @doc since: "0.1.0", group: :calls
   @spec execute(String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(command, args \\ %{}, options \\ []) do
-    with {:ok, call} <- prepare(command, args, options, @options, false), do: run(call)
+    with {:ok, call} <- prepare(command, args, options, :call, false),
+         {:ok, result, _meta} <- Execution.run(call) do
+      {:ok, result}
+    else
+      {:error, error, _meta} -> {:error, error}
+      {:error, error} -> {:error, error}
+    end
   end
 
   @doc """
@@ -130,15 +119,12 @@ defmodule Snakepit do
   @spec map(String.t(), Enumerable.t(), keyword) :: Enumerable.t()
   def map(command, enumerable, options \\ []) do
     MapStream.new(enumerable, fn ->
-      with :ok <- Options.check(options, @map_options),
+      with :ok <- Execution.check(options, :map),
            {own, options} = Keyword.split(options, [:ordered, :max_in_flight]),
-           {:ok, %{options: of_pool}} <-
-             Registry.fetch(Keyword.get(options, :pool, Snakepit.Pool)) do
-        capacity = of_pool.size * of_pool.max_concurrency
-
+           {:ok, capacity} <- Relay.capacity(Keyword.get(options, :pool, Snakepit.Pool)) do
         {:ok,
          %{
-           prepare: &prepare(command, &1, options, @options, false),
+           prepare: &prepare(command, &1, options, :call, false),
            max: Keyword.get(own, :max_in_flight, capacity),
            ordered: Keyword.get(own, :ordered, true)
          }}
@@ -245,19 +231,9 @@ defmodule Snakepit do
     options = [{:session_id, session_id} | options]
 
     with :ok <- Options.check(options, %{session_id: :session_id, pool: :pool}),
-         name = Keyword.get(options, :pool, Snakepit.Pool),
-         {:ok, pool} <- Registry.fetch(name) do
-      case Codec.end_session(pool.native, session_id) do
-        {:error, error} ->
-          {:error, %{error | pool: name}}
-
-        ended ->
-          if ended,
-            do: Telemetry.session(:ended, %{pool: name, session_id: session_id, worker_id: nil})
-
-          :ok
-      end
-    end
+         pool = Keyword.get(options, :pool, Snakepit.Pool),
+         {:ok, pool} <- Relay.resolve(pool, session_id),
+         do: Relay.ask(pool, Sessions, :end_session, [session_id])
   end
 
   @doc """
@@ -302,24 +278,13 @@ defmodule Snakepit do
 
   `Snakepit.Call` lists the events. Options as for `execute_stream/4`, but `:demand` is the number of
   chunks to ask for at the start. No more are sent until `ask/2` asks for them. Only their number is
-  limited, not their size.
+  limited, not their size. The caller does not wait for another node: whatever that refuses arrives as an event.
   """
   @doc since: "0.1.0", group: :streams
   @spec start_stream(String.t(), map | keyword, keyword) :: {:ok, Call.t()} | {:error, Error.t()}
   def start_stream(command, args \\ %{}, options \\ []) do
-    with {:ok, %{pool: pool, span: span} = call} <-
-           prepare(command, args, options, @message_options, true) do
-      # The caller receives its messages itself: the pool's manager emits the event of the stream's end.
-      observer = if span, do: {pool.manager, span}
-      recipient = %{ref: make_ref(), pool: call.name, bounded: false, observer: observer}
-
-      with {:error, error} <- begin_stream(call, recipient) do
-        error = %{error | pool: call.name}
-        Numbers.failed(pool.native, command, error, nil)
-        Telemetry.fail_call(span, error, nil)
-        {:error, error}
-      end
-    end
+    with {:ok, call} <- prepare(command, args, options, :messages, true),
+         do: Execution.start_stream(call)
   end
 
   @doc "Requests `chunks` more chunks of a stream that `start_stream/3` started."
@@ -355,8 +320,8 @@ defmodule Snakepit do
         Snakepit.health(MyApp.Python)
   """
   @doc since: "0.1.0", group: :pools
-  @spec health(atom) :: {:ok, map} | {:error, Error.t()}
-  defdelegate health(pool \\ Snakepit.Pool), to: Diagnostics
+  @spec health(pool) :: {:ok, map} | {:error, Error.t()}
+  def health(pool \\ Snakepit.Pool), do: Relay.ask(pool, Diagnostics, :health)
 
   @doc """
   Describes a pool: its `:adapter`, `:size` and `:max_concurrency`, its limits `:max_requests`, `:max_age` and
@@ -365,8 +330,10 @@ defmodule Snakepit do
   are nil while no worker answers.
   """
   @doc since: "0.1.0", group: :pools
-  @spec info(atom) :: {:ok, map} | {:error, Error.t()}
-  defdelegate info(pool \\ Snakepit.Pool), to: Diagnostics
+  @spec info(pool) :: {:ok, map} | {:error, Error.t()}
+  def info(pool \\ Snakepit.Pool) do
+    with {:ok, pool} <- Relay.resolve(pool), do: Relay.ask(pool, Diagnostics, :info)
+  end
 
   @doc """
   Lists the commands of a pool's workers, sorted by name, each as a map.
@@ -392,8 +359,10 @@ defmodule Snakepit do
   values are nil.
   """
   @doc since: "0.1.0", group: :pools
-  @spec commands(atom) :: {:ok, [map]} | {:error, Error.t()}
-  defdelegate commands(pool \\ Snakepit.Pool), to: Diagnostics
+  @spec commands(pool) :: {:ok, [map]} | {:error, Error.t()}
+  def commands(pool \\ Snakepit.Pool) do
+    with {:ok, pool} <- Relay.resolve(pool), do: Relay.ask(pool, Diagnostics, :commands)
+  end
 
   @doc """
   Returns a pool's statistics, a map with
@@ -412,8 +381,8 @@ defmodule Snakepit do
   has died is not counted.
   """
   @doc since: "0.1.0", group: :pools
-  @spec stats(atom) :: {:ok, map} | {:error, Error.t()}
-  defdelegate stats(pool \\ Snakepit.Pool), to: Diagnostics
+  @spec stats(pool) :: {:ok, map} | {:error, Error.t()}
+  def stats(pool \\ Snakepit.Pool), do: Relay.ask(pool, Diagnostics, :stats)
 
   @doc """
   Lists a pool's workers, each as a map with the keys below. While a worker is being replaced, both it and its
@@ -435,8 +404,8 @@ defmodule Snakepit do
       `:request_id`, `:fraction` from 0.0 to 1.0 and `:message`
   """
   @doc since: "0.1.0", group: :pools
-  @spec list_workers(atom) :: {:ok, [map]} | {:error, Error.t()}
-  defdelegate list_workers(pool \\ Snakepit.Pool), to: Diagnostics
+  @spec list_workers(pool) :: {:ok, [map]} | {:error, Error.t()}
+  def list_workers(pool \\ Snakepit.Pool), do: Relay.ask(pool, Diagnostics, :list_workers)
 
   @doc """
   Replaces a pool's workers one after another with workers that load the code anew.
@@ -460,11 +429,12 @@ defmodule Snakepit do
   and the restart continues.
   """
   @doc since: "0.1.0", group: :pools
-  @spec restart(atom, keyword) :: :ok | {:error, Error.t()}
+  @spec restart(pool, keyword) :: :ok | {:error, Error.t()}
   def restart(pool \\ Snakepit.Pool, options \\ []) do
-    with :ok <- Options.check(options, %{timeout: :timeout}),
-         do:
-           Manager.restart(pool, "Snakepit.restart/2", Keyword.get(options, :timeout, :infinity))
+    with :ok <- Options.check(options, %{timeout: :timeout}) do
+      timeout = Keyword.get(options, :timeout, :infinity)
+      Relay.ask(pool, Manager, :restart, ["Snakepit.restart/2", timeout])
+    end
   end
 
   @doc """
@@ -481,117 +451,30 @@ defmodule Snakepit do
   The new size is that of the running pool: if its supervisor restarts it, it has the `:size` of its options again.
   """
   @doc since: "0.1.0", group: :pools
-  @spec resize(atom, pos_integer) :: :ok | {:error, Error.t()}
-  def resize(pool \\ Snakepit.Pool, size), do: Manager.resize(pool, size)
+  @spec resize(pool, pos_integer) :: :ok | {:error, Error.t()}
+  def resize(pool \\ Snakepit.Pool, size), do: Relay.ask(pool, Manager, :resize, [size])
 
-  defp run(call) do
-    case run_watched(call) do
-      {:ok, result, meta} ->
-        Telemetry.stop_call(call.span, meta)
-        {:ok, result}
+  @doc """
+  Lists the nodes on which a pool of this name runs, this node first: those that `pool: {name, :any}` chooses from.
 
-      {:error, error, meta} ->
-        failed(call, error, meta, &run/1)
-    end
-  end
-
-  # The function for the progress may raise.
-  defp run_watched(call) do
-    call.pool.transport.run(call.pool, call.command, call.args, call.options)
-  catch
-    kind, reason ->
-      Telemetry.raise_call(call.span, kind, reason, __STACKTRACE__)
-      :erlang.raise(kind, reason, __STACKTRACE__)
-  end
+      for node <- Snakepit.nodes(MyApp.Python),
+          do: {node, Snakepit.stats({MyApp.Python, node})}
+  """
+  @doc since: "0.1.0", group: :pools
+  @spec nodes(atom) :: [node]
+  defdelegate nodes(pool \\ Snakepit.Pool), to: Group
 
   # Starts a stream for `Snakepit.ChunkStream`, which receives its messages.
   defp open(ref, command, args, options) do
-    with {:ok, call} <- prepare(command, args, options, @stream_options, true),
-         do: open(ref, call)
+    with {:ok, call} <- prepare(command, args, options, :stream, true),
+         do: Execution.open(ref, call)
   end
 
-  defp open(ref, call) do
-    case begin_stream(call, %{ref: ref, pool: call.name, bounded: true, observer: nil}) do
-      {:ok, stream} ->
-        reopen = fn error, span ->
-          # The native library has counted it.
-          again(%{call | span: span}, error, nil, &{:again, fn ref -> open(ref, &1) end}, false)
-        end
-
-        {:ok, %{stream | span: call.span, reopen: reopen}}
-
-      {:error, error} ->
-        failed(call, error, nil, &open(ref, &1))
-    end
-  end
-
-  defp begin_stream(%{pool: pool} = call, recipient) do
-    pool.transport.stream(pool, call.command, call.args, call.options, recipient)
-  end
-
-  defp failed(call, error, meta, attempt), do: again(call, error, meta, attempt, true)
-
-  # Makes a call once more that has failed, with `attempt`, or returns its error.
-  defp again(call, error, meta, attempt, count?) do
-    case Retry.next(call, error) do
-      {:again, wait, call} ->
-        Process.sleep(wait)
-
-        case Retry.renew(call) do
-          {:ok, call} -> attempt.(call)
-          {:error, error} -> again(call, error, nil, attempt, true)
-        end
-
-      {:error, error} ->
-        if count?, do: Numbers.failed(call.pool.native, call.command, error, meta)
-        Telemetry.fail_call(call.span, error, meta)
-        {:error, error}
-    end
-  end
-
-  # The event of a call's start has its request id already, and so has its progress.
-  defp named(%{telemetry: telemetry}, %{request_id: nil, on_progress: on_progress} = options)
-       when telemetry or on_progress != nil do
-    case Codec.new_call() do
-      {id, request_id} when is_integer(id) -> %{options | request_id: request_id}
-      {:error, _error} -> options
-    end
-  end
-
-  defp named(_pool, options), do: options
-
-  # The metadata of a remote pool. The caller's own count before them.
-  defp with_metadata(options, %{options: %{metadata: of_pool}}) when of_pool == %{}, do: options
-
-  defp with_metadata(options, %{options: %{metadata: of_pool}}) do
-    own = Map.new(options.metadata, fn {name, value} -> {to_string(name), value} end)
-    %{options | metadata: Map.merge(of_pool, own)}
-  end
-
-  # Checks a call and begins its span: see `t:Snakepit.Transport.call/0`.
-  defp prepare(command, args, options, schema, streaming) do
-    with :ok <- Options.check(options, schema),
-         name = Keyword.get(options, :pool, Snakepit.Pool),
-         {:ok, pool} <- Registry.fetch(name) do
-      case CommandPolicy.check(pool.command_policy, command, args, options) do
-        {:ok, options} ->
-          options = options |> Options.complete(pool.call_options) |> with_metadata(pool)
-          options = named(pool, Tracing.with_context(pool, options))
-
-          {:ok,
-           %{
-             pool: pool,
-             name: name,
-             command: command,
-             args: args,
-             options: options,
-             retry: Retry.new(pool, command, options),
-             span: Telemetry.start_call(pool, name, command, streaming, options)
-           }}
-
-        {:error, error} ->
-          {:error, %{error | pool: name}}
-      end
+  # Checks a call and begins its span.
+  defp prepare(command, args, options, kind, streaming) do
+    with :ok <- Execution.check(options, kind) do
+      {pool, options} = Keyword.pop(options, :pool, Snakepit.Pool)
+      Execution.prepare(Relay.target(pool, options), command, args, options, streaming)
     end
   end
 end

@@ -42,7 +42,9 @@ defmodule Snakepit.AdapterFallback do
     end
   end
 
-  # The pool of the fallback's workers, or nil without a fallback adapter.
+  # The pool of the fallback's workers, or nil without a fallback adapter. A pool of another node falls back there.
+  defp fallback(pool, _adapter) when is_tuple(pool), do: {:ok, nil}
+
   defp fallback(name, adapter) do
     with {:ok, _pool, %{options: options}} <- Diagnostics.overview(name) do
       adapter = adapter || options.fallback_adapter

@@ -3,12 +3,13 @@ defmodule Snakepit.Application do
   use Application
 
   alias Snakepit.Config.{Environment, RuntimeThreads}
+  alias Snakepit.Pool.Group
 
   @impl true
   def start(_type, _args) do
     with {:ok, _threads} <- RuntimeThreads.get(),
          {:ok, options} <- Environment.default_pool() do
-      start(if options, do: [{Snakepit.Pool, options}], else: [])
+      start([Group | if(options, do: [{Snakepit.Pool, options}], else: [])])
     else
       {:error, error} -> raise error
     end

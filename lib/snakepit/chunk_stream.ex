@@ -1,12 +1,17 @@
 defmodule Snakepit.ChunkStream do
   @moduledoc false
-  # Receives the chunks of a stream, for a callback or a lazy `Stream`, and asks for more. The argument
-  # `start` is a function that starts the call over any transport: it takes the reference of the stream's
+  # Receives the chunks of a stream, for a callback, a lazy `Stream` or another process, and asks for more. The
+  # argument `start` is a function that starts the call over any transport: it takes the reference of the stream's
   # messages and returns `{:ok, %Snakepit.Call{}}` or an error.
+  #
+  # The call's handle is that of the native library; or, for a pool on another node, the process here that passes the
+  # chunks on (`Snakepit.Relay`).
 
   alias Snakepit.{Call, Error, Native, Overdue, Telemetry}
 
   @max_chunks 4_294_967_295
+  # How long to wait for the end of a relay, in ms.
+  @relay_patience 1_000
 
   @not_owner "a stream belongs to the process that started it, which receives its chunks as messages; " <>
                "continue it there, or forward the chunks"
@@ -82,6 +87,44 @@ defmodule Snakepit.ChunkStream do
     {%{call | span: Telemetry.chunks(call.span, count), reopen: nil}, count}
   end
 
+  @doc """
+  Passes the chunks on, for another process, which asks for more with messages `{:ask, chunks}`. Returns the last event.
+  """
+  @spec forward((reference -> {:ok, Call.t()} | {:error, Error.t()}), ([map] -> any)) ::
+          {:done, map} | {:error, Error.t()}
+  def forward(start, pass_on) do
+    ref = make_ref()
+    with {:ok, call} <- start.(ref), do: forward(ref, call, pass_on)
+  end
+
+  defp forward(ref, call, pass_on) do
+    receive do
+      {:ask, chunks} ->
+        ask(call, chunks)
+        forward(ref, call, pass_on)
+
+      {:snakepit, ^ref, event} ->
+        forwarded(event, ref, begun(call), pass_on)
+    after
+      Overdue.wait_for_event(call.limits) ->
+        call.handle |> Overdue.give_up(ref, call.limits) |> forwarded(ref, call, pass_on)
+    end
+  end
+
+  defp forwarded({:chunks, chunks}, ref, call, pass_on) do
+    pass_on.(chunks)
+    {call, _count} = delivered(call, chunks)
+    forward(ref, call, pass_on)
+  end
+
+  defp forwarded({:done, info}, _ref, call, _pass_on) do
+    Telemetry.stop_call(call.span, info)
+    {:done, info}
+  end
+
+  defp forwarded({:error, error}, _ref, call, pass_on),
+    do: with({:again, start} <- failed(call, error), do: forward(start, pass_on))
+
   @doc "Returns a lazy `Stream` of the chunks, which starts the call when it is enumerated."
   def lazy(start) do
     Stream.resource(
@@ -150,12 +193,13 @@ defmodule Snakepit.ChunkStream do
     end
   end
 
+  defp begun(%{limits: nil} = call), do: call
   defp begun(%{limits: %{first: nil}} = call), do: call
   defp begun(%{limits: limits} = call), do: %{call | limits: %{limits | first: nil}}
 
   @doc "Asks for `chunks` more chunks of a stream."
   def ask(call, chunks) when is_integer(chunks) and chunks in 1..@max_chunks,
-    do: on_handle(call, &Native.ask_more(&1, chunks))
+    do: on_handle(call, &ask_more(&1, chunks))
 
   def ask(_call, chunks) do
     raise ArgumentError,
@@ -167,9 +211,34 @@ defmodule Snakepit.ChunkStream do
   that started the stream.
   """
   def cancel(call) do
-    :ok = on_handle(call, &Native.cancel/1)
+    :ok = on_handle(call, &end_call/1)
     flush(call.ref)
   end
+
+  defp ask_more(relay, chunks) when is_pid(relay) do
+    send(relay, {:ask, chunks})
+    :ok
+  end
+
+  defp ask_more(handle, chunks), do: Native.ask_more(handle, chunks)
+
+  # After it has returned, nothing more is sent. A relay is held up only while the connection to the other node stands
+  # still.
+  defp end_call(relay) when is_pid(relay) do
+    monitor = Process.monitor(relay)
+    send(relay, :cancel)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^relay, _reason} -> :ok
+    after
+      @relay_patience ->
+        Process.exit(relay, :kill)
+        Process.demonitor(monitor, [:flush])
+        :ok
+    end
+  end
+
+  defp end_call(handle), do: Native.cancel(handle)
 
   defp on_handle(%Call{handle: handle} = call, native) do
     native.(handle)
@@ -190,8 +259,7 @@ defmodule Snakepit.ChunkStream do
   end
 
   defp halt(ref, call) do
-    # After the NIF has returned, nothing more is sent.
-    Native.cancel(call.handle)
+    end_call(call.handle)
     flush(ref)
     Telemetry.stop_call(call.span, nil, true)
   end
@@ -199,7 +267,7 @@ defmodule Snakepit.ChunkStream do
   # Another process than its owner ends a suspended stream. If the owner continues it nevertheless, it gets
   # this error after the chunks that were sent before.
   defp halt_elsewhere(owner, %{ref: ref} = call) do
-    Native.cancel(call.handle)
+    end_call(call.handle)
     message = "the stream was ended by another process, #{inspect(self())}"
     send(owner, {:snakepit, ref, {:error, %Error{reason: :cancelled, message: message}}})
     Telemetry.stop_call(call.span, nil, true)

@@ -14,7 +14,8 @@ defmodule Snakepit.Error do
 
     * `:reason` - an atom from the list below
     * `:message` - what happened, and what to do about it
-    * `:command`, `:pool`, `:worker_id`, `:request_id` - where it happened, `nil` if unknown
+    * `:command`, `:pool`, `:worker_id`, `:request_id` - where it happened, `nil` if unknown. The pool of another node
+      is `{name, node}`
     * `:details` - a map that depends on the reason
 
   ## Reasons
@@ -30,6 +31,7 @@ defmodule Snakepit.Error do
   | `:invalid_options` | an invalid option | |
   | `:invalid_result` | the command's result cannot be sent | |
   | `:message_too_large` | a message above `:max_message_size` | `:limit`, `:size` in bytes |
+  | `:node_unavailable` | the pool's node is not connected, was lost during the call, or runs another version of Snakepit | `:started`: false if the command has certainly not run |
   | `:not_ready` | the deadline passed while the pool's first workers were still starting | |
   | `:pool_saturated` | every worker is busy and the queue is full | `:max_queue` |
   | `:pool_stopped` | there is no such pool, or it has stopped; the call has not run | |
@@ -92,6 +94,7 @@ defmodule Snakepit.Error do
           | :invalid_options
           | :invalid_result
           | :message_too_large
+          | :node_unavailable
           | :not_ready
           | :pool_saturated
           | :pool_stopped
@@ -110,7 +113,7 @@ defmodule Snakepit.Error do
           reason: reason,
           message: String.t(),
           command: String.t() | nil,
-          pool: atom,
+          pool: Snakepit.pool() | nil,
           worker_id: String.t() | nil,
           request_id: String.t() | nil,
           details: map
@@ -146,6 +149,7 @@ defmodule Snakepit.Error do
   # The status of a server of the user's own.
   def may_have_run?(%__MODULE__{details: %{grpc_status: _}}), do: true
   def may_have_run?(%__MODULE__{reason: :timeout, details: %{queued: true}}), do: false
+  def may_have_run?(%__MODULE__{reason: :node_unavailable, details: %{started: false}}), do: false
   def may_have_run?(%__MODULE__{reason: :message_too_large, details: %{size: _}}), do: false
   def may_have_run?(%__MODULE__{reason: reason}), do: reason not in @not_run
 

@@ -47,7 +47,10 @@ defmodule Snakepit.Overdue do
   end
 
   @doc "How long to wait for a stream's next event, in ms."
-  @spec wait_for_event(%__MODULE__{}) :: timeout
+  @spec wait_for_event(%__MODULE__{} | nil) :: timeout
+  # Another process enforces them.
+  def wait_for_event(nil), do: :infinity
+
   def wait_for_event(limits) do
     # An atom is greater than a number.
     min(left(limits.until), late(limits.first || limits.idle))

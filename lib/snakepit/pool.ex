@@ -54,7 +54,7 @@ defmodule Snakepit.Pool do
   """
   use Supervisor
 
-  alias Snakepit.{Adapter, Config, Error, GRPC, Stdio}
+  alias Snakepit.{Adapter, Config, Error, GRPC, Relay, Stdio}
   alias Snakepit.Config.{Env, Hidden, Options, Paths}
 
   alias Snakepit.Pool.{
@@ -166,11 +166,16 @@ defmodule Snakepit.Pool do
   Returns the error of a worker that could not start as soon as there is one (the pool keeps
   trying), or a `:timeout` after `timeout` ms. It also waits for a pool that was killed or has
   crashed, because its supervisor is about to restart it. A pool that was never started, or was
-  stopped, is the error `:pool_stopped` at once.
+  stopped, is the error `:pool_stopped` at once. `{name, node}` waits for a pool on another node.
   """
   @doc since: "0.1.0"
-  @spec await_ready(atom, timeout) :: :ok | {:error, Error.t()}
-  def await_ready(pool \\ __MODULE__, timeout \\ 30_000) do
+  @spec await_ready(Snakepit.pool(), timeout) :: :ok | {:error, Error.t()}
+  def await_ready(pool \\ __MODULE__, timeout \\ 30_000)
+
+  def await_ready(pool, timeout) when is_tuple(pool),
+    do: Relay.ask(pool, __MODULE__, :await_ready, [timeout])
+
+  def await_ready(pool, timeout) do
     with :ok <- Options.check([timeout: timeout], %{timeout: :timeout}),
          do: await(pool, timeout, fn -> comes_back?(pool) end)
   end

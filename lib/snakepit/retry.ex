@@ -5,10 +5,11 @@ defmodule Snakepit.Retry do
 
   alias Snakepit.{Error, Telemetry, Transport}
   alias Snakepit.Config.RetryPolicy
-  alias Snakepit.Pool.Registry
 
   # For a call that has certainly not started, which is repeated without being asked for.
   @not_started %{max: :infinity, backoff: {5, 1_000}}
+  # For a call to the pool on any node which has not started on the one that was chosen.
+  @elsewhere %{max: 10, backoff: {5, 1_000}}
 
   defstruct [:policy, :timeout, :until, attempt: 1]
 
@@ -23,7 +24,8 @@ defmodule Snakepit.Retry do
     %__MODULE__{
       policy: policy(pool.options.retry, command, options),
       timeout: timeout,
-      until: if(timeout == :infinity, do: :infinity, else: now() + timeout)
+      # A pool on another node has a timeout of its own, which is not known here.
+      until: if(timeout in [:infinity, nil], do: :infinity, else: now() + timeout)
     }
   end
 
@@ -45,7 +47,7 @@ defmodule Snakepit.Retry do
     error = %{error | pool: call.name}
 
     with false <- fell_back?(call, error),
-         %{} = policy <- policy_for(retry, error),
+         %{} = policy <- policy_for(call, error),
          true <- retry.attempt <= policy.max,
          wait = wait(policy.backoff, retry.attempt),
          true <- retry.until == :infinity or now() + wait < retry.until do
@@ -60,26 +62,46 @@ defmodule Snakepit.Retry do
   @doc "Gives a call the pool that has its name now, and the rest of its timeout."
   @spec renew(Transport.call()) :: {:ok, Transport.call()} | {:error, Error.t()}
   def renew(call) do
-    with {:ok, pool} <- Registry.fetch(call.name),
-         do: {:ok, %{call | pool: pool, options: %{call.options | timeout: left(call.retry)}}}
+    with {:ok, name, pool} <- call.target.fetch.() do
+      # The first pool may have been on another node, with timeouts of its own.
+      options =
+        Map.merge(pool.call_options, call.options, fn _option, of_pool, given ->
+          if given == nil, do: of_pool, else: given
+        end)
+
+      span = Telemetry.move_call(call.span, name)
+      {:ok, %{call | name: name, pool: pool, options: with_rest(options, call.retry), span: span}}
+    end
   end
 
-  defp left(%{until: :infinity}), do: :infinity
-  defp left(%{until: until}), do: max(until - now(), 1)
+  defp with_rest(options, %{until: :infinity}), do: options
+  defp with_rest(options, %{until: until}), do: %{options | timeout: max(until - now(), 1)}
 
   # The pool has got other workers while the call waited for the first ones.
-  defp fell_back?(%{name: name, pool: pool}, %{reason: :grpc_unavailable}) do
-    case Registry.fetch(name) do
-      {:ok, %{fallback: fallback}} -> fallback != pool.fallback
+  defp fell_back?(%{target: target, pool: pool}, %{reason: :grpc_unavailable}) do
+    case target.fetch.() do
+      {:ok, _name, %{fallback: fallback}} -> fallback != pool.fallback
       _ -> false
     end
   end
 
   defp fell_back?(_call, _error), do: false
 
-  defp policy_for(_retry, %{details: %{started: false}}), do: @not_started
-  defp policy_for(%{policy: nil}, _error), do: nil
-  defp policy_for(%{policy: policy}, error), do: if(error.reason in policy.on, do: policy)
+  defp policy_for(%{target: target, pool: pool, retry: %{policy: policy}}, error) do
+    cond do
+      target.elsewhere and elsewhere?(error) -> @elsewhere
+      # The other node has repeated the call after every other error.
+      is_map_key(pool, :node) and error.reason != :node_unavailable -> nil
+      not is_map_key(pool, :node) and match?(%{started: false}, error.details) -> @not_started
+      policy != nil and error.reason in policy.on -> policy
+      true -> nil
+    end
+  end
+
+  # Another node's pool can still run it.
+  defp elsewhere?(%{reason: :pool_stopped}), do: true
+  defp elsewhere?(%{reason: :node_unavailable, details: %{started: false}}), do: true
+  defp elsewhere?(_error), do: false
 
   # Between half of the step and all of it: calls that failed together are not repeated together. The generator of
   # `:rand` would change the state that the calling process may have seeded.

@@ -16,7 +16,7 @@ defmodule Snakepit.Telemetry do
 
   Times are in native units (`System.convert_time_unit/3`). The metadata of each event has
   `:pool`; that of calls has `:command`, `:streaming`, `:request_id`, `:session_id` (nil without a
-  session), `:priority` and `:telemetry_span_context`, that of workers has `:worker_id`.
+  session), `:priority`, `:node` and `:telemetry_span_context`, that of workers has `:worker_id`.
 
   ## Where handlers run
 
@@ -58,6 +58,10 @@ defmodule Snakepit.Telemetry do
   `:reason` its `Snakepit.Error`, and `:wait` the time until the next one. `:attempts` of the end is how often the
   call was made in all; `:duration` includes all attempts and the waits between them, `:queue_time` and
   `:execution_time` are those of the last one.
+
+  `:node` is the node of the pool. A call to a pool on another node emits its events on both nodes: on the caller's
+  with that `:node`, and on the pool's node as any call there. Count events whose `:node` is `node()` to count each call
+  once. `:retry` is emitted where the decision is made, which is the pool's node unless the reason is `:node_unavailable`.
 
   `[:snakepit, :grpc, :request]` is emitted at the end of each call over gRPC, whatever its result.
 
@@ -221,8 +225,11 @@ defmodule Snakepit.Telemetry do
   def start_call(%{telemetry: false}, _name, _command, _streaming, _options), do: nil
 
   def start_call(pool, name, command, streaming, options) do
+    {name, node} = if is_tuple(name), do: name, else: {name, node()}
+
     metadata = %{
       pool: name,
+      node: node,
       command: command,
       streaming: streaming,
       request_id: options.request_id,
@@ -236,6 +243,12 @@ defmodule Snakepit.Telemetry do
     :telemetry.execute([:snakepit, :call, :start], measurements, metadata)
     %Span{started: started, metadata: metadata, request_event: pool.transport.request_event()}
   end
+
+  @doc false
+  # The next attempt goes to this pool.
+  def move_call(nil, _name), do: nil
+  def move_call(span, {_name, node}), do: put_in(span.metadata.node, node)
+  def move_call(span, _name), do: put_in(span.metadata.node, node())
 
   @doc false
   def chunks(nil, _count), do: nil

@@ -2,11 +2,21 @@ defmodule Snakepit.Transport do
   @moduledoc false
   # How calls reach a pool's workers, and how a worker's process is started: one implementation for each kind
   # of worker. `Snakepit.Pool` chooses it when it starts, by its adapter. No other module distinguishes them.
+  # `Snakepit.Relay` is the one for pools on other nodes: it has calls, but no workers.
 
   alias Snakepit.{Call, Error}
 
   @typedoc "What a call has to know of its pool: `Snakepit.Pool.Registry.fetch/1`."
   @type pool :: map
+
+  @typedoc """
+  Where the calls of a `:pool` option go: a function that returns the name of the pool and the pool, and whether another
+  node may have the pool as well if this one has not.
+  """
+  @type target :: %{
+          fetch: (() -> {:ok, Snakepit.pool(), pool} | {:error, Error.t()}),
+          elsewhere: boolean
+        }
 
   @typedoc "A pool's options, complete."
   @type options :: map
@@ -16,8 +26,9 @@ defmodule Snakepit.Transport do
 
   @typedoc "A call that has passed its checks, with its telemetry's span."
   @type call :: %{
+          required(:target) => target,
           required(:pool) => pool,
-          required(:name) => atom,
+          required(:name) => Snakepit.pool(),
           required(:command) => String.t(),
           required(:args) => term,
           required(:options) => call_options,
@@ -100,4 +111,6 @@ defmodule Snakepit.Transport do
 
   @doc "Checks that a worker can be replaced by one that starts while it still runs."
   @callback check_replacement(options) :: :ok | {:error, String.t()}
+
+  @optional_callbacks worker: 1, shutdown: 1, check_replacement: 1
 end

@@ -5,44 +5,23 @@ defmodule Mix.Tasks.Snakepit.TopTest do
   import Snakepit.Test.Pools, only: [eventually: 1, patience: 0]
 
   alias Mix.Snakepit.Top.View
-  alias Snakepit.Test.{Load, Project}
+  alias Snakepit.Test.{Load, Peers, Project}
   alias Snakepit.Top.Collector
 
   @moduletag :tmp_dir
   @cookie "snakepit_top_test"
 
-  # A node with a pool, on this machine. `:peer` ends it with the test.
+  # A node with a pool.
   defp node! do
-    name = :"snakepit_top_#{System.pid()}_#{System.unique_integer([:positive])}"
-    paths = Enum.flat_map(:code.get_path(), &[~c"-pa", &1])
-
-    {:ok, peer, node} =
-      :peer.start(%{
-        name: name,
-        host: ~c"127.0.0.1",
-        longnames: true,
-        connection: :standard_io,
-        wait_boot: 2 * patience(),
-        args: paths ++ [~c"-setcookie", to_charlist(@cookie)]
-      })
-
-    on_exit(fn -> if Process.alive?(peer), do: :peer.stop(peer) end)
-    call = &:peer.call(peer, &1, &2, &3, 2 * patience())
-    {:ok, _} = call.(:application, :ensure_all_started, [:logger])
-    :ok = call.(Logger, :configure, [[level: :error]])
-    {:ok, _} = call.(Task, :start, [Load, :hold_telemetry, []])
-    eventually(fn -> call.(:ets, :whereis, [:telemetry]) != :undefined end)
-
     settings = [
-      root: File.cwd!(),
       pool_config: %{pool_size: 1, timeout: patience()},
       grpc_config: %{server_startup_timeout: 2 * patience()}
     ]
 
-    for {key, value} <- settings, do: :ok = call.(:application, :set_env, [:snakepit, key, value])
-    {:ok, _} = call.(:application, :ensure_all_started, [:snakepit])
+    peer = Peers.start!(cookie: @cookie, settings: settings)
+    call = &Peers.call(peer, &1, &2, &3)
     :ok = call.(Snakepit.Pool, :await_ready, [Snakepit.Pool, 2 * patience()])
-    {node, call}
+    {peer.node, call}
   end
 
   # Calls until the test ends.

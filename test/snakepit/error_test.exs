@@ -194,6 +194,7 @@ defmodule Snakepit.ErrorMayHaveRunTest do
     refute Error.may_have_run?(%Error{reason: :timeout, details: %{queued: true}})
     assert Error.may_have_run?(%Error{reason: :timeout, details: %{queued: false}})
     refute Error.may_have_run?(%Error{reason: :message_too_large, details: %{size: 2, limit: 1}})
+    refute Error.may_have_run?(%Error{reason: :node_unavailable, details: %{started: false}})
     assert Error.may_have_run?(%Error{reason: :grpc_unavailable, details: %{grpc_status: 14}})
   end
 end

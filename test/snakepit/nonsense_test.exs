@@ -115,7 +115,19 @@ defmodule Snakepit.NonsenseTest do
   end
 
   test "an invalid pool name is reported in the same way everywhere", %{pool: pool} do
-    for wrong <- ["x", ~c"x", self(), make_ref(), nil, true, 1, {pool, node()}, [pool], %{}] do
+    for wrong <- [
+          "x",
+          ~c"x",
+          self(),
+          make_ref(),
+          nil,
+          true,
+          1,
+          {pool, "node"},
+          {pool, nil},
+          [pool],
+          %{}
+        ] do
       for ask <- [
             &Snakepit.health/1,
             &Snakepit.info/1,

@@ -352,6 +352,7 @@ defmodule Snakepit.RetryTest do
     options = Options.defaults(options)
 
     %{
+      target: Snakepit.Relay.target(:any, []),
       pool: pool,
       name: :any,
       command: "any",

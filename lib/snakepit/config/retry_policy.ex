@@ -7,6 +7,7 @@ defmodule Snakepit.Config.RetryPolicy do
   @reasons [
     :command_error,
     :grpc_unavailable,
+    :node_unavailable,
     :not_ready,
     :pool_saturated,
     :pool_stopped,

@@ -37,7 +37,10 @@ defmodule Snakepit.Config.Type do
   def check(:name, value), do: name?(value) || "an atom"
 
   def check(:pool, value),
-    do: name?(value) || "the name of a pool, an atom: the option :name that it was started with"
+    do:
+      name?(value) or place?(value) ||
+        "the name of a pool, an atom: the option :name that it was started with; or {name, node} for that of a node, or " <>
+          "{name, :any} for that of any node"
 
   def check(:adapter, value),
     do: Snakepit.Adapter.adapter?(value) || "a module that implements Snakepit.Adapter"
@@ -159,6 +162,9 @@ defmodule Snakepit.Config.Type do
   end
 
   defp name?(value), do: is_atom(value) and value not in [nil, true, false]
+
+  defp place?({name, node}), do: name?(name) and name?(node)
+  defp place?(_other), do: false
 
   defp string?(value), do: is_binary(value) and String.valid?(value)
 

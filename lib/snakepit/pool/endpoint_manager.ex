@@ -11,7 +11,7 @@ defmodule Snakepit.Pool.EndpointManager do
   alias Snakepit.Config.{Endpoints, Options}
   alias Snakepit.Error.Cause
   alias Snakepit.GRPC.RemoteTransport
-  alias Snakepit.Pool.{PoolEvents, Registry, Resolver, WorkerSupervisor}
+  alias Snakepit.Pool.{Group, PoolEvents, Registry, Resolver, WorkerSupervisor}
 
   # The options contain secrets.
   @derive {Inspect, only: [:endpoints]}
@@ -27,6 +27,8 @@ defmodule Snakepit.Pool.EndpointManager do
     resolve_again: false,
     unresolved: nil,
     timer: nil,
+    # Its membership in the group of the pools of this name on all nodes.
+    group: nil,
     waiting: [],
     reconnects: 0
   ]
@@ -60,7 +62,7 @@ defmodule Snakepit.Pool.EndpointManager do
     state = %{state | supervisor: supervisor}
     PoolEvents.expire_sessions_later(state.options.session_ttl)
 
-    {:noreply, resolve(state)}
+    {:noreply, announce(resolve(state))}
   end
 
   @impl true
@@ -114,7 +116,7 @@ defmodule Snakepit.Pool.EndpointManager do
         endpoint = endpoint |> Map.merge(report) |> Map.put(:was_ready, was_ready)
         state = put_in(%{state | reconnects: reconnects}.endpoints[address], endpoint)
         state = if lost?, do: state |> remove_if_gone(address) |> resolve(), else: state
-        {:noreply, state |> update_failed() |> reply_to_waiting()}
+        {:noreply, state |> update_failed() |> announce() |> reply_to_waiting()}
 
       nil ->
         {:noreply, state}
@@ -140,12 +142,19 @@ defmodule Snakepit.Pool.EndpointManager do
     {:noreply, state}
   end
 
+  def handle_info({:DOWN, scope, :process, _object, _reason}, %{group: %{scope: scope}} = state) do
+    Group.retry(:announce)
+    {:noreply, %{state | group: nil}}
+  end
+
+  def handle_info(:announce, state), do: {:noreply, announce(state)}
+
   # It has crashed.
   def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
     case find(pid, state) do
       {address, _endpoint} ->
         why = Cause.exited(reason)
-        {:noreply, start_later(address, why, state)}
+        {:noreply, address |> start_later(why, state) |> announce()}
 
       nil ->
         {:noreply, state}
@@ -337,8 +346,15 @@ defmodule Snakepit.Pool.EndpointManager do
   defp failures(state),
     do: for({_address, %{failed: true, error: why}} <- by_slot(state), do: why)
 
+  # To the callers on other nodes.
+  defp announce(%{group: group, options: %{name: name}} = state),
+    do: %{state | group: Group.announce(group, name, ready(state) > 0)}
+
+  defp ready(state),
+    do: Enum.count(state.endpoints, fn {_address, endpoint} -> endpoint.phase == :ready end)
+
   defp reply_to_waiting(state) do
-    ready = Enum.count(state.endpoints, fn {_address, endpoint} -> endpoint.phase == :ready end)
+    ready = ready(state)
 
     cond do
       ready == map_size(state.endpoints) and ready > 0 ->

@@ -23,6 +23,7 @@ defmodule Snakepit.Pool.Manager do
   alias Snakepit.Pool.{
     CommandPolicy,
     Diagnostics,
+    Group,
     PoolEvents,
     Recycling,
     Registry,
@@ -48,7 +49,9 @@ defmodule Snakepit.Pool.Manager do
     # The current rolling restart, and the requests for the next one: `{from, why}`.
     restart: nil,
     restarts_wanted: [],
-    recycling: %Recycling{}
+    recycling: %Recycling{},
+    # Its membership in the group of the pools of this name on all nodes.
+    group: nil
   ]
 
   @doc """
@@ -111,7 +114,7 @@ defmodule Snakepit.Pool.Manager do
     %{WorkerSupervisor => supervisor, RuntimeDir => runtime_dir} = Map.new(pids)
     state = %{state | supervisor: supervisor, runtime_dir: runtime_dir}
     PoolEvents.expire_sessions_later(state.options.session_ttl)
-    {:noreply, start_workers(state)}
+    {:noreply, announce(start_workers(state))}
   end
 
   @impl true
@@ -156,12 +159,19 @@ defmodule Snakepit.Pool.Manager do
 
         state = %{state | workers: WorkerTable.ready(state.workers, pid, key, now())}
         state = if role == :replacement, do: take_over(pid, state), else: state
-        {:noreply, state |> reply_to_waiting() |> continue()}
+        {:noreply, state |> announce() |> reply_to_waiting() |> continue()}
 
       _ ->
         {:noreply, state}
     end
   end
+
+  def handle_info({:DOWN, scope, :process, _object, _reason}, %{group: %{scope: scope}} = state) do
+    Group.retry(:announce)
+    {:noreply, %{state | group: nil}}
+  end
+
+  def handle_info(:announce, state), do: {:noreply, announce(state)}
 
   def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
     case WorkerTable.pop(state.workers, pid) do
@@ -300,7 +310,12 @@ defmodule Snakepit.Pool.Manager do
 
   # After each change: the next step of the current restart, the next restart, or the replacement of
   # workers that have reached a limit.
-  defp continue(state), do: state |> continue_restart() |> begin_restart() |> recycle()
+  defp continue(state),
+    do: state |> continue_restart() |> begin_restart() |> recycle() |> announce()
+
+  # To the callers on other nodes.
+  defp announce(%{group: group, options: %{name: name}, workers: workers} = state),
+    do: %{state | group: Group.announce(group, name, WorkerTable.count_ready(workers) > 0)}
 
   defp recycle(%{restart: nil, restarts_wanted: [], workers: workers} = state) do
     current? = &match?(%{role: :current}, WorkerTable.get(workers, &1.pid))

@@ -12,7 +12,10 @@ defmodule Snakepit.Pool.Numbers do
   def succeeded(native, command, meta), do: count(native, command, nil, meta)
 
   @doc "Counts a call, or a stream that could not be started, with its error."
-  @spec failed(reference, String.t(), Error.t(), Transport.meta() | nil) :: :ok
+  @spec failed(reference | nil, String.t(), Error.t(), Transport.meta() | nil) :: :ok
+  # A pool on another node counts by itself.
+  def failed(nil, _command, _error, _meta), do: :ok
+
   # A command may be anything if the error is that it is no text.
   def failed(native, command, %{reason: reason}, meta) when is_binary(command),
     do: count(native, command, reason, meta)

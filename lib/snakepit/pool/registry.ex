@@ -30,6 +30,13 @@ defmodule Snakepit.Pool.Registry do
     end
   end
 
+  @doc "How many calls a pool can run at once."
+  @spec capacity(term) :: {:ok, pos_integer} | {:error, Error.t()}
+  def capacity(name) do
+    with {:ok, %{options: %{size: size, max_concurrency: max_concurrency}}} <- fetch(name),
+         do: {:ok, size * max_concurrency}
+  end
+
   @doc """
   Gives the calling process, a pool's manager, the pool's name. Only one manager at a time
   publishes a pool of that name and removes it: if a supervisor was killed, its manager may still

@@ -10,7 +10,7 @@ defmodule Snakepit.Telemetry.CallLogger do
   @compile {:no_warn_undefined, :telemetry}
 
   @event [:snakepit, :call, :exception]
-  @options %{level: {:one_of, [:debug, :info, :warning, :error]}, pool: :pool}
+  @options %{level: {:one_of, [:debug, :info, :warning, :error]}, pool: :name}
 
   @spec attach(keyword) :: :ok | {:error, Error.t()}
   def attach(options) do
