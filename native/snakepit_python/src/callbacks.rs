@@ -68,6 +68,17 @@ impl Callbacks {
         let _ = self.bind(py).call_method1("close_failed", (command, error));
     }
 
+    /// Logs a call: its client, command, request id and outcome, and how long it took.
+    pub(crate) fn access(
+        &self,
+        py: Python<'_>,
+        (peer, command, request_id, outcome): (&str, &str, &str, &str),
+        seconds: f64,
+    ) {
+        let call = (peer, command, request_id, outcome, seconds);
+        let _ = self.bind(py).call_method1("access", call);
+    }
+
     /// Ends this process, which a command has forked: it must not use its parent's connections.
     pub(crate) fn leave_fork(&self, py: Python<'_>) {
         let _ = self.bind(py).call_method0("leave_fork");

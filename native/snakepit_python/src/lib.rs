@@ -9,6 +9,7 @@
 //! The tests of this crate are those of the Python package: a test here would have to be linked with
 //! Python's library, which not every machine has. What needs no Python belongs to `snakepit_server`.
 
+mod access_log;
 mod async_call;
 mod batch_run;
 mod call;

@@ -2,6 +2,7 @@
 //! Python's lock.
 
 use crate::{
+    access_log::AccessLog,
     call::{Call, Responder},
     callbacks::{Callbacks, Figures},
     command::Commands,
@@ -44,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) max_queue: usize,
     /// In seconds.
     pub(crate) max_connection_age: Option<f64>,
+    pub(crate) access_log: bool,
     pub(crate) version: String,
     pub(crate) system_info: Vec<(String, String)>,
     /// The path of the start journal, which the process that started this one reads. May be empty.
@@ -57,7 +59,9 @@ pub(crate) struct Worker {
     pub(crate) commands: Commands,
     pub(crate) callbacks: Arc<Callbacks>,
     pub(crate) scheduler: Scheduler<Call>,
-    pub(crate) control: Control,
+    pub(crate) control: Arc<Control>,
+    /// If calls are to be logged.
+    access_log: Option<Arc<AccessLog>>,
     pub(crate) driver: Arc<IoDriver>,
     pub(crate) counters: Counters,
     pub(crate) exits: ExitLog,
@@ -89,6 +93,10 @@ impl Worker {
         slots: usize,
     ) -> PyResult<Arc<Self>> {
         let figures = callbacks.figures(py)?;
+        let (control, callbacks) = (Arc::new(Control::start()?), Arc::new(callbacks));
+        let access_log = settings
+            .access_log
+            .then(|| AccessLog::new(control.clone(), callbacks.clone()));
         let loop_waker = Arc::new(LoopWaker::new()?);
         let wake = loop_waker.clone();
         // Without a journal each reply is sent at once.
@@ -97,9 +105,10 @@ impl Worker {
         Ok(Arc::new(Self {
             settings,
             commands,
-            callbacks: Arc::new(callbacks),
+            callbacks,
             scheduler,
-            control: Control::start()?,
+            control,
+            access_log,
             driver: Arc::new(IoDriver::new(slots == 1)?),
             counters: Counters::default(),
             exits: ExitLog::default(),
@@ -117,8 +126,15 @@ impl Worker {
         }))
     }
 
-    /// Makes the call that a client asks for, or refuses it.
-    pub(crate) fn call(&self, header: CallHeader, responder: Responder) -> Option<Arc<Call>> {
+    /// Makes the call that a client asks for, or refuses it. `peer` is the client's address.
+    pub(crate) fn call(
+        &self,
+        header: CallHeader,
+        responder: Responder,
+        peer: &Arc<str>,
+    ) -> Option<Arc<Call>> {
+        let log = self.access_log.as_ref();
+        let responder = responder.on_end(log.map(|log| log.hook(&header, peer)));
         let stream = responder.as_stream().is_some();
         match self.commands.get(header.command()) {
             Some(command) if stream || !command.streams => {
@@ -136,12 +152,15 @@ impl Worker {
         }
     }
 
-    /// Queues calls. Returns those for which there is no room, which are to be answered with `full`.
-    #[must_use]
-    pub(crate) fn submit(&self, calls: impl IntoIterator<Item = Arc<Call>>) -> Vec<Arc<Call>> {
+    /// Queues calls. Those for which there is no room are answered; returns whether there was room for all.
+    pub(crate) fn submit(&self, calls: impl IntoIterator<Item = Arc<Call>>) -> bool {
         let refused = self.scheduler.submit(calls);
-        refused.iter().for_each(|_| self.counters.count(true));
-        refused
+        for call in &refused {
+            self.counters.count(true);
+            let failure = Failure::new("pool_saturated", self.full());
+            call.responder.refuse(failure, HandlerExit::Unknown);
+        }
+        refused.is_empty()
     }
 
     /// Why a call found no room.

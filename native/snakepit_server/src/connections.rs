@@ -147,6 +147,7 @@ impl<S: Service> Connections<S> {
     /// Serves a connection up to its end; `None` if it ends before the server.
     async fn drive(self, socket: Socket, mut newcomer: Option<Newcomer>) -> Option<()> {
         let shutdown = &self.network.shutdown;
+        let peer: Arc<str> = socket.peer().into();
         let checks = TaskTracker::new();
         checks.close();
         let connection = tokio::select! {
@@ -206,8 +207,14 @@ impl<S: Service> Connections<S> {
                 connection.set_ended();
                 return None;
             };
-            let draining = draining.clone();
-            let mut rpc = Rpc::new(request, respond, connection.clone(), draining, shutdown);
+            let mut rpc = Rpc::new(
+                request,
+                respond,
+                connection.clone(),
+                draining.clone(),
+                shutdown,
+                peer.clone(),
+            );
             let trusted = visitor.is_trusted(&mut rpc.head.headers);
             if trusted {
                 newcomer = None;

@@ -32,6 +32,8 @@ pub struct Rpc {
     pub end: CancellationToken,
     /// Whether the server takes further clients.
     pub takes_clients: bool,
+    /// The client's address.
+    pub peer: Arc<str>,
 }
 
 /// The client has gone away and needs no answer.
@@ -44,6 +46,7 @@ impl Rpc {
         connection: Arc<SharedConnection<ServerConnection>>,
         draining: CancellationToken,
         shutdown: &Shutdown,
+        peer: Arc<str>,
     ) -> Self {
         let (head, body) = request.into_parts();
         Self {
@@ -54,6 +57,7 @@ impl Rpc {
             draining,
             end: shutdown.end.clone(),
             takes_clients: !shutdown.draining.is_cancelled(),
+            peer,
         }
     }
 

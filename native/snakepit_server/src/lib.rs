@@ -49,7 +49,7 @@ pub use lifeline::watch_parent;
 pub use loop_waker::LoopWaker;
 pub use outcome::{BatchPart, Outcome};
 pub use process::cpu_time;
-pub use responder::Responder;
+pub use responder::{EndHook, Responder};
 pub use scheduler::{Schedulable, Scheduler};
 pub use secret::Secrets;
 pub use server::{Listen, Server};

@@ -10,7 +10,30 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Answers one call. `J` is the start journal of its `CallsStream`.
-pub struct Responder<J>(Way<J>);
+pub struct Responder<J> {
+    way: Way<J>,
+    on_end: Option<EndHook>,
+}
+
+/// What is done when a call has its answer.
+pub struct EndHook(Mutex<Option<Hook>>);
+
+type Hook = Box<dyn FnOnce(&str) + Send>;
+
+impl EndHook {
+    /// `hook` receives the reason why the call has failed, or `ok`.
+    pub fn new(hook: impl FnOnce(&str) + Send + 'static) -> Self {
+        Self(Mutex::new(Some(Box::new(hook))))
+    }
+
+    fn run(&self, outcome: &Outcome) {
+        let hook = self.0.lock().take();
+        if let Some(hook) = hook {
+            let failure = outcome.result.as_ref().err();
+            hook(failure.map_or("ok", |failure| &failure.detail.reason));
+        }
+    }
+}
 
 enum Way<J> {
     /// By a frame of a `Calls` RPC.
@@ -34,7 +57,7 @@ const MAX_EVENTS: usize = 1000;
 impl<J> Responder<J> {
     #[inline]
     pub fn frame(calls: Arc<CallsStream<J>>, call_id: u64) -> Self {
-        Self(Way::Frame { calls, call_id })
+        Self::new(Way::Frame { calls, call_id })
     }
 
     /// The receiver gets the outcome, and what the command has reported.
@@ -44,16 +67,32 @@ impl<J> Responder<J> {
             sender,
             events: Vec::new(),
         };
-        (Self(Way::Unary(Mutex::new(Some(answer)))), receiver)
+        (Self::new(Way::Unary(Mutex::new(Some(answer)))), receiver)
     }
 
     pub fn stream(stream: Arc<StreamResponder>) -> Self {
-        Self(Way::Stream(stream))
+        Self::new(Way::Stream(stream))
+    }
+
+    fn new(way: Way<J>) -> Self {
+        Self { way, on_end: None }
+    }
+
+    /// Runs `hook` when the call has its answer.
+    #[must_use]
+    pub fn on_end(self, hook: Option<EndHook>) -> Self {
+        Self {
+            on_end: hook,
+            ..self
+        }
     }
 
     /// Answers the call, or ends its stream. A frame is sent by the next `flush`.
     pub fn finish(&self, outcome: Outcome) {
-        match &self.0 {
+        if let Some(hook) = &self.on_end {
+            hook.run(&outcome);
+        }
+        match &self.way {
             Way::Frame { calls, call_id } => calls.reply(outcome.into_reply(*call_id)),
             Way::Unary(answer) => {
                 if let Some(answer) = answer.lock().take() {
@@ -67,7 +106,7 @@ impl<J> Responder<J> {
 
     /// Sends what the command reports while it runs. False if the event was dropped.
     pub fn report(&self, event: CallEvent) -> bool {
-        match &self.0 {
+        match &self.way {
             Way::Frame { calls, call_id } => calls.report(*call_id, event),
             Way::Unary(answer) => match &mut *answer.lock() {
                 Some(answer) if answer.events.len() < MAX_EVENTS => {
@@ -84,14 +123,14 @@ impl<J> Responder<J> {
     /// calling thread never waits for the socket.
     pub fn refuse(&self, failure: Failure, exit: HandlerExit) {
         self.finish(Outcome::not_run(failure, exit));
-        if let Way::Frame { calls, .. } = &self.0 {
+        if let Way::Frame { calls, .. } = &self.way {
             calls.wake();
         }
     }
 
     /// Tells the client that the call has not started. Only the calls of a `Calls` RPC can be recalled.
     pub fn give_back(&self) {
-        if let Way::Frame { calls, call_id } = &self.0 {
+        if let Way::Frame { calls, call_id } = &self.way {
             calls.give_back(*call_id);
         }
     }
@@ -99,26 +138,26 @@ impl<J> Responder<J> {
     /// Whether finished replies wait for `flush`.
     #[inline]
     pub fn needs_flush(&self) -> bool {
-        matches!(&self.0, Way::Frame { calls, .. } if calls.has_unsent())
+        matches!(&self.way, Way::Frame { calls, .. } if calls.has_unsent())
     }
 
     /// Sends finished replies on this thread, which may wait for the socket.
     pub fn flush(&self) {
-        if let Way::Frame { calls, .. } = &self.0 {
+        if let Way::Frame { calls, .. } = &self.way {
             calls.flush();
         }
     }
 
     /// The client takes no further chunks.
     pub fn cancel(&self) {
-        if let Way::Stream(stream) = &self.0 {
+        if let Way::Stream(stream) = &self.way {
             stream.cancel();
         }
     }
 
     #[inline]
     pub fn as_stream(&self) -> Option<&StreamResponder> {
-        match &self.0 {
+        match &self.way {
             Way::Stream(stream) => Some(stream),
             _ => None,
         }
@@ -127,7 +166,7 @@ impl<J> Responder<J> {
     /// The `Calls` RPC of the call, if it has one.
     #[inline]
     pub fn calls(&self) -> Option<&Arc<CallsStream<J>>> {
-        match &self.0 {
+        match &self.way {
             Way::Frame { calls, .. } => Some(calls),
             _ => None,
         }
@@ -180,6 +219,18 @@ mod tests {
         let events = outcome.await.unwrap().1;
         assert_eq!(events.len(), MAX_EVENTS);
         assert_eq!(events[0], CallEvent::progress(0.5, "half".into()));
+    }
+
+    #[test]
+    fn the_end_of_a_call_is_told_once_with_its_outcome() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = told.clone();
+        let (responder, _outcome) = Responder::<()>::unary();
+        let hook = EndHook::new(move |outcome| tell.lock().push(outcome.to_owned()));
+        let responder = responder.on_end(Some(hook));
+        responder.refuse(Failure::cancelled(), HandlerExit::Stopped);
+        responder.finish(done());
+        assert_eq!(*told.lock(), ["cancelled"]);
     }
 
     #[test]

@@ -10,10 +10,11 @@
 use rustix::{
     fd::OwnedFd,
     io::{retry_on_intr, writev},
-    net::{Shutdown, shutdown, sockopt::set_socket_send_buffer_size},
+    net::{Shutdown, getpeername, shutdown, sockopt::set_socket_send_buffer_size},
 };
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -59,6 +60,13 @@ impl Socket {
             full: None,
             runtime: Handle::current(),
         })
+    }
+
+    /// The address of the other end; `unix` for a Unix socket, which has none.
+    pub fn peer(&self) -> String {
+        let peer = getpeername(&self.writer).ok().flatten();
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
     }
 
     pub(crate) fn fd(&self) -> &Arc<OwnedFd> {

@@ -27,6 +27,7 @@ class Options(argparse.Namespace):
     max_queue: Optional[int]
     max_connection_age: Optional[float]
     drain_delay: float
+    access_log: bool
     stdio: bool
     server: Optional[str]
     max_concurrency: int
@@ -206,6 +207,11 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         type=_ttl,
         metavar="SECONDS",
         help="ask a client to connect again after this time (default: never)",
+    )
+    group.add_argument(
+        "--access-log",
+        action="store_true",
+        help="log each call at its end: client, command, request id, outcome and time",
     )
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent import futures
 from typing import Any, NoReturn, Optional, Union
+from urllib.parse import unquote
 
 import grpc
 
@@ -31,6 +32,7 @@ from snakepit_bridge._servers.grpcio_wire import FrameWire, StreamWire, UnaryWir
 from snakepit_bridge._servers.relay import TimedOutError, Waiting, relay
 from snakepit_bridge._servers.serving import INSTANCE_ID, Serving
 from snakepit_bridge._servers.worker import Worker
+from snakepit_bridge._telemetry.access import log_call
 from snakepit_bridge._telemetry.reports import Reports
 from snakepit_bridge._threads import execution
 from snakepit_bridge._threads.hook_runner import HookRunner
@@ -101,7 +103,7 @@ def _server(worker: Worker, options: Options, listening: Listening, health: Heal
     queue = MAX_RPCS if listening.max_queue == UNLIMITED else listening.max_queue
     most_rpcs = max(MAX_RPCS, queue) + most_calls + MAX_WATCHES
     private = is_private(listening.address)
-    service = _Service(worker, limit, listening.secrets, health)
+    service = _Service(worker, options, listening.secrets, health)
     if listening.token_file:
         listening.token_file.watch(lambda _tokens: service.set_secrets(listening.secrets))
     return grpc.server(
@@ -174,9 +176,12 @@ def _finish(servers: list[grpc.Server], health: Health, worker: Worker, seconds:
 
 
 class _Service(grpc.GenericRpcHandler):
-    def __init__(self, worker: Worker, limit: int, secrets: list[str], health: Health) -> None:
+    def __init__(
+        self, worker: Worker, options: Options, secrets: list[str], health: Health
+    ) -> None:
         self._worker = worker
-        self._limit = limit
+        self._limit = options.max_message_size
+        self._logs_calls = options.access_log
         self._health_v1 = health
         self._reflection = Reflection()
         self.set_secrets(secrets)
@@ -254,10 +259,13 @@ class _Service(grpc.GenericRpcHandler):
     def _execute(self, order: int, request: _Request, rpc: grpc.ServicerContext) -> bytes:
         request.request_id = request.request_id or self._metadata(rpc).get(_REQUEST_ID, "")
         wire = UnaryWire(request.request_id, self._limit, functools.partial(_full, rpc))
+        began = time.monotonic()
         try:
             return self._answer(order, request, rpc, wire)
         except BaseException as error:
             return wire.failure(CallError.internal(error, request.command))
+        finally:
+            self._log(request, rpc, wire, began)
 
     def _answer(
         self, order: int, request: _Request, rpc: grpc.ServicerContext, wire: UnaryWire
@@ -278,12 +286,16 @@ class _Service(grpc.GenericRpcHandler):
     ) -> Iterator[bytes]:
         request.request_id = request.request_id or self._metadata(rpc).get(_REQUEST_ID, "")
         wire = StreamWire(request.request_id, self._limit, functools.partial(_full, rpc))
+        began = time.monotonic()
         try:
             yield from self._messages(order, request, rpc, wire)
         except GeneratorExit:
+            wire.outcome = "cancelled"
             raise
         except BaseException as error:
             yield wire.failure(CallError.internal(error, request.command))
+        finally:
+            self._log(request, rpc, wire, began)
 
     def _messages(
         self, order: int, request: _Request, rpc: grpc.ServicerContext, wire: StreamWire
@@ -302,12 +314,22 @@ class _Service(grpc.GenericRpcHandler):
     ) -> Iterator[bytes]:
         waiting = Waiting()
         wire = FrameWire(self._limit, waiting.offer)
+        began = time.monotonic()
         try:
             yield from self._frames(order, request, rpc, wire, waiting)
         except GeneratorExit:
+            wire.outcome = "cancelled"
             raise
         except BaseException as error:
             yield wire.failure(CallError.internal(error, request.command))
+        finally:
+            self._log(request, rpc, wire, began)
+
+    def _log(self, request: _Request, rpc: grpc.ServicerContext, wire: _Wire, began: float) -> None:
+        if self._logs_calls:
+            _, _, peer = unquote(rpc.peer()).partition(":")
+            seconds = time.monotonic() - began
+            log_call(peer or "unix", request.command, request.request_id, wire.outcome, seconds)
 
     def _frames(
         self,

@@ -52,12 +52,13 @@ def telemetry_event(name: str, measurements: bytes, metadata: bytes) -> CallEven
 class UnaryWire:
     """Encodes an `ExecuteResponse`. If the call found no room, `on_full` is told why."""
 
-    __slots__ = ("_limit", "_on_full", "_request_id", "batch", "waiting")
+    __slots__ = ("_limit", "_on_full", "_request_id", "batch", "outcome", "waiting")
 
     def __init__(self, request_id: str, limit: int, on_full: Callable[[str], object] = str) -> None:
         self._request_id = request_id
         self._limit = limit
         self._on_full = on_full
+        self.outcome = "ok"
         self.waiting = WaitingEvents()
         self.batch = (0, 0)
 
@@ -75,6 +76,7 @@ class UnaryWire:
         return _checked(message.SerializeToString(), self._limit)
 
     def failure(self, failure: CallError) -> bytes:
+        self.outcome = failure.reason
         if failure.reason == "pool_saturated":
             self._on_full(failure.message)
         return ExecuteResponse(
@@ -91,11 +93,12 @@ class UnaryWire:
 class FrameWire:
     """Encodes `ReplyFrame`s; what the command reports is passed to `send` at once."""
 
-    __slots__ = ("_limit", "_send", "batch")
+    __slots__ = ("_limit", "_send", "batch", "outcome")
 
     def __init__(self, limit: int, send: Callable[[bytes], bool]) -> None:
         self._limit = limit
         self._send = send
+        self.outcome = "ok"
         self.batch = (0, 0)
 
     def progress(self, fraction: float, message: str) -> None:
@@ -118,6 +121,7 @@ class FrameWire:
         return _checked(message.SerializeToString(), self._limit)
 
     def failure(self, failure: CallError) -> bytes:
+        self.outcome = failure.reason
         return ReplyFrame(
             error=str(failure),
             error_detail=failure.detail(),
@@ -129,12 +133,13 @@ class FrameWire:
 class StreamWire:
     """Encodes `StreamResponse`s. If the call found no room, `on_full` is told why."""
 
-    __slots__ = ("_limit", "_on_full", "_request_id", "waiting")
+    __slots__ = ("_limit", "_on_full", "_request_id", "outcome", "waiting")
 
     def __init__(self, request_id: str, limit: int, on_full: Callable[[str], object] = str) -> None:
         self._request_id = request_id
         self._limit = limit
         self._on_full = on_full
+        self.outcome = "ok"
         self.waiting = WaitingEvents()
 
     def events(self) -> Iterator[bytes]:
@@ -155,6 +160,7 @@ class StreamWire:
         return _checked(message.SerializeToString(), self._limit)
 
     def failure(self, failure: CallError, index: int = 0) -> bytes:
+        self.outcome = failure.reason
         if failure.reason == "pool_saturated":
             self._on_full(failure.message)
         return StreamResponse(

@@ -30,6 +30,7 @@ from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._servers.serving import INSTANCE_ID, Serving
 from snakepit_bridge._telemetry import tracing
+from snakepit_bridge._telemetry.access import log_call
 from snakepit_bridge._threads import unwrapping
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.main_thread import MainThread
@@ -196,6 +197,11 @@ class _Callbacks:
         _log.error(
             "Snakepit's native server panicked while it served a call of %s: %s", command, panic
         )
+
+    def access(
+        self, peer: str, command: str, request_id: str, outcome: str, seconds: float
+    ) -> None:
+        log_call(peer, command, request_id, outcome, seconds)
 
     def close_failed(self, command: str, error: BaseException) -> None:
         _log.warning("%s raised %s when it was closed", command, shown(error))

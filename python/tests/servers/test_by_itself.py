@@ -311,6 +311,35 @@ def test_sigterm_tells_clients_to_leave_and_lets_their_calls_finish(
         assert worker.ended() == 0
 
 
+def test_calls_are_logged_at_their_end(start: Start, pipe: MakePipe) -> None:
+    worker = start(*TCP, "--access-log", "--max-queue", "0", token="")
+    address = worker.address()
+    lines = (line for line in worker.lines() if " ms" in line)
+
+    def logged(*words: str) -> None:
+        line = next(lines)
+        assert "127.0.0.1:" in line
+        assert [word for word in line.split() if word in words] == list(words)
+
+    with closing(Client(address)) as client:
+        client.begin("ping", {}, request_id="r-1").result()
+        logged("ping", "r-1", "ok")
+        client.error("fail", how="value")
+        logged("fail", "-", "python_error")
+        client.error("no_such")
+        logged("no_such", "-", "unknown_command")
+        client.chunks("ping_stream")
+        logged("ping_stream", "-", "ok")
+        started, free = pipe("started"), pipe("free")
+        running = client.begin("hold", {"started": started.path, "until": free.path})
+        assert started.line() == "started"
+        assert code(lambda: client.execute("ping")) == grpc.StatusCode.RESOURCE_EXHAUSTED
+        logged("ping", "-", "pool_saturated")
+        free.send("go")
+        running.result()
+        logged("hold", "-", "ok")
+
+
 def test_an_old_connection_is_to_be_left(start: Start) -> None:
     address = start(*TCP, "--max-connection-age", "0.1", token="").address()
     host, _, port = address.partition(":")[2].rpartition(":")

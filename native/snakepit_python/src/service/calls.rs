@@ -6,8 +6,8 @@ use crate::{
     worker::Worker,
 };
 use http::request::Parts;
-use snakepit_proto::{CallFrame, HandlerExit, call_frame::Act};
-use snakepit_server::{Failure, Rpc, unreadable};
+use snakepit_proto::{CallFrame, call_frame::Act};
+use snakepit_server::{Rpc, unreadable};
 use snakepit_wire::{BatchingSender, Deframer, FRAME_OVERHEAD, TAKES_DRAINING_HEADER};
 use std::{future::poll_fn, sync::Arc};
 use tonic::Status;
@@ -47,8 +47,8 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
         let _ = rpc.body.flow_control().release_capacity(data.len());
         deframer.push(data);
         let mut received = Vec::new();
-        let read = read_frames(worker, &mut deframer, &calls, &mut received);
-        submit(worker, received);
+        let read = read_frames(worker, &mut deframer, &calls, &rpc.peer, &mut received);
+        worker.submit(received);
         if let Err(status) = read {
             calls.end(&status);
             break;
@@ -66,18 +66,12 @@ pub(super) fn takes_draining(head: &Parts) -> bool {
     head.headers.contains_key(TAKES_DRAINING_HEADER)
 }
 
-fn submit(worker: &Worker, calls: impl IntoIterator<Item = Arc<Call>>) {
-    for call in worker.submit(calls) {
-        let failure = Failure::new("pool_saturated", worker.full());
-        call.responder.refuse(failure, HandlerExit::Unknown);
-    }
-}
-
 /// Calls that arrived together are submitted together.
 fn read_frames(
     worker: &Worker,
     deframer: &mut Deframer,
     calls: &Arc<CallsStream>,
+    peer: &Arc<str>,
     received: &mut Vec<Arc<Call>>,
 ) -> Result<(), Status> {
     while let Some(frame) = deframer
@@ -86,9 +80,9 @@ fn read_frames(
     {
         if frame.act() == Act::Call {
             let responder = Responder::frame(calls.clone(), frame.call_id);
-            received.extend(worker.call(frame.into(), responder));
+            received.extend(worker.call(frame.into(), responder, peer));
         } else {
-            submit(worker, received.drain(..));
+            worker.submit(received.drain(..));
             act(worker, &frame, calls);
         }
     }

@@ -14,8 +14,8 @@ where
     let CallRequest { header, deadline } = CallRequest::read::<M>(rpc, limit).await?;
     let request_id = header.request_id().to_owned();
     let (responder, outcome) = Responder::unary();
-    let call = worker.call(header, responder);
-    if !worker.submit(call.clone()).is_empty() {
+    let call = worker.call(header, responder, &rpc.peer);
+    if !worker.submit(call.clone()) {
         return Err(Status::resource_exhausted(worker.full()));
     }
     let not_run = |failure| Outcome::not_run(failure, HandlerExit::Unknown);

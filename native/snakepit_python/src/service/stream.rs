@@ -14,8 +14,8 @@ where
     let limit = worker.settings.max_message_size;
     let CallRequest { header, deadline } = CallRequest::read::<M>(rpc, limit).await?;
     let chunks = Arc::new(StreamResponder::new(header.request_id(), limit));
-    let call = worker.call(header, Responder::stream(chunks.clone()));
-    if !worker.submit(call.clone()).is_empty() {
+    let call = worker.call(header, Responder::stream(chunks.clone()), &rpc.peer);
+    if !worker.submit(call.clone()) {
         return Err(Status::resource_exhausted(worker.full()));
     }
     let Ok(mut stream) = rpc.begin() else {
