@@ -95,6 +95,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_stays_while_a_health_check_is_open_on_it() {
+        let all = Arc::new(Newcomers::default());
+        let mut newcomer = all.join();
+        newcomer.until = Instant::now();
+        let checks = TaskTracker::new();
+        checks.close();
+        let check = checks.token();
+        let refused = Newcomer::refused(Some(&newcomer), &checks);
+        tokio::pin!(refused);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), &mut refused)
+                .await
+                .is_err()
+        );
+        drop(check);
+        refused.await;
+    }
+
+    #[tokio::test]
     async fn a_trusted_connection_makes_room() {
         let all = Arc::new(Newcomers::default());
         let mut newcomers: Vec<_> = (0..MAX_UNTRUSTED).map(|_| all.join()).collect();

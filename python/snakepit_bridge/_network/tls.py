@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple, Optional
 
 from snakepit_bridge._errors.exits import StartError
@@ -32,7 +31,8 @@ def read(certificate: Optional[str], key: Optional[str], client_ca: Optional[str
 
 def _read(option: str, path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         raise StartError(f"{option} {path}: {error.strerror or error}") from None
 

@@ -7,7 +7,6 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Optional
 
 from snakepit_bridge._errors.exits import StartError
@@ -68,8 +67,8 @@ class TokenFile:
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     def _read(self) -> list[str]:
-        lines = Path(self._path).read_text(encoding="utf-8").splitlines()
-        tokens = [line.strip() for line in lines if line.strip()]
+        with open(self._path, encoding="utf-8") as file:
+            tokens = [line.strip() for line in file if line.strip()]
         if not tokens:
             raise ValueError("expected a token in each line, found none")
         for token in tokens:
