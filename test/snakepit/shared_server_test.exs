@@ -35,7 +35,8 @@ defmodule Snakepit.SharedServerTest do
       session_ttl: nil,
       pipeline_budget: 500,
       size: 1,
-      startup_timeout: patience()
+      startup_timeout: patience(),
+      remote: true
     }
 
     pool = Native.pool_new(limits, false)
@@ -48,7 +49,8 @@ defmodule Snakepit.SharedServerTest do
       max_concurrency: 1,
       kill_grace: patience(),
       observer: nil,
-      batches: []
+      batches: [],
+      owned: false
     }
 
     Native.pool_add(pool, channel, worker)
