@@ -108,7 +108,8 @@ defmodule Snakepit do
     * `:ordered` - whether results come in the order of the elements (default), or as soon as each is there.
       In order, at most as many results wait for an earlier one as calls may be in flight
     * `:max_in_flight` - how many calls to have in flight. More than the pool can run keeps its workers busy when
-      calls are short: the others wait in its queue, where `:queue_timeout` applies
+      calls are short, and fills batches: the others wait in its queue, where `:queue_timeout` applies, and of which
+      those beyond `:max_queue` fail with `:pool_saturated`
 
   `:timeout` is that of each call, from the moment its element is taken.
 

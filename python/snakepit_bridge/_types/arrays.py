@@ -10,7 +10,15 @@ import sys
 from typing import Any
 
 from snakepit_bridge._types.invalid import InvalidValueError
-from snakepit_bridge._types.tensor import DTYPES, ML_DTYPES, Tensor, item_size, nested, of_array
+from snakepit_bridge._types.tensor import (
+    DTYPES,
+    ML_DTYPES,
+    Tensor,
+    dtype_name,
+    item_size,
+    nested,
+    of_array,
+)
 
 #: Factor and divisor that convert a timedelta64 of each unit to seconds.
 _SECONDS = {
@@ -34,7 +42,7 @@ _LISTED = frozenset("SUTMmO")
 def array(value: Any) -> object:
     """Converts a numpy array of numbers to a `Tensor`, and any other one to nested lists."""
     dtype = value.dtype
-    if dtype.name not in DTYPES:
+    if dtype_name(dtype) not in DTYPES:
         # Packages define number types that have the kind of records, and another character.
         if dtype.kind in _LISTED or dtype.char == "V":
             return lists(value)

@@ -9,10 +9,12 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, Optional, TypeVar, Union, overload
 
+from snakepit_bridge._types.arrays import array
 from snakepit_bridge._types.frames import Columns, arrow_table, pandas_frame, polars_frame
 from snakepit_bridge._types.invalid import InvalidValueError
 from snakepit_bridge._types.known import Encoder, advice_for, encoder_by_shape, encoder_of
 from snakepit_bridge._types.names import qualified_name, repr_of
+from snakepit_bridge._types.tensor import DTYPES, Tensor, dtype_name, of_array
 
 _F = TypeVar("_F", bound=Encoder)
 
@@ -81,6 +83,13 @@ def encode_frames_by(encoder: Optional[Encoder]) -> None:
 def is_encoded_frame(value: object) -> bool:
     """Whether `value` is a frame that is not sent as a map of lists."""
     return _frame_encoder is not None and _encoder(type(value)) in _FRAME_ENCODERS
+
+
+def tensor_of(value: Any) -> Optional[Tensor]:
+    """Returns the tensor that is sent for a numpy array of numbers; None for any other value."""
+    if _encoder(type(value)) is array and dtype_name(value.dtype) in DTYPES:
+        return of_array(value)
+    return None
 
 
 def substitute(value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Sequence
@@ -145,9 +146,16 @@ def array(dtype: str, shape: Sequence[int], data: memoryview) -> Any:
         raise InvalidValueError(f"has a tensor that numpy does not accept: {error}") from None
 
 
-def of_array(array: Any) -> object:
+@functools.lru_cache(maxsize=256)
+def dtype_name(dtype: Any) -> str:
+    """Returns the name of a numpy dtype, which numpy puts together each time."""
+    name: str = dtype.name
+    return name
+
+
+def of_array(array: Any) -> Tensor:
     """Converts a numpy array of numbers to a `Tensor`."""
-    name = array.dtype.name
+    name = dtype_name(array.dtype)
     if name not in DTYPES:
         raise InvalidValueError(
             f"is a numpy array of dtype {array.dtype}, which cannot be sent; "

@@ -11,6 +11,7 @@ from snakepit_bridge._types.encoders import MAX_SUBSTITUTIONS, key_text, marker_
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._types.names import qualified_name
 from snakepit_bridge._types.snapshot import items
+from snakepit_bridge._types.tensor import Tensor
 from snakepit_bridge._values.strict_json import MAX_DIGITS, encoder, is_too_deep
 from snakepit_bridge._values.tagged import (
     ALIGNMENT,
@@ -20,6 +21,8 @@ from snakepit_bridge._values.tagged import (
     TYPES_BY_CLASS,
     type_of_subclass,
 )
+
+_plain = json.JSONEncoder(separators=(",", ":")).encode
 
 #: An integer of at most this many bits has at most MAX_DIGITS digits.
 _MAX_BITS = MAX_DIGITS * 3321 // 1000
@@ -38,6 +41,12 @@ def encode_extended(value: object, path: str = "message") -> bytes:
         pass
     tail = _Tail()
     return tail.after(_Writer(tail).text(value, path, MAX_DEPTH).encode())
+
+
+def encode_tensor(tensor: Tensor) -> bytes:
+    """Encodes a tensor that is a whole value, as `encode_extended` does."""
+    tail = _Tail()
+    return tail.after(_plain(tail.default(tensor)).encode())
 
 
 def encode_with_care(value: object, path: str) -> bytes:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from snakepit_bridge._types.encoders import is_encoded_frame, substitute
+from snakepit_bridge._types.encoders import is_encoded_frame, substitute, tensor_of
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._values import strict_json
 from snakepit_bridge._values.extended_reader import decode_extended
 from snakepit_bridge._values.extended_writer import (
     check_text,
     encode_extended,
+    encode_tensor,
     encode_with_care,
     named_items,
 )
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 PLAIN, TEXT, BYTES, JSON, EXTENDED = range(5)
+_JSON_CLASSES = frozenset({dict, list, tuple, str, int, float, bool, type(None)})
 
 
 def decode_fields(fields: Mapping[str, bytes], kinds: Optional[bytes] = None) -> dict[str, Any]:
@@ -105,6 +107,9 @@ def encode(
             return TEXT, value.encode()
         except UnicodeEncodeError:
             check_text(value, path_to(root, *name))
+    # Such an array would be converted once to find that it is not JSON, and then again.
+    if kinds and type(value) not in _JSON_CLASSES and (tensor := tensor_of(value)) is not None:
+        return EXTENDED, encode_tensor(tensor)
     try:
         data = _dumps(value).encode()
     except (TypeError, ValueError, RecursionError):

@@ -365,3 +365,22 @@ def test_integers_and_nesting_have_limits() -> None:
         encode([value], kinds=True)
     with pytest.raises(InvalidValueError, match="nested deeper"):
         encode([value, b"\xff"], kinds=True)
+
+
+class Counted(np.ndarray[Any, Any]):
+    """Counts how often its elements are read."""
+
+    reads = 0
+
+    def astype(self, *args: Any, **options: Any) -> Any:
+        Counted.reads += 1
+        return super().astype(*args, **options)
+
+
+def test_an_array_is_converted_once_and_as_any_other_value() -> None:
+    numbers = np.arange(6, dtype=">i2").reshape(2, 3).T
+    reads = Counted.reads
+    kind, data = encode(numbers.view(Counted), kinds=True)
+    assert Counted.reads == reads + 1
+    assert (kind, data) == (EXTENDED, encode_extended(numbers))
+    assert decode(data, kind=kind).tolist() == numbers.tolist()
