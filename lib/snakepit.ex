@@ -4,7 +4,7 @@ defmodule Snakepit do
 
   alias Snakepit.{Bytes, Call, ChunkStream, Error, Execution, Interpreter, MapStream, Relay}
   alias Snakepit.Config.Options
-  alias Snakepit.Pool.{Diagnostics, Group, Manager, Sessions}
+  alias Snakepit.Pool.{Diagnostics, Group, Manager, Registry, Sessions}
 
   @typedoc """
   A pool: its name; or `{name, node}`, that pool of another node; or `{name, :any}`, that of this node, or of any node that
@@ -99,16 +99,16 @@ defmodule Snakepit do
 
   Each result is what `execute/3` returns, `{:ok, map}` or `{:error, error}`: a call that fails ends nothing.
 
-  Calls run at the same time, as many as the pool can run at once (`:size` times `:max_concurrency`), and an element
-  is taken from `enumerable` only when its call can be made. Enumerate the stream to make the calls; when the
-  enumeration halts or raises, those that still run are cancelled.
+  Calls run at the same time, as many as the pool can run at once (`:size` times `:max_concurrency`, and times the size of
+  a batch if the calls of the command gather), and an element is taken from `enumerable` only when its call can be made.
+  Enumerate the stream to make the calls; when the enumeration halts or raises, those that still run are cancelled.
 
   Options are those of `execute/3` except `:request_id` and `:on_progress`, and:
 
     * `:ordered` - whether results come in the order of the elements (default), or as soon as each is there.
       In order, at most as many results wait for an earlier one as calls may be in flight
     * `:max_in_flight` - how many calls to have in flight. More than the pool can run keeps its workers busy when
-      calls are short, and fills batches: the others wait in its queue, where `:queue_timeout` applies, and of which
+      calls are short: the others wait in its queue, where `:queue_timeout` applies, and of which
       those beyond `:max_queue` fail with `:pool_saturated`
 
   `:timeout` is that of each call, from the moment its element is taken.
@@ -122,16 +122,25 @@ defmodule Snakepit do
     MapStream.new(enumerable, fn ->
       with :ok <- Execution.check(options, :map),
            {own, options} = Keyword.split(options, [:ordered, :max_in_flight]),
-           {:ok, capacity} <- Relay.capacity(Keyword.get(options, :pool, Snakepit.Pool)) do
+           pool = Keyword.get(options, :pool, Snakepit.Pool),
+           {:ok, capacity} <- Relay.capacity(pool, command) do
         {:ok,
          %{
            prepare: &prepare(command, &1, options, :call, false),
-           max: Keyword.get(own, :max_in_flight, capacity),
+           max: max_in_flight(own[:max_in_flight], pool, command, capacity),
            ordered: Keyword.get(own, :ordered, true)
          }}
       end
     end)
   end
+
+  # The capacity of a pool of this node changes with its size, and when its first worker announces which calls gather.
+  defp max_in_flight(nil, name, command, capacity) when is_atom(name),
+    do: fn ->
+      with({:error, _error} <- Registry.capacity(name, command), do: {:ok, capacity}) |> elem(1)
+    end
+
+  defp max_in_flight(given, _pool, _command, capacity), do: fn -> given || capacity end
 
   @doc """
   Executes a streaming command and calls `callback` with each chunk, in the calling process.

@@ -95,6 +95,11 @@ defmodule Snakepit.Codec do
   def end_session(pool, session_id),
     do: returned(native(fn -> Native.pool_end_session(pool, session_id) end))
 
+  @doc "How many calls of a command a worker of a pool takes in the place of one: more than 1 if they gather in batches."
+  @spec batch_size(reference, term) :: pos_integer
+  def batch_size(pool, command),
+    do: if(check_command(command) == :ok, do: Native.pool_batch_size(pool, command), else: 1)
+
   @doc """
   Calls a NIF. Returns an error if the library is not loaded. A NIF raises `ArgumentError` only for the
   argument that `wanted` describes: everything else was checked before.

@@ -16,7 +16,7 @@ defmodule Snakepit.MapStream do
     :prepare,
     # The rest of the arguments, as the continuation of a reduction; nil at their end.
     :source,
-    # How many calls may be in flight.
+    # Returns how many calls may be in flight.
     :max,
     :ordered,
     # The number of the next call, and of the next result. Without order results are numbered as they come.
@@ -66,8 +66,10 @@ defmodule Snakepit.MapStream do
   end
 
   # As many results may wait for an earlier one or for the consumer as calls may be in flight.
-  defp room?(%{max: max} = state),
-    do: calls(state) < max and calls(state) + map_size(state.results) < 2 * max
+  defp room?(state) do
+    max = state.max.()
+    calls(state) < max and calls(state) + map_size(state.results) < 2 * max
+  end
 
   defp calls(state), do: map_size(state.in_flight) + map_size(state.waiting)
   defp ready?(state), do: is_map_key(state.results, state.emit)

@@ -61,6 +61,7 @@ defmodule Snakepit.Native do
   def pool_remove(_pool, _key), do: missing()
   def pool_end_session(_pool, _session_id), do: missing()
   def pool_sessions(_pool), do: missing()
+  def pool_batch_size(_pool, _command), do: missing()
   def pool_expire_sessions(_pool), do: missing()
   def pool_snapshot(_pool), do: missing()
   def pool_count(_pool, _ended), do: missing()

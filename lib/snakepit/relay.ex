@@ -161,23 +161,24 @@ defmodule Snakepit.Relay do
     %Error{reason: :invalid_options, pool: name, message: message}
   end
 
-  @doc "How many calls a pool can run at once: with `:any`, those of all nodes that calls may be sent to."
-  @spec capacity(Snakepit.pool()) :: {:ok, pos_integer} | {:error, Error.t()}
-  def capacity({name, :any} = pool) do
+  @doc "How many calls of a command a pool can run at once: with `:any`, those of all nodes that calls may be sent to."
+  @spec capacity(Snakepit.pool(), String.t()) :: {:ok, pos_integer} | {:error, Error.t()}
+  def capacity({name, :any} = pool, command) do
     with {:ok, {_name, _node} = chosen} <- resolve(pool) do
-      answers = :erpc.multicall(Group.nodes(name), Registry, :capacity, [name], @patience)
+      answers =
+        :erpc.multicall(Group.nodes(name), Registry, :capacity, [name, command], @patience)
 
       case for {:ok, {:ok, capacity}} <- answers, do: capacity do
-        [] -> capacity(chosen)
+        [] -> capacity(chosen, command)
         capacities -> {:ok, Enum.sum(capacities)}
       end
     else
-      {:ok, name} -> capacity(name)
+      {:ok, name} -> capacity(name, command)
       {:error, error} -> {:error, error}
     end
   end
 
-  def capacity(pool), do: ask(pool, Registry, :capacity)
+  def capacity(pool, command), do: ask(pool, Registry, :capacity, [command])
 
   ## Calls, here
 

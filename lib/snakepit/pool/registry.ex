@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Registry do
   # written by the pools' managers.
 
   alias Snakepit.Config.{Options, Type}
-  alias Snakepit.Error
+  alias Snakepit.{Codec, Error}
 
   @doc "Returns what a call needs to know about a pool, or why it cannot be called."
   @spec fetch(term) :: {:ok, map} | {:error, Error.t()}
@@ -30,11 +30,11 @@ defmodule Snakepit.Pool.Registry do
     end
   end
 
-  @doc "How many calls a pool can run at once."
-  @spec capacity(term) :: {:ok, pos_integer} | {:error, Error.t()}
-  def capacity(name) do
-    with {:ok, %{options: %{size: size, max_concurrency: max_concurrency}}} <- fetch(name),
-         do: {:ok, size * max_concurrency}
+  @doc "How many calls of a command a pool can run at once."
+  @spec capacity(term, term) :: {:ok, pos_integer} | {:error, Error.t()}
+  def capacity(name, command) do
+    with {:ok, %{native: native, options: %{size: size, max_concurrency: each}}} <- fetch(name),
+         do: {:ok, size * each * Codec.batch_size(native, command)}
   end
 
   @doc """

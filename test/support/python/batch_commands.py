@@ -104,6 +104,8 @@ class BatchCommands(Adapter):
         vars()[f"trio{number}"] = command(batch=3, wait_ms=LONG)(make())
         vars()[f"async_trio{number}"] = command(batch=3, wait_ms=LONG)(make_async())
 
+    held = command(batch=3, wait_ms=20)(make())
+
     @command(batch=8)
     @hidden
     async def hidden(self, calls: list[dict[str, Any]]) -> list[int]:

@@ -10,11 +10,11 @@ const UNKNOWN: u8 = 0;
 const NONE: u8 = 1;
 const SOME: u8 = 2;
 
-/// The commands of a pool, numbered. For most pools to ask costs a load.
+/// The commands of a pool, numbered, as a worker has announced them last. For most pools to ask costs a load.
 #[derive(Default)]
 pub(super) struct BatchCommands {
     known: AtomicU8,
-    names: RwLock<Vec<String>>,
+    all: RwLock<Vec<BatchCommand>>,
 }
 
 impl BatchCommands {
@@ -28,23 +28,32 @@ impl BatchCommands {
     }
 
     fn find(&self, command: &str) -> Option<BatchId> {
-        let names = self.names.read();
-        names.iter().position(|name| name == command).map(BatchId)
+        let all = self.all.read();
+        all.iter().position(|one| one.name == command).map(BatchId)
+    }
+
+    /// How many calls of a command are a full batch: 1 if they do not gather.
+    pub(super) fn size(&self, command: &str) -> usize {
+        let all = self.all.read();
+        let found = all.iter().find(|one| one.name == command);
+        found.map_or(1, |one| one.size)
     }
 
     /// Adds those of a worker. Returns each with the size of its batches.
     pub(super) fn add(&self, commands: Vec<BatchCommand>) -> Vec<(BatchId, usize)> {
-        let mut names = self.names.write();
+        let mut all = self.all.write();
         let mut added = Vec::with_capacity(commands.len());
-        for BatchCommand { name, size } in commands {
-            let at = names.iter().position(|one| *one == name);
-            let at = at.unwrap_or_else(|| {
-                names.push(name);
-                names.len() - 1
-            });
-            added.push((BatchId(at), size.max(1)));
+        for mut command in commands {
+            command.size = command.size.max(1);
+            let at = all.iter().position(|one| one.name == command.name);
+            let at = at.unwrap_or(all.len());
+            added.push((BatchId(at), command.size));
+            match all.get_mut(at) {
+                Some(known) => *known = command,
+                None => all.push(command),
+            }
         }
-        let known = if names.is_empty() { NONE } else { SOME };
+        let known = if all.is_empty() { NONE } else { SOME };
         self.known.store(known, Ordering::Release);
         added
     }
@@ -110,6 +119,7 @@ mod tests {
         let added = commands.add(vec![command("a", 3), command("b", 0)]);
         assert_eq!(added, [(BatchId(0), 3), (BatchId(1), 1)]);
         assert_eq!(commands.add(vec![command("b", 5)]), [(BatchId(1), 5)]);
+        assert_eq!(["a", "b", "c"].map(|name| commands.size(name)), [3, 5, 1]);
         assert_eq!(commands.gathers("b"), Gathers::As(BatchId(1)));
         assert_eq!(commands.gathers("c"), Gathers::No);
     }

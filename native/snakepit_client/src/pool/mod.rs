@@ -136,6 +136,11 @@ impl<W: Worker> Dispatcher<W> {
         self.batch_commands.gathers(command)
     }
 
+    /// How many calls of a command a worker takes in one slot.
+    pub fn batch_size(&self, command: &str) -> usize {
+        self.batch_commands.size(command)
+    }
+
     pub fn add(self: &Arc<Self>, worker: W, capacity: usize) -> WorkerKey {
         self.add_batching(worker, capacity, Vec::new())
     }

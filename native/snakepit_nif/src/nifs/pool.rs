@@ -227,6 +227,12 @@ fn pool_sessions(pool: ResourceArc<PoolResource>) -> usize {
     pool.0.snapshot().sessions
 }
 
+/// How many calls of the command are a full batch: 1 if they do not gather, or no worker has been ready.
+#[rustler::nif]
+fn pool_batch_size(pool: ResourceArc<PoolResource>, command: &str) -> usize {
+    pool.0.batch_size(command)
+}
+
 #[rustler::nif]
 fn pool_expire_sessions(pool: ResourceArc<PoolResource>) -> Atom {
     pool.0.expire_sessions();
