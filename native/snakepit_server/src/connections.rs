@@ -176,17 +176,7 @@ impl<S: Service> Connections<S> {
                 () = shutdown.end.cancelled() => break,
                 () = must_leave.cancelled(), if !leaving => {
                     leaving = true;
-                    // `Calls` say so before the connection does.
-                    let mut polled = false;
-                    poll_fn(|cx| {
-                        if std::mem::replace(&mut polled, true) {
-                            return Poll::Ready(());
-                        }
-                        cx.waker().wake_by_ref();
-                        Poll::Pending
-                    }).await;
-                    connection.write_here(|| {});
-                    connection.with(h2::server::Connection::graceful_shutdown);
+                    ask_to_leave(&connection).await;
                     continue;
                 }
                 () = visitor.is_withdrawn() => {
@@ -205,6 +195,8 @@ impl<S: Service> Connections<S> {
             };
             let Some(Ok((request, respond))) = accepted else {
                 connection.set_ended();
+                // Its RPCs learn of the end.
+                while let Some(Ok(_)) = accept().await {}
                 return None;
             };
             let mut rpc = Rpc::new(
@@ -222,25 +214,12 @@ impl<S: Service> Connections<S> {
             if Health::serves(&rpc) {
                 let network = self.network.clone();
                 let checking = async move { network.health.serve(rpc).await };
-                let checking = checks.track_future(rpcs.track_future(checking));
-                self.network
-                    .tasks
-                    .spawn(shutdown.rpcs.track_future(checking));
+                self.spawn(rpcs.track_future(checks.track_future(checking)), true);
             } else if trusted && reflection::serves(&rpc) {
-                let serving = rpcs.track_future(reflection::serve(rpc));
-                self.network
-                    .tasks
-                    .spawn(shutdown.rpcs.track_future(serving));
+                self.spawn(rpcs.track_future(reflection::serve(rpc)), true);
             } else if trusted {
                 let ends = S::ends_when_asked(&rpc.head);
-                let serving = rpcs.track_future(self.service.clone().serve(rpc));
-                if ends {
-                    self.network
-                        .tasks
-                        .spawn(shutdown.rpcs.track_future(serving));
-                } else {
-                    self.network.tasks.spawn(serving);
-                }
+                self.spawn(rpcs.track_future(self.service.clone().serve(rpc)), ends);
             } else {
                 rpc.fail(&Secrets::missing());
             }
@@ -256,6 +235,18 @@ impl<S: Service> Connections<S> {
         Some(())
     }
 
+    /// Serves an RPC. If it `ends` when its client is asked to leave, draining waits for it.
+    fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static, ends: bool) {
+        let Network {
+            tasks, shutdown, ..
+        } = &*self.network;
+        if ends {
+            tasks.spawn(shutdown.rpcs.track_future(serving));
+        } else {
+            tasks.spawn(serving);
+        }
+    }
+
     async fn handshake(
         &self,
         socket: Socket,
@@ -268,6 +259,21 @@ impl<S: Service> Connections<S> {
         let connection = builder(is_public).handshake(io).await.ok()?;
         Some(SharedConnection::new(connection, state))
     }
+}
+
+/// Sends GOAWAY, after the frames by which `Calls` say so to their clients.
+async fn ask_to_leave(connection: &SharedConnection<ServerConnection>) {
+    let mut polled = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut polled, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+    connection.write_here(|| {});
+    connection.with(h2::server::Connection::graceful_shutdown);
 }
 
 /// Up to a tenth more: connections that were opened together do not end together.

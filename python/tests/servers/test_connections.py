@@ -8,8 +8,9 @@ import resource
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 import pytest
@@ -107,7 +108,7 @@ def rpc(secret: str, method: str, stream: int) -> bytes:
     pairs = {
         ":method": "POST",
         ":scheme": "http",
-        ":path": f"/snakepit.SnakepitBridge/{method}",
+        ":path": method if method.startswith("/") else f"/snakepit.SnakepitBridge/{method}",
         ":authority": "localhost",
         "content-type": "application/grpc",
         "te": "trailers",
@@ -223,6 +224,28 @@ def test_connections_without_the_secret_are_limited(start: Start, server: str) -
         assert strangers[-1].answers()
         assert strangers[0].ends()
         assert trusted.answers()
+
+
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_a_closed_connection_takes_its_health_checks_along(start: Start, server: str) -> None:
+    del server
+    address = over_tcp(start)
+    method = "/grpc.health.v1.Health/Watch"
+    checks = b"".join(
+        rpc("", method, stream) + frame(DATA, END_STREAM, stream, bytes(5)) for stream in (1, 3, 5)
+    )
+    strangers: deque[Raw] = deque()
+    with connecting(address) as raw:
+        # More checks than may be open. The server closes the oldest connection for one too many.
+        for _ in range(350):
+            strangers.append(raw().begin())
+            strangers[-1].socket.sendall(checks)
+            if len(strangers) > 256:
+                assert strangers[0].ends()
+                strangers.popleft().close()
+        with contextlib.closing(Client(address, SECRET)) as client:
+            call: Any = client.channel.unary_unary("/grpc.health.v1.Health/Check")
+            assert call(b"", timeout=PATIENCE) == b"\x08\x01"
 
 
 @pytest.mark.parametrize("server", ["grpcio"], indirect=True)
