@@ -1,8 +1,12 @@
 //! A server's RPCs on one HTTP/2 connection, which hyper drives. Nothing here reconnects, buffers or
 //! balances.
 
-use crate::{error::Failure, keepalive::Keepalive, target::Target};
-use http::{HeaderMap, Request, Response, Uri};
+use crate::{
+    error::{Failure, causes},
+    keepalive::Keepalive,
+    target::Target,
+};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use snakepit_proto::snakepit_bridge_client::SnakepitBridgeClient;
@@ -14,7 +18,7 @@ use std::{
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
+use tonic::{Code, Status, body::Body};
 use tower_service::Service;
 
 /// How many bytes a server may send on a stream before the consumer reads them.
@@ -33,27 +37,64 @@ pub struct Channel {
     pub closed: CancellationToken,
     /// Does not keep it open.
     io: Weak<IoState>,
-    /// `None` if no pings are sent.
+    /// `None` if there are neither pings nor TLS.
     cause: Option<Arc<Cause>>,
 }
 
-/// Why a connection was lost, if pings have to do with it.
-#[derive(Default)]
+/// Why a connection was lost, if pings or TLS have to do with it.
 struct Cause {
-    text: OnceLock<String>,
+    address: String,
+    keepalive: Option<Arc<Keepalive>>,
+    known: OnceLock<Known>,
     /// Cancelled once it is known, or will not be.
     decided: CancellationToken,
+}
+
+enum Known {
+    Pings(String),
+    /// The server does not want this client, which with TLS 1.3 it says after the handshake.
+    Refused(String),
+}
+
+impl Cause {
+    fn new(target: &Target) -> Option<Arc<Self>> {
+        let may_be_known = target.keepalive.is_some() || target.tls.is_some();
+        may_be_known.then(|| {
+            Arc::new(Self {
+                address: target.address.to_string(),
+                keepalive: target.keepalive.clone(),
+                known: OnceLock::new(),
+                decided: CancellationToken::new(),
+            })
+        })
+    }
+
+    /// The connection has ended, with this error if it was not closed.
+    fn decide(&self, error: Option<hyper::Error>) {
+        if let Some(error) = error {
+            let pings = self.keepalive.as_ref();
+            let pings = pings.and_then(|keepalive| keepalive.cause(&error));
+            // h2 keeps only the text of the error.
+            let alert = causes(&error).map(ToString::to_string);
+            let mut alert = alert.filter(|text| text.contains("fatal alert"));
+            let known = pings
+                .map(Known::Pings)
+                .or_else(|| alert.next().map(Known::Refused));
+            if let Some(known) = known {
+                let _ = self.known.set(known);
+            }
+        }
+        self.decided.cancel();
+    }
 }
 
 impl Channel {
     pub async fn connect(target: &Target) -> Result<Self, Failure> {
         let metadata = target.metadata()?;
-        let keepalive = target.keepalive.clone();
-        let cause = keepalive.is_some().then(Arc::<Cause>::default);
-        let pings = keepalive.zip(cause.clone());
+        let cause = Cause::new(target);
         let connecting = async {
             let (stream, io) = target.open().await?;
-            let (connection, closed) = handshake(stream, metadata, pings).await?;
+            let (connection, closed) = handshake(stream, metadata, cause.clone()).await?;
             Ok((connection, closed, Arc::downgrade(&io)))
         };
         let (connection, closed, io) = target.in_time(connecting).await?;
@@ -81,13 +122,24 @@ impl Channel {
 
     /// Names in a failure that the loss of the connection has caused why it was lost, if that is known.
     pub async fn explain(&self, failure: Failure) -> Failure {
-        let Some(cause) = self.cause.as_ref().filter(|_| failure.is_lost_connection()) else {
+        let lost = failure.is_lost_connection();
+        let Some(cause) = self
+            .cause
+            .as_ref()
+            .filter(|_| lost || failure.is_not_taken())
+        else {
             return failure;
         };
         // Ignored: then the cause stays unknown.
         let _ = timeout(ENDS_WITHIN, cause.decided.cancelled()).await;
-        let text = cause.text.get().cloned();
-        text.map_or(failure, Failure::WorkerCrashed)
+        match cause.known.get() {
+            Some(Known::Pings(text)) if lost => Failure::WorkerCrashed(text.clone()),
+            Some(Known::Refused(alert)) => Failure::Unreachable {
+                address: cause.address.clone(),
+                cause: format!("the server refused the TLS connection: {alert}"),
+            },
+            _ => failure,
+        }
     }
 
     /// Makes a request whose `timeout`, sent as `grpc-timeout`, the server enforces as well.
@@ -103,10 +155,10 @@ impl Channel {
 async fn handshake(
     stream: Io,
     metadata: HeaderMap,
-    pings: Option<(Arc<Keepalive>, Arc<Cause>)>,
+    cause: Option<Arc<Cause>>,
 ) -> std::io::Result<(HttpConnection, CancellationToken)> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    if let Some((keepalive, _)) = &pings {
+    if let Some(keepalive) = cause.as_ref().and_then(|cause| cause.keepalive.as_ref()) {
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(keepalive.interval())
@@ -129,11 +181,8 @@ async fn handshake(
         let _guard = guard;
         // Each call gets the error of the connection on its own.
         let ended = driver.await;
-        if let Some((keepalive, cause)) = pings {
-            if let Some(text) = ended.err().and_then(|error| keepalive.cause(&error)) {
-                let _ = cause.text.set(text);
-            }
-            cause.decided.cancel();
+        if let Some(cause) = cause {
+            cause.decide(ended.err());
         }
     });
     Ok((HttpConnection { sender, metadata }, closed))
@@ -161,8 +210,36 @@ impl Service<Request<Body>> for HttpConnection {
         for (name, value) in &self.metadata {
             headers.entry(name).or_insert_with(|| value.clone());
         }
-        Box::pin(self.sender.send_request(request))
+        let sent = self.sender.send_request(request);
+        Box::pin(async move { sent.await.map(with_grpc_status) })
     }
+}
+
+/// Gives an answer that does not come from a gRPC server the status that gRPC reads in it. A balancer has no server at the
+/// moment, for instance, and says so in HTML.
+fn with_grpc_status<T>(mut response: Response<T>) -> Response<T> {
+    let status = response.status();
+    if status == StatusCode::OK || response.headers().contains_key(Status::GRPC_STATUS) {
+        return response;
+    }
+    let code = match status {
+        StatusCode::BAD_REQUEST => Code::Internal,
+        StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+        StatusCode::FORBIDDEN => Code::PermissionDenied,
+        StatusCode::NOT_FOUND => Code::Unimplemented,
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => Code::Unavailable,
+        _ => Code::Unknown,
+    };
+    let status = Status::new(
+        code,
+        format!("the server answered with the HTTP status {status}"),
+    );
+    // Only metadata can be invalid, and there is none.
+    let _ = status.add_header(response.headers_mut());
+    response
 }
 
 #[cfg(test)]
@@ -252,5 +329,29 @@ mod tests {
             while connection.accept().await.is_some() {}
         });
         assert!(matches!(failure.await, Failure::Status { .. }));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_grpc_has_the_status_that_grpc_reads_in_it() {
+        for (http, code) in [
+            (503, Code::Unavailable),
+            (502, Code::Unavailable),
+            (404, Code::Unimplemented),
+            (403, Code::PermissionDenied),
+            (500, Code::Unknown),
+        ] {
+            let failure = failure(move |mut connection| async move {
+                let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                let response = Response::builder().status(http).body(()).unwrap();
+                let mut body = respond.send_response(response, false).unwrap();
+                let html = Bytes::from_static(b"<html>No server is available.</html>");
+                body.send_data(html, true).unwrap();
+                while connection.accept().await.is_some() {}
+            });
+            let failure = failure.await;
+            let text = failure.to_string();
+            assert!(text.contains(&format!("the HTTP status {http}")), "{text}");
+            assert!(matches!(failure, Failure::Status { code: had, .. } if had == code));
+        }
     }
 }

@@ -173,10 +173,11 @@ impl<P: PendingCall> Endpoint<P> {
         loop {
             let channel = self.connected().await?.channel.clone();
             let (limit, closed) = (channel.max_message_size, channel.closed.clone());
-            let failure = match rpc(channel).await {
+            let failure = match rpc(channel.clone()).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => Failure::from_unanswered(&status, limit, false),
             };
+            let failure = channel.explain(failure).await;
             attempt += 1;
             match failure {
                 Failure::NotStarted { refused, .. }

@@ -138,6 +138,11 @@ impl Failure {
         self.reason() == Reason::Cancelled && !matches!(self, Self::Cancelled)
     }
 
+    /// Whether the connection took no more calls.
+    pub(crate) fn is_not_taken(&self) -> bool {
+        matches!(self, Self::NotStarted { refused: false, .. })
+    }
+
     /// Whether the connection of the call is lost.
     pub(crate) fn is_lost_connection(&self) -> bool {
         match self {
