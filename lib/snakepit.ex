@@ -402,8 +402,8 @@ defmodule Snakepit do
     * `:endpoint` - the address of an endpoint of a remote pool, nil for a process
     * `:slot` - its place in the pool, from 0 on, which its successors keep (`SNAKEPIT_WORKER_SLOT`)
     * `:state` - `:starting`, `:ready`, `:draining` (it takes no calls, or only those of its sessions), or `:waiting` for the next attempt to start, with the
-      `:error` of the last one. An endpoint is `:connecting`, `:ready`, or `:ejected` (it takes no calls for a while), with the `:error`
-      that is the reason
+      `:error` of the last one. An endpoint is `:connecting`, `:ready`, `:draining` (its server takes no calls) or `:ejected` (it takes no
+      calls for a while), with the `:error` that is the reason
     * `:in_flight` - the number of its calls
     * `:python_stuck_ms` - for how long a command has held Python's lock in code that is not Python, so that
       nothing else runs in the worker. It is 0 if the worker is only busy, and always 0 for the grpcio server,

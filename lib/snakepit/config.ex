@@ -294,6 +294,13 @@ defmodule Snakepit.Config do
       doc:
         "with `:endpoints`, metadata of every RPC, for balancers and proxies, and of every call, for `context.metadata`"
     ],
+    keepalive: [
+      only: :endpoints,
+      type: :keepalive,
+      default: [interval: 20_000, timeout: 10_000],
+      doc:
+        "with `:endpoints`: a server from which nothing has come for the `:interval`, in ms, while calls run is asked whether it is there; without an answer within the `:timeout` the connection is lost, and its calls return `:worker_crashed`. `false` for never"
+    ],
     connect_timeout: [
       only: :endpoints,
       type: :millis,
@@ -362,8 +369,12 @@ defmodule Snakepit.Config do
         size: if(is_list(endpoints), do: length(endpoints), else: 1),
         eject: Eject.new(eject),
         metadata: Map.new(options.metadata, fn {name, value} -> {to_string(name), value} end),
-        token: Token.new(options.token)
+        token: Token.new(options.token),
+        keepalive: keepalive(options.keepalive)
     }
+
+  defp keepalive(false), do: nil
+  defp keepalive(times), do: Keyword.merge(@pool[:keepalive][:default], times)
 
   @doc "Whether an option is only for remote pools."
   @spec for_endpoints?(atom) :: boolean

@@ -90,6 +90,15 @@ defmodule Snakepit.Telemetry do
   | `[:snakepit, :pool, :resized]` | `:size`, `:previous_size` | |
   | `[:snakepit, :pool, :fallback]` | `:system_time` | `:adapter`, `:fallback_adapter`, `:why` |
 
+  | `[:snakepit, :endpoint, :ready]` | `:duration` since its last loss, or since the pool's start | `:endpoint` |
+  | `[:snakepit, :endpoint, :failed]` | `:attempt`, from 1 on | `:endpoint`, `:why` |
+  | `[:snakepit, :endpoint, :ejected]` | `:duration`, how long it was ready | `:endpoint`, `:why` |
+  | `[:snakepit, :endpoint, :lost]` | `:duration`, how long it was ready | `:endpoint`, `:why` |
+
+  The workers of a remote pool emit the events of `:endpoint`, whose address is in the metadata: `:failed` for each attempt
+  to connect that has failed, `:lost` when the connection is lost, or accepts no more calls because the server
+  ends, and `:ejected` when the endpoint takes no calls for a while.
+
   The last event of a worker is `:stopped`, after `:killed` if Snakepit killed it; its `:why` is
   `:shutdown` when the pool stops. `:stuck` is emitted with each health check of a worker if one
   of its commands has let no other Python thread run for a second or more; the worker stays in the
@@ -147,6 +156,7 @@ defmodule Snakepit.Telemetry do
          )
   @workers for name <- [:started, :ready, :killed, :stopped, :restarted, :recycled],
                do: [:snakepit, :worker, name]
+  @endpoints for name <- [:ready, :failed, :ejected, :lost], do: [:snakepit, :endpoint, name]
   @sessions for name <- [:created, :moved, :lost, :expired, :evicted, :ended],
                 do: [:snakepit, :session, name]
   @others [
@@ -159,7 +169,7 @@ defmodule Snakepit.Telemetry do
     [:snakepit, :pool, :fallback],
     [:snakepit, :python, :event]
   ]
-  @events @calls ++ @workers ++ @sessions ++ @others
+  @events @calls ++ @workers ++ @endpoints ++ @sessions ++ @others
 
   defmodule Span do
     @moduledoc false
@@ -321,6 +331,10 @@ defmodule Snakepit.Telemetry do
   @doc false
   def worker(event, measurements, metadata),
     do: emit([:snakepit, :worker, event], measurements, metadata)
+
+  @doc false
+  def endpoint(event, measurements, metadata),
+    do: emit([:snakepit, :endpoint, event], measurements, metadata)
 
   @doc false
   def health_failed(missed, metadata),

@@ -148,7 +148,7 @@ defmodule Mix.Tasks.Snakepit.TopTest do
         Enum.filter(:ets.tab2list(:telemetry), &match?({_, {Collector, ^collector, _}, _, _}, &1))
       end
 
-      assert length(mine.()) == 3
+      assert length(mine.()) == 5
       monitor = Process.monitor(collector)
       Process.exit(viewer, :kill)
       assert_receive {:DOWN, ^monitor, :process, ^collector, :normal}

@@ -21,7 +21,12 @@ defmodule Snakepit.RemotePoolTest do
         assert message =~ inspect(elem(option, 0)) and message =~ ":endpoints"
       end
 
-      for option <- [connect_timeout: 1, reconnect_backoff: {1, 2}, eject: [for: 1]] do
+      for option <- [
+            connect_timeout: 1,
+            reconnect_backoff: {1, 2},
+            eject: [for: 1],
+            keepalive: [interval: 20]
+          ] do
         assert {:error, %Error{reason: :invalid_options, message: message}} =
                  Config.pool([option])
 
@@ -86,6 +91,19 @@ defmodule Snakepit.RemotePoolTest do
     assert {:ok, [%{state: :ready, error: nil, uptime_ms: up}]} = Snakepit.list_workers(pool)
     assert is_integer(up)
     assert {:ok, %{healthy: true, ready: 1}} = Snakepit.health(pool)
+  end
+
+  test "mix snakepit.doctor says whether the endpoints are ready" do
+    address = Endpoints.address()
+    me = self()
+    check = fn -> Mix.Snakepit.Doctor.Pool.check([endpoints: [address]], &send(me, &1)) end
+    assert :failed = check.()
+    assert_receive %{name: "options", status: :ok}
+    assert_receive %{name: "endpoints", status: :failed} = failed
+    assert inspect(failed) =~ address
+    Endpoints.start_at!(address)
+    assert :ok = check.()
+    assert_receive %{name: "endpoints", status: :ok}
   end
 
   describe "a pool of two" do
@@ -167,6 +185,61 @@ defmodule Snakepit.RemotePoolTest do
     end
   end
 
+  test "sessions and calls go on when a server closes connections because they are old" do
+    endpoints = Endpoints.start!(args: ["--max-connection-age", "0.3"])
+    pool = Endpoints.start_remote_pool!(endpoints: endpoints)
+    assert :ok = await_ready(pool)
+    tally = fn -> Snakepit.execute_in_session("s", "tally", %{}, pool: pool) end
+
+    counts =
+      Stream.repeatedly(tally)
+      |> Enum.reduce_while([], fn {:ok, %{"count" => count}}, counts ->
+        {:ok, %{restarts: connections}} = Snakepit.stats(pool)
+        {if(connections < 3, do: :cont, else: :halt), [count | counts]}
+      end)
+
+    assert Enum.reverse(counts) == Enum.to_list(1..length(counts))
+  end
+
+  test "no call is lost when servers get SIGTERM under load", %{tmp_dir: dir} do
+    addresses = for _ <- 1..2, do: Endpoints.address()
+    servers = for address <- addresses, do: Endpoints.start_at!(address)
+    pool = Endpoints.start_remote_pool!(endpoints: addresses)
+    assert :ok = await_ready(pool)
+    path = Path.join(dir, "ran")
+    stop = :atomics.new(1, [])
+
+    callers =
+      for caller <- 1..16 do
+        Task.async(fn ->
+          Stream.iterate(1, &(&1 + 1))
+          |> Stream.take_while(fn _ -> :atomics.get(stop, 1) == 0 end)
+          |> Enum.map(fn n ->
+            text = "#{caller}-#{n}"
+            {text, Snakepit.execute("note", %{path: path, text: text}, pool: pool)}
+          end)
+        end)
+      end
+
+    more = fn ->
+      ran = length(lines(path))
+      eventually(fn -> length(lines(path)) > ran + 50 end)
+    end
+
+    for server <- servers do
+      more.()
+      Endpoints.end!(server, :TERM)
+      more.()
+      Endpoints.resume(server)
+      eventually(fn -> match?({:ok, %{ready: 2}}, Snakepit.stats(pool)) end)
+    end
+
+    :atomics.put(stop, 1, 1)
+    results = callers |> await_many() |> Enum.concat()
+    assert Enum.reject(results, &match?({_, {:ok, _}}, &1)) == []
+    assert Enum.sort(lines(path)) == results |> Enum.map(&elem(&1, 0)) |> Enum.sort()
+  end
+
   test "calls wait for the only server while it is started again" do
     address = Endpoints.address()
     server = Endpoints.start_at!(address)
@@ -199,6 +272,45 @@ defmodule Snakepit.RemotePoolTest do
 
     assert {:error, %Error{reason: :grpc_unavailable}} = await_ready(pool)
   end
+
+  describe "telemetry" do
+    setup do
+      me = self()
+      events = for name <- [:ready, :failed, :ejected, :lost], do: [:snakepit, :endpoint, name]
+      for event <- events, do: :telemetry.attach({me, event}, event, &__MODULE__.tell/4, me)
+      on_exit(fn -> for event <- events, do: :telemetry.detach({me, event}) end)
+    end
+
+    test "reports each change of an endpoint", %{tmp_dir: dir} do
+      address = Endpoints.address()
+      options = [endpoints: [address], kill_grace: 50, eject: [at_most: 1, for: 50]]
+      pool = Endpoints.start_remote_pool!(options)
+      assert {%{attempt: 1}, %{why: why}} = event(pool, :failed, address)
+      assert why =~ "refused"
+      server = Endpoints.start_at!(address)
+      assert {%{duration: duration}, %{worker_id: "" <> _}} = event(pool, :ready, address)
+      assert duration > 0
+      args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+      run_out!("hold", args, pool: pool)
+      assert {%{duration: _}, %{why: why}} = event(pool, :ejected, address)
+      assert why =~ ":kill_grace"
+      File.touch!(args.until)
+      event(pool, :ready, address)
+      Endpoints.end!(server, :KILL)
+      assert {%{duration: _}, %{why: "" <> _}} = event(pool, :lost, address)
+    end
+
+    defp event(pool, name, address) do
+      event = [:snakepit, :endpoint, name]
+
+      assert_receive {^event, measurements, %{pool: ^pool, endpoint: ^address} = metadata},
+                     @patience
+
+      {measurements, metadata}
+    end
+  end
+
+  def tell(event, measurements, metadata, pid), do: send(pid, {event, measurements, metadata})
 
   describe "an endpoint whose cancelled call goes on" do
     test "takes no calls for a while", %{tmp_dir: dir} do

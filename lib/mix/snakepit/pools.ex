@@ -99,14 +99,15 @@ defmodule Mix.Snakepit.Pools do
   end
 
   @doc """
-  Starts a pool of one worker with the given options, runs `fun` with `{:ok, name}` and the time in
+  Starts a pool of one worker, or of the endpoints, with the given options, runs `fun` with `{:ok, name}` and the time in
   ms until the worker was ready, or with `{:error, error}`, and stops the pool.
   """
   @spec with_one(keyword, ({:ok, atom} | {:error, Snakepit.Error.t()}, non_neg_integer -> result)) ::
           result
         when result: var
   def with_one(options, fun) do
-    own = [name: @name, size: 1, await_ready: true, reload: false]
+    processes = if options[:endpoints], do: [], else: [size: 1, reload: false]
+    own = [name: @name, await_ready: true] ++ processes
     trap = Process.flag(:trap_exit, true)
     {time, started} = :timer.tc(fn -> Snakepit.Pool.start_link(Keyword.merge(options, own)) end)
     ms = div(time, 1000)

@@ -111,7 +111,7 @@ defmodule Snakepit.Pool.EndpointManager do
       {address, endpoint} ->
         back? = report.phase == :ready and endpoint.phase != :ready and endpoint.was_ready
         reconnects = if back?, do: state.reconnects + 1, else: state.reconnects
-        lost? = report.phase == :connecting and connected?(endpoint)
+        lost? = connected?(endpoint) and not connected?(report)
         was_ready = endpoint.was_ready or report.phase == :ready
         endpoint = endpoint |> Map.merge(report) |> Map.put(:was_ready, was_ready)
         state = put_in(%{state | reconnects: reconnects}.endpoints[address], endpoint)

@@ -5,14 +5,15 @@ defmodule Snakepit.Pool.EndpointWorker do
   # this process. It is in one of these phases, which it reports to the manager:
   #
   #   * `:connecting` - it has no connection, and keeps trying
+  #   * `:draining` - the server says that it takes no calls, usually because it is about to end
   #   * `:ready` - it takes calls
   #   * `:ejected` - it takes no calls for a while, after something for which a local worker is killed
   #
-  # A server that has left the dispatcher has lost its sessions there, as a worker that has died: whether it is
-  # still the same process is not known.
+  # When a connection is lost, the endpoint is paused while the next one is made, once. If that reaches the same process of
+  # the server, its sessions continue; otherwise they are lost, as those of a worker that has died.
   use GenServer, restart: :temporary
 
-  alias Snakepit.{Codec, Native}
+  alias Snakepit.{Codec, Native, Telemetry}
   alias Snakepit.Config.{Tls, Token}
   alias Snakepit.GRPC.Channel
   alias Snakepit.Pool.{HealthCheck, PoolEvents, StartLog, WorkerSpec}
@@ -38,15 +39,19 @@ defmodule Snakepit.Pool.EndpointWorker do
     :pool,
     :manager,
     :options,
+    # Shared by its connections: how often the server is asked whether it is there.
+    :keepalive,
     # Its connection, and the reference of the message that reports its end.
     :channel,
     :closed,
     # The answer that the next step waits for: `{step, ref}`.
     :awaited,
-    # While calls may come: its key in the dispatcher.
+    # While calls may come, or it is paused: its key in the dispatcher, and which process of the server it is.
     :key,
+    :instance,
     :check,
-    # When it was last ready, in ms, and why it is not now.
+    # Since when it has been ready or not, and when it was last ready, in ms; and why it is not now.
+    :since,
     :ready_until,
     :error,
     phase: :connecting,
@@ -69,12 +74,15 @@ defmodule Snakepit.Pool.EndpointWorker do
     # To let calls finish when the pool stops.
     Process.flag(:trap_exit, true)
     state = struct(__MODULE__, endpoint)
-    {:ok, %{state | check: HealthCheck.new(state.id, state.options)}}
+    keepalive = Channel.keepalive(state.options.keepalive)
+    check = HealthCheck.new(state.id, state.options)
+    {:ok, %{state | keepalive: keepalive, check: check, since: now()}}
   end
 
   @impl true
-  def handle_call({:describe, _what, _timeout}, _from, %{key: nil} = state),
-    do: {:reply, description(state, nil), state}
+  def handle_call({:describe, _what, _timeout}, _from, %{phase: phase} = state)
+      when phase != :ready,
+      do: {:reply, description(state, nil), state}
 
   def handle_call({:describe, what, timeout}, from, state) do
     {:ok, ref} = Channel.start_info(state.channel, timeout, what == :commands)
@@ -98,26 +106,47 @@ defmodule Snakepit.Pool.EndpointWorker do
   def handle_info(
         {ref, {:ok, %{"healthy" => true} = health}},
         %{awaited: {:health, ref}} = state
-      ),
-      do: {:noreply, join(health, %{state | awaited: nil})}
+      ) do
+    if state.closed,
+      do: {:noreply, join(health, %{state | awaited: nil})},
+      else: {:noreply, failed("the server at #{state.address} closed the connection", state)}
+  end
 
   def handle_info({ref, {:ok, _health}}, %{awaited: {:health, ref}} = state),
-    do: {:noreply, failed("the server at #{state.address} is not healthy, or is draining", state)}
+    do:
+      {:noreply,
+       failed("the server takes no calls: it drains, or is not healthy", :draining, state)}
 
-  def handle_info({ref, {:error, failure}}, %{awaited: {_step, ref}} = state),
-    do: {:noreply, failed(Codec.error(failure).message, state)}
+  def handle_info({ref, {:error, failure}}, %{awaited: {step, ref}} = state) do
+    timeout = state.options.connect_timeout
 
-  # Its connection accepts no more calls. Those that already run on it may finish.
+    why =
+      case Codec.error(failure) do
+        %{reason: :timeout} when step == :health ->
+          "the server accepts connections, but gave no answer within #{timeout} ms (:connect_timeout)"
+
+        error ->
+          error.message
+      end
+
+    {:noreply, failed(why, state)}
+  end
+
+  # Its connection accepts no more calls, because it is lost or the server drains. Those that already run on it may finish.
   def handle_info({ref, {:closed, lasted}}, %{closed: ref, phase: :ready} = state) do
     state = lost("the connection to #{state.address} was closed", state)
     # A server may close a connection only because it is old.
     if lasted >= @shortest_connection,
       do: {:noreply, connect(state)},
-      else: {:noreply, connect_later(state)}
+      else: {:noreply, connect_later(leave(state))}
   end
 
   def handle_info({ref, {:closed, _}}, %{closed: ref, phase: :ejected, awaited: nil} = state),
     do: {:noreply, close(state)}
+
+  # The question for its health fails with the cause.
+  def handle_info({ref, {:closed, _}}, %{closed: ref, awaited: {:health, _}} = state),
+    do: {:noreply, %{state | closed: nil}}
 
   def handle_info({ref, {:closed, _}}, %{closed: ref} = state),
     do: {:noreply, failed("the server at #{state.address} closed the connection", state)}
@@ -204,7 +233,8 @@ defmodule Snakepit.Pool.EndpointWorker do
     {:ok, _timer} = :timer.kill_after(timeout, preparing)
     late = "the function of :token returned nothing within #{timeout} ms (:connect_timeout)"
     Process.send_after(self(), {ref, {:error, late}}, timeout)
-    report(%{state | phase: :connecting, awaited: {:prepare, ref}})
+    phase = if state.phase == :draining, do: :draining, else: :connecting
+    report(%{state | phase: phase, awaited: {:prepare, ref}})
   end
 
   defp prepare(%{options: options} = state) do
@@ -219,7 +249,7 @@ defmodule Snakepit.Pool.EndpointWorker do
   defp connect(how, %{options: options} = state) do
     limits = [timeout: options.connect_timeout, max_message_size: options.max_message_size]
 
-    case Channel.start_connect(state.address, limits ++ how) do
+    case Channel.start_connect(state.address, [keepalive: state.keepalive] ++ limits ++ how) do
       {:ok, ref} -> %{state | awaited: {:connect, ref}}
       {:error, error} -> failed(error.message, state)
     end
@@ -230,39 +260,65 @@ defmodule Snakepit.Pool.EndpointWorker do
     %{state | awaited: {:health, ref}}
   end
 
-  defp join(health, %{pool: pool, channel: channel} = state) do
+  defp join(health, state) do
     if state.error, do: Logger.info("endpoint #{state.id} is ready")
     state = %{state | batches: WorkerSpec.batches(health), check: HealthCheck.reset(state.check)}
-    key = Native.pool_add(pool, channel, WorkerSpec.new(state, false))
-    state = %{state | phase: :ready, key: key, attempt: 0, error: nil, log: StartLog.new()}
-    report(%{state | ready_until: nil})
+    state = enter(health["instance_id"], state)
+    emit(:ready, %{duration: lasted(state)}, %{}, state)
+    state = %{state | phase: :ready, attempt: 0, error: nil, log: StartLog.new()}
+    report(%{state | ready_until: nil, since: now()})
   end
 
-  # It leaves the dispatcher, and with it its sessions. The calls that are lost learn the cause.
-  defp leave(why, state) do
-    Native.set_exit_cause(state.channel, why)
+  defp enter(instance, %{pool: pool, channel: channel} = state) do
+    spec = WorkerSpec.new(state, false)
+    # Other servers than Snakepit's have no number.
+    same? = instance == state.instance and instance not in [nil, 0]
+
+    if same? and state.key != nil and Native.pool_resume(pool, state.key, channel, spec) do
+      state
+    else
+      %{leave(state) | key: Native.pool_add(pool, channel, spec), instance: instance}
+    end
+  end
+
+  # It leaves the dispatcher, and with it its sessions.
+  defp leave(%{key: nil} = state), do: state
+
+  defp leave(state) do
     Native.pool_remove(state.pool, state.key)
-    %{state | key: nil, error: why, ready_until: now()}
+    %{state | key: nil}
+  end
+
+  # The calls that are lost learn the cause.
+  defp not_ready(why, state) do
+    Native.set_exit_cause(state.channel, why)
+    %{state | error: why, ready_until: now(), since: now()}
   end
 
   defp lost(why, state) do
     Logger.warning("endpoint #{state.id} is not ready: #{why}")
-    %{leave(why, state) | channel: nil, closed: nil, phase: :connecting}
+    emit(:lost, %{duration: lasted(state)}, %{why: why}, state)
+    # Not if a call that was lost has removed it.
+    paused? = Native.pool_pause(state.pool, state.key)
+    state = if paused?, do: state, else: %{state | key: nil}
+    %{not_ready(why, state) | channel: nil, closed: nil, phase: :connecting}
   end
 
   defp eject(_why, %{phase: phase} = state) when phase != :ready, do: state
 
   defp eject(why, state) do
     Logger.warning("endpoint #{state.id} takes no calls for a while: #{why}")
-    state = report(%{leave(why, state) | phase: :ejected})
+    emit(:ejected, %{duration: lasted(state)}, %{why: why}, state)
+    state = report(%{leave(not_ready(why, state)) | phase: :ejected})
     send(state.manager, {:endpoint_ejected, self()})
     state
   end
 
   # An attempt to become ready has failed.
-  defp failed(why, state) do
-    state = close(%{state | phase: :connecting, error: why})
-    connect_later(%{state | attempt: state.attempt + 1})
+  defp failed(why, phase \\ :connecting, state) do
+    attempt = state.attempt + 1
+    emit(:failed, %{attempt: attempt}, %{why: why}, state)
+    connect_later(close(%{leave(state) | phase: phase, error: why, attempt: attempt}))
   end
 
   defp connect_later(state) do
@@ -293,7 +349,7 @@ defmodule Snakepit.Pool.EndpointWorker do
   # Calls wait for an endpoint that was ready as long as a connection may take. Then it counts as failed, and if
   # all have failed, calls return the reason at once.
   defp report(%{phase: phase, error: error} = state) do
-    failed? = phase == :connecting and error != nil and not may_return?(state)
+    failed? = phase in [:connecting, :draining] and error != nil and not may_return?(state)
     send(state.manager, {:endpoint, self(), %{phase: phase, error: error, failed: failed?}})
     state
   end
@@ -322,6 +378,14 @@ defmodule Snakepit.Pool.EndpointWorker do
   end
 
   defp stopped_text, do: "its pool was stopped, and the call continued past :shutdown_timeout"
+
+  # In native units.
+  defp lasted(state), do: System.convert_time_unit(now() - state.since, :millisecond, :native)
+
+  defp emit(event, measurements, metadata, state) do
+    named = %{pool: state.options.name, worker_id: state.id, endpoint: state.address}
+    Telemetry.endpoint(event, measurements, Map.merge(metadata, named))
+  end
 
   defp description(state, info), do: %{os_pid: nil, key: state.key, info: info}
 

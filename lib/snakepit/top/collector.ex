@@ -14,6 +14,8 @@ defmodule Snakepit.Top.Collector do
   @events [
     [:snakepit, :call, :exception],
     [:snakepit, :worker, :restarted],
+    [:snakepit, :endpoint, :ejected],
+    [:snakepit, :endpoint, :lost],
     [:snakepit, :health, :failed]
   ]
 
@@ -75,12 +77,17 @@ defmodule Snakepit.Top.Collector do
     ArgumentError -> :ok
   end
 
-  def handle_event([:snakepit, kind, _event], _measurements, metadata, table) do
-    what = if kind == :worker, do: "was restarted", else: "does not answer its health check"
+  def handle_event([:snakepit, kind, event], _measurements, metadata, table) do
+    what = what(kind, event)
     keep(table, metadata.pool, "worker #{metadata.worker_id} #{what}: #{text(metadata.why)}")
   rescue
     ArgumentError -> :ok
   end
+
+  defp what(:worker, :restarted), do: "was restarted"
+  defp what(:health, :failed), do: "does not answer its health check"
+  defp what(:endpoint, :ejected), do: "takes no calls for a while"
+  defp what(:endpoint, :lost), do: "was lost"
 
   defp keep(table, pool, text) do
     order = :ets.update_counter(table, :errors, 1, {:errors, 0})

@@ -1,7 +1,7 @@
 defmodule Mix.Snakepit.Doctor.Pool do
   @moduledoc false
   # The checks of one pool: its options, its Python, the bridge, its adapter, and a worker that is
-  # started and called.
+  # started and called. Of a remote pool: its options, and whether its endpoints are ready.
 
   import Mix.Snakepit, only: [shown: 1]
   import Mix.Snakepit.Check
@@ -12,7 +12,7 @@ defmodule Mix.Snakepit.Doctor.Pool do
 
   @doc "The checked options, with their defaults."
   def options(given) do
-    with {:ok, options} <- Config.pool(given),
+    with {:ok, %{endpoints: nil} = options} <- Config.pool(given),
          :ok <- Adapter.validate_options(options.adapter, options),
          {:ok, _facts} <- Adapter.facts(options.adapter),
          do: {:ok, options}
@@ -20,10 +20,25 @@ defmodule Mix.Snakepit.Doctor.Pool do
 
   @doc "Makes the checks in turn, until one fails, and hands each result to `report`."
   def check(given, report) do
-    with {:ok, options} <- step(report, fn -> valid(given) end),
+    with {:ok, %{endpoints: nil} = options} <- step(report, fn -> valid(given) end),
          {:ok, command} <- step(report, fn -> command(options) end),
-         :ok <- python(options, command, report),
-         do: step(report, fn -> worker(given, options) end)
+         :ok <- python(options, command, report) do
+      step(report, fn -> worker(given, options) end)
+    else
+      {:ok, _remote} -> step(report, fn -> endpoints(given) end)
+      :failed -> :failed
+    end
+  end
+
+  defp endpoints(given) do
+    Pools.with_one(given, fn
+      {:ok, pool}, ms ->
+        {:ok, workers} = Snakepit.list_workers(pool)
+        ok("endpoints", "#{length(workers)} ready after #{ms} ms")
+
+      {:error, error}, _ms ->
+        failed("endpoints", error.message, "start the servers, or correct the options")
+    end)
   end
 
   # A check returns itself, or itself and what the next ones need.
