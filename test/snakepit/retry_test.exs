@@ -335,6 +335,33 @@ defmodule Snakepit.RetryTest do
     assert {:error, %Error{reason: :grpc_unavailable}} = Retry.next(call, other)
   end
 
+  test "a call to the pool of any node is made on another one if it has not started, ten times at most" do
+    named = put_in(call(timeout: :infinity).pool[:node], :other@host)
+    any = %{named | target: Snakepit.Relay.target({:any, :any}, [])}
+    gone = %Error{reason: :node_unavailable, message: "gone", details: %{started: false}}
+
+    for error <- [gone, %Error{reason: :pool_stopped, message: "stopped"}] do
+      assert {:again, wait, %{retry: %{attempt: 2}}} = Retry.next(any, error)
+      assert wait in 3..5
+      assert {:error, _} = Retry.next(put_in(any.retry.attempt, 11), error)
+      assert {:error, _} = Retry.next(named, error)
+    end
+
+    # It may have run.
+    assert {:error, _} = Retry.next(any, %{gone | details: %{}})
+  end
+
+  test "a call to another node is made again from here only after :node_unavailable" do
+    reasons = [:node_unavailable, :worker_crashed, :timeout]
+    call = call(timeout: :infinity, retry: [on: reasons])
+    there = put_in(call.pool[:node], :other@host)
+    assert {:again, _, _} = Retry.next(there, %Error{reason: :node_unavailable, message: "lost"})
+    assert {:again, _, _} = Retry.next(call, %Error{reason: :worker_crashed, message: "died"})
+    assert {:error, _} = Retry.next(there, %Error{reason: :worker_crashed, message: "died"})
+    late = %Error{reason: :timeout, message: "late", details: %{started: false}}
+    assert {:error, _} = Retry.next(there, late)
+  end
+
   test "the steps between attempts double up to the longest one" do
     call = call(timeout: :infinity, retry: [on: [:timeout], max: 100, backoff: {100, 1_000}])
     error = %Error{reason: :timeout, message: "late"}
