@@ -13,8 +13,13 @@
 # with status 1 if a verdict is bad.
 defmodule Snakepit.Faults do
   @here __DIR__
-  @shared Path.expand("../test/support/os.ex", @here)
-  @support for name <- ~w(os trial load beam), do: Path.join(@here, "support/#{name}.exs")
+  @shared [
+    {Snakepit.Test.OS, "os.ex"},
+    {Snakepit.Test.Certificates, "certificates.ex"},
+    {Snakepit.Test.NameServer, "name_server.ex"}
+  ]
+  @support for name <- ~w(os trial load beam hosts server proxy),
+               do: Path.join(@here, "support/#{name}.exs")
   @trials Path.wildcard(Path.join(@here, "trials/*.exs"))
   @options [
     long: :boolean,
@@ -78,7 +83,10 @@ defmodule Snakepit.Faults do
   # The last module of a file is its trial.
   defp require_support do
     # The modules shared with the tests are already compiled if the suite runs there.
-    unless Code.ensure_loaded?(Snakepit.Test.OS), do: Code.require_file(@shared)
+    for {module, file} <- @shared, not Code.ensure_loaded?(module) do
+      Code.require_file("../test/support/#{file}", @here)
+    end
+
     Enum.each(@support, &Code.require_file/1)
   end
 

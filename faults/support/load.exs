@@ -9,7 +9,7 @@ defmodule Snakepit.Faults.Load do
 
   # With these reasons a call has not run. With any other it may have run, once.
   @not_run ~w(pool_saturated pool_stopped queue_timeout worker_start_failed session_lost not_ready
-              grpc_unavailable invalid_options unknown_command)a
+              grpc_unavailable invalid_options unknown_command unauthenticated)a
 
   @doc """
   Starts callers. Options: `:callers`, `:kinds` of calls (of `:unary`, `:quick`, `:stream`,

@@ -256,6 +256,17 @@ defmodule Snakepit.Faults.Trial do
   @doc "The result of a call, in short form."
   def outcome({:ok, _}), do: :ok
   def outcome(:ok), do: :ok
+
+  # Its reason says little.
+  def outcome({:error, %Snakepit.Error{reason: :rpc_error} = error}) do
+    IO.puts("rpc_error: #{error.message}")
+    :rpc_error
+  end
+
+  # With a status, which somebody has answered, the call may have run.
+  def outcome({:error, %Snakepit.Error{reason: :grpc_unavailable, details: %{grpc_status: _}}}),
+    do: :answered_unavailable
+
   def outcome({:error, %Snakepit.Error{reason: reason}}), do: reason
 
   @doc "A percentile of microseconds, in ms."

@@ -1,0 +1,167 @@
+defmodule Snakepit.Faults.Between do
+  @moduledoc false
+  # What stands between a remote pool and its servers: a proxy that misbehaves, a balancer.
+
+  import Snakepit.Faults.Trial
+
+  alias Snakepit.Faults.{Load, Proxy, Server}
+
+  # Through a proxy that passes nothing on a call ends by its deadline, and its endpoint may count as failed.
+  @slow [:timeout, :queue_timeout, :worker_crashed, :session_lost, :grpc_unavailable]
+  # A balancer also answers itself where its server has gone, by an HTTP status or a reset.
+  @balanced [:worker_crashed, :grpc_unavailable, :answered_unavailable, :rpc_error]
+
+  def trials do
+    [
+      %{
+        name: "proxy",
+        about:
+          "a proxy before each server delays, half-closes, sends RST, a byte a second, or nothing",
+        short: true,
+        run: &proxy/1
+      },
+      %{
+        name: "balancer",
+        about: "HAProxy, HTTP/2 on both sides, before two servers that are killed in turn",
+        short: true,
+        run: &balancer/1
+      }
+    ]
+  end
+
+  # Half of the calls have a proxy that misbehaves, the others one that does not.
+  defp proxy(what) do
+    for kind <- times(what, [:native], [:native, :grpcio]) do
+      servers = for _ <- 1..2, do: Server.start!(server: kind)
+      [bad, good] = for server <- servers, do: Proxy.start!(Server.address(server))
+      addresses = for proxy <- [bad, good], do: Proxy.address(proxy)
+      options = [keepalive: [interval: 500, timeout: 500], timeout: 5_000]
+      {pool, supervisor} = Server.start_pool_unready!(addresses, options)
+      ready!(pool)
+      kinds = [:unary, :quick, :stream, :session]
+      times = [timeout: 4_000, queue_timeout: 4_000]
+      load = Load.start(pool, [kinds: kinds, callers: 16, seed: what.seed] ++ times)
+      before = Proxy.accepted(bad)
+
+      for _ <- 1..times(what, 1, 10),
+          act <- [:delay, :to_server, :to_client, :all, :trickle, :stall] do
+        Load.goes_on(load, 50)
+        misbehave(act, bad, load, kind)
+        Proxy.set(bad, :pass)
+        ready!(pool)
+      end
+
+      Load.goes_on(load, 50)
+      Load.stop(load, kind, @slow)
+      figure("#{kind}: connections made again", Proxy.accepted(bad) - before)
+      finish(servers, {pool, supervisor})
+    end
+  end
+
+  # The other endpoint takes calls all the time.
+  defp misbehave(:delay, proxy, load, _kind) do
+    Proxy.set(proxy, {:delay, 50})
+    Load.goes_on(load, 200)
+  end
+
+  defp misbehave(mode, proxy, load, kind) when mode in [:trickle, :stall] do
+    accepted = Proxy.accepted(proxy)
+    Proxy.set(proxy, mode)
+
+    # The keep-alive notices it, and the pool connects again, in vain.
+    wait("#{kind}: a connection that passes nothing (#{mode}) is given up", fn ->
+      Proxy.accepted(proxy) > accepted
+    end)
+
+    Load.goes_on(load, 50)
+  end
+
+  defp misbehave(direction, proxy, load, kind) do
+    accepted = Proxy.accepted(proxy)
+    wait("the proxy has a connection", fn -> Proxy.close(proxy, direction) > 0 end)
+
+    wait("#{kind}: a closed connection (#{direction}) is made again", fn ->
+      Proxy.accepted(proxy) > accepted
+    end)
+
+    Load.goes_on(load, 50)
+  end
+
+  defp balancer(what) do
+    haproxy =
+      Enum.find_value(["haproxy", "/usr/sbin/haproxy"], &System.find_executable/1) ||
+        skip("there is no `haproxy`")
+
+    for kind <- times(what, [:native], [:native, :grpcio]) do
+      servers = for _ <- 1..2, do: Server.start!(server: kind)
+      address = start_haproxy!(haproxy, servers)
+      {pool, supervisor} = Server.start_pool_unready!([address], [])
+      ready!(pool)
+      load = Load.start(pool, kinds: [:unary, :quick, :stream], callers: 16, seed: what.seed)
+
+      for number <- 1..times(what, 4, 40) do
+        server = Enum.at(servers, rem(number, 2))
+        signal = if rem(div(number, 2), 2) == 0, do: "KILL", else: "TERM"
+        Load.goes_on(load, 100)
+        Server.kill!(server, signal)
+        # By the other one.
+        succeeds_again(pool, kind)
+        Load.goes_on(load, 100)
+        Server.start_again!(server)
+      end
+
+      Load.stop(load, kind, @balanced)
+      finish(servers, {pool, supervisor})
+    end
+  end
+
+  # Once a call has, they do.
+  defp succeeds_again(pool, kind) do
+    wait("#{kind}: calls succeed with one server of two", fn ->
+      for(_ <- 1..10, do: outcome(Snakepit.execute("add", %{a: 1}, pool: pool)))
+      |> Enum.all?(&(&1 == :ok))
+    end)
+  end
+
+  # Until this BEAM ends, and with it the shell's standard input.
+  defp start_haproxy!(haproxy, servers) do
+    "tcp:" <> bind = address = Server.free_address()
+    file = Path.join(System.tmp_dir!(), "haproxy#{System.unique_integer([:positive])}.cfg")
+
+    backends =
+      for {server, index} <- Enum.with_index(servers) do
+        "tcp:" <> at = Server.address(server)
+
+        "  server s#{index} #{at} proto h2 check inter 100ms rise 1 fall 1\n"
+      end
+
+    File.write!(file, """
+    defaults
+      mode http
+      timeout connect 2s
+      timeout client 1h
+      timeout server 1h
+    frontend calls
+      bind #{bind} proto h2
+      default_backend servers
+    backend servers
+      balance roundrobin
+      option redispatch 1
+    #{backends}
+    """)
+
+    script = ~S("$@" & child=$!; cat > /dev/null; kill -KILL $child)
+    args = ["-c", script, "sh", haproxy, "-db", "-f", file]
+    Port.open({:spawn_executable, "/bin/sh"}, [:binary, :exit_status, args: args])
+    address
+  end
+
+  defp finish(servers, {pool, _supervisor} = started) do
+    wait("#{inspect(pool)} has no call left", fn ->
+      match?({:ok, %{in_flight: 0, queued: 0}}, Snakepit.stats(pool))
+    end)
+
+    stop_pools([started])
+    Enum.each(servers, &Server.stop!/1)
+  end
+end
