@@ -81,7 +81,8 @@ defmodule Snakepit.Config.Type do
   end
 
   def check(:range, value) do
-    range?(value) || "a pair {first, longest} of milliseconds above 0, at most #{@max_millis}"
+    range?(value) ||
+      "a pair {first, longest} of milliseconds above 0, the first not above the longest, at most #{@max_millis}"
   end
 
   def check(:bytes, value),
