@@ -5,7 +5,7 @@ defmodule Snakepit.Faults.Hosts do
 
   import Snakepit.Faults.Trial
 
-  # Every part is its own, so that no trial touches what another program has made.
+  # `:name` is that of its namespace and of its link.
   defstruct [:name, :ip]
 
   # For tests of networks, RFC 2544: no address of the internet. 16 of them for each run.
