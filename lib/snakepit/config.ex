@@ -301,6 +301,13 @@ defmodule Snakepit.Config do
       doc:
         "with `:endpoints`: a server from which nothing has come for the `:interval`, in ms, while calls run is asked whether it is there; without an answer within the `:timeout` the connection is lost, and its calls return `:worker_crashed`. `false` for never"
     ],
+    calls: [
+      only: :endpoints,
+      type: {:one_of, [true, false]},
+      default: true,
+      doc:
+        "with `:endpoints`, `false` behind a balancer that distributes RPCs: each call is then an RPC of its own, and one that the balancer resets may have run"
+    ],
     connect_timeout: [
       only: :endpoints,
       type: :millis,

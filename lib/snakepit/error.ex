@@ -51,7 +51,8 @@ defmodule Snakepit.Error do
   `PERMISSION_DENIED` and `UNAUTHENTICATED` to `:unauthenticated`, `RESOURCE_EXHAUSTED` to
   `:pool_saturated`, or to `:message_too_large` if a size is the cause, `UNAVAILABLE` to
   `:grpc_unavailable`, `UNIMPLEMENTED` for a stream to `:streaming_not_supported`, and all others
-  to `:rpc_error`.
+  to `:rpc_error`. An `INTERNAL` with which a proxy, as that of Ray Serve, says that the server behind it has died is
+  `:worker_crashed`.
 
   After a call was made more than once (`retry:`), the details have `:attempts`, how often. `may_have_run?/1` says
   whether the command may have run; [Reliability](reliability.md#which-failures-may-have-run) lists that by reason.

@@ -98,7 +98,9 @@ class Client:
             if tls is None
             else grpc.secure_channel(target, tls, options)
         )
-        self._metadata = (("x-snakepit-secret", secret),) if secret is not None else ()
+        self._metadata: tuple[tuple[str, str], ...] = ()
+        if secret is not None:
+            self._metadata = (("x-snakepit-secret", secret),)
 
         # grpcio cancels a call that nothing references.
         self._calls: list[Any] = []

@@ -33,9 +33,9 @@ def test_classes_are_named_as_users_import_them() -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_every_module_but_testing_is_private() -> None:
+def test_every_module_but_testing_and_ray_is_private() -> None:
     modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert {name for name in modules if not name.startswith("_")} == {"testing"}
+    assert {name for name in modules if not name.startswith("_")} == {"ray", "testing"}
     assert (PACKAGE / "py.typed").exists()
 
 
@@ -54,13 +54,13 @@ def test_writing_commands_needs_no_grpc(library: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_only_the_server_on_grpcio_imports_grpc() -> None:
+def test_only_the_server_on_grpcio_and_ray_import_grpc() -> None:
     importers = {
         path.name
         for path in PACKAGE.rglob("*.py")
         if re.search(r"^\s*(import|from) grpc", path.read_text(), re.MULTILINE)
     }
-    assert importers == {"grpcio.py", "grpcio_standard.py"}
+    assert importers == {"grpcio.py", "grpcio_standard.py", "ray.py"}
 
 
 def test_the_messages_of_the_contract_pickle() -> None:

@@ -9,7 +9,9 @@ import pytest
 from client import ROOT
 
 PACKAGE = ROOT / "snakepit_bridge"
-#: The folders of the package, and the one public module: each imports only from those before it.
+#: The public modules of the package.
+PUBLIC = ("testing", "ray")
+#: The folders of the package, and its public modules: each imports only from those before it.
 ROOMS = (
     "_types",
     "_values",
@@ -24,12 +26,13 @@ ROOMS = (
     "_servers",
     "testing",
     "_cli",
+    "ray",
 )
 
 
 def module_files() -> Iterator[Path]:
     for room in ROOMS:
-        yield from [PACKAGE / f"{room}.py"] if room == "testing" else (PACKAGE / room).glob("*.py")
+        yield from [PACKAGE / f"{room}.py"] if room in PUBLIC else (PACKAGE / room).glob("*.py")
 
 
 def name_of(path: Path) -> str:
@@ -61,7 +64,7 @@ GRAPH = {name: imported_by(path) for name, path in MODULES.items()}
 
 def test_each_room_is_a_folder_with_a_handful_of_modules() -> None:
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders == {*ROOMS, "_proto"} - {"testing"}
+    assert folders == {*ROOMS, "_proto"} - {*PUBLIC}
     for room in folders - {"_proto"}:
         modules = [name for name in MODULES if name.startswith(f"{room}.")]
         assert 4 <= len(modules) - 1 <= 9, modules

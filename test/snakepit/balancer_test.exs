@@ -38,6 +38,23 @@ defmodule Snakepit.BalancerTest do
     end
 
     @tag :tmp_dir
+    @tag if(System.find_executable("haproxy"), do: [], else: [skip: "haproxy is not installed"])
+    test "HAProxy and calls: false, a call whose server dies is not made again", %{tmp_dir: dir} do
+      servers = servers!()
+      address = haproxy!(servers, dir)
+      channel = eventually(fn -> connected(address, calls: false) end)
+      # HAProxy refuses only what it had sent on a connection that it had used before.
+      eventually(fn -> match?({:ok, _}, Client.execute(channel, "pid")) end)
+      for _ <- 1..8, do: pid(channel)
+      args = %{seconds: 600, started: Path.join(dir, "started")}
+      running = Task.async(fn -> Client.execute(channel, "sleep", args) end)
+      eventually(fn -> File.exists?(args.started) end)
+      for server <- servers, do: signal("KILL", server.os_pid)
+      assert {:error, %Error{reason: :worker_crashed} = error} = await(running)
+      assert Error.may_have_run?(error)
+    end
+
+    @tag :tmp_dir
     test "calls: false has each call go to the next server", %{tmp_dir: dir} do
       servers = servers!()
       {:ok, channel} = Client.connect(balancer!(servers, dir), calls: false)
@@ -115,8 +132,8 @@ defmodule Snakepit.BalancerTest do
     "unix:" <> socket
   end
 
-  defp connected(address) do
-    case Client.connect(address) do
+  defp connected(address, options \\ []) do
+    case Client.connect(address, options) do
       {:ok, channel} -> channel
       {:error, _error} -> nil
     end

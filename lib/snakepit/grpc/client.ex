@@ -47,7 +47,8 @@ defmodule Snakepit.GRPC.Client do
     * `:max_message_size` - bytes, for messages in both directions, default #{@max_message_size}
     * `:timeout` - ms for connecting, default #{@timeout}
     * `:calls` - with `false`, each unary call is an RPC of its own. Otherwise unary calls share one RPC, if the server
-      implements it: behind a balancer that distributes RPCs, all of them have one server.
+      implements it: behind a balancer that distributes RPCs, all of them have one server. With `false`, an RPC that
+      the balancer resets is `:worker_crashed`: HAProxy refuses RPCs whose server has died in the middle of them.
     * `:keepalive` - `[interval: ms, timeout: ms]`: a server from which nothing has come for the interval while calls run
       is asked whether it is there (a PING of HTTP/2). If it does not answer within the timeout, the connection is
       lost, and its calls return `:worker_crashed`. The default is #{inspect(@keepalive)} for `tcp:`,

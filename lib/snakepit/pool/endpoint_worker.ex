@@ -248,8 +248,9 @@ defmodule Snakepit.Pool.EndpointWorker do
 
   defp connect(how, %{options: options} = state) do
     limits = [timeout: options.connect_timeout, max_message_size: options.max_message_size]
+    how = [calls: options.calls, keepalive: state.keepalive] ++ limits ++ how
 
-    case Channel.start_connect(state.address, [keepalive: state.keepalive] ++ limits ++ how) do
+    case Channel.start_connect(state.address, how) do
       {:ok, ref} -> %{state | awaited: {:connect, ref}}
       {:error, error} -> failed(error.message, state)
     end

@@ -2,7 +2,7 @@
 //! balances.
 
 use crate::{
-    error::{Failure, causes},
+    error::{Failure, HTTP_STATUS, causes},
     keepalive::Keepalive,
     target::Target,
 };
@@ -33,6 +33,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(1);
 pub struct Channel {
     pub client: SnakepitBridgeClient<HttpConnection>,
     pub max_message_size: usize,
+    /// Whether a balancer distributes the RPCs.
+    balanced: bool,
     /// Cancelled once the connection accepts no further calls. Calls that already run on it may finish.
     pub closed: CancellationToken,
     /// Does not keep it open.
@@ -107,6 +109,7 @@ impl Channel {
             .max_decoding_message_size(max_message_size)
             .max_encoding_message_size(max_message_size),
             max_message_size,
+            balanced: !target.calls,
             closed,
             io,
             cause,
@@ -140,6 +143,13 @@ impl Channel {
             },
             _ => failure,
         }
+    }
+
+    /// The failure of an RPC whose server a balancer has lost, if one distributes the RPCs.
+    pub fn lost_by_balancer(&self, status: &tonic::Status) -> Option<Failure> {
+        self.balanced
+            .then(|| Failure::from_balancer(status))
+            .flatten()
     }
 
     /// Makes a request whose `timeout`, sent as `grpc-timeout`, the server enforces as well.
@@ -233,10 +243,7 @@ fn with_grpc_status<T>(mut response: Response<T>) -> Response<T> {
         | StatusCode::GATEWAY_TIMEOUT => Code::Unavailable,
         _ => Code::Unknown,
     };
-    let status = Status::new(
-        code,
-        format!("the server answered with the HTTP status {status}"),
-    );
+    let status = Status::new(code, format!("{HTTP_STATUS} {status}"));
     // Only metadata can be invalid, and there is none.
     let _ = status.add_header(response.headers_mut());
     response
@@ -259,6 +266,13 @@ mod tests {
     async fn failure<S: Future<Output = ()> + Send + 'static>(
         serve: impl FnOnce(ServerConnection) -> S + Send + 'static,
     ) -> Failure {
+        failure_on(true, serve).await
+    }
+
+    async fn failure_on<S: Future<Output = ()> + Send + 'static>(
+        calls: bool,
+        serve: impl FnOnce(ServerConnection) -> S + Send + 'static,
+    ) -> Failure {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("snakepit-channel-{}-{number}", std::process::id());
@@ -276,7 +290,7 @@ mod tests {
             max_message_size: 1024,
             journal: None,
             timeout: Duration::from_secs(60),
-            calls: true,
+            calls,
             takes_draining: true,
             keepalive: None,
         };
@@ -284,7 +298,9 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let mut client = channel.client.clone();
         let status = client.execute(ExecuteRequest::default()).await.unwrap_err();
-        Failure::from_unanswered(&status, 1024, false)
+        channel
+            .lost_by_balancer(&status)
+            .unwrap_or_else(|| Failure::from_unanswered(&status, 1024, false))
     }
 
     #[tokio::test]
@@ -298,6 +314,29 @@ mod tests {
             failure.await,
             Failure::NotStarted { refused: true, .. }
         ));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_a_balancer_resets_may_have_run() {
+        for reason in [Reason::REFUSED_STREAM, Reason::CANCEL] {
+            let failure = failure_on(false, move |mut connection| async move {
+                let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                respond.send_reset(reason);
+                while connection.accept().await.is_some() {}
+            });
+            assert!(matches!(failure.await, Failure::WorkerCrashed(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_a_balancer_answers_by_http_alone_may_have_run() {
+        let failure = failure_on(false, |mut connection| async move {
+            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let response = Response::builder().status(500).body(()).unwrap();
+            respond.send_response(response, true).unwrap();
+            while connection.accept().await.is_some() {}
+        });
+        assert!(matches!(failure.await, Failure::WorkerCrashed(_)));
     }
 
     #[tokio::test]

@@ -5,6 +5,9 @@ use snakepit_proto::ErrorDetail;
 use std::{error::Error as StdError, time::Duration};
 use tonic::{Code, Status};
 
+/// How the message of a status begins that an answer of HTTP alone is read as; the HTTP status follows.
+pub(crate) const HTTP_STATUS: &str = "the server answered with the HTTP status";
+
 /// The reasons of failures from here. `Snakepit.Error` documents each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -177,6 +180,19 @@ impl Failure {
             .unwrap_or_else(|| Self::from_status(status, limit, stream))
     }
 
+    /// The failure of an RPC that a balancer has ended: its server is lost. HAProxy resets an RPC whose server has died
+    /// before it answered with REFUSED_STREAM, which elsewhere says that nothing of it has run; that of Ray answers with
+    /// the HTTP status 500.
+    pub fn from_balancer(status: &Status) -> Option<Self> {
+        let reset = status.source().filter(|source| is_stream_reset(*source));
+        let http = status.message();
+        let failed = status.code() == Code::Unknown && http.starts_with(HTTP_STATUS);
+        let cause = reset
+            .map(root_cause)
+            .or_else(|| failed.then(|| http.into()));
+        cause.map(Self::WorkerCrashed)
+    }
+
     /// The failure of an RPC. A status from the peer has no source; a status that this end made because the connection
     /// broke has one.
     pub fn from_status(status: &Status, limit: usize, stream: bool) -> Self {
@@ -198,6 +214,9 @@ impl Failure {
             }
             code => match status.source() {
                 Some(source) if !is_stream_reset(source) => Self::WorkerCrashed(root_cause(source)),
+                _ if code == Code::Internal && is_death_behind_proxy(message) => {
+                    Self::WorkerCrashed(message.lines().next().unwrap_or_default().into())
+                }
                 _ => Self::Status {
                     code,
                     message: message.into(),
@@ -206,6 +225,12 @@ impl Failure {
             },
         }
     }
+}
+
+/// Whether Ray Serve's own proxy says that it has lost the replica that ran the RPC, in the text of Ray's exception.
+fn is_death_behind_proxy(message: &str) -> bool {
+    message.starts_with("The actor died ")
+        || (message.starts_with("The actor ") && message.contains(" is unavailable: "))
 }
 
 /// Whether an RPC that failed without an answer certainly has not started on the server.
@@ -393,6 +418,30 @@ mod tests {
         let failure = Failure::from_status(&Status::from_error(Box::new(broken)), 10, false);
         assert_eq!(failure.reason(), Reason::WorkerCrashed);
         assert!(failure.to_string().contains("broken pipe"));
+    }
+
+    #[test]
+    fn a_replica_that_died_behind_a_proxy_is_a_crashed_worker() {
+        let messages = [
+            "The actor died unexpectedly before finishing this task.\n\tclass_name: ServeReplica:a:B",
+            "The actor d621f9b5478286dcbcf82c8301000000 is unavailable: Actor is unavailable.. The task may or \
+             may not have been executed on the actor.",
+        ];
+        for message in messages {
+            let failure = Failure::from_status(&Status::internal(message), 10, false);
+            assert_eq!(failure.reason(), Reason::WorkerCrashed, "{message}");
+            assert!(!failure.to_string().contains('\n'), "{failure}");
+        }
+        let own = Status::internal("an error of the server's own");
+        assert_eq!(
+            Failure::from_status(&own, 10, false).reason(),
+            Reason::RpcError
+        );
+        let other = Status::unknown(messages[0]);
+        assert_eq!(
+            Failure::from_status(&other, 10, false).reason(),
+            Reason::RpcError
+        );
     }
 
     #[test]

@@ -57,7 +57,7 @@ MAX_CONNECTIONS = 256
 #: frequent, and a pool without health checks reconnects.
 MAX_IDLE = 60_000
 
-_SERVICE = "/snakepit.SnakepitBridge/"
+SERVICE = "snakepit.SnakepitBridge"
 _SECRET = "x-snakepit-secret"
 _AUTHORIZATION = "authorization"
 _REQUEST_ID = "x-request-id"
@@ -103,7 +103,7 @@ def _server(worker: Worker, options: Options, listening: Listening, health: Heal
     queue = MAX_RPCS if listening.max_queue == UNLIMITED else listening.max_queue
     most_rpcs = max(MAX_RPCS, queue) + most_calls + MAX_WATCHES
     private = is_private(listening.address)
-    service = _Service(worker, options, listening.secrets, health)
+    service = Service(worker, options, listening.secrets, health)
     if listening.token_file:
         listening.token_file.watch(lambda _tokens: service.set_secrets(listening.secrets))
     return grpc.server(
@@ -175,7 +175,7 @@ def _finish(servers: list[grpc.Server], health: Health, worker: Worker, seconds:
     return worker.runner.wait_idle(None, 0)
 
 
-class _Service(grpc.GenericRpcHandler):
+class Service(grpc.GenericRpcHandler):
     def __init__(
         self, worker: Worker, options: Options, secrets: list[str], health: Health
     ) -> None:
@@ -191,26 +191,26 @@ class _Service(grpc.GenericRpcHandler):
         stream = (grpc.unary_stream_rpc_method_handler, self._execute_stream)
         execute, session = pb.ExecuteRequest.FromString, pb.SessionRequest.FromString
         self._calls: dict[str, tuple[Callable[..., Any], ...]] = {
-            f"{_SERVICE}Execute": (*unary, execute),
-            f"{_SERVICE}ExecuteInSession": (*unary, session),
-            f"{_SERVICE}ExecuteStream": (*stream, execute),
-            f"{_SERVICE}ExecuteInSessionStream": (*stream, session),
-            f"{_SERVICE}CallWithEvents": (
+            f"/{SERVICE}/Execute": (*unary, execute),
+            f"/{SERVICE}/ExecuteInSession": (*unary, session),
+            f"/{SERVICE}/ExecuteStream": (*stream, execute),
+            f"/{SERVICE}/ExecuteInSessionStream": (*stream, session),
+            f"/{SERVICE}/CallWithEvents": (
                 grpc.unary_stream_rpc_method_handler,
                 self._call_with_events,
                 pb.CallFrame.FromString,
             ),
         }
         self._others = {
-            f"{_SERVICE}Health": grpc.unary_unary_rpc_method_handler(
+            f"/{SERVICE}/Health": grpc.unary_unary_rpc_method_handler(
                 self._health, pb.HealthRequest.FromString, pb.HealthResponse.SerializeToString
             ),
-            f"{_SERVICE}EndSession": grpc.unary_unary_rpc_method_handler(
+            f"/{SERVICE}/EndSession": grpc.unary_unary_rpc_method_handler(
                 self._end_session,
                 pb.EndSessionRequest.FromString,
                 pb.EndSessionResponse.SerializeToString,
             ),
-            f"{_SERVICE}GetInfo": grpc.unary_unary_rpc_method_handler(
+            f"/{SERVICE}/GetInfo": grpc.unary_unary_rpc_method_handler(
                 self._get_info, pb.InfoRequest.FromString, pb.InfoResponse.SerializeToString
             ),
         }

@@ -139,12 +139,14 @@ impl Call {
     /// The failure of an RPC that got no response.
     fn unanswered(&self, status: &Status, channel: &Channel, stream: bool) -> Failure {
         self.own_timeout(status)
+            .or_else(|| channel.lost_by_balancer(status))
             .unwrap_or_else(|| Failure::from_unanswered(status, channel.max_message_size, stream))
     }
 
     /// The failure of a stream that a status ended.
     pub(super) fn ended(&self, status: &Status, channel: &Channel, stream: bool) -> Failure {
         self.own_timeout(status)
+            .or_else(|| channel.lost_by_balancer(status))
             .unwrap_or_else(|| Failure::from_status(status, channel.max_message_size, stream))
     }
 
