@@ -11,8 +11,8 @@ defmodule Snakepit.Pool.Diagnostics do
   @manager_patience 30_000
 
   def health(name) do
-    with {:ok, pool, overview} <- overview(name) do
-      workers = workers(pool, overview)
+    with {:ok, _pool, overview} <- overview(name) do
+      workers = workers(overview)
       ready = Enum.count(workers, &(&1.state == :ready and &1.uptime_ms != nil))
 
       {:ok,
@@ -136,7 +136,7 @@ defmodule Snakepit.Pool.Diagnostics do
 
   def stats(name) do
     with {:ok, pool, overview} <- overview(name) do
-      workers = workers(pool, overview)
+      workers = workers(overview)
       {queued, _workers} = Native.pool_snapshot(pool.native)
       sum = fn key -> workers |> Enum.map(&(Map.fetch!(&1, key) || 0)) |> Enum.sum() end
 
@@ -160,14 +160,17 @@ defmodule Snakepit.Pool.Diagnostics do
   end
 
   def list_workers(name) do
-    with {:ok, pool, overview} <- overview(name), do: {:ok, workers(pool, overview)}
+    with {:ok, _pool, overview} <- overview(name), do: {:ok, workers(overview)}
   end
 
   @doc "Combines what the pool publishes with what its manager reports."
   def overview(name) do
     with {:ok, pool} <- Registry.fetch(name),
          nil <- Codec.unavailable() do
-      {:ok, pool, GenServer.call(pool.manager, :overview, @manager_patience)}
+      # Before the manager is asked: a worker drains only once the manager has a replacement that is ready.
+      places = places(pool)
+      overview = GenServer.call(pool.manager, :overview, @manager_patience)
+      {:ok, pool, Map.put(overview, :places, places)}
     else
       %Error{} = error -> {:error, %{error | pool: name}}
       {:error, error} -> {:error, error}
@@ -186,11 +189,14 @@ defmodule Snakepit.Pool.Diagnostics do
     {:error, %Error{reason: :pool_stopped, pool: name, message: "the pool has stopped"}}
   end
 
-  defp workers(pool, overview) do
+  # The workers in the dispatcher: how many calls each has, and whether it drains.
+  defp places(pool) do
     {_queued, places} = Native.pool_snapshot(pool.native)
-    places = Map.new(places, fn {key, in_flight, draining} -> {key, {in_flight, draining}} end)
-    Enum.map(ask(overview), fn {worker, answer} -> describe(worker, answer, places) end)
+    Map.new(places, fn {key, in_flight, draining} -> {key, {in_flight, draining}} end)
   end
+
+  defp workers(%{places: places} = overview),
+    do: Enum.map(ask(overview), fn {worker, answer} -> describe(worker, answer, places) end)
 
   # Each worker with its answer: `%{os_pid:, key:, info:}`, or nil.
   defp ask(overview, what \\ :stats) do
