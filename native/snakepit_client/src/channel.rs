@@ -35,6 +35,8 @@ pub struct Channel {
     pub max_message_size: usize,
     /// Whether a balancer distributes the RPCs.
     balanced: bool,
+    /// Whether the server is a process of this side: nothing stands between.
+    own_server: bool,
     /// Cancelled once the connection accepts no further calls. Calls that already run on it may finish.
     pub closed: CancellationToken,
     /// Does not keep it open.
@@ -110,6 +112,7 @@ impl Channel {
             .max_encoding_message_size(max_message_size),
             max_message_size,
             balanced: !target.calls,
+            own_server: !target.takes_draining,
             closed,
             io,
             cause,
@@ -145,11 +148,15 @@ impl Channel {
         }
     }
 
-    /// The failure of an RPC whose server a balancer has lost, if one distributes the RPCs.
+    /// The failure of an RPC whose server a balancer has lost, if there may be one.
     pub fn lost_by_balancer(&self, status: &tonic::Status) -> Option<Failure> {
-        self.balanced
-            .then(|| Failure::from_balancer(status))
-            .flatten()
+        if self.balanced {
+            Failure::from_balancer(status)
+        } else if self.own_server {
+            None
+        } else {
+            Failure::from_refusal(status)
+        }
     }
 
     /// Makes a request whose `timeout`, sent as `grpc-timeout`, the server enforces as well.
@@ -266,11 +273,12 @@ mod tests {
     async fn failure<S: Future<Output = ()> + Send + 'static>(
         serve: impl FnOnce(ServerConnection) -> S + Send + 'static,
     ) -> Failure {
-        failure_on(true, serve).await
+        failure_on(true, true, serve).await
     }
 
     async fn failure_on<S: Future<Output = ()> + Send + 'static>(
         calls: bool,
+        own_server: bool,
         serve: impl FnOnce(ServerConnection) -> S + Send + 'static,
     ) -> Failure {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -291,7 +299,7 @@ mod tests {
             journal: None,
             timeout: Duration::from_secs(60),
             calls,
-            takes_draining: true,
+            takes_draining: !own_server,
             keepalive: None,
         };
         let channel = Channel::connect(&target).await.unwrap();
@@ -318,8 +326,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_a_balancer_resets_may_have_run() {
-        for reason in [Reason::REFUSED_STREAM, Reason::CANCEL] {
-            let failure = failure_on(false, move |mut connection| async move {
+        let resets = [
+            (true, Reason::REFUSED_STREAM),
+            (false, Reason::REFUSED_STREAM),
+            (false, Reason::CANCEL),
+        ];
+        for (calls, reason) in resets {
+            let failure = failure_on(calls, false, move |mut connection| async move {
                 let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
                 respond.send_reset(reason);
                 while connection.accept().await.is_some() {}
@@ -330,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_a_balancer_answers_by_http_alone_may_have_run() {
-        let failure = failure_on(false, |mut connection| async move {
+        let failure = failure_on(false, false, |mut connection| async move {
             let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
             let response = Response::builder().status(500).body(()).unwrap();
             respond.send_response(response, true).unwrap();

@@ -180,8 +180,17 @@ impl Failure {
             .unwrap_or_else(|| Self::from_status(status, limit, stream))
     }
 
-    /// The failure of an RPC that a balancer has ended: its server is lost. HAProxy resets an RPC whose server has died
-    /// before it answered with REFUSED_STREAM, which elsewhere says that nothing of it has run; that of Ray answers with
+    /// The failure of an RPC that something between may have refused. HAProxy resets an RPC whose server has died before it
+    /// answered with REFUSED_STREAM, which elsewhere says that nothing of it has run.
+    pub fn from_refusal(status: &Status) -> Option<Self> {
+        let refused = status.source().filter(|source| {
+            let mut errors = causes(*source).filter_map(|cause| cause.downcast_ref::<h2::Error>());
+            errors.any(is_refusal)
+        });
+        refused.map(root_cause).map(Self::WorkerCrashed)
+    }
+
+    /// The failure of an RPC that a balancer has ended: its server is lost. HAProxy resets it, that of Ray answers with
     /// the HTTP status 500.
     pub fn from_balancer(status: &Status) -> Option<Self> {
         let reset = status.source().filter(|source| is_stream_reset(*source));
@@ -239,8 +248,7 @@ fn not_started(error: &(dyn StdError + 'static)) -> Option<Failure> {
         let h2 = cause
             .downcast_ref::<h2::Error>()
             .filter(|h2| h2.is_remote());
-        let refused =
-            h2.is_some_and(|h2| h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM));
+        let refused = h2.is_some_and(is_refusal);
         let gone = h2.is_some_and(h2::Error::is_go_away)
             || cause
                 .downcast_ref::<hyper::Error>()
@@ -250,6 +258,10 @@ fn not_started(error: &(dyn StdError + 'static)) -> Option<Failure> {
             refused,
         })
     })
+}
+
+fn is_refusal(error: &h2::Error) -> bool {
+    error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
 
 fn queue_timeout_text(after: Duration, has_workers: bool) -> String {
