@@ -6,6 +6,7 @@ defmodule Snakepit.RetryTest do
 
   alias Snakepit.{Error, Retry, Telemetry}
   alias Snakepit.Config.Options
+  alias Snakepit.Test.{Endpoints, Servers}
 
   defmodule Refusing do
     use Snakepit.Test.ServerAdapter, script: "refusing_server.py"
@@ -322,6 +323,27 @@ defmodule Snakepit.RetryTest do
 
     assert {:ok, %{"attempts" => 13}} =
              Snakepit.run_stream("refused_stream 12", %{}, & &1, pool: pool)
+  end
+
+  test "a call that an endpoint refuses may have run: it is not made again, and the endpoint stays" do
+    script = Path.expand("test/support/python/refusing_server.py")
+    name = "snakepit-#{System.pid()}-#{System.unique_integer([:positive])}.sock"
+    socket = Path.join(System.tmp_dir!(), name)
+    on_exit(fn -> File.rm(socket) end)
+    env = [{"PYTHONPATH", Path.expand("python")}, {"SNAKEPIT_LISTEN", "unix:" <> socket}]
+    %{address: address} = Servers.start_program!(".venv/bin/python", ["-u", script], env)
+    pool = Endpoints.start_remote_pool!(endpoints: [address])
+    :ok = await_ready(pool)
+
+    for call <- [
+          &Snakepit.execute("refused 1", %{}, &1),
+          &Snakepit.run_stream("refused_stream 1", %{}, fn _chunk -> :ok end, &1)
+        ] do
+      options = [pool: pool, request_id: "#{System.unique_integer()}"]
+      assert {:error, %Error{reason: :worker_crashed} = error} = call.(options)
+      assert Error.may_have_run?(error)
+      assert {:ok, %{"attempts" => 2}} = call.(options)
+    end
   end
 
   test "a call that has certainly not started is made again without being asked for" do

@@ -337,7 +337,7 @@ mod tests {
                 respond.send_reset(reason);
                 while connection.accept().await.is_some() {}
             });
-            assert!(matches!(failure.await, Failure::WorkerCrashed(_)));
+            assert!(matches!(failure.await, Failure::CallEnded(_)));
         }
     }
 
@@ -349,7 +349,7 @@ mod tests {
             respond.send_response(response, true).unwrap();
             while connection.accept().await.is_some() {}
         });
-        assert!(matches!(failure.await, Failure::WorkerCrashed(_)));
+        assert!(matches!(failure.await, Failure::CallEnded(_)));
     }
 
     #[tokio::test]

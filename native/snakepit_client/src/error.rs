@@ -65,7 +65,7 @@ pub enum Failure {
     NoGrpc(String),
     #[error("the worker died while it was running the call, and is replaced: {0}")]
     WorkerCrashed(String),
-    /// The worker itself may live.
+    /// The connection lives, and so may the worker.
     #[error("the call was running, and its worker ended it without a reply: {0}")]
     CallEnded(String),
     #[error(
@@ -187,7 +187,7 @@ impl Failure {
             let mut errors = causes(*source).filter_map(|cause| cause.downcast_ref::<h2::Error>());
             errors.any(is_refusal)
         });
-        refused.map(root_cause).map(Self::WorkerCrashed)
+        refused.map(root_cause).map(Self::CallEnded)
     }
 
     /// The failure of an RPC that a balancer has ended: its server is lost. HAProxy resets it, that of Ray answers with
@@ -199,7 +199,7 @@ impl Failure {
         let cause = reset
             .map(root_cause)
             .or_else(|| failed.then(|| http.into()));
-        cause.map(Self::WorkerCrashed)
+        cause.map(Self::CallEnded)
     }
 
     /// The failure of an RPC. A status from the peer has no source; a status that this end made because the connection
@@ -224,7 +224,7 @@ impl Failure {
             code => match status.source() {
                 Some(source) if !is_stream_reset(source) => Self::WorkerCrashed(root_cause(source)),
                 _ if code == Code::Internal && is_death_behind_proxy(message) => {
-                    Self::WorkerCrashed(message.lines().next().unwrap_or_default().into())
+                    Self::CallEnded(message.lines().next().unwrap_or_default().into())
                 }
                 _ => Self::Status {
                     code,

@@ -36,9 +36,11 @@ pub(super) enum HandlerState {
 impl HandlerState {
     pub(super) fn after(failure: &Failure) -> Self {
         match failure {
-            Failure::Remote(_) | Failure::TooLarge { .. } | Failure::NotStarted { .. } => {
-                Self::Exited
-            }
+            Failure::Remote(_)
+            | Failure::TooLarge { .. }
+            | Failure::NotStarted { .. }
+            // Something between has lost the server that ran it, and has others.
+            | Failure::CallEnded(_) => Self::Exited,
             Failure::WorkerCrashed(_) => Self::Lost,
             _ => Self::MayRun,
         }
