@@ -7,8 +7,8 @@ defmodule Snakepit.Pool.EndpointManager do
 
   require Logger
 
-  alias Snakepit.{Codec, Error, Native, Telemetry, Tracing}
-  alias Snakepit.Config.{Endpoints, Options}
+  alias Snakepit.{Codec, Error, Native, Telemetry}
+  alias Snakepit.Config.Endpoints
   alias Snakepit.Error.Cause
   alias Snakepit.GRPC.RemoteTransport
   alias Snakepit.Pool.{Group, PoolEvents, Registry, Resolver, WorkerSupervisor}
@@ -177,9 +177,7 @@ defmodule Snakepit.Pool.EndpointManager do
 
   @impl true
   def terminate(reason, state) do
-    # Every caller that finds the pool, or has found it, learns that it has stopped.
-    if state.native, do: Native.pool_close(state.native)
-    if PoolEvents.orderly?(reason), do: Registry.unpublish(state.options.name)
+    Registry.stopped(state.options.name, state.native, reason)
   end
 
   if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
@@ -192,21 +190,13 @@ defmodule Snakepit.Pool.EndpointManager do
   end
 
   defp publish(%{options: options} = state, error) do
-    pool = %{
-      # Without the fields that may contain secrets.
-      options: Map.drop(options, [:env, :adapter_args, :token, :tls]),
-      call_options: Options.defaults(Map.take(options, [:timeout, :queue_timeout, :demand])),
+    Registry.publish(options, %{
       native: state.native,
       error: error,
-      manager: self(),
       fallback: nil,
-      telemetry: Telemetry.available?(),
-      tracing: Tracing.available?(),
       transport: RemoteTransport,
       command_policy: nil
-    }
-
-    Registry.publish(options.name, pool)
+    })
   end
 
   # A list stays as it is.

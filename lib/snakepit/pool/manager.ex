@@ -15,7 +15,7 @@ defmodule Snakepit.Pool.Manager do
 
   require Logger
 
-  alias Snakepit.{Codec, Config, Error, Telemetry, Tracing}
+  alias Snakepit.{Codec, Config, Error, Telemetry}
   alias Snakepit.Config.Options
   alias Snakepit.Error.Cause
   alias Snakepit.Native
@@ -213,9 +213,7 @@ defmodule Snakepit.Pool.Manager do
 
   @impl true
   def terminate(reason, state) do
-    # Every caller that finds the pool, or has found it, learns that it has stopped.
-    if state.native, do: Native.pool_close(state.native)
-    if PoolEvents.orderly?(reason), do: Registry.unpublish(state.options.name)
+    Registry.stopped(state.options.name, state.native, reason)
   end
 
   if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
@@ -230,22 +228,13 @@ defmodule Snakepit.Pool.Manager do
   defp publish(%{options: options} = state, error, fallback) do
     facts = Map.fetch!(state.facts, options.adapter)
 
-    pool = %{
-      # Without the fields that may contain secrets.
-      options: Map.drop(options, [:env, :adapter_args]),
-      call_options:
-        options |> Map.take([:timeout, :queue_timeout, :demand]) |> Options.defaults(),
+    Registry.publish(options, %{
       native: state.native,
       error: error,
-      manager: self(),
       fallback: fallback,
-      telemetry: Telemetry.available?(),
-      tracing: Tracing.available?(),
       transport: facts.transport,
       command_policy: CommandPolicy.new(facts)
-    }
-
-    Registry.publish(options.name, pool)
+    })
   end
 
   defp start_workers(state),
@@ -352,8 +341,7 @@ defmodule Snakepit.Pool.Manager do
 
   defp resize_to(size, %{options: %{size: old, name: name} = options} = state) do
     Native.pool_set_size(state.native, size)
-    {:ok, pool} = Registry.fetch(name)
-    Registry.publish(name, put_in(pool.options.size, size))
+    Registry.resized(name, size)
     restart = Restart.resize(state.restart, size)
     state = %{state | options: %{options | size: size}, restart: restart}
     Logger.info("the pool #{inspect(name)} changes from #{old} to #{size} workers")

@@ -42,13 +42,4 @@ defmodule Snakepit.Pool.PoolEvents do
       worker_id: worker_id
     })
   end
-
-  @doc """
-  Whether a manager that ends for this reason has been stopped. A killed pool stays published, as does one
-  whose manager was killed: it is known to have existed.
-  """
-  @spec orderly?(term) :: boolean
-  def orderly?(reason) when reason in [:normal, :shutdown], do: true
-  def orderly?({:shutdown, _}), do: true
-  def orderly?(_reason), do: false
 end

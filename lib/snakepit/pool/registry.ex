@@ -4,7 +4,10 @@ defmodule Snakepit.Pool.Registry do
   # written by the pools' managers.
 
   alias Snakepit.Config.{Options, Type}
-  alias Snakepit.{Codec, Error}
+  alias Snakepit.{Codec, Error, Native, Telemetry, Tracing}
+
+  # The options that may contain secrets, which no call needs.
+  @hidden [:env, :adapter_args, :token, :tls]
 
   @doc "Returns what a call needs to know about a pool, or why it cannot be called."
   @spec fetch(term) :: {:ok, map} | {:error, Error.t()}
@@ -55,12 +58,47 @@ defmodule Snakepit.Pool.Registry do
       claim(name)
   end
 
-  @doc "Publishes a pool or a change of it. With an `:error` its calls return that error."
-  @spec publish(atom, map) :: :ok
-  def publish(name, pool), do: :persistent_term.put({__MODULE__, name}, pool)
+  @doc """
+  Publishes the pool of the calling process, its manager: its options, and `:native`, `:error`, `:fallback`, `:transport`
+  and `:command_policy`. With an `:error` its calls return that error.
+  """
+  @spec publish(map, map) :: :ok
+  def publish(options, facts) do
+    put(
+      options.name,
+      Map.merge(facts, %{
+        options: Map.drop(options, @hidden),
+        call_options:
+          options |> Map.take([:timeout, :queue_timeout, :demand]) |> Options.defaults(),
+        manager: self(),
+        telemetry: Telemetry.available?(),
+        tracing: Tracing.available?()
+      })
+    )
+  end
 
-  @spec unpublish(atom) :: boolean
-  def unpublish(name), do: :persistent_term.erase({__MODULE__, name})
+  @doc "Publishes that a pool has another number of workers."
+  @spec resized(atom, pos_integer) :: :ok
+  def resized(name, size) do
+    {:ok, pool} = fetch(name)
+    put(name, put_in(pool.options.size, size))
+  end
+
+  defp put(name, pool), do: :persistent_term.put({__MODULE__, name}, pool)
+
+  @doc """
+  The pool's manager ends for this reason: every caller that finds the pool, or has found it, learns that. A killed
+  pool stays published, as does one whose manager was killed: it is known to have existed.
+  """
+  @spec stopped(atom, reference | nil, term) :: any
+  def stopped(name, native, reason) do
+    if native, do: Native.pool_close(native)
+    if orderly?(reason), do: :persistent_term.erase({__MODULE__, name})
+  end
+
+  defp orderly?(reason) when reason in [:normal, :shutdown], do: true
+  defp orderly?({:shutdown, _}), do: true
+  defp orderly?(_reason), do: false
 
   @doc "Whether a pool of that name was published and not removed, as after it was killed."
   @spec published?(atom) :: boolean

@@ -183,10 +183,9 @@ impl Failure {
     /// The failure of an RPC that something between may have refused. HAProxy resets an RPC whose server has died before it
     /// answered with REFUSED_STREAM, which elsewhere says that nothing of it has run.
     pub fn from_refusal(status: &Status) -> Option<Self> {
-        let refused = status.source().filter(|source| {
-            let mut errors = causes(*source).filter_map(|cause| cause.downcast_ref::<h2::Error>());
-            errors.any(is_refusal)
-        });
+        let refused = status
+            .source()
+            .filter(|source| has_h2_error(*source, is_refusal));
         refused.map(root_cause).map(Self::CallEnded)
     }
 
@@ -353,11 +352,11 @@ fn status_reason(code: Code, stream: bool) -> Reason {
 
 /// A reset of one stream does not mean that the connection is lost.
 fn is_stream_reset(error: &(dyn StdError + 'static)) -> bool {
-    causes(error).any(|cause| {
-        cause
-            .downcast_ref::<h2::Error>()
-            .is_some_and(|h2| h2.is_reset() && h2.is_remote())
-    })
+    has_h2_error(error, |h2| h2.is_reset() && h2.is_remote())
+}
+
+fn has_h2_error(error: &(dyn StdError + 'static), matches: impl Fn(&h2::Error) -> bool) -> bool {
+    causes(error).any(|cause| cause.downcast_ref::<h2::Error>().is_some_and(&matches))
 }
 
 fn root_cause(error: &(dyn StdError + 'static)) -> String {
