@@ -118,27 +118,20 @@ defmodule Snakepit.Faults.Proxy do
   defp pass(<<first::binary-size(1), rest::binary>> = data, to, modes) do
     case :ets.lookup(modes, :mode) do
       [mode: :stall] ->
-        pause(@poll)
+        Process.sleep(@poll)
         pass(data, to, modes)
 
       [mode: :trickle] ->
         :gen_tcp.send(to, first)
-        pause(1_000)
+        Process.sleep(1_000)
         pass(rest, to, modes)
 
       [mode: {:delay, ms}] ->
-        pause(ms)
+        Process.sleep(ms)
         :gen_tcp.send(to, data)
 
       _ ->
         :gen_tcp.send(to, data)
-    end
-  end
-
-  defp pause(ms) do
-    receive do
-    after
-      ms -> :ok
     end
   end
 

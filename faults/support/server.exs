@@ -32,6 +32,16 @@ defmodule Snakepit.Faults.Server do
     GenServer.stop(server)
   end
 
+  @doc "Waits until a pool of servers has no call left, and ends it and them."
+  def finish(servers, {pool, _supervisor} = started) do
+    Trial.wait("#{inspect(pool)} has no call left", fn ->
+      match?({:ok, %{in_flight: 0, queued: 0}}, Snakepit.stats(pool))
+    end)
+
+    Trial.stop_pools([started])
+    Enum.each(servers, &stop!/1)
+  end
+
   @doc "Starts it again, at the same address, and waits until it listens."
   def start_again!(server) do
     :ok = GenServer.call(server, :start)

@@ -54,7 +54,7 @@ defmodule Snakepit.Faults.Between do
       Load.goes_on(load, 50)
       Load.stop(load, kind, @slow)
       figure("#{kind}: connections made again", Proxy.accepted(bad) - before)
-      finish(servers, {pool, supervisor})
+      Server.finish(servers, {pool, supervisor})
     end
   end
 
@@ -111,7 +111,7 @@ defmodule Snakepit.Faults.Between do
       end
 
       Load.stop(load, kind, @balanced)
-      finish(servers, {pool, supervisor})
+      Server.finish(servers, {pool, supervisor})
     end
   end
 
@@ -154,14 +154,5 @@ defmodule Snakepit.Faults.Between do
     args = ["-c", script, "sh", haproxy, "-db", "-f", file]
     Port.open({:spawn_executable, "/bin/sh"}, [:binary, :exit_status, args: args])
     address
-  end
-
-  defp finish(servers, {pool, _supervisor} = started) do
-    wait("#{inspect(pool)} has no call left", fn ->
-      match?({:ok, %{in_flight: 0, queued: 0}}, Snakepit.stats(pool))
-    end)
-
-    stop_pools([started])
-    Enum.each(servers, &Server.stop!/1)
   end
 end

@@ -69,7 +69,7 @@ defmodule Snakepit.Faults.Endpoints do
       figure("#{kind}: lost calls of #{kills} kills", crashed)
       # At a time a caller has one call, which can be lost once.
       must(crashed <= kills * @callers, "#{kind}: #{kills} kills ended #{crashed} calls")
-      finish(servers, started)
+      Server.finish(servers, started)
     end
   end
 
@@ -83,7 +83,7 @@ defmodule Snakepit.Faults.Endpoints do
       load = Load.start(pool, kinds: kinds, callers: @callers, seed: what.seed)
       ends(servers, pool, load, times(what, 3, 20), times(what, 2_000, 40_000))
       Load.stop(load, kind, [])
-      finish(servers, started)
+      Server.finish(servers, started)
     end
   end
 
@@ -115,7 +115,7 @@ defmodule Snakepit.Faults.Endpoints do
         ready!(pool)
       end
 
-      finish(servers, started)
+      Server.finish(servers, started)
     end
   end
 
@@ -181,7 +181,7 @@ defmodule Snakepit.Faults.Endpoints do
       for round <- 1..rounds do
         host = Enum.at(hosts, rem(round, 2))
         Hosts.cut(host)
-        pause(Enum.random([0, 10, 100, times(what, 300, 1_500)]))
+        Process.sleep(Enum.random([0, 10, 100, times(what, 300, 1_500)]))
         Hosts.restore(host)
         Load.goes_on(load, Enum.random([1, 100]))
       end
@@ -192,22 +192,13 @@ defmodule Snakepit.Faults.Endpoints do
       Load.stop(load, kind, @lost)
       {:ok, %{restarts: reconnects}} = Snakepit.stats(pool)
       figure("#{kind}: reconnections", reconnects)
-      finish(servers, started)
+      Server.finish(servers, started)
     end
   end
 
   defp start!(hosts, kind, options \\ []) do
     servers = for host <- hosts, do: Server.start!(host: host, server: kind)
     {servers, Server.start_pool!(servers, options)}
-  end
-
-  defp finish(servers, {pool, _supervisor} = started) do
-    wait("#{inspect(pool)} has no call left", fn ->
-      match?({:ok, %{in_flight: 0, queued: 0}}, Snakepit.stats(pool))
-    end)
-
-    stop_pools([started])
-    Enum.each(servers, &Server.stop!/1)
   end
 
   # The one that has ended, and the other.
@@ -218,11 +209,4 @@ defmodule Snakepit.Faults.Endpoints do
 
   defp path(name),
     do: Path.join(System.tmp_dir!(), "#{name}#{System.unique_integer([:positive])}")
-
-  defp pause(ms) do
-    receive do
-    after
-      ms -> :ok
-    end
-  end
 end

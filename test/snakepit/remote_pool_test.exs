@@ -149,19 +149,7 @@ defmodule Snakepit.RemotePoolTest do
     test "loses at most the calls that ran on a server which is killed, and runs none twice",
          %{pool: pool, servers: [server | _], tmp_dir: dir} do
       path = Path.join(dir, "ran")
-      stop = :atomics.new(1, [])
-
-      callers =
-        for caller <- 1..16 do
-          Task.async(fn ->
-            Stream.iterate(1, &(&1 + 1))
-            |> Stream.take_while(fn _ -> :atomics.get(stop, 1) == 0 end)
-            |> Enum.map(fn n ->
-              text = "#{caller}-#{n}"
-              {text, Snakepit.execute("note", %{path: path, text: text}, pool: pool)}
-            end)
-          end)
-        end
+      stop = start_callers(pool, path)
 
       ran = fn -> length(lines(path)) end
       eventually(fn -> ran.() > 50 end)
@@ -172,8 +160,7 @@ defmodule Snakepit.RemotePoolTest do
       eventually(fn -> match?({:ok, %{ready: 2}}, Snakepit.stats(pool)) end)
       resumed_at = ran.()
       eventually(fn -> ran.() > resumed_at + 50 end)
-      :atomics.put(stop, 1, 1)
-      results = callers |> await_many() |> Enum.concat()
+      results = stop.()
       {ok, lost} = Enum.split_with(results, &match?({_, {:ok, _}}, &1))
       assert Enum.all?(lost, &match?({_, {:error, %Error{reason: :worker_crashed}}}, &1))
       # One that runs, and those that were sent ahead: at most one of each caller.
@@ -182,6 +169,28 @@ defmodule Snakepit.RemotePoolTest do
       assert ran == Enum.uniq(ran)
       assert Enum.map(ok, &elem(&1, 0)) -- ran == []
       assert {:ok, %{restarts: 1}} = Snakepit.stats(pool)
+    end
+  end
+
+  # 16 of them, which note each call before it ends. Returns a function that stops them and returns what they got.
+  defp start_callers(pool, path) do
+    stop = :atomics.new(1, [])
+
+    callers =
+      for caller <- 1..16 do
+        Task.async(fn ->
+          Stream.iterate(1, &(&1 + 1))
+          |> Stream.take_while(fn _ -> :atomics.get(stop, 1) == 0 end)
+          |> Enum.map(fn n ->
+            text = "#{caller}-#{n}"
+            {text, Snakepit.execute("note", %{path: path, text: text}, pool: pool)}
+          end)
+        end)
+      end
+
+    fn ->
+      :atomics.put(stop, 1, 1)
+      callers |> await_many() |> Enum.concat()
     end
   end
 
@@ -207,19 +216,7 @@ defmodule Snakepit.RemotePoolTest do
     pool = Endpoints.start_remote_pool!(endpoints: addresses)
     assert :ok = await_ready(pool)
     path = Path.join(dir, "ran")
-    stop = :atomics.new(1, [])
-
-    callers =
-      for caller <- 1..16 do
-        Task.async(fn ->
-          Stream.iterate(1, &(&1 + 1))
-          |> Stream.take_while(fn _ -> :atomics.get(stop, 1) == 0 end)
-          |> Enum.map(fn n ->
-            text = "#{caller}-#{n}"
-            {text, Snakepit.execute("note", %{path: path, text: text}, pool: pool)}
-          end)
-        end)
-      end
+    stop = start_callers(pool, path)
 
     more = fn ->
       ran = length(lines(path))
@@ -234,8 +231,7 @@ defmodule Snakepit.RemotePoolTest do
       eventually(fn -> match?({:ok, %{ready: 2}}, Snakepit.stats(pool)) end)
     end
 
-    :atomics.put(stop, 1, 1)
-    results = callers |> await_many() |> Enum.concat()
+    results = stop.()
     assert Enum.reject(results, &match?({_, {:ok, _}}, &1)) == []
     assert Enum.sort(lines(path)) == results |> Enum.map(&elem(&1, 0)) |> Enum.sort()
   end
