@@ -96,6 +96,11 @@ defmodule Snakepit.RecyclingTest do
     {Enum.concat(errors), Enum.reduce(places, &MapSet.union/2)}
   end
 
+  defp served?(pool, slot) do
+    {:ok, workers} = Snakepit.list_workers(pool)
+    Enum.any?(workers, &(&1.slot == slot and (&1.requests || 0) > 0))
+  end
+
   # Until `done?`, the pool is never seen with fewer ready workers than `size`.
   defp never_below(pool, size, done?) do
     eventually(fn ->
@@ -122,6 +127,7 @@ defmodule Snakepit.RecyclingTest do
       assert await_ready(pool) == :ok
       assert {:ok, %{size: 3}} = Snakepit.stats(pool)
       assert {:ok, %{size: 3}} = Snakepit.info(pool)
+      eventually(fn -> served?(pool, 2) end)
       assert Snakepit.resize(pool, 1) == :ok
       never_below(pool, 1, fn _stats -> slots(pool) == [0] end)
       {errors, places} = stop(load)

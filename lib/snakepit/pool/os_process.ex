@@ -76,11 +76,8 @@ defmodule Snakepit.Pool.OSProcess do
         messages: messages
       }
 
-      launch(
-        process,
-        [[request(executable, args, variables) | limits(worker)] | List.wrap(input)],
-        worker.options.root
-      )
+      request = [request(executable, args, variables) | limits(worker)]
+      launch(process, Enum.map([request | List.wrap(input)], &prefixed/1), worker.options.root)
     end
   end
 
@@ -149,7 +146,8 @@ defmodule Snakepit.Pool.OSProcess do
     os_pid = with {:os_pid, os_pid} <- Port.info(port, :os_pid), do: os_pid
     born = os_pid && Native.process_started(os_pid)
     process = %{process | port: port, os_pid: os_pid, born: born}
-    Enum.each(input, &write(process, &1))
+    # In one write: a process that is killed between two would leave a closed pipe, and no status.
+    write(process, input)
     emit(process, :started, %{system_time: System.system_time()})
     {:ok, process}
   rescue
@@ -215,6 +213,8 @@ defmodule Snakepit.Pool.OSProcess do
 
     [[?x, executable, 0], Enum.map(args, &[?a, &1, 0]) | variables]
   end
+
+  defp prefixed(part), do: [<<IO.iodata_length(part)::32>>, part]
 
   defp limits(%{slot: slot, options: options}) do
     cores = options.cpu_affinity |> Cores.of_slot(slot) |> List.wrap()

@@ -2,8 +2,9 @@
 //! pipes that the BEAM reads, and becomes the program. A BEAM's port can do neither: its environment
 //! and arguments are text in the locale's encoding, and it reads output without a bound.
 //!
-//! `snakepit_launcher STDOUT STDERR`, the paths of two pipes. The request is 4 bytes of length, big-endian, and entries
-//! that end with NUL: `x` and the executable, `a` and an argument, `s` and `NAME=VALUE` to set, `u`
+//! `snakepit_launcher STDOUT STDERR`, the paths of two pipes. Its standard input begins with two lengths of 4 bytes,
+//! big-endian: of the BEAM's packet, in which the program's first input may follow the request, and of the request. That
+//! is entries that end with NUL: `x` and the executable, `a` and an argument, `s` and `NAME=VALUE` to set, `u`
 //! and `NAME` to unset; `c` and a core on which the program may run, `n` and its nice value, `m` and the bytes that
 //! it may map.
 
@@ -60,7 +61,8 @@ fn open(pipe: &OsStr) -> Result<File, String> {
 /// Not a byte more: the rest of the input is the program's.
 fn read_request(stdin: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let mut stdin = File::from(stdin.try_clone_to_owned()?);
-    let mut length = [0; 4];
+    let (mut packet, mut length) = ([0; 4], [0; 4]);
+    stdin.read_exact(&mut packet)?;
     stdin.read_exact(&mut length)?;
     let mut request = Vec::new();
     let length = u64::from(u32::from_be_bytes(length));
