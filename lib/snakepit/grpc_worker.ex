@@ -211,9 +211,13 @@ defmodule Snakepit.GRPCWorker do
     do: %{state | membership: Membership.started_too_late(state.membership)}
 
   defp connect(address, %{membership: %{options: options}} = state) do
-    limits = [max_message_size: options.max_message_size, timeout: connect_timeout(state)]
+    given = [
+      max_message_size: options.max_message_size,
+      timeout: connect_timeout(state),
+      earlier: state.channel
+    ]
 
-    case Channel.start_connect(address, limits ++ Listener.connect_options(state.listener)) do
+    case Channel.start_connect(address, given ++ Listener.connect_options(state.listener)) do
       {:ok, ref} -> %{state | address: address, awaited: {:connect, ref}}
       {:error, error} -> kill(error.message, state)
     end

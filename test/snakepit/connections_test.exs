@@ -107,6 +107,19 @@ defmodule Snakepit.ConnectionsTest do
     assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
   end
 
+  test "a stream on an earlier connection learns why the worker has exited" do
+    pool = start_server_pool!(Adapter, transport: :tcp, max_concurrency: 8, env: environment())
+    options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+    {:ok, %{ref: ref} = call} = Snakepit.start_stream("endless", %{}, [demand: 1] ++ options)
+    assert over_connections(fn -> Snakepit.execute("peer", %{}, options) end, []) == []
+    assert [0] = indexes(call, 1)
+    {:ok, [%{os_pid: os_pid}]} = Snakepit.list_workers(pool)
+    signal("KILL", os_pid)
+    Snakepit.ask(call, 1_000_000)
+    assert_receive {:snakepit, ^ref, {:error, %Error{reason: :worker_crashed} = error}}, @patience
+    assert error.message =~ "it was killed by SIGKILL"
+  end
+
   test "a user's own channel connects again" do
     {_port, address} = start_server!("tcp:127.0.0.1:0", environment())
     {:ok, channel} = Client.connect(address)

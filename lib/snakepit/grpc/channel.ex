@@ -16,7 +16,8 @@ defmodule Snakepit.GRPC.Channel do
 
   @doc """
   As `connect/2`, but the calling process gets `{ref, {:closed, lasted_ms}}` when the connection is
-  lost. `:journal` is the start journal that was given to the server.
+  lost. `:journal` is the start journal that was given to the server, `:earlier` a channel to the same process: calls on
+  both learn why it has exited.
 
   `:keepalive` is `[interval: ms, timeout: ms]`, or what `keepalive/1` returned for that and the connections to
   one server share, because the server may want to be asked less often. Without it a silent server is not asked.
@@ -43,6 +44,7 @@ defmodule Snakepit.GRPC.Channel do
       takes_draining: Keyword.get(options, :takes_draining, true),
       keepalive: options[:keepalive],
       journal: options[:journal],
+      earlier: options[:earlier],
       headers: options[:headers] || [],
       tls: options[:tls]
     }

@@ -8,7 +8,7 @@ use snakepit_client::{
     connection::Connection,
     multiplexer::{Cancelled, Lost, Multiplexer, PendingCall, ReturnReason},
     pool::{AcquireOptions, Dispatcher, Lease, Limits, Submitted},
-    target::Target,
+    target::{ExitCause, Target},
 };
 use snakepit_proto::{CallHeader, Field, Fields, HandlerExit, ReplyFrame};
 use std::{
@@ -83,6 +83,7 @@ fn main() -> Result<(), Failure> {
         takes_draining: true,
         keepalive: None,
         journal: None,
+        exit_cause: ExitCause::default(),
     };
     let connection = runtime
         .block_on(Connection::new(&target))

@@ -260,6 +260,7 @@ fn with_grpc_status<T>(mut response: Response<T>) -> Response<T> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::target::ExitCause;
     use bytes::Bytes;
     use h2::{Reason, server};
     use snakepit_proto::ExecuteRequest;
@@ -297,6 +298,7 @@ mod tests {
             tls: None,
             max_message_size: 1024,
             journal: None,
+            exit_cause: ExitCause::default(),
             timeout: Duration::from_secs(60),
             calls,
             takes_draining: !own_server,

@@ -6,13 +6,13 @@ use crate::{
     error::Failure,
     multiplexer::{Multiplexer, PendingCall},
     open_calls::OpenCalls,
-    target::Target,
+    target::{ExitCause, Target},
 };
 use parking_lot::Mutex;
 use snakepit_proto::HealthRequest;
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{oneshot, watch},
+    sync::oneshot,
     time::{sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -29,8 +29,7 @@ const HEADERS_WITHIN: Duration = Duration::from_millis(100);
 pub struct Connection<P: PendingCall> {
     pub channel: Channel,
     calls: Arc<OpenCalls<P>>,
-    /// Why the worker exited, once its owner knows.
-    exit_cause: watch::Sender<Option<String>>,
+    pub exit_cause: ExitCause,
     /// Ends `Calls`.
     end: CancellationToken,
     _end: DropGuard,
@@ -44,7 +43,7 @@ impl<P: PendingCall> Connection<P> {
         let connection = Arc::new(Self {
             channel,
             calls: OpenCalls::new(),
-            exit_cause: watch::Sender::new(None),
+            exit_cause: target.exit_cause.clone(),
             end: end.clone(),
             _end: end.drop_guard(),
         });
@@ -96,27 +95,6 @@ impl<P: PendingCall> Connection<P> {
     pub fn close(&self) {
         self.end.cancel();
         self.channel.close();
-    }
-
-    /// Sets why the worker has exited, or is about to cancel its calls. The first cause is kept.
-    pub fn set_exit_cause(&self, cause: String) {
-        self.exit_cause.send_if_modified(|known| {
-            let first = known.is_none();
-            if first {
-                *known = Some(cause);
-            }
-            first
-        });
-    }
-
-    /// Waits for the reason why the worker exited; `otherwise` if that is not known in time.
-    pub async fn exit_cause(&self, otherwise: String, within: Duration) -> String {
-        let mut cause = self.exit_cause.subscribe();
-        let known = tokio::time::timeout(within, cause.wait_for(Option::is_some)).await;
-        match known {
-            Ok(Ok(cause)) => cause.clone().unwrap_or(otherwise),
-            _ => otherwise,
-        }
     }
 }
 

@@ -6,13 +6,40 @@ use snakepit_wire::{
     Address, InvalidAddress, Io, IoState, SECRET_HEADER, StartJournal, tls::client::ClientTls,
 };
 use std::{io, sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 static SECRET: HeaderName = HeaderName::from_static(SECRET_HEADER);
 
 impl From<InvalidAddress> for Failure {
     fn from(error: InvalidAddress) -> Self {
         Self::InvalidArgs(error.to_string())
+    }
+}
+
+/// Why a worker has exited, once its owner knows. The connections to one worker share it.
+#[derive(Clone, Default)]
+pub struct ExitCause(Arc<watch::Sender<Option<String>>>);
+
+impl ExitCause {
+    /// Sets it, or why the worker is about to cancel its calls. The first cause is kept.
+    pub fn set(&self, cause: String) {
+        self.0.send_if_modified(|known| {
+            let first = known.is_none();
+            if first {
+                *known = Some(cause);
+            }
+            first
+        });
+    }
+
+    /// Waits for it; `otherwise` if it is not known in time.
+    pub async fn wait(&self, otherwise: String, within: Duration) -> String {
+        let mut cause = self.0.subscribe();
+        let known = timeout(within, cause.wait_for(Option::is_some)).await;
+        match known {
+            Ok(Ok(cause)) => cause.clone().unwrap_or(otherwise),
+            _ => otherwise,
+        }
     }
 }
 
@@ -34,6 +61,7 @@ pub struct Target {
     pub keepalive: Option<Arc<Keepalive>>,
     /// The start journal that a server was given when this side started it.
     pub journal: Option<Arc<StartJournal>>,
+    pub exit_cause: ExitCause,
 }
 
 impl Target {

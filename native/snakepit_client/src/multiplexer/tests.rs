@@ -5,7 +5,7 @@ use super::{Cancelled, Lost, Multiplexer, PendingCall, ReturnReason};
 use crate::{
     calls_rpc::{CallsRpc, ClientConnection},
     keepalive::Keepalive,
-    target::Target,
+    target::{ExitCause, Target},
 };
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream, server};
@@ -169,6 +169,7 @@ fn listen() -> (UnixListener, Target) {
         tls: None,
         max_message_size: MAX_FRAME,
         journal: None,
+        exit_cause: ExitCause::default(),
         timeout: PATIENCE,
         calls: true,
         takes_draining: true,

@@ -1,16 +1,16 @@
 //! The cause of a call's failure when its worker has exited.
 
-use super::destination::{Connection, Destination};
-use snakepit_client::error::Failure;
-use std::{sync::Arc, time::Duration};
+use super::destination::Destination;
+use snakepit_client::{error::Failure, target::ExitCause};
+use std::time::Duration;
 
 /// How long a failed call waits for the cause. The worker's owner gets the exit status and the last output
 /// a moment after the connection is gone.
 const CAUSE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Why a worker exited. Its connection knows, or will know within the given time.
+/// Why a worker exited, if that is known within the given time.
 pub(super) struct PendingCause {
-    connection: Arc<Connection>,
+    exit_cause: ExitCause,
     within: Duration,
 }
 
@@ -37,8 +37,8 @@ impl Destination {
             _ if unavailable => Duration::ZERO,
             _ => return None,
         };
-        let connection = connection.clone();
-        Some(PendingCause { connection, within })
+        let exit_cause = connection.exit_cause.clone();
+        Some(PendingCause { exit_cause, within })
     }
 }
 
@@ -57,6 +57,6 @@ impl PendingCause {
             }
             failure => format!("it stopped while the call was running ({failure})"),
         };
-        Failure::WorkerCrashed(self.connection.exit_cause(seen, self.within).await)
+        Failure::WorkerCrashed(self.exit_cause.wait(seen, self.within).await)
     }
 }

@@ -79,6 +79,8 @@ struct ConnectOptions<'a> {
     keepalive: Option<ResourceArc<KeepaliveResource>>,
     /// The start journal of a server that this side has started.
     journal: Option<ResourceArc<JournalResource>>,
+    /// An earlier channel to the same process: the calls of both learn why that has exited.
+    earlier: Option<ResourceArc<ChannelResource>>,
 }
 
 /// What `Snakepit.Config.Tls.load/2` returns.
@@ -143,6 +145,10 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
             takes_draining: options.takes_draining,
             keepalive: options.keepalive.map(|keepalive| keepalive.0.clone()),
             journal: options.journal.map(|journal| journal.0.clone()),
+            exit_cause: options
+                .earlier
+                .map(|channel| channel.0.present().exit_cause.clone())
+                .unwrap_or_default(),
         })
     });
     let mut target = match target {
@@ -363,6 +369,6 @@ fn close(channel: ResourceArc<ChannelResource>) -> Atom {
 /// Sets why a worker has exited, for its calls.
 #[rustler::nif]
 fn set_exit_cause(channel: ResourceArc<ChannelResource>, cause: String) -> Atom {
-    channel.0.present().set_exit_cause(cause);
+    channel.0.present().exit_cause.set(cause);
     atoms::ok()
 }
