@@ -483,7 +483,7 @@ defmodule Snakepit do
   # Checks a call and begins its span.
   defp prepare(command, args, options, kind, streaming) do
     with :ok <- Execution.check(options, kind) do
-      {pool, options} = Keyword.pop(options, :pool, Snakepit.Pool)
+      pool = Keyword.get(options, :pool, Snakepit.Pool)
       Execution.prepare(Relay.target(pool, options), command, args, options, streaming)
     end
   end

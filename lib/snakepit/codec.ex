@@ -9,16 +9,25 @@ defmodule Snakepit.Codec do
   @spec spec(String.t(), map) :: {:ok, map} | {:error, Error.t()}
   def spec(command, options) do
     with :ok <- check_command(command) do
+      # Found at once, which takes less time than one after the other.
+      %{
+        request_id: request_id,
+        timeout: timeout,
+        queue_timeout: queue_timeout,
+        priority: priority,
+        on_progress: on_progress
+      } = options
+
       {:ok,
        %{
          command: command,
-         request_id: options.request_id,
-         timeout: millis(options.timeout),
-         queue_timeout: millis(options.queue_timeout),
-         priority: options.priority,
+         request_id: request_id,
+         timeout: millis(timeout),
+         queue_timeout: millis(queue_timeout),
+         priority: priority,
          session: session(options),
          metadata: metadata(options),
-         progress: options.on_progress != nil
+         progress: on_progress != nil
        }}
     end
   end

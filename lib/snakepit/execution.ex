@@ -29,7 +29,7 @@ defmodule Snakepit.Execution do
   @spec check(keyword, atom) :: :ok | {:error, Error.t()}
   def check(options, kind), do: Options.check(options, Map.fetch!(@schemas, kind))
 
-  @doc "Prepares a call whose options have passed `check/2`, without `:pool`, and begins its span."
+  @doc "Prepares a call whose options have passed `check/2`, and begins its span."
   @spec prepare(Transport.target(), String.t(), map | keyword, keyword, boolean) ::
           {:ok, Transport.call()} | {:error, Error.t()}
   def prepare(target, command, args, options, streaming) do
@@ -38,6 +38,8 @@ defmodule Snakepit.Execution do
         {:ok, options} ->
           options = options |> Options.complete(pool.call_options) |> with_metadata(pool)
           options = named(pool, Tracing.with_context(pool, options))
+          # To look at the clock takes as long as most of this together.
+          started = System.monotonic_time()
 
           {:ok,
            %{
@@ -47,8 +49,8 @@ defmodule Snakepit.Execution do
              command: command,
              args: args,
              options: options,
-             retry: Retry.new(pool, command, options),
-             span: Telemetry.start_call(pool, name, command, streaming, options)
+             retry: Retry.new(pool, command, options, started),
+             span: Telemetry.start_call(pool, name, command, streaming, options, started)
            }}
 
         {:error, error} ->
@@ -58,9 +60,9 @@ defmodule Snakepit.Execution do
   end
 
   # The metadata of a remote pool. The caller's own count before them.
-  defp with_metadata(options, %{options: %{metadata: of_pool}}) when of_pool == %{}, do: options
+  defp with_metadata(options, %{metadata: of_pool}) when of_pool == %{}, do: options
 
-  defp with_metadata(options, %{options: %{metadata: of_pool}}) do
+  defp with_metadata(options, %{metadata: of_pool}) do
     own = Map.new(options.metadata, fn {name, value} -> {to_string(name), value} end)
     %{options | metadata: Map.merge(of_pool, own)}
   end

@@ -106,7 +106,8 @@ defmodule Snakepit.Relay do
       manager: nil,
       fallback: nil,
       command_policy: nil,
-      options: %{retry: %{}, metadata: %{}},
+      retry: %{},
+      metadata: %{},
       call_options: @of_pool
     })
   end

@@ -11,21 +11,20 @@ defmodule Snakepit.Retry do
   # For a call to the pool on any node which has not started on the one that was chosen.
   @elsewhere %{max: 10, backoff: {5, 1_000}}
 
-  defstruct [:policy, :timeout, :until, attempt: 1]
+  defstruct [:policy, :timeout, :started, attempt: 1]
 
   @type t :: %__MODULE__{}
 
   @doc """
-  Returns the retries of a call that begins now. `pool` is that of `Snakepit.Pool.Registry.fetch/1`; the options are
-  complete.
+  Returns the retries of a call that `started` at this monotonic time. `pool` is that of
+  `Snakepit.Pool.Registry.fetch/1`; the options are complete.
   """
-  @spec new(map, String.t(), map) :: t
-  def new(pool, command, %{timeout: timeout} = options) do
+  @spec new(map, String.t(), map, integer) :: t
+  def new(pool, command, %{timeout: timeout} = options, started) do
     %__MODULE__{
-      policy: policy(pool.options.retry, command, options),
+      policy: policy(pool.retry, command, options),
       timeout: timeout,
-      # A pool on another node has a timeout of its own, which is not known here.
-      until: if(timeout in [:infinity, nil], do: :infinity, else: now() + timeout)
+      started: started
     }
   end
 
@@ -50,7 +49,7 @@ defmodule Snakepit.Retry do
          %{} = policy <- policy_for(call, error),
          true <- retry.attempt <= policy.max,
          wait = wait(policy.backoff, retry.attempt),
-         true <- retry.until == :infinity or now() + wait < retry.until do
+         true <- wait < left(retry) do
       span = Telemetry.retry_call(call.span, error, retry.attempt, wait)
       {:again, wait, %{call | span: span, retry: %{retry | attempt: retry.attempt + 1}}}
     else
@@ -74,8 +73,12 @@ defmodule Snakepit.Retry do
     end
   end
 
-  defp with_rest(options, %{until: :infinity}), do: options
-  defp with_rest(options, %{until: until}), do: %{options | timeout: max(until - now(), 1)}
+  defp with_rest(options, retry) do
+    case left(retry) do
+      :infinity -> options
+      left -> %{options | timeout: max(left, 1)}
+    end
+  end
 
   # The pool has got other workers while the call waited for the first ones.
   defp fell_back?(%{target: target, pool: pool}, %{reason: :grpc_unavailable}) do
@@ -119,13 +122,20 @@ defmodule Snakepit.Retry do
   end
 
   # The last attempt had only the rest of the timeout.
-  defp message(%{reason: :timeout} = error, %{until: until} = retry) when is_integer(until) do
-    if now() < until,
+  defp message(%{reason: :timeout} = error, retry) do
+    if left(retry) > 0,
       do: error.message,
       else: "the deadline of #{retry.timeout} ms passed during attempt #{retry.attempt}"
   end
 
   defp message(error, _retry), do: error.message
 
-  defp now, do: System.monotonic_time(:millisecond)
+  # How much of the timeout is left, in ms. A pool on another node has one of its own, which is not known here. An atom is
+  # greater than a number.
+  defp left(%{timeout: timeout}) when timeout in [:infinity, nil], do: :infinity
+
+  defp left(%{timeout: timeout, started: started}) do
+    passed = System.monotonic_time() - started
+    timeout - System.convert_time_unit(passed, :native, :millisecond)
+  end
 end

@@ -232,9 +232,9 @@ defmodule Snakepit.Telemetry do
 
   @doc false
   # Returns nil if the pool has no telemetry. The functions that take a span then do nothing.
-  def start_call(%{telemetry: false}, _name, _command, _streaming, _options), do: nil
+  def start_call(%{telemetry: false}, _name, _command, _streaming, _options, _started), do: nil
 
-  def start_call(pool, name, command, streaming, options) do
+  def start_call(pool, name, command, streaming, options, started) do
     {name, node} = if is_tuple(name), do: name, else: {name, node()}
 
     metadata = %{
@@ -248,7 +248,6 @@ defmodule Snakepit.Telemetry do
       telemetry_span_context: make_ref()
     }
 
-    started = System.monotonic_time()
     measurements = %{monotonic_time: started, system_time: System.system_time()}
     :telemetry.execute([:snakepit, :call, :start], measurements, metadata)
     %Span{started: started, metadata: metadata, request_event: pool.transport.request_event()}

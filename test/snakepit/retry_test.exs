@@ -351,7 +351,7 @@ defmodule Snakepit.RetryTest do
     error = %Error{reason: :grpc_unavailable, message: "refused", details: %{started: false}}
     assert {:again, wait, %{retry: %{attempt: 2}}} = Retry.next(call, error)
     assert wait in 3..5
-    over = put_in(call.retry.until, System.monotonic_time(:millisecond))
+    over = put_in(call.retry.timeout, 0)
     assert {:error, %Error{reason: :grpc_unavailable}} = Retry.next(over, error)
     other = %{error | details: %{grpc_status: 14}}
     assert {:error, %Error{reason: :grpc_unavailable}} = Retry.next(call, other)
@@ -397,7 +397,7 @@ defmodule Snakepit.RetryTest do
 
   # A call without telemetry.
   defp call(options) do
-    pool = %{options: %{retry: %{}}, fallback: nil}
+    pool = %{retry: %{}, fallback: nil}
     options = Options.defaults(options)
 
     %{
@@ -407,7 +407,7 @@ defmodule Snakepit.RetryTest do
       command: "any",
       args: %{},
       options: options,
-      retry: Retry.new(pool, "any", options),
+      retry: Retry.new(pool, "any", options, System.monotonic_time()),
       span: nil
     }
   end

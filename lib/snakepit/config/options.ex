@@ -58,12 +58,15 @@ defmodule Snakepit.Config.Options do
   def defaults(known), do: Map.merge(@absent, Map.new(known))
 
   @doc """
-  Returns a call's options as a map with every one of them: what follows then needs no search. The first of those
-  that are given twice counts.
+  Returns a call's options as a map with every one of them, except `:pool`: what follows then needs no search. The
+  first of those that are given twice counts.
   """
   @spec complete(keyword, map) :: map
-  def complete(options, defaults),
-    do: Map.merge(defaults, options |> Enum.reverse() |> Map.new())
+  def complete([], defaults), do: defaults
+  def complete([{:pool, _pool} | rest], defaults), do: complete(rest, defaults)
+
+  def complete([{option, value} | rest], defaults),
+    do: Map.put(complete(rest, defaults), option, value)
 
   @doc "Returns the type of `:demand`, which is also an option of a pool."
   @spec demand() :: Type.t()

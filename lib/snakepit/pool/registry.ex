@@ -68,6 +68,8 @@ defmodule Snakepit.Pool.Registry do
       options.name,
       Map.merge(facts, %{
         options: Map.drop(options, @hidden),
+        retry: options.retry,
+        metadata: options.metadata,
         call_options:
           options |> Map.take([:timeout, :queue_timeout, :demand]) |> Options.defaults(),
         manager: self(),
