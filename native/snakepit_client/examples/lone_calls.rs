@@ -131,7 +131,7 @@ fn echo(
         lease,
         caller,
     };
-    multiplexer.start(call, |_id| {});
+    multiplexer.start(call, Instant::now(), |_id| {});
     let reply = ended.recv()??;
     if !reply.success {
         return Err(reply.error.into());

@@ -55,7 +55,7 @@ impl Events {
     }
 
     /// The terminal event: `{:done, info}` or `{:error, %Snakepit.Error{}}`.
-    pub(crate) fn finish(mut self, result: Result<(), Failure>, meta: &Meta) {
+    pub(crate) fn finish(mut self, result: Result<(), Failure>, meta: &Meta<'_>) {
         if let Some(to) = self.to.take() {
             to.end(result, meta);
         }
@@ -111,7 +111,7 @@ impl Recipient {
     }
 
     /// Nothing is sent after it.
-    pub(crate) fn end(&self, result: Result<(), Failure>, meta: &Meta) {
+    pub(crate) fn end(&self, result: Result<(), Failure>, meta: &Meta<'_>) {
         OwnedEnv::new().run(|env| {
             let event = match result {
                 Ok(()) => (atoms::done(), meta).encode(env),
@@ -136,8 +136,14 @@ impl Recipient {
         let _ = env.send(&self.pid, message);
     }
 
-    fn error<'a>(&self, env: Env<'a>, failure: &Failure, pool: Term<'a>, meta: &Meta) -> Term<'a> {
-        let request_id = Some(&meta.request_id).filter(|id| !id.is_empty());
+    fn error<'a>(
+        &self,
+        env: Env<'a>,
+        failure: &Failure,
+        pool: Term<'a>,
+        meta: &Meta<'_>,
+    ) -> Term<'a> {
+        let request_id = Some(meta.request_id).filter(|id| !id.is_empty());
         let error = ErrorTerm {
             reason: reason_atom(failure.reason()),
             message: failure.to_string(),
@@ -151,7 +157,7 @@ impl Recipient {
     }
 
     /// `{:snakepit_stream_ended, term, end}`, once.
-    fn send_to_observer<'a>(&self, env: Env<'a>, event: Term<'a>, meta: &'a Meta) {
+    fn send_to_observer<'a>(&self, env: Env<'a>, event: Term<'a>, meta: &'a Meta<'a>) {
         let (Some((pid, term)), Some(progress)) = (&self.observer, &self.progress) else {
             return;
         };

@@ -12,17 +12,18 @@ pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What a reply reports about its call besides the result.
+/// What a reply reports about its call besides the result. In the order in which the BEAM sorts the keys: then there
+/// is nothing to sort.
 #[derive(Default, NifMap)]
 #[rustler(encode)]
-pub(crate) struct Meta {
-    pub(crate) request_id: String,
-    pub(crate) worker_id: Option<String>,
-    pub(crate) queue_us: u64,
-    pub(crate) execution_us: u64,
+pub(crate) struct Meta<'a> {
     /// The number of calls in its batch, and how long it waited for that to start; 0 if it was in none.
     pub(crate) batch_size: u32,
     pub(crate) batch_wait_us: u64,
+    pub(crate) execution_us: u64,
+    pub(crate) queue_us: u64,
+    pub(crate) request_id: &'a str,
+    pub(crate) worker_id: Option<&'a str>,
 }
 
 /// The error of a stream, which its owner gets unchanged.
@@ -45,7 +46,7 @@ pub(crate) struct ErrorTerm<'a> {
 pub(crate) struct StreamEnd<'a> {
     /// The event that the owner gets.
     pub(crate) event: Term<'a>,
-    pub(crate) meta: &'a Meta,
+    pub(crate) meta: &'a Meta<'a>,
     pub(crate) chunks: usize,
     pub(crate) first_chunk_us: Option<u64>,
 }

@@ -63,6 +63,11 @@ impl CallHeader {
         &self.frame.command
     }
 
+    /// Takes the request id out of a header that is not sent again.
+    pub fn take_request_id(&mut self) -> String {
+        std::mem::take(&mut self.frame.request_id)
+    }
+
     /// Takes the command out of a header that is not sent again.
     pub fn take_command(&mut self) -> String {
         std::mem::take(&mut self.frame.command)
@@ -145,11 +150,12 @@ impl CallHeader {
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// The call as a frame, with the time that is left now.
-    pub fn frame(&mut self, call_id: u64) -> &mut CallFrame {
+    /// The call as a frame that is sent now.
+    pub fn frame(&mut self, call_id: u64, now: Instant) -> &mut CallFrame {
         self.frame.call_id = call_id;
         // 0 stands for no deadline.
-        self.frame.timeout_us = self.remaining().map_or(0, |left| {
+        self.frame.timeout_us = self.deadline.map_or(0, |deadline| {
+            let left = deadline.saturating_duration_since(now);
             u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1)
         });
         &mut self.frame
@@ -311,7 +317,7 @@ mod tests {
     #[test]
     fn a_frame_carries_a_complete_call() {
         let mut sent = header();
-        let frame = sent.frame(3).clone();
+        let frame = sent.frame(3, Instant::now()).clone();
         assert_eq!(frame.act(), Act::Call);
         let received = CallHeader::from(frame);
         assert_carried(&received, 3);
@@ -332,13 +338,16 @@ mod tests {
     #[test]
     fn a_call_without_a_deadline_says_so_and_an_expired_one_has_a_deadline() {
         let mut header = CallHeader::default();
-        assert_eq!(header.frame(1).timeout_us, 0);
+        assert_eq!(header.frame(1, Instant::now()).timeout_us, 0);
         assert_eq!(header.execute_request(1).timeout_ms, 0);
-        assert_eq!(CallHeader::from(header.frame(1).clone()).deadline(), None);
+        assert_eq!(
+            CallHeader::from(header.frame(1, Instant::now()).clone()).deadline(),
+            None
+        );
         let request = header.execute_request(1);
         assert_eq!(CallHeader::from(request).deadline(), None);
         header.set_deadline(Some(Instant::now()));
-        assert_eq!(header.frame(1).timeout_us, 1);
+        assert_eq!(header.frame(1, Instant::now()).timeout_us, 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ impl Fields {
     pub fn sent(mut found: Vec<(Field, u8)>, with_kinds: bool) -> Self {
         found.sort_unstable_by(|(one, _), (other, _)| one.key.cmp(&other.key));
         Self {
-            kinds: with_kinds.then(|| packed(found.iter().map(|(_, kind)| *kind).collect())),
+            kinds: with_kinds.then(|| gathered(found.iter().map(|(_, kind)| *kind))),
             values: found.into_iter().map(|(field, _)| field).collect(),
         }
     }
@@ -81,6 +81,20 @@ pub fn copied(bytes: &[u8]) -> Bytes {
             room.reserve(ROOM);
         }
         room.extend_from_slice(bytes);
+        room.split().freeze()
+    })
+}
+
+/// As `copied`, one byte after the other.
+fn gathered(bytes: impl ExactSizeIterator<Item = u8>) -> Bytes {
+    if bytes.len() > PACKED_UP_TO {
+        return bytes.collect();
+    }
+    PACKED.with_borrow_mut(|room| {
+        if room.capacity() < bytes.len() {
+            room.reserve(ROOM);
+        }
+        room.extend(bytes);
         room.split().freeze()
     })
 }

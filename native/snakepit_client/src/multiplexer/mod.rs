@@ -116,8 +116,8 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         self.state.lock().set_worker(capacity, grace, owned);
     }
 
-    /// Sends a call. Passes the id that `cancel` takes to `keep` before that.
-    pub fn start(&self, mut call: P, keep: impl FnOnce(u64)) {
+    /// Sends a call now. Passes the id that `cancel` takes to `keep` before that.
+    pub fn start(&self, mut call: P, now: Instant, keep: impl FnOnce(u64)) {
         let mut state = self.state.lock();
         if let Some(what) = state.lost() {
             drop(state);
@@ -126,7 +126,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let id = state.next_id();
         let header = call.header();
         let deadline = header.deadline();
-        let frame = header.frame(id);
+        let frame = header.frame(id, now);
         self.sender.queue(|out| {
             out.append_in_parts(frame.encoded_len(), |parts, rest| {
                 frame.encode_in_parts(parts, rest);
@@ -138,7 +138,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let idle = state.is_empty();
         let next = deadline.into_iter().chain(state.silent_until(false)).min();
         let early = state.is_early(next);
-        state.insert(id, call, deadline);
+        state.insert(id, call, deadline, now);
         drop(state);
         if self.answering.load(Ordering::SeqCst) {
             return;
@@ -382,7 +382,8 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let unnoted = self.journal_read_after.get().copied().unwrap_or(u64::MAX);
         self.connection.set_ended();
         let mut ordinary = 0;
-        for (id, entry) in left.calls {
+        for entry in left.calls {
+            let id = entry.id;
             let may_have_started = if entry.call.is_batched() {
                 id <= unnoted
             } else {

@@ -7,7 +7,7 @@ use super::{
 };
 use snakepit_proto::CallEvent;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::VecDeque,
     mem::{replace, take},
     time::{Duration, Instant},
 };
@@ -18,13 +18,13 @@ const STALLED_AFTER: Duration = Duration::from_millis(1);
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
 pub(super) struct State<P> {
-    /// In the order in which they were sent. An entry has half a kilobyte, and the map moves those of a node whenever
-    /// the first of them leaves.
-    calls: BTreeMap<u64, Box<Entry<P>>>,
+    /// In the order in which they were sent, which is that of their ids. As a rule the first one leaves next.
+    calls: VecDeque<Box<Entry<P>>>,
     /// How many of them are batched.
     batched: usize,
     last_id: u64,
-    timers: BTreeSet<(Instant, u64)>,
+    /// No call has an earlier timer. Most calls leave before their timers fire, so that nothing else keeps these in order.
+    timers_from: Option<Instant>,
     /// When the driving task wakes next.
     armed: Option<Instant>,
     /// How many calls the worker runs at once.
@@ -52,6 +52,7 @@ enum Draining {
 }
 
 pub(super) struct Entry<P> {
+    pub(super) id: u64,
     pub(super) call: P,
     pub(super) cancelled_at: Option<Instant>,
     timer: Option<Instant>,
@@ -76,7 +77,7 @@ pub(super) struct Recall {
 /// The calls that are left when the connection is lost.
 pub(super) struct Left<P> {
     /// In the order in which they were sent.
-    pub(super) calls: BTreeMap<u64, Box<Entry<P>>>,
+    pub(super) calls: VecDeque<Box<Entry<P>>>,
     /// How many of them the worker may have run at once.
     pub(super) capacity: usize,
 }
@@ -84,10 +85,10 @@ pub(super) struct Left<P> {
 impl<P: PendingCall> State<P> {
     pub(super) fn new(silence: Option<Silence>) -> Self {
         Self {
-            calls: BTreeMap::new(),
+            calls: VecDeque::new(),
             batched: 0,
             last_id: 0,
-            timers: BTreeSet::new(),
+            timers_from: None,
             armed: None,
             capacity: usize::MAX,
             owned: true,
@@ -149,32 +150,41 @@ impl<P: PendingCall> State<P> {
         self.calls.is_empty()
     }
 
-    pub(super) fn insert(&mut self, id: u64, call: P, deadline: Option<Instant>) {
+    /// Adds the call of the id that `next_id` has returned last.
+    pub(super) fn insert(&mut self, id: u64, call: P, deadline: Option<Instant>, now: Instant) {
         if self.calls.is_empty() {
-            self.progress = Instant::now();
+            self.progress = now;
         }
         self.batched += usize::from(call.is_batched());
-        let entry = Entry {
+        self.calls.push_back(Box::new(Entry {
+            id,
             call,
-            timer: None,
+            timer: deadline,
             cancelled_at: None,
-        };
-        self.calls.insert(id, Box::new(entry));
-        self.set_timer(id, deadline);
+        }));
+        self.expect_timer(deadline);
     }
 
     pub(super) fn take(&mut self, id: u64) -> Option<Box<Entry<P>>> {
-        let entry = self.calls.remove(&id)?;
+        let entry = self.calls.remove(self.index(id)?)?;
         self.batched -= usize::from(entry.call.is_batched());
-        if let Some(timer) = entry.timer {
-            self.timers.remove(&(timer, id));
+        if self.calls.is_empty() {
+            self.timers_from = None;
         }
         Some(entry)
     }
 
+    fn index(&self, id: u64) -> Option<usize> {
+        let first = self.calls.front()?;
+        if first.id == id {
+            return Some(0);
+        }
+        self.calls.binary_search_by_key(&id, |entry| entry.id).ok()
+    }
+
     /// What is to be done about an event of a call: nothing if its caller no longer waits.
     pub(super) fn report(&self, id: u64, event: CallEvent) -> Option<Report> {
-        let entry = self.calls.get(&id)?;
+        let entry = &self.calls[self.index(id)?];
         let waits = entry.cancelled_at.is_none();
         waits.then(|| entry.call.report(event)).flatten()
     }
@@ -188,15 +198,17 @@ impl<P: PendingCall> State<P> {
     pub(super) fn cancel(&mut self, id: u64, why: Cancelled) -> bool {
         let now = Instant::now();
         let until = now + self.grace;
-        let Some(entry) = self.calls.get_mut(&id) else {
+        let Some(index) = self.index(id) else {
             return false;
         };
+        let entry = &mut self.calls[index];
         if entry.cancelled_at.is_some() {
             return false;
         }
         entry.cancelled_at = Some(now);
+        entry.timer = Some(until);
         entry.call.cancelled(why);
-        self.set_timer(id, Some(until));
+        self.expect_timer(Some(until));
         true
     }
 
@@ -205,10 +217,14 @@ impl<P: PendingCall> State<P> {
             timed_out: Vec::new(),
             past_grace: Vec::new(),
         };
-        while let Some((at, id)) = self.timers.first().copied()
-            && at <= now
-        {
-            match self.calls.get(&id).and_then(|entry| entry.cancelled_at) {
+        if self.timers_from.is_none_or(|at| at > now) {
+            return due;
+        }
+        let calls = self.calls.iter();
+        let fired = calls.filter(|entry| entry.timer.is_some_and(|at| at <= now));
+        let fired: Vec<_> = fired.map(|entry| (entry.id, entry.cancelled_at)).collect();
+        for (id, cancelled_at) in fired {
+            match cancelled_at {
                 None => {
                     self.cancel(id, Cancelled::TimedOut);
                     due.timed_out.push(id);
@@ -218,6 +234,7 @@ impl<P: PendingCall> State<P> {
                     .extend(self.take(id).map(|entry| (entry.call, at))),
             }
         }
+        self.timers_from = self.calls.iter().filter_map(|entry| entry.timer).min();
         due
     }
 
@@ -250,14 +267,13 @@ impl<P: PendingCall> State<P> {
 
     /// The calls that are not batched, which the worker starts in their order.
     fn ordinary(&self) -> impl DoubleEndedIterator<Item = (u64, &P)> {
-        let calls = self.calls.iter().map(|(id, entry)| (*id, &entry.call));
+        let calls = self.calls.iter().map(|entry| (entry.id, &entry.call));
         calls.filter(|(_, call)| !call.is_batched())
     }
 
     /// Returns when the driving task must wake: for the first timer or at `also`.
     pub(super) fn arm(&mut self, now: Instant, also: Option<Instant>) -> Option<Instant> {
-        let timer = self.timers.first().map(|(at, _)| *at);
-        let next = timer.into_iter().chain(also).min();
+        let next = self.timers_from.into_iter().chain(also).min();
         if self.armed.is_some_and(|armed| armed <= now) {
             self.armed = None;
         }
@@ -290,7 +306,7 @@ impl<P: PendingCall> State<P> {
     pub(super) fn lose(&mut self, what: Lost) -> Left<P> {
         self.lost = Some(what);
         self.batched = 0;
-        self.timers.clear();
+        self.timers_from = None;
         Left {
             calls: take(&mut self.calls),
             capacity: if self.owned {
@@ -301,16 +317,8 @@ impl<P: PendingCall> State<P> {
         }
     }
 
-    fn set_timer(&mut self, id: u64, at: Option<Instant>) {
-        if let Some(entry) = self.calls.get_mut(&id) {
-            let before = replace(&mut entry.timer, at);
-            if let Some(before) = before {
-                self.timers.remove(&(before, id));
-            }
-            if let Some(at) = at {
-                self.timers.insert((at, id));
-            }
-        }
+    fn expect_timer(&mut self, at: Option<Instant>) {
+        self.timers_from = self.timers_from.into_iter().chain(at).min();
     }
 }
 
@@ -368,7 +376,7 @@ mod tests {
         let calls: Vec<Call> = (0..calls).map(|_| Call::default()).collect();
         for call in &calls {
             let id = state.next_id();
-            state.insert(id, call.clone(), None);
+            state.insert(id, call.clone(), None, Instant::now());
         }
         (state, calls)
     }
@@ -379,7 +387,7 @@ mod tests {
         let (call, now) = (Call::default(), Instant::now());
         let deadline = now + Duration::from_secs(1);
         let id = state.next_id();
-        state.insert(id, call.clone(), Some(deadline));
+        state.insert(id, call.clone(), Some(deadline), Instant::now());
         let before = state.take_due(now);
         assert!(before.timed_out.is_empty() && before.past_grace.is_empty());
         let due = state.take_due(deadline);
@@ -433,7 +441,7 @@ mod tests {
         assert_eq!((recall.ids, recall.next), (vec![3, 4, 5], None));
         assert_eq!(calls[0].told(), ["stalled"]);
         let id = state.next_id();
-        state.insert(id, Call::default(), None);
+        state.insert(id, Call::default(), None, Instant::now());
         assert_eq!(state.recall(later).ids, [id]);
         assert!(state.recall(later).ids.is_empty());
     }
@@ -461,7 +469,7 @@ mod tests {
                 batched,
                 ..Call::default()
             };
-            state.insert(id, call, None);
+            state.insert(id, call, None, Instant::now());
         }
         assert_eq!(state.behind(), 1);
         let later = Instant::now() + GRACE;
@@ -479,12 +487,29 @@ mod tests {
         let at = |seconds| now + Duration::from_secs(seconds);
         let id = state.next_id();
         assert!(state.is_early(Some(at(9))));
-        state.insert(id, Call::default(), Some(at(9)));
+        state.insert(id, Call::default(), Some(at(9)), Instant::now());
         assert_eq!(state.arm(now, None), Some(at(9)));
         assert!(!state.is_early(Some(at(10))));
         assert_eq!(state.arm(now, Some(at(5))), Some(at(5)));
         assert_eq!(state.arm(now, None), Some(at(5)));
         assert_eq!(state.arm(at(5), None), Some(at(9)));
+    }
+
+    #[test]
+    fn the_timer_of_a_call_that_has_left_fires_for_nothing_and_then_that_of_the_next_call_is_armed()
+    {
+        let (mut state, _) = state(1, 0);
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        for seconds in [1, 9, 5] {
+            let id = state.next_id();
+            state.insert(id, Call::default(), Some(at(seconds)), now);
+        }
+        state.take(1).unwrap();
+        assert_eq!(state.arm(now, None), Some(at(1)));
+        assert!(state.take_due(at(1)).timed_out.is_empty());
+        assert_eq!(state.arm(at(1), None), Some(at(5)));
+        assert_eq!(state.take_due(at(9)).timed_out, [2, 3]);
     }
 
     #[test]
@@ -502,6 +527,9 @@ mod tests {
         assert_eq!(state.lost(), Some(Lost::Rpc));
         assert!(state.is_empty());
         assert_eq!(left.capacity, 2);
-        assert_eq!(left.calls.into_keys().collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(
+            left.calls.iter().map(|entry| entry.id).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
     }
 }

@@ -20,7 +20,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::UnixListener,
@@ -99,7 +99,8 @@ impl Client {
             header: CallHeader::new(name.into(), Fields::default()),
             events: self.sender.clone(),
         };
-        self.multiplexer.start(call, |given| id = given);
+        self.multiplexer
+            .start(call, Instant::now(), |given| id = given);
         id
     }
 

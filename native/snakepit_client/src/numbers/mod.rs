@@ -96,7 +96,7 @@ impl<R: Copy + PartialEq> Numbers<R> {
         self.record_at(Instant::now(), ended);
     }
 
-    fn record_at(&self, now: Instant, ended: &Ended<'_, R>) {
+    pub fn record_at(&self, now: Instant, ended: &Ended<'_, R>) {
         let number = self.slot_number(now);
         let mut state = self.state.lock();
         if let Some((queue, execution)) = ended.times {

@@ -2,7 +2,7 @@
 
 use super::{
     cause::PendingCause,
-    meta::{Clock, Succeeded, failed_term},
+    meta::{Answered, Clock, failed_term},
 };
 use crate::{
     codec,
@@ -15,17 +15,19 @@ use snakepit_client::{
     offload::{OFFLOAD_FROM, offload},
 };
 use snakepit_proto::Fields;
+use std::time::Instant;
 
 /// Decodes and sends the reply; one that takes long to decode on another thread.
 pub(super) fn answer(
     reply: Reply,
     result: Result<Fields, Failure>,
     clock: Clock,
-    succeeded: Option<Succeeded>,
+    answered: Answered,
 ) {
     let size = result.as_ref().map_or(0, codec::bytes_to_read);
     let send = move || {
-        let meta = clock.meta();
+        let now = Instant::now();
+        let meta = clock.meta(&answered.request_id, now);
         let mut decoded = false;
         reply.send(|env| {
             match result.and_then(|fields| codec::decode_fields(env, &fields, None)) {
@@ -36,8 +38,8 @@ pub(super) fn answer(
                 Err(failure) => failed_term(env, &failure, &meta),
             }
         });
-        if let Some(succeeded) = succeeded.filter(|_| decoded) {
-            succeeded.count(&meta);
+        if decoded {
+            answered.count(&meta, now);
         }
     };
     match runtime::get() {
@@ -48,22 +50,26 @@ pub(super) fn answer(
     }
 }
 
-pub(super) fn fail(reply: Reply, clock: &Clock, failure: Failure) {
-    let meta = clock.meta();
-    off_scheduler(move || reply.send(|env| failed_term(env, &failure, &meta)));
+pub(super) fn fail(reply: Reply, clock: Clock, request_id: String, failure: Failure) {
+    let now = Instant::now();
+    off_scheduler(move || {
+        let meta = clock.meta(&request_id, now);
+        reply.send(|env| failed_term(env, &failure, &meta));
+    });
 }
 
 /// Fails the call once the cause is known.
 pub(super) fn fail_with_cause(
     reply: Reply,
     clock: Clock,
+    request_id: String,
     failure: Failure,
     cause: Option<PendingCause>,
 ) {
     match (cause, runtime::get()) {
         (Some(cause), Ok(runtime)) => drop(runtime.spawn(async move {
-            fail(reply, &clock, cause.explain(failure).await);
+            fail(reply, clock, request_id, cause.explain(failure).await);
         })),
-        _ => fail(reply, &clock, failure),
+        _ => fail(reply, clock, request_id, failure),
     }
 }

@@ -6,7 +6,7 @@
 use super::request::Call;
 use crate::{runtime::spawn, send_guard::SendGuard};
 use parking_lot::Mutex;
-use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
+use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, sys::ErlNifTerm};
 use std::{
     collections::BTreeMap,
     sync::{Arc, LazyLock},
@@ -14,8 +14,14 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// Every process that has made a call, until it exits.
-static CALLERS: LazyLock<Mutex<BTreeMap<LocalPid, ResourceArc<Caller>>>> =
-    LazyLock::new(Mutex::default);
+static CALLERS: LazyLock<Mutex<BTreeMap<Key, ResourceArc<Caller>>>> = LazyLock::new(Mutex::default);
+
+/// A process, by the word that its term is: to compare two pids takes the BEAM a hundred instructions.
+type Key = ErlNifTerm;
+
+fn key(env: Env<'_>, pid: LocalPid) -> Key {
+    pid.encode(env).as_c_arg()
+}
 
 /// The calls that a process waits for. `None` once it has exited.
 type Calls = Arc<Mutex<Option<Vec<Arc<WaitedCall>>>>>;
@@ -26,8 +32,8 @@ struct Caller(Calls);
 impl Resource for Caller {
     const IMPLEMENTS_DOWN: bool = true;
 
-    fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
-        let caller = CALLERS.lock().remove(&pid);
+    fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        let caller = CALLERS.lock().remove(&key(env, pid));
         drop(caller);
         let calls = self.0.lock().take().unwrap_or_default();
         calls.iter().for_each(|call| call.cancel());
@@ -116,14 +122,15 @@ impl Drop for Waited {
 
 fn calls_of(env: Env<'_>) -> Calls {
     let pid = env.pid();
-    if let Some(caller) = CALLERS.lock().get(&pid) {
+    let key = key(env, pid);
+    if let Some(caller) = CALLERS.lock().get(&key) {
         return caller.0.clone();
     }
     let calls: Calls = Arc::new(Mutex::new(Some(Vec::new())));
     let caller = ResourceArc::new(Caller(calls.clone()));
-    CALLERS.lock().insert(pid, caller.clone());
+    CALLERS.lock().insert(key, caller.clone());
     if env.monitor(&caller, &pid).is_none() {
-        CALLERS.lock().remove(&pid);
+        CALLERS.lock().remove(&key);
         *calls.lock() = None;
     }
     calls
@@ -131,7 +138,7 @@ fn calls_of(env: Env<'_>) -> Calls {
 
 /// Cancels a call of the calling process. Once it has returned, no reply to the call is sent.
 pub(crate) fn cancel(env: Env<'_>, id: u64) {
-    let caller = CALLERS.lock().get(&env.pid()).cloned();
+    let caller = CALLERS.lock().get(&key(env, env.pid())).cloned();
     let call = caller.and_then(|caller| {
         let calls = caller.0.lock();
         calls.iter().flatten().find(|call| call.id == id).cloned()

@@ -20,7 +20,7 @@ pub(super) type Multiplexer = multiplexer::Multiplexer<ClientConnection, UnaryCa
 pub(crate) type Pool = Dispatcher<Arc<Worker>>;
 
 pub(crate) struct Worker {
-    pub(crate) id: String,
+    pub(crate) id: Arc<str>,
     /// Whose sessions its pool has there.
     pub(crate) client_id: u64,
     /// `None` if the worker's owner sends its calls.
@@ -76,7 +76,7 @@ impl Destination {
         }
     }
 
-    pub(super) fn worker_id(&self) -> Option<String> {
+    pub(super) fn worker_id(&self) -> Option<Arc<str>> {
         self.worker().map(|worker| worker.id.clone())
     }
 }

@@ -168,7 +168,7 @@ async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Answer {
         };
         let channel = &connection.channel;
         let request = HealthRequest {
-            worker_id: worker.id.clone(),
+            worker_id: worker.id.as_ref().to_owned(),
             await_call_id: call_id,
         };
         let mut client = channel.client.clone();

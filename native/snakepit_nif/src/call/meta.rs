@@ -14,18 +14,18 @@ use std::{
 };
 
 /// For a call that has not reached a worker.
-pub(super) fn unplaced(request_id: &str, waited: Duration) -> Meta {
+pub(super) fn unplaced(request_id: &str, waited: Duration) -> Meta<'_> {
     Meta {
-        request_id: request_id.into(),
+        request_id,
         queue_us: micros(waited),
         ..Meta::default()
     }
 }
 
 /// When a call arrived, and when it had a destination.
+#[derive(Clone)]
 pub(super) struct Clock {
-    request_id: String,
-    worker_id: Option<String>,
+    worker_id: Option<Arc<str>>,
     started: Instant,
     placed: Instant,
     batch: BatchPart,
@@ -39,12 +39,11 @@ pub(super) struct BatchPart {
 }
 
 impl Clock {
-    pub(super) fn new(call: &Call, worker_id: Option<String>) -> Self {
+    pub(super) fn new(call: &Call, worker_id: Option<Arc<str>>, placed: Instant) -> Self {
         Self {
-            request_id: call.header.request_id().to_owned(),
             worker_id,
             started: call.started,
-            placed: Instant::now(),
+            placed,
             batch: BatchPart::default(),
         }
     }
@@ -53,44 +52,51 @@ impl Clock {
         self.batch = batch;
     }
 
-    pub(super) fn meta(&self) -> Meta {
+    /// The metadata of a reply that is sent now.
+    pub(super) fn meta<'a>(&'a self, request_id: &'a str, now: Instant) -> Meta<'a> {
         Meta {
-            request_id: self.request_id.clone(),
-            worker_id: self.worker_id.clone(),
-            queue_us: micros(self.placed - self.started),
-            execution_us: micros(self.placed.elapsed()),
             batch_size: self.batch.size,
             batch_wait_us: self.batch.wait_us,
+            execution_us: micros(now.saturating_duration_since(self.placed)),
+            queue_us: micros(self.placed.saturating_duration_since(self.started)),
+            request_id,
+            worker_id: self.worker_id.as_deref(),
         }
     }
 }
 
-/// A call whose result is on its way to its caller.
-pub(super) struct Succeeded {
-    numbers: Arc<Numbers>,
+/// What is left of a call whose result is on its way to its caller.
+pub(super) struct Answered {
+    pub(super) request_id: String,
     command: String,
-}
-
-impl Succeeded {
     /// `None` if the call is not of a pool.
-    pub(super) fn of(call: &mut Call) -> Option<Self> {
-        let numbers = call.numbers.take()?;
-        let command = call.header.take_command();
-        Some(Self { numbers, command })
+    numbers: Option<Arc<Numbers>>,
+}
+
+impl Answered {
+    pub(super) fn of(call: &mut Call) -> Self {
+        Self {
+            request_id: call.header.take_request_id(),
+            command: call.header.take_command(),
+            numbers: call.numbers.take(),
+        }
     }
 
-    /// Counts it. What fails is counted by Elixir, which knows how often it is tried again.
-    pub(super) fn count(&self, meta: &Meta) {
-        self.numbers.record(&Ended {
-            command: &self.command,
-            error: None,
-            times: Some((meta.queue_us, meta.execution_us)),
-            batch_size: meta.batch_size,
-        });
+    /// Counts a call that has succeeded. What fails is counted by Elixir, which knows how often it is tried again.
+    pub(super) fn count(&self, meta: &Meta<'_>, now: Instant) {
+        if let Some(numbers) = &self.numbers {
+            let ended = Ended {
+                command: &self.command,
+                error: None,
+                times: Some((meta.queue_us, meta.execution_us)),
+                batch_size: meta.batch_size,
+            };
+            numbers.record_at(now, &ended);
+        }
     }
 }
 
-pub(super) fn failed_term<'a>(env: Env<'a>, failure: &Failure, meta: &Meta) -> Term<'a> {
+pub(super) fn failed_term<'a>(env: Env<'a>, failure: &Failure, meta: &Meta<'_>) -> Term<'a> {
     (atom::error(), failure_term(env, failure), meta).encode(env)
 }
 
@@ -99,6 +105,6 @@ pub(super) fn refused_term<'a>(env: Env<'a>, failure: &Failure, call: &Call) -> 
     failed_term(env, failure, &refused_meta(call))
 }
 
-pub(super) fn refused_meta(call: &Call) -> Meta {
+pub(super) fn refused_meta(call: &Call) -> Meta<'_> {
     unplaced(call.header.request_id(), call.started.elapsed())
 }

@@ -28,7 +28,7 @@ impl Call {
                             measurements: values(env, &event.measurements),
                             metadata: values(env, &event.metadata),
                             name: event.name,
-                            worker_id,
+                            worker_id: worker_id.as_ref().to_owned(),
                             command,
                             request_id,
                             session_id,

@@ -4,6 +4,7 @@ use super::{destination::Destination, meta::BatchPart, request::Call};
 use snakepit_client::{channel::Channel, error::Failure};
 use snakepit_proto::reply_frame::Act;
 use snakepit_proto::{CallEvent, ExecuteResponse, Fields, StreamResponse};
+use std::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::AsciiMetadataKey};
 
 impl Call {
@@ -60,7 +61,7 @@ impl Call {
         destination: &Destination,
     ) -> Option<Result<(Result<Fields, Failure>, BatchPart), Failure>> {
         let channel = destination.channel();
-        let frame = self.header.clone().frame(self.id).clone();
+        let frame = self.header.clone().frame(self.id, Instant::now()).clone();
         let mut client = channel.client.clone();
         let mut frames = match client.call_with_events(self.request(frame)).await {
             Ok(response) => response.into_inner(),

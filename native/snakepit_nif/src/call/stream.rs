@@ -16,6 +16,7 @@ use snakepit_client::{
     numbers::Ended,
 };
 use snakepit_proto::StreamResponse;
+use std::time::Instant;
 use tonic::Streaming;
 
 /// Runs a stream and sends its events to the owner.
@@ -62,7 +63,7 @@ pub(crate) async fn run_stream(
         Some((None, failure)) => Err(failure),
         None => Ok(()),
     };
-    let meta = clock.meta();
+    let meta = clock.meta(call.header.request_id(), Instant::now());
     count(&call, &result, Some(&meta));
     if let Some(events) = events {
         events.finish(result, &meta);
@@ -73,7 +74,7 @@ pub(crate) async fn run_stream(
 }
 
 /// Counts a stream that has ended. One that its consumer has cancelled has not failed.
-fn count(call: &Call, result: &Result<(), Failure>, meta: Option<&Meta>) {
+fn count(call: &Call, result: &Result<(), Failure>, meta: Option<&Meta<'_>>) {
     let reason = result.as_ref().err().map(Failure::reason);
     let error = reason.filter(|reason| *reason != Reason::Cancelled);
     if let Some(numbers) = &call.numbers {
@@ -99,7 +100,7 @@ async fn open(
     let mut attempt = 0;
     loop {
         let destination = timeouts.for_first(started, route.destination(call)).await?;
-        let clock = Clock::new(call, destination.worker_id());
+        let clock = Clock::new(call, destination.worker_id(), Instant::now());
         let opening = call.within(call.open_stream(&destination));
         let opened = timeouts.for_first(started, opening).await;
         attempt += 1;

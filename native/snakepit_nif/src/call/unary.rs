@@ -5,7 +5,7 @@ use super::{
     caller::Waited,
     destination::{Destination, Endpoint, Multiplexer, UnaryCall, Worker},
     exit::{HandlerState, handler_exited},
-    meta::{BatchPart, Clock, Succeeded, refused_term},
+    meta::{Answered, BatchPart, Clock, refused_term},
     request::{Call, Refused},
     route::Target,
 };
@@ -20,7 +20,10 @@ use snakepit_client::{
     pool::{AcquireError, Granted, Lease, QueuedCall, Submitted, Ticket},
 };
 use snakepit_proto::{CallEvent, CallHeader, Fields, HandlerExit, ReplyFrame};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Starts a call without waiting, so that a scheduler's thread may do it. The reply is
 /// `{ref, {:ok, map, meta}}` or `{ref, {:error, failure, meta}}`. If it is refused there is no reply.
@@ -178,7 +181,7 @@ impl UnplacedCall {
     /// Sends the call as an RPC of its own.
     async fn run_rpc(mut self, destination: Destination) {
         let call = &self.call;
-        let mut clock = Clock::new(call, destination.worker_id());
+        let mut clock = Clock::new(call, destination.worker_id(), Instant::now());
         let executed = call.within(call.execute(&destination)).await;
         let result = match executed {
             Ok((result, batch)) => {
@@ -205,8 +208,8 @@ impl UnplacedCall {
             (Err(failure), Some(cause)) => Err(cause.explain(failure).await),
             (result, _) => result,
         };
-        let succeeded = Succeeded::of(&mut self.call);
-        answer(self.reply, result, clock, succeeded);
+        let answered = Answered::of(&mut self.call);
+        answer(self.reply, result, clock, answered);
         drop(self.waited);
         if let Some(exit) = exit {
             exit.await;
@@ -246,7 +249,8 @@ impl UnaryCall {
         reply: Reply,
         waited: Waited,
     ) {
-        let clock = Clock::new(&call, destination.worker_id());
+        let now = Instant::now();
+        let clock = Clock::new(&call, destination.worker_id(), now);
         let watched = waited.call();
         let pending = Self {
             call,
@@ -256,7 +260,7 @@ impl UnaryCall {
             waited,
         };
         let weak = Arc::downgrade(multiplexer);
-        multiplexer.start(pending, |id| {
+        multiplexer.start(pending, now, |id| {
             watched.on_cancel(move || {
                 if let Some(multiplexer) = weak.upgrade() {
                     multiplexer.cancel(id);
@@ -300,14 +304,14 @@ impl PendingCall for UnaryCall {
         if let Destination::Worker(lease, _) = self.destination {
             lease.done(Duration::from_nanos(frame.handler_ns));
         }
-        let succeeded = Succeeded::of(&mut self.call);
+        let answered = Answered::of(&mut self.call);
         // The memory of large arguments is free before the caller makes its next call.
         drop(self.call);
         match (result, cause) {
             (Err(failure), Some(cause)) => {
-                fail_with_cause(reply, self.clock, failure, Some(cause));
+                fail_with_cause(reply, self.clock, answered.request_id, failure, Some(cause));
             }
-            (result, _) => answer(reply, result, self.clock, succeeded),
+            (result, _) => answer(reply, result, self.clock, answered),
         }
     }
 
@@ -316,7 +320,10 @@ impl PendingCall for UnaryCall {
             return;
         };
         match why {
-            Cancelled::TimedOut => fail(reply, &self.clock, self.call.timed_out()),
+            Cancelled::TimedOut => {
+                let request_id = self.call.header.request_id().to_owned();
+                fail(reply, self.clock.clone(), request_id, self.call.timed_out());
+            }
             Cancelled::ByCaller => reply.forget(),
         }
     }
@@ -328,7 +335,7 @@ impl PendingCall for UnaryCall {
         }
     }
 
-    fn lost(self, what: Lost, cause: &str) {
+    fn lost(mut self, what: Lost, cause: &str) {
         let failure = match what {
             Lost::Rpc => Failure::CallEnded(cause.into()),
             Lost::Connection => Failure::WorkerCrashed(cause.into()),
@@ -343,7 +350,8 @@ impl PendingCall for UnaryCall {
             }
         }
         if let Some(reply) = self.reply {
-            fail_with_cause(reply, self.clock, failure, cause);
+            let request_id = self.call.header.take_request_id();
+            fail_with_cause(reply, self.clock, request_id, failure, cause);
         }
     }
 

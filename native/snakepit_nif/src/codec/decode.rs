@@ -1,7 +1,7 @@
 //! Decodes bytes of the wire to BEAM terms. It never makes an atom of received text.
 
 use super::{
-    binary::{binary, copied},
+    binary::{binary, copied, is_text},
     structs,
 };
 use crate::{atoms, map};
@@ -64,10 +64,8 @@ pub(crate) fn bytes_to_read(fields: &Fields) -> usize {
 fn decode_value<'a>(env: Env<'a>, bytes: &Bytes, kind: u8) -> Result<Term<'a>, String> {
     match Kind::of(kind) {
         Some(Kind::Plain) => decode_plain(env, bytes),
-        Some(Kind::Text) => match str::from_utf8(bytes) {
-            Ok(_) => Ok(binary(env, bytes)),
-            Err(_) => Err("is marked as text but is not valid UTF-8".into()),
-        },
+        Some(Kind::Text) if is_text(bytes) => Ok(binary(env, bytes)),
+        Some(Kind::Text) => Err("is marked as text but is not valid UTF-8".into()),
         Some(Kind::Bytes) => Ok(binary(env, bytes)),
         Some(Kind::Json) => read_text(env, bytes, Form::Json, &Bytes::new()),
         Some(Kind::Extended) => decode_extended(env, bytes),

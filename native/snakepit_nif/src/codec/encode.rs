@@ -1,6 +1,7 @@
 //! Encodes BEAM terms to bytes of the wire.
 
 use super::{
+    binary::is_text,
     rules::{EncodeError, Rules},
     structs,
 };
@@ -27,11 +28,11 @@ pub(crate) fn encode_args(
     let mut found = Vec::with_capacity(pairs.len());
     let mut spent = 0;
     for (key, value) in pairs {
-        let name = key_text(key).map_err(|e| e.under("args"))?.into_owned();
+        let name = key_text(key).map_err(|e| e.under("args"))?;
         let (kind, bytes) = encode_value(value, rules, budget.saturating_sub(spent))
             .map_err(|e| e.under(format_args!("args.{name}")))?;
         spent += bytes.len() + name.len() + ELEMENT_COST;
-        found.push((Field::new(name, bytes), kind as u8));
+        found.push((Field::new(&*name, bytes), kind as u8));
     }
     let fields = Fields::sent(found, rules == Rules::Kinds);
     if fields
@@ -55,9 +56,9 @@ fn encode_value(
     budget: usize,
 ) -> Result<(Kind, Bytes), EncodeError> {
     if let Ok(binary) = value.decode::<Binary<'_>>() {
-        let kind = |bytes: &[u8]| match str::from_utf8(bytes) {
-            Ok(_) => Kind::Text,
-            Err(_) => Kind::Bytes,
+        let kind = |bytes: &[u8]| match is_text(bytes) {
+            true => Kind::Text,
+            false => Kind::Bytes,
         };
         return copied(&binary, budget).map(|bytes| (kind(&bytes), bytes));
     }

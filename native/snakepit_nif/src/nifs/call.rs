@@ -26,6 +26,7 @@ use snakepit_client::{
 };
 use snakepit_proto::{CallHeader, Fields};
 use std::{
+    fmt::Write,
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, LazyLock,
@@ -336,8 +337,16 @@ fn next_call_id() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
+/// Enough for the longest one, so that it is never moved.
+const REQUEST_ID_SIZE: usize = 37;
+
 /// Unique within a cluster: a random part for the node, a number for the call.
 fn make_request_id(id: u64) -> String {
-    static NODE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
-    format!("{:016x}-{id}", *NODE)
+    static NODE: LazyLock<String> =
+        LazyLock::new(|| format!("{:016x}-", RandomState::new().hash_one(0)));
+    let mut request_id = String::with_capacity(REQUEST_ID_SIZE);
+    request_id.push_str(&NODE);
+    // This cannot fail.
+    let _ = write!(request_id, "{id}");
+    request_id
 }

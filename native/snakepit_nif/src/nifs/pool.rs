@@ -149,7 +149,7 @@ impl WorkerSpec {
             connection.set_worker(self.max_concurrency, kill_grace, self.owned);
         }
         Arc::new(Worker {
-            id: self.id,
+            id: self.id.into(),
             client_id: pool.client_id(),
             connection,
             owner,

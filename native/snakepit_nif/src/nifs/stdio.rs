@@ -35,7 +35,7 @@ impl LeaseResource {
         let term = LeaseTerm {
             lease: ResourceArc::new(Self(Mutex::new(Some(lease)))).encode(env),
             worker: worker.owner,
-            worker_id: worker.id.encode(env),
+            worker_id: worker.id.as_ref().encode(env),
             generation,
         };
         term.encode(env)
