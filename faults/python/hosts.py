@@ -11,12 +11,18 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from ipaddress import IPv4Address
 
+#: How long a link may take to open, in seconds.
+PATIENCE = 50
 
-def ip(*arguments: object, check: bool = True) -> None:
+
+def ip(*arguments: object, check: bool = True) -> str:
     command = ["ip", *map(str, arguments)]
-    subprocess.run(command, check=check, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    nothing = subprocess.DEVNULL
+    ran = subprocess.run(command, check=check, stdin=nothing, capture_output=True, text=True)
+    return ran.stdout
 
 
 def add(name: str, first: IPv4Address) -> str:
@@ -27,7 +33,20 @@ def add(name: str, first: IPv4Address) -> str:
     ip("-n", name, "address", "add", f"{first + 2}/30", "dev", "eth0")
     for link in ("lo", "eth0"):
         ip("-n", name, "link", "set", link, "up")
+    await_up("link", "show", name)
+    await_up("-n", name, "link", "show", "eth0")
     return str(first + 2)
+
+
+def await_up(*show: str) -> None:
+    """Waits until an end of a link is open: the kernel does that later, on a busy machine."""
+    deadline = time.monotonic() + PATIENCE
+    while "state UP" not in ip(*show):
+        if time.monotonic() > deadline:
+            raise subprocess.CalledProcessError(
+                1, ["ip", *show], stderr="it does not show the state UP"
+            )
+        time.sleep(0.01)
 
 
 def main() -> None:

@@ -158,6 +158,10 @@ defmodule Snakepit.KeepaliveTest do
       assert {_, 0} = System.cmd("ip", command, stderr_to_stdout: true)
     end
 
+    # The kernel opens both ends of the link later, on a busy machine by seconds.
+    for link <- [["link", "show", here], ["-n", name, "link", "show", "up0"]],
+        do: eventually(fn -> elem(System.cmd("ip", link), 0) =~ "state UP" end)
+
     {["ip", "netns", "exec", name], "#{base}.#{first + 2}"}
   end
 end
