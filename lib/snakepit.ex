@@ -36,7 +36,8 @@ defmodule Snakepit do
       they had come a second later for each level below `:high`: a call is overtaken by calls of the next
       level that come up to a second after it, and never by later ones
     * `:session_id` - the session that the call belongs to, see `execute_in_session/4`
-    * `:affinity` - `:strict` (default) or `:prefer`, for a call in a session
+    * `:affinity` - `:strict` (default), `:prefer` or, for pools of endpoints, `:server`, for a call in a session: see
+      `execute_in_session/4`
     * `:request_id` - names the call in errors, telemetry, Python's `context.request_id` and its log
       lines: 1 to 256 printable ASCII characters. Without it Snakepit makes one
     * `:traceparent` - a W3C trace context, by default that of the calling process's current span if the
@@ -73,7 +74,9 @@ defmodule Snakepit do
 
   The calls of a session go to one worker, where they share `context.session`. With `affinity: :strict`
   a call waits for that worker; calls of other sessions do not wait for it. With `affinity: :prefer` it
-  takes another worker if that one is busy; the session moves there and begins anew.
+  takes another worker if that one is busy; the session moves there and begins anew. With `affinity: :server` a remote pool
+  leaves the choice to the balancer behind its endpoints, see
+  [Beyond one machine](beyond_one_machine.md#behind-a-balancer).
 
   A session is lost with its worker: the next call in it returns the error `:session_lost`, once,
   and does not run. The session then begins anew. If its state is only a cache, call again.

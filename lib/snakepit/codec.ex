@@ -3,12 +3,17 @@ defmodule Snakepit.Codec do
   # Converts for every transport between Elixir and the native library: the description of a call, values,
   # errors.
 
+  alias Snakepit.Config.{Options, Type}
   alias Snakepit.{Error, Native, Structs}
+
+  # The metadata that has the id of a session with `affinity: :server`.
+  @session "session_id"
 
   @doc "Describes a call for the native library, without its arguments. The options are complete."
   @spec spec(String.t(), map) :: {:ok, map} | {:error, Error.t()}
   def spec(command, options) do
-    with :ok <- check_command(command) do
+    with :ok <- check_command(command),
+         :ok <- check_session(options) do
       # Found at once, which takes less time than one after the other.
       %{
         request_id: request_id,
@@ -33,20 +38,43 @@ defmodule Snakepit.Codec do
   end
 
   defp session(%{session_id: nil}), do: nil
-  defp session(%{session_id: id, affinity: affinity}), do: {id, affinity == :strict}
+  defp session(%{session_id: id, affinity: affinity}), do: {id, affinity}
+
+  # It is sent as metadata.
+  defp check_session(%{affinity: :server, session_id: "" <> _ = id}) do
+    case Type.check(:metadata, [{@session, id}]) do
+      true ->
+        :ok
+
+      _expected ->
+        message =
+          "with affinity: :server the option :session_id must be printable ASCII, because balancers find it in the " <>
+            "metadata, got: #{Options.shown(id)}"
+
+        {:error, %Error{reason: :invalid_options, message: message}}
+    end
+  end
+
+  defp check_session(_options), do: :ok
 
   @doc "Converts a timeout for the native library."
   def millis(:infinity), do: nil
   def millis(timeout), do: timeout
 
   @doc "Lists the names and values that Python finds in `context.metadata`."
-  def metadata(%{metadata: [], traceparent: nil}), do: []
+  def metadata(%{metadata: [], traceparent: nil, affinity: affinity}) when affinity != :server,
+    do: []
 
   def metadata(%{traceparent: parent, tracestate: state} = options) do
     given = for {name, value} <- options.metadata, do: {to_string(name), value}
+    given = session_metadata(options) ++ given
     given = if state, do: [{"tracestate", state} | given], else: given
     if parent, do: [{"traceparent", parent} | given], else: given
   end
+
+  # For balancers that keep the calls of a session to one server. Of a name that is there twice the last value counts.
+  defp session_metadata(%{affinity: :server, session_id: "" <> _ = id}), do: [{@session, id}]
+  defp session_metadata(_options), do: []
 
   @spec check_command(term) :: :ok | {:error, Error.t()}
   def check_command(command) do
@@ -103,6 +131,12 @@ defmodule Snakepit.Codec do
   @doc "Ends a session of a pool. Returns whether there was one."
   def end_session(pool, session_id),
     do: returned(native(fn -> Native.pool_end_session(pool, session_id) end))
+
+  @doc "Ends a session with `affinity: :server`, of which the pool does not know the server."
+  def end_server_session(pool, session_id) do
+    with :ok <- check_session(%{affinity: :server, session_id: session_id}),
+         do: returned(native(fn -> Native.pool_end_server_session(pool, session_id) end))
+  end
 
   @doc "How many calls of a command a worker of a pool takes in the place of one: more than 1 if they gather in batches."
   @spec batch_size(reference, term) :: pos_integer

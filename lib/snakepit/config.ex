@@ -308,6 +308,13 @@ defmodule Snakepit.Config do
       doc:
         "with `:endpoints`, `false` behind a balancer that distributes RPCs: each call is then an RPC of its own, and one that the balancer resets may have run"
     ],
+    affinity: [
+      only: :endpoints,
+      type: Options.affinity(),
+      default: :strict,
+      doc:
+        "with `:endpoints`, the `:affinity` of calls in sessions that have none themselves. With `:server` the pool does not choose the endpoint of a session: its id is in the metadata `session_id` of each call, for balancers that keep sessions to servers"
+    ],
     connect_timeout: [
       only: :endpoints,
       type: :millis,
@@ -327,7 +334,7 @@ defmodule Snakepit.Config do
       type: :eject,
       default: Eject.defaults(),
       doc:
-        "with `:endpoints`, for how long an endpoint gets no calls, `:for` in ms, that does not answer its health checks, or on which a cancelled call continued past `:kill_grace`; and which part of the endpoints may be out at the same time, `:at_most`"
+        "with `:endpoints`, when an endpoint gets no calls for a while: once so many calls in a row have failed by its fault, `:failures`, or `:infinity` for never; if it does not answer its health checks; and if a cancelled call continued on it past `:kill_grace`. `:for` is how long, in ms, and `:at_most` which part of the endpoints may be out at the same time"
     ]
   ]
 
@@ -375,7 +382,6 @@ defmodule Snakepit.Config do
       | adapter: nil,
         size: if(is_list(endpoints), do: length(endpoints), else: 1),
         eject: Eject.new(eject),
-        metadata: Map.new(options.metadata, fn {name, value} -> {to_string(name), value} end),
         token: Token.new(options.token),
         keepalive: keepalive(options.keepalive)
     }

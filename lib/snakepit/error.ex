@@ -38,12 +38,12 @@ defmodule Snakepit.Error do
   | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback`, `:frames`, `:notes`, `:cause` |
   | `:queue_timeout` | no worker was free within `:queue_timeout`, which applies once the pool has had a ready worker | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
-  | `:session_lost` | the session's worker is gone; returned once, then the session begins anew | |
+  | `:session_lost` | the session's worker is gone, or the server says so; returned once, then the session begins anew | |
   | `:streaming_not_supported` | the worker does not support streams | |
   | `:timeout` | the deadline passed | `:queued`: whether it passed before a worker was free |
   | `:unauthenticated` | the server refused the secret | |
   | `:unknown_command` | the worker has no such command | |
-  | `:worker_crashed` | the worker died while it was running the call, or ended it without a reply, or is silent | |
+  | `:worker_crashed` | the worker died while it was running the call, or ended it without a reply, or is silent; for an endpoint: the connection was lost | |
   | `:worker_start_failed` | no worker could be started; the message has the end of its output | |
 
   The 17 gRPC status codes map to these reasons: `CANCELLED` to `:cancelled`, `INVALID_ARGUMENT`

@@ -34,38 +34,41 @@ defmodule Snakepit.Execution do
           {:ok, Transport.call()} | {:error, Error.t()}
   def prepare(target, command, args, options, streaming) do
     with {:ok, name, pool} <- target.fetch.() do
-      case CommandPolicy.check(pool.command_policy, command, args, options) do
-        {:ok, options} ->
-          options = options |> Options.complete(pool.call_options) |> with_metadata(pool)
-          options = named(pool, Tracing.with_context(pool, options))
-          # To look at the clock takes as long as most of this together.
-          started = System.monotonic_time()
+      with {:ok, options} <- CommandPolicy.check(pool.command_policy, command, args, options),
+           options = Options.complete(options, pool.call_options),
+           :ok <- check_affinity(options, pool) do
+        options = named(pool, Tracing.with_context(pool, options))
+        # To look at the clock takes as long as most of this together.
+        started = System.monotonic_time()
 
-          {:ok,
-           %{
-             target: target,
-             pool: pool,
-             name: name,
-             command: command,
-             args: args,
-             options: options,
-             retry: Retry.new(pool, command, options, started),
-             span: Telemetry.start_call(pool, name, command, streaming, options, started)
-           }}
-
-        {:error, error} ->
-          {:error, %{error | pool: name}}
+        {:ok,
+         %{
+           target: target,
+           pool: pool,
+           name: name,
+           command: command,
+           args: args,
+           options: options,
+           retry: Retry.new(pool, command, options, started),
+           span: Telemetry.start_call(pool, name, command, streaming, options, started)
+         }}
+      else
+        {:error, error} -> {:error, %{error | pool: name}}
       end
     end
   end
 
-  # The metadata of a remote pool. The caller's own count before them.
-  defp with_metadata(options, %{metadata: of_pool}) when of_pool == %{}, do: options
+  # A worker that the pool has started has no balancer before it.
+  defp check_affinity(%{affinity: :server, session_id: id}, %{options: %{endpoints: nil}})
+       when id != nil do
+    message =
+      "affinity: :server is for pools of :endpoints, whose balancer finds the server of a session; this pool " <>
+        "starts its workers, and keeps a session to its worker with affinity: :strict"
 
-  defp with_metadata(options, %{metadata: of_pool}) do
-    own = Map.new(options.metadata, fn {name, value} -> {to_string(name), value} end)
-    %{options | metadata: Map.merge(of_pool, own)}
+    {:error, %Error{reason: :invalid_options, message: message}}
   end
+
+  defp check_affinity(_options, _pool), do: :ok
 
   # The event of a call's start has its request id already, and so has its progress.
   defp named(

@@ -135,7 +135,7 @@ defmodule Snakepit.GRPCWorker do
     membership =
       case answer do
         {:ok, health} -> Membership.health_answered(membership, health)
-        {:error, failure} -> Membership.health_failed(membership, Codec.error(failure).message)
+        {:error, failure} -> Membership.health_failed(membership, Codec.error(failure))
       end
 
     {:noreply, %{state | membership: membership}}

@@ -60,6 +60,7 @@ defmodule Snakepit.Native do
   def pool_set_size(_pool, _size), do: missing()
   def pool_remove(_pool, _key), do: missing()
   def pool_end_session(_pool, _session_id), do: missing()
+  def pool_end_server_session(_pool, _session_id), do: missing()
   def pool_sessions(_pool), do: missing()
   def pool_batch_size(_pool, _command), do: missing()
   def pool_expire_sessions(_pool), do: missing()
@@ -69,6 +70,7 @@ defmodule Snakepit.Native do
 
   def runtime_tasks, do: missing()
   def start_journal, do: missing()
+  def faults(_limit), do: missing()
   def keepalive(_interval, _timeout), do: missing()
   def connect(_ref, _options), do: missing()
   def close(_channel), do: missing()

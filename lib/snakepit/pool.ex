@@ -216,7 +216,7 @@ defmodule Snakepit.Pool do
 
           message =
             "the pool was not ready within #{timeout} ms: " <>
-              "#{ready} of #{length(workers)} workers are ready"
+              "#{ready} of #{length(workers)} #{what(workers)} are ready"
 
           {:error, %Error{reason: :timeout, pool: pool, message: message}}
         end
@@ -233,6 +233,9 @@ defmodule Snakepit.Pool do
     :exit, {:timeout, _call} -> :timeout
     :exit, _stopped -> Diagnostics.stopped(pool)
   end
+
+  defp what([%{endpoint: "" <> _} | _]), do: "endpoints"
+  defp what(_workers), do: "workers"
 
   defp now, do: System.monotonic_time(:millisecond)
 

@@ -107,7 +107,6 @@ defmodule Snakepit.Relay do
       fallback: nil,
       command_policy: nil,
       retry: %{},
-      metadata: %{},
       call_options: @of_pool
     })
   end

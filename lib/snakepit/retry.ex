@@ -31,7 +31,9 @@ defmodule Snakepit.Retry do
   defp policy(of_pool, _command, %{retry: nil}) when of_pool == %{}, do: nil
 
   # The state of a session may depend on what an attempt has done.
-  defp policy(_of_pool, _command, %{session_id: id, affinity: :strict}) when id != nil, do: nil
+  defp policy(_of_pool, _command, %{session_id: id, affinity: affinity})
+       when id != nil and affinity != :prefer,
+       do: nil
 
   defp policy(of_pool, command, %{retry: given}) do
     RetryPolicy.new(if(given == nil, do: Map.get(of_pool, command, false), else: given))

@@ -55,6 +55,32 @@ defmodule Snakepit.BalancerTest do
     end
 
     @tag :tmp_dir
+    @tag if(System.find_executable("haproxy"), do: [], else: [skip: "haproxy is not installed"])
+    test "HAProxy, sessions stay on the servers that it finds by their ids", %{tmp_dir: dir} do
+      address = haproxy!(servers!(), dir, "hdr(session_id)")
+      channel = eventually(fn -> connected(address, calls: false) end)
+      options = &[session_id: "session #{&1}", affinity: :server]
+      tally = fn session -> Client.execute(channel, "tally", %{}, options.(session)) end
+      eventually(fn -> match?({:ok, _}, Client.execute(channel, "pid")) end)
+      pool = Snakepit.Test.Endpoints.start_remote_pool!(endpoints: [address], calls: false)
+      assert :ok = await_ready(pool)
+
+      tally_of_pool = fn session ->
+        Snakepit.execute("tally", %{}, [pool: pool] ++ options.(session))
+      end
+
+      pids =
+        for session <- 1..8 do
+          assert {:ok, %{"count" => 1, "pid" => pid}} = tally.(session)
+          assert {:ok, %{"count" => 2, "pid" => ^pid}} = tally.(session)
+          assert {:ok, %{"count" => 3, "pid" => ^pid}} = tally_of_pool.(session)
+          pid
+        end
+
+      assert length(Enum.uniq(pids)) == 2
+    end
+
+    @tag :tmp_dir
     test "calls: false has each call go to the next server", %{tmp_dir: dir} do
       servers = servers!()
       {:ok, channel} = Client.connect(balancer!(servers, dir), calls: false)
@@ -92,7 +118,7 @@ defmodule Snakepit.BalancerTest do
     start_program!(".venv/bin/python", ["test/support/python/balancer.py", addresses], []).address
   end
 
-  defp haproxy!(servers, dir) do
+  defp haproxy!(servers, dir, balance \\ "roundrobin") do
     socket = Path.join(System.tmp_dir!(), "haproxy-#{System.unique_integer([:positive])}.sock")
     config = Path.join(dir, "haproxy.cfg")
 
@@ -111,7 +137,7 @@ defmodule Snakepit.BalancerTest do
       bind unix@#{socket} proto h2
       default_backend servers
     backend servers
-      balance roundrobin
+      balance #{balance}
     #{backends}
     """)
 

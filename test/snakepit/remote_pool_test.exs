@@ -58,12 +58,16 @@ defmodule Snakepit.RemotePoolTest do
       for address <- ["tcp:10.0.0.7:50051", "tcp:[::1]:50051", "tcp:a.b-c:1", "unix:/run/x.sock"],
           do: assert({:ok, %{size: 1}} = Config.pool(endpoints: [address]))
 
-      for wrong <- [[for: 0], [at_most: 2], [at_most: -0.1], [times: 3], 5] do
+      for wrong <- [[for: 0], [failures: 0], [at_most: 2], [at_most: -0.1], [times: 3], 5] do
         assert {:error, %Error{message: message}} =
                  Config.pool(endpoints: ["tcp:a:1"], eject: wrong)
 
         assert message =~ ":eject"
       end
+
+      eject = [failures: :infinity, at_most: 1]
+      assert {:ok, %{eject: eject}} = Config.pool(endpoints: ["tcp:a:1"], eject: eject)
+      assert Enum.sort(eject) == [at_most: 1, failures: :infinity, for: 10_000]
     end
   end
 
@@ -162,7 +166,12 @@ defmodule Snakepit.RemotePoolTest do
       eventually(fn -> ran.() > resumed_at + 50 end)
       results = stop.()
       {ok, lost} = Enum.split_with(results, &match?({_, {:ok, _}}, &1))
-      assert Enum.all?(lost, &match?({_, {:error, %Error{reason: :worker_crashed}}}, &1))
+
+      for {_text, result} <- lost do
+        assert {:error, %Error{reason: :worker_crashed, message: message}} = result
+        assert message =~ "the connection to the endpoint tcp:" and message =~ "may have run"
+      end
+
       # One that runs, and those that were sent ahead: at most one of each caller.
       assert length(lost) <= 16
       ran = lines(path)
@@ -296,6 +305,32 @@ defmodule Snakepit.RemotePoolTest do
       assert {%{duration: _}, %{why: "" <> _}} = event(pool, :lost, address)
     end
 
+    test "an endpoint that loses calls in a row is out for a while" do
+      [address] = Endpoints.start!([])
+      eject = [failures: 2, for: 50, at_most: 1]
+      pool = Endpoints.start_remote_pool!(endpoints: [address], eject: eject)
+      # An answer ends the row.
+      for command <- ["die", "ping", "die"], do: Snakepit.execute(command, %{}, pool: pool)
+      assert {:error, %Error{}} = Snakepit.execute("die", %{}, pool: pool)
+      {_, %{why: why}} = event(pool, :ejected, address)
+      assert why =~ "2 calls in a row" and why =~ address
+      assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+      refute_received {[:snakepit, :endpoint, :ejected], _, %{pool: ^pool}}
+    end
+
+    test "but not if too many would be out" do
+      endpoints = Endpoints.start!(size: 2)
+      eject = [failures: 1, for: 1_000_000]
+      pool = Endpoints.start_remote_pool!(endpoints: endpoints, eject: eject)
+      assert :ok = await_ready(pool)
+      assert {:error, %Error{}} = Snakepit.execute("die", %{}, pool: pool)
+      states = fn -> for {:ok, ws} <- [Snakepit.list_workers(pool)], w <- ws, do: w.state end
+      eventually(fn -> Enum.sort(states.()) == [:ejected, :ready] end)
+      assert {:error, %Error{}} = Snakepit.execute("die", %{}, pool: pool)
+      assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+      assert Enum.sort(states.()) == [:ejected, :ready]
+    end
+
     defp event(pool, name, address) do
       event = [:snakepit, :endpoint, name]
 
@@ -339,6 +374,116 @@ defmodule Snakepit.RemotePoolTest do
       eventually(fn -> match?({:ok, %{restarts: n}} when n > 0, Snakepit.stats(pool)) end)
       assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
       File.touch!(args.until)
+    end
+  end
+
+  describe "errors and the log" do
+    test "speak of the endpoint, not of a worker that is replaced", %{tmp_dir: dir} do
+      address = Endpoints.address()
+      server = Endpoints.start_at!(address, max_concurrency: 2, kill_grace: @patience)
+      times = [queue_timeout: 50, pipeline_budget: 0, health_interval: 50]
+      pool = Endpoints.start_remote_pool!([endpoints: [address], max_concurrency: 2] ++ times)
+      assert :ok = await_ready(pool)
+      options = [pool: pool, timeout: 2 * @patience]
+      assert {:ok, _} = Snakepit.execute_in_session("s", "tally", %{}, options)
+      until = Path.join(dir, "until")
+      args = for name <- ~w(a b), do: %{started: Path.join(dir, name), until: until}
+      [of_unary, of_stream] = args
+      unary = Task.async(fn -> Snakepit.execute("hold", of_unary, options) end)
+
+      stream =
+        Task.async(fn ->
+          Snakepit.execute_stream("hold_stream", of_stream, fn _ -> nil end, options)
+        end)
+
+      for %{started: started} <- args, do: eventually(fn -> File.exists?(started) end)
+      assert {:error, %Error{} = late} = Snakepit.execute("ping", %{}, options)
+      assert late.reason == :queue_timeout and late.message =~ "no endpoint was free"
+
+      log =
+        ExUnit.CaptureLog.capture_log(fn ->
+          suspend!(Endpoints.os_pid(server))
+          eventually(fn -> match?({:ok, %{errors: 0}}, Snakepit.stats(pool)) end)
+          Endpoints.end!(server, :KILL)
+
+          for task <- [unary, stream] do
+            assert {:error, %Error{reason: :worker_crashed, message: message}} = await(task)
+            assert message =~ "the connection to the endpoint #{address} was lost"
+            assert message =~ "the call may have run"
+            refute message =~ "replaced"
+          end
+        end)
+
+      lines = log |> String.split("\n") |> Enum.filter(&(&1 =~ inspect(pool)))
+      assert Enum.any?(lines, &(&1 =~ "endpoint #{inspect(pool)}/"))
+      refute Enum.any?(lines, &(&1 =~ "worker"))
+      Endpoints.resume(server)
+      eventually(fn -> match?({:ok, %{ready: 1}}, Snakepit.stats(pool)) end)
+
+      assert {:error, %Error{reason: :session_lost, message: message}} =
+               Snakepit.execute_in_session("s", "tally", %{}, options)
+
+      assert message =~ "the endpoint of the session"
+    end
+  end
+
+  describe "affinity: :server" do
+    test "leaves the choice of a session's server to the balancer", %{tmp_dir: dir} do
+      endpoints = Endpoints.start!(size: 2, max_concurrency: 2)
+      pool = Endpoints.start_remote_pool!(endpoints: endpoints, affinity: :server)
+      assert :ok = await_ready(pool)
+
+      tally = fn options ->
+        Snakepit.execute("tally", %{}, [pool: pool, session_id: "s"] ++ options)
+      end
+
+      assert {:ok, %{"count" => 1, "pid" => one}} = tally.([])
+      args = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+      held = Task.async(fn -> Snakepit.execute("hold", args, pool: pool) end)
+      eventually(fn -> File.exists?(args.started) end)
+      # The other one is free, and the session does not wait.
+      assert {:ok, %{"count" => 1, "pid" => other}} = tally.([])
+      assert one != other
+      File.touch!(args.until)
+      assert {:ok, %{"pid" => ^one}} = await(held)
+      assert {:ok, %{sessions: 0}} = Snakepit.stats(pool)
+      options = [pool: pool, session_id: "s"]
+      assert {:ok, %{"metadata" => metadata}} = Snakepit.execute("request", %{}, options)
+      assert metadata["session_id"] == "s"
+      # A call may choose otherwise.
+      assert {:ok, %{"count" => 1}} = tally.(affinity: :strict)
+      assert {:ok, %{sessions: 1}} = Snakepit.stats(pool)
+    end
+
+    test "never returns :session_lost itself, and ends sessions on the server" do
+      address = Endpoints.address()
+      server = Endpoints.start_at!(address)
+      pool = Endpoints.start_remote_pool!(endpoints: [address])
+      options = [pool: pool, affinity: :server, session_id: "s"]
+      tally = fn pool -> Snakepit.execute("tally", %{}, [{:pool, pool} | options]) end
+      assert {:ok, %{"count" => 1}} = tally.(pool)
+      # The session is the server's: another pool has the same.
+      other = Endpoints.start_remote_pool!(endpoints: [address], affinity: :server)
+      assert {:ok, %{"count" => 2}} = tally.(other)
+      assert :ok = Snakepit.end_session("s", pool: other)
+      eventually(fn -> match?({:ok, %{"count" => 1}}, tally.(other)) end)
+      assert {:ok, %{"count" => 2}} = tally.(pool)
+      Endpoints.end!(server, :KILL)
+      Endpoints.resume(server)
+      eventually(fn -> match?({:ok, %{"count" => 1}}, tally.(pool)) end)
+    end
+
+    test "is refused where nothing could choose, and for ids that metadata cannot have" do
+      [address] = Endpoints.start!([])
+      pool = Endpoints.start_remote_pool!(endpoints: [address], affinity: :server)
+
+      assert {:error, %Error{reason: :invalid_options, message: message}} =
+               Snakepit.execute_in_session("ü", "tally", %{}, pool: pool)
+
+      assert message =~ "printable ASCII"
+      assert {:error, %Error{reason: :invalid_options}} = Snakepit.end_session("ü", pool: pool)
+      assert {:error, %Error{reason: :invalid_options}} = Config.pool(affinity: :server)
+      assert {:error, %Error{}} = Config.pool(endpoints: [address], affinity: :any)
     end
   end
 

@@ -5,6 +5,7 @@ defmodule Snakepit.SecureEndpointsTest do
   import Snakepit.Test.Pools, except: [start_pool!: 0, start_pool!: 1]
 
   alias Snakepit.{Config, Error, Pool}
+  alias Snakepit.GRPC.Client
   alias Snakepit.Test.{Certificates, Endpoints}
 
   @moduletag :tmp_dir
@@ -53,6 +54,9 @@ defmodule Snakepit.SecureEndpointsTest do
 
       assert message =~ inspect(option)
       if is_binary(wrong) and wrong != "", do: refute(message =~ wrong)
+      # A channel takes the same, and says the same.
+      assert {:error, %Error{reason: :invalid_options, message: ^message}} =
+               Client.connect("tcp:far:1", [{option, wrong}])
     end
 
     options = [name: :no_such_pool, token: @token] ++ endpoints
@@ -151,12 +155,84 @@ defmodule Snakepit.SecureEndpointsTest do
       assert error(endpoints: Endpoints.start!([]), tls: tls) =~ "TLS"
     end
 
-    test "shows a certificate of its own to a server that wants one", %{files: files} do
-      endpoints = serve!(files, ["--client-ca", files.client_ca])
-      trusted = [cacertfile: files.ca, server_name: "models"]
-      own = [certfile: files.client_cert, keyfile: files.client_key]
-      works!(Endpoints.start_remote_pool!(endpoints: endpoints, tls: trusted ++ own))
-      assert is_binary(error(endpoints: endpoints, tls: trusted))
+    for server <- [:native, :grpcio] do
+      test "shows a certificate of its own to a #{server} server that wants one, which takes no other",
+           %{files: files, tmp_dir: dir} do
+        how = ["--server", unquote(to_string(server)), "--client-ca", files.client_ca]
+        [address] = endpoints = serve!(files, how)
+        trusted = [cacertfile: files.ca, server_name: "models"]
+        own = [certfile: files.client_cert, keyfile: files.client_key]
+        works!(Endpoints.start_remote_pool!(endpoints: endpoints, tls: trusted ++ own))
+        other = Certificates.write!(Path.join(dir, "other"), "models")
+        foreign = [certfile: other.client_cert, keyfile: other.client_key]
+        note = %{path: Path.join(dir, "ran"), text: "ran"}
+
+        for tls <- [trusted, trusted ++ foreign] do
+          pool = Endpoints.start_remote_pool!(endpoints: endpoints, tls: tls)
+          assert {:error, %Error{reason: :grpc_unavailable} = of_pool} = await_ready(pool)
+          assert {:error, of_call} = Snakepit.execute("note", note, pool: pool)
+          assert {:error, of_client} = Client.connect(address, tls: tls)
+
+          for error <- [of_pool, of_call, of_client] do
+            assert error.reason == :grpc_unavailable
+            refute Error.may_have_run?(error)
+            # Servers of grpcio do not say why.
+            assert error.message =~ "refused the TLS connection" or
+                     error.message =~ ":certfile and :keyfile"
+          end
+        end
+
+        refute File.exists?(note.path)
+      end
     end
   end
+
+  describe "a channel" do
+    setup %{files: files, tmp_dir: dir} do
+      path = Path.join(dir, "tokens")
+      File.write!(path, @token <> "\n")
+      [address] = serve!(files, ["--client-ca", files.client_ca, "--token-file", path])
+      own = [certfile: files.client_cert, keyfile: files.client_key]
+      %{address: address, tls: [cacertfile: files.ca, server_name: "models"] ++ own}
+    end
+
+    test "has TLS, a token and metadata as a pool has", %{address: address, tls: tls} do
+      for calls <- [true, false] do
+        options = [tls: tls, token: {__MODULE__, :given, []}, metadata: [tenant: "a"]]
+        assert {:ok, channel} = Client.connect(address, [calls: calls] ++ options)
+        assert {:ok, %{"result" => 5}} = Client.execute(channel, "add", %{a: 2, b: 3})
+        assert {:ok, %{"metadata" => metadata}} = Client.execute(channel, "request")
+        assert metadata["tenant"] == "a"
+        refute inspect(metadata) =~ @token
+        own = [metadata: %{tenant: "b"}]
+        assert {:ok, %{"metadata" => metadata}} = Client.execute(channel, "request", %{}, own)
+        assert metadata["tenant"] == "b"
+        assert Enum.count(Client.stream(channel, "counted", %{count: 3})) == 3
+      end
+    end
+
+    test "is refused with the reason", %{address: address, tls: tls, tmp_dir: dir} do
+      missing = Path.join(dir, "missing.pem")
+
+      for {options, reason, text} <- [
+            {[tls: tls], :unauthenticated, "token"},
+            {[tls: tls, token: "other"], :unauthenticated, "token"},
+            {[tls: tls, token: {File, :read!, [missing]}], :grpc_unavailable, "File.read!/1"},
+            {[tls: [cacertfile: missing], token: @token], :grpc_unavailable, missing},
+            {[tls: true, token: @token], :grpc_unavailable, "authorit"},
+            {[tls: Keyword.put(tls, :server_name, "other"), token: @token], :grpc_unavailable,
+             ":server_name"},
+            {[tls: tls, token: {Process, :sleep, [:infinity]}, timeout: 200], :grpc_unavailable,
+             ":token returned nothing within 200 ms"}
+          ] do
+        assert {:error, %Error{reason: ^reason, message: message}} =
+                 Client.connect(address, options)
+
+        assert message =~ text
+        refute message =~ @token
+      end
+    end
+  end
+
+  def given, do: @token
 end

@@ -33,7 +33,7 @@ defmodule Snakepit.Config.Options do
       queue_timeout: :timeout,
       priority: {:one_of, [:high, :normal, :low]},
       session_id: :session_id,
-      affinity: {:one_of, [:strict, :prefer]},
+      affinity: affinity(),
       request_id: :request_id,
       traceparent: :traceparent,
       metadata: :metadata,
@@ -52,6 +52,10 @@ defmodule Snakepit.Config.Options do
       idle_timeout: :timeout
     })
   end
+
+  @doc "Returns the type of `:affinity`, which is also an option of a remote pool."
+  @spec affinity() :: Type.t()
+  def affinity, do: {:one_of, [:strict, :prefer, :server]}
 
   @doc "Returns the options of a call that is given none, for `complete/2`."
   @spec defaults(map | keyword) :: map

@@ -122,7 +122,8 @@ defmodule Snakepit.Config.Type do
 
   def check(:eject, value) do
     Eject.valid?(value) ||
-      "a keyword list of :for, a number of milliseconds above 0, and :at_most, a number from 0 to 1"
+      "a keyword list of :failures, an integer above 0 or :infinity, :for, a number of milliseconds above 0, and " <>
+        ":at_most, a number from 0 to 1"
   end
 
   def check(:tls, value) do

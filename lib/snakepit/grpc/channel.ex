@@ -7,6 +7,8 @@ defmodule Snakepit.GRPC.Channel do
   # `{ref, {:ok, value} | {:error, failure}}`.
 
   alias Snakepit.{Call, Codec, Error, Native, Overdue, Progress, Transport}
+  alias Snakepit.Config.{Tls, Token}
+  alias Snakepit.Error.Cause
 
   @typedoc "A connection to a server, or the native side of a pool."
   @type target :: reference
@@ -22,7 +24,7 @@ defmodule Snakepit.GRPC.Channel do
   `:keepalive` is `[interval: ms, timeout: ms]`, or what `keepalive/1` returned for that and the connections to
   one server share, because the server may want to be asked less often. Without it a silent server is not asked.
   `calls: false` has each unary call be an RPC of its own. `takes_draining: false` is for workers that say elsewhere that
-  they drain.
+  they drain. `:token`, `:tls` and `:metadata` are those that `start_credentials/3` has sent.
   """
   def start_connect(address, options), do: request(connecting(address, options, true))
 
@@ -45,11 +47,46 @@ defmodule Snakepit.GRPC.Channel do
       keepalive: options[:keepalive],
       journal: options[:journal],
       earlier: options[:earlier],
-      headers: options[:headers] || [],
+      headers:
+        for(token <- List.wrap(options[:token]), do: {"authorization", "Bearer " <> token}),
+      metadata: for({name, value} <- options[:metadata] || [], do: {to_string(name), value}),
       tls: options[:tls]
     }
 
     &Native.connect(&1, Map.update!(options, :keepalive, fn given -> keepalive(given) end))
+  end
+
+  @doc """
+  Asks for the token and reads the files of the certificates, which may take time. Within `timeout` ms the calling process gets
+  `{ref, {:ok, options}}`, those of `connect/2`, or `{ref, {:error, message}}`, where `ref` is what this returns.
+
+  `given` are the options `:tls`, `:token` and `:metadata` of a pool or a channel, and `:root`, from which relative paths
+  start; `server_name` is the name in the certificate, if that is not the host of the address.
+  """
+  @spec start_credentials(map, String.t() | nil, timeout) :: reference
+  def start_credentials(given, server_name, timeout) do
+    {owner, ref} = {self(), make_ref()}
+    spawn(fn -> send(owner, {ref, credentials(given, server_name, timeout)}) end)
+    ref
+  end
+
+  defp credentials(given, server_name, timeout) do
+    {asking, monitor} = spawn_monitor(fn -> exit({:asked, ask(given, server_name)}) end)
+
+    receive do
+      {:DOWN, ^monitor, :process, _pid, {:asked, answer}} -> answer
+      {:DOWN, ^monitor, :process, _pid, reason} -> {:error, Cause.exited(reason)}
+    after
+      timeout ->
+        Process.exit(asking, :kill)
+        {:error, "the function of the option :token returned nothing within #{timeout} ms"}
+    end
+  end
+
+  defp ask(given, server_name) do
+    with {:ok, token} <- Token.fetch(given.token),
+         {:ok, tls} <- Tls.load(given.tls, given.root, server_name),
+         do: {:ok, [token: token, tls: tls, metadata: given.metadata]}
   end
 
   def health(channel, worker_id, timeout),

@@ -13,7 +13,7 @@ defmodule Snakepit.GRPC.Client do
   """
 
   alias Snakepit.{Call, ChunkStream, Codec, Error, Native, Tracing}
-  alias Snakepit.Config.Options
+  alias Snakepit.Config.{Options, Paths, Token}
   alias Snakepit.GRPC.Channel
 
   @typedoc "A connection to a server, or the native side of a pool. It ends when no process references it."
@@ -32,8 +32,14 @@ defmodule Snakepit.GRPC.Client do
     max_message_size: :bytes,
     timeout: {:positive, @longest},
     calls: {:one_of, [true, false]},
-    keepalive: :keepalive
+    keepalive: :keepalive,
+    tls: :tls,
+    token: :token,
+    metadata: :metadata
   }
+  # Anything else is an answer, also from a server without that RPC.
+  @refused [:unauthenticated, :grpc_unavailable, :worker_crashed, :timeout]
+
   @call_options Options.call()
   @stream_options Options.stream()
   @defaults Options.defaults(timeout: @timeout, demand: @demand)
@@ -53,6 +59,12 @@ defmodule Snakepit.GRPC.Client do
       is asked whether it is there (a PING of HTTP/2). If it does not answer within the timeout, the connection is
       lost, and its calls return `:worker_crashed`. The default is #{inspect(@keepalive)} for `tcp:`,
       and `false`, never, for `unix:`. After a server has refused pings that come so often, the next connection waits twice as long.
+    * `:tls`, `:token` and `:metadata` - those of a remote pool, see [TLS and tokens](beyond_one_machine.md#tls-and-tokens).
+      The function of a token is asked and the files are read here, in at most `:timeout`, and count for this channel also when it
+      connects again.
+
+  With `:tls` or `:token` the server is asked for its health: one that refuses the certificate or the token is an error of this
+  function.
   """
   @doc since: "0.1.0"
   @spec connect(String.t(), keyword) :: {:ok, target} | {:error, Error.t()}
@@ -61,12 +73,48 @@ defmodule Snakepit.GRPC.Client do
          :ok <- check_address(address) do
       Tracing.available?()
       defaults = [max_message_size: @max_message_size, timeout: @timeout]
+      options = Keyword.merge(defaults, options)
 
       keepalive =
         keepalive(Keyword.get(options, :keepalive, String.starts_with?(address, "tcp:")))
 
-      options = defaults |> Keyword.merge(options) |> Keyword.put(:keepalive, keepalive)
-      Channel.connect(address, options)
+      with {:ok, credentials} <- credentials(address, options),
+           options = options |> Keyword.put(:keepalive, keepalive) |> Keyword.merge(credentials),
+           {:ok, channel} <- Channel.connect(address, options),
+           :ok <- check_accepted(channel, options),
+           do: {:ok, channel}
+    end
+  end
+
+  defp credentials(address, options) do
+    given = %{
+      token: Token.new(options[:token]),
+      tls: options[:tls],
+      metadata: options[:metadata] || [],
+      root: Paths.root()
+    }
+
+    ref = Channel.start_credentials(given, nil, options[:timeout])
+
+    receive do
+      {^ref, {:ok, credentials}} ->
+        {:ok, credentials}
+
+      {^ref, {:error, why}} ->
+        message = "no connection to #{address}: #{why}"
+        {:error, %Error{reason: :grpc_unavailable, message: message}}
+    end
+  end
+
+  # A server refuses a token, and with TLS 1.3 a certificate, once the connection has been made.
+  defp check_accepted(channel, options) do
+    if options[:token] || options[:tls] do
+      case Channel.health(channel, "", options[:timeout]) do
+        {:error, %Error{reason: reason} = error} when reason in @refused -> {:error, error}
+        _answered -> :ok
+      end
+    else
+      :ok
     end
   end
 

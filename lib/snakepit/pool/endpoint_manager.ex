@@ -134,11 +134,16 @@ defmodule Snakepit.Pool.EndpointManager do
   def handle_info({:resolved, _late, _result}, state), do: {:noreply, state}
   def handle_info(:resolve, state), do: {:noreply, resolve(state)}
 
+  # It still takes calls. If too many would be out it continues, with its sessions.
+  def handle_info({:endpoint_failing, pid, why}, state) do
+    if may_be_out?(ejected(state) + 1, state), do: send(pid, {:eject, why})
+    {:noreply, state}
+  end
+
   # It has left the dispatcher. It returns at once if too many have.
   def handle_info({:endpoint_ejected, pid}, %{options: options} = state) do
-    ejected = Enum.count(state.endpoints, fn {_, endpoint} -> endpoint.phase == :ejected end)
-    allowed? = ejected <= options.eject[:at_most] * map_size(state.endpoints)
-    send(pid, {:readmit_after, if(allowed?, do: options.eject[:for], else: 0)})
+    time = if may_be_out?(ejected(state), state), do: options.eject[:for], else: 0
+    send(pid, {:readmit_after, time})
     {:noreply, state}
   end
 
@@ -253,6 +258,12 @@ defmodule Snakepit.Pool.EndpointManager do
 
     start(address, endpoint, %{state | next_slot: slot + 1})
   end
+
+  defp ejected(state),
+    do: Enum.count(state.endpoints, fn {_address, endpoint} -> endpoint.phase == :ejected end)
+
+  defp may_be_out?(number, %{options: options, endpoints: endpoints}),
+    do: number <= options.eject[:at_most] * map_size(endpoints)
 
   defp connected?(endpoint), do: endpoint.phase in [:ready, :ejected]
 

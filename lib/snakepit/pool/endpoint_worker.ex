@@ -7,14 +7,13 @@ defmodule Snakepit.Pool.EndpointWorker do
   #   * `:connecting` - it has no connection, and keeps trying
   #   * `:draining` - the server says that it takes no calls, usually because it is about to end
   #   * `:ready` - it takes calls
-  #   * `:ejected` - it takes no calls for a while, after something for which a local worker is killed
+  #   * `:ejected` - it takes no calls for a while: calls fail by its fault, or a local worker would be killed
   #
   # When a connection is lost, the endpoint is paused while the next one is made, once. If that reaches the same process of
   # the server, its sessions continue; otherwise they are lost, as those of a worker that has died.
   use GenServer, restart: :temporary
 
   alias Snakepit.{Codec, Native, Telemetry}
-  alias Snakepit.Config.{Tls, Token}
   alias Snakepit.GRPC.Channel
   alias Snakepit.Pool.{HealthCheck, PoolEvents, StartLog, WorkerSpec}
 
@@ -41,6 +40,8 @@ defmodule Snakepit.Pool.EndpointWorker do
     :options,
     # Shared by its connections: how often the server is asked whether it is there.
     :keepalive,
+    # Shared by them as well: how many calls in a row have failed by its fault.
+    :faults,
     # Its connection, and the reference of the message that reports its end.
     :channel,
     :closed,
@@ -76,8 +77,12 @@ defmodule Snakepit.Pool.EndpointWorker do
     state = struct(__MODULE__, endpoint)
     keepalive = Channel.keepalive(state.options.keepalive)
     check = HealthCheck.new(state.id, state.options)
-    {:ok, %{state | keepalive: keepalive, check: check, since: now()}}
+    faults = faults(state.options.eject[:failures])
+    {:ok, %{state | keepalive: keepalive, faults: faults, check: check, since: now()}}
   end
+
+  defp faults(:infinity), do: nil
+  defp faults(limit), do: Native.faults(limit)
 
   @impl true
   def handle_call({:describe, _what, _timeout}, _from, %{phase: phase} = state)
@@ -92,6 +97,7 @@ defmodule Snakepit.Pool.EndpointWorker do
   @impl true
   # The manager monitors this process now.
   def handle_info(:start, state), do: {:noreply, connect(state)}
+  def handle_info(:connect, %{phase: :ejected} = state), do: {:noreply, state}
   def handle_info(:connect, state), do: {:noreply, connect(state)}
 
   def handle_info({ref, {:ok, how}}, %{awaited: {:prepare, ref}} = state),
@@ -167,7 +173,7 @@ defmodule Snakepit.Pool.EndpointWorker do
     checked =
       case answer do
         {:ok, health} -> HealthCheck.answered(check, health)
-        {:error, failure} -> HealthCheck.failed(check, Codec.error(failure).message)
+        {:error, failure} -> HealthCheck.failed(check, Codec.error(failure))
       end
 
     {:noreply, checked(checked, state)}
@@ -182,7 +188,18 @@ defmodule Snakepit.Pool.EndpointWorker do
 
   # The dispatcher has removed it already, or a local worker would be killed: it is out until the manager
   # says when to try again.
-  def handle_info({:snakepit_kill, why}, state), do: {:noreply, eject(why, state)}
+  def handle_info({:snakepit_kill, why}, %{phase: :ready} = state),
+    do: {:noreply, eject(why, state)}
+
+  # Too many of its calls have failed. It still takes calls, so that the manager can decide.
+  def handle_info({:snakepit_failing, why}, %{phase: phase} = state)
+      when phase in [:ready, :connecting] do
+    send(state.manager, {:endpoint_failing, self(), why})
+    {:noreply, state}
+  end
+
+  def handle_info({:eject, why}, %{phase: phase} = state) when phase in [:ready, :connecting],
+    do: {:noreply, eject(why, state)}
 
   def handle_info({:readmit_after, ms}, %{phase: :ejected} = state) do
     Process.send_after(self(), :readmit, ms)
@@ -227,23 +244,10 @@ defmodule Snakepit.Pool.EndpointWorker do
   end
 
   # The user's function for the token may take time, and so may reading files.
-  defp connect(%{options: %{connect_timeout: timeout}} = state) do
-    {owner, ref} = {self(), make_ref()}
-    preparing = spawn(fn -> send(owner, {ref, prepare(state)}) end)
-    {:ok, _timer} = :timer.kill_after(timeout, preparing)
-    late = "the function of :token returned nothing within #{timeout} ms (:connect_timeout)"
-    Process.send_after(self(), {ref, {:error, late}}, timeout)
+  defp connect(%{options: options} = state) do
+    ref = Channel.start_credentials(options, state.server_name, options.connect_timeout)
     phase = if state.phase == :draining, do: :draining, else: :connecting
     report(%{state | phase: phase, awaited: {:prepare, ref}})
-  end
-
-  defp prepare(%{options: options} = state) do
-    with {:ok, token} <- Token.fetch(options.token),
-         {:ok, tls} <- Tls.load(options.tls, options.root, state.server_name) do
-      metadata = Map.to_list(options.metadata)
-      headers = if token, do: [{"authorization", "Bearer " <> token} | metadata], else: metadata
-      {:ok, [headers: headers, tls: tls]}
-    end
   end
 
   defp connect(how, %{options: options} = state) do
@@ -290,11 +294,11 @@ defmodule Snakepit.Pool.EndpointWorker do
     %{state | key: nil}
   end
 
-  # The calls that are lost learn the cause.
-  defp not_ready(why, state) do
-    Native.set_exit_cause(state.channel, why)
-    %{state | error: why, ready_until: now(), since: now()}
-  end
+  defp not_ready(why, %{phase: :ready} = state),
+    do: %{state | error: why, ready_until: now(), since: now()}
+
+  # It tries to connect.
+  defp not_ready(why, state), do: %{close(state) | error: why, since: now()}
 
   defp lost(why, state) do
     Logger.warning("endpoint #{state.id} is not ready: #{why}")
@@ -304,8 +308,6 @@ defmodule Snakepit.Pool.EndpointWorker do
     state = if paused?, do: state, else: %{state | key: nil}
     %{not_ready(why, state) | channel: nil, closed: nil, phase: :connecting}
   end
-
-  defp eject(_why, %{phase: phase} = state) when phase != :ready, do: state
 
   defp eject(why, state) do
     Logger.warning("endpoint #{state.id} takes no calls for a while: #{why}")
@@ -345,7 +347,8 @@ defmodule Snakepit.Pool.EndpointWorker do
   end
 
   defp checked({:ok, check}, state), do: %{state | check: check}
-  defp checked({:dead, why}, state), do: eject(why, state)
+  defp checked({:dead, why}, %{phase: :ready} = state), do: eject(why, state)
+  defp checked({:dead, _why}, state), do: state
 
   # Calls wait for an endpoint that was ready as long as a connection may take. Then it counts as failed, and if
   # all have failed, calls return the reason at once.
@@ -368,6 +371,7 @@ defmodule Snakepit.Pool.EndpointWorker do
         cond do
           not busy?(state) -> :ok
           left > 0 -> await_drained(until, state)
+          # The calls that are lost learn the cause.
           true -> Native.set_exit_cause(state.channel, stopped_text())
         end
     end
@@ -378,7 +382,7 @@ defmodule Snakepit.Pool.EndpointWorker do
     Enum.any?(places, fn {key, in_flight, _draining} -> key == state.key and in_flight > 0 end)
   end
 
-  defp stopped_text, do: "its pool was stopped, and the call continued past :shutdown_timeout"
+  defp stopped_text, do: "the pool was stopped, and the call continued past :shutdown_timeout"
 
   # In native units.
   defp lasted(state), do: System.convert_time_unit(now() - state.since, :millisecond, :native)

@@ -5,18 +5,22 @@ defmodule Snakepit.Pool.HealthCheck do
 
   require Logger
 
-  alias Snakepit.Telemetry
+  alias Snakepit.{Error, Telemetry}
+
+  @silent "it did not answer"
 
   # A command that computes lets other threads run every few milliseconds.
   @stuck_ms 1_000
   # The longest deadline, in ms.
   @longest 4_294_967_295
 
-  defstruct [:worker_id, :pool, :interval, :allowed, :pending, missed: 0]
+  # `:name` is that of the worker in messages.
+  defstruct [:worker_id, :name, :pool, :interval, :allowed, :pending, missed: 0]
 
   def new(worker_id, options) do
     schedule(%__MODULE__{
       worker_id: worker_id,
+      name: "#{if options.endpoints, do: "endpoint", else: "worker"} #{worker_id}",
       pool: options.name,
       interval: options.health_interval,
       allowed: options.health_misses
@@ -31,7 +35,7 @@ defmodule Snakepit.Pool.HealthCheck do
   def tick(%{pending: nil} = check, ask),
     do: {:ok, schedule(%{check | pending: ask.(ask_timeout(check))})}
 
-  def tick(check, _ask), do: miss(schedule(check), "it did not answer")
+  def tick(check, _ask), do: miss(schedule(check), @silent)
 
   # Longer than it takes to miss too many checks.
   defp ask_timeout(check), do: min(check.interval * (check.allowed + 1), @longest)
@@ -50,14 +54,15 @@ defmodule Snakepit.Pool.HealthCheck do
     {:ok, %{check | pending: nil, missed: 0}}
   end
 
-  def failed(check, why), do: miss(%{check | pending: nil}, why)
+  def failed(check, %Error{reason: :timeout}), do: miss(%{check | pending: nil}, @silent)
+  def failed(check, %Error{message: why}), do: miss(%{check | pending: nil}, why)
 
   # The worker is alive, and what it does may be correct: this only reports it.
   defp report_stuck(_check, ms) when ms < @stuck_ms, do: :ok
 
   defp report_stuck(check, ms) do
     Logger.warning(
-      "worker #{check.worker_id} has let no other Python thread run for #{ms} ms: a command holds " <>
+      "#{check.name} has let no other Python thread run for #{ms} ms: a command holds " <>
         "Python's lock in code that is not Python"
     )
 
@@ -67,7 +72,7 @@ defmodule Snakepit.Pool.HealthCheck do
   defp miss(check, why) do
     missed = check.missed + 1
     Telemetry.health_failed(missed, Map.put(metadata(check), :why, why))
-    Logger.warning("worker #{check.worker_id} missed a health check (#{missed}): #{why}")
+    Logger.warning("#{check.name} missed a health check (#{missed}): #{why}")
 
     if missed < check.allowed,
       do: {:ok, %{check | missed: missed}},

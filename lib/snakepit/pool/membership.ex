@@ -25,7 +25,7 @@ defmodule Snakepit.Pool.Membership do
 
   require Logger
 
-  alias Snakepit.Native
+  alias Snakepit.{Error, Native}
   alias Snakepit.Pool.{HealthCheck, Lifetime, OSProcess, WorkerSpec}
 
   # How long to wait for the exit status of a process after its output has ended, and for the end
@@ -263,8 +263,8 @@ defmodule Snakepit.Pool.Membership do
   def health_answered(membership, health),
     do: checked(membership, &HealthCheck.answered(&1, health))
 
-  @spec health_failed(t, String.t()) :: t
-  def health_failed(membership, why), do: checked(membership, &HealthCheck.failed(&1, why))
+  @spec health_failed(t, Error.t()) :: t
+  def health_failed(membership, error), do: checked(membership, &HealthCheck.failed(&1, error))
 
   defp checked(%{check: nil} = membership, _step), do: membership
 

@@ -69,9 +69,10 @@ defmodule Snakepit.Pool.Registry do
       Map.merge(facts, %{
         options: Map.drop(options, @hidden),
         retry: options.retry,
-        metadata: options.metadata,
         call_options:
-          options |> Map.take([:timeout, :queue_timeout, :demand]) |> Options.defaults(),
+          options
+          |> Map.take([:timeout, :queue_timeout, :demand, :affinity])
+          |> Options.defaults(),
         manager: self(),
         telemetry: Telemetry.available?(),
         tracing: Tracing.available?()

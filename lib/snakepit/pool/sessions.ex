@@ -9,7 +9,7 @@ defmodule Snakepit.Pool.Sessions do
   @spec end_session(atom, String.t()) :: :ok | {:error, Error.t()}
   def end_session(name, session_id) do
     with {:ok, pool} <- Registry.fetch(name) do
-      case Codec.end_session(pool.native, session_id) do
+      case end_session_of(pool, session_id) do
         {:error, error} ->
           {:error, %{error | pool: name}}
 
@@ -21,4 +21,10 @@ defmodule Snakepit.Pool.Sessions do
       end
     end
   end
+
+  # The pool does not know it: there is no event for its end.
+  defp end_session_of(%{call_options: %{affinity: :server}} = pool, session_id),
+    do: with(:ok <- Codec.end_server_session(pool.native, session_id), do: false)
+
+  defp end_session_of(pool, session_id), do: Codec.end_session(pool.native, session_id)
 end

@@ -11,18 +11,20 @@ defmodule Snakepit.Pool.WorkerSpec do
   @type batches :: [{String.t(), pos_integer}]
 
   @doc """
-  Describes a worker. `worker` has `:id`, `:manager`, `:options`, the pool's, and `:batches`; `owned?` says
-  whether this pool has started it, so that it alone sends it calls.
+  Describes a worker. `worker` has `:id`, `:manager`, `:options`, the pool's, `:batches`, and for an endpoint `:faults`;
+  `owned?` says whether this pool has started it, so that it alone sends it calls.
   """
   @spec new(map, boolean) :: map
-  def new(%{id: id, options: options, manager: manager, batches: batches}, owned?) do
+  def new(%{id: id, options: options, manager: manager, batches: batches} = worker, owned?) do
     %{
       id: id,
       max_concurrency: options.max_concurrency,
       kill_grace: options.kill_grace,
       observer: if(Telemetry.available?(), do: manager),
       batches: batches,
-      owned: owned?
+      owned: owned?,
+      # Of an endpoint.
+      faults: Map.get(worker, :faults)
     }
   end
 

@@ -76,6 +76,7 @@ fn main() -> Result<(), Failure> {
         address: format!("unix:{socket}").parse()?,
         secret: None,
         headers: http::HeaderMap::new(),
+        call_metadata: [].into(),
         tls: None,
         max_message_size: 64 * 1024 * 1024,
         timeout: Duration::from_secs(60),

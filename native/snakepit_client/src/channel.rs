@@ -33,10 +33,12 @@ const ENDS_WITHIN: Duration = Duration::from_secs(1);
 pub struct Channel {
     pub client: SnakepitBridgeClient<HttpConnection>,
     pub max_message_size: usize,
+    /// Metadata of every call that does not have it itself.
+    pub metadata: Arc<[(String, String)]>,
     /// Whether a balancer distributes the RPCs.
     balanced: bool,
-    /// Whether the server is a process of this side: nothing stands between.
-    own_server: bool,
+    /// Its address. `None` if the server is a process of this side: nothing stands between.
+    pub endpoint: Option<Arc<str>>,
     /// Cancelled once the connection accepts no further calls. Calls that already run on it may finish.
     pub closed: CancellationToken,
     /// Does not keep it open.
@@ -48,6 +50,7 @@ pub struct Channel {
 /// Why a connection was lost, if pings or TLS have to do with it.
 struct Cause {
     address: String,
+    tls: bool,
     keepalive: Option<Arc<Keepalive>>,
     known: OnceLock<Known>,
     /// Cancelled once it is known, or will not be.
@@ -56,9 +59,13 @@ struct Cause {
 
 enum Known {
     Pings(String),
-    /// The server does not want this client, which with TLS 1.3 it says after the handshake.
+    /// The server does not want this client, which with TLS 1.3 it learns after the handshake.
     Refused(String),
 }
+
+/// Servers of grpcio send no alert.
+const SILENT: &str = "the server closed the connection after the TLS handshake, without an answer: it may have \
+     refused the certificate of this client, or that it has none (:certfile and :keyfile in :tls)";
 
 impl Cause {
     fn new(target: &Target) -> Option<Arc<Self>> {
@@ -66,6 +73,7 @@ impl Cause {
         may_be_known.then(|| {
             Arc::new(Self {
                 address: target.address.to_string(),
+                tls: target.tls.is_some(),
                 keepalive: target.keepalive.clone(),
                 known: OnceLock::new(),
                 decided: CancellationToken::new(),
@@ -73,20 +81,21 @@ impl Cause {
         })
     }
 
-    /// The connection has ended, with this error if it was not closed.
-    fn decide(&self, error: Option<hyper::Error>) {
-        if let Some(error) = error {
+    /// The connection has ended, with this error if it was not closed. `silent`: whether the server has sent nothing on it.
+    fn decide(&self, error: Option<&hyper::Error>, silent: bool) {
+        let known = error.and_then(|error| {
             let pings = self.keepalive.as_ref();
-            let pings = pings.and_then(|keepalive| keepalive.cause(&error));
+            let pings = pings.and_then(|keepalive| keepalive.cause(error));
             // h2 keeps only the text of the error.
-            let alert = causes(&error).map(ToString::to_string);
+            let alert = causes(error).map(ToString::to_string);
             let mut alert = alert.filter(|text| text.contains("fatal alert"));
-            let known = pings
-                .map(Known::Pings)
-                .or_else(|| alert.next().map(Known::Refused));
-            if let Some(known) = known {
-                let _ = self.known.set(known);
-            }
+            let refused = |alert| format!("the server refused the TLS connection: {alert}");
+            let alert = || alert.next().map(refused).map(Known::Refused);
+            pings.map(Known::Pings).or_else(alert)
+        });
+        let silent = self.tls && silent;
+        if let Some(known) = known.or_else(|| silent.then(|| Known::Refused(SILENT.into()))) {
+            let _ = self.known.set(known);
         }
         self.decided.cancel();
     }
@@ -98,8 +107,9 @@ impl Channel {
         let cause = Cause::new(target);
         let connecting = async {
             let (stream, io) = target.open().await?;
-            let (connection, closed) = handshake(stream, metadata, cause.clone()).await?;
-            Ok((connection, closed, Arc::downgrade(&io)))
+            let weak = Arc::downgrade(&io);
+            let (connection, closed) = handshake(stream, io, metadata, cause.clone()).await?;
+            Ok((connection, closed, weak))
         };
         let (connection, closed, io) = target.in_time(connecting).await?;
         let max_message_size = target.max_message_size;
@@ -111,8 +121,11 @@ impl Channel {
             .max_decoding_message_size(max_message_size)
             .max_encoding_message_size(max_message_size),
             max_message_size,
+            metadata: target.call_metadata.clone(),
             balanced: !target.calls,
-            own_server: !target.takes_draining,
+            endpoint: target
+                .takes_draining
+                .then(|| target.address.to_string().into()),
             closed,
             io,
             cause,
@@ -140,9 +153,9 @@ impl Channel {
         let _ = timeout(ENDS_WITHIN, cause.decided.cancelled()).await;
         match cause.known.get() {
             Some(Known::Pings(text)) if lost => Failure::WorkerCrashed(text.clone()),
-            Some(Known::Refused(alert)) => Failure::Unreachable {
+            Some(Known::Refused(why)) => Failure::Unreachable {
                 address: cause.address.clone(),
-                cause: format!("the server refused the TLS connection: {alert}"),
+                cause: why.clone(),
             },
             _ => failure,
         }
@@ -152,10 +165,10 @@ impl Channel {
     pub fn lost_by_balancer(&self, status: &tonic::Status) -> Option<Failure> {
         if self.balanced {
             Failure::from_balancer(status)
-        } else if self.own_server {
-            None
-        } else {
+        } else if self.endpoint.is_some() {
             Failure::from_refusal(status)
+        } else {
+            None
         }
     }
 
@@ -171,9 +184,11 @@ impl Channel {
 
 async fn handshake(
     stream: Io,
+    io: Arc<IoState>,
     metadata: HeaderMap,
     cause: Option<Arc<Cause>>,
 ) -> std::io::Result<(HttpConnection, CancellationToken)> {
+    let before = io.reads();
     let mut builder = http2::Builder::new(TokioExecutor::new());
     if let Some(keepalive) = cause.as_ref().and_then(|cause| cause.keepalive.as_ref()) {
         builder
@@ -199,7 +214,7 @@ async fn handshake(
         // Each call gets the error of the connection on its own.
         let ended = driver.await;
         if let Some(cause) = cause {
-            cause.decide(ended.err());
+            cause.decide(ended.as_ref().err(), io.reads() == before);
         }
     });
     Ok((HttpConnection { sender, metadata }, closed))
@@ -295,6 +310,7 @@ mod tests {
             address: Address::Unix(path.clone()),
             secret: None,
             headers: HeaderMap::new(),
+            call_metadata: [].into(),
             tls: None,
             max_message_size: 1024,
             journal: None,

@@ -165,7 +165,7 @@ impl<P: PendingCall> Endpoint<P> {
                         closed.cancel();
                     }
                 }
-                failure => return Err(failure),
+                failure => return Err(failure.in_question_to(channel.endpoint.as_ref())),
             }
         }
     }

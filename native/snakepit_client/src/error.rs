@@ -2,7 +2,7 @@
 
 use crate::pool::Startup;
 use snakepit_proto::ErrorDetail;
-use std::{error::Error as StdError, time::Duration};
+use std::{error::Error as StdError, sync::Arc, time::Duration};
 use tonic::{Code, Status};
 
 /// How the message of a status begins that an answer of HTTP alone is read as; the HTTP status follows.
@@ -33,14 +33,33 @@ pub enum Reason {
     WorkerStartFailed,
 }
 
+/// What the failure of a call says about its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It has answered.
+    None,
+    /// It has lost the call, or answered that it is not available.
+    Failed,
+    /// The connection is lost, and with it all of its calls.
+    ConnectionLost,
+    /// Nothing: the call has ended for other reasons, or has not begun.
+    Unknown,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    #[error(
-        "every worker is busy and the queue is full ({max_queue} calls wait); call less often, or raise :size, :max_concurrency or :max_queue"
-    )]
-    Saturated { max_queue: usize },
-    #[error("{}", queue_timeout_text(*.after, *.has_workers))]
-    QueueTimeout { after: Duration, has_workers: bool },
+    #[error("{}", saturated_text(*.max_queue, *.remote))]
+    Saturated {
+        max_queue: usize,
+        /// Whether the workers of the pool are endpoints.
+        remote: bool,
+    },
+    #[error("{}", queue_timeout_text(*.after, *.has_workers, *.remote))]
+    QueueTimeout {
+        after: Duration,
+        has_workers: bool,
+        remote: bool,
+    },
     #[error("{}", startup_text(.0))]
     NotReady(Startup),
     #[error("the deadline of {} ms passed while the call {}; raise :timeout if it may take longer", after.as_millis(), if *.queued { "waited for a worker" } else { "was running" })]
@@ -68,10 +87,21 @@ pub enum Failure {
     /// The connection lives, and so may the worker.
     #[error("the call was running, and its worker ended it without a reply: {0}")]
     CallEnded(String),
+    /// As `WorkerCrashed`, for a server that others run.
+    #[error("the connection to the endpoint {endpoint} was lost: {cause}{}", if *.in_call { "; the call may have run" } else { "" })]
+    ConnectionLost {
+        endpoint: Arc<str>,
+        cause: String,
+        /// Whether a call was running, rather than a question to the server.
+        in_call: bool,
+    },
+    /// As `CallEnded`, for a server that others run.
     #[error(
-        "the session's worker is gone, and its state with it; the session begins anew with the next call"
+        "the endpoint {endpoint} ended the call without a reply: {cause}; the call may have run"
     )]
-    SessionLost,
+    EndedByEndpoint { endpoint: Arc<str>, cause: String },
+    #[error("{}", session_lost_text(*.remote))]
+    SessionLost { remote: bool },
     /// Nothing of the call has run.
     #[error("the server accepted no more calls on this connection ({cause}); the call has not run")]
     NotStarted { cause: String, refused: bool },
@@ -121,8 +151,11 @@ impl Failure {
             Self::Cancelled => Reason::Cancelled,
             Self::PoolStopped => Reason::PoolStopped,
             Self::NoWorker(_) => Reason::WorkerStartFailed,
-            Self::WorkerCrashed(_) | Self::CallEnded(_) => Reason::WorkerCrashed,
-            Self::SessionLost => Reason::SessionLost,
+            Self::WorkerCrashed(_)
+            | Self::CallEnded(_)
+            | Self::ConnectionLost { .. }
+            | Self::EndedByEndpoint { .. } => Reason::WorkerCrashed,
+            Self::SessionLost { .. } => Reason::SessionLost,
             Self::NoGrpc(_) | Self::Unreachable { .. } | Self::NotStarted { .. } => {
                 Reason::GrpcUnavailable
             }
@@ -133,6 +166,57 @@ impl Failure {
             Self::Status { code, stream, .. } => status_reason(*code, *stream),
             Self::BrokenStream(_) => Reason::RpcError,
             Self::Dropped => Reason::InternalError,
+        }
+    }
+
+    /// The same failure in words for a caller whose server others run; `None` for a server of this side.
+    #[must_use]
+    pub fn at(self, endpoint: Option<&Arc<str>>) -> Self {
+        match (endpoint, self) {
+            (Some(endpoint), Self::WorkerCrashed(cause)) => Self::ConnectionLost {
+                endpoint: endpoint.clone(),
+                cause,
+                in_call: true,
+            },
+            (Some(endpoint), Self::CallEnded(cause)) => Self::EndedByEndpoint {
+                endpoint: endpoint.clone(),
+                cause,
+            },
+            (_, failure) => failure,
+        }
+    }
+
+    /// As `at`, for a question that is not a call.
+    #[must_use]
+    pub fn in_question_to(self, endpoint: Option<&Arc<str>>) -> Self {
+        match self.at(endpoint) {
+            Self::ConnectionLost {
+                endpoint, cause, ..
+            } => Self::ConnectionLost {
+                endpoint,
+                cause,
+                in_call: false,
+            },
+            failure => failure,
+        }
+    }
+
+    /// What it says about the server of the call.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::WorkerCrashed(_) | Self::ConnectionLost { .. } => Fault::ConnectionLost,
+            Self::CallEnded(_)
+            | Self::EndedByEndpoint { .. }
+            | Self::Status {
+                code: Code::Unavailable,
+                ..
+            } => Fault::Failed,
+            Self::Status {
+                code: Code::DeadlineExceeded | Code::Cancelled,
+                ..
+            } => Fault::Unknown,
+            Self::Remote(_) | Self::Status { .. } | Self::RefusedAsTooLarge { .. } => Fault::None,
+            _ => Fault::Unknown,
         }
     }
 
@@ -263,16 +347,41 @@ fn is_refusal(error: &h2::Error) -> bool {
     error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
 
-fn queue_timeout_text(after: Duration, has_workers: bool) -> String {
-    let after = after.as_millis();
-    if has_workers {
+fn saturated_text(max_queue: usize, remote: bool) -> String {
+    if remote {
         format!(
-            "no worker was free within the queue timeout of {after} ms; call less often, or raise :size, :max_concurrency or :queue_timeout"
+            "every endpoint is busy and the queue is full ({max_queue} calls wait); call less often, name more :endpoints, or raise :max_concurrency or :max_queue"
         )
     } else {
         format!(
-            "no worker was ready within the queue timeout of {after} ms: the pool's workers are gone, and are being started or connected again; raise :queue_timeout if calls may wait for them"
+            "every worker is busy and the queue is full ({max_queue} calls wait); call less often, or raise :size, :max_concurrency or :max_queue"
         )
+    }
+}
+
+fn queue_timeout_text(after: Duration, has_workers: bool, remote: bool) -> String {
+    let after = after.as_millis();
+    match (has_workers, remote) {
+        (true, false) => format!(
+            "no worker was free within the queue timeout of {after} ms; call less often, or raise :size, :max_concurrency or :queue_timeout"
+        ),
+        (true, true) => format!(
+            "no endpoint was free within the queue timeout of {after} ms; call less often, name more :endpoints, or raise :max_concurrency or :queue_timeout"
+        ),
+        (false, false) => format!(
+            "no worker was ready within the queue timeout of {after} ms: the pool's workers are gone, and are being started again; raise :queue_timeout if calls may wait for them"
+        ),
+        (false, true) => format!(
+            "no endpoint was ready within the queue timeout of {after} ms: their connections are lost, or they are ejected, and Snakepit.list_workers/1 says why; raise :queue_timeout if calls may wait for them"
+        ),
+    }
+}
+
+fn session_lost_text(remote: bool) -> &'static str {
+    if remote {
+        "the pool has lost the endpoint of the session, and the session's state with it; the session begins anew with the next call"
+    } else {
+        "the session's worker is gone, and its state with it; the session begins anew with the next call"
     }
 }
 
@@ -321,6 +430,7 @@ fn remote_reason(reason: &str) -> Reason {
         "invalid_args" => Reason::InvalidArgs,
         "invalid_result" => Reason::InvalidResult,
         "message_too_large" => Reason::MessageTooLarge,
+        "session_lost" => Reason::SessionLost,
         "streaming_not_supported" => Reason::StreamingNotSupported,
         "timeout" => Reason::Timeout,
         "unknown_command" => Reason::UnknownCommand,
@@ -486,6 +596,59 @@ mod tests {
                 "2 of 2 endpoints are still connecting (7 s; :connect_timeout is 30 s);"
             )
         );
+    }
+
+    #[test]
+    fn a_failure_says_whether_its_server_is_at_fault() {
+        let lost = || Failure::WorkerCrashed("reset".into());
+        let ended = || Failure::CallEnded("reset".into());
+        let endpoint: Arc<str> = "tcp:far:1".into();
+        let status = |code| Failure::from_status(&Status::new(code, "said"), 10, false);
+        for (failure, fault) in [
+            (lost(), Fault::ConnectionLost),
+            (lost().at(Some(&endpoint)), Fault::ConnectionLost),
+            (ended(), Fault::Failed),
+            (ended().at(Some(&endpoint)), Fault::Failed),
+            (status(Code::Unavailable), Fault::Failed),
+            (status(Code::ResourceExhausted), Fault::None),
+            (status(Code::DeadlineExceeded), Fault::Unknown),
+            (Failure::from_reply("boom".into(), None), Fault::None),
+            (Failure::Cancelled, Fault::Unknown),
+        ] {
+            assert_eq!(failure.fault(), fault, "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_lost_endpoint_is_named() {
+        let endpoint: Arc<str> = "tcp:far:1".into();
+        let lost = Failure::WorkerCrashed("reset".into());
+        assert!(lost.to_string().contains("is replaced"));
+        let lost = lost.at(Some(&endpoint));
+        assert_eq!(lost.reason(), Reason::WorkerCrashed);
+        let text = lost.to_string();
+        assert!(
+            text.starts_with("the connection to the endpoint tcp:far:1 was lost"),
+            "{text}"
+        );
+        let text = Failure::CallEnded("reset".into())
+            .at(Some(&endpoint))
+            .to_string();
+        assert!(
+            text.starts_with("the endpoint tcp:far:1 ended the call"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_server_may_say_that_it_has_lost_a_session() {
+        let detail = ErrorDetail {
+            reason: "session_lost".into(),
+            message: "it has moved".into(),
+            ..ErrorDetail::default()
+        };
+        let failure = Failure::from_reply(String::new(), Some(Box::new(detail)));
+        assert_eq!(failure.reason(), Reason::SessionLost);
     }
 
     #[test]

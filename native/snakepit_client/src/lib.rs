@@ -2,7 +2,7 @@
 //!
 //! `pool` picks a worker for a call or queues it. `connection` keeps the connections to a server: `multiplexer`
 //! sends unary calls over one long RPC (`calls_rpc`), which `open_calls` keeps open; `channel` sends others as RPCs of
-//! their own, and `keepalive` says when silent servers are asked. `credit` and
+//! their own, `keepalive` says when silent servers are asked, and `faults` counts the calls that fail by their server. `credit` and
 //! `chunk_order` are for streams, `numbers` counts the calls of a pool, `output` and `stdio_messages` read the pipes of workers.
 
 pub mod calls_rpc;
@@ -11,6 +11,7 @@ pub mod chunk_order;
 pub mod connection;
 pub mod credit;
 pub mod error;
+pub mod faults;
 pub mod keepalive;
 pub mod multiplexer;
 pub mod numbers;

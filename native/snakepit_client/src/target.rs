@@ -49,6 +49,8 @@ pub struct Target {
     pub secret: Option<String>,
     /// Metadata of every RPC that does not have it itself.
     pub headers: HeaderMap,
+    /// Metadata of every call that does not have it itself.
+    pub call_metadata: Arc<[(String, String)]>,
     pub tls: Option<ClientTls>,
     pub max_message_size: usize,
     /// How long connecting may take.

@@ -18,7 +18,7 @@ pub(crate) fn failure_term<'a>(env: Env<'a>, failure: &Failure) -> Term<'a> {
 
 pub(crate) fn failure_details<'a>(env: Env<'a>, failure: &Failure) -> Term<'a> {
     let pairs: Vec<(Atom, Term<'a>)> = match failure {
-        Failure::Saturated { max_queue } => vec![(atoms::max_queue(), max_queue.encode(env))],
+        Failure::Saturated { max_queue, .. } => vec![(atoms::max_queue(), max_queue.encode(env))],
         Failure::Timeout { queued, .. } => vec![(atoms::queued(), queued.encode(env))],
         Failure::NotStarted { .. } => vec![(atoms::started(), false.encode(env))],
         Failure::TooLarge { size, limit, .. } => vec![

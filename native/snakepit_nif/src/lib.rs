@@ -81,6 +81,7 @@ mod atoms {
         snakepit_served,
         snakepit_end_session,
         snakepit_event,
+        snakepit_failing,
         snakepit_kill,
         snakepit_progress,
         snakepit_session,

@@ -11,9 +11,13 @@ use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use snakepit_client::{channel::Channel, pool::Event};
 use snakepit_proto::{EndSessionRequest, SessionKey};
 use std::{sync::Arc, time::Duration};
+use tonic::Request;
 
 /// How long a worker may take to drop a session's state. Its own limits would make it do so later.
 const END_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// By which balancers find the server of a session, as `Snakepit.Codec.metadata/1` says.
+const SESSION_METADATA: &str = "session_id";
 
 /// The listener of a pool. It sends events of sessions to `observer`, has workers drop state that no call can reach
 /// any more, and notifies the owner of a worker that has served its calls or has drained.
@@ -89,11 +93,29 @@ pub(crate) fn drop_session(worker: Arc<Worker>, id: Arc<str>, generation: u64) {
     }
 }
 
+/// Has the state of a session dropped of which the pool does not know the server: a balancer finds it by the metadata.
+pub(crate) fn drop_server_session(worker: Arc<Worker>, id: String) {
+    if let Ok(runtime) = runtime::get() {
+        runtime.spawn(async move {
+            if let Some(connection) = &worker.connection {
+                let session = SessionKey::from(id.clone());
+                let mut request = Channel::request(session.into(), Some(END_SESSION_TIMEOUT));
+                if let Ok(id) = id.parse() {
+                    request.metadata_mut().insert(SESSION_METADATA, id);
+                }
+                send_end(&connection.channel, request).await;
+            }
+        });
+    }
+}
+
 async fn end_session(channel: &Channel, session: SessionKey) {
-    let request = EndSessionRequest::from(session);
+    let request = Channel::request(session.into(), Some(END_SESSION_TIMEOUT));
+    send_end(channel, request).await;
+}
+
+async fn send_end(channel: &Channel, request: Request<EndSessionRequest>) {
     let mut client = channel.client.clone();
     // A server without Snakepit's additions, or without a connection, has no session to end.
-    let _ = client
-        .end_session(Channel::request(request, Some(END_SESSION_TIMEOUT)))
-        .await;
+    let _ = client.end_session(request).await;
 }

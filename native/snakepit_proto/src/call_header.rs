@@ -125,6 +125,16 @@ impl CallHeader {
         self.frame.metadata = metadata.into_iter().collect();
     }
 
+    /// Adds metadata that the call does not have itself.
+    #[inline]
+    pub fn add_metadata(&mut self, metadata: &[(String, String)]) {
+        for (name, value) in metadata {
+            if !self.frame.metadata.contains_key(name) {
+                self.frame.metadata.insert(name.clone(), value.clone());
+            }
+        }
+    }
+
     /// The events of the call that the client takes: a sum of `TAKES_TELEMETRY` and `TAKES_PROGRESS`.
     #[inline]
     pub fn takes_events(&self) -> u32 {
@@ -333,6 +343,14 @@ mod tests {
         let in_session = CallHeader::from(header().session_request(3));
         assert_carried(&in_session, 3);
         assert_eq!(in_session.session(), Some(IN_SESSION));
+    }
+
+    #[test]
+    fn metadata_is_added_that_the_call_does_not_have_itself() {
+        let mut header = header();
+        header.add_metadata(&[("k", "3"), ("l", "4")].map(|(k, v)| (k.into(), v.into())));
+        let metadata = header.metadata();
+        assert_eq!((&*metadata["k"], &*metadata["l"]), ("2", "4"));
     }
 
     #[test]

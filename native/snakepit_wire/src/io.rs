@@ -59,8 +59,9 @@ impl IoState {
         self.blocked.load(Ordering::Acquire)
     }
 
+    /// How often something was read.
     #[inline]
-    pub(crate) fn reads(&self) -> u64 {
+    pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
 

@@ -167,6 +167,7 @@ fn listen() -> (UnixListener, Target) {
         address: Address::Unix(path),
         secret: None,
         headers: http::HeaderMap::new(),
+        call_metadata: [].into(),
         tls: None,
         max_message_size: MAX_FRAME,
         journal: None,

@@ -76,6 +76,8 @@ pub struct Dispatcher<W: Worker> {
     batch_commands: BatchCommands,
     listener: Listener<W>,
     client_id: u64,
+    /// Whether the workers are endpoints.
+    remote: bool,
     /// Refuses the calls that have waited too long.
     late: Watch,
 }
@@ -90,6 +92,7 @@ impl<W: Worker> Dispatcher<W> {
                 batch_commands: BatchCommands::default(),
                 listener: Box::new(listener),
                 client_id: random(),
+                remote: limits.remote,
                 late: Watch::idle(move |now| dispatcher.upgrade()?.refuse_late(now)),
             }
         })
@@ -128,6 +131,12 @@ impl<W: Worker> Dispatcher<W> {
     #[inline]
     pub fn client_id(&self) -> u64 {
         self.client_id
+    }
+
+    /// Whether the workers are endpoints, to which connections are made.
+    #[inline]
+    pub fn is_remote(&self) -> bool {
+        self.remote
     }
 
     /// Whether calls of a command gather in batches on the workers.
@@ -217,6 +226,11 @@ impl<W: Worker> Dispatcher<W> {
         let ended = self.lock().end_session(id, &mut events);
         events.into_iter().for_each(&self.listener);
         ended
+    }
+
+    /// A worker that takes calls.
+    pub fn any_worker(&self) -> Option<W> {
+        self.lock().any_worker()
     }
 
     /// Ends sessions whose time to live has passed, without waiting for the next call to do so.

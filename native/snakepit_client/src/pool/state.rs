@@ -367,6 +367,11 @@ impl<W: Worker, C> State<W, C> {
         self.entry(key).map(|entry| entry.worker.clone())
     }
 
+    pub(super) fn any_worker(&self) -> Option<W> {
+        let open = self.workers.iter().find(|entry| entry.is_open());
+        open.map(|entry| entry.worker.clone())
+    }
+
     /// Whether the worker drains or was removed.
     pub(super) fn is_leaving(&mut self, key: WorkerKey) -> bool {
         self.entry(key).is_none_or(|entry| entry.is_draining())

@@ -2,7 +2,7 @@
 
 use super::destination::Destination;
 use snakepit_client::{error::Failure, target::ExitCause};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// How long a failed call waits for the cause. The worker's owner gets the exit status and the last output
 /// a moment after the connection is gone.
@@ -12,6 +12,7 @@ const CAUSE_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct PendingCause {
     exit_cause: ExitCause,
     within: Duration,
+    endpoint: Option<Arc<str>>,
 }
 
 impl Destination {
@@ -28,17 +29,26 @@ impl Destination {
                 ..
             }
         );
+        // An endpoint has no exit status: its owner knows more only if it has ended the connection itself.
+        let endpoint = connection.channel.endpoint.clone();
+        let patience = match &endpoint {
+            Some(_) => Duration::ZERO,
+            None => CAUSE_WITHIN,
+        };
         let within = match failure {
-            Failure::WorkerCrashed(_) => CAUSE_WITHIN,
+            Failure::WorkerCrashed(_) => patience,
             Failure::CallEnded(_) if !lease.is_leaving() => return None,
-            Failure::CallEnded(_) => CAUSE_WITHIN,
+            Failure::CallEnded(_) => patience,
             _ if !unavailable && !failure.is_servers_cancel() => return None,
-            _ if lease.is_leaving() => CAUSE_WITHIN,
+            _ if lease.is_leaving() => patience,
             _ if unavailable => Duration::ZERO,
             _ => return None,
         };
-        let exit_cause = connection.exit_cause.clone();
-        Some(PendingCause { exit_cause, within })
+        Some(PendingCause {
+            exit_cause: connection.exit_cause.clone(),
+            within,
+            endpoint,
+        })
     }
 }
 
@@ -47,7 +57,10 @@ impl PendingCause {
     /// another server would not.
     pub(super) async fn explain(self, failure: Failure) -> Failure {
         let seen = match failure {
-            Failure::WorkerCrashed(seen) | Failure::CallEnded(seen) => seen,
+            Failure::WorkerCrashed(seen)
+            | Failure::CallEnded(seen)
+            | Failure::ConnectionLost { cause: seen, .. }
+            | Failure::EndedByEndpoint { cause: seen, .. } => seen,
             Failure::Status {
                 code: tonic::Code::Unavailable,
                 message,
@@ -57,6 +70,7 @@ impl PendingCause {
             }
             failure => format!("it stopped while the call was running ({failure})"),
         };
-        Failure::WorkerCrashed(self.exit_cause.wait(seen, self.within).await)
+        let cause = self.exit_cause.wait(seen, self.within).await;
+        Failure::WorkerCrashed(cause).at(self.endpoint.as_ref())
     }
 }

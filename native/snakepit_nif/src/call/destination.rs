@@ -2,13 +2,18 @@
 //! each call holds a lease of the worker: these types contain each other, so they share a file.
 
 use super::{caller::Waited, meta::Clock, request::Call};
-use crate::{allowance::Allowance, reply::Reply};
-use rustler::LocalPid;
+use crate::{
+    allowance::Allowance,
+    atoms,
+    reply::{Reply, notify, off_scheduler},
+};
+use rustler::{Encoder, LocalPid};
 use snakepit_client::{
     calls_rpc::ClientConnection,
     channel::Channel,
     connection,
-    error::Failure,
+    error::{Failure, Fault},
+    faults::ConnectionFaults,
     multiplexer,
     pool::{Dispatcher, Lease},
 };
@@ -28,6 +33,8 @@ pub(crate) struct Worker {
     /// The process that owns the worker and can kill it.
     pub(crate) owner: LocalPid,
     pub(crate) kill_grace: Duration,
+    /// Of an endpoint: how its calls fail.
+    pub(crate) faults: Option<ConnectionFaults>,
     /// The process that gets the events of commands, if the pool has telemetry; and how many.
     pub(crate) observer: Option<LocalPid>,
     pub(crate) events: Allowance,
@@ -74,6 +81,29 @@ impl Destination {
             Self::Worker(lease, _) => Some(lease.worker()),
             Self::Channel(..) => None,
         }
+    }
+
+    /// Counts how a call has ended for its endpoint, whose owner learns of too many failures in a row.
+    pub(super) fn count(&self, result: Result<(), &Failure>) {
+        let Some(worker) = self.worker() else {
+            return;
+        };
+        let Some(faults) = &worker.faults else {
+            return;
+        };
+        let fault = result.map_or_else(Failure::fault, |()| Fault::None);
+        if let (Some(number), Err(failure)) = (faults.ended(fault), result) {
+            let why = format!("{number} calls in a row have failed, the last one so: {failure}");
+            let owner = worker.owner;
+            off_scheduler(move || {
+                notify(owner, |env| (atoms::snakepit_failing(), why).encode(env));
+            });
+        }
+    }
+
+    /// Names the endpoint in the failure of a call.
+    pub(super) fn named(&self, failure: Failure) -> Failure {
+        failure.at(self.channel().endpoint.as_ref())
     }
 
     pub(super) fn worker_id(&self) -> Option<Arc<str>> {

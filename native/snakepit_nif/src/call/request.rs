@@ -28,6 +28,8 @@ pub(crate) struct Call {
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) priority: Priority,
     pub(crate) cancelled: CancellationToken,
+    /// Whether the workers of its pool are endpoints.
+    pub(crate) remote: bool,
     /// Those of the pool, unless the call has none.
     pub(crate) numbers: Option<Arc<Numbers>>,
     /// If the caller takes the call's progress.

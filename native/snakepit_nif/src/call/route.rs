@@ -77,12 +77,17 @@ impl Call {
         }
     }
 
-    /// Sets the generation that the call's session has at the destination, and which events are taken.
+    /// Sets what depends on the destination: the generation of the call's session, further metadata, and which events are
+    /// taken.
     pub(super) fn sent_to(&mut self, destination: Destination) -> Destination {
         let worker = destination.worker();
         let client_id = worker.map_or(0, |worker| worker.client_id);
-        self.header
-            .set_generation(client_id, destination.generation());
+        // A session that the pool does not know is of no client: the server has one for all.
+        if self.session.is_some() {
+            self.header
+                .set_generation(client_id, destination.generation());
+        }
+        self.header.add_metadata(&destination.channel().metadata);
         let telemetry = worker.is_some_and(|worker| worker.observer.is_some());
         let mut events = u32::from(telemetry) * TAKES_TELEMETRY;
         if self.progress.is_some() {
@@ -94,7 +99,10 @@ impl Call {
 
     pub(crate) fn not_acquired(&self, error: AcquireError) -> Failure {
         match error {
-            AcquireError::Saturated { max_queue } => Failure::Saturated { max_queue },
+            AcquireError::Saturated { max_queue } => Failure::Saturated {
+                max_queue,
+                remote: self.remote,
+            },
             AcquireError::TimedOut => Failure::Timeout {
                 after: self.timeout.unwrap_or_default(),
                 queued: true,
@@ -102,10 +110,13 @@ impl Call {
             AcquireError::QueueTimedOut { has_workers } => Failure::QueueTimeout {
                 after: self.queue_timeout.unwrap_or_default(),
                 has_workers,
+                remote: self.remote,
             },
             AcquireError::NotReady(startup) => Failure::NotReady(startup),
             AcquireError::GivenUp => Failure::Cancelled,
-            AcquireError::SessionLost => Failure::SessionLost,
+            AcquireError::SessionLost => Failure::SessionLost {
+                remote: self.remote,
+            },
             AcquireError::Unavailable(unavailable) if unavailable.no_grpc => {
                 Failure::NoGrpc(unavailable.why.clone())
             }

@@ -21,7 +21,7 @@ impl Call {
             return result;
         }
         let mut client = channel.client.clone();
-        let sent = if self.session.is_none() {
+        let sent = if self.header.session().is_none() {
             let request = self.request(self.header.execute_request(self.id));
             client.execute(request).await
         } else {
@@ -110,7 +110,7 @@ impl Call {
         let channel = destination.channel();
         self.check_size(channel)?;
         let mut client = channel.client.clone();
-        let opened = if self.session.is_none() {
+        let opened = if self.header.session().is_none() {
             let request = self.request(self.header.execute_request(self.id));
             client.execute_stream(request).await
         } else {

@@ -53,9 +53,16 @@ pub(crate) async fn run_stream(
     let failed = match status {
         Status::Failed(failure) => {
             let failure = channel.explain(failure).await;
-            Some((destination.pending_cause(&failure), failure))
+            let cause = destination.pending_cause(&failure);
+            let failure = destination.named(failure);
+            destination.count(Err(&failure));
+            Some((cause, failure))
         }
-        Status::Done | Status::More => None,
+        Status::Done => {
+            destination.count(Ok(()));
+            None
+        }
+        Status::More => None,
     };
     let exit = destination.release(&call, handler);
     let result = match failed {

@@ -196,6 +196,7 @@ impl UnplacedCall {
         {
             return self.redirect(destination, !refused);
         }
+        destination.count(result.as_ref().map(|_| ()));
         let (cause, handler) = match &result {
             Ok(_) => (None, HandlerState::Exited),
             Err(failure) => (
@@ -203,6 +204,7 @@ impl UnplacedCall {
                 HandlerState::after(failure),
             ),
         };
+        let result = result.map_err(|failure| destination.named(failure));
         let exit = destination.release(&self.call, handler);
         let result = match (result, cause) {
             (Err(failure), Some(cause)) => Err(cause.explain(failure).await),
@@ -294,6 +296,7 @@ impl PendingCall for UnaryCall {
             size: frame.batch_size,
             wait_us: frame.batch_wait_us,
         });
+        self.destination.count(Ok(()));
         let (result, cause) = if frame.success {
             (Ok(Fields::received(frame.result, frame.result_kinds)), None)
         } else {
@@ -341,6 +344,8 @@ impl PendingCall for UnaryCall {
             Lost::Connection => Failure::WorkerCrashed(cause.into()),
         };
         let cause = self.destination.pending_cause(&failure);
+        let failure = self.destination.named(failure);
+        self.destination.count(Err(&failure));
         if let Destination::Worker(lease, _) = self.destination {
             match what {
                 // No call that is sent ahead could be recalled.

@@ -80,6 +80,25 @@ impl From<PriorityTerm> for Priority {
     }
 }
 
+/// Who chooses the worker of a session.
+#[derive(NifUnitEnum)]
+enum AffinityTerm {
+    Strict,
+    Prefer,
+    Server,
+}
+
+impl AffinityTerm {
+    /// Whether the calls of a session wait for its worker; `None` if the pool does not know the session.
+    fn is_strict(&self) -> Option<bool> {
+        match self {
+            Self::Strict => Some(true),
+            Self::Prefer => Some(false),
+            Self::Server => None,
+        }
+    }
+}
+
 /// A call but for its arguments.
 #[derive(NifMap)]
 #[rustler(decode)]
@@ -89,8 +108,7 @@ pub(super) struct Spec {
     timeout: Option<u64>,
     queue_timeout: Option<u64>,
     priority: PriorityTerm,
-    /// Its id, and whether its calls wait for its worker.
-    session: Option<(String, bool)>,
+    session: Option<(String, AffinityTerm)>,
     metadata: Vec<(String, String)>,
     /// Whether the caller takes the call's progress.
     progress: bool,
@@ -104,11 +122,12 @@ impl Spec {
         header.set_request_id(self.request_id.unwrap_or_else(|| make_request_id(id)));
         header.set_metadata(self.metadata);
         header.set_deadline(timeout.map(|timeout| started + timeout));
-        let session = self.session.map(|(id, strict)| {
-            let session = Session {
+        let session = self.session.and_then(|(id, affinity)| {
+            let strict = affinity.is_strict();
+            let session = strict.map(|strict| Session {
                 id: id.as_str().into(),
                 strict,
-            };
+            });
             header.set_session(id.into());
             session
         });
@@ -121,6 +140,7 @@ impl Spec {
             queue_timeout: millis(self.queue_timeout),
             priority: self.priority.into(),
             cancelled: CancellationToken::new(),
+            remote: false,
             numbers: None,
             progress: None,
         }
@@ -325,6 +345,7 @@ fn prepare(target: Term<'_>, args: Term<'_>, spec: Spec, budget: usize) -> NifRe
     let target = match target.decode::<ResourceArc<PoolResource>>() {
         Ok(pool) => {
             call.numbers = Some(pool.2.clone());
+            call.remote = pool.0.is_remote();
             Target::Pool(pool.0.clone())
         }
         Err(_) => Target::Channel(target.decode::<ResourceArc<ChannelResource>>()?.0.clone()),

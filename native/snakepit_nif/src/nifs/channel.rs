@@ -66,8 +66,10 @@ fn start_journal() -> Option<(ResourceArc<JournalResource>, String)> {
 struct ConnectOptions<'a> {
     address: &'a str,
     secret: Option<String>,
-    /// Metadata of every RPC.
+    /// Headers of every RPC that no command sees.
     headers: Vec<(String, String)>,
+    /// Metadata of every RPC and of every call.
+    metadata: Vec<(String, String)>,
     tls: Option<TlsOptions<'a>>,
     max_message_size: usize,
     timeout: u64,
@@ -115,13 +117,14 @@ impl TlsOptions<'_> {
     }
 }
 
-fn header_map(headers: Vec<(String, String)>) -> Result<HeaderMap, Failure> {
+fn header_map<'a>(
+    headers: impl Iterator<Item = &'a (String, String)>,
+) -> Result<HeaderMap, Failure> {
     let invalid = |name: &str| Failure::InvalidArgs(format!("{name:?} cannot be metadata"));
-    let parsed = headers.into_iter().map(|(name, value)| {
-        let value = HeaderValue::try_from(value).map_err(|_| invalid(&name))?;
+    let parsed = headers.map(|(name, value)| {
         Ok((
-            HeaderName::try_from(&name).map_err(|_| invalid(&name))?,
-            value,
+            HeaderName::try_from(name).map_err(|_| invalid(name))?,
+            HeaderValue::try_from(value).map_err(|_| invalid(name))?,
         ))
     });
     parsed.collect()
@@ -137,7 +140,8 @@ fn connect<'a>(env: Env<'a>, reference: Term<'a>, options: ConnectOptions<'a>) -
         Ok(Target {
             address,
             secret: options.secret,
-            headers: header_map(options.headers)?,
+            headers: header_map(options.headers.iter().chain(&options.metadata))?,
+            call_metadata: options.metadata.into(),
             tls: None,
             max_message_size: options.max_message_size,
             timeout,

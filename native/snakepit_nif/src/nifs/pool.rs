@@ -6,9 +6,10 @@ use crate::{
     atoms,
     call::{Pool, Worker},
     numbers::Numbers,
-    pool::{drop_session, listener},
+    pool::{drop_server_session, drop_session, listener},
     terms::{CommandTerm, NumbersTerm},
 };
+use snakepit_client::faults::FaultCount;
 use snakepit_client::numbers::Ended;
 use snakepit_client::pool::{
     AcquireError, BatchCommand, Dispatcher, Limits, Unavailable, WorkerKey,
@@ -36,6 +37,19 @@ impl Resource for PoolResource {
             self.0.remove_where(|_key, worker| worker.owner == pid);
         }
     }
+}
+
+/// How the calls of an endpoint fail.
+struct FaultsResource(Arc<FaultCount>);
+
+#[rustler::resource_impl]
+impl Resource for FaultsResource {}
+
+/// The owner of an endpoint with this count gets `{:snakepit_failing, why}` each time so many of its calls have failed in
+/// a row.
+#[rustler::nif]
+fn faults(limit: u32) -> ResourceArc<FaultsResource> {
+    ResourceArc::new(FaultsResource(FaultCount::new(limit)))
 }
 
 /// The options of a pool.
@@ -134,6 +148,8 @@ struct WorkerSpec {
     batches: Vec<(String, usize)>,
     /// Whether the pool has started it, and it gets the calls of this pool alone.
     owned: bool,
+    /// How often calls may fail in a row.
+    faults: Option<ResourceArc<FaultsResource>>,
 }
 
 impl WorkerSpec {
@@ -154,6 +170,7 @@ impl WorkerSpec {
             connection,
             owner,
             kill_grace,
+            faults: self.faults.map(|faults| faults.0.of_connection()),
             observer: self.observer,
             events: Allowance::new(EVENTS_PER_SECOND),
         })
@@ -220,6 +237,15 @@ fn pool_end_session(pool: ResourceArc<PoolResource>, id: &str) -> bool {
         drop_session(worker, id.into(), generation);
     }
     known
+}
+
+/// As `pool_end_session`, for a session that the pool does not know, because a balancer chooses its server.
+#[rustler::nif]
+fn pool_end_server_session(pool: ResourceArc<PoolResource>, id: String) -> Atom {
+    if let Some(worker) = pool.0.any_worker() {
+        drop_server_session(worker, id);
+    }
+    atoms::ok()
 }
 
 #[rustler::nif]
