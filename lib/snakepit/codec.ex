@@ -14,14 +14,7 @@ defmodule Snakepit.Codec do
   def spec(command, options) do
     with :ok <- check_command(command),
          :ok <- check_session(options) do
-      # Found at once, which takes less time than one after the other.
-      %{
-        request_id: request_id,
-        timeout: timeout,
-        queue_timeout: queue_timeout,
-        priority: priority,
-        on_progress: on_progress
-      } = options
+      %{request_id: request_id, timeout: timeout, queue_timeout: queue_timeout} = options
 
       {:ok,
        %{
@@ -29,12 +22,28 @@ defmodule Snakepit.Codec do
          request_id: request_id,
          timeout: millis(timeout),
          queue_timeout: millis(queue_timeout),
-         priority: priority,
-         session: session(options),
-         metadata: metadata(options),
-         progress: on_progress != nil
+         further: further(options)
        }}
     end
+  end
+
+  # What most calls have none of. The native library would need twice the time to find that out.
+  defp further(%{
+         priority: :normal,
+         session_id: nil,
+         metadata: [],
+         traceparent: nil,
+         on_progress: nil
+       }),
+       do: nil
+
+  defp further(options) do
+    %{
+      priority: options.priority,
+      session: session(options),
+      metadata: metadata(options),
+      progress: options.on_progress != nil
+    }
   end
 
   defp session(%{session_id: nil}), do: nil

@@ -70,9 +70,16 @@ defmodule Snakepit.LeasesTest do
        %{pool: pool} do
     {:ok, %{lease: running}} = acquire(pool)
     [low, high] = [make_ref(), make_ref()]
-    {:ok, spec} = Codec.spec("command", Options.defaults(timeout: :infinity, priority: :high))
-    assert {:wait, _handle} = Native.acquire(pool, high, spec, 0)
-    assert {:wait, _handle} = Native.acquire(pool, low, %{spec | priority: :low}, 60_000_000)
+
+    [low_spec, high_spec] =
+      for priority <- [:low, :high] do
+        options = Options.defaults(timeout: :infinity, priority: priority)
+        {:ok, spec} = Codec.spec("command", options)
+        spec
+      end
+
+    assert {:wait, _handle} = Native.acquire(pool, high, high_spec, 0)
+    assert {:wait, _handle} = Native.acquire(pool, low, low_spec, 60_000_000)
     Native.release(running)
     assert_receive {^low, {:ok, %{lease: running}}}
     refute_received {^high, _}

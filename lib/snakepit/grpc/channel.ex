@@ -111,7 +111,7 @@ defmodule Snakepit.GRPC.Channel do
 
     with {:ok, spec} <- Codec.spec(command, options),
          {:ok, handle} <- start_call(target, ref, args, spec) do
-      if spec.progress do
+      if options.on_progress != nil do
         until = Overdue.until(options)
         ref |> await_with_progress(handle, command, options, until) |> replied(command)
       else

@@ -9,6 +9,9 @@ use rustler::{Encoder, Env, Term};
 /// takes random numbers from the scheduler, which crashes on any other thread.
 const SORTED_ANYWHERE: usize = 32;
 
+/// Up to so many keys are added one after the other, which costs less than the arrays for all at once.
+const FEW: usize = 1;
+
 /// The last of several values with the same key counts.
 pub(crate) fn from_pairs<'a, K: Encoder, V: Encoder>(
     env: Env<'a>,
@@ -50,11 +53,12 @@ pub(crate) fn from_unique_terms<'a>(
     })
 }
 
-/// Nothing if there are duplicate keys, or if only a scheduler could build the map.
+/// Nothing if there are duplicate keys, if only a scheduler could build the map, or for a few keys.
 #[expect(clippy::disallowed_methods, reason = "it checks the thread")]
 fn at_once<'a>(env: Env<'a>, keys: &[Term<'a>], values: &[Term<'a>]) -> Option<Term<'a>> {
     let allowed = keys.len() <= SORTED_ANYWHERE || rustler::thread::is_scheduler_thread();
-    allowed
+    let worthwhile = keys.len() > FEW;
+    (worthwhile && allowed)
         .then(|| Term::map_from_term_arrays(env, keys, values).ok())
         .flatten()
 }

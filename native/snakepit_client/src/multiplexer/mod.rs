@@ -196,6 +196,8 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         mut sleep: Pin<&mut Sleep>,
     ) -> Poll<Ended> {
         loop {
+            // A reply that comes later is not too late, however long it takes to hand out those that have come.
+            let now = Instant::now();
             self.sender.drain_and_poll(cx.waker());
             let ended = self.connection.poll(cx.waker(), |connection, cx| {
                 without_wakeups(|| connection.poll_io(cx))
@@ -210,7 +212,8 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                 Ok(more) => more,
                 Err(ended) => return Poll::Ready(ended),
             };
-            let fired = match self.poll_timers(cx, receiver.ping_pong.as_mut(), sleep.as_mut()) {
+            let fired = match self.poll_timers(cx, now, receiver.ping_pong.as_mut(), sleep.as_mut())
+            {
                 Ok(fired) => fired,
                 Err(ended) => return Poll::Ready(ended),
             };
@@ -322,10 +325,10 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     fn poll_timers(
         &self,
         cx: &mut Context<'_>,
+        now: Instant,
         ping_pong: Option<&mut PingPong>,
         mut sleep: Pin<&mut Sleep>,
     ) -> Result<bool, Ended> {
-        let now = Instant::now();
         let mut state = self.state.lock();
         let silence = state.silence_due(self.connection.reads(), now);
         let due = state.take_due(now);

@@ -63,9 +63,10 @@ impl Drop for StreamResource {
     }
 }
 
-#[derive(NifUnitEnum)]
+#[derive(Default, NifUnitEnum)]
 enum PriorityTerm {
     High,
+    #[default]
     Normal,
     Low,
 }
@@ -107,6 +108,13 @@ pub(super) struct Spec {
     request_id: Option<String>,
     timeout: Option<u64>,
     queue_timeout: Option<u64>,
+    further: Option<Further>,
+}
+
+/// What most calls have none of.
+#[derive(Default, NifMap)]
+#[rustler(decode)]
+struct Further {
     priority: PriorityTerm,
     session: Option<(String, AffinityTerm)>,
     metadata: Vec<(String, String)>,
@@ -115,14 +123,21 @@ pub(super) struct Spec {
 }
 
 impl Spec {
+    fn takes_progress(&self) -> bool {
+        self.further
+            .as_ref()
+            .is_some_and(|further| further.progress)
+    }
+
     pub(super) fn call(self, args: Fields, started: Instant) -> Call {
         let id = next_call_id();
         let timeout = millis(self.timeout);
+        let further = self.further.unwrap_or_default();
         let mut header = CallHeader::new(self.command, args);
         header.set_request_id(self.request_id.unwrap_or_else(|| make_request_id(id)));
-        header.set_metadata(self.metadata);
+        header.set_metadata(further.metadata);
         header.set_deadline(timeout.map(|timeout| started + timeout));
-        let session = self.session.and_then(|(id, affinity)| {
+        let session = further.session.and_then(|(id, affinity)| {
             let strict = affinity.is_strict();
             let session = strict.map(|strict| Session {
                 id: id.as_str().into(),
@@ -138,7 +153,7 @@ impl Spec {
             started,
             timeout,
             queue_timeout: millis(self.queue_timeout),
-            priority: self.priority.into(),
+            priority: further.priority.into(),
             cancelled: CancellationToken::new(),
             remote: false,
             numbers: None,
@@ -157,7 +172,7 @@ fn call<'a>(
     arguments: Term<'a>,
     spec: Spec,
 ) -> NifResult<Term<'a>> {
-    let progress = spec.progress;
+    let progress = spec.takes_progress();
     let prepared = prepare(target, arguments, spec, QUICK_BUDGET)?;
     Ok(unary(env, reference, progress, prepared))
 }
@@ -170,7 +185,7 @@ fn call_large<'a>(
     arguments: Term<'a>,
     spec: Spec,
 ) -> NifResult<Term<'a>> {
-    let progress = spec.progress;
+    let progress = spec.takes_progress();
     let prepared = prepare(target, arguments, spec, usize::MAX)?;
     Ok(unary(env, reference, progress, prepared))
 }
