@@ -19,7 +19,8 @@ defmodule Snakepit.LeasesTest do
       kill_grace: 1_000,
       observer: nil,
       batches: [],
-      owned: true
+      owned: true,
+      faults: nil
     }
 
     Native.pool_add(pool, nil, worker)
