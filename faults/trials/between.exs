@@ -92,14 +92,14 @@ defmodule Snakepit.Faults.Between do
       Enum.find_value(["haproxy", "/usr/sbin/haproxy"], &System.find_executable/1) ||
         skip("there is no `haproxy`")
 
-    for kind <- times(what, [:native], [:native, :grpcio]) do
+    for {kind, ends} <- times(what, [native: 4, grpcio: 2], native: 40, grpcio: 40) do
       servers = for _ <- 1..2, do: Server.start!(server: kind)
       address = start_haproxy!(haproxy, servers)
       {pool, supervisor} = Server.start_pool_unready!([address], [])
       ready!(pool)
       load = Load.start(pool, kinds: [:unary, :quick, :stream], callers: 16, seed: what.seed)
 
-      for number <- 1..times(what, 4, 40) do
+      for number <- 1..ends do
         server = Enum.at(servers, rem(number, 2))
         signal = if rem(div(number, 2), 2) == 0, do: "KILL", else: "TERM"
         Load.goes_on(load, 100)

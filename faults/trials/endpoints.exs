@@ -49,11 +49,10 @@ defmodule Snakepit.Faults.Endpoints do
   defp kill(what) do
     hosts = Hosts.start!(2)
 
-    for kind <- times(what, [:native], [:native, :grpcio]) do
+    for {kind, kills} <- times(what, [native: 3, grpcio: 1], native: 50, grpcio: 50) do
       {servers, {pool, _} = started} = start!(hosts, kind)
       kinds = [:unary, :quick, :stream, :session]
       load = Load.start(pool, kinds: kinds, callers: @callers, seed: what.seed)
-      kills = times(what, 3, 50)
 
       for number <- 1..kills do
         Load.goes_on(load, 200)

@@ -25,8 +25,15 @@ defmodule Snakepit.Faults.Names do
     "tcp:" <> at = Server.free_address()
     [host, port] = String.split(at, ":")
     ips = for last <- 1..3, do: String.replace_suffix(host, ".1", ".#{last}")
-    servers = for ip <- ips, do: {ip, Server.start!(address: "tcp:#{ip}:#{port}")}
     names = start_name_server!(%{@name => records(ips)})
+
+    for kind <- times(what, [:native], [:native, :grpcio]),
+        do: ends(what, kind, names, ips, port)
+  end
+
+  defp ends(what, kind, names, ips, port) do
+    servers = for ip <- ips, do: {ip, Server.start!(address: "tcp:#{ip}:#{port}", server: kind)}
+
     {pool, _} = started = Server.start_pool_unready!({:dns, @name, String.to_integer(port)}, [])
     ready!(pool)
     kinds = [:unary, :quick, :stream, :session]
@@ -45,7 +52,7 @@ defmodule Snakepit.Faults.Names do
       wait("#{ip} is used", fn -> ready?(pool, ip, port) end)
     end
 
-    Load.stop(load, "native", [:worker_crashed, :session_lost])
+    Load.stop(load, kind, [:worker_crashed, :session_lost])
     stop_pools([started])
     for {_ip, server} <- servers, do: Server.stop!(server)
   end
