@@ -99,6 +99,46 @@ defmodule Snakepit.SecureEndpointsTest do
       works!(pool)
     end
 
+    for server <- ["native", "grpcio"] do
+      test "of #{server} is given another one without a call that fails", %{tmp_dir: dir} do
+        [tokens, current] = for name <- ~w(rotated current), do: Path.join(dir, name)
+        for path <- [tokens, current], do: File.write!(path, "one")
+        [address] = Endpoints.start!(args: ["--server", unquote(server), "--token-file", tokens])
+        token = {__MODULE__, :token, [current]}
+
+        options = [
+          endpoints: [address],
+          token: token,
+          health_interval: 100,
+          health_misses: 10_000
+        ]
+
+        pool = Endpoints.start_remote_pool!(options)
+        assert :ok = await_ready(pool)
+        stop = :atomics.new(1, [])
+
+        calling =
+          Task.async(fn ->
+            Stream.repeatedly(fn ->
+              Enum.count(Snakepit.stream("counted", %{count: 3}, pool: pool))
+            end)
+            |> Stream.take_while(fn 3 -> :atomics.get(stop, 1) == 0 end)
+            |> Enum.count()
+          end)
+
+        File.write!(tokens, "one\ntwo")
+        # Once the server takes it.
+        other = fn -> Client.connect(address, token: "two") end
+        eventually(fn -> match?({:ok, _}, other.()) end)
+        File.write!(current, "two")
+        File.write!(tokens, "two")
+        eventually(fn -> match?({:error, _}, Client.connect(address, token: "one")) end)
+        eventually(fn -> match?({:ok, %{restarts: n}} when n > 0, Snakepit.stats(pool)) end)
+        :atomics.put(stop, 1, 1)
+        assert await(calling) > 0
+      end
+    end
+
     defp list(pool, text) do
       with {:ok, [%{error: error}]} = listed when error != nil <- Snakepit.list_workers(pool),
            true <- error =~ text,
@@ -169,23 +209,29 @@ defmodule Snakepit.SecureEndpointsTest do
 
         for tls <- [trusted, trusted ++ foreign] do
           pool = Endpoints.start_remote_pool!(endpoints: endpoints, tls: tls)
-          assert {:error, %Error{reason: :grpc_unavailable} = of_pool} = await_ready(pool)
-          assert {:error, of_call} = Snakepit.execute("note", note, pool: pool)
-          assert {:error, of_client} = Client.connect(address, tls: tls)
 
-          for error <- [of_pool, of_call, of_client] do
-            assert error.reason == :grpc_unavailable
-            refute Error.may_have_run?(error)
-            # Servers of grpcio do not say why.
-            assert error.message =~ "refused the TLS connection" or
-                     error.message =~ ":certfile and :keyfile"
-          end
+          attempts = [
+            fn -> await_ready(pool) end,
+            fn -> Snakepit.execute("note", note, pool: pool) end,
+            fn -> Client.connect(address, tls: tls) end
+          ]
+
+          # On a machine that is too busy the cause may be missed.
+          for attempt <- attempts, do: eventually(fn -> refused?(attempt.()) end)
         end
 
         refute File.exists?(note.path)
       end
     end
   end
+
+  # Servers of grpcio do not say why.
+  defp refused?({:error, %Error{reason: :grpc_unavailable, message: message} = error}) do
+    not Error.may_have_run?(error) and
+      (message =~ "refused the TLS connection" or message =~ ":certfile and :keyfile")
+  end
+
+  defp refused?({:error, %Error{}}), do: false
 
   describe "a channel" do
     setup %{files: files, tmp_dir: dir} do

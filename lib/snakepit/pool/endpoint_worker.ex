@@ -169,14 +169,24 @@ defmodule Snakepit.Pool.EndpointWorker do
   def handle_info(:check_health, state),
     do: {:noreply, %{state | check: HealthCheck.skip(state.check)}}
 
-  def handle_info({ref, answer}, %{check: %{pending: ref} = check} = state) do
-    checked =
-      case answer do
-        {:ok, health} -> HealthCheck.answered(check, health)
-        {:error, failure} -> HealthCheck.failed(check, Codec.error(failure))
-      end
+  def handle_info({ref, {:ok, health}}, %{check: %{pending: ref} = check} = state),
+    do: {:noreply, checked(HealthCheck.answered(check, health), state)}
 
-    {:noreply, checked(checked, state)}
+  def handle_info({ref, {:error, failure}}, %{check: %{pending: ref} = check} = state) do
+    case Codec.error(failure) do
+      # Its token was replaced: there may be a new one. What runs on the connection goes on.
+      %{reason: :unauthenticated, message: why} when state.phase == :ready ->
+        {:noreply, connect(lost(why, %{state | check: HealthCheck.reset(check)}))}
+
+      error ->
+        {:noreply, checked(HealthCheck.failed(check, error), state)}
+    end
+  end
+
+  # A call was refused: it may be the command that refuses it.
+  def handle_info(:snakepit_refused, %{phase: :ready, check: %{pending: nil} = check} = state) do
+    {:ok, ref} = Channel.start_health(state.channel, "", state.options.connect_timeout)
+    {:noreply, %{state | check: HealthCheck.asked(check, ref)}}
   end
 
   def handle_info({ref, answer}, %{asked: asked} = state) when is_map_key(asked, ref) do

@@ -43,6 +43,9 @@ defmodule Snakepit.Pool.HealthCheck do
   @doc "Call it on `:check_health` while the worker is not to be checked."
   def skip(check), do: schedule(check)
 
+  @doc "The worker was asked meanwhile: `ref` is the key of the answer."
+  def asked(check, ref), do: %{check | pending: ref}
+
   @doc "The worker has a new connection: earlier misses do not count."
   def reset(check), do: %{check | pending: nil, missed: 0}
 

@@ -42,6 +42,8 @@ pub enum Fault {
     Failed,
     /// The connection is lost, and with it all of its calls.
     ConnectionLost,
+    /// It has answered that it does not accept the token of this side, or not any more.
+    Refused,
     /// Nothing: the call has ended for other reasons, or has not begun.
     Unknown,
 }
@@ -215,6 +217,10 @@ impl Failure {
                 code: Code::DeadlineExceeded | Code::Cancelled,
                 ..
             } => Fault::Unknown,
+            Self::Status {
+                code: Code::Unauthenticated,
+                ..
+            } => Fault::Refused,
             Self::Remote(_) | Self::Status { .. } | Self::RefusedAsTooLarge { .. } => Fault::None,
             _ => Fault::Unknown,
         }
@@ -611,6 +617,7 @@ mod tests {
             (ended().at(Some(&endpoint)), Fault::Failed),
             (status(Code::Unavailable), Fault::Failed),
             (status(Code::ResourceExhausted), Fault::None),
+            (status(Code::Unauthenticated), Fault::Refused),
             (status(Code::DeadlineExceeded), Fault::Unknown),
             (Failure::from_reply("boom".into(), None), Fault::None),
             (Failure::Cancelled, Fault::Unknown),

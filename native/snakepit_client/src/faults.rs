@@ -51,7 +51,7 @@ impl ConnectionFaults {
     #[inline]
     pub fn ended(&self, fault: Fault) -> Option<u32> {
         match fault {
-            Fault::None => {
+            Fault::None | Fault::Refused => {
                 // Seldom written, so that the threads do not take it from each other.
                 if self.count.in_a_row.load(Ordering::Relaxed) != 0 {
                     self.count.in_a_row.store(0, Ordering::Relaxed);

@@ -83,6 +83,7 @@ mod atoms {
         snakepit_event,
         snakepit_failing,
         snakepit_kill,
+        snakepit_refused,
         snakepit_progress,
         snakepit_session,
         snakepit_stream_ended,

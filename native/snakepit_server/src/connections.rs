@@ -181,7 +181,7 @@ impl<S: Service> Connections<S> {
                 }
                 () = visitor.is_withdrawn() => {
                     draining.cancel();
-                    close_at = Some(Instant::now() + LEAVES_WITHIN);
+                    close_at.get_or_insert_with(|| Instant::now() + LEAVES_WITHIN);
                     continue;
                 }
                 () = passed(old_at) => {

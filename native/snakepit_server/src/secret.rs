@@ -20,7 +20,8 @@ impl Secrets {
         Self(watch::Sender::new(secrets.into()))
     }
 
-    /// From now on these are accepted and no others. Clients that have sent another are asked to leave.
+    /// From now on these are accepted and no others. Clients that have sent another are asked to leave, and may use it on
+    /// their connections until then.
     pub fn replace(&self, secrets: Vec<String>) {
         self.0.send_replace(secrets.into());
     }
@@ -43,7 +44,7 @@ impl Secrets {
 /// The client of a connection.
 pub(crate) struct Visitor {
     accepted: watch::Receiver<Accepted>,
-    /// The secret that it has sent.
+    /// The secret that it has sent, which was accepted at that time.
     given: Option<HeaderValue>,
 }
 
@@ -55,10 +56,10 @@ impl Visitor {
             return true;
         }
         for name in [&HEADER, &AUTHORIZATION] {
-            if headers
-                .get(name)
-                .is_some_and(|given| is_accepted(&accepted, given))
-            {
+            // RPCs that the client has sent before it was asked to leave are not to fail.
+            if headers.get(name).is_some_and(|given| {
+                is_accepted(&accepted, given) || self.given.as_ref() == Some(given)
+            }) {
                 self.given = headers.remove(name);
                 return true;
             }
@@ -146,7 +147,19 @@ mod tests {
             secrets.replace(vec!["new".into()]);
         };
         tokio::join!(visitor.is_withdrawn(), withdrawing);
-        assert!(!visitor.is_trusted(&mut headers(&HEADER, "old")));
-        assert!(visitor.is_trusted(&mut headers(&HEADER, "new")));
+        assert!(!is_trusted(&secrets, headers(&HEADER, "old")));
+        assert!(is_trusted(&secrets, headers(&HEADER, "new")));
+    }
+
+    #[tokio::test]
+    async fn a_visitor_may_use_a_withdrawn_secret_until_it_has_left() {
+        let secrets = Secrets::new(vec!["old".into(), "older".into()]);
+        let mut visitor = secrets.visitor();
+        assert!(visitor.is_trusted(&mut headers(&HEADER, "old")));
+        secrets.replace(vec!["new".into()]);
+        visitor.is_withdrawn().await;
+        assert!(visitor.is_trusted(&mut headers(&HEADER, "old")));
+        // Only that one.
+        assert!(!visitor.is_trusted(&mut headers(&HEADER, "older")));
     }
 }

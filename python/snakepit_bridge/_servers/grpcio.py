@@ -63,6 +63,8 @@ _AUTHORIZATION = "authorization"
 _REQUEST_ID = "x-request-id"
 # Without a deadline grpcio's remaining time is centuries.
 _ENDLESS = 1e9
+#: How long clients may use a secret that was withdrawn, in seconds, as on the native server.
+LEAVES_WITHIN = 30.0
 
 # A client that does not know the enum reads the text.
 _EXITS = {"stopped": pb.HANDLER_EXIT_STOPPED, "closed": pb.HANDLER_EXIT_CLOSED}
@@ -175,6 +177,16 @@ def _finish(servers: list[grpc.Server], health: Health, worker: Worker, seconds:
     return worker.runner.wait_idle(None, 0)
 
 
+def _is_one_of(secrets: list[bytes], given: Union[str, bytes]) -> bool:
+    import hmac
+
+    given = given.encode() if isinstance(given, str) else given
+    if given[:7].lower() == b"bearer ":
+        given = given[7:]
+    # All are compared, so that the time says nothing.
+    return sum(hmac.compare_digest(given, secret) for secret in secrets) > 0
+
+
 class Service(grpc.GenericRpcHandler):
     def __init__(
         self, worker: Worker, options: Options, secrets: list[str], health: Health
@@ -184,6 +196,9 @@ class Service(grpc.GenericRpcHandler):
         self._logs_calls = options.access_log
         self._health_v1 = health
         self._reflection = Reflection()
+        self._secrets: list[bytes] = []
+        #: Former secrets, and until when they still count.
+        self._withdrawn: dict[bytes, float] = {}
         self.set_secrets(secrets)
         # A handler that takes a stream does not wait for a request, which may never arrive.
         self._refusal: Any = grpc.stream_unary_rpc_method_handler(_refuse)
@@ -229,21 +244,25 @@ class Service(grpc.GenericRpcHandler):
         return make(functools.partial(behaviour, arrival()), parse)
 
     def set_secrets(self, secrets: list[str]) -> None:
-        """From now on these secrets are accepted and no others."""
-        self._secrets = [secret.encode() for secret in secrets]
+        """From now on these secrets are accepted and no others.
+
+        Clients that have sent another learn it from the Health RPC, and connect again. Until then
+        their other RPCs must not fail.
+        """
+        accepted = [secret.encode() for secret in secrets]
+        until = time.monotonic() + LEAVES_WITHIN
+        former = {**dict.fromkeys(self._secrets, until), **self._withdrawn}
+        self._withdrawn = {secret: at for secret, at in former.items() if secret not in accepted}
+        self._secrets = accepted
 
     def _is_trusted(self, details: grpc.HandlerCallDetails) -> bool:
         metadata = dict(details.invocation_metadata or ())
-        return any(self._is_secret(metadata.get(name, "")) for name in (_SECRET, _AUTHORIZATION))
-
-    def _is_secret(self, given: Union[str, bytes]) -> bool:
-        import hmac
-
-        given = given.encode() if isinstance(given, str) else given
-        if given[:7].lower() == b"bearer ":
-            given = given[7:]
-        # All are compared, so that the time says nothing.
-        return sum(hmac.compare_digest(given, secret) for secret in self._secrets) > 0
+        accepted = self._secrets
+        if self._withdrawn and details.method != f"/{SERVICE}/Health":
+            now = time.monotonic()
+            accepted = accepted + [secret for secret, at in self._withdrawn.items() if now < at]
+        given = (metadata.get(name, "") for name in (_SECRET, _AUTHORIZATION))
+        return any(_is_one_of(accepted, secret) for secret in given)
 
     def _metadata(self, rpc: grpc.ServicerContext) -> Mapping[str, str]:
         return {
@@ -251,7 +270,9 @@ class Service(grpc.GenericRpcHandler):
             for key, value in rpc.invocation_metadata()
             if isinstance(value, str)
             and key != _SECRET
-            and not (key == _AUTHORIZATION and self._is_secret(value))
+            and not (
+                key == _AUTHORIZATION and _is_one_of([*self._secrets, *self._withdrawn], value)
+            )
         }
 
     # grpcio answers an RPC whose handler raises an `Exception`, but not another BaseException.

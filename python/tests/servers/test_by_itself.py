@@ -152,6 +152,21 @@ def test_clients_need_the_certificate_and_the_token(
         assert not refused(client)
 
 
+@pytest.mark.parametrize("server", ["grpcio"], indirect=True)
+def test_a_removed_token_counts_until_its_clients_have_heard(start: Start, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("first\nsecond\n")
+    address = start(*TCP, "--token-file", str(tokens), token="").address()
+    with closing(Client(address, "first")) as client, closing(Client(address, "zero")) as other:
+        tokens.write_text("second\n")
+        until(lambda: refused(client))
+        about = client.begin("about", {}, metadata=(("authorization", "Bearer first"),)).result()
+        assert about.success
+        assert b"first" not in about.result["metadata"]
+        with pytest.raises(grpc.RpcError):
+            other.execute("ping")
+
+
 def refused(client: Client) -> bool:
     """Whether the client's secret is refused."""
     error = client.begin_health().exception()

@@ -83,7 +83,8 @@ impl Destination {
         }
     }
 
-    /// Counts how a call has ended for its endpoint, whose owner learns of too many failures in a row.
+    /// Counts how a call has ended for its endpoint, whose owner learns of too many failures in a row, and that the endpoint does
+    /// not accept its token any more.
     pub(super) fn count(&self, result: Result<(), &Failure>) {
         let Some(worker) = self.worker() else {
             return;
@@ -92,12 +93,15 @@ impl Destination {
             return;
         };
         let fault = result.map_or_else(Failure::fault, |()| Fault::None);
+        let owner = worker.owner;
         if let (Some(number), Err(failure)) = (faults.ended(fault), result) {
             let why = format!("{number} calls in a row have failed, the last one so: {failure}");
-            let owner = worker.owner;
             off_scheduler(move || {
                 notify(owner, |env| (atoms::snakepit_failing(), why).encode(env));
             });
+        }
+        if fault == Fault::Refused {
+            off_scheduler(move || notify(owner, |env| atoms::snakepit_refused().encode(env)));
         }
     }
 
