@@ -26,8 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     standard.file.iter_mut().for_each(without_source);
     tonic_prost_build::configure()
         .bytes(".")
-        .build_client(false)
         .build_server(false)
+        .build_transport(false)
         .compile_fds(standard)?;
     Ok(())
 }

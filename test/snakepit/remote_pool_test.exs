@@ -245,6 +245,23 @@ defmodule Snakepit.RemotePoolTest do
     assert Enum.sort(lines(path)) == results |> Enum.map(&elem(&1, 0)) |> Enum.sort()
   end
 
+  for server <- ~w(native grpcio) do
+    test "a #{server} server that is about to stop says so, and gets no further calls" do
+      options = [server: unquote(server), args: ~w(--drain-delay 3600)]
+      [first, second] = addresses = for _ <- 1..2, do: Endpoints.address()
+      [leaving, staying] = for address <- addresses, do: Endpoints.start_at!(address, options)
+      pool = Endpoints.start_remote_pool!(endpoints: addresses, health_interval: :infinity)
+      eventually(fn -> states(pool) == %{first => :ready, second => :ready} end)
+      signal("TERM", Endpoints.os_pid(leaving))
+      eventually(fn -> states(pool) == %{first => :draining, second => :ready} end)
+      # It would still take calls.
+      pid = Endpoints.os_pid(staying)
+
+      for _ <- 1..10,
+          do: assert({:ok, %{"pid" => ^pid}} = Snakepit.execute("pid", %{}, pool: pool))
+    end
+  end
+
   test "calls wait for the only server while it is started again" do
     address = Endpoints.address()
     server = Endpoints.start_at!(address)
@@ -501,5 +518,10 @@ defmodule Snakepit.RemotePoolTest do
     assert {:error, %Error{reason: :worker_crashed, message: message}} = await(call)
     assert message =~ ":shutdown_timeout"
     File.touch!(args.until)
+  end
+
+  defp states(pool) do
+    {:ok, workers} = Snakepit.list_workers(pool)
+    Map.new(workers, &{&1.endpoint, &1.state})
   end
 end

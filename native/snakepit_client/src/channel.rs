@@ -32,6 +32,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Channel {
     pub client: SnakepitBridgeClient<HttpConnection>,
+    pub(crate) connection: HttpConnection,
     pub max_message_size: usize,
     /// Metadata of every call that does not have it itself.
     pub metadata: Arc<[(String, String)]>,
@@ -114,12 +115,10 @@ impl Channel {
         let (connection, closed, io) = target.in_time(connecting).await?;
         let max_message_size = target.max_message_size;
         Ok(Self {
-            client: SnakepitBridgeClient::with_origin(
-                connection,
-                Uri::from_static("http://localhost"),
-            )
-            .max_decoding_message_size(max_message_size)
-            .max_encoding_message_size(max_message_size),
+            client: SnakepitBridgeClient::with_origin(connection.clone(), Self::origin())
+                .max_decoding_message_size(max_message_size)
+                .max_encoding_message_size(max_message_size),
+            connection,
             max_message_size,
             metadata: target.call_metadata.clone(),
             balanced: !target.calls,
@@ -130,6 +129,11 @@ impl Channel {
             io,
             cause,
         })
+    }
+
+    /// Of the URLs of RPCs.
+    pub(crate) fn origin() -> Uri {
+        Uri::from_static("http://localhost")
     }
 
     /// Ends the connection, and what runs on it.

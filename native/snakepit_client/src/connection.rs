@@ -4,6 +4,7 @@ use crate::{
     calls_rpc::ClientConnection,
     channel::Channel,
     error::Failure,
+    health_watch,
     multiplexer::{Multiplexer, PendingCall},
     open_calls::OpenCalls,
     target::{ExitCause, Target},
@@ -55,12 +56,16 @@ impl<P: PendingCall> Connection<P> {
 
     async fn open_calls(&self, target: &Target) {
         let (first, decided) = oneshot::channel();
-        tokio::spawn(self.calls.clone().keep_open(
-            target.clone(),
-            self.channel.closed.clone(),
-            self.end.clone(),
-            first,
-        ));
+        let (channel, end) = (self.channel.clone(), self.end.clone());
+        let closed = channel.closed.clone();
+        let calls = self.calls.clone();
+        let calls = calls.keep_open(target.clone(), closed, end.clone(), first);
+        let takes_draining = target.takes_draining;
+        tokio::spawn(async move {
+            if calls.await && takes_draining {
+                health_watch::close_at_end(channel, end).await;
+            }
+        });
         // A server that answers another RPC meanwhile may send headers with its first reply only.
         let slow = async {
             sleep(HEADERS_WITHIN).await;

@@ -12,6 +12,7 @@ pub mod connection;
 pub mod credit;
 pub mod error;
 pub mod faults;
+mod health_watch;
 pub mod keepalive;
 pub mod multiplexer;
 pub mod numbers;

@@ -62,14 +62,14 @@ impl<P: PendingCall> OpenCalls<P> {
     }
 
     /// Keeps the RPC open until the connection is lost, `closed` or at its `end`, or the server has refused the RPC.
-    /// Drops `first` once it is open or could not be opened.
+    /// Drops `first` once it is open or could not be opened. Returns whether the server has refused it.
     pub(crate) async fn keep_open(
         self: Arc<Self>,
         target: Target,
         closed: CancellationToken,
         end: CancellationToken,
         first: oneshot::Sender<()>,
-    ) {
+    ) -> bool {
         let mut first = Some(first);
         let (shortest, longest) = PAUSES.into_inner();
         let mut pause = shortest;
@@ -82,25 +82,25 @@ impl<P: PendingCall> OpenCalls<P> {
         loop {
             let opened = tokio::select! {
                 opened = CallsRpc::open(&target) => opened,
-                () = ended() => return,
+                () = ended() => return false,
             };
             match opened {
                 Ok(Some(rpc)) => {
                     let since = Instant::now();
                     match self.drive(rpc, &target, &closed, &end, &mut first).await {
-                        Lost::Connection => return,
+                        Lost::Connection => return false,
                         Lost::Rpc if since.elapsed() > longest => pause = shortest,
                         Lost::Rpc => {}
                     }
                 }
-                Ok(None) => return,
+                Ok(None) => return true,
                 // The calls fail if the server is not there.
                 Err(_) => {}
             }
             first = None;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = ended() => return,
+                () = ended() => return false,
             }
             pause = longest.min(2 * pause);
         }
