@@ -125,11 +125,13 @@ defmodule Snakepit.Pool.Diagnostics do
   end
 
   defp undescribed(overview, []) do
+    worker = if overview.options.endpoints, do: "endpoint", else: "worker"
+
     if Enum.any?(overview.workers, &(&1.state == :ready)) do
-      message = "no worker of the pool listed its commands within #{@patience} ms; try again"
+      message = "no #{worker} of the pool listed its commands within #{@patience} ms; try again"
       %Error{reason: :timeout, message: message}
     else
-      message = "no worker of the pool is ready; Snakepit.list_workers/1 says why"
+      message = "no #{worker} of the pool is ready; Snakepit.list_workers/1 says why"
       %Error{reason: :not_ready, message: message}
     end
   end

@@ -97,8 +97,13 @@ defmodule Snakepit.Pool.EndpointWorker do
   @impl true
   # The manager monitors this process now.
   def handle_info(:start, state), do: {:noreply, connect(state)}
-  def handle_info(:connect, %{phase: :ejected} = state), do: {:noreply, state}
-  def handle_info(:connect, state), do: {:noreply, connect(state)}
+
+  def handle_info(:connect, %{phase: phase, awaited: nil} = state)
+      when phase in [:connecting, :draining],
+      do: {:noreply, connect(state)}
+
+  # It has been ejected meanwhile, and perhaps connects again already.
+  def handle_info(:connect, state), do: {:noreply, state}
 
   def handle_info({ref, {:ok, how}}, %{awaited: {:prepare, ref}} = state),
     do: {:noreply, connect(how, state)}
