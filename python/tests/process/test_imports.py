@@ -141,7 +141,8 @@ def test_an_old_python_gets_a_one_sentence_error(version: str) -> None:
     python = next(map(str, found), None) or shutil.which(f"python{version}")
     if python is None or subprocess.call([python, "-c", ""]):
         pytest.skip(f"there is no Python {version}")
-    command = [python, "-u", "-m", "snakepit_bridge", "--worker-id", "w1"]
+    # Python 2 would write bytecode beside the source.
+    command = [python, "-B", "-u", "-m", "snakepit_bridge", "--worker-id", "w1"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 1
