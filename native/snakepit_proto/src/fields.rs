@@ -76,13 +76,7 @@ pub fn copied(bytes: &[u8]) -> Bytes {
     if bytes.len() > PACKED_UP_TO {
         return Bytes::copy_from_slice(bytes);
     }
-    PACKED.with_borrow_mut(|room| {
-        if room.capacity() < bytes.len() {
-            room.reserve(ROOM);
-        }
-        room.extend_from_slice(bytes);
-        room.split().freeze()
-    })
+    in_room(bytes.len(), |room| room.extend_from_slice(bytes))
 }
 
 /// As `copied`, one byte after the other.
@@ -90,11 +84,17 @@ fn gathered(bytes: impl ExactSizeIterator<Item = u8>) -> Bytes {
     if bytes.len() > PACKED_UP_TO {
         return bytes.collect();
     }
+    in_room(bytes.len(), |room| room.extend(bytes))
+}
+
+/// What `fill` writes, so many bytes, into the allocation that small copies of this thread share.
+#[inline]
+fn in_room(length: usize, fill: impl FnOnce(&mut BytesMut)) -> Bytes {
     PACKED.with_borrow_mut(|room| {
-        if room.capacity() < bytes.len() {
+        if room.capacity() < length {
             room.reserve(ROOM);
         }
-        room.extend(bytes);
+        fill(room);
         room.split().freeze()
     })
 }
