@@ -16,6 +16,14 @@ pub(super) struct PendingCause {
 }
 
 impl Destination {
+    /// Counts a failure that has ended a call, and names the endpoint in it. Returns it with the cause to wait for.
+    pub(super) fn failed(&self, failure: Failure) -> (Failure, Option<PendingCause>) {
+        let cause = self.pending_cause(&failure);
+        let failure = failure.at(self.channel().endpoint.as_ref());
+        self.count(Err(&failure));
+        (failure, cause)
+    }
+
     /// The cause to wait for if the call failed because its worker exited. A worker that reaches its
     /// `shutdown_timeout` cancels its calls; grpcio's server then returns UNAVAILABLE.
     pub(super) fn pending_cause(&self, failure: &Failure) -> Option<PendingCause> {

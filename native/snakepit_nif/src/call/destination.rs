@@ -105,11 +105,6 @@ impl Destination {
         }
     }
 
-    /// Names the endpoint in the failure of a call.
-    pub(super) fn named(&self, failure: Failure) -> Failure {
-        failure.at(self.channel().endpoint.as_ref())
-    }
-
     pub(super) fn worker_id(&self) -> Option<Arc<str>> {
         self.worker().map(|worker| worker.id.clone())
     }

@@ -53,10 +53,7 @@ pub(crate) async fn run_stream(
     let failed = match status {
         Status::Failed(failure) => {
             let failure = channel.explain(failure).await;
-            let cause = destination.pending_cause(&failure);
-            let failure = destination.named(failure);
-            destination.count(Err(&failure));
-            Some((cause, failure))
+            Some(destination.failed(failure))
         }
         Status::Done => {
             destination.count(Ok(()));
@@ -66,8 +63,8 @@ pub(crate) async fn run_stream(
     };
     let exit = destination.release(&call, handler);
     let result = match failed {
-        Some((Some(cause), failure)) => Err(cause.explain(failure).await),
-        Some((None, failure)) => Err(failure),
+        Some((failure, Some(cause))) => Err(cause.explain(failure).await),
+        Some((failure, None)) => Err(failure),
         None => Ok(()),
     };
     let meta = clock.meta(call.header.request_id(), Instant::now());

@@ -196,15 +196,17 @@ impl UnplacedCall {
         {
             return self.redirect(destination, !refused);
         }
-        destination.count(result.as_ref().map(|_| ()));
-        let (cause, handler) = match &result {
-            Ok(_) => (None, HandlerState::Exited),
-            Err(failure) => (
-                destination.pending_cause(failure),
-                HandlerState::after(failure),
-            ),
+        let (result, cause, handler) = match result {
+            Ok(fields) => {
+                destination.count(Ok(()));
+                (Ok(fields), None, HandlerState::Exited)
+            }
+            Err(failure) => {
+                let handler = HandlerState::after(&failure);
+                let (failure, cause) = destination.failed(failure);
+                (Err(failure), cause, handler)
+            }
         };
-        let result = result.map_err(|failure| destination.named(failure));
         let exit = destination.release(&self.call, handler);
         let result = match (result, cause) {
             (Err(failure), Some(cause)) => Err(cause.explain(failure).await),
@@ -343,9 +345,7 @@ impl PendingCall for UnaryCall {
             Lost::Rpc => Failure::CallEnded(cause.into()),
             Lost::Connection => Failure::WorkerCrashed(cause.into()),
         };
-        let cause = self.destination.pending_cause(&failure);
-        let failure = self.destination.named(failure);
-        self.destination.count(Err(&failure));
+        let (failure, cause) = self.destination.failed(failure);
         if let Destination::Worker(lease, _) = self.destination {
             match what {
                 // No call that is sent ahead could be recalled.
