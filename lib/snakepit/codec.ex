@@ -63,12 +63,16 @@ defmodule Snakepit.Codec do
 
   @doc """
   Calls the NIF `quick` with arguments. If encoding them takes longer than a NIF may, calls `large`, which
-  runs on a dirty scheduler. If they contain structs, converts these with `Snakepit.Encoder` first.
+  runs on a dirty scheduler. If they contain structs, converts these with `Snakepit.Encoder` first. Returns `{:input, path}`
+  if there is an input stream.
   """
   def encode(args, quick, large \\ nil, root \\ "args") do
     case native(fn -> quick.(args) end) do
       :large ->
         encode(args, large)
+
+      {:struct, path, "Snakepit.Input"} ->
+        {:input, path}
 
       {:struct, _path, _name} ->
         with {:ok, args} <- Structs.replace(args, root), do: encode(args, quick, large)
@@ -136,6 +140,14 @@ defmodule Snakepit.Codec do
 
   def returned({:error, failure}, command, request_id),
     do: {:error, error(failure, command, request_id)}
+
+  # Where there are inputs, they are taken out before.
+  def returned({:input, path}, command, request_id) do
+    message =
+      "#{path} is an input stream, which is sent only as an argument of its own of a call, and to workers over gRPC"
+
+    returned({:error, {:streaming_not_supported, message, %{}}}, command, request_id)
+  end
 
   def returned(result, _command, _request_id), do: result
 

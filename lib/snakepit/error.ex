@@ -26,6 +26,7 @@ defmodule Snakepit.Error do
   | `:cancelled` | the call was cancelled | |
   | `:command_error` | the command raised a `CommandError`, an error of its own | `:code`, `:data`, and those of `:python_error` |
   | `:grpc_unavailable` | the native library is not loaded, or no connection is possible | |
+  | `:input_closed` | `Snakepit.push/3`: Python takes no more items of the input | |
   | `:internal_error` | a bug in Snakepit, or an adapter callback that returned an invalid value | |
   | `:invalid_args` | arguments that the command does not take, or that cannot be sent | `:errors` |
   | `:invalid_options` | an invalid option | |
@@ -39,7 +40,7 @@ defmodule Snakepit.Error do
   | `:queue_timeout` | no worker was free within `:queue_timeout`, which applies once the pool has had a ready worker | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
   | `:session_lost` | the session's worker is gone; returned once, then the session begins anew | |
-  | `:streaming_not_supported` | the worker does not support streams | |
+  | `:streaming_not_supported` | the worker does not support streams, or the tools and input streams of two-way calls | |
   | `:timeout` | the deadline passed | `:queued`: whether it passed before a worker was free |
   | `:unauthenticated` | the server refused the secret | |
   | `:unknown_command` | the worker has no such command | |
@@ -90,6 +91,7 @@ defmodule Snakepit.Error do
           | :cancelled
           | :command_error
           | :grpc_unavailable
+          | :input_closed
           | :internal_error
           | :invalid_args
           | :invalid_options

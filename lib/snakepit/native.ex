@@ -83,6 +83,17 @@ defmodule Snakepit.Native do
   def release(_lease), do: missing()
   def new_call, do: missing()
   def ask_more(_handle, _chunks), do: missing()
+
+  def converse(_target, _ref, _args, _spec, _two_way), do: missing()
+  def converse_large(_target, _ref, _args, _spec, _two_way), do: missing()
+  def answer(_conversation, _ask_id, _value), do: missing()
+  def answer_large(_conversation, _ask_id, _value), do: missing()
+  def answer_failed(_conversation, _ask_id, _failure), do: missing()
+  def push(_handle, _input_id, _item), do: missing()
+  def push_large(_handle, _input_id, _item), do: missing()
+  def await_input(_handle, _input_id, _ref, _tied), do: missing()
+  def stop_waiting(_handle, _ref), do: missing()
+  def end_input(_handle, _input_id, _failure), do: missing()
   def cancel(_handle), do: missing()
 
   def encode_args(_args), do: missing()

@@ -29,7 +29,8 @@ defmodule Snakepit.Relay do
     Progress,
     Structs,
     Telemetry,
-    Tracing
+    Tracing,
+    TwoWay
   }
 
   alias Snakepit.Config.{Options, Type}
@@ -257,20 +258,36 @@ defmodule Snakepit.Relay do
 
   # Structs are converted here, where their modules are.
   defp request(kind, command, args, options) do
-    case Structs.replace(args, "args") do
-      {:ok, args} ->
-        given =
-          for {option, value} <- options,
-              option != :on_progress and value != Map.fetch!(@of_pool, option),
-              do: {option, value}
+    with :ok <- check_one_way(args, options),
+         {:ok, args} <- Structs.replace(args, "args") do
+      given =
+        for {option, value} <- options,
+            option != :on_progress and value != Map.fetch!(@of_pool, option),
+            do: {option, value}
 
-        progress = options.on_progress != nil
+      progress = options.on_progress != nil
 
-        {:ok, %{kind: kind, command: command, args: args, options: given, progress: progress}}
-
+      {:ok, %{kind: kind, command: command, args: args, options: given, progress: progress}}
+    else
       {:error, error} ->
         {:error, %{error | command: command, request_id: options.request_id}}
     end
+  end
+
+  # The tools, and what produces the items of an input, are on this node.
+  defp check_one_way(args, options) do
+    cond do
+      options.tools != nil -> {:error, one_way("tools of the caller")}
+      TwoWay.inputs?(args) -> {:error, one_way("input streams")}
+      true -> :ok
+    end
+  end
+
+  defp one_way(what) do
+    message =
+      "a call to another node takes no #{what}: make it there, by :erpc.call/4 for instance, or with a pool of this node"
+
+    %Error{reason: :streaming_not_supported, message: message}
   end
 
   # `about`: to whom what is passed on.

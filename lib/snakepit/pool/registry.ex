@@ -69,7 +69,9 @@ defmodule Snakepit.Pool.Registry do
       Map.merge(facts, %{
         options: Map.drop(options, @hidden),
         call_options:
-          options |> Map.take([:timeout, :queue_timeout, :demand]) |> Options.defaults(),
+          options
+          |> Map.take([:timeout, :queue_timeout, :demand, :tools, :tool_timeout, :max_asks])
+          |> Options.defaults(),
         manager: self(),
         telemetry: Telemetry.available?(),
         tracing: Tracing.available?()

@@ -107,6 +107,11 @@ pub enum Failure {
     },
     #[error("{0}")]
     BrokenStream(String),
+    /// Nothing of the call has run.
+    #[error(
+        "the server takes no tools and no input streams (it has no RPC Converse); the call has not run: use workers of this version of Snakepit, and no proxy that passes only replies on, as that of Ray Serve"
+    )]
+    NoConverse,
     #[error("the call was dropped inside Snakepit; please report this as a bug")]
     Dropped,
 }
@@ -132,6 +137,7 @@ impl Failure {
             Self::Remote(detail) => remote_reason(&detail.reason),
             Self::Status { code, stream, .. } => status_reason(*code, *stream),
             Self::BrokenStream(_) => Reason::RpcError,
+            Self::NoConverse => Reason::StreamingNotSupported,
             Self::Dropped => Reason::InternalError,
         }
     }

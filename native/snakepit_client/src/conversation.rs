@@ -1,0 +1,482 @@
+//! A two-way call, on the side of its caller: what goes to the server on `Converse`, and how much of it the server takes.
+//!
+//! Answers, items and demand are gathered until the RPC takes them, so that what is ready together travels together.
+//! Nothing is gathered without a limit: the server asks only so often at once, and items are taken only as it has
+//! demanded.
+
+use crate::credit::BYTES_AHEAD;
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use snakepit_proto::{
+    ConverseCall, ConverseUp, Demand, ErrorDetail, InputEnd, InputItems, StreamResponse, ToolAnswer,
+};
+use std::{
+    collections::{HashSet, VecDeque},
+    mem::take,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+use tonic::codegen::tokio_stream::Stream;
+
+/// About how many bytes of values a message has at most, unless it has a single value.
+const MESSAGE_BYTES: usize = 64 * 1024;
+/// For a consumer that bounds only the number of chunks.
+const UNBOUNDED: i64 = 1 << 62;
+
+/// `W` stands for somebody who waits until an input takes items.
+pub struct Conversation<W>(Mutex<State<W>>);
+
+/// What a server has sent that the contract forbids.
+#[derive(Debug, thiserror::Error)]
+#[error("the server {0}")]
+pub struct Broken(&'static str);
+
+/// What became of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is sent, and the input takes another one.
+    More,
+    /// It is sent, and the input takes no other one now.
+    Full,
+    /// It is not sent: the input takes none now.
+    Busy,
+    /// It is not sent: nobody takes items of this input any more.
+    Stopped,
+}
+
+/// Whether an input takes items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taking {
+    More,
+    Later,
+    /// Nobody takes items of this input any more.
+    Stopped,
+}
+
+struct State<W> {
+    /// Counts how often the call was begun: on another connection if it has not started on the first.
+    attempt: u32,
+    call: Option<Box<ConverseCall>>,
+    max_asks: usize,
+    /// The asks that have no answer.
+    asks: HashSet<u64>,
+    answers: VecDeque<ToolAnswer>,
+    inputs: Vec<Input<W>>,
+    chunks: ChunkDemand,
+    ended: bool,
+    sender: Option<Waker>,
+}
+
+/// An input. Its id is its position, counted from 1.
+struct Input<W> {
+    demand: Left,
+    items: VecDeque<(Bytes, u8)>,
+    /// Set once, and sent after the items.
+    end: Option<InputEnd>,
+    /// Whether it takes no items any more.
+    closed: bool,
+    waiting: Vec<W>,
+}
+
+/// What is left of a demand. Either number falls below zero after a large value.
+#[derive(Clone, Copy, Default)]
+struct Left {
+    count: i64,
+    bytes: i64,
+}
+
+impl Left {
+    fn is_open(self) -> bool {
+        self.count > 0 && self.bytes > 0
+    }
+
+    fn add(&mut self, other: Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    fn take(&mut self, count: usize, bytes: usize) {
+        self.count = self.count.saturating_sub(signed(count));
+        self.bytes = self.bytes.saturating_sub(signed(bytes));
+    }
+}
+
+impl From<Demand> for Left {
+    fn from(demand: Demand) -> Self {
+        Self {
+            count: demand.count.into(),
+            bytes: demand.bytes.try_into().unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// The demand for chunks.
+struct ChunkDemand {
+    /// Whether the consumer asks for one more chunk after each one, so that bytes are bounded as well.
+    bounded: bool,
+    /// What the server may still send.
+    told: Left,
+    /// What it has to be told.
+    untold: Left,
+    /// The sizes of the chunks that the consumer has not asked to replace, the oldest first.
+    sent: VecDeque<usize>,
+    /// Since when the consumer has been waiting for a chunk.
+    wanted: Option<Instant>,
+}
+
+impl ChunkDemand {
+    fn ask(&mut self, chunks: usize) {
+        self.untold.count = self.untold.count.saturating_add(signed(chunks));
+        if self.bounded {
+            let replaced = chunks.min(self.sent.len());
+            let bytes: usize = self.sent.drain(..replaced).sum();
+            self.untold.bytes += signed(bytes);
+        }
+        self.wanted.get_or_insert_with(Instant::now);
+    }
+
+    /// A few chunks less than are in demand cost nothing, and a message for each chunk would.
+    fn is_due(&self) -> bool {
+        (self.untold.count > 0 && self.told.count <= self.untold.count)
+            || (self.untold.bytes > 0 && self.told.bytes <= self.untold.bytes)
+    }
+
+    fn take_due(&mut self) -> Option<Demand> {
+        if !self.is_due() {
+            return None;
+        }
+        let count = u32::try_from(self.untold.count.max(0)).unwrap_or(u32::MAX);
+        let bytes = take(&mut self.untold.bytes).max(0);
+        self.untold.count -= i64::from(count);
+        self.told.add(Left {
+            count: count.into(),
+            bytes,
+        });
+        Some(Demand {
+            count,
+            bytes: bytes.unsigned_abs(),
+        })
+    }
+
+    fn received(&mut self, chunks: usize, bytes: usize) {
+        self.told.take(chunks, bytes);
+        let more = self.told.count.saturating_add(self.untold.count) > 0;
+        self.wanted = more.then(Instant::now);
+    }
+
+    /// The server has nothing of what it was told.
+    fn restart(&mut self) {
+        self.untold.add(take(&mut self.told));
+    }
+}
+
+impl<W> Conversation<W> {
+    /// A call with so many inputs, and at most so many asks at once.
+    pub fn new(inputs: usize, max_asks: usize) -> Arc<Self> {
+        let input = || Input {
+            demand: Left::default(),
+            items: VecDeque::new(),
+            end: None,
+            closed: false,
+            waiting: Vec::new(),
+        };
+        let chunks = ChunkDemand {
+            bounded: false,
+            told: Left::default(),
+            untold: Left::default(),
+            sent: VecDeque::new(),
+            wanted: None,
+        };
+        Arc::new(Self(Mutex::new(State {
+            attempt: 0,
+            call: None,
+            max_asks,
+            asks: HashSet::new(),
+            answers: VecDeque::new(),
+            inputs: std::iter::repeat_with(input).take(inputs).collect(),
+            chunks,
+            ended: false,
+            sender: None,
+        })))
+    }
+
+    /// For a call that streams: see `ask_chunks`. `bounded`: whether the consumer asks for one more chunk after each one.
+    pub fn stream(&self, demand: usize, bounded: bool) {
+        let mut state = self.lock();
+        state.chunks.bounded = bounded;
+        state.chunks.untold.bytes = if bounded {
+            signed(BYTES_AHEAD)
+        } else {
+            UNBOUNDED
+        };
+        state.chunks.ask(demand);
+    }
+
+    /// The messages to send. If the call was begun before, nothing of it has started there.
+    pub fn begin(self: &Arc<Self>, call: ConverseCall) -> Messages<W> {
+        let mut state = self.lock();
+        state.attempt += 1;
+        state.call = Some(Box::new(call));
+        state.chunks.restart();
+        Messages {
+            conversation: self.clone(),
+            attempt: state.attempt,
+        }
+    }
+
+    /// The call has ended: nothing more is sent. Returns who waits, by the ids of inputs.
+    pub fn end(&self) -> Vec<(u32, Vec<W>)> {
+        let mut state = self.lock();
+        state.ended = true;
+        state.asks.clear();
+        state.answers.clear();
+        let mut waiting = Vec::new();
+        for (input_id, input) in (1..).zip(&mut state.inputs) {
+            input.close();
+            waiting.push((input_id, take(&mut input.waiting)));
+        }
+        state.wake();
+        waiting
+    }
+
+    /// Asks for `chunks` more chunks.
+    pub fn ask_chunks(&self, chunks: usize) {
+        let mut state = self.lock();
+        state.chunks.ask(chunks);
+        if state.chunks.is_due() {
+            state.wake();
+        }
+    }
+
+    /// The server has sent chunks.
+    pub fn received_chunks(&self, chunks: &[StreamResponse]) -> Result<(), Broken> {
+        let sizes = chunks.iter().map(size);
+        let mut state = self.lock();
+        if state.chunks.bounded {
+            state.chunks.sent.extend(sizes.clone());
+        }
+        state.chunks.received(chunks.len(), sizes.sum());
+        if state.chunks.told.count < 0 {
+            return Err(Broken("sent more chunks than were asked for"));
+        }
+        Ok(())
+    }
+
+    /// Since when the consumer has been waiting for a chunk; `None` if it wants none.
+    pub fn wanted_since(&self) -> Option<Instant> {
+        self.lock().chunks.wanted
+    }
+
+    /// The server has asked.
+    pub fn asked(&self, ask_id: u64) -> Result<(), Broken> {
+        let mut state = self.lock();
+        if state.asks.len() >= state.max_asks {
+            return Err(Broken("asked more often at once than the call allows"));
+        }
+        if !state.asks.insert(ask_id) {
+            return Err(Broken("used the id of an ask twice"));
+        }
+        Ok(())
+    }
+
+    /// Whether the ask had no answer.
+    pub fn withdrawn(&self, ask_id: u64) -> bool {
+        self.lock().asks.remove(&ask_id)
+    }
+
+    /// Does nothing if nobody waits for the answer.
+    pub fn answer(&self, answer: ToolAnswer) {
+        let mut state = self.lock();
+        if state.asks.remove(&answer.ask_id) {
+            state.answers.push_back(answer);
+            state.wake();
+        }
+    }
+
+    /// Sends an item if the input takes one.
+    pub fn push(&self, input_id: u32, value: Bytes, kind: u8) -> Pushed {
+        let mut state = self.lock();
+        let Some(input) = state.input(input_id).filter(|input| !input.closed) else {
+            return Pushed::Stopped;
+        };
+        if !input.demand.is_open() {
+            return Pushed::Busy;
+        }
+        input.demand.take(1, value.len());
+        input.items.push_back((value, kind));
+        let pushed = if input.demand.is_open() {
+            Pushed::More
+        } else {
+            Pushed::Full
+        };
+        state.wake();
+        pushed
+    }
+
+    /// Whether the input takes an item. If it does not now, `waiting` is returned by its next change.
+    pub fn wait(&self, input_id: u32, waiting: impl FnOnce() -> W) -> Taking {
+        match self.lock().input(input_id) {
+            Some(input) if input.closed => Taking::Stopped,
+            Some(input) if input.demand.is_open() => Taking::More,
+            Some(input) => {
+                input.waiting.push(waiting());
+                Taking::Later
+            }
+            None => Taking::Stopped,
+        }
+    }
+
+    /// Removes those who wait.
+    pub fn stop_waiting(&self, who: impl Fn(&W) -> bool) {
+        for input in &mut self.lock().inputs {
+            input.waiting.retain(|waiting| !who(waiting));
+        }
+    }
+
+    /// No items follow. False if the input had ended before.
+    pub fn end_input(&self, input_id: u32, error: Option<ErrorDetail>) -> bool {
+        let mut state = self.lock();
+        let Some(input) = state.input(input_id).filter(|input| !input.closed) else {
+            return false;
+        };
+        input.closed = true;
+        input.end = Some(InputEnd {
+            input_id,
+            error: error.map(Box::new),
+        });
+        state.wake();
+        true
+    }
+
+    /// The server takes more items. Returns who waits for that.
+    pub fn demanded(&self, input_id: u32, demand: Demand) -> Result<Vec<W>, Broken> {
+        let mut state = self.lock();
+        let input = state.input(input_id).ok_or(NO_INPUT)?;
+        input.demand.add(demand.into());
+        if input.demand.is_open() {
+            Ok(take(&mut input.waiting))
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// The server takes no items of the input any more. Returns who waits.
+    pub fn stopped(&self, input_id: u32) -> Result<Vec<W>, Broken> {
+        let mut state = self.lock();
+        let input = state.input(input_id).ok_or(NO_INPUT)?;
+        input.close();
+        Ok(take(&mut input.waiting))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<W>> {
+        self.0.lock()
+    }
+}
+
+const NO_INPUT: Broken = Broken("named an input that the call does not have");
+
+impl<W> State<W> {
+    fn input(&mut self, input_id: u32) -> Option<&mut Input<W>> {
+        let index = usize::try_from(input_id).ok()?.checked_sub(1)?;
+        self.inputs.get_mut(index)
+    }
+
+    fn wake(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
+        }
+    }
+
+    /// What is ready, in one message.
+    fn message(&mut self) -> Option<ConverseUp> {
+        let mut bytes = 0;
+        let mut message = ConverseUp {
+            call: self.call.take(),
+            demand: self.chunks.take_due(),
+            ..ConverseUp::default()
+        };
+        while bytes < MESSAGE_BYTES
+            && let Some(answer) = self.answers.pop_front()
+        {
+            bytes += answer.value.len();
+            message.answers.push(answer);
+        }
+        for (input_id, input) in (1..).zip(&mut self.inputs) {
+            if bytes >= MESSAGE_BYTES {
+                break;
+            }
+            if !input.items.is_empty() {
+                message.items.push(input.take_items(input_id, &mut bytes));
+            }
+            if input.items.is_empty() {
+                message.input_ends.extend(input.end.take());
+            }
+        }
+        let is_empty = message.call.is_none()
+            && message.demand.is_none()
+            && message.answers.is_empty()
+            && message.items.is_empty()
+            && message.input_ends.is_empty();
+        (!is_empty).then_some(message)
+    }
+}
+
+impl<W> Input<W> {
+    fn take_items(&mut self, input_id: u32, bytes: &mut usize) -> InputItems {
+        let (mut values, mut kinds) = (Vec::new(), Vec::new());
+        while (values.is_empty() || *bytes < MESSAGE_BYTES)
+            && let Some((value, kind)) = self.items.pop_front()
+        {
+            *bytes += value.len();
+            values.push(value);
+            kinds.push(kind);
+        }
+        InputItems {
+            input_id,
+            values,
+            kinds: kinds.into(),
+        }
+    }
+
+    /// Nobody takes its items or its end.
+    fn close(&mut self) {
+        self.closed = true;
+        self.items.clear();
+        self.end = None;
+    }
+}
+
+/// The messages of one attempt to make the call.
+pub struct Messages<W> {
+    conversation: Arc<Conversation<W>>,
+    attempt: u32,
+}
+
+impl<W> Stream for Messages<W> {
+    type Item = ConverseUp;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ConverseUp>> {
+        let mut state = self.conversation.lock();
+        if state.ended || state.attempt != self.attempt {
+            return Poll::Ready(None);
+        }
+        match state.message() {
+            Some(message) => Poll::Ready(Some(message)),
+            None => {
+                state.sender = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// How a chunk counts towards a demand.
+fn size(chunk: &StreamResponse) -> usize {
+    chunk.chunk.iter().map(|field| field.value.len()).sum()
+}
+
+fn signed(number: usize) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
