@@ -29,11 +29,13 @@ from snakepit_bridge._process import imports
 if sys.argv[:1] == ["-m"] and "--worker-id" in sys.argv:
     imports.put_users_last()
 
+from snakepit_bridge._arguments.inputs import Input
 from snakepit_bridge._commands.adapter import Adapter, command
 from snakepit_bridge._commands.builtin import BuiltinAdapter
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.sessions import Session
 from snakepit_bridge._errors.command_error import CommandError
+from snakepit_bridge._errors.two_way import CallCancelledError, InputError, ToolError
 from snakepit_bridge._interpreter.adapter import Interpreter
 from snakepit_bridge._process.logs import RequestIdFilter
 from snakepit_bridge._types.arrow import Arrow, arrow
@@ -45,12 +47,16 @@ __all__ = [
     "Adapter",
     "Arrow",
     "BuiltinAdapter",
+    "CallCancelledError",
     "CommandError",
     "Context",
+    "Input",
+    "InputError",
     "Interpreter",
     "RequestIdFilter",
     "Session",
     "Tensor",
+    "ToolError",
     "__version__",
     "arrow",
     "command",
@@ -62,11 +68,15 @@ for _class in (
     Adapter,
     Arrow,
     BuiltinAdapter,
+    CallCancelledError,
     CommandError,
     Context,
+    Input,
+    InputError,
     Interpreter,
     RequestIdFilter,
     Session,
     Tensor,
+    ToolError,
 ):
     _class.__module__ = __name__

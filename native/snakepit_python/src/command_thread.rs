@@ -36,6 +36,11 @@ pub(crate) fn request_id() -> String {
     })
 }
 
+/// Whether this thread runs a command.
+pub(crate) fn is_here() -> bool {
+    RUNNING.with_borrow(Option::is_some)
+}
+
 /// Runs commands in this thread until the worker stops.
 pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
     // Health depends on the number of threads, however this one ends.
@@ -55,7 +60,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         let mut drive = false;
         if let Some(done) = done.take() {
             worker.has_ended();
-            drive = next.is_some() && any(&done, |call| call.responder.calls().is_none());
+            drive = next.is_some() && any(&done, |call| call.responder.waits_for_network());
         }
         if !next
             .as_ref()
@@ -86,8 +91,12 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         if worker.scheduler.wants_thread() {
             worker.callbacks.start_thread(py);
         }
-        let takes_long =
-            |call: &Call| call.responder.as_stream().is_some() || call.command.time.is_long();
+        // A command that waits for the client drives the network meanwhile.
+        let takes_long = |call: &Call| {
+            let responder = &call.responder;
+            responder.as_stream().is_some()
+                || responder.conversation().is_none() && call.command.time.is_long()
+        };
         if drive || any(&work, takes_long) {
             worker.driver.leave();
         }
@@ -99,6 +108,8 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         each(&work, |call| {
             if let Some(calls) = call.responder.calls() {
                 unsent.add(calls);
+            } else if call.responder.needs_flush() {
+                py.detach(|| call.responder.flush());
             }
         });
         done = Some(work);

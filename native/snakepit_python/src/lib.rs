@@ -26,6 +26,7 @@ mod refusal;
 mod reports;
 mod server;
 mod service;
+mod two_way;
 mod unwrapping;
 mod values;
 mod worker;

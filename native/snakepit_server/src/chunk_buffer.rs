@@ -2,12 +2,14 @@
 //! Chunks that are in the buffer together are sent together. The network's task is woken by the first
 //! one or, while chunks arrive quickly, once half the buffer is full.
 
+use crate::demand::Demand;
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use prost::Message;
 use snakepit_wire::append;
 use std::{
+    collections::VecDeque,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -41,17 +43,55 @@ struct State {
     /// Further chunks are dropped.
     sealed: bool,
     on_room: Option<OnRoom>,
+    /// How much the client takes, if it says so.
+    demand: Option<Demand>,
+    /// Those for which there was no demand, with their sizes, and those that came after them.
+    held: VecDeque<(Bytes, Option<usize>)>,
 }
 
 impl State {
     fn is_full(&self) -> bool {
-        !self.cancelled && (self.count >= MAX_CHUNKS || self.buffer.len() >= MAX_BYTES)
+        let has_room =
+            self.count < MAX_CHUNKS && self.buffer.len() < MAX_BYTES && self.held.is_empty();
+        !self.cancelled && !has_room
+    }
+
+    /// Adds a chunk; if it has a size, it needs demand.
+    fn add(&mut self, chunk: &impl Message, size: Option<usize>) {
+        if let Some(demand) = &mut self.demand {
+            if !self.held.is_empty() || size.is_some() && !demand.is_open() {
+                let mut framed = BytesMut::new();
+                append(&mut framed, chunk);
+                self.held.push_back((framed.freeze(), size));
+                return;
+            }
+            size.inspect(|size| demand.spend(*size));
+        }
+        append(&mut self.buffer, chunk);
+        self.count += 1;
+    }
+
+    /// Adds what was held, as far as there is demand for it.
+    fn release(&mut self) {
+        let Some(demand) = &mut self.demand else {
+            return;
+        };
+        while let Some((chunk, size)) = self.held.front()
+            && (size.is_none() || demand.is_open())
+        {
+            size.inspect(|size| demand.spend(*size));
+            self.buffer.extend_from_slice(chunk);
+            self.count += 1;
+            self.held.pop_front();
+        }
     }
 
     /// Whether the network should take the chunks now.
     fn are_due(&self) -> bool {
         let enough = if self.quick { MAX_CHUNKS / 2 } else { 1 };
-        self.ended || self.count >= enough || self.buffer.len() >= MAX_BYTES / 2
+        self.ended && self.held.is_empty()
+            || self.count >= enough
+            || self.buffer.len() >= MAX_BYTES / 2
     }
 
     fn take(&mut self) -> Bytes {
@@ -65,15 +105,39 @@ impl State {
 }
 
 impl ChunkBuffer {
-    /// Adds a chunk. True if the buffer is full afterwards.
-    pub(crate) fn push(&self, chunk: &impl Message) -> bool {
+    /// For a client that says how much it takes, from nothing on.
+    pub(crate) fn on_demand() -> Self {
+        let buffer = Self::default();
+        buffer.state.lock().demand = Some(Demand::default());
+        buffer
+    }
+
+    /// The client takes more.
+    pub(crate) fn add_demand(&self, more: &snakepit_proto::Demand) {
+        let mut state = self.state.lock();
+        if let Some(demand) = &mut state.demand {
+            demand.add(more);
+        }
+        state.release();
+        let wake = state.are_due();
+        if state.is_full() {
+            drop(state);
+        } else {
+            self.tell_room(state);
+        }
+        if wake {
+            self.network.wake();
+        }
+    }
+
+    /// Adds a chunk; if it has a size, it needs demand. True if the buffer is full afterwards.
+    pub(crate) fn push(&self, chunk: &impl Message, size: Option<usize>) -> bool {
         let mut state = self.state.lock();
         if state.sealed {
             return false;
         }
         let were_due = state.are_due();
-        append(&mut state.buffer, chunk);
-        state.count += 1;
+        state.add(chunk, size);
         let full = state.is_full();
         let wake = !were_due && state.are_due();
         drop(state);
@@ -90,7 +154,7 @@ impl ChunkBuffer {
             !(state.is_full() || state.cancelled)
         };
         if has_room {
-            self.push(event);
+            self.push(event, None);
         }
         has_room
     }
@@ -124,6 +188,7 @@ impl ChunkBuffer {
     pub(crate) fn end_with(&self, chunk: &impl Message) {
         let mut state = self.state.lock();
         state.buffer.clear();
+        state.held.clear();
         append(&mut state.buffer, chunk);
         state.count = 1;
         state.ended = true;
@@ -190,7 +255,7 @@ mod tests {
 
     fn fill(chunks: &ChunkBuffer) -> usize {
         let mut count = 1;
-        while !chunks.push(&StreamResponse::default()) {
+        while !chunks.push(&StreamResponse::default(), None) {
             count += 1;
         }
         count
@@ -200,8 +265,8 @@ mod tests {
     fn chunks_in_the_buffer_are_taken_together() {
         let chunks = ChunkBuffer::default();
         assert!(take(&chunks).is_pending());
-        chunks.push(&StreamResponse::default());
-        chunks.push(&StreamResponse::default());
+        chunks.push(&StreamResponse::default(), None);
+        chunks.push(&StreamResponse::default(), None);
         assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 10));
         assert!(take(&chunks).is_pending());
         chunks.end();
@@ -211,7 +276,7 @@ mod tests {
     #[test]
     fn quick_chunks_gather_until_half_the_buffer_is_full_or_the_time_is_up() {
         let chunks = ChunkBuffer::default();
-        let push = || chunks.push(&StreamResponse::default());
+        let push = || chunks.push(&StreamResponse::default(), None);
         let second = Duration::from_secs(1);
         for taken_at in [None, Instant::now().checked_sub(second)] {
             chunks.state.lock().taken_at = taken_at;
@@ -240,12 +305,12 @@ mod tests {
     #[test]
     fn a_stream_can_be_ended_with_a_last_chunk() {
         let chunks = ChunkBuffer::default();
-        chunks.push(&StreamResponse::default());
+        chunks.push(&StreamResponse::default(), None);
         chunks.end_with(&StreamResponse {
             is_final: true,
             ..StreamResponse::default()
         });
-        chunks.push(&StreamResponse::default());
+        chunks.push(&StreamResponse::default(), None);
         assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 7));
         assert_eq!(take(&chunks), Poll::Ready(None));
     }
@@ -257,7 +322,7 @@ mod tests {
             request_id: "x".repeat(MAX_BYTES),
             ..StreamResponse::default()
         };
-        assert!(ChunkBuffer::default().push(&large));
+        assert!(ChunkBuffer::default().push(&large, None));
     }
 
     #[test]
@@ -276,5 +341,40 @@ mod tests {
             assert!(called.load(Ordering::SeqCst));
             chunks.wait_room();
         }
+    }
+
+    #[test]
+    fn chunks_wait_for_demand_and_the_command_with_them() {
+        let chunks = ChunkBuffer::on_demand();
+        let push = |size| chunks.push(&StreamResponse::default(), Some(size));
+        let demand = |count, bytes| chunks.add_demand(&snakepit_proto::Demand { count, bytes });
+        assert!(push(0));
+        assert!(take(&chunks).is_pending());
+        demand(2, 1);
+        assert!(take(&chunks).is_ready());
+        assert!(!push(1));
+        assert!(take(&chunks).is_ready());
+        assert!(push(1));
+        chunks.end();
+        demand(1, 0);
+        assert!(take(&chunks).is_pending());
+        demand(0, 1);
+        assert!(matches!(take(&chunks), Poll::Ready(Some(_))));
+        assert_eq!(take(&chunks), Poll::Ready(None));
+    }
+
+    #[test]
+    fn a_last_chunk_needs_no_demand_unless_others_come_first() {
+        let chunks = ChunkBuffer::on_demand();
+        chunks.push(&StreamResponse::default(), None);
+        assert!(matches!(take(&chunks), Poll::Ready(Some(_))));
+        let chunks = ChunkBuffer::on_demand();
+        chunks.push(&StreamResponse::default(), Some(1));
+        chunks.push(&StreamResponse::default(), None);
+        chunks.end();
+        assert!(take(&chunks).is_pending());
+        chunks.add_demand(&snakepit_proto::Demand { count: 1, bytes: 1 });
+        assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 10));
+        assert_eq!(take(&chunks), Poll::Ready(None));
     }
 }

@@ -117,6 +117,18 @@ impl IoDriver {
         next
     }
 
+    /// Waits for `end` within a command, on the thread that runs commands, and drives the network meanwhile: whatever
+    /// the command waits for arrives without a switch of threads. None if the standby thread drives: then the
+    /// command has to wait for it.
+    pub fn wait_here<T>(&self, end: impl Future<Output = T>) -> Option<T> {
+        if !self.shared || !self.come_back_unless_driven() {
+            return None;
+        }
+        let done = self.drive_until(end);
+        self.go(MOMENT);
+        Some(done)
+    }
+
     /// To be called before commands during which the network must be driven: they take long, or replies wait
     /// for the thread that drives.
     pub fn leave(&self) {
@@ -133,6 +145,14 @@ impl IoDriver {
             let drives = |state: &mut State| state.standby_drives;
             self.given.wait_while(&mut state, drives);
         }
+    }
+
+    fn come_back_unless_driven(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.standby_drives {
+            state.away = false;
+        }
+        !state.away
     }
 
     /// A command starts. After this time the standby thread looks whether it still runs.

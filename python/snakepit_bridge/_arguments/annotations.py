@@ -34,6 +34,7 @@ from snakepit_bridge._arguments.builders import (
     or_none,
     plain_union,
 )
+from snakepit_bridge._arguments.inputs import Input, InputOf
 from snakepit_bridge._arguments.scalars import scalar
 
 _NONE = type(None)
@@ -244,6 +245,8 @@ class Annotations:
             if read is None and item is None:
                 return Plain(expected, (dict,))
             return MapOf(expected, read, item)
+        if origin is Input:
+            return InputOf(expected, self.builder(args[0]) if args else None)
         return None
 
     def _tuple(self, annotation: Any, args: Any) -> Builder:
