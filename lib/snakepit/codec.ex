@@ -5,6 +5,8 @@ defmodule Snakepit.Codec do
 
   alias Snakepit.{Error, Native, Structs}
 
+  @holding :"$snakepit_holding"
+
   @doc "Describes a call for the native library, without its arguments. The options are complete."
   @spec spec(String.t(), map) :: {:ok, map} | {:error, Error.t()}
   def spec(command, options) do
@@ -18,10 +20,19 @@ defmodule Snakepit.Codec do
          priority: options.priority,
          session: session(options),
          metadata: metadata(options),
-         progress: options.on_progress != nil
+         progress: options.on_progress != nil,
+         holding: holding()
        }}
     end
   end
+
+  @doc "The two-way calls that wait for those of the calling process, in which a tool runs."
+  @spec holding() :: [reference]
+  def holding, do: Process.get(@holding, [])
+
+  @doc "Sets them."
+  @spec put_holding([reference]) :: any
+  def put_holding(conversations), do: Process.put(@holding, conversations)
 
   defp session(%{session_id: nil}), do: nil
   defp session(%{session_id: id, affinity: affinity}), do: {id, affinity == :strict}

@@ -38,6 +38,7 @@ defmodule Snakepit.Error do
   | `:pool_stopped` | there is no such pool, or it has stopped; the call has not run | |
   | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback`, `:frames`, `:notes`, `:cause` |
   | `:queue_timeout` | no worker was free within `:queue_timeout`, which applies once the pool has had a ready worker | |
+  | `:reentrant_call` | each worker that could run the call waits for the call that has made it, by a tool | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
   | `:session_lost` | the session's worker is gone; returned once, then the session begins anew | |
   | `:streaming_not_supported` | the worker does not support streams, or the tools and input streams of two-way calls | |
@@ -103,6 +104,7 @@ defmodule Snakepit.Error do
           | :pool_stopped
           | :python_error
           | :queue_timeout
+          | :reentrant_call
           | :rpc_error
           | :session_lost
           | :streaming_not_supported
@@ -134,6 +136,7 @@ defmodule Snakepit.Error do
     :pool_saturated,
     :pool_stopped,
     :queue_timeout,
+    :reentrant_call,
     :session_lost,
     :streaming_not_supported,
     :unauthenticated,

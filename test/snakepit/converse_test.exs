@@ -194,15 +194,98 @@ defmodule Snakepit.ConverseTest do
       end)
     end
 
-    test "may call the pool", %{pool: pool} do
-      tool = fn _args ->
-        {:ok, %{"answers" => answers}} =
-          Snakepit.execute("ask", %{tool: "inner"}, tools: [inner: fn _ -> 7 end], pool: pool)
+    test "may call the pool, unless that could never be served", %{pool: pool} do
+      nested = fn pool, options ->
+        fn _args ->
+          options = [tools: [inner: fn _ -> 7 end], pool: pool] ++ options
 
-        answers
+          with {:ok, %{"answers" => [answer]}} <-
+                 Snakepit.execute("ask", %{tool: "inner"}, options),
+               do: answer
+        end
       end
 
-      assert ask(pool, "tool", tool) == [7]
+      assert ask(pool, "tool", nested.(pool, [])) == 7
+
+      small = start_server_pool!(Adapter, max_concurrency: 1)
+
+      for options <- [[], [session_id: "s"]] do
+        assert %{"code" => "reentrant_call", "type" => "Snakepit.Error", "message" => message} =
+                 ask(small, "tool", nested.(small, options), session_id: "s")
+
+        assert message =~ "raise :size or :max_concurrency"
+      end
+
+      assert ask(small, "tool", nested.(pool, [])) == 7
+    end
+
+    test "is a span", %{pool: pool} do
+      me = self()
+      names = for name <- [:start, :stop, :exception], do: [:snakepit, :ask, name]
+
+      for [_, _, event] = name <- names do
+        handler = {__MODULE__, event}
+
+        handle = fn _name, measurements, metadata, _config ->
+          if metadata.request_id =~ "span-", do: send(me, {event, measurements, metadata})
+        end
+
+        :ok = :telemetry.attach(handler, name, handle, nil)
+        on_exit(fn -> :telemetry.detach(handler) end)
+      end
+
+      for {name, outcome, tool, options} <- [
+            {:stop, :ok, fn _ -> 1 end, []},
+            {:stop, :error, fn _ -> {:error, :no} end, []},
+            {:stop, :error, fn _ -> me end, []},
+            {:exception, {:error, %RuntimeError{message: "bad"}}, fn _ -> raise "bad" end, []},
+            {:exception, {:exit, :timeout}, fn _ -> Process.sleep(:infinity) end,
+             [tool_timeout: 20]}
+          ] do
+        capture_log(fn -> ask(pool, "tool", tool, [request_id: "span-1"] ++ options) end)
+        assert_receive {:start, %{monotonic_time: _, system_time: _}, start}, patience()
+
+        assert %{pool: ^pool, command: "ask", tool: "tool", ask_id: 1, session_id: nil} = start
+        assert_receive {^name, %{duration: duration}, metadata}, patience()
+        assert duration > 0
+        assert metadata.telemetry_span_context == start.telemetry_span_context
+
+        if name == :stop,
+          do: assert(metadata.outcome == outcome),
+          else: assert({metadata.kind, metadata.reason} == outcome)
+      end
+
+      tools = [stuck: fn _ -> Process.sleep(:infinity) end, until: fn _ -> 1 end]
+      args = %{tool: "stuck", until: "until"}
+      options = [tools: tools, pool: pool, request_id: "span-2"]
+      assert {:ok, _result} = Snakepit.execute("ask_and_return", args, options)
+      assert_receive {:stop, _, %{tool: "stuck", outcome: :cancelled}}, patience()
+    end
+
+    test "of the pool comes with those of a call, which count before it" do
+      tools = %{"one" => fn _ -> "pool" end, "two" => fn _ -> "pool" end}
+      pool = start_server_pool!(Adapter, max_concurrency: 1, tools: tools, tool_timeout: 60_000)
+      asks = [["one", %{}], ["two", %{}]]
+
+      for {options, answers} <- [
+            {[], ["pool", "pool"]},
+            {[tools: [two: fn _ -> 2 end]], ["pool", 2]}
+          ] do
+        assert {:ok, %{"answers" => ^answers}} =
+                 Snakepit.execute("ask", %{asks: asks}, [pool: pool] ++ options)
+      end
+
+      assert [{:ok, %{"answers" => ["pool", "pool"]}}] =
+               "ask" |> Snakepit.map([%{asks: asks}], pool: pool) |> Enum.to_list()
+    end
+
+    test "is checked", %{pool: pool} do
+      for tools <- [[lookup: fn -> 1 end], %{1 => & &1}, [:lookup], "lookup", %{"" => & &1}] do
+        assert {:error, %Error{reason: :invalid_options, message: message}} =
+                 Snakepit.execute("ask", %{}, tools: tools, pool: pool)
+
+        assert message =~ ":tools must be a keyword list or map of names and functions"
+      end
     end
   end
 

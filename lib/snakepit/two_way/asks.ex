@@ -162,7 +162,7 @@ defmodule Snakepit.TwoWay.Asks do
   ## In the task
 
   defp run(asks, ask, conversation, tools, span) do
-    Tools.adopt(tools)
+    Tools.adopt(tools, conversation)
     Telemetry.start_ask(span)
     answer = Tools.run(tools, ask.tool, ask.args)
     # Its end is not reported twice.

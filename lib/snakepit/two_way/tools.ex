@@ -2,7 +2,7 @@ defmodule Snakepit.TwoWay.Tools do
   @moduledoc false
   # The tools of a call: the functions that its command may ask, and what their tasks have of the caller.
 
-  alias Snakepit.Tracing
+  alias Snakepit.{Codec, Tracing}
 
   @enforce_keys [
     :functions,
@@ -13,19 +13,10 @@ defmodule Snakepit.TwoWay.Tools do
     :callers,
     :leader,
     :logger,
-    :trace
+    :trace,
+    :holding
   ]
-  defstruct [
-    :functions,
-    :timeout,
-    :about,
-    :telemetry,
-    :caller,
-    :callers,
-    :leader,
-    :logger,
-    :trace
-  ]
+  defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           functions: %{String.t() => (map -> term)},
@@ -37,7 +28,9 @@ defmodule Snakepit.TwoWay.Tools do
           callers: [pid],
           leader: pid,
           logger: keyword,
-          trace: term
+          trace: term,
+          # The calls that wait for this one.
+          holding: [reference]
         }
 
   @doc "Replaces the tools in a call's complete options, if it has any; those of the pool come with them."
@@ -65,7 +58,8 @@ defmodule Snakepit.TwoWay.Tools do
       callers: [self() | Process.get(:"$callers", [])],
       leader: Process.group_leader(),
       logger: Logger.metadata(),
-      trace: Tracing.current()
+      trace: Tracing.current(),
+      holding: Codec.holding()
     }
   end
 
@@ -74,9 +68,10 @@ defmodule Snakepit.TwoWay.Tools do
   defp functions(tools),
     do: Map.new(tools, fn {name, function} -> {to_string(name), function} end)
 
-  @doc "Gives the calling process, in which a tool runs, what it has of the caller."
-  @spec adopt(t) :: any
-  def adopt(tools) do
+  @doc "Gives the calling process, in which a tool of the call runs, what it has of the caller."
+  @spec adopt(t, reference) :: any
+  def adopt(tools, conversation) do
+    Codec.put_holding([conversation | tools.holding])
     Process.put(:"$callers", tools.callers)
     Logger.reset_metadata(tools.logger)
     Tracing.attach(tools.trace)

@@ -480,3 +480,194 @@ fn size(chunk: &StreamResponse) -> usize {
 fn signed(number: usize) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use snakepit_proto::Field;
+
+    type Talk = Arc<Conversation<&'static str>>;
+
+    fn begun(inputs: usize, max_asks: usize) -> (Talk, Messages<&'static str>) {
+        let conversation = Conversation::new(inputs, max_asks);
+        let messages = conversation.begin(ConverseCall::default());
+        (conversation, messages)
+    }
+
+    /// The next message, `None` if there is none yet or no further one.
+    fn next(messages: &mut Messages<&'static str>) -> Option<ConverseUp> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(messages).poll_next(&mut cx) {
+            Poll::Ready(message) => message,
+            Poll::Pending => None,
+        }
+    }
+
+    fn demand(count: u32, bytes: u64) -> Demand {
+        Demand { count, bytes }
+    }
+
+    fn item(size: usize) -> Bytes {
+        vec![7; size].into()
+    }
+
+    fn chunk(size: usize) -> StreamResponse {
+        StreamResponse {
+            chunk: vec![Field::new("name", item(size))],
+            ..StreamResponse::default()
+        }
+    }
+
+    fn answer(ask_id: u64) -> ToolAnswer {
+        ToolAnswer {
+            ask_id,
+            ..ToolAnswer::default()
+        }
+    }
+
+    #[test]
+    fn the_call_comes_first_with_the_demand_for_chunks() {
+        let conversation: Talk = Conversation::new(0, 1);
+        conversation.stream(256, true);
+        let mut messages = conversation.begin(ConverseCall::default());
+        let first = next(&mut messages).unwrap();
+        assert!(first.call.is_some());
+        assert_eq!(first.demand, Some(demand(256, BYTES_AHEAD as u64)));
+        assert!(next(&mut messages).is_none());
+    }
+
+    #[test]
+    fn what_is_ready_together_travels_together() {
+        let (conversation, mut messages) = begun(2, 2);
+        next(&mut messages).unwrap();
+        for ask_id in [1, 2] {
+            conversation.asked(ask_id).unwrap();
+            conversation.answer(answer(ask_id));
+        }
+        for input_id in [1, 2] {
+            conversation.demanded(input_id, demand(9, 100)).unwrap();
+            for _ in 0..3 {
+                let pushed = conversation.push(input_id, item(1), 2);
+                assert_eq!(pushed, Pushed::More);
+            }
+        }
+        assert!(conversation.end_input(2, None));
+        let message = next(&mut messages).unwrap();
+        assert_eq!((message.answers.len(), message.items.len()), (2, 2));
+        assert_eq!(message.items[0].values.len(), 3);
+        assert_eq!(&message.items[0].kinds[..], [2; 3]);
+        assert_eq!(message.input_ends.len(), 1);
+        assert_eq!(message.input_ends[0].input_id, 2);
+        assert!(next(&mut messages).is_none());
+    }
+
+    #[test]
+    fn an_input_takes_what_is_demanded_and_ends_after_all_items() {
+        let (conversation, mut messages) = begun(1, 0);
+        next(&mut messages).unwrap();
+        assert_eq!(conversation.push(1, item(1), 2), Pushed::Busy);
+        assert_eq!(conversation.wait(1, || "waits"), Taking::Later);
+        assert_eq!(conversation.demanded(1, demand(2, 0)).unwrap(), [""; 0]);
+        assert_eq!(
+            conversation.demanded(1, demand(0, 100_000)).unwrap(),
+            ["waits"]
+        );
+        assert_eq!(conversation.wait(1, || "waits"), Taking::More);
+        // The last one may be of any size, and a message has a single large one.
+        assert_eq!(conversation.push(1, item(70_000), 2), Pushed::More);
+        assert_eq!(conversation.push(1, item(70_000), 2), Pushed::Full);
+        assert_eq!(conversation.push(1, item(1), 2), Pushed::Busy);
+        assert!(conversation.end_input(1, None));
+        assert!(!conversation.end_input(1, None));
+        assert_eq!(conversation.push(1, item(1), 2), Pushed::Stopped);
+        let message = next(&mut messages).unwrap();
+        assert_eq!(message.items[0].values.len(), 1);
+        assert!(message.input_ends.is_empty());
+        let message = next(&mut messages).unwrap();
+        assert_eq!(message.items[0].values.len(), 1);
+        assert_eq!(message.input_ends.len(), 1);
+    }
+
+    #[test]
+    fn an_input_that_is_stopped_and_a_call_that_has_ended_wake_who_waits() {
+        let (conversation, mut messages) = begun(2, 0);
+        next(&mut messages).unwrap();
+        conversation.demanded(1, demand(5, 5)).unwrap();
+        assert_eq!(conversation.push(1, item(1), 2), Pushed::More);
+        assert_eq!(conversation.wait(2, || "one"), Taking::Later);
+        assert_eq!(conversation.wait(2, || "two"), Taking::Later);
+        conversation.stop_waiting(|waiting| *waiting == "one");
+        assert_eq!(conversation.stopped(1).unwrap(), [""; 0]);
+        // Its item is sent no more, and neither is its end.
+        assert!(!conversation.end_input(1, None));
+        assert!(next(&mut messages).is_none());
+        assert_eq!(conversation.end(), [(1, vec![]), (2, vec!["two"])]);
+        assert_eq!(conversation.wait(2, || "late"), Taking::Stopped);
+        assert!(conversation.stopped(3).is_err());
+        assert!(conversation.demanded(0, demand(1, 1)).is_err());
+    }
+
+    #[test]
+    fn asks_are_answered_once_and_never_more_are_open_than_allowed() {
+        let (conversation, mut messages) = begun(0, 2);
+        next(&mut messages).unwrap();
+        conversation.asked(1).unwrap();
+        conversation.asked(2).unwrap();
+        assert!(conversation.asked(3).is_err());
+        assert!(conversation.withdrawn(1));
+        assert!(!conversation.withdrawn(1));
+        conversation.answer(answer(1));
+        conversation.answer(answer(2));
+        conversation.answer(answer(2));
+        assert_eq!(next(&mut messages).unwrap().answers, [answer(2)]);
+        conversation.asked(3).unwrap();
+        assert!(conversation.asked(3).is_err());
+    }
+
+    #[test]
+    fn demand_is_told_in_halves() {
+        let conversation: Talk = Conversation::new(0, 0);
+        conversation.stream(4, true);
+        let mut messages = conversation.begin(ConverseCall::default());
+        next(&mut messages).unwrap();
+        let told = |messages: &mut _| next(messages).and_then(|message| message.demand);
+        conversation.received_chunks(&[chunk(10)]).unwrap();
+        conversation.ask_chunks(1);
+        assert_eq!(told(&mut messages), None);
+        conversation.received_chunks(&[chunk(10)]).unwrap();
+        conversation.ask_chunks(1);
+        assert_eq!(told(&mut messages), Some(demand(2, 20)));
+        let chunks: Vec<StreamResponse> = (0..5).map(|_| chunk(1)).collect();
+        assert!(conversation.received_chunks(&chunks).is_err());
+    }
+
+    #[test]
+    fn a_chunk_that_uses_up_the_bytes_has_to_be_replaced() {
+        let conversation: Talk = Conversation::new(0, 0);
+        conversation.stream(100, true);
+        let mut messages = conversation.begin(ConverseCall::default());
+        next(&mut messages).unwrap();
+        conversation
+            .received_chunks(&[chunk(2 * BYTES_AHEAD)])
+            .unwrap();
+        assert!(conversation.wanted_since().is_some());
+        conversation.ask_chunks(1);
+        let told = next(&mut messages).unwrap().demand.unwrap();
+        assert_eq!(told.bytes, 2 * BYTES_AHEAD as u64);
+    }
+
+    #[test]
+    fn a_call_that_is_made_again_tells_everything_again() {
+        let conversation: Talk = Conversation::new(0, 0);
+        conversation.stream(8, false);
+        let mut first = conversation.begin(ConverseCall::default());
+        next(&mut first).unwrap();
+        conversation.ask_chunks(1);
+        let mut second = conversation.begin(ConverseCall::default());
+        assert!(next(&mut first).is_none());
+        let message = next(&mut second).unwrap();
+        assert!(message.call.is_some());
+        assert_eq!(message.demand, Some(demand(9, 1 << 62)));
+    }
+}

@@ -23,6 +23,7 @@ pub enum Reason {
     PoolStopped,
     PythonError,
     QueueTimeout,
+    ReentrantCall,
     RpcError,
     SessionLost,
     StreamingNotSupported,
@@ -41,6 +42,10 @@ pub enum Failure {
     Saturated { max_queue: usize },
     #[error("{}", queue_timeout_text(*.after, *.has_workers))]
     QueueTimeout { after: Duration, has_workers: bool },
+    #[error(
+        "each worker that could run the call waits for a call that waits for one itself: a tool calls the pool whose command has asked it; raise :size or :max_concurrency, or have the tool call another pool"
+    )]
+    Reentrant,
     #[error("{}", startup_text(.0))]
     NotReady(Startup),
     #[error("the deadline of {} ms passed while the call {}; raise :timeout if it may take longer", after.as_millis(), if *.queued { "waited for a worker" } else { "was running" })]
@@ -121,6 +126,7 @@ impl Failure {
         match self {
             Self::Saturated { .. } => Reason::PoolSaturated,
             Self::QueueTimeout { .. } => Reason::QueueTimeout,
+            Self::Reentrant => Reason::ReentrantCall,
             Self::NotReady(_) => Reason::NotReady,
             Self::Timeout { .. } | Self::NoChunk { .. } | Self::Overdue(_) => Reason::Timeout,
             Self::Cancelled => Reason::Cancelled,

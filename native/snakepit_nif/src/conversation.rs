@@ -1,8 +1,9 @@
 //! Two-way calls as resources: what the processes hold that serve their asks and feed their inputs.
 
 use crate::{atoms, send_guard::SendGuard};
+use parking_lot::Mutex;
 use rustler::{Encoder, LocalPid, OwnedEnv, Resource, Term, env::SavedTerm};
-use snakepit_client::conversation;
+use snakepit_client::{conversation, pool::HeldPlace};
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -15,6 +16,8 @@ pub(crate) struct ConversationResource {
     pub(crate) conversation: Arc<Conversation>,
     /// The largest value that may be sent, once the call has a destination.
     limit: AtomicUsize,
+    /// The place that the call has while it runs, and in the pool of which number.
+    place: Mutex<Option<(u64, HeldPlace)>>,
 }
 
 #[rustler::resource_impl]
@@ -25,11 +28,22 @@ impl ConversationResource {
         Self {
             conversation,
             limit: AtomicUsize::new(usize::MAX),
+            place: Mutex::default(),
         }
     }
 
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_place(&self, place: Option<(u64, HeldPlace)>) {
+        *self.place.lock() = place;
+    }
+
+    /// The place that the call has in the pool of this number (`Dispatcher::client_id`).
+    pub(crate) fn place_in(&self, pool: u64) -> Option<HeldPlace> {
+        let place = self.place.lock().filter(|(of, _)| *of == pool);
+        place.map(|(_, place)| place)
     }
 
     pub(crate) fn limit(&self) -> usize {

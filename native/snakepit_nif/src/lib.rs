@@ -78,6 +78,7 @@ mod atoms {
         python_error,
         queue_timeout,
         queued,
+        reentrant_call,
         rpc_error,
         session_lost,
         size,

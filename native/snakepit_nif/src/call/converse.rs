@@ -208,6 +208,7 @@ impl TwoWay {
 
     /// Nobody waits for the call any more.
     fn end(self) {
+        self.resource.set_place(None);
         for (input_id, waiting) in self.resource.conversation.end() {
             wake(waiting, input_id);
         }

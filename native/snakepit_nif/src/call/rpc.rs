@@ -131,6 +131,7 @@ impl Call {
         let channel = destination.channel();
         self.check_size(channel)?;
         two_way.resource.set_limit(channel.max_message_size);
+        two_way.resource.set_place(destination.place(self.id));
         let reset = CancellationToken::new();
         let call = two_way.call(self);
         let mut request = self.request(two_way.resource.conversation.begin(call));

@@ -102,6 +102,8 @@ pub(super) struct Spec {
     metadata: Vec<(String, String)>,
     /// Whether the caller takes the call's progress.
     pub(super) progress: bool,
+    /// The calls that wait for this one.
+    holding: Vec<ResourceArc<ConversationResource>>,
 }
 
 impl Spec {
@@ -131,6 +133,7 @@ impl Spec {
             cancelled: CancellationToken::new(),
             numbers: None,
             progress: None,
+            holding: self.holding,
         }
     }
 }
