@@ -29,7 +29,6 @@ from snakepit_bridge._process import imports
 if sys.argv[:1] == ["-m"] and "--worker-id" in sys.argv:
     imports.put_users_last()
 
-from snakepit_bridge._arguments.inputs import Input
 from snakepit_bridge._commands.adapter import Adapter, command
 from snakepit_bridge._commands.builtin import BuiltinAdapter
 from snakepit_bridge._commands.context import Context
@@ -38,6 +37,7 @@ from snakepit_bridge._errors.command_error import CommandError
 from snakepit_bridge._errors.two_way import CallCancelledError, InputError, ToolError
 from snakepit_bridge._interpreter.adapter import Interpreter
 from snakepit_bridge._process.logs import RequestIdFilter
+from snakepit_bridge._two_way.inputs import Input
 from snakepit_bridge._types.arrow import Arrow, arrow
 from snakepit_bridge._types.encoders import register_encoder
 from snakepit_bridge._types.tensor import Tensor

@@ -1,6 +1,6 @@
 //! What a command uses of a two-way call: the tools that its caller offers, and its input streams.
 
-use crate::{call::Call, command_thread, values, worker::Worker};
+use crate::{call::Call, running, values, worker::Worker};
 use pyo3::{prelude::*, types::PyList};
 use snakepit_proto::{Fields, ToolAnswer};
 use snakepit_server::{Conversation, Ended, IoDriver, Read, Wake};
@@ -91,7 +91,7 @@ fn duration(seconds: Option<f64>) -> Option<Duration> {
 
 /// If this thread runs commands, it drives the network while it waits.
 fn driver(worker: &Worker) -> Option<&IoDriver> {
-    command_thread::is_here().then_some(&*worker.driver)
+    running::is_here().then_some(&*worker.driver)
 }
 
 #[pymethods]

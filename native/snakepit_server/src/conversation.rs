@@ -9,7 +9,7 @@ use crate::{
     chunk_buffer::GATHERED_FOR,
     failure::Failure,
     grpc::{ServerConnection, trailers},
-    inputs::{Input, Read},
+    inputs::{Ended, Input, Read, Wake},
     io_driver::IoDriver,
     outcome::Outcome,
     stream_responder::StreamResponder,
@@ -43,18 +43,6 @@ use tonic::Status;
 
 /// The number of the reply in a `ConverseDown`.
 const REPLY: u32 = 2;
-
-/// Called once something is there. The event loop must not block.
-pub type Wake = Box<dyn FnOnce() + Send>;
-
-/// Why nothing more comes from the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The call was cancelled.
-    Cancelled,
-    /// The client has ended its side.
-    ByClient,
-}
 
 pub struct Conversation {
     sender: BatchingSender<ServerConnection>,

@@ -1,9 +1,6 @@
 //! The items of one input stream, between the network and the command that reads them.
 
-use crate::{
-    conversation::{Ended, Wake},
-    demand::Demand,
-};
+use crate::demand::Demand;
 use bytes::Bytes;
 use snakepit_proto::{ErrorDetail, InputArgument, InputDemand, InputItems};
 use std::collections::VecDeque;
@@ -12,6 +9,18 @@ use tonic::Status;
 /// How far the client may run ahead if it names no bounds.
 const MAX_ITEMS: u32 = 64;
 const MAX_BYTES: u64 = 256 * 1024;
+
+/// Called once something is there. The event loop must not block.
+pub type Wake = Box<dyn FnOnce() + Send>;
+
+/// Why nothing more comes from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The call was cancelled.
+    Cancelled,
+    /// The client has ended its side.
+    ByClient,
+}
 
 /// What a command reads from an input.
 #[derive(Debug)]

@@ -34,8 +34,9 @@ from snakepit_bridge._arguments.builders import (
     or_none,
     plain_union,
 )
-from snakepit_bridge._arguments.inputs import Input, InputOf
+from snakepit_bridge._arguments.inputs import InputOf
 from snakepit_bridge._arguments.scalars import scalar
+from snakepit_bridge._two_way.inputs import Input
 
 _NONE = type(None)
 _PLAIN: dict[object, tuple[type, ...]] = {

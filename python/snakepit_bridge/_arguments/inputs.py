@@ -1,146 +1,13 @@
-"""Input streams: arguments whose items arrive while the command runs."""
+"""Builds input streams: their items are checked and converted as arguments are."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncIterator, Callable, Iterator
-from types import TracebackType
-from typing import Any, Optional, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from snakepit_bridge._arguments.builders import Builder, MaybeBuilder, MismatchError
-from snakepit_bridge._arguments.event_loops import resume, running_loop
 from snakepit_bridge._errors.call_error import ArgumentsError, CallError, Fault
-
-_T = TypeVar("_T")
-
-_NONE = object()
-
-
-class Source(Protocol):
-    """Where the items of an input come from. The same thread calls all methods."""
-
-    def take(self) -> list[Any]:
-        """Waits for items; returns those that have arrived, some of them at most; none at the end.
-
-        What is returned counts as read when it is called again. It may raise an `InputError`, or a
-        `CallCancelledError`.
-        """
-
-    def poll(self) -> Optional[list[Any]]:
-        """As `take`, but returns None instead of waiting."""
-
-    def on_ready(self, done: Callable[[], object], /) -> None:
-        """Calls `done` once `poll` returns something, from any thread."""
-
-    def stop(self) -> None:
-        """No further items are taken."""
-
-
-class Input(Iterator[_T], AsyncIterator[_T]):
-    """An argument whose items the caller sends while the command runs.
-
-        @command
-        def train(self, rows: Input[dict]) -> dict:
-            for row in rows:
-                ...
-
-    It is an iterator, in an `async` command an async iterator. The items are checked, and
-    converted, as arguments are. The caller is asked for items only as they are read. It ends with
-    the command, or at `close()`; a `with` block closes it. If what produces the items fails, an
-    `InputError` is raised. Only one thread or task may read it at a time.
-    """
-
-    def __init__(self, name: str, source: Source) -> None:
-        self._name = name
-        self._source = source
-        self._items: Iterator[Any] = iter(())
-        #: How many items the earlier lists had.
-        self._before = 0
-        self._size = 0
-        self._builder: MaybeBuilder = None
-        self._ended = False
-
-    def __repr__(self) -> str:
-        return f"<input stream {self._name!r}>"
-
-    def __iter__(self) -> Input[_T]:
-        return self
-
-    def __next__(self) -> _T:
-        item: Any = next(self._items, _NONE)
-        if item is _NONE:
-            if self._ended:
-                raise StopIteration
-            if running_loop() is not None:
-                raise RuntimeError(
-                    f"{self._name} would block the event loop: read it with `async for`"
-                )
-            self._add(self._source.take())
-            return self.__next__()
-        return item  # type: ignore[no-any-return]
-
-    def __aiter__(self) -> Input[_T]:
-        return self
-
-    async def __anext__(self) -> _T:
-        while True:
-            item: Any = next(self._items, _NONE)
-            if item is not _NONE:
-                return item  # type: ignore[no-any-return]
-            if self._ended:
-                raise StopAsyncIteration
-            items = self._source.poll()
-            if items is None:
-                await self._wait()
-            else:
-                self._add(items)
-
-    def close(self) -> None:
-        """Reads no further items: the caller's enumerable is halted."""
-        if not self._ended:
-            self._ended = True
-            self._source.stop()
-        self._items = iter(())
-
-    def __enter__(self) -> Input[_T]:
-        return self
-
-    def __exit__(
-        self,
-        _kind: Optional[type[BaseException]],
-        _error: Optional[BaseException],
-        _traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-    async def _wait(self) -> None:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        self._source.on_ready(functools.partial(resume, loop, ready))
-        await ready
-
-    def _add(self, items: list[Any]) -> None:
-        self._before += self._size
-        self._size = len(items)
-        self._ended = not items
-        builder = self._builder
-        if builder is None or builder.types.issuperset(map(type, items)):
-            self._items = iter(items)
-        else:
-            self._items = map(self._built, range(self._before, self._before + len(items)), items)
-
-    def _built(self, index: int, item: Any) -> Any:
-        builder = self._builder
-        if builder is None or type(item) in builder.types:
-            return item
-        try:
-            return builder.build(item)
-        except MismatchError as error:
-            faults = [Fault((self._name, index, *path), text) for path, text in error.faults]
-            lines = "; ".join(f"{fault.place}: {fault.message}" for fault in faults)
-            raise ArgumentsError(f"an item has the wrong type: {lines}", faults) from None
+from snakepit_bridge._two_way.inputs import Input, ListSource
 
 
 class InputOf(Builder):
@@ -152,31 +19,27 @@ class InputOf(Builder):
 
     def build(self, value: Any) -> Any:
         if type(value) is list:
-            value = Input(self.expected, ListSource(value))
+            value = Input("items", ListSource(value))
         elif type(value) is not Input:
             raise self.mismatch(value)
-        value._builder = self._item  # noqa: SLF001
-        return value
+        return value if self._item is None else value.prepared(self._prepared)
+
+    def _prepared(self, name: str, first: int, items: list[Any]) -> Iterator[Any]:
+        builder = self._item
+        if builder is None or builder.types.issuperset(map(type, items)):
+            return iter(items)
+        return (_built(builder, name, number, item) for number, item in enumerate(items, first))
 
 
-class ListSource:
-    """The items of a list."""
-
-    def __init__(self, items: list[Any]) -> None:
-        self._items = items
-
-    def take(self) -> list[Any]:
-        items, self._items = self._items, []
-        return items
-
-    def poll(self) -> list[Any]:
-        return self.take()
-
-    def on_ready(self, done: Callable[[], object], /) -> None:
-        done()
-
-    def stop(self) -> None:
-        self._items = []
+def _built(builder: Builder, name: str, number: int, item: Any) -> Any:
+    if type(item) in builder.types:
+        return item
+    try:
+        return builder.build(item)
+    except MismatchError as error:
+        faults = [Fault((name, number, *path), text) for path, text in error.faults]
+        lines = "; ".join(f"{fault.place}: {fault.message}" for fault in faults)
+        raise ArgumentsError(f"an item has the wrong type: {lines}", faults) from None
 
 
 def no_inputs(name: str) -> CallError:

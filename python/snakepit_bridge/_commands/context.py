@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Optional
 
-from snakepit_bridge._commands import tools
 from snakepit_bridge._commands.sessions import Session, SessionKey, Sessions
 from snakepit_bridge._telemetry import events
 from snakepit_bridge._telemetry.progress import ProgressReports, checked_progress
 from snakepit_bridge._telemetry.reports import TAKES_PROGRESS, TAKES_TELEMETRY, Reports
+from snakepit_bridge._two_way import tools
 
 _log = logging.getLogger("snakepit_bridge")
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, Optional, Union
 
 from snakepit_bridge import _native
-from snakepit_bridge._arguments.inputs import Input, Source, no_inputs
-from snakepit_bridge._commands import context_variables, tools
+from snakepit_bridge._arguments.inputs import no_inputs
+from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.context import Context, ask_rust_for_request_ids, running
 from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._commands.sessions import SessionKey
@@ -36,6 +36,8 @@ from snakepit_bridge._telemetry.access import log_call
 from snakepit_bridge._threads import unwrapping
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.main_thread import MainThread
+from snakepit_bridge._two_way import tools
+from snakepit_bridge._two_way.inputs import Input, Source
 from snakepit_bridge._values.fields import (
     decode,
     decode_fields,

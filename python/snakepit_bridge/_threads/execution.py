@@ -297,7 +297,9 @@ def _made(command: Command, call: Union[Call, Batch], make: Callable[[], Any]) -
 def _keywords(call: Call) -> dict[str, Any]:
     call.context._settle()  # noqa: SLF001
     with invalid_args:
-        return call.command.bind(call.args(), call.context, checked=call.kinds)
+        keywords = call.command.bind(call.args(), call.context, checked=call.kinds)
+    call.start_inputs()
+    return keywords
 
 
 def _fields(call: Call, value: object, root: str) -> tuple[dict[str, bytes], Optional[bytes]]:

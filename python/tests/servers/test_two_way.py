@@ -82,7 +82,6 @@ def test_a_command_asks_tools(converse: Converse, command: str) -> None:
     assert len(call.asked) == 20
     assert call.reply is not None
     assert call.reply.call_id == 7
-    assert call.reply.handler_ns > 0 or command == "asum_of_squares"
 
 
 @pytest.mark.parametrize("command", ["squares", "asquares"])

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Optional, Protocol
 
-from snakepit_bridge._arguments.event_loops import resume, running_loop
 from snakepit_bridge._errors.two_way import ToolError
+from snakepit_bridge._two_way.event_loops import resume, running_loop
 from snakepit_bridge._values.fields import decode_extended
 
 
