@@ -109,7 +109,7 @@ class TwoWay(BuiltinAdapter):
         read = []
         try:
             for row in rows:
-                read.append(row)
+                read += [row]
         except InputError as error:
             context.call(tool, read=read, type=error.type, message=error.message)
             raise
