@@ -62,7 +62,7 @@ defmodule Snakepit do
     * `:tools` - functions that the command may ask while it runs, by `context.call("lookup", id=7)`: a keyword list or
       map of names and functions, each of one argument, a map with string keys. What one returns is the answer:
       `{:ok, value}`, any other value, or `{:error, reason}`, which is a `ToolError` in Python. So is an exception. Each
-      runs in a process of its own, which ends with the call. The pool's tools come with them
+      runs in a process of its own, which ends with the call. The pool's tools come with them. See [Tools](tools.md)
     * `:tool_timeout` - ms or `:infinity` (default), for each answer of a tool
     * `:max_asks` - how many tools of the call may run at once, default 8. Further asks wait in Python
     * `:retry` - when to make a call again that has failed, `[on: [:worker_crashed], max: 3, backoff: {50, 1_000}]`,
@@ -344,12 +344,13 @@ defmodule Snakepit do
   @doc """
   Makes an argument an input stream: Python takes the items of `enumerable` while the command runs.
 
-      rows = File.stream!("rows.csv")
-      {:ok, %{"rows" => 1000}} = Snakepit.execute("train", %{rows: Snakepit.input(rows)}, pool: MyApp.Python)
+      rows = Stream.map(1..1000, &%{id: &1})
+      args = %{rows: Snakepit.input(rows)}
+      {:ok, %{"rows" => 1000}} = Snakepit.execute("train", args, pool: MyApp.Python)
 
-  In Python the argument is an iterator, annotated as `rows: Input[str]`. The calling process takes an item from the
-  enumerable only when Python has asked for it, at most 64 items or 256 KiB before the command takes them. When Python takes no more, because the command
-  returns, raises or is cancelled, the enumerable is halted, which closes what it has opened; one that waits for its next item
+  In Python the argument is an iterator, annotated as `rows: Input[dict]`. The calling process takes an item from the
+  enumerable only when Python has asked for it: at most 64 items, or 256 KiB of them, are ahead of the command. See
+  [Input streams](input_streams.md). When Python takes no more, because the command returns, raises or is cancelled, the enumerable is halted, which closes what it has opened; one that waits for its next item
   is halted when that has come. If the enumerable raises, Python's iterator raises an `InputError`, and once the command has
   ended the exception is raised in the caller. A call whose enumerable has begun is not made again (`retry:`).
 
@@ -383,7 +384,8 @@ defmodule Snakepit do
   @doc """
   Sends an item to an input of a stream that `start_stream/3` has started with `Snakepit.input(:push)`.
 
-      {:ok, call} = Snakepit.start_stream("chat", %{messages: Snakepit.input(:push)}, pool: MyApp.Python)
+      args = %{messages: Snakepit.input(:push)}
+      {:ok, call} = Snakepit.start_stream("chat", args, pool: MyApp.Python)
       :ok = Snakepit.push(call, %{text: "hello"})
       :ok = Snakepit.finish(call)
 
