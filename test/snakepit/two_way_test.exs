@@ -1,4 +1,4 @@
-for server <- [:native] do
+for server <- [:native, :grpcio] do
   defmodule Module.concat(Snakepit, "TwoWayWith#{Macro.camelize("#{server}")}Test") do
     # Tools and input streams, with commands in Python.
     use ExUnit.Case, async: true
