@@ -347,6 +347,7 @@ class Service(grpc.GenericRpcHandler):
             call, _ = made
             call.args = functools.partial(two_way.args, call.args, command)
             call.start_inputs = conversation.start_inputs
+            call.context.on_cancel(conversation.cancel)
             return made
 
         start = Start(

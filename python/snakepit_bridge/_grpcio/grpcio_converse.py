@@ -90,7 +90,6 @@ class TwoWayCall:
             yield self.failure(failure)
             return
         self._call = call
-        call.context.on_cancel(functools.partial(self.conversation.end, "cancelled"))
         self._receive(self._first)
         threading.Thread(target=self._read, name="snakepit-converse", daemon=True).start()
         yield from relay(self._answers(call), deadline, self._messages)
@@ -152,7 +151,7 @@ class TwoWayCall:
 def _value(answer: pb.ToolAnswer) -> object:
     if answer.HasField("error"):
         error = answer.error
-        raise failed("", error.code or error.reason, error.message, error.data)
+        raise failed(error.code or error.reason, error.message, error.data)
     return decode(answer.value, "the answer", answer.kind)
 
 

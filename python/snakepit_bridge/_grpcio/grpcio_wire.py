@@ -9,7 +9,6 @@ from typing import Any, Optional
 
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.guards import invalid_result
-from snakepit_bridge._errors.two_way import ToolError
 from snakepit_bridge._proto.snakepit_pb2 import (
     CallEvent,
     ConverseDown,
@@ -22,6 +21,7 @@ from snakepit_bridge._proto.snakepit_pb2 import (
     TelemetryEvent,
     ToolAsk,
 )
+from snakepit_bridge._two_way.tools import too_large
 from snakepit_bridge._values.fields import encode_fields
 
 #: The number of events that wait for the next message of their call; further ones are dropped.
@@ -228,12 +228,7 @@ class ConverseWire(FrameWire):
             fields, kinds = encode_fields(args, "args", kinds=self._kinds)
         size = sum(map(len, fields.values()))
         if size > self._limit:
-            raise ToolError(
-                "message_too_large",
-                f"the arguments have {size} bytes, over the limit of {self._limit}: send less at a "
-                "time, or raise max_message_size",
-                tool=tool,
-            )
+            raise too_large(size, self._limit)
         timeout_us = 0 if timeout is None else max(1, int(timeout * 1_000_000))
         ask = ToolAsk(ask_id=ask_id, tool=tool, args=fields, arg_kinds=kinds, timeout_us=timeout_us)
         self._converse(ConverseDown(asks=[ask]))

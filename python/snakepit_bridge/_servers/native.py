@@ -159,7 +159,7 @@ class _Callbacks:
         return CallCancelledError()
 
     def tool_failed(self, tool: str, code: str, message: str, data: bytes) -> ToolError:
-        return tools.failed(tool, code, message, data)
+        return tools.failed(code, message, data, tool)
 
     def tool_timed_out(self, tool: str, timeout: Optional[float]) -> ToolError:
         return tools.timed_out(tool, timeout)

@@ -132,6 +132,10 @@ class Conversation:
             self._chunks -= 1
             self._bytes -= size
 
+    def cancel(self) -> None:
+        """The call was cancelled: nobody waits any longer."""
+        self.end("cancelled")
+
     def end(self, why: str) -> None:
         """Nothing more comes, because the call is "cancelled" or the client's side "closed"."""
         with self.changed:

@@ -81,10 +81,19 @@ async def acall(
             ask.withdraw()
 
 
-def failed(tool: str, code: str, message: str, data: bytes) -> ToolError:
-    """Returns the error of a tool; its data are extended JSON, empty if there are none."""
-    value = decode_extended(data, "data") if data else None
-    return ToolError(code or "error", message, data=value, tool=tool)
+def failed(code: str, message: str, data: object = None, tool: str = "") -> ToolError:
+    """Returns the error of a tool. Encoded data are extended JSON, empty if there are none."""
+    if isinstance(data, bytes):
+        data = decode_extended(data, "data") if data else None
+    return ToolError(code or "error", message, data=data, tool=tool)
+
+
+def too_large(size: int, limit: int) -> ToolError:
+    return ToolError(
+        "message_too_large",
+        f"the arguments have {size} bytes, over the limit of {limit}: send less at a time, or "
+        "raise max_message_size",
+    )
 
 
 def timed_out(tool: str, timeout: Optional[float]) -> ToolError:

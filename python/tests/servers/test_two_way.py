@@ -203,6 +203,12 @@ def test_asks_beyond_the_clients_limit_are_held_back(converse: Converse) -> None
     assert call.run() == sum(x * x for x in range(10))
 
 
+def test_arguments_that_cannot_be_sent_fail_the_ask(converse: Converse) -> None:
+    error = converse("asks_with_an_object", tools={"lookup": square}).error()
+    assert error.reason == "invalid_result"
+    assert error.message.startswith("args.it is of type object, which cannot be sent")
+
+
 def test_only_acall_may_be_used_on_the_event_loop(converse: Converse) -> None:
     assert converse("calls_in_loop", tools={"square": square}).run() == (
         "context.call('square') would block the event loop: write `await context.acall(...)`"

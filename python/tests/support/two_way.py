@@ -95,6 +95,10 @@ class TwoWay(Adapter):
         return "it called"
 
     @command
+    def asks_with_an_object(self, context: Context) -> Any:
+        return context.call("lookup", it=object())
+
+    @command
     def in_a_thread(self, context: Context) -> list[Any]:
         from concurrent.futures import ThreadPoolExecutor
 
