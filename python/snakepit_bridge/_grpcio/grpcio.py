@@ -374,6 +374,7 @@ class Service(grpc.GenericRpcHandler):
         except BaseException as error:
             yield two_way.failure(CallError.internal(error, frame.command))
         finally:
+            two_way.leave()
             self._log(frame, rpc, two_way, began)
 
     def _log(self, request: _Request, rpc: grpc.ServicerContext, wire: _Wire, began: float) -> None:

@@ -72,6 +72,10 @@ class TwoWayCall:
         outcomes = self.wire.outcome, "ok" if self.chunks is None else self.chunks.outcome
         return next((outcome for outcome in outcomes if outcome != "ok"), "ok")
 
+    def leave(self) -> None:
+        """Forgets the call, which refers to this: together they would keep the RPC."""
+        self._call = None
+
     def cancel(self) -> None:
         if self._call is not None:
             self._start.runner.cancel(self._call)
