@@ -293,7 +293,7 @@ class Replica:
         self._main.start()
         self._worker = ready.result()
         as_of_worker = Options(max_message_size=options.max_message_size, access_log=False)
-        self._service = Service(self._worker, as_of_worker, [], Health())
+        self._service = Service(self._worker, as_of_worker, [], Health(), has_converse=False)
         self._threads = concurrent.futures.ThreadPoolExecutor(
             MAX_RPCS + options.max_concurrency, thread_name_prefix="snakepit-rpc"
         )

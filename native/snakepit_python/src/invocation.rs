@@ -85,8 +85,7 @@ impl<'py> Invocation<'_, 'py> {
         let may_wait = !call.command.is_async;
         let reports = Reports::of(call).map(|reports| Bound::new(py, reports));
         let reports = reports.transpose()?.map(Bound::into_any);
-        let asks = Asks::of(self.worker, call).map(|asks| Bound::new(py, asks));
-        let asks = asks.transpose()?.map(Bound::into_any);
+        let asks = Asks::of(py, self.worker, call)?;
         let callbacks = &self.worker.callbacks;
         let context = callbacks.context(py, &call.header, (reports, asks), may_wait)?;
         call.python().context = Some(context.clone_ref(py));

@@ -1,7 +1,10 @@
 //! What a command uses of a two-way call: the tools that its caller offers, and its input streams.
 
 use crate::{call::Call, running, values, worker::Worker};
-use pyo3::{prelude::*, types::PyList};
+use pyo3::{
+    prelude::*,
+    types::{PyList, PyTuple},
+};
 use snakepit_proto::{Fields, ToolAnswer};
 use snakepit_server::{Conversation, Ended, IoDriver, Read, Wake};
 use std::{
@@ -15,20 +18,30 @@ pub(crate) struct Asks {
     worker: Arc<Worker>,
     conversation: Arc<Conversation>,
     call: Weak<Call>,
+    /// Their names.
+    tools: Py<PyTuple>,
     /// Whether the client reads the kinds of values.
     kinds: bool,
 }
 
 impl Asks {
     /// `None` if the call is not two-way.
-    pub(crate) fn of(worker: &Arc<Worker>, call: &Arc<Call>) -> Option<Self> {
-        let conversation = call.responder.conversation()?;
-        Some(Self {
+    pub(crate) fn of<'py>(
+        py: Python<'py>,
+        worker: &Arc<Worker>,
+        call: &Arc<Call>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(conversation) = call.responder.conversation() else {
+            return Ok(None);
+        };
+        let asks = Self {
+            tools: PyTuple::new(py, conversation.tools())?.unbind(),
             worker: worker.clone(),
             conversation: conversation.clone(),
             call: Arc::downgrade(call),
             kinds: call.header.args().kinds.is_some(),
-        })
+        };
+        Ok(Some(Bound::new(py, asks)?.into_any()))
     }
 
     fn encoded(&self, tool: &str, args: &Bound<'_, PyAny>) -> PyResult<Fields> {
@@ -97,8 +110,8 @@ fn driver(worker: &Worker) -> Option<&IoDriver> {
 #[pymethods]
 impl Asks {
     #[getter]
-    fn tools(&self) -> Vec<String> {
-        self.conversation.tools().to_vec()
+    fn tools(&self, py: Python<'_>) -> Py<PyTuple> {
+        self.tools.clone_ref(py)
     }
 
     /// Asks and waits.

@@ -259,8 +259,9 @@ impl Worker {
 
     /// Calls `resume` on the event loop.
     pub(crate) fn resume(&self, resume: Py<PyAny>) {
-        self.resumes.push(resume);
-        self.loop_waker.wake();
+        if self.resumes.push(resume) {
+            self.loop_waker.wake();
+        }
     }
 
     /// Calls `function` in the thread that runs commands, if there is only one.

@@ -17,6 +17,10 @@ use std::{
 /// The largest number of chunks in the buffer, and of bytes. One chunk may be larger.
 const MAX_CHUNKS: usize = 256;
 const MAX_BYTES: usize = 64 * 1024;
+/// Chunks that are in the buffer together share messages of up to this size, if their client takes that.
+const SHARED_UP_TO: usize = 32 * 1024;
+/// The size of a message's prefix, which ends with its length.
+const PREFIX: usize = 5;
 /// Chunks arrive quickly at intervals up to this.
 const QUICK: Duration = Duration::from_micros(10);
 /// The longest time for which quick chunks gather. The runtime's clock counts milliseconds.
@@ -43,8 +47,10 @@ struct State {
     /// Further chunks are dropped.
     sealed: bool,
     on_room: Option<OnRoom>,
-    /// How much the client takes, if it says so.
+    /// How much the client takes, if it says so. Then chunks share messages.
     demand: Option<Demand>,
+    /// Where the last message begins, if further chunks may join it.
+    last: Option<usize>,
     /// Those for which there was no demand, with their sizes, and those that came after them.
     held: VecDeque<(Bytes, Option<usize>)>,
 }
@@ -60,29 +66,46 @@ impl State {
     fn add(&mut self, chunk: &impl Message, size: Option<usize>) {
         if let Some(demand) = &mut self.demand {
             if !self.held.is_empty() || size.is_some() && !demand.is_open() {
-                let mut framed = BytesMut::new();
-                append(&mut framed, chunk);
-                self.held.push_back((framed.freeze(), size));
+                self.held.push_back((chunk.encode_to_vec().into(), size));
                 return;
             }
             size.inspect(|size| demand.spend(*size));
+            self.join(chunk.encoded_len(), |buffer| {
+                // This cannot fail: the buffer grows.
+                let _ = chunk.encode(buffer);
+            });
+        } else {
+            append(&mut self.buffer, chunk);
+            self.count += 1;
         }
-        append(&mut self.buffer, chunk);
+    }
+
+    /// Adds a chunk to the last message, of which it is one more field, or as a message of its own.
+    fn join(&mut self, size: usize, encode: impl FnOnce(&mut BytesMut)) {
+        let start = match self.last {
+            Some(start) if self.buffer.len() - start + size <= SHARED_UP_TO => start,
+            _ => {
+                let start = self.buffer.len();
+                self.buffer.extend_from_slice(&[0; PREFIX]);
+                start
+            }
+        };
+        self.last = Some(start);
+        encode(&mut self.buffer);
+        let length = u32::try_from(self.buffer.len() - start - PREFIX).unwrap_or(u32::MAX);
+        self.buffer[start + 1..start + PREFIX].copy_from_slice(&length.to_be_bytes());
         self.count += 1;
     }
 
     /// Adds what was held, as far as there is demand for it.
     fn release(&mut self) {
-        let Some(demand) = &mut self.demand else {
-            return;
-        };
-        while let Some((chunk, size)) = self.held.front()
+        while let (Some(demand), Some((_, size))) = (&mut self.demand, self.held.front())
             && (size.is_none() || demand.is_open())
         {
             size.inspect(|size| demand.spend(*size));
-            self.buffer.extend_from_slice(chunk);
-            self.count += 1;
-            self.held.pop_front();
+            if let Some((chunk, _)) = self.held.pop_front() {
+                self.join(chunk.len(), |buffer| buffer.extend_from_slice(&chunk));
+            }
         }
     }
 
@@ -100,6 +123,7 @@ impl State {
         self.quick = interval.is_some_and(|interval| interval <= QUICK * self.count as u32);
         self.taken_at = Some(now);
         self.count = 0;
+        self.last = None;
         self.buffer.split().freeze()
     }
 }
@@ -189,6 +213,7 @@ impl ChunkBuffer {
         let mut state = self.state.lock();
         state.buffer.clear();
         state.held.clear();
+        state.last = None;
         append(&mut state.buffer, chunk);
         state.count = 1;
         state.ended = true;
@@ -239,8 +264,10 @@ impl ChunkBuffer {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use snakepit_proto::StreamResponse;
+    use snakepit_proto::{ConverseDown, StreamResponse};
+    use snakepit_wire::Deframer;
     use std::{
         sync::{
             Arc,
@@ -374,7 +401,44 @@ mod tests {
         chunks.end();
         assert!(take(&chunks).is_pending());
         chunks.add_demand(&snakepit_proto::Demand { count: 1, bytes: 1 });
-        assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 10));
+        assert!(take(&chunks).is_ready());
+        assert_eq!(take(&chunks), Poll::Ready(None));
+    }
+
+    #[test]
+    fn chunks_for_a_client_with_demand_share_messages_of_a_bounded_size() {
+        let chunks = ChunkBuffer::on_demand();
+        let demand = snakepit_proto::Demand {
+            count: 100,
+            bytes: 1 << 40,
+        };
+        let down = |size: usize| ConverseDown {
+            chunks: vec![StreamResponse {
+                request_id: "x".repeat(size),
+                ..StreamResponse::default()
+            }],
+            ..ConverseDown::default()
+        };
+        // The first is held, and joins the others later.
+        chunks.push(&down(1), Some(1));
+        chunks.add_demand(&demand);
+        for size in [2, 3, SHARED_UP_TO, 4] {
+            chunks.push(&down(size), Some(size));
+        }
+        let Poll::Ready(Some(bytes)) = take(&chunks) else {
+            panic!("no chunks");
+        };
+        let mut deframer = Deframer::new(usize::MAX);
+        deframer.push(bytes);
+        let messages: Vec<ConverseDown> = std::iter::from_fn(|| deframer.next().unwrap()).collect();
+        let sizes: Vec<Vec<_>> = messages
+            .iter()
+            .map(|down| down.chunks.iter().map(|one| one.request_id.len()).collect())
+            .collect();
+        assert_eq!(sizes, [vec![1, 2, 3], vec![SHARED_UP_TO], vec![4]]);
+        chunks.push(&down(5), Some(5));
+        chunks.end();
+        assert!(matches!(take(&chunks), Poll::Ready(Some(_))));
         assert_eq!(take(&chunks), Poll::Ready(None));
     }
 }

@@ -179,10 +179,19 @@ def _finish(servers: list[grpc.Server], health: Health, worker: Worker, seconds:
 
 
 class Service(grpc.GenericRpcHandler):
+    """Serves the RPCs. Two-way calls need streams in both directions, which not every proxy has."""
+
     def __init__(
-        self, worker: Worker, options: Options, secrets: list[str], health: Health
+        self,
+        worker: Worker,
+        options: Options,
+        secrets: list[str],
+        health: Health,
+        *,
+        has_converse: bool = True,
     ) -> None:
         self._worker = worker
+        self._has_converse = has_converse
         self._limit = options.max_message_size
         self._logs_calls = options.access_log
         self._health_v1 = health
@@ -485,7 +494,7 @@ class Service(grpc.GenericRpcHandler):
             await_exit=_EXITS.get(ended, pb.HANDLER_EXIT_UNKNOWN),
             batch_sizes=self._worker.registry.batch_sizes(),
             instance_id=INSTANCE_ID,
-            has_converse=True,
+            has_converse=self._has_converse,
         )
 
     def _end_session(

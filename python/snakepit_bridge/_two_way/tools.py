@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Optional, Protocol
 
 from snakepit_bridge._errors.two_way import ToolError
@@ -46,19 +46,17 @@ class Asks(Protocol):
         """Asks, and calls `done`, from any thread, once the result is there."""
 
 
-def call(
-    asks: Optional[Asks], tool: str, args: Mapping[str, Any], timeout: Optional[float]
-) -> object:
+def call(asks: Optional[Asks], tool: str, args: dict[str, Any], timeout: Optional[float]) -> object:
     """Asks a tool and waits for its answer."""
     if running_loop() is not None:
         raise RuntimeError(
             f"context.call({tool!r}) would block the event loop: write `await context.acall(...)`"
         )
-    return _offering(asks, tool).call(tool, dict(args), _checked(timeout))
+    return _offering(asks, tool).call(tool, args, _checked(timeout))
 
 
 async def acall(
-    asks: Optional[Asks], tool: str, args: Mapping[str, Any], timeout: Optional[float]
+    asks: Optional[Asks], tool: str, args: dict[str, Any], timeout: Optional[float]
 ) -> object:
     """Asks a tool and awaits its answer."""
     import asyncio
@@ -67,7 +65,7 @@ async def acall(
     loop = asyncio.get_running_loop()
     answered = loop.create_future()
     wake = functools.partial(resume, loop, answered)
-    ask = asks.ask(tool, dict(args), _checked(timeout), wake)
+    ask = asks.ask(tool, args, _checked(timeout), wake)
     timer = None if timeout is None else loop.call_later(timeout, wake)
     try:
         await answered

@@ -67,7 +67,8 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
                 }
                 worker.cancel_one(call.as_ref());
             }
-            () = rpc.end.cancelled() => break,
+            // A finished answer is still sent.
+            () = rpc.end.cancelled(), if !conversation.is_over() => break,
         }
     }
     if !conversation.is_over() {
