@@ -213,7 +213,7 @@ defmodule Snakepit.TwoWay do
   end
 
   defp push_until(handle, id, item, until) do
-    case send_item(handle, id, item) do
+    case Inputs.send_item(handle, id, item) do
       taken when taken in [:more, :full] -> :ok
       :stopped -> {:error, closed()}
       {:error, error} -> {:error, error}
@@ -284,13 +284,5 @@ defmodule Snakepit.TwoWay do
       "Python takes no items of this input any more: the command or the call has ended, or it was finished"
 
     %Error{reason: :input_closed, message: message}
-  end
-
-  @doc "Sends an item: `:more`, `:full`, `:busy`, `:stopped` or an error."
-  @spec send_item(reference, pos_integer, term) :: atom | {:error, Error.t()}
-  def send_item(handle, id, item) do
-    quick = &Native.push(handle, id, &1)
-    large = &Native.push_large(handle, id, &1)
-    item |> Codec.encode(quick, large, "item") |> Codec.returned()
   end
 end

@@ -3,7 +3,7 @@ defmodule Snakepit.TwoWay.Inputs do
   # The input streams of a call that are enumerables. The calling process takes their items, only as many as Python has
   # asked for, and is told when it asks for more.
 
-  alias Snakepit.{Error, Native, TwoWay}
+  alias Snakepit.{Codec, Error, Native}
 
   # How many items are taken before the caller looks at its messages again.
   @turn 64
@@ -70,7 +70,7 @@ defmodule Snakepit.TwoWay.Inputs do
   end
 
   defp take(item, left, handle, id) do
-    case TwoWay.send_item(handle, id, item) do
+    case send_item(handle, id, item) do
       :more when left > 1 -> {:cont, left - 1}
       :more -> {:suspend, :more}
       :full -> {:suspend, :full}
@@ -111,6 +111,14 @@ defmodule Snakepit.TwoWay.Inputs do
   @spec close(t) :: nil | {:error, Error.t()} | {atom, term, list}
   def close(inputs) do
     Enum.reduce(Map.keys(inputs.open), inputs, &halt(&2, &1)).failure
+  end
+
+  @doc "Sends an item: `:more`, `:full`, `:busy`, `:stopped` or an error."
+  @spec send_item(reference, pos_integer, term) :: atom | {:error, Error.t()}
+  def send_item(handle, id, item) do
+    quick = &Native.push(handle, id, &1)
+    large = &Native.push_large(handle, id, &1)
+    item |> Codec.encode(quick, large, "item") |> Codec.returned()
   end
 
   # As Python's InputError has it.

@@ -22,7 +22,7 @@ pub(crate) struct CancellableBody {
 }
 
 impl CancellableBody {
-    pub(crate) fn new(body: Body, ResetOn(token): ResetOn) -> Body {
+    pub(crate) fn wrap(body: Body, ResetOn(token): ResetOn) -> Body {
         Body::new(Self {
             body,
             cancelled: Box::pin(token.cancelled_owned()),

@@ -229,7 +229,7 @@ impl Service<Request<Body>> for HttpConnection {
             headers.entry(name).or_insert_with(|| value.clone());
         }
         if let Some(reset_on) = request.extensions_mut().remove::<ResetOn>() {
-            request = request.map(|body| CancellableBody::new(body, reset_on));
+            request = request.map(|body| CancellableBody::wrap(body, reset_on));
         }
         let sent = self.sender.send_request(request);
         Box::pin(async move { sent.await.map(with_grpc_status) })
