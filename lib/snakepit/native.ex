@@ -81,6 +81,7 @@ defmodule Snakepit.Native do
   def stream_large(_target, _ref, _args, _spec, _stream), do: missing()
   def acquire(_pool, _ref, _spec, _again), do: missing()
   def release(_lease), do: missing()
+  def holding(_lease, _call_id), do: missing()
   def new_call, do: missing()
   def ask_more(_handle, _chunks), do: missing()
 

@@ -6,8 +6,8 @@ defmodule Snakepit.TwoWay.Asks do
 
   require Logger
 
-  alias Snakepit.{Codec, Native, Telemetry}
-  alias Snakepit.TwoWay.Tools
+  alias Snakepit.Telemetry
+  alias Snakepit.TwoWay.{Answer, Tools}
 
   @derive {Inspect, only: [:running]}
   defstruct [:tools, running: %{}]
@@ -157,12 +157,12 @@ defmodule Snakepit.TwoWay.Asks do
   end
 
   defp fail(running, failure),
-    do: Native.answer_failed(running.conversation, running.id, %{failure | data: ""})
+    do: Answer.failed(running.conversation, running.id, failure)
 
   ## In the task
 
   defp run(asks, ask, conversation, tools, span) do
-    Tools.adopt(tools, conversation)
+    Tools.adopt(tools, Answer.holding(conversation))
     Telemetry.start_ask(span)
     answer = Tools.run(tools, ask.tool, ask.args)
     # Its end is not reported twice.
@@ -185,30 +185,16 @@ defmodule Snakepit.TwoWay.Asks do
     do: Telemetry.stop_ask(span, outcome)
 
   defp answer(conversation, id, {:ok, value}) do
-    quick = &Native.answer(conversation, id, &1)
-    large = &Native.answer_large(conversation, id, &1)
-
-    with {:error, error} <- value |> Codec.encode(quick, large, "answer") |> Codec.returned() do
-      answer(conversation, id, {:error, Tools.failure("unsendable", error.message)})
+    with {:error, error} <- Answer.value(conversation, id, value) do
+      Answer.failed(conversation, id, Tools.failure("unsendable", error.message))
       {:error, error}
     end
   end
 
   defp answer(conversation, id, {:raised, failure, _raised}),
-    do: answer(conversation, id, {:error, failure})
+    do: Answer.failed(conversation, id, failure)
 
-  defp answer(conversation, id, {:error, failure}),
-    do: Native.answer_failed(conversation, id, %{failure | data: data(failure.data)})
-
-  # What cannot be sent is shown.
-  defp data(nil), do: ""
-
-  defp data(data) do
-    with {:error, _error} <- Codec.encode_extended(data),
-         {:ok, shown} <- Codec.encode_extended(inspect(data)),
-         do: shown,
-         else: ({:ok, encoded} -> encoded)
-  end
+  defp answer(conversation, id, {:error, failure}), do: Answer.failed(conversation, id, failure)
 
   defp log(%{about: about}, tool, text) do
     Logger.error(

@@ -70,8 +70,8 @@ defmodule Snakepit.TwoWay.Tools do
 
   @doc "Gives the calling process, in which a tool of the call runs, what it has of the caller."
   @spec adopt(t, reference) :: any
-  def adopt(tools, conversation) do
-    Codec.put_holding([conversation | tools.holding])
+  def adopt(tools, holding) do
+    Codec.put_holding([holding | tools.holding])
     Process.put(:"$callers", tools.callers)
     Logger.reset_metadata(tools.logger)
     Tracing.attach(tools.trace)
