@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from certificates import Authority
 from client import PATIENCE, Client, Pipe
-from conftest import _starter
+from conftest import Start, _starter
 from conversation import METHOD, Conversation
 
 from snakepit_bridge._proto import snakepit_pb2 as pb
@@ -235,6 +237,8 @@ def test_an_input_is_an_argument_beside_others(converse: Converse) -> None:
     assert converse("total", {"add": 5}, inputs={"rows": [1]}).run() == 6
     assert converse("total", {"rows": [1, 2]}).run() == 3
     assert converse("untyped", inputs={"rows": [1, "a"]}).run() == [1, "a"]
+    assert converse("optional", inputs={"rows": [1, 2]}).run() == 3
+    assert converse("optional").run() == -1
 
 
 def test_items_of_all_kinds_arrive_as_arguments_do(converse: Converse) -> None:
@@ -389,6 +393,25 @@ def test_a_call_of_a_plain_or_a_batching_command_may_be_two_way(converse: Conver
     assert converse("plain", {"n": 3}, tools={"square": square}).run() == 3
     assert converse("plain", {"n": 3}, stream=True).run() == [3]
     assert converse("together", {"texts": "a", "ns": 1}).run() == "a1"
+
+
+def test_two_way_calls_work_over_tls(start: Start, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ours")
+    certificate, key = authority.sign("server")
+    tls = ("--tls-cert", str(certificate), "--tls-key", str(key), "--token-file", "tokens")
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret\n")
+    worker = start(*ADAPTER, "--listen", "tcp:127.0.0.1:0", *tls[:-1], str(tokens))
+    root = grpc.ssl_channel_credentials(authority.path.read_bytes())
+    with closing(Client(worker.address(), "secret", root)) as client:
+        call = Conversation(client, "sum_of_squares", {"n": 20}, tools={"square": square})
+        assert call.run() == sum(x * x for x in range(20))
+        # More than a socket holds.
+        rows = [bytes(range(256)) * 200] * 100
+        lengths = Conversation(client, "lengths", inputs={"rows": rows}).run()
+        assert lengths == [51_200] * 100
+        words = Conversation(client, "doubled", inputs={"items": range(300)}, stream=True)
+        assert words.run() == list(range(0, 600, 2))
 
 
 def test_many_calls_ask_at_once(client: Client) -> None:

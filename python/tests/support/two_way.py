@@ -117,6 +117,10 @@ class TwoWay(Adapter):
         return sum(rows) + add
 
     @command
+    def optional(self, rows: Optional[Input[int]] = None) -> int:
+        return -1 if rows is None else sum(rows)
+
+    @command
     async def atotal(self, rows: Input[int]) -> int:
         total = 0
         async for row in rows:
@@ -126,6 +130,10 @@ class TwoWay(Adapter):
     @command
     def kinds(self, items: Input[Any]) -> list[str]:
         return [f"{type(item).__name__} {item!r}" for item in items]
+
+    @command
+    def lengths(self, rows: Input[bytes]) -> list[int]:
+        return [len(row) for row in rows]
 
     @command
     def rows(self, rows: Input[Row]) -> list[int]:
