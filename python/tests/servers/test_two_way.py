@@ -395,6 +395,35 @@ def test_a_call_of_a_plain_or_a_batching_command_may_be_two_way(converse: Conver
     assert converse("together", {"texts": "a", "ns": 1}).run() == "a1"
 
 
+def test_nothing_is_left_of_calls_that_their_clients_leave(start: Start) -> None:
+    worker = start("--max-concurrency", "4", *ADAPTER)
+    address = worker.address()
+    with closing(Client(address)) as client:
+        tasks = Path(f"/proc/{worker.process.pid}/task")
+        before = 0
+        for turn in range(6):
+            with closing(Client(address)) as leaving:
+                calls = [
+                    Conversation(leaving, "sum_of_squares", {"n": 3}, tools={"square": square}),
+                    Silent(leaving, "asum_of_squares", {"n": 3}, tools={"square": square}),
+                    Silent(leaving, "total", inputs={"rows": itertools.count()}),
+                    Conversation(leaving, "atotal", inputs={"rows": itertools.count()}),
+                ]
+                for call in calls:
+                    call.next()
+                # Half of them end with their connection.
+                if turn % 2:
+                    for call in calls:
+                        call.rpc.cancel()
+            client.wait_for_calls(0)
+            if turn == 0 and tasks.exists():
+                before = len(list(tasks.iterdir()))
+        call = Conversation(client, "sum_of_squares", {"n": 3}, tools={"square": square})
+        assert call.run() == 5
+        if before and client.info().system_info.get("grpcio") is None:
+            assert len(list(tasks.iterdir())) <= before
+
+
 def test_two_way_calls_work_over_tls(start: Start, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ours")
     certificate, key = authority.sign("server")
