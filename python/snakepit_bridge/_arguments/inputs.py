@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,9 @@ class InputOf(Builder):
         builder = self._item
         if builder is None or builder.types.issuperset(map(type, items)):
             return iter(items)
-        return (_built(builder, name, number, item) for number, item in enumerate(items, first))
+        # A generator would end with the first item that is refused.
+        build = functools.partial(_built, builder, name)
+        return map(build, range(first, first + len(items)), items)
 
 
 def _built(builder: Builder, name: str, number: int, item: Any) -> Any:

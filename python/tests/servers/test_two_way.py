@@ -261,6 +261,12 @@ def test_items_are_checked_and_converted(converse: Converse) -> None:
     assert error.message == "an item has the wrong type: rows[100]: expected int, got str 'x'"
 
 
+def test_a_command_may_skip_an_item_that_is_refused(converse: Converse) -> None:
+    rows = [1, "a", 3, "b", "c", 6]
+    expected = [1, "rows[1]", 3, "rows[3]", "rows[4]", 6]
+    assert converse("skips", inputs={"rows": rows}).run() == expected
+
+
 def test_an_input_for_another_parameter_is_refused(converse: Converse) -> None:
     error = converse("plain", inputs={"n": [1]}).error()
     assert error.reason == "invalid_args"

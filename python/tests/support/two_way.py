@@ -140,6 +140,17 @@ class TwoWay(Adapter):
         return [row.n for row in rows]
 
     @command
+    def skips(self, rows: Input[int]) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            try:
+                found.append(next(rows))
+            except StopIteration:
+                return found
+            except Exception as error:
+                found.append(str(error).split(": ")[1])
+
+    @command
     def zipped(self, a: Input[int], b: Input[str]) -> list[str]:
         return [f"{one}{other}" for one, other in zip(a, b)]
 
