@@ -184,8 +184,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       describe "a tool of a stream" do
         test "is called by streams, whichever way they are consumed", %{alone: pool} do
           tools = [square: fn %{"x" => x} -> x * x end]
-          args = %{tool: "square", n: 300}
-          expected = for x <- 0..299, do: x * x
+          args = %{tool: "square", n: 60}
+          expected = for x <- 0..59, do: x * x
           options = [tools: tools, pool: pool]
           me = self()
 
@@ -196,7 +196,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
           assert for(_ <- expected, do: receive(do: ({:chunk, value} -> value))) == expected
 
           # The tools run while their caller does something else.
-          {:ok, call} = Snakepit.start_stream("stream_of", args, [demand: 300] ++ options)
+          {:ok, call} = Snakepit.start_stream("stream_of", args, [demand: 60] ++ options)
           assert collect(call) == expected
           assert no_messages?()
         end
@@ -232,7 +232,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     if @streams do
       describe "an input" do
         test "is read as it comes", %{pool: pool} do
-          for command <- ["total", "total_async"], n <- [0, 1, 10_000] do
+          for command <- ["total", "total_async"], n <- [0, 1, 2_000] do
             rows = Snakepit.input(Stream.take(Stream.iterate(1, &(&1 + 1)), n))
 
             assert Snakepit.execute(command, %{rows: rows}, pool: pool) ==
