@@ -2,25 +2,43 @@ defmodule Snakepit.TwoWay.Answer do
   @moduledoc false
   # Sends the answers of tools, over the native library or to a worker over stdin and stdout.
 
-  alias Snakepit.{Codec, Error, Native}
+  alias Snakepit.{Codec, Error, Native, Structs}
   alias Snakepit.Stdio.Message
 
-  @typedoc "The call that has asked: a resource of the native library, or what `stdio/4` returns."
-  @type call :: reference | {:stdio, map}
+  @typedoc "The call that has asked: a resource of the native library, or what `stdio/4` or `relay/2` returns."
+  @type call :: reference | {:stdio, map} | {:relay, pid, reference}
 
   @doc "A call of a worker over stdin and stdout; `holding` is its place, a resource."
   @spec stdio(pid, pos_integer, reference, pos_integer) :: call
   def stdio(worker, call_id, holding, limit),
     do: {:stdio, %{worker: worker, call_id: call_id, holding: holding, limit: limit}}
 
-  @doc "The resource that stands for the call's place."
-  @spec holding(call) :: reference
-  def holding({:stdio, %{holding: holding}}), do: holding
-  def holding(conversation), do: conversation
+  @doc "A call of another node, for which a process there waits."
+  @spec relay(pid, reference) :: call
+  def relay(process, ref), do: {:relay, process, ref}
+
+  @doc "The process that waits for the answer, if it is one."
+  @spec waiting(call) :: pid | nil
+  def waiting({:relay, process, _ref}), do: process
+  def waiting(_call), do: nil
+
+  @doc "The resources that stand for the call's place, if that is on this node."
+  @spec holding(call) :: [reference]
+  def holding({:stdio, %{holding: holding}}), do: [holding]
+  def holding({:relay, _process, _ref}), do: []
+  def holding(conversation), do: [conversation]
 
   @doc "Answers with a value."
   @spec value(call, pos_integer, term) :: :ok | {:error, Error.t()}
   def value({:stdio, call}, ask_id, value), do: send_stdio(call, ask_id, %{value: value})
+
+  # Structs are converted here, where their modules are.
+  def value({:relay, process, ref}, _ask_id, value) do
+    with {:ok, value} <- Structs.replace(value, "answer") do
+      send(process, {ref, {:ok, value}})
+      :ok
+    end
+  end
 
   def value(conversation, ask_id, value) do
     quick = &Native.answer(conversation, ask_id, &1)
@@ -36,6 +54,14 @@ defmodule Snakepit.TwoWay.Answer do
     with {:error, _error} <- send_stdio(call, ask_id, %{error: error}),
          do: send_stdio(call, ask_id, %{error: %{error | data: inspect(failure.data)}})
 
+    :ok
+  end
+
+  def failed({:relay, process, ref}, _ask_id, failure) do
+    data =
+      with {:error, _error} <- Structs.replace(failure.data, ""), do: {:ok, inspect(failure.data)}
+
+    send(process, {ref, {:error, {failure.code, failure.message, elem(data, 1)}}})
     :ok
   end
 

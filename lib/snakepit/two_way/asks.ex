@@ -42,6 +42,10 @@ defmodule Snakepit.TwoWay.Asks do
     end
   end
 
+  @doc "Has it end with another process, too."
+  @spec follow(pid, pid) :: any
+  def follow(asks, process), do: send(asks, {:snakepit_asks_of, process})
+
   def start_link(tools), do: GenServer.start_link(__MODULE__, tools)
 
   @impl true
@@ -77,8 +81,23 @@ defmodule Snakepit.TwoWay.Asks do
   def handle_info({:EXIT, _supervisor, reason}, state), do: {:stop, reason, state}
   def handle_info(:snakepit_asks_end, state), do: {:stop, :normal, state}
 
+  def handle_info({:snakepit_asks_of, process}, state) do
+    Process.monitor(process)
+    {:noreply, state}
+  end
+
   def handle_info({:DOWN, _monitor, :process, _caller, _reason}, state),
     do: {:stop, :normal, state}
+
+  # The process on another node that waits for an answer.
+  def handle_info({:waits_no_more, _monitor, :process, process, _reason}, state) do
+    waiting = fn {_pid, running} -> Answer.waiting(running.conversation) == process end
+
+    case Enum.find(state.running, waiting) do
+      {pid, _running} -> {:noreply, kill(pid, :cancelled, state)}
+      nil -> {:noreply, state}
+    end
+  end
 
   def handle_info(_other, state), do: {:noreply, state}
 
@@ -100,6 +119,9 @@ defmodule Snakepit.TwoWay.Asks do
   end
 
   defp start(%{id: id, tool: tool} = ask, conversation, %{tools: tools} = state) do
+    if waiting = Answer.waiting(conversation),
+      do: :erlang.monitor(:process, waiting, tag: :waits_no_more)
+
     span = Telemetry.ask(tools, tool, id)
     asks = self()
     {:ok, pid} = Task.start_link(fn -> run(asks, ask, conversation, tools, span) end)

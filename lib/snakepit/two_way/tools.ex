@@ -69,9 +69,9 @@ defmodule Snakepit.TwoWay.Tools do
     do: Map.new(tools, fn {name, function} -> {to_string(name), function} end)
 
   @doc "Gives the calling process, in which a tool of the call runs, what it has of the caller."
-  @spec adopt(t, reference) :: any
+  @spec adopt(t, [reference]) :: any
   def adopt(tools, holding) do
-    Codec.put_holding([holding | tools.holding])
+    Codec.put_holding(holding ++ tools.holding)
     Process.put(:"$callers", tools.callers)
     Logger.reset_metadata(tools.logger)
     Tracing.attach(tools.trace)
