@@ -524,7 +524,9 @@ impl Conversation {
         until: Option<Instant>,
         check: impl Fn(&mut State) -> Option<T>,
     ) -> Option<T> {
-        if let Some(driver) = driver
+        // While a stream runs, the network's thread sends its chunks.
+        if self.chunks.is_none()
+            && let Some(driver) = driver
             && let Some(done) = driver.wait_here(self.checked(until, &check))
         {
             return done;

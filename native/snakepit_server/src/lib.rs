@@ -3,7 +3,8 @@
 //!
 //! `Server` listens and hands each RPC to a `Service`. That reads a `CallHeader`, makes a `Responder`,
 //! and submits the call to the `Scheduler`; threads take calls from there, each through the `IoDriver`,
-//! and finish them by their responder.
+//! and finish them by their responder. The `Conversation` of a two-way call carries what its command asks the client,
+//! and the items that the client sends.
 
 mod alarm;
 mod call_request;
