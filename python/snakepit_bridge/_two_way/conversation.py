@@ -141,7 +141,7 @@ class Conversation:
         with self.changed:
             if self.ended != "cancelled":
                 self.ended = why
-            wakes = [ask.done for ask in (*self._asks.values(), *self._held)]
+            wakes = [ask.take_wake() for ask in (*self._asks.values(), *self._held)]
             wakes += [stream.take_wake() for stream in self._inputs.values()]
             self.changed.notify_all()
         for wake in wakes:
@@ -153,10 +153,14 @@ class Conversation:
             if ask in self._held:
                 self._held.remove(ask)
                 return
-            if self._asks.pop(ask.ask_id, None) is None or self.ended:
+            if ask.ask_id not in self._asks or self.ended:
+                self._asks.pop(ask.ask_id, None)
                 return
-            sent = self._next_held()
+        # The client learns of it before it is asked again.
         self.wire.withdraw(ask.ask_id)
+        with self.changed:
+            is_free = self._asks.pop(ask.ask_id, None) is not None
+            sent = self._next_held() if is_free else []
         self._send(sent)
 
     def _start(self, ask: PendingAsk) -> None:
@@ -221,6 +225,10 @@ class PendingAsk:
         #: Called once there is an answer, or will be none.
         self.done: Optional[Callable[[], object]] = None
         self._conversation = conversation
+
+    def take_wake(self) -> Optional[Callable[[], object]]:
+        wake, self.done = self.done, None
+        return wake
 
     def is_answered(self) -> bool:
         return self.answer is not None or bool(self._conversation.ended)
