@@ -7,6 +7,8 @@ defmodule Snakepit.ConverseTest do
   require Snakepit
 
   alias Snakepit.Error
+  alias Snakepit.GRPC.Client
+  alias Snakepit.Test.Servers
 
   defmodule Adapter do
     use Snakepit.Test.ServerAdapter, script: "converse_server.py"
@@ -287,6 +289,26 @@ defmodule Snakepit.ConverseTest do
         assert message =~ ":tools must be a keyword list or map of names and functions"
       end
     end
+  end
+
+  test "a channel has tools and inputs, too" do
+    server =
+      Servers.start_program!(
+        ".venv/bin/python",
+        ["-u", "test/support/python/converse_server.py"],
+        [
+          {"PYTHONPATH", Path.expand("python")},
+          {"SNAKEPIT_LISTEN", "tcp:127.0.0.1:0"}
+        ]
+      )
+
+    {:ok, channel} = Client.connect(server.address)
+    options = [tools: [tool: fn args -> args end]]
+    args = %{tool: "tool", args: %{a: 1}}
+    assert {:ok, %{"answers" => [%{"a" => 1}]}} = Client.execute(channel, "ask", args, options)
+    args = %{items: Snakepit.input(1..100)}
+    assert {:ok, %{"count" => 100}} = Client.execute(channel, "count", args)
+    assert channel |> Client.stream("echo", args) |> Enum.count() == 100
   end
 
   describe "a server that breaks the contract" do

@@ -182,6 +182,21 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     if @streams do
       describe "a tool of a stream" do
+        test "does not hold back the timeouts of chunks", %{pool: pool} do
+          late = fn %{"x" => x} -> if x < 2, do: x, else: Process.sleep(:infinity) end
+          args = %{tool: "late", n: 3}
+
+          for {option, first} <- [idle_timeout: 0, first_chunk_timeout: 2] do
+            tools = [late: fn %{"x" => x} -> late.(%{"x" => x + first}) end]
+            options = [{option, 50}, tools: tools, pool: pool]
+
+            assert {:error, %Error{reason: :timeout, message: message}} =
+                     Snakepit.execute_stream("stream_of", args, fn _ -> :ok end, options)
+
+            assert message =~ "50 ms (#{inspect(option)})"
+          end
+        end
+
         test "is called by streams, whichever way they are consumed", %{alone: pool} do
           tools = [square: fn %{"x" => x} -> x * x end]
           args = %{tool: "square", n: 60}
@@ -216,6 +231,61 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
           refute Process.alive?(pid)
           assert no_messages?()
         end
+      end
+    end
+
+    describe "a call with tools that ends early" do
+      setup do
+        me = self()
+
+        stuck = fn _args ->
+          send(me, {:stuck, self()})
+          Process.sleep(:infinity)
+        end
+
+        %{stuck: [stuck: stuck]}
+      end
+
+      test "ends with its pool", %{stuck: tools} do
+        pool = start_pool!(kill_grace: 100, shutdown_timeout: 100)
+
+        call =
+          Task.async(fn ->
+            Snakepit.execute("ask_uncaught", %{tool: "stuck"}, tools: tools, pool: pool)
+          end)
+
+        assert_receive {:stuck, pid}, patience()
+        :ok = stop_supervised({Snakepit.Pool, pool})
+        assert {:error, %Error{}} = Task.await(call, patience())
+        refute Process.alive?(pid)
+      end
+
+      test "leaves nothing, whoever is killed, and the worker takes the next", context do
+        %{stuck: tools, alone: pool} = context
+
+        for victim <- [:caller, :tool, :asks] do
+          caller =
+            spawn(fn ->
+              Snakepit.execute("ask", %{tool: "stuck", args: %{}}, tools: tools, pool: pool)
+            end)
+
+          assert_receive {:stuck, pid}, patience()
+          {:links, [asks]} = Process.info(pid, :links)
+          victims = %{caller: caller, tool: pid, asks: asks}
+
+          capture_log(fn ->
+            Process.exit(victims[victim], :kill)
+            for {_who, pid} <- victims, do: eventually(fn -> not Process.alive?(pid) end)
+          end)
+
+          assert {:ok, %{"value" => 1}} =
+                   Snakepit.execute("ask", %{tool: "one", args: %{}},
+                     tools: [one: fn _ -> 1 end],
+                     pool: pool
+                   )
+        end
+
+        assert no_messages?()
       end
     end
 

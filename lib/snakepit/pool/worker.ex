@@ -73,7 +73,8 @@ defmodule Snakepit.Pool.Worker do
     timer = left && Process.send_after(self(), {:deadline, call.id}, left)
     monitor = Process.monitor(call.caller)
     OSProcess.write(state.membership.process, call.message)
-    own = %{ref: ref, timer: timer, monitor: monitor, open_asks: %{}}
+    asks = call.asks && Process.monitor(call.asks)
+    own = %{ref: ref, timer: timer, monitor: monitor, asks_monitor: asks, open_asks: %{}}
     call = call |> Map.drop([:message]) |> Map.merge(own)
     {:noreply, put_in(state.calls[call.id], call)}
   end
@@ -136,9 +137,19 @@ defmodule Snakepit.Pool.Worker do
   # The monitor of a caller: besides that of the membership, this process has monitors only for
   # calls.
   def handle_info({:DOWN, monitor, :process, caller, reason}, state) do
-    case Enum.find(state.calls, fn {_id, call} -> call.monitor == monitor end) do
-      {_id, %{ref: ref} = call} when ref != nil -> {:noreply, cancel(call, nil, state)}
-      _ -> lifecycle({:DOWN, monitor, :process, caller, reason}, state)
+    case Enum.find(state.calls, fn {_id, call} -> monitor in [call.monitor, call.asks_monitor] end) do
+      {_id, %{ref: ref, monitor: ^monitor} = call} when ref != nil ->
+        {:noreply, cancel(call, nil, state)}
+
+      # It ends before the call only if it was killed.
+      {_id, %{ref: ref} = call} when ref != nil ->
+        {:noreply, cancel(call, :no_answers, state)}
+
+      {_id, _cancelled} ->
+        {:noreply, state}
+
+      nil ->
+        lifecycle({:DOWN, monitor, :process, caller, reason}, state)
     end
   end
 
@@ -348,7 +359,11 @@ defmodule Snakepit.Pool.Worker do
   end
 
   defp end_asks(%{asks: nil}), do: :ok
-  defp end_asks(%{asks: asks}), do: send(asks, :snakepit_asks_end)
+
+  defp end_asks(%{asks: asks, asks_monitor: monitor}) do
+    Process.demonitor(monitor, [:flush])
+    send(asks, :snakepit_asks_end)
+  end
 
   # A worker whose time is over cancels the running calls.
   defp answer(message, %{membership: %{leaving: nil}}), do: {:ok, message}

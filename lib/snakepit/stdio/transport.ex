@@ -273,6 +273,10 @@ defmodule Snakepit.Stdio.Transport do
     failed({:timeout, text, %{queued: false}}, call, worker_id)
   end
 
+  defp finish(:no_answers, call, worker_id, _options) do
+    failed({:cancelled, "the process that ran the call's tools was killed", %{}}, call, worker_id)
+  end
+
   defp finish({:crashed, why}, call, worker_id, _options) do
     text = "the worker died while it was running the call, and is replaced: #{why}"
     failed({:worker_crashed, text, %{}}, call, worker_id)
