@@ -50,7 +50,7 @@ defmodule Snakepit.TwoWay do
 
       case args |> Codec.encode(quick, large) |> Codec.returned(spec.command, spec.request_id) do
         {:ok, handle} ->
-          {:ok, started(%__MODULE__{handle: handle, asks: asks}, inputs, ref)}
+          {:ok, started(%__MODULE__{handle: handle, asks: asks}, inputs, ref, spec)}
 
         {:error, error} ->
           if asks, do: Asks.stop(asks, @patience)
@@ -62,15 +62,17 @@ defmodule Snakepit.TwoWay do
   defp spec(name, input),
     do: %{name: name, max_items: input.max_items, max_bytes: input.max_bytes}
 
-  defp started(two_way, [], _ref), do: two_way
+  defp started(two_way, [], _ref, _spec), do: two_way
 
-  defp started(two_way, [{_name, %{source: :push}} | _] = inputs, _ref) do
+  defp started(two_way, [{_name, %{source: :push}} | _] = inputs, _ref, _spec) do
     numbered = Enum.with_index(inputs, 1)
     %{two_way | pushed: Map.new(numbered, fn {{name, _input}, id} -> {name, id} end)}
   end
 
-  defp started(two_way, inputs, ref),
-    do: %{two_way | inputs: Inputs.new(two_way.handle, ref, inputs)}
+  defp started(two_way, inputs, ref, spec) do
+    about = Map.take(spec, [:command, :request_id])
+    %{two_way | inputs: Inputs.new(two_way.handle, ref, inputs, about)}
+  end
 
   @doc "Whether a call has input streams."
   @spec inputs?(term) :: boolean

@@ -401,10 +401,12 @@ defmodule Snakepit.ConverseTest do
       unsendable = [1, fn -> 1 end]
       args = %{args | items: Snakepit.input(unsendable)}
 
-      assert {:error, %Error{reason: :invalid_args, message: "item is a" <> _}} =
+      assert {:error, %Error{reason: :invalid_args, command: "failing", message: message}} =
                Snakepit.execute("failing", args, tools: tools, pool: pool)
 
-      assert_received {:error, "Snakepit.Error: item is a" <> _}
+      assert "args.items: item is a" <> _ = message
+
+      assert_received {:error, "Snakepit.Error: args.items: item is a" <> _}
       assert no_messages?()
     end
 

@@ -8,28 +8,35 @@ defmodule Snakepit.TwoWay.Inputs do
   # How many items are taken before the caller looks at its messages again.
   @turn 64
 
-  @enforce_keys [:handle, :ref, :open]
-  defstruct [:handle, :ref, :open, failure: nil]
+  @enforce_keys [:handle, :ref, :about, :open]
+  defstruct [:handle, :ref, :about, :open, failure: nil]
 
   @type t :: %__MODULE__{
           handle: reference,
           ref: reference,
+          # The call, for errors.
+          about: map,
           # By their ids: the rest of the enumerable, as the continuation of a reduction, and whether Python wants items.
-          open: %{pos_integer => %{rest: fun, begun: boolean, ready: boolean}},
+          open: %{pos_integer => %{name: String.t(), rest: fun, begun: boolean, ready: boolean}},
           # How the first of them has failed that did.
           failure: nil | {:error, Error.t()} | {atom, term, list}
         }
 
   @doc "Begins the inputs of a call."
-  @spec new(reference, reference, [{String.t(), Snakepit.Input.t()}]) :: t
-  def new(handle, ref, inputs) do
+  @spec new(reference, reference, [{String.t(), Snakepit.Input.t()}], map) :: t
+  def new(handle, ref, inputs, about) do
     open =
-      for {{_name, %{source: source}}, id} <- Enum.with_index(inputs, 1), into: %{} do
+      for {{name, %{source: source}}, id} <- Enum.with_index(inputs, 1), into: %{} do
         reducer = &take(&1, &2, handle, id)
-        {id, %{rest: &Enumerable.reduce(source, &1, reducer), begun: false, ready: false}}
+        rest = &Enumerable.reduce(source, &1, reducer)
+        {id, %{name: name, rest: rest, begun: false, ready: false}}
       end
 
-    Enum.reduce(Map.keys(open), %__MODULE__{handle: handle, ref: ref, open: open}, &look(&2, &1))
+    Enum.reduce(
+      Map.keys(open),
+      %__MODULE__{handle: handle, ref: ref, about: about, open: open},
+      &look(&2, &1)
+    )
   end
 
   @doc "Looks whether Python wants items of an input. If not, a message tells when that has changed."
@@ -54,20 +61,35 @@ defmodule Snakepit.TwoWay.Inputs do
     Enum.reduce(ready, inputs, &turn(&2, &1))
   end
 
-  defp turn(inputs, id) do
-    input = Map.fetch!(inputs.open, id)
+  defp turn(inputs, id), do: turn(inputs, id, Map.fetch!(inputs.open, id))
+
+  defp turn(inputs, id, input) do
     {input.rest.({:cont, @turn}), inputs}
   catch
     kind, reason -> fail(inputs, id, {kind, reason, __STACKTRACE__})
   else
-    {{:suspended, :full, rest}, inputs} -> inputs |> continue(id, rest) |> look(id)
-    {{:suspended, :more, rest}, inputs} -> continue(inputs, id, rest)
-    {{:done, _left}, inputs} -> finish(inputs, id)
-    {{:halted, :stopped}, inputs} -> close(inputs, id)
-    {{:halted, {:error, error}}, inputs} -> fail(inputs, id, {:error, error})
+    {{:suspended, :full, rest}, inputs} ->
+      inputs |> continue(id, rest) |> look(id)
+
+    {{:suspended, :more, rest}, inputs} ->
+      continue(inputs, id, rest)
+
+    {{:done, _left}, inputs} ->
+      finish(inputs, id)
+
+    {{:halted, :stopped}, inputs} ->
+      close(inputs, id)
+
+    {{:halted, {:error, error}}, inputs} ->
+      fail(inputs, id, {:error, named(error, input, inputs)})
+
     # An enumerable that has halted itself, as a stream may.
-    {{:halted, _left}, inputs} -> finish(inputs, id)
+    {{:halted, _left}, inputs} ->
+      finish(inputs, id)
   end
+
+  defp named(error, %{name: name}, %{about: about}),
+    do: struct!(error, Map.put(about, :message, "args.#{name}: #{error.message}"))
 
   defp take(item, left, handle, id) do
     case send_item(handle, id, item) do
@@ -80,7 +102,7 @@ defmodule Snakepit.TwoWay.Inputs do
   end
 
   defp continue(inputs, id, rest),
-    do: put_in(inputs.open[id], %{rest: rest, begun: true, ready: true})
+    do: update_in(inputs.open[id], &%{&1 | rest: rest, begun: true, ready: true})
 
   defp finish(inputs, id) do
     Native.end_input(inputs.handle, id, nil)
