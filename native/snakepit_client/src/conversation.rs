@@ -4,7 +4,7 @@
 //! Nothing is gathered without a limit: the server asks only so often at once, and items are taken only as it has
 //! demanded.
 
-use crate::credit::BYTES_AHEAD;
+use crate::{credit::BYTES_AHEAD, error::Failure};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use snakepit_proto::{
@@ -32,6 +32,12 @@ pub struct Conversation<W>(Mutex<State<W>>);
 #[derive(Debug, thiserror::Error)]
 #[error("the server {0}")]
 pub struct Broken(&'static str);
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        Self::BrokenStream(broken.to_string())
+    }
+}
 
 /// What became of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

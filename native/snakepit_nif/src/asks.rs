@@ -4,8 +4,9 @@ use crate::{
     atoms, codec, conversation::ConversationResource, reply::off_scheduler, terms::AskTerm,
 };
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
-use snakepit_client::conversation::Broken;
+use snakepit_client::{error::Failure, offload::offload};
 use snakepit_proto::{ErrorDetail, Fields, ToolAnswer, ToolAsk};
+use std::sync::Arc;
 
 /// The reason of each failed answer.
 const TOOL_ERROR: &str = "tool_error";
@@ -21,13 +22,40 @@ impl Asker {
         Self { pid, conversation }
     }
 
-    /// `{:snakepit_asks, conversation, asks}`. Must not be called on a scheduler's thread, like all functions here that
-    /// send.
-    pub(crate) fn ask(&self, asks: Vec<ToolAsk>) -> Result<(), Broken> {
+    /// Passes on what the server asks, and what it no longer asks. Must not be called on a scheduler's thread, like all
+    /// functions here that send.
+    pub(crate) async fn pass_on(
+        self: &Arc<Self>,
+        asks: Vec<ToolAsk>,
+        withdrawn: Vec<u64>,
+    ) -> Result<(), Failure> {
         let conversation = &self.conversation.conversation;
-        for ask in &asks {
-            conversation.asked(ask.ask_id)?;
+        // Those may have made room for new ones, which may be withdrawn at once.
+        let (before, new): (Vec<u64>, Vec<u64>) = withdrawn
+            .into_iter()
+            .partition(|id| conversation.withdrawn(*id));
+        self.withdraw(before);
+        if asks.is_empty() {
+            return Ok(());
         }
+        for ask in &asks {
+            conversation.asked(ask.ask_id).map_err(Failure::from)?;
+        }
+        let size = asks.iter().flat_map(|ask| &ask.args);
+        let size = size.map(|field| field.value.len()).sum();
+        let to = self.clone();
+        let sent = offload(size, move || to.ask(asks)).await;
+        sent.ok_or(Failure::Dropped)?;
+        self.withdraw(
+            new.into_iter()
+                .filter(|id| conversation.withdrawn(*id))
+                .collect(),
+        );
+        Ok(())
+    }
+
+    /// `{:snakepit_asks, conversation, asks}`.
+    fn ask(&self, asks: Vec<ToolAsk>) {
         let refused = self.send(|env| {
             let (mut terms, mut refused) = (Vec::new(), Vec::new());
             for ask in asks {
@@ -44,17 +72,15 @@ impl Asker {
             )
         });
         for answer in refused {
-            conversation.answer(answer);
+            self.conversation.conversation.answer(answer);
         }
-        Ok(())
     }
 
     /// `{:snakepit_asks_withdrawn, ask_ids}`.
-    pub(crate) fn withdraw(&self, ids: Vec<u64>) {
-        let conversation = &self.conversation.conversation;
-        let open = ids.into_iter().filter(|id| conversation.withdrawn(*id));
-        let open: Vec<u64> = open.collect();
-        self.send(|env| ((atoms::snakepit_asks_withdrawn(), open).encode(env), ()));
+    fn withdraw(&self, ids: Vec<u64>) {
+        if !ids.is_empty() {
+            self.send(|env| ((atoms::snakepit_asks_withdrawn(), ids).encode(env), ()));
+        }
     }
 
     fn send<T>(&self, build: impl for<'a> FnOnce(Env<'a>) -> (Term<'a>, T)) -> T {

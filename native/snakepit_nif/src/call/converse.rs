@@ -22,7 +22,10 @@ use snakepit_client::{chunk_order::ChunkOrder, conversation::Broken, error::Fail
 use snakepit_proto::{
     ConverseCall, ConverseDown, Fields, InputArgument, ReplyFrame, StreamResponse,
 };
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 use tonic::Streaming;
@@ -47,7 +50,7 @@ pub(crate) enum Sink {
 pub(crate) struct TwoWay {
     pub(crate) resource: ResourceArc<ConversationResource>,
     pub(crate) shape: Shape,
-    pub(crate) asker: Option<Asker>,
+    pub(crate) asker: Option<Arc<Asker>>,
     pub(crate) timeouts: StreamTimeouts,
 }
 
@@ -60,7 +63,7 @@ enum Ended {
 
 impl From<Broken> for Ended {
     fn from(broken: Broken) -> Self {
-        Self::Failed(Failure::BrokenStream(broken.to_string()))
+        Self::Failed(broken.into())
     }
 }
 
@@ -276,19 +279,13 @@ impl Dialogue<'_> {
         for event in message.events {
             self.call.pass_on(self.destination, event);
         }
-        if !message.asks.is_empty() {
-            match &self.two_way.asker {
-                Some(asker) => asker.ask(message.asks)?,
-                None => return Err(no_tools()),
+        match &self.two_way.asker {
+            Some(asker) => {
+                let passed_on = asker.pass_on(message.asks, message.withdrawn_asks);
+                passed_on.await.map_err(Ended::Failed)?;
             }
-        }
-        if let Some(asker) = self
-            .two_way
-            .asker
-            .as_ref()
-            .filter(|_| !message.withdrawn_asks.is_empty())
-        {
-            asker.withdraw(message.withdrawn_asks);
+            None if message.asks.is_empty() => {}
+            None => return Err(no_tools()),
         }
         let conversation = &self.two_way.resource.conversation;
         for demand in message.input_demands {

@@ -22,6 +22,7 @@ use snakepit_client::{
 };
 use snakepit_proto::{ErrorDetail, InputArgument, ToolAnswer};
 use snakepit_values::Kind;
+use std::sync::Arc;
 
 /// The properties of a two-way call in addition to those of a call.
 #[derive(NifMap)]
@@ -115,7 +116,9 @@ fn start<'a>(
         None => Sink::Reply(Reply::guarded(env.pid(), reference, guard)),
     };
     let two_way = TwoWay {
-        asker: spec.asks.map(|pid| Asker::new(pid, resource.clone())),
+        asker: spec
+            .asks
+            .map(|pid| Arc::new(Asker::new(pid, resource.clone()))),
         resource,
         timeouts: stream.map_or(NO_TIMEOUTS, StreamSpec::timeouts),
         shape: Shape {
