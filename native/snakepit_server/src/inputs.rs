@@ -9,6 +9,9 @@ use tonic::Status;
 /// How far the client may run ahead if it names no bounds.
 const MAX_ITEMS: u32 = 64;
 const MAX_BYTES: u64 = 256 * 1024;
+/// How far at most, whatever it names.
+const MOST_ITEMS: u32 = 64 * 1024;
+const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Called once something is there. The event loop must not block.
 pub type Wake = Box<dyn FnOnce() + Send>;
@@ -59,16 +62,18 @@ enum InputState {
 
 impl Input {
     pub(crate) fn new(argument: InputArgument) -> Self {
-        let or = |given, default| if given == 0 { default } else { given };
         Self {
             id: argument.input_id,
             name: argument.name,
             on_ready: None,
             max_items: match argument.max_items {
                 0 => MAX_ITEMS,
-                most => most,
+                most => most.min(MOST_ITEMS),
             },
-            max_bytes: or(argument.max_bytes, MAX_BYTES),
+            max_bytes: match argument.max_bytes {
+                0 => MAX_BYTES,
+                most => most.min(MOST_BYTES),
+            },
             items: VecDeque::new(),
             demand: Demand::default(),
             handed: snakepit_proto::Demand::default(),
@@ -219,8 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gets_its_bounds_or_the_usual_ones() {
-        for (given, expected) in [((0, 0), (64, 262_144)), ((3, 5), (3, 5))] {
+    fn a_client_gets_the_bounds_that_it_names_up_to_a_limit_or_the_usual_ones() {
+        for (given, expected) in [
+            ((0, 0), (64, 262_144)),
+            ((3, 5), (3, 5)),
+            ((u32::MAX, u64::MAX), (65_536, 16_777_216)),
+        ] {
             let demand = input(given.0, given.1).start().unwrap().demand.unwrap();
             assert_eq!((demand.count, demand.bytes), expected);
         }

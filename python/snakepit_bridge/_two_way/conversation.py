@@ -15,6 +15,9 @@ from snakepit_bridge._two_way.tools import timed_out
 #: How far the client may run ahead if it names no bounds.
 MAX_ITEMS = 64
 MAX_BYTES = 256 * 1024
+#: How far at most, whatever it names.
+MOST_ITEMS = 64 * 1024
+MOST_BYTES = 16 * 1024 * 1024
 
 _CLOSED = "the caller has ended its side of the call"
 
@@ -86,7 +89,8 @@ class Conversation:
 
     def input(self, input_id: int, name: str, max_items: int = 0, max_bytes: int = 0) -> Input[Any]:
         """Adds an input stream, and returns it for the command."""
-        stream = Stream(self, input_id, max_items or MAX_ITEMS, max_bytes or MAX_BYTES)
+        items, size = min(max_items, MOST_ITEMS), min(max_bytes, MOST_BYTES)
+        stream = Stream(self, input_id, items or MAX_ITEMS, size or MAX_BYTES)
         self._inputs[input_id] = stream
         return Input(name, stream)
 

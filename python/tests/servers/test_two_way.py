@@ -307,6 +307,13 @@ def test_the_client_is_never_further_ahead_than_the_bound(converse: Converse, pi
     assert call.run() == 20
 
 
+def test_a_server_bounds_how_far_a_client_may_be_ahead(converse: Converse) -> None:
+    call = converse("total", inputs={"rows": []}, way=Silent, max_items=2**32 - 1)
+    (demand,) = call.next().input_demands
+    assert (demand.demand.count, demand.demand.bytes) == (65_536, 262_144)
+    call.rpc.cancel()
+
+
 def test_an_input_ends_with_its_command(converse: Converse) -> None:
     assert converse("first", {"count": 3}, inputs={"rows": itertools.count()}).run() == [0, 1, 2]
 
