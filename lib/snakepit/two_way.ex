@@ -97,17 +97,25 @@ defmodule Snakepit.TwoWay do
     end
   end
 
-  defp split(args) when is_map(args) and not is_struct(args), do: args |> Map.to_list() |> parts()
+  defp split(args) when is_map(args) and not is_struct(args) do
+    case for({name, %Input{}} <- args, do: name) do
+      [] -> {:ok, args, []}
+      names -> {:ok, Map.drop(args, names), for(name <- names, do: named(name, args[name]))}
+    end
+  end
 
-  defp split(args) when is_list(args),
-    do: if(Keyword.keyword?(args), do: parts(args), else: :error)
+  defp split(args) when is_list(args) do
+    if Keyword.keyword?(args) do
+      {inputs, args} = Enum.split_with(args, &match?({_name, %Input{}}, &1))
+      {:ok, args, for({name, input} <- inputs, do: named(name, input))}
+    else
+      :error
+    end
+  end
 
   defp split(_args), do: :error
 
-  defp parts(pairs) do
-    {inputs, args} = Enum.split_with(pairs, &match?({_name, %Input{}}, &1))
-    {:ok, Map.new(args), for({name, input} <- inputs, do: {to_string(name), input})}
-  end
+  defp named(name, input), do: {to_string(name), input}
 
   defp problem({name, _input}, :map) do
     "args.#{name} is an input stream, which Snakepit.map/3 does not feed: use Snakepit.execute/3"

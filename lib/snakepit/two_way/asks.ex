@@ -124,6 +124,8 @@ defmodule Snakepit.TwoWay.Asks do
 
     span = Telemetry.ask(tools, tool, id)
     asks = self()
+    # What the other tools have captured is not copied.
+    tools = %{tools | functions: Map.take(tools.functions, [tool])}
     {:ok, pid} = Task.start_link(fn -> run(asks, ask, conversation, tools, span) end)
 
     timer = if tools.timeout != :infinity, do: :erlang.start_timer(tools.timeout, self(), pid)
