@@ -359,14 +359,17 @@ defmodule Snakepit do
 
   An input is an argument of its own, of `execute/3`, of a stream or of a call in a session; a call may have several. Options:
 
-    * `:max_items` - how many items may be ahead of those that the command has taken, default 64
-    * `:max_bytes` - how many bytes of items may be, default 262,144. An item of any size is sent while fewer are ahead
+    * `:max_items` - how many items may be ahead of those that the command has taken, default 64, at most 65,536
+    * `:max_bytes` - how many bytes of items may be, default 262,144, at most 16,777,216. An item of any size is sent while fewer are ahead
   """
   @doc since: "0.1.0", group: :streams
   @spec input(Enumerable.t() | :push, keyword) :: Input.t()
   def input(enumerable, options \\ []) do
     with {:error, error} <-
-           Options.check(options, %{max_items: {:positive, 1_000_000}, max_bytes: :bytes}),
+           Options.check(options, %{
+             max_items: {:positive, 65_536},
+             max_bytes: {:positive, 16_777_216}
+           }),
          do: raise(error)
 
     if enumerable != :push and Enumerable.impl_for(enumerable) == nil do

@@ -77,8 +77,12 @@ struct State<W> {
 
 /// An input. Its id is its position, counted from 1.
 struct Input<W> {
+    /// The most that may be demanded, together with what was and is not sent.
+    ahead: Left,
     demand: Left,
+    /// What is not sent, and its size.
     items: VecDeque<(Bytes, u8)>,
+    bytes: usize,
     /// Set once, and sent after the items.
     end: Option<InputEnd>,
     /// Whether it takes no items any more.
@@ -179,11 +183,13 @@ impl ChunkDemand {
 }
 
 impl<W> Conversation<W> {
-    /// A call with so many inputs, and at most so many asks at once.
-    pub fn new(inputs: usize, max_asks: usize) -> Arc<Self> {
-        let input = || Input {
+    /// A call with inputs, of each of which at most so much is ahead of the command, and at most so many asks at once.
+    pub fn new(inputs: impl IntoIterator<Item = Demand>, max_asks: usize) -> Arc<Self> {
+        let input = |ahead: Demand| Input {
+            ahead: ahead.into(),
             demand: Left::default(),
             items: VecDeque::new(),
+            bytes: 0,
             end: None,
             closed: false,
             waiting: Vec::new(),
@@ -201,7 +207,7 @@ impl<W> Conversation<W> {
             max_asks,
             asks: HashSet::new(),
             answers: VecDeque::new(),
-            inputs: std::iter::repeat_with(input).take(inputs).collect(),
+            inputs: inputs.into_iter().map(input).collect(),
             chunks,
             ended: false,
             sender: None,
@@ -311,6 +317,7 @@ impl<W> Conversation<W> {
             return Pushed::Busy;
         }
         input.demand.take(1, value.len());
+        input.bytes += value.len();
         input.items.push_back((value, kind));
         let pushed = if input.demand.is_open() {
             Pushed::More
@@ -361,6 +368,11 @@ impl<W> Conversation<W> {
         let mut state = self.lock();
         let input = state.input(input_id).ok_or(NO_INPUT)?;
         input.demand.add(demand.into());
+        let count = input.demand.count.saturating_add(signed(input.items.len()));
+        let bytes = input.demand.bytes.saturating_add(signed(input.bytes));
+        if count > input.ahead.count || bytes > input.ahead.bytes {
+            return Err(Broken("asked for more items than an input allows"));
+        }
         if input.demand.is_open() {
             Ok(take(&mut input.waiting))
         } else {
@@ -436,6 +448,7 @@ impl<W> Input<W> {
             && let Some((value, kind)) = self.items.pop_front()
         {
             *bytes += value.len();
+            self.bytes -= value.len();
             values.push(value);
             kinds.push(kind);
         }
@@ -450,6 +463,7 @@ impl<W> Input<W> {
     fn close(&mut self) {
         self.closed = true;
         self.items.clear();
+        self.bytes = 0;
         self.end = None;
     }
 }
@@ -496,7 +510,8 @@ mod tests {
     type Talk = Arc<Conversation<&'static str>>;
 
     fn begun(inputs: usize, max_asks: usize) -> (Talk, Messages<&'static str>) {
-        let conversation = Conversation::new(inputs, max_asks);
+        let ahead = std::iter::repeat_n(demand(9, 100_000), inputs);
+        let conversation = Conversation::new(ahead, max_asks);
         let messages = conversation.begin(ConverseCall::default());
         (conversation, messages)
     }
@@ -534,7 +549,7 @@ mod tests {
 
     #[test]
     fn the_call_comes_first_with_the_demand_for_chunks() {
-        let conversation: Talk = Conversation::new(0, 1);
+        let conversation: Talk = Conversation::new([], 1);
         conversation.stream(256, true);
         let mut messages = conversation.begin(ConverseCall::default());
         let first = next(&mut messages).unwrap();
@@ -615,6 +630,22 @@ mod tests {
     }
 
     #[test]
+    fn a_server_asks_for_no_more_items_than_an_input_allows() {
+        for (count, bytes) in [(10, 0), (0, 100_001), (u32::MAX, u64::MAX)] {
+            let (conversation, _messages) = begun(1, 0);
+            assert!(conversation.demanded(1, demand(count, bytes)).is_err());
+        }
+        let (conversation, mut messages) = begun(1, 0);
+        next(&mut messages).unwrap();
+        conversation.demanded(1, demand(9, 100_000)).unwrap();
+        assert_eq!(conversation.push(1, item(5), 2), Pushed::More);
+        // The item has not even been sent.
+        assert!(conversation.demanded(1, demand(1, 5)).is_err());
+        next(&mut messages).unwrap();
+        assert!(conversation.demanded(1, demand(0, 0)).is_ok());
+    }
+
+    #[test]
     fn asks_are_answered_once_and_never_more_are_open_than_allowed() {
         let (conversation, mut messages) = begun(0, 2);
         next(&mut messages).unwrap();
@@ -633,7 +664,7 @@ mod tests {
 
     #[test]
     fn demand_is_told_in_halves() {
-        let conversation: Talk = Conversation::new(0, 0);
+        let conversation: Talk = Conversation::new([], 0);
         conversation.stream(4, true);
         let mut messages = conversation.begin(ConverseCall::default());
         next(&mut messages).unwrap();
@@ -650,7 +681,7 @@ mod tests {
 
     #[test]
     fn a_chunk_that_uses_up_the_bytes_has_to_be_replaced() {
-        let conversation: Talk = Conversation::new(0, 0);
+        let conversation: Talk = Conversation::new([], 0);
         conversation.stream(100, true);
         let mut messages = conversation.begin(ConverseCall::default());
         next(&mut messages).unwrap();
@@ -665,7 +696,7 @@ mod tests {
 
     #[test]
     fn a_call_that_is_made_again_tells_everything_again() {
-        let conversation: Talk = Conversation::new(0, 0);
+        let conversation: Talk = Conversation::new([], 0);
         conversation.stream(8, false);
         let mut first = conversation.begin(ConverseCall::default());
         next(&mut first).unwrap();

@@ -45,6 +45,15 @@ struct InputSpec {
     max_bytes: u64,
 }
 
+impl InputSpec {
+    fn ahead(&self) -> snakepit_proto::Demand {
+        snakepit_proto::Demand {
+            count: self.max_items,
+            bytes: self.max_bytes,
+        }
+    }
+}
+
 /// `{:ok, handle}`; or what `call` returns, and `:large` wants `converse_large`.
 #[rustler::nif]
 fn converse<'a>(
@@ -91,7 +100,7 @@ fn start<'a>(
     };
     let guard = SendGuard::default();
     let max_asks = usize::try_from(spec.max_asks).unwrap_or(usize::MAX);
-    let conversation = Conversation::new(spec.inputs.len(), max_asks);
+    let conversation = Conversation::new(spec.inputs.iter().map(InputSpec::ahead), max_asks);
     let stream = spec.stream.as_ref();
     if let Some(stream) = stream {
         conversation.stream(stream.demand, stream.bounded);

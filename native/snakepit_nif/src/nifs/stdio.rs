@@ -110,7 +110,7 @@ fn release(lease: ResourceArc<LeaseResource>) -> Atom {
 /// What stands for the place of a two-way call, for the calls that its tools make.
 #[rustler::nif]
 fn holding<'a>(env: Env<'a>, lease: ResourceArc<LeaseResource>, call_id: u64) -> Term<'a> {
-    let resource = ConversationResource::new(Conversation::new(0, 0));
+    let resource = ConversationResource::new(Conversation::new([], 0));
     let place = lease.0.lock().as_ref().map(|lease| {
         let worker = lease.key();
         (
