@@ -39,7 +39,7 @@ impl StreamResponder {
     /// Sends a chunk. True if the next one must wait for room.
     pub fn send(&self, fields: Fields, is_final: bool) -> Result<bool, Failure> {
         let index = self.sent();
-        let counted = fields.values.iter().map(|field| field.value.len()).sum();
+        let counted = self.converses.then(|| values_size(&fields));
         let chunk = self.chunk(index, is_final, fields);
         let (size, limit) = (chunk.encoded_len(), self.max_message_size);
         if size > limit {
@@ -47,9 +47,9 @@ impl StreamResponder {
         }
         self.sent.store(index.wrapping_add(1), Ordering::Relaxed);
         Ok(if self.converses {
-            self.buffer.push(&wrapped(chunk), Some(counted))
+            self.buffer.push(&wrapped(chunk), counted)
         } else {
-            self.buffer.push(&chunk, Some(counted))
+            self.buffer.push(&chunk, counted)
         })
     }
 
@@ -141,6 +141,11 @@ impl StreamResponder {
             ..StreamResponse::default()
         }
     }
+}
+
+/// How much of the client's demand a chunk takes.
+fn values_size(fields: &Fields) -> usize {
+    fields.values.iter().map(|field| field.value.len()).sum()
 }
 
 fn wrapped(chunk: StreamResponse) -> ConverseDown {
