@@ -6,7 +6,7 @@ use pyo3::{
     types::{PyList, PyTuple},
 };
 use snakepit_proto::{Fields, ToolAnswer};
-use snakepit_server::{Conversation, Ended, IoDriver, Read, Wake};
+use snakepit_server::{Conversation, Ended, IoDriver, Read, Waited, Wake};
 use std::{
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -125,21 +125,28 @@ impl Asks {
         let fields = self.encoded(tool, args)?;
         let left = duration(timeout);
         let until = left.and_then(|left| Instant::now().checked_add(left));
-        let answer = py.detach(|| {
-            let id = self.conversation.ask(tool.to_owned(), fields, left, None);
-            self.conversation.write();
-            let answer = self
-                .conversation
-                .wait_answer(id, until, driver(&self.worker));
-            if answer.is_none() {
-                self.conversation.withdraw(id);
-            }
-            answer
-        });
-        let Some(answer) = answer else {
-            return Err(self.worker.callbacks.tool_timed_out(py, tool, timeout));
-        };
-        value(py, &self.worker, &self.call, tool, answer)
+        let mut fields = Some(fields);
+        let mut id = 0;
+        loop {
+            let waited = py.detach(|| {
+                if let Some(fields) = fields.take() {
+                    id = self.conversation.ask(tool.to_owned(), fields, left, None);
+                    self.conversation.write();
+                }
+                self.conversation
+                    .wait_answer(id, until, driver(&self.worker))
+            });
+            let error = match waited {
+                Waited::Done(answer) => return value(py, &self.worker, &self.call, tool, answer),
+                Waited::Late => self.worker.callbacks.tool_timed_out(py, tool, timeout),
+                Waited::Interrupted => match py.check_signals() {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+            };
+            py.detach(|| self.conversation.withdraw(id));
+            return Err(error);
+        }
     }
 
     /// Asks, and has the event loop call `done` once there is an answer.
@@ -262,8 +269,13 @@ impl Source {
 impl Source {
     /// Waits for items; none at the end.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let read = py.detach(|| self.conversation.wait_read(self.id, driver(&self.worker)));
-        self.items(py, read)
+        loop {
+            let waited = py.detach(|| self.conversation.wait_read(self.id, driver(&self.worker)));
+            match waited {
+                Waited::Done(read) => return self.items(py, read),
+                _ => py.check_signals()?,
+            }
+        }
     }
 
     /// As `take`, but None if it would wait.

@@ -264,6 +264,16 @@ impl Worker {
         }
     }
 
+    /// Wakes the thread that runs commands, if there is only one: it may have handlers of signals to run.
+    pub(crate) fn wake(&self) {
+        self.scheduler.wake();
+        for call in self.scheduler.running(|call| Some(call.clone())) {
+            if let Some(conversation) = call.responder.conversation() {
+                conversation.interrupt();
+            }
+        }
+    }
+
     /// Calls `function` in the thread that runs commands, if there is only one.
     pub(crate) fn post(&self, function: Py<PyAny>) {
         self.posts.push(function);

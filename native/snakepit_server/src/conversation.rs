@@ -30,6 +30,7 @@ use snakepit_wire::{BatchingSender, SharedConnection};
 use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
+    mem::take,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -43,6 +44,16 @@ use tonic::Status;
 
 /// The number of the reply in a `ConverseDown`.
 const REPLY: u32 = 2;
+
+/// How a wait has ended.
+#[derive(Debug)]
+pub enum Waited<T> {
+    Done(T),
+    /// There was nothing in time.
+    Late,
+    /// The thread that runs commands may have handlers of signals to run.
+    Interrupted,
+}
 
 pub struct Conversation {
     sender: BatchingSender<ServerConnection>,
@@ -70,6 +81,8 @@ struct State {
     held: VecDeque<ToolAsk>,
     inputs: Vec<Input>,
     ended: Option<Ended>,
+    /// Whether the thread that runs commands must not go on waiting.
+    interrupted: bool,
     /// Wakes the thread that waits while it drives the network.
     waiting: Option<Waker>,
 }
@@ -213,14 +226,13 @@ impl Conversation {
         answered(&mut self.state.lock(), ask_id)
     }
 
-    /// Waits for the answer to an ask; None if there is none in time. `driver`: if this is the thread that runs
-    /// commands.
+    /// Waits for the answer to an ask. `driver`: if this is the thread that runs commands.
     pub fn wait_answer(
         &self,
         ask_id: u64,
         until: Option<Instant>,
         driver: Option<&IoDriver>,
-    ) -> Option<Result<ToolAnswer, Ended>> {
+    ) -> Waited<Result<ToolAnswer, Ended>> {
         self.wait(driver, until, |state| answered(state, ask_id))
     }
 
@@ -256,17 +268,21 @@ impl Conversation {
     }
 
     /// As `read`, and waits.
-    pub fn wait_read(&self, input_id: u32, driver: Option<&IoDriver>) -> Read {
+    pub fn wait_read(&self, input_id: u32, driver: Option<&IoDriver>) -> Waited<Read> {
         if let Some(read) = self.read(input_id) {
-            return read;
+            return Waited::Done(read);
         }
-        let read = self.wait(driver, None, |state| {
+        self.wait(driver, None, |state| {
             let ended = state.ended;
             let input = state.input(input_id).ok()?;
             input.read(ended)
-        });
-        // Without a time limit it waits until there is something.
-        read.unwrap_or(Read::Ended(Ended::Cancelled))
+        })
+    }
+
+    /// Ends the wait of the thread that runs commands, or its next one.
+    pub fn interrupt(&self) {
+        self.state.lock().interrupted = true;
+        self.tell(Vec::new());
     }
 
     /// Calls `wake` once `read` returns something.
@@ -523,37 +539,41 @@ impl Conversation {
         driver: Option<&IoDriver>,
         until: Option<Instant>,
         check: impl Fn(&mut State) -> Option<T>,
-    ) -> Option<T> {
+    ) -> Waited<T> {
+        let look = |state: &mut State| match check(state) {
+            Some(done) => Some(Waited::Done(done)),
+            None if driver.is_some() && take(&mut state.interrupted) => Some(Waited::Interrupted),
+            None => None,
+        };
         // While a stream runs, the network's thread sends its chunks.
         if self.chunks.is_none()
             && let Some(driver) = driver
-            && let Some(done) = driver.wait_here(self.checked(until, &check))
+            && let Some(waited) = driver.wait_here(self.looked(until, &look))
         {
-            return done;
+            return waited;
         }
         let mut state = self.state.lock();
         loop {
-            let done = check(&mut state);
-            let is_late = || until.is_some_and(|until| until <= Instant::now());
-            if done.is_some() || is_late() {
-                return done;
+            if let Some(waited) = look(&mut state) {
+                return waited;
             }
             match until {
+                Some(until) if until <= Instant::now() => return Waited::Late,
                 Some(until) => drop(self.changed.wait_until(&mut state, until)),
                 None => self.changed.wait(&mut state),
             }
         }
     }
 
-    async fn checked<T>(
+    async fn looked<T>(
         &self,
         until: Option<Instant>,
-        check: impl Fn(&mut State) -> Option<T>,
-    ) -> Option<T> {
-        let checked = poll_fn(|cx| {
+        look: impl Fn(&mut State) -> Option<Waited<T>>,
+    ) -> Waited<T> {
+        let looked = poll_fn(|cx| {
             let mut state = self.state.lock();
-            match check(&mut state) {
-                Some(done) => Poll::Ready(Some(done)),
+            match look(&mut state) {
+                Some(waited) => Poll::Ready(waited),
                 None => {
                     state.waiting = Some(cx.waker().clone());
                     Poll::Pending
@@ -561,8 +581,10 @@ impl Conversation {
             }
         });
         match until {
-            Some(until) => timeout_at(until.into(), checked).await.ok().flatten(),
-            None => checked.await,
+            Some(until) => timeout_at(until.into(), looked)
+                .await
+                .unwrap_or(Waited::Late),
+            None => looked.await,
         }
     }
 }

@@ -43,7 +43,7 @@ pub use calls_stream::{CallsStream, UnsentReplies};
 pub use chunk_sender::send_chunks;
 pub use command_time::CommandTime;
 pub use connections::Service;
-pub use conversation::Conversation;
+pub use conversation::{Conversation, Waited};
 pub use counters::Counters;
 pub use exit_log::ExitLog;
 pub use failure::Failure;

@@ -226,6 +226,15 @@ def test_threads_and_loops_of_the_command_may_ask(
     assert converse(command, tools={"square": square}).run() == expected
 
 
+def test_handlers_of_signals_run_while_a_command_waits(start: Start) -> None:
+    # Its commands run in the main thread, as handlers do.
+    with closing(Client(start("--max-concurrency", "1", *ADAPTER).address())) as client:
+        assert Silent(client, "rings", tools={"wait": square}).run() == "it rang"
+        assert Silent(client, "rings", inputs={"rows": [1]}).run() == "it rang"
+        call = Conversation(client, "sum_of_squares", {"n": 3}, tools={"square": square})
+        assert call.run() == 5
+
+
 @pytest.mark.parametrize("command", ["total", "atotal"])
 @pytest.mark.parametrize("count", [0, 1, 5, 1000])
 def test_a_command_reads_an_input(converse: Converse, command: str, count: int) -> None:

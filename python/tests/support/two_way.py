@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import signal
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, Optional
 
@@ -85,6 +86,22 @@ class TwoWay(Adapter):
             tell(pipe, f"caught {error!r}")
         finally:
             tell(pipe, f"left {context.cancelled}")
+
+    @command
+    def rings(self, context: Context, rows: Optional[Input[int]] = None) -> str:
+        """Waits until the handler of a signal raises an exception."""
+
+        def ring(*_: object) -> None:
+            raise TimeoutError("it rang")
+
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            return str(context.call("wait") if rows is None else next(rows))
+        except TimeoutError as error:
+            return str(error)
+        finally:
+            signal.signal(signal.SIGALRM, before)
 
     @command
     async def calls_in_loop(self, context: Context) -> str:
