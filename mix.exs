@@ -71,14 +71,15 @@ defmodule Snakepit.MixProject do
       groups_for_extras: [
         "First steps": ~r"guides/(getting_started|installation|cheatsheet|exploring)",
         Notebooks: ~r"guides/notebooks/",
-        Python: ~r"guides/(writing_commands|streaming|sessions|values|testing)",
+        Python:
+          ~r"guides/(writing_commands|streaming|tools|input_streams|sessions|values|testing)",
         Running:
           ~r"guides/(configuration|serving_models|deployment|beyond_one_machine|telemetry|troubleshooting|reliability)",
         More: ~r"guides/(performance|adapters|migrating)|python/"
       ],
       groups_for_modules: [
         Pools: [Snakepit.Pool, Snakepit.Pool.Worker, Snakepit.Pool.WorkerSupervisor],
-        Calls: [Snakepit.Call, Snakepit.Error],
+        Calls: [Snakepit.Call, Snakepit.Error, Snakepit.Input],
         Observing: [Snakepit.Telemetry, Snakepit.LiveDashboard],
         Values: [Snakepit.Arrow, Snakepit.Bytes, Snakepit.Encoder, Snakepit.Tensor],
         Adapters: ~r"^Snakepit.Adapter",
@@ -98,7 +99,7 @@ defmodule Snakepit.MixProject do
 
   defp extras do
     guides =
-      ~w(getting_started installation exploring writing_commands streaming sessions values testing configuration
+      ~w(getting_started installation exploring writing_commands streaming tools input_streams sessions values testing configuration
          serving_models deployment beyond_one_machine telemetry troubleshooting reliability performance adapters migrating)
 
     notebooks = "guides/notebooks/*.livemd" |> Path.wildcard() |> Enum.sort()

@@ -2,7 +2,19 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- body -->") |> List.last()
 
-  alias Snakepit.{Bytes, Call, ChunkStream, Error, Execution, Interpreter, MapStream, Relay}
+  alias Snakepit.{
+    Bytes,
+    Call,
+    ChunkStream,
+    Error,
+    Execution,
+    Input,
+    Interpreter,
+    MapStream,
+    Relay
+  }
+
+  alias Snakepit.TwoWay
   alias Snakepit.Config.Options
   alias Snakepit.Pool.{Diagnostics, Group, Manager, Registry, Sessions}
 
@@ -48,6 +60,12 @@ defmodule Snakepit do
       which is called in the calling process with `%{fraction: 0.4, message: "epoch 2", command: "train",
       request_id: "..."}`, or a pid, which gets `{:snakepit_progress, map}`. At most ten reports a second
       arrive, and the last one before the result. If the function raises, the call is cancelled
+    * `:tools` - functions that the command may ask while it runs, by `context.call("lookup", id=7)`: a keyword list or
+      map of names and functions, each of one argument, a map with string keys. What one returns is the answer:
+      `{:ok, value}`, any other value, or `{:error, reason}`, which is a `ToolError` in Python. So is an exception. Each
+      runs in a process of its own, which ends with the call. The pool's tools come with them. See [Tools](tools.md)
+    * `:tool_timeout` - ms or `:infinity` (default), for each answer of a tool
+    * `:max_asks` - how many tools of the call may run at once, default 8. Further asks wait in Python
     * `:retry` - when to make a call again that has failed, `[on: [:worker_crashed], max: 3, backoff: {50, 1_000}]`,
       within the same `:timeout`. See [Retries](reliability.md#retries)
 
@@ -325,6 +343,95 @@ defmodule Snakepit do
   @spec bytes(binary) :: Bytes.t()
   def bytes(data) when is_binary(data), do: %Bytes{data: data}
   def bytes(data), do: raise(ArgumentError, "expected a binary, got: #{inspect(data)}")
+
+  @doc """
+  Makes an argument an input stream: Python takes the items of `enumerable` while the command runs.
+
+      rows = Stream.map(1..1000, &%{id: &1})
+      args = %{rows: Snakepit.input(rows)}
+      {:ok, %{"rows" => 1000}} = Snakepit.execute("train", args, pool: MyApp.Python)
+
+  In Python the argument is an iterator, annotated as `rows: Input[dict]`. The calling process takes an item from the
+  enumerable only when Python has asked for it: at most 64 items, or 256 KiB of them, are ahead of the command. See
+  [Input streams](input_streams.md). When Python takes no more, because the command returns, raises or is cancelled, the enumerable is halted, which closes what it has opened; one that waits for its next item
+  is halted when that has come. If the enumerable raises, Python's iterator raises an `InputError`, and once the command has
+  ended the exception is raised in the caller. A call whose enumerable has begun is not made again (`retry:`).
+
+  With `:push` instead of an enumerable, processes send the items of a stream that `start_stream/3` has started, by `push/3`
+  and `finish/2`.
+
+  An input is an argument of its own, of `execute/3`, of a stream or of a call in a session; a call may have several. Options:
+
+    * `:max_items` - how many items may be ahead of those that the command has taken, default 64, at most 65,536
+    * `:max_bytes` - how many bytes of items may be, default 262,144, at most 16,777,216. An item of any size is sent while fewer are ahead
+  """
+  @doc since: "0.1.0", group: :streams
+  @spec input(Enumerable.t() | :push, keyword) :: Input.t()
+  def input(enumerable, options \\ []) do
+    with {:error, error} <-
+           Options.check(options, %{
+             max_items: {:positive, 65_536},
+             max_bytes: {:positive, 16_777_216}
+           }),
+         do: raise(error)
+
+    if enumerable != :push and Enumerable.impl_for(enumerable) == nil do
+      raise ArgumentError,
+            "expected an enumerable or :push for an input, got: #{inspect(enumerable)}"
+    end
+
+    %Input{
+      source: enumerable,
+      max_items: Keyword.get(options, :max_items, 64),
+      max_bytes: Keyword.get(options, :max_bytes, 262_144)
+    }
+  end
+
+  @doc """
+  Sends an item to an input of a stream that `start_stream/3` has started with `Snakepit.input(:push)`.
+
+      args = %{messages: Snakepit.input(:push)}
+      {:ok, call} = Snakepit.start_stream("chat", args, pool: MyApp.Python)
+      :ok = Snakepit.push(call, %{text: "hello"})
+      :ok = Snakepit.finish(call)
+
+  While Python wants no further items, as many as the input allows are ahead of the command, it waits: any process may
+  push, and waits by itself. Returns `{:error, %Snakepit.Error{reason: :input_closed}}` if Python takes no more items, because
+  the call has ended or the command reads no further, and another error if the item cannot be sent. Options:
+
+    * `:timeout` - for how long to wait, in ms, or `:infinity` (default); after that it is `:busy`, and the item is not
+      sent. With 0 it does not wait
+    * `:input` - the name of the argument, if the call has several inputs
+  """
+  @doc since: "0.1.0", group: :streams
+  @spec push(Call.t(), term, keyword) :: :ok | :busy | {:error, Error.t()}
+  def push(call, item, options \\ []) do
+    with :ok <- Options.check(options, %{timeout: :patience, input: :input}) do
+      two_way = pushed!(call)
+      TwoWay.push(two_way, input_name(options), item, Keyword.get(options, :timeout, :infinity))
+    end
+  end
+
+  @doc """
+  Ends the inputs of a stream that `start_stream/3` has started with `Snakepit.input(:push)`: Python gets the items that are
+  on their way, and then the end. The command may go on. With the option `:input` only the one of that name.
+  """
+  @doc since: "0.1.0", group: :streams
+  @spec finish(Call.t(), keyword) :: :ok | {:error, Error.t()}
+  def finish(call, options \\ []) do
+    with :ok <- Options.check(options, %{input: :input}),
+         do: call |> pushed!() |> TwoWay.finish_input(input_name(options))
+  end
+
+  defp pushed!(%Call{two_way: %{pushed: pushed} = two_way}) when pushed != %{}, do: two_way
+
+  defp pushed!(other) do
+    raise ArgumentError,
+          "expected the Snakepit.Call of a stream with an input, Snakepit.input(:push), got: #{inspect(other)}"
+  end
+
+  defp input_name(options),
+    do: with(name when name != nil <- options[:input], do: to_string(name))
 
   @doc """
   Asks each of a pool's workers whether it is healthy. The request does not wait behind calls.

@@ -4,12 +4,13 @@ defmodule Snakepit.Application do
 
   alias Snakepit.Config.{Environment, RuntimeThreads}
   alias Snakepit.Pool.Group
+  alias Snakepit.TwoWay.Asks
 
   @impl true
   def start(_type, _args) do
     with {:ok, _threads} <- RuntimeThreads.get(),
          {:ok, options} <- Environment.default_pool() do
-      start([Group | if(options, do: [{Snakepit.Pool, options}], else: [])])
+      start([Group, Asks.supervisor() | if(options, do: [{Snakepit.Pool, options}], else: [])])
     else
       {:error, error} -> raise error
     end

@@ -14,7 +14,7 @@ defmodule Snakepit.Call do
   The stream is cancelled when that process dies, and when no process references the call any more.
   """
   @enforce_keys [:ref, :handle]
-  defstruct [:ref, :handle, :span, :limits, :reopen, :final]
+  defstruct [:ref, :handle, :span, :limits, :reopen, :final, :two_way]
 
   @type t :: %__MODULE__{
           ref: reference,
@@ -22,7 +22,8 @@ defmodule Snakepit.Call do
           span: term,
           limits: term,
           reopen: term,
-          final: term
+          final: term,
+          two_way: term
         }
   @type event :: {:chunks, [map]} | {:done, map} | {:error, Snakepit.Error.t()}
 end

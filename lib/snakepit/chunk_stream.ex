@@ -7,7 +7,7 @@ defmodule Snakepit.ChunkStream do
   # The call's handle is that of the native library; or, for a pool on another node, the process here that passes the
   # chunks on (`Snakepit.Relay`).
 
-  alias Snakepit.{Call, Error, Native, Overdue, Telemetry}
+  alias Snakepit.{Call, Error, Native, Overdue, Telemetry, TwoWay}
 
   @max_chunks 4_294_967_295
   # How long to wait for the end of a relay, in ms.
@@ -35,7 +35,7 @@ defmodule Snakepit.ChunkStream do
   defp each(ref, call, callback) do
     {:event, call, event} = next_event(ref, call)
 
-    case event do
+    case settled(call, event) do
       {:chunks, chunks} ->
         {call, count} = delivered(call, chunks)
 
@@ -55,6 +55,27 @@ defmodule Snakepit.ChunkStream do
 
       {:error, error} ->
         with {:again, start} <- failed(call, error), do: each(start, callback)
+
+      {:raised, kind, reason, stacktrace} ->
+        :erlang.raise(kind, reason, stacktrace)
+    end
+  end
+
+  # A call has ended whose input has failed.
+  defp settled(%{two_way: nil}, event), do: event
+  defp settled(_call, {:chunks, _chunks} = event), do: event
+
+  defp settled(%{two_way: two_way, ref: ref} = call, event) do
+    case TwoWay.finish(two_way, ref) do
+      nil ->
+        event
+
+      {:error, error} ->
+        {:error, error}
+
+      {kind, reason, stacktrace} ->
+        Telemetry.raise_call(call.span, kind, reason, stacktrace)
+        {:raised, kind, reason, stacktrace}
     end
   end
 
@@ -141,6 +162,7 @@ defmodule Snakepit.ChunkStream do
       end,
       fn
         {:failed, error} -> raise error
+        {:raised, kind, reason, stacktrace} -> :erlang.raise(kind, reason, stacktrace)
         :not_owner -> raise ArgumentError, @not_owner
         :done -> :ok
         {owner, {_state, call, _rest}} when owner == self() -> halt(call.ref, call)
@@ -165,22 +187,44 @@ defmodule Snakepit.ChunkStream do
     next_chunks(owner, next_event(call.ref, call))
   end
 
-  defp next_chunks(owner, {:event, call, {:chunks, chunks}}) do
+  defp next_chunks(owner, {:event, call, event}),
+    do: take_event(owner, call, settled(call, event))
+
+  defp take_event(owner, call, {:chunks, chunks}) do
     {call, count} = delivered(call, chunks)
     {chunks, {owner, {:used, call, count}}}
   end
 
-  defp next_chunks(_owner, {:event, call, {:done, info}}) do
+  defp take_event(_owner, _call, {:raised, _kind, _reason, _stacktrace} = raised),
+    do: {:halt, raised}
+
+  defp take_event(_owner, call, {:done, info}) do
     Telemetry.stop_call(call.span, info)
     {:halt, :done}
   end
 
-  defp next_chunks(owner, {:event, call, {:error, error}}) do
+  defp take_event(owner, call, {:error, error}) do
     with {:again, start} <- failed(call, error),
          {:event, _call, _event} = event <- first_event(start) do
       next_chunks(owner, event)
     else
       {:error, error} -> {:halt, {:failed, error}}
+    end
+  end
+
+  # Feeds the inputs while it waits.
+  defp next_event(ref, %{two_way: %{inputs: inputs} = two_way} = call) when inputs != nil do
+    receive do
+      {:snakepit, ^ref, event} ->
+        {:event, begun(call), event}
+
+      {:snakepit_input, ^ref, input_id} ->
+        next_event(ref, %{call | two_way: TwoWay.woken(two_way, input_id)})
+    after
+      if(TwoWay.feeds?(two_way), do: 0, else: Overdue.wait_for_event(call.limits)) ->
+        if TwoWay.feeds?(two_way),
+          do: next_event(ref, %{call | two_way: TwoWay.feed(two_way)}),
+          else: {:event, call, Overdue.give_up(call.handle, ref, call.limits)}
     end
   end
 
@@ -212,8 +256,12 @@ defmodule Snakepit.ChunkStream do
   """
   def cancel(call) do
     :ok = on_handle(call, &end_call/1)
+    finish(call)
     flush(call.ref)
   end
+
+  defp finish(%{two_way: nil}), do: :ok
+  defp finish(%{two_way: two_way, ref: ref}), do: TwoWay.finish(two_way, ref)
 
   defp ask_more(relay, chunks) when is_pid(relay) do
     send(relay, {:ask, chunks})
@@ -260,6 +308,7 @@ defmodule Snakepit.ChunkStream do
 
   defp halt(ref, call) do
     end_call(call.handle)
+    finish(call)
     flush(ref)
     Telemetry.stop_call(call.span, nil, true)
   end
@@ -268,6 +317,7 @@ defmodule Snakepit.ChunkStream do
   # this error after the chunks that were sent before.
   defp halt_elsewhere(owner, %{ref: ref} = call) do
     end_call(call.handle)
+    finish(call)
     message = "the stream was ended by another process, #{inspect(self())}"
     send(owner, {:snakepit, ref, {:error, %Error{reason: :cancelled, message: message}}})
     Telemetry.stop_call(call.span, nil, true)

@@ -8,6 +8,7 @@ defmodule Snakepit.Codec do
 
   # The metadata that has the id of a session with `affinity: :server`.
   @session "session_id"
+  @holding :"$snakepit_holding"
 
   @doc "Describes a call for the native library, without its arguments. The options are complete."
   @spec spec(String.t(), map) :: {:ok, map} | {:error, Error.t()}
@@ -22,29 +23,41 @@ defmodule Snakepit.Codec do
          request_id: request_id,
          timeout: millis(timeout),
          queue_timeout: millis(queue_timeout),
-         further: further(options)
+         further: further(options, holding())
        }}
     end
   end
 
   # What most calls have none of. The native library would need twice the time to find that out.
-  defp further(%{
-         priority: :normal,
-         session_id: nil,
-         metadata: [],
-         traceparent: nil,
-         on_progress: nil
-       }),
+  defp further(
+         %{
+           priority: :normal,
+           session_id: nil,
+           metadata: [],
+           traceparent: nil,
+           on_progress: nil
+         },
+         []
+       ),
        do: nil
 
-  defp further(options) do
+  defp further(options, holding) do
     %{
       priority: options.priority,
       session: session(options),
       metadata: metadata(options),
-      progress: options.on_progress != nil
+      progress: options.on_progress != nil,
+      holding: holding
     }
   end
+
+  @doc "The two-way calls that wait for those of the calling process, in which a tool runs."
+  @spec holding() :: [reference]
+  def holding, do: Process.get(@holding, [])
+
+  @doc "Sets them."
+  @spec put_holding([reference]) :: any
+  def put_holding(conversations), do: Process.put(@holding, conversations)
 
   defp session(%{session_id: nil}), do: nil
   defp session(%{session_id: id, affinity: affinity}), do: {id, affinity}
@@ -109,12 +122,16 @@ defmodule Snakepit.Codec do
 
   @doc """
   Calls the NIF `quick` with arguments. If encoding them takes longer than a NIF may, calls `large`, which
-  runs on a dirty scheduler. If they contain structs, converts these with `Snakepit.Encoder` first.
+  runs on a dirty scheduler. If they contain structs, converts these with `Snakepit.Encoder` first. Returns `{:input, path}`
+  if there is an input stream.
   """
   def encode(args, quick, large \\ nil, root \\ "args") do
     case native(fn -> quick.(args) end) do
       :large ->
         encode(args, large)
+
+      {:struct, path, "Snakepit.Input"} ->
+        {:input, path}
 
       {:struct, _path, _name} ->
         with {:ok, args} <- Structs.replace(args, root), do: encode(args, quick, large)
@@ -188,6 +205,14 @@ defmodule Snakepit.Codec do
 
   def returned({:error, failure}, command, request_id),
     do: {:error, error(failure, command, request_id)}
+
+  # Where there are inputs, they are taken out before.
+  def returned({:input, path}, command, request_id) do
+    message =
+      "#{path} is an input stream, which is sent only as an argument of its own of a call, and to workers over gRPC"
+
+    returned({:error, {:streaming_not_supported, message, %{}}}, command, request_id)
+  end
 
   def returned(result, _command, _request_id), do: result
 

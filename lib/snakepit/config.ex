@@ -167,6 +167,22 @@ defmodule Snakepit.Config do
       default: 256,
       doc: "how many chunks of a stream may be in transit to the consumer"
     ],
+    tools: [
+      type: :tools,
+      default: nil,
+      doc:
+        "the functions that the commands of all calls may ask, a keyword list or map of names and functions of one argument; those of a call count before them, see `Snakepit.execute/3`"
+    ],
+    tool_timeout: [
+      type: :timeout,
+      default: :infinity,
+      doc: "how long a tool may take to answer, in ms"
+    ],
+    max_asks: [
+      type: Options.max_asks(),
+      default: 8,
+      doc: "how many tools of a call may run at once"
+    ],
     max_message_size: [
       type: :bytes,
       default: 67_108_864,

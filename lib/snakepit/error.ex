@@ -26,6 +26,7 @@ defmodule Snakepit.Error do
   | `:cancelled` | the call was cancelled | |
   | `:command_error` | the command raised a `CommandError`, an error of its own | `:code`, `:data`, and those of `:python_error` |
   | `:grpc_unavailable` | the native library is not loaded, or no connection is possible | |
+  | `:input_closed` | `Snakepit.push/3`: Python takes no more items of the input | |
   | `:internal_error` | a bug in Snakepit, or an adapter callback that returned an invalid value | |
   | `:invalid_args` | arguments that the command does not take, or that cannot be sent | `:errors` |
   | `:invalid_options` | an invalid option | |
@@ -37,9 +38,10 @@ defmodule Snakepit.Error do
   | `:pool_stopped` | there is no such pool, or it has stopped; the call has not run | |
   | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback`, `:frames`, `:notes`, `:cause` |
   | `:queue_timeout` | no worker was free within `:queue_timeout`, which applies once the pool has had a ready worker | |
+  | `:reentrant_call` | each worker that could run the call waits for the call that has made it, by a tool | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
   | `:session_lost` | the session's worker is gone, or the server says so; returned once, then the session begins anew | |
-  | `:streaming_not_supported` | the worker does not support streams | |
+  | `:streaming_not_supported` | the worker does not support streams, or the tools and input streams of two-way calls | |
   | `:timeout` | the deadline passed | `:queued`: whether it passed before a worker was free |
   | `:unauthenticated` | the server refused the secret | |
   | `:unknown_command` | the worker has no such command | |
@@ -90,6 +92,7 @@ defmodule Snakepit.Error do
           | :cancelled
           | :command_error
           | :grpc_unavailable
+          | :input_closed
           | :internal_error
           | :invalid_args
           | :invalid_options
@@ -101,6 +104,7 @@ defmodule Snakepit.Error do
           | :pool_stopped
           | :python_error
           | :queue_timeout
+          | :reentrant_call
           | :rpc_error
           | :session_lost
           | :streaming_not_supported
@@ -132,6 +136,7 @@ defmodule Snakepit.Error do
     :pool_saturated,
     :pool_stopped,
     :queue_timeout,
+    :reentrant_call,
     :session_lost,
     :streaming_not_supported,
     :unauthenticated,

@@ -6,6 +6,7 @@ defmodule Snakepit.Execution do
   alias Snakepit.{Call, Codec, Error, Retry, Telemetry, Tracing, Transport}
   alias Snakepit.Config.Options
   alias Snakepit.Pool.{CommandPolicy, Numbers}
+  alias Snakepit.TwoWay.Tools
 
   @own %{pool: :pool, retry: :retry}
   @call Map.merge(Options.call(), @own)
@@ -38,6 +39,7 @@ defmodule Snakepit.Execution do
            options = Options.complete(options, pool.call_options),
            :ok <- check_affinity(options, pool) do
         options = named(pool, Tracing.with_context(pool, options))
+        options = Tools.bind(options, pool, name, command)
         # To look at the clock takes as long as most of this together.
         started = System.monotonic_time()
 
@@ -70,12 +72,12 @@ defmodule Snakepit.Execution do
 
   defp check_affinity(_options, _pool), do: :ok
 
-  # The event of a call's start has its request id already, and so has its progress.
+  # The event of a call's start has its request id already, and so have its progress and its tools.
   defp named(
          %{telemetry: telemetry} = pool,
-         %{request_id: nil, on_progress: on_progress} = options
+         %{request_id: nil, on_progress: on_progress, tools: tools} = options
        )
-       when telemetry or on_progress != nil do
+       when telemetry or on_progress != nil or tools != nil do
     case new_id(pool) do
       request_id when is_binary(request_id) -> %{options | request_id: request_id}
       {:error, _error} -> options

@@ -29,12 +29,14 @@ defmodule Snakepit.Relay do
     Progress,
     Structs,
     Telemetry,
-    Tracing
+    Tracing,
+    TwoWay
   }
 
   alias Snakepit.Config.{Options, Type}
   alias Snakepit.Error.Cause
   alias Snakepit.Pool.{Group, Registry}
+  alias Snakepit.TwoWay.{Answer, Asks}
 
   @version Group.version()
   # Tags the messages and exit reasons of relays.
@@ -49,6 +51,9 @@ defmodule Snakepit.Relay do
 
   # Options that are those of the pool, on its node, unless the call has them.
   @of_pool Options.defaults(timeout: nil, queue_timeout: nil)
+
+  # Options that have no meaning there.
+  @here [:on_progress, :tools, :tool_timeout]
 
   @unknown "it runs no Snakepit, or a version without calls between nodes"
 
@@ -214,7 +219,8 @@ defmodule Snakepit.Relay do
         relay = begin(pool, request, %{progress: tag})
         monitor = :erlang.monitor(:process, relay, tag: tag)
         # The relay enforces the deadline.
-        {:wait, %{handle: nil, relay: relay, monitor: monitor, command: command}}
+        asks = with %{asks: asks} <- request.tools, do: asks
+        {:wait, %{handle: nil, relay: relay, monitor: monitor, command: command, asks: asks}}
 
       {:error, error} ->
         {:done, {:error, error, nil}}
@@ -222,17 +228,23 @@ defmodule Snakepit.Relay do
   end
 
   @impl true
-  def received(_pending, {:down, {:shutdown, {@tag, reply}}}), do: {:done, reply}
-
   def received(pending, {:down, reason}) do
+    if pending.asks, do: Asks.stop(pending.asks, @grace)
+    {:done, reply(reason, pending)}
+  end
+
+  defp reply({:shutdown, {@tag, reply}}, _pending), do: reply
+
+  defp reply(reason, pending) do
     message = "the process that waited for the other node has ended: #{Cause.exited(reason)}"
     error = %Error{reason: :internal_error, command: pending.command, message: message}
-    {:done, {:error, error, nil}}
+    {:error, error, nil}
   end
 
   @impl true
-  def cancel(%{relay: relay, monitor: monitor}, tag) do
+  def cancel(%{relay: relay, monitor: monitor, asks: asks}, tag) do
     send(relay, :cancel)
+    if asks, do: Asks.stop(asks, @grace)
 
     receive do
       {^tag, ^monitor, :process, _relay, _reason} -> :ok
@@ -251,25 +263,49 @@ defmodule Snakepit.Relay do
 
     with {:ok, request} <- request({:stream, bounded}, command, args, options) do
       span = with {_manager, span} <- observer, do: span
-      {:ok, %Call{ref: ref, handle: begin(pool, request, %{stream: ref, span: span})}}
+      relay = begin(pool, request, %{stream: ref, span: span})
+      two_way = with %{asks: asks} <- request.tools, do: %TwoWay{handle: relay, asks: asks}
+      {:ok, %Call{ref: ref, handle: relay, two_way: two_way}}
     end
   end
 
   # Structs are converted here, where their modules are.
   defp request(kind, command, args, options) do
-    case Structs.replace(args, "args") do
-      {:ok, args} ->
-        given =
-          for {option, value} <- options,
-              option != :on_progress and value != Map.fetch!(@of_pool, option),
-              do: {option, value}
+    with :ok <- check_inputs(args),
+         {:ok, args} <- Structs.replace(args, "args") do
+      given =
+        for {option, value} <- options,
+            option not in @here and value != Map.fetch!(@of_pool, option),
+            do: {option, value}
 
-        progress = options.on_progress != nil
-
-        {:ok, %{kind: kind, command: command, args: args, options: given, progress: progress}}
-
+      {:ok,
+       %{
+         kind: kind,
+         command: command,
+         args: args,
+         options: given,
+         progress: options.on_progress != nil,
+         tools: tools(options.tools)
+       }}
+    else
       {:error, error} ->
         {:error, %{error | command: command, request_id: options.request_id}}
+    end
+  end
+
+  # The tools run on this node, in tasks of a process that the tools there ask: see `ask_back/3`.
+  defp tools(nil), do: nil
+  defp tools(tools), do: %{names: Map.keys(tools.functions), asks: Asks.start(tools)}
+
+  # What produces the items of an input is on this node.
+  defp check_inputs(args) do
+    if TwoWay.inputs?(args) do
+      message =
+        "a call to another node takes no input streams: make it there, by :erpc.call/4 for instance, or with a pool of this node"
+
+      {:error, %Error{reason: :streaming_not_supported, message: message}}
+    else
+      :ok
     end
   end
 
@@ -279,6 +315,7 @@ defmodule Snakepit.Relay do
 
     spawn(fn ->
       Process.flag(:trap_exit, true)
+      with %{asks: asks} <- request.tools, do: Asks.follow(asks, self())
       monitor = Process.monitor(caller)
       args = [@version, Map.merge(request, %{pool: name, relay: self()})]
       spawned = :erlang.spawn_request(node, __MODULE__, :serve, args, [:link])
@@ -470,9 +507,34 @@ defmodule Snakepit.Relay do
 
   defp prepare(kind, %{pool: name} = request, options) do
     # The state of a trace is not an option of users.
+    options = with_tools(options, request.tools)
+
     with :ok <- options |> Keyword.delete(:tracestate) |> Execution.check(kind) do
       target = target(name, options)
       Execution.prepare(target, request.command, request.args, options, kind == :stream)
+    end
+  end
+
+  defp with_tools(options, nil), do: options
+
+  defp with_tools(options, %{names: names, asks: asks}),
+    do: [{:tools, Map.new(names, &{&1, fn args -> ask_back(asks, &1, args) end})} | options]
+
+  # In the task of a tool here: has the caller's node run it.
+  defp ask_back(asks, tool, args) do
+    ref = make_ref()
+    monitor = Process.monitor(asks)
+    id = System.unique_integer([:positive])
+    ask = %{id: id, tool: tool, args: args, timeout_us: 0}
+    send(asks, {:snakepit_asks, Answer.relay(self(), ref), [ask]})
+
+    receive do
+      {^ref, answer} ->
+        Process.demonitor(monitor, [:flush])
+        answer
+
+      {:DOWN, ^monitor, :process, ^asks, reason} ->
+        exit(reason)
     end
   end
 

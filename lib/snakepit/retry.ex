@@ -3,7 +3,7 @@ defmodule Snakepit.Retry do
   # Decides whether a call that has failed is made again, and when. All attempts share the call's one deadline.
   # Nothing waits here: the calling process does, by itself.
 
-  alias Snakepit.{Error, Telemetry, Transport}
+  alias Snakepit.{Error, Telemetry, Transport, TwoWay}
   alias Snakepit.Config.RetryPolicy
 
   # For a call that has certainly not started, which is repeated without being asked for.
@@ -92,13 +92,14 @@ defmodule Snakepit.Retry do
 
   defp fell_back?(_call, _error), do: false
 
-  defp policy_for(%{target: target, pool: pool, retry: %{policy: policy}}, error) do
+  defp policy_for(%{target: target, pool: pool, args: args, retry: %{policy: policy}}, error) do
     cond do
       target.elsewhere and elsewhere?(error) -> @elsewhere
       # The other node has repeated the call after every other error.
       is_map_key(pool, :node) and error.reason != :node_unavailable -> nil
       not is_map_key(pool, :node) and match?(%{started: false}, error.details) -> @not_started
-      policy != nil and error.reason in policy.on -> policy
+      # What an input had is gone.
+      policy != nil and error.reason in policy.on -> if(not TwoWay.inputs?(args), do: policy)
       true -> nil
     end
   end

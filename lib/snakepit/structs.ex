@@ -2,7 +2,7 @@ defmodule Snakepit.Structs do
   @moduledoc false
   # Replaces structs by the values that `Snakepit.Encoder` returns for them. A NIF cannot call a protocol.
 
-  alias Snakepit.{Arrow, Bytes, Encoder, Error, Tensor}
+  alias Snakepit.{Arrow, Bytes, Encoder, Error, Input, Tensor}
 
   @compile {:no_warn_undefined, Decimal}
 
@@ -25,7 +25,7 @@ defmodule Snakepit.Structs do
     throw({:refused, path, "is nested deeper than 128 levels"})
   end
 
-  defp replace(%module{} = struct, _path, _depth) when module in [Arrow, Bytes, Tensor],
+  defp replace(%module{} = struct, _path, _depth) when module in [Arrow, Bytes, Input, Tensor],
     do: struct
 
   defp replace(%module{} = struct, path, depth) do

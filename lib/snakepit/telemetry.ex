@@ -73,6 +73,21 @@ defmodule Snakepit.Telemetry do
   `:kill_grace`, or the worker was lost) or `:unknown` (the server has stopped it, but does not
   report how).
 
+  ## Tools
+
+  | event | measurements | further metadata |
+  |---|---|---|
+  | `[:snakepit, :ask, :start]` | `:monotonic_time`, `:system_time` | |
+  | `[:snakepit, :ask, :stop]` | `:duration` | `:outcome` |
+  | `[:snakepit, :ask, :exception]` | `:duration` | `:kind`, `:reason`, `:stacktrace` |
+
+  Each ask of a command for a tool of its caller (`tools:`) is a span. Its metadata has `:tool`, `:ask_id`, `:command`,
+  `:request_id`, `:session_id` and `:telemetry_span_context`. `:outcome` is `:ok`, `:error` if the tool has returned
+  `{:error, reason}` or a value that cannot be sent, or `:cancelled` if the tool was ended because the command no longer
+  waited for it or the call had ended. A tool that raises, throws or exits is an `:exception`; so is one that
+  takes longer than `:tool_timeout`, with the kind `:exit` and the reason `:timeout`. The task of the tool emits these
+  events, except those of tools that were ended.
+
   ## Pools and workers
 
   | event | measurements | further metadata |
@@ -154,6 +169,7 @@ defmodule Snakepit.Telemetry do
            name <- [:start, :retry, :stop, :exception, :cancelled],
            do: [:snakepit, :call, name]
          )
+  @asks for name <- [:start, :stop, :exception], do: [:snakepit, :ask, name]
   @workers for name <- [:started, :ready, :killed, :stopped, :restarted, :recycled],
                do: [:snakepit, :worker, name]
   @endpoints for name <- [:ready, :failed, :ejected, :lost], do: [:snakepit, :endpoint, name]
@@ -169,7 +185,7 @@ defmodule Snakepit.Telemetry do
     [:snakepit, :pool, :fallback],
     [:snakepit, :python, :event]
   ]
-  @events @calls ++ @workers ++ @endpoints ++ @sessions ++ @others
+  @events @calls ++ @asks ++ @workers ++ @endpoints ++ @sessions ++ @others
 
   defmodule Span do
     @moduledoc false
@@ -301,6 +317,52 @@ defmodule Snakepit.Telemetry do
   def raise_call(span, kind, reason, stacktrace, worker_id, meta) do
     failure = %{kind: kind, reason: reason, stacktrace: stacktrace, worker_id: worker_id}
     end_call(:exception, span, meta, Map.merge(span.metadata, failure))
+  end
+
+  @doc false
+  # The span of an ask; nil without telemetry. It begins by `start_ask/1` in the task that runs the tool.
+  def ask(%{telemetry: false}, _tool, _id), do: nil
+
+  def ask(%{about: about}, tool, id) do
+    of_ask = %{tool: tool, ask_id: id, telemetry_span_context: make_ref()}
+    %Span{started: System.monotonic_time(), metadata: Map.merge(about, of_ask)}
+  end
+
+  @doc false
+  def start_ask(nil), do: :ok
+
+  def start_ask(span) do
+    measurements = %{monotonic_time: span.started, system_time: System.system_time()}
+    :telemetry.execute([:snakepit, :ask, :start], measurements, span.metadata)
+  end
+
+  @doc false
+  def stop_ask(nil, _outcome), do: :ok
+
+  def stop_ask(span, outcome) do
+    metadata = Map.put(span.metadata, :outcome, outcome)
+    :telemetry.execute([:snakepit, :ask, :stop], %{duration: now() - span.started}, metadata)
+  end
+
+  @doc false
+  def raise_ask(nil, _kind, _reason, _stacktrace), do: :ok
+
+  def raise_ask(span, kind, reason, stacktrace) do
+    failure = %{kind: kind, reason: reason, stacktrace: stacktrace}
+    metadata = Map.merge(span.metadata, failure)
+    :telemetry.execute([:snakepit, :ask, :exception], %{duration: now() - span.started}, metadata)
+  end
+
+  @doc false
+  # The tool was ended: its task emits nothing.
+  def ask_ended(nil, _why), do: :ok
+
+  def ask_ended(span, why) do
+    Notifier.run(span.metadata.pool, fn ->
+      if why == :cancelled,
+        do: stop_ask(span, :cancelled),
+        else: raise_ask(span, :exit, why, [])
+    end)
   end
 
   @doc false

@@ -20,6 +20,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .boxed(".snakepit.ReplyFrame.error_detail")
         .boxed(".snakepit.ReplyFrame.event")
         .boxed(".snakepit.StreamResponse.event")
+        .boxed(".snakepit.ConverseUp.call")
+        .boxed(".snakepit.ConverseDown.reply")
+        .boxed(".snakepit.ToolAnswer.error")
+        .boxed(".snakepit.InputEnd.error")
         .build_server(false)
         .build_transport(false)
         .compile_fds(files)?;

@@ -34,8 +34,10 @@ from snakepit_bridge._commands.builtin import BuiltinAdapter
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.sessions import Session
 from snakepit_bridge._errors.command_error import CommandError
+from snakepit_bridge._errors.two_way import CallCancelledError, InputError, ToolError
 from snakepit_bridge._interpreter.adapter import Interpreter
 from snakepit_bridge._process.logs import RequestIdFilter
+from snakepit_bridge._two_way.inputs import Input
 from snakepit_bridge._types.arrow import Arrow, arrow
 from snakepit_bridge._types.encoders import register_encoder
 from snakepit_bridge._types.tensor import Tensor
@@ -45,12 +47,16 @@ __all__ = [
     "Adapter",
     "Arrow",
     "BuiltinAdapter",
+    "CallCancelledError",
     "CommandError",
     "Context",
+    "Input",
+    "InputError",
     "Interpreter",
     "RequestIdFilter",
     "Session",
     "Tensor",
+    "ToolError",
     "__version__",
     "arrow",
     "command",
@@ -62,11 +68,15 @@ for _class in (
     Adapter,
     Arrow,
     BuiltinAdapter,
+    CallCancelledError,
     CommandError,
     Context,
+    Input,
+    InputError,
     Interpreter,
     RequestIdFilter,
     Session,
     Tensor,
+    ToolError,
 ):
     _class.__module__ = __name__

@@ -37,10 +37,10 @@ except ImportError as error:
 from snakepit_bridge._cli.loading import load_commands, start
 from snakepit_bridge._errors.call_error import CallError, limit_errors
 from snakepit_bridge._errors.exits import StartError
+from snakepit_bridge._grpcio.grpcio import MAX_RPCS, SERVICE, Service
+from snakepit_bridge._grpcio.grpcio_standard import Health
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._proto import snakepit_pb2 as pb
-from snakepit_bridge._servers.grpcio import MAX_RPCS, SERVICE, Service
-from snakepit_bridge._servers.grpcio_standard import Health
 from snakepit_bridge._servers.worker import Worker
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._types.arrow import as_arrow
@@ -293,7 +293,7 @@ class Replica:
         self._main.start()
         self._worker = ready.result()
         as_of_worker = Options(max_message_size=options.max_message_size, access_log=False)
-        self._service = Service(self._worker, as_of_worker, [], Health())
+        self._service = Service(self._worker, as_of_worker, [], Health(), has_converse=False)
         self._threads = concurrent.futures.ThreadPoolExecutor(
             MAX_RPCS + options.max_concurrency, thread_name_prefix="snakepit-rpc"
         )

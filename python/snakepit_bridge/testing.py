@@ -18,11 +18,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import inspect
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, TypedDict, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional, TypedDict, Union
 
 from snakepit_bridge._arguments import init_args
 from snakepit_bridge._commands.adapter import Adapter
@@ -33,14 +34,19 @@ from snakepit_bridge._commands.sessions import Session, SessionKey, Sessions
 from snakepit_bridge._errors import call_error
 from snakepit_bridge._errors.exits import forget_forks
 from snakepit_bridge._errors.guards import ReportTo
+from snakepit_bridge._errors.two_way import InputError, ToolError
 from snakepit_bridge._telemetry.reports import TAKES_TELEMETRY
 from snakepit_bridge._threads import execution
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.runner import Runner
+from snakepit_bridge._two_way.conversation import Conversation, Decode
+from snakepit_bridge._types.names import qualified_name
 from snakepit_bridge._values.fields import (
     InvalidValueError,
+    decode,
     decode_extended,
     decode_fields,
+    encode,
     encode_extended,
     encode_fields,
 )
@@ -73,12 +79,19 @@ class Options(TypedDict, total=False):
 
     `session_id` is the one of `execute_in_session`. `timeout`, in seconds, gives the call a
     deadline, at which it is cancelled. `request_id` and `metadata` appear in the context.
+
+    `tools` are functions that the command may ask by `context.call`. Each gets the arguments as
+    keywords, in a thread of its own. A `ToolError` that it raises is the one that the command gets;
+    for another exception that has the code "exception". `inputs` are the arguments that are input
+    streams; each iterable is taken only as the command reads it.
     """
 
     session_id: Optional[str]
     timeout: Optional[float]
     request_id: str
     metadata: Mapping[str, str]
+    tools: Mapping[str, Callable[..., Any]]
+    inputs: Mapping[str, Iterable[Any]]
 
 
 class Event(NamedTuple):
@@ -208,6 +221,7 @@ class _Context(Context):
         self.worker = worker
         self.command = command
         self.left = False
+        self.client: Optional[_Client] = None
 
     def progress(self, fraction: float, message: str = "") -> None:
         super().progress(fraction, message)
@@ -218,6 +232,8 @@ class _Context(Context):
     def _leave(self) -> None:
         super()._leave()
         self.left = True
+        if self.client is not None:
+            self.client.leave()
 
 
 class _Events:
@@ -243,6 +259,125 @@ class _Events:
         )
         context.worker.events.append(event)
         return True
+
+
+class _Client:
+    """The caller's side of a two-way call."""
+
+    def __init__(
+        self, tools: Mapping[str, Callable[..., Any]], inputs: Mapping[str, Iterable[Any]]
+    ) -> None:
+        self.conversation = Conversation(self, tools)
+        self._tools = tools
+        self._inputs = dict(enumerate(inputs.items(), start=1))
+        self._feeders: dict[int, _Feeder] = {}
+
+    def args(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> dict[str, Any]:
+        args = decode_fields(fields, kinds)
+        for number, (name, _) in self._inputs.items():
+            args[name] = self.conversation.input(number, name)
+        return args
+
+    def leave(self) -> None:
+        """The call has ended: nothing more is taken from the iterables."""
+        for feeder in self._feeders.values():
+            feeder.stop()
+
+    def ask(self, ask_id: int, tool: str, args: dict[str, Any], _timeout: Optional[float]) -> None:
+        fields, kinds = encode_fields(args, "args", kinds=True)
+        answer = functools.partial(self._answer, ask_id, tool, fields, kinds)
+        threading.Thread(target=answer, name=f"snakepit-tool-{tool}", daemon=True).start()
+
+    def _answer(
+        self, ask_id: int, tool: str, fields: dict[str, bytes], kinds: Optional[bytes]
+    ) -> None:
+        try:
+            value = self._tools[tool](**decode_fields(fields, kinds))
+            if inspect.iscoroutine(value):
+                value = asyncio.run(value)
+            kind, data = encode(value, "the answer", kinds=True)
+            result: Decode = functools.partial(decode, data, "the answer", kind)
+        except ToolError as error:
+            result = functools.partial(_raise, error)
+        except BaseException as error:
+            failed = ToolError("exception", str(error), tool=tool)
+            failed.__cause__ = error
+            result = functools.partial(_raise, failed)
+        self.conversation.answer(ask_id, result)
+
+    def withdraw(self, ask_id: int) -> None:
+        """The tool ends by itself; its answer is ignored."""
+
+    def demand(self, input_id: int, count: int, size: int) -> None:
+        feeder = self._feeders.get(input_id)
+        if feeder is None:
+            _, items = self._inputs[input_id]
+            feeder = self._feeders[input_id] = _Feeder(self.conversation, input_id, items)
+            feeder.start()
+        feeder.want(count, size)
+
+    def stop(self, input_id: int) -> None:
+        feeder = self._feeders.get(input_id)
+        if feeder is not None:
+            feeder.stop()
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+class _Feeder(threading.Thread):
+    """Takes the items of an iterable as the command reads them."""
+
+    def __init__(self, conversation: Conversation, input_id: int, items: Iterable[Any]) -> None:
+        super().__init__(name=f"snakepit-input-{input_id}", daemon=True)
+        self._conversation = conversation
+        self._id = input_id
+        self._items = items
+        self._changed = threading.Condition()
+        self._count = self._size = 0
+        self._stopped = False
+
+    def want(self, count: int, size: int) -> None:
+        with self._changed:
+            self._count += count
+            self._size += size
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        error = None
+        try:
+            self._feed(iter(self._items))
+        except BaseException as raised:
+            error = InputError(str(raised), type=qualified_name(type(raised)))
+            error.__cause__ = raised
+        self._conversation.end_input(self._id, error)
+
+    def _feed(self, items: Iterator[Any]) -> None:
+        try:
+            while self._is_wanted():
+                item = next(items, _END)
+                if item is _END:
+                    return
+                kind, data = encode(item, "item", kinds=True)
+                with self._changed:
+                    self._count -= 1
+                    self._size -= len(data)
+                decoded = functools.partial(decode, data, "item", kind)
+                self._conversation.add(self._id, [(len(data), decoded)])
+        finally:
+            if inspect.isgenerator(items):
+                items.close()
+
+    def _is_wanted(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or (self._count > 0 and self._size > 0))
+            return not self._stopped
 
 
 class Worker:
@@ -464,6 +599,7 @@ class Worker:
             fields, kinds = encode_fields(dict(args or {}), "args", kinds=True)
             timeout, request_id = options.get("timeout"), options.get("request_id", "")
             metadata = {"x-request-id": request_id, **(options.get("metadata") or {})}
+            client = _Client(options.get("tools") or {}, options.get("inputs") or {})
             context = _Context(
                 self,
                 name,
@@ -473,17 +609,21 @@ class Worker:
                 worker_id=self._worker_id,
                 deadline=None if timeout is None else time.monotonic() + timeout,
                 metadata=lambda: metadata,
+                asks=client.conversation,
             )
         except call_error.CallError as failure:
             raise _seen(failure) from None
         except InvalidValueError as error:
             raise CallError("invalid_args", str(error)) from None
+        context.client = client
+        context.on_cancel(client.conversation.cancel)
         return _Call(
             command,
-            functools.partial(decode_fields, fields, kinds),
+            functools.partial(client.args, fields, kinds),
             context,
             kinds=True,
             size=sum(map(len, fields.values())),
+            start_inputs=client.conversation.start_inputs,
         )
 
     def _result(self, call: _Call) -> dict[str, Any]:

@@ -98,9 +98,9 @@ class Client:
             if tls is None
             else grpc.secure_channel(target, tls, options)
         )
-        self._metadata: tuple[tuple[str, str], ...] = ()
+        self.metadata: tuple[tuple[str, str], ...] = ()
         if secret is not None:
-            self._metadata = (("x-snakepit-secret", secret),)
+            self.metadata = (("x-snakepit-secret", secret),)
 
         # grpcio cancels a call that nothing references.
         self._calls: list[Any] = []
@@ -146,7 +146,7 @@ class Client:
             pb.HealthResponse.FromString,
         )
         request = pb.HealthRequest(await_call_id=await_call_id)
-        return call.future(request, timeout=timeout, wait_for_ready=True, metadata=self._metadata)
+        return call.future(request, timeout=timeout, wait_for_ready=True, metadata=self.metadata)
 
     def info(self, **wanted: bool) -> pb.InfoResponse:
         call = self.channel.unary_unary(
@@ -155,7 +155,7 @@ class Client:
             pb.InfoResponse.FromString,
         )
         response: pb.InfoResponse = call(
-            pb.InfoRequest(**wanted), timeout=PATIENCE, metadata=self._metadata
+            pb.InfoRequest(**wanted), timeout=PATIENCE, metadata=self.metadata
         )
         return response
 
@@ -174,7 +174,7 @@ class Client:
         request = pb.EndSessionRequest(
             session_id=session_id, session_generation=generation, client_id=client_id
         )
-        response: pb.EndSessionResponse = call(request, timeout=PATIENCE, metadata=self._metadata)
+        response: pb.EndSessionResponse = call(request, timeout=PATIENCE, metadata=self.metadata)
         return response.ended
 
     def _start(
@@ -186,7 +186,7 @@ class Client:
     ) -> Any:
         arity, method, response = rpc
         timeout = options.pop("timeout", PATIENCE)
-        metadata = self._metadata + tuple(options.pop("metadata", ()))
+        metadata = self.metadata + tuple(options.pop("metadata", ()))
         request: Any
         if "session_id" in options:
             method = method.replace("Execute", "ExecuteInSession")

@@ -60,7 +60,7 @@ def test_only_the_server_on_grpcio_and_ray_import_grpc() -> None:
         for path in PACKAGE.rglob("*.py")
         if re.search(r"^\s*(import|from) grpc", path.read_text(), re.MULTILINE)
     }
-    assert importers == {"grpcio.py", "grpcio_standard.py", "ray.py"}
+    assert importers == {"grpcio.py", "grpcio_converse.py", "grpcio_standard.py", "ray.py"}
 
 
 def test_the_messages_of_the_contract_pickle() -> None:

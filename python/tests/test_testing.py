@@ -2,15 +2,26 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Optional
 
 import pytest
 from client import PATIENCE
 
-from snakepit_bridge import Adapter, CommandError, Context, Session, command, testing
+from snakepit_bridge import (
+    Adapter,
+    CommandError,
+    Context,
+    Input,
+    InputError,
+    Session,
+    ToolError,
+    command,
+    testing,
+)
 
 
 @dataclass
@@ -508,3 +519,111 @@ def test_an_exception_whose_own_code_raises_is_described() -> None:
     assert error.message.endswith("OddError: hm")
     assert error.details["type"].endswith("OddError")
     assert 'raise OddError("hm")' in error.details["traceback"]
+
+
+class TwoWay(Adapter):
+    @command
+    def plan(self, goal: str, context: Context) -> list[Any]:
+        return [context.call("lookup", goal=goal, step=step) for step in range(2)]
+
+    @command
+    async def aplan(self, goal: str, context: Context) -> Any:
+        return await asyncio.gather(
+            *(context.acall("lookup", goal=goal, step=step) for step in range(2))
+        )
+
+    @command
+    def total(self, rows: Input[int]) -> int:
+        return sum(rows)
+
+    @command
+    async def atotal(self, rows: Input[int]) -> int:
+        return sum([row async for row in rows])
+
+    @command
+    def first(self, rows: Input[int]) -> int:
+        return next(rows)
+
+    @command
+    def waits(self, context: Context) -> Any:
+        return context.call("wait")
+
+
+def test_tools_are_functions_of_the_test() -> None:
+    def lookup(goal: str, step: int) -> Any:
+        return {"goal": goal, "raw": b"\xff", "step": step}
+
+    async def alookup(goal: str, step: int) -> Any:
+        return lookup(goal, step)
+
+    expected = {"result": [lookup("tea", step) for step in range(2)]}
+    for tool in (lookup, alookup):
+        for name in ("plan", "aplan"):
+            assert testing.call(TwoWay, name, {"goal": "tea"}, tools={"lookup": tool}) == expected
+
+
+def test_what_a_tool_raises_is_a_tool_error() -> None:
+    def lookup(**_args: Any) -> None:
+        raise KeyError("tea")
+
+    with pytest.raises(ToolError) as raised:
+        testing.call(TwoWay, "plan", {"goal": "tea"}, tools={"lookup": lookup})
+    assert (raised.value.code, raised.value.message) == ("exception", "'tea'")
+    assert isinstance(raised.value.__cause__, KeyError)
+
+    def refuses(**_args: Any) -> None:
+        raise ToolError("sold_out", "no tea", data={"left": 0})
+
+    with pytest.raises(ToolError) as raised:
+        testing.call(TwoWay, "plan", {"goal": "tea"}, tools={"lookup": refuses})
+    assert (raised.value.code, raised.value.data) == ("sold_out", {"left": 0})
+    with pytest.raises(ToolError, match="offers no tools"):
+        testing.call(TwoWay, "plan", {"goal": "tea"})
+
+
+def test_a_call_is_cancelled_while_it_waits_for_a_tool() -> None:
+    asked, left = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        asked.set()
+        left.wait()
+
+    with testing.Worker(TwoWay) as worker:
+        call = worker.start("waits", tools={"wait": wait})
+        assert asked.wait(PATIENCE)
+        call.cancel()
+        with pytest.raises(testing.CallError, match="the call was cancelled"):
+            call.result(PATIENCE)
+    left.set()
+
+
+def test_inputs_are_iterables_that_are_taken_as_they_are_read() -> None:
+    assert testing.call(TwoWay, "total", inputs={"rows": range(1000)}) == {"result": 499_500}
+    assert testing.call(TwoWay, "atotal", inputs={"rows": range(1000)}) == {"result": 499_500}
+    assert testing.call(TwoWay, "total", {"rows": [1, 2]}) == {"result": 3}
+    taken = []
+    closed = threading.Event()
+
+    def rows() -> Iterator[int]:
+        try:
+            for number in itertools.count():
+                taken.append(number)
+                yield number
+        finally:
+            closed.set()
+
+    assert testing.call(TwoWay, "first", inputs={"rows": rows()}) == {"result": 0}
+    assert closed.wait(PATIENCE)
+    assert len(taken) <= 128
+
+
+def test_an_iterable_that_raises_raises_an_input_error() -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+        raise KeyError("row")
+
+    with pytest.raises(InputError) as raised:
+        testing.call(TwoWay, "total", inputs={"rows": rows()})
+    assert (raised.value.type, raised.value.message) == ("KeyError", "'row'")
+    with pytest.raises(testing.CallError, match="rows\\[1\\]: expected int, got str 'x'"):
+        testing.call(TwoWay, "total", inputs={"rows": [1, "x"]})

@@ -19,7 +19,10 @@ defmodule Snakepit.DocumentsTest do
   # The sections of these build on each other.
   @whole [
     @readme
-    | Enum.map(~w(getting_started.md cheatsheet.cheatmd), &Path.join(@root, "guides/#{&1}"))
+    | Enum.map(
+        ~w(getting_started.md cheatsheet.cheatmd tools.md input_streams.md),
+        &Path.join(@root, "guides/#{&1}")
+      )
   ]
 
   for path <- @whole do

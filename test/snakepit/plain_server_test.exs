@@ -32,6 +32,22 @@ defmodule Snakepit.PlainServerTest do
              Snakepit.execute_stream("echo", %{}, & &1, pool: pool)
   end
 
+  test "tools and inputs are refused before anything runs", %{pool: pool} do
+    tools = [tools: [tool: & &1], pool: pool]
+
+    for {:error, error} <- [
+          Snakepit.execute("echo", %{}, tools),
+          Snakepit.execute("echo", %{rows: Snakepit.input([1])}, pool: pool),
+          Snakepit.execute_stream("count", %{count: 1}, & &1, tools)
+        ] do
+      assert %Error{reason: :streaming_not_supported, message: message} = error
+      assert message =~ "takes no tools and no input streams"
+      refute Error.may_have_run?(error)
+    end
+
+    assert {:ok, %{"a" => 1}} = Snakepit.execute("echo", %{a: 1}, pool: pool)
+  end
+
   test "all three ways to consume a stream work", %{pool: pool} do
     expected = for index <- 0..999, do: %{"index" => index, "is_final" => false}
     me = self()

@@ -115,6 +115,103 @@ defmodule Snakepit.RelayTest do
     end
   end
 
+  describe "tools" do
+    test "run on the caller's node", %{caller: caller, pool: pool} do
+      answers =
+        on caller do
+          tools = [
+            value: &[node(), &1, ~D[2026-01-01]],
+            no: fn _ -> {:error, :no} end,
+            taken: fn _ -> {:error, {:taken, "by Ada", %{at: ~D[2026-01-01]}}} end,
+            bad: fn _ -> {:error, %ArgumentError{message: "bad"}} end
+          ]
+
+          for {tool, _function} <- tools, into: %{} do
+            args = %{tool: tool, args: %{x: 1}}
+            {:ok, answer} = Snakepit.execute("ask", args, pool: pool, tools: tools)
+            {tool, answer}
+          end
+        end
+
+      assert answers.value == %{
+               "value" => [Atom.to_string(caller.node), %{"x" => 1}, "2026-01-01"]
+             }
+
+      assert %{"code" => "no"} = answers.no
+      taken = %{"code" => "taken", "message" => "by Ada", "data" => %{"at" => "2026-01-01"}}
+      assert answers.taken == taken
+      assert %{"code" => "exception", "message" => "bad"} = answers.bad
+    end
+
+    test "answer streams, whichever way they are consumed", context do
+      %{caller: caller, pool: pool} = context
+
+      values =
+        on caller do
+          args = %{tool: "double", n: 50}
+          options = [pool: pool, tools: [double: fn %{"x" => x} -> 2 * x end]]
+          lazy = "ask_each" |> Snakepit.stream(args, options) |> Enum.map(& &1["value"])
+          me = self()
+          :ok = Snakepit.execute_stream("ask_each", args, &send(me, &1["value"]), options)
+          each = for _ <- 1..50, do: receive(do: (value -> value))
+
+          {:ok, %{ref: ref}} = Snakepit.start_stream("ask_each", args, [demand: 50] ++ options)
+
+          sum = fn sum, total ->
+            receive do
+              {:snakepit, ^ref, {:chunks, chunks}} ->
+                sum.(sum, total + Enum.sum(Enum.map(chunks, & &1["value"])))
+
+              {:snakepit, ^ref, {:done, _info}} ->
+                total
+            end
+          end
+
+          [lazy, each, sum.(sum, 0)]
+        end
+
+      expected = for x <- 0..49, do: 2 * x
+      assert values == [expected, expected, Enum.sum(expected)]
+    end
+
+    test "end with the call", %{caller: caller, pool: pool} do
+      left =
+        on caller do
+          me = self()
+
+          stuck = fn _args ->
+            send(me, {:stuck, self()})
+            Process.sleep(:infinity)
+          end
+
+          options = [pool: pool, tools: [stuck: stuck]]
+          args = %{tool: "stuck", n: 1}
+          {:ok, call} = Snakepit.start_stream("ask_each", args, options)
+          pid = receive do: ({:stuck, pid} -> pid)
+          :ok = Snakepit.cancel(call)
+          Process.alive?(pid)
+        end
+
+      assert left == false
+
+      eventually(fn ->
+        %{active: 0} ==
+          caller
+          |> call(DynamicSupervisor, :count_children, [Snakepit.TwoWay.Asks.Supervisor])
+          |> Map.take([:active])
+      end)
+    end
+
+    test "but no inputs", %{caller: caller, pool: pool} do
+      assert {:error, %Error{reason: :streaming_not_supported, message: message}} =
+               on(caller,
+                 do: Snakepit.execute("echo", %{rows: Snakepit.input([1])}, pool: pool)
+               )
+
+      assert message =~ "takes no input streams"
+    end
+  end
+
   describe "a call" do
     test "returns the result, from a node without the native library", context do
       %{caller: caller, pool: pool} = context

@@ -7,4 +7,10 @@ unless Code.ensure_loaded?(:otel_propagator_text_map) do
     def inject(:otel_propagator_trace_context, carrier),
       do: Process.get(:otel_carrier, []) ++ carrier
   end
+
+  defmodule :otel_ctx do
+    @moduledoc false
+    def get_current, do: Process.get(:otel_carrier, [])
+    def attach(context), do: Process.put(:otel_carrier, context)
+  end
 end

@@ -7,6 +7,8 @@ defmodule Snakepit.Config.Options do
 
   @demand {:positive, 10_000_000}
 
+  @max_asks {:positive, 1_000}
+
   # What a call has for an option that it is not given. `:demand` and `:timeout` have no such value.
   @absent %{
     timeout: nil,
@@ -19,6 +21,9 @@ defmodule Snakepit.Config.Options do
     tracestate: nil,
     metadata: [],
     on_progress: nil,
+    tools: nil,
+    tool_timeout: :infinity,
+    max_asks: 8,
     retry: nil,
     demand: nil,
     first_chunk_timeout: :infinity,
@@ -37,7 +42,10 @@ defmodule Snakepit.Config.Options do
       request_id: :request_id,
       traceparent: :traceparent,
       metadata: :metadata,
-      on_progress: :on_progress
+      on_progress: :on_progress,
+      tools: :tools,
+      tool_timeout: :timeout,
+      max_asks: @max_asks
     }
   end
 
@@ -75,6 +83,10 @@ defmodule Snakepit.Config.Options do
   @doc "Returns the type of `:demand`, which is also an option of a pool."
   @spec demand() :: Type.t()
   def demand, do: @demand
+
+  @doc "As `demand/0`, of `:max_asks`."
+  @spec max_asks() :: Type.t()
+  def max_asks, do: @max_asks
 
   @doc "Checks options against a map of key to type."
   @spec check(keyword, map) :: :ok | {:error, Error.t()}

@@ -50,6 +50,20 @@ defmodule Snakepit.Config.Type do
   def check(:on_progress, value),
     do: is_function(value, 1) or is_pid(value) || "a function of one argument, or a pid"
 
+  def check(:tools, value) do
+    tools?(value) ||
+      "a keyword list or map of names and functions of one argument, a map: [lookup: &MyApp.Users.lookup/1]"
+  end
+
+  # 0 is for not waiting at all.
+  def check(:patience, value) do
+    value == :infinity or value in 0..@max ||
+      "a number of milliseconds from 0 to #{@max}, or :infinity"
+  end
+
+  def check(:input, value),
+    do: name?(value) or string?(value) || "the name of an argument, an atom or a string"
+
   def check(:keyword, value), do: Keyword.keyword?(value) || "a keyword list"
 
   def check(:section, value) do
@@ -157,6 +171,12 @@ defmodule Snakepit.Config.Type do
       "a map or list of names (a-z, 0-9, \"_\", \"-\", \".\"; not reserved by gRPC or HTTP) and values of " <>
         "printable ASCII, at most #{@metadata_bytes} bytes in all"
   end
+
+  defp tools?(value) when is_map(value) and not is_struct(value), do: Enum.all?(value, &tool?/1)
+  defp tools?(value), do: Keyword.keyword?(value) and Enum.all?(value, &tool?/1)
+
+  defp tool?({name, function}),
+    do: (name?(name) or (string?(name) and name != "")) and is_function(function, 1)
 
   defp any_of(values) do
     {most, [last]} = values |> Enum.map(&inspect/1) |> Enum.split(-1)

@@ -6,7 +6,7 @@ defmodule Snakepit.GRPC.Channel do
   # A function named `start_...` returns a reference, and the calling process gets the message
   # `{ref, {:ok, value} | {:error, failure}}`.
 
-  alias Snakepit.{Call, Codec, Error, Native, Overdue, Progress, Transport}
+  alias Snakepit.{Call, Codec, Error, Native, Overdue, Progress, Transport, TwoWay}
   alias Snakepit.Config.{Tls, Token}
   alias Snakepit.Error.Cause
 
@@ -110,17 +110,22 @@ defmodule Snakepit.GRPC.Channel do
     ref = make_ref()
 
     with {:ok, spec} <- Codec.spec(command, options),
-         {:ok, handle} <- start_call(target, ref, args, spec) do
-      if options.on_progress != nil do
-        until = Overdue.until(options)
-        ref |> await_with_progress(handle, command, options, until) |> replied(command)
-      else
-        receive do
-          {^ref, reply} -> replied(reply, command)
-        after
-          Overdue.wait(options) ->
-            handle |> Overdue.give_up(ref, command, options) |> replied(command)
-        end
+         {:ok, handle} <- start_call(target, ref, args, spec, options, :call) do
+      cond do
+        is_struct(handle) ->
+          ref |> TwoWay.await(handle, command, options) |> replied(command)
+
+        options.on_progress != nil ->
+          until = Overdue.until(options)
+          ref |> await_with_progress(handle, command, options, until) |> replied(command)
+
+        true ->
+          receive do
+            {^ref, reply} -> replied(reply, command)
+          after
+            Overdue.wait(options) ->
+              handle |> Overdue.give_up(ref, command, options) |> replied(command)
+          end
       end
     else
       {:error, error} -> {:error, error, nil}
@@ -149,20 +154,33 @@ defmodule Snakepit.GRPC.Channel do
   @spec start(target, term, String.t(), map | keyword, map) :: Transport.progress()
   def start(target, tag, command, args, options) do
     with {:ok, spec} <- Codec.spec(command, options),
-         {:ok, handle} <- start_call(target, tag, args, spec) do
-      {:wait, %{handle: handle, command: command}}
+         {:ok, handle} <- start_call(target, tag, args, spec, options, :map) do
+      {:wait, pending(handle, command)}
     else
       {:error, error} -> {:done, {:error, error, nil}}
     end
   end
 
+  defp pending(%TwoWay{handle: handle} = two_way, command),
+    do: %{handle: handle, command: command, two_way: two_way}
+
+  defp pending(handle, command), do: %{handle: handle, command: command, two_way: nil}
+
   @spec received(Transport.pending(), term) :: Transport.progress()
-  def received(pending, reply), do: {:done, replied(reply, pending.command)}
+  def received(pending, reply) do
+    finish(pending)
+    {:done, replied(reply, pending.command)}
+  end
+
+  # It has no inputs.
+  defp finish(%{two_way: nil}), do: :ok
+  defp finish(%{two_way: two_way}), do: TwoWay.finish(two_way, nil)
 
   @spec cancel(Transport.pending(), term) :: :ok
   def cancel(pending, tag) do
     # After the NIF has returned, nothing more is sent.
     Native.cancel(pending.handle)
+    finish(pending)
 
     receive do
       {^tag, _reply} -> :ok
@@ -178,11 +196,18 @@ defmodule Snakepit.GRPC.Channel do
 
   defp replied({:error, failure}, command), do: {:error, Codec.error(failure, command), nil}
 
-  defp start_call(target, ref, args, spec) do
+  defp start_call(target, ref, args, spec, %{tools: nil} = options, kind) do
     quick = &Native.call(target, ref, &1, spec)
     large = &Native.call_large(target, ref, &1, spec)
-    args |> Codec.encode(quick, large) |> Codec.returned(spec.command, spec.request_id)
+
+    case Codec.encode(args, quick, large) do
+      {:input, _path} -> TwoWay.start(target, ref, args, spec, options, kind)
+      started -> Codec.returned(started, spec.command, spec.request_id)
+    end
   end
+
+  defp start_call(target, ref, args, spec, options, kind),
+    do: TwoWay.start(target, ref, args, spec, options, kind)
 
   @doc "Starts a command whose chunks are sent to the calling process."
   @spec open_stream(target, String.t(), map | keyword, map, Transport.recipient()) ::
@@ -191,17 +216,36 @@ defmodule Snakepit.GRPC.Channel do
     %{ref: ref, pool: pool, bounded: bounded} = recipient
 
     with {:ok, spec} <- Codec.spec(command, options),
-         {:ok, handle} <- start_stream(target, ref, args, spec, stream_spec(options, recipient)) do
+         stream = stream_spec(options, recipient),
+         {:ok, handle, two_way} <- start_stream(target, ref, args, spec, options, stream) do
       # If the caller receives the messages itself, the native library alone enforces the times.
       limits = if bounded, do: Overdue.limits(command, options, pool)
-      {:ok, %Call{ref: ref, handle: handle, limits: limits}}
+      {:ok, %Call{ref: ref, handle: handle, limits: limits, two_way: two_way}}
     end
   end
 
-  defp start_stream(target, ref, args, spec, stream) do
+  defp start_stream(target, ref, args, spec, %{tools: nil} = options, stream) do
     quick = &Native.stream(target, ref, &1, spec, stream)
     large = &Native.stream_large(target, ref, &1, spec, stream)
-    args |> Codec.encode(quick, large) |> Codec.returned(spec.command, spec.request_id)
+
+    case Codec.encode(args, quick, large) do
+      {:input, _path} ->
+        start_two_way(target, ref, args, spec, options, stream)
+
+      started ->
+        with {:ok, handle} <- Codec.returned(started, spec.command, spec.request_id),
+             do: {:ok, handle, nil}
+    end
+  end
+
+  defp start_stream(target, ref, args, spec, options, stream),
+    do: start_two_way(target, ref, args, spec, options, stream)
+
+  defp start_two_way(target, ref, args, spec, options, %{bounded: bounded} = stream) do
+    kind = if bounded, do: :stream, else: :messages
+
+    with {:ok, two_way} <- TwoWay.start(target, ref, args, spec, options, kind, stream),
+         do: {:ok, two_way.handle, two_way}
   end
 
   defp stream_spec(options, %{pool: pool, bounded: bounded, observer: observer}) do

@@ -12,9 +12,10 @@ defmodule Snakepit.GRPC.Client do
   `Snakepit`.
   """
 
-  alias Snakepit.{Call, ChunkStream, Codec, Error, Native, Tracing}
+  alias Snakepit.{Call, ChunkStream, Codec, Error, Native, Telemetry, Tracing}
   alias Snakepit.Config.{Options, Paths, Token}
   alias Snakepit.GRPC.Channel
+  alias Snakepit.TwoWay.Tools
 
   @typedoc "A connection to a server, or the native side of a pool. It ends when no process references it."
   @opaque target :: Channel.target()
@@ -144,7 +145,7 @@ defmodule Snakepit.GRPC.Client do
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
   def execute(target, command, args \\ %{}, options \\ []) do
     with :ok <- Options.check(options, @call_options) do
-      options = options |> Options.complete(@defaults) |> Tracing.with_context()
+      options = complete(options, command)
 
       case Channel.run(target, command, args, options) do
         {:ok, result, _meta} -> {:ok, result}
@@ -197,10 +198,17 @@ defmodule Snakepit.GRPC.Client do
 
   defp open_stream(target, ref, command, args, options, bounded) do
     with :ok <- Options.check(options, @stream_options) do
-      options = options |> Options.complete(@defaults) |> Tracing.with_context()
+      options = complete(options, command)
       recipient = %{ref: ref, pool: nil, bounded: bounded, observer: nil}
       Channel.open_stream(target, command, args, options, recipient)
     end
+  end
+
+  defp complete(options, command) do
+    options
+    |> Options.complete(@defaults)
+    |> Tracing.with_context()
+    |> Tools.bind(%{call_options: @defaults, telemetry: Telemetry.available?()}, nil, command)
   end
 
   @doc "Requests `chunks` more chunks of a stream."
@@ -245,7 +253,8 @@ defmodule Snakepit.GRPC.Client do
   """
   @doc since: "0.1.0"
   @spec encode_args(map | keyword) :: %{String.t() => binary}
-  def encode_args(args), do: args |> Codec.encode(&Native.encode_args/1) |> bang()
+  def encode_args(args),
+    do: args |> Codec.encode(&Native.encode_args/1) |> Codec.returned() |> bang()
 
   @doc """
   Decodes what such a peer sent: JSON if it parses, otherwise a binary.

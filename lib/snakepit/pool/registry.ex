@@ -71,7 +71,15 @@ defmodule Snakepit.Pool.Registry do
         retry: options.retry,
         call_options:
           options
-          |> Map.take([:timeout, :queue_timeout, :demand, :affinity])
+          |> Map.take([
+            :timeout,
+            :queue_timeout,
+            :demand,
+            :affinity,
+            :tools,
+            :tool_timeout,
+            :max_asks
+          ])
           |> Options.defaults(),
         manager: self(),
         telemetry: Telemetry.available?(),

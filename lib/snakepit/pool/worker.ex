@@ -9,6 +9,7 @@ defmodule Snakepit.Pool.Worker do
   alias Snakepit.Pool.{Membership, OSProcess}
   alias Snakepit.Stdio.Message
   alias Snakepit.Telemetry
+  alias Snakepit.TwoWay.Answer
 
   # How long a process may continue after it has closed its standard output, in ms.
   @exit_grace 1_000
@@ -21,7 +22,7 @@ defmodule Snakepit.Pool.Worker do
 
   # It contains data of callers.
   @derive {Inspect, only: [:membership]}
-  defstruct [:membership, :window, calls: %{}, asked: %{}]
+  defstruct [:membership, :window, takes_tools: false, calls: %{}, asked: %{}]
 
   @doc "Options: `:id`, `:slot`, `:held`, `:pool` (native), `:manager`, `:options` (the pool's)."
   def start_link(worker), do: Membership.start_link(__MODULE__, worker)
@@ -62,11 +63,19 @@ defmodule Snakepit.Pool.Worker do
     {:noreply, state}
   end
 
+  def handle_info({:call, ref, %{asks: asks} = call}, %{takes_tools: false} = state)
+      when asks != nil do
+    send(ref, {call.tag, :no_tools})
+    {:noreply, state}
+  end
+
   def handle_info({:call, ref, %{left: left} = call}, state) do
     timer = left && Process.send_after(self(), {:deadline, call.id}, left)
     monitor = Process.monitor(call.caller)
     OSProcess.write(state.membership.process, call.message)
-    call = call |> Map.drop([:message]) |> Map.merge(%{ref: ref, timer: timer, monitor: monitor})
+    asks = call.asks && Process.monitor(call.asks)
+    own = %{ref: ref, timer: timer, monitor: monitor, asks_monitor: asks, open_asks: %{}}
+    call = call |> Map.drop([:message]) |> Map.merge(own)
     {:noreply, put_in(state.calls[call.id], call)}
   end
 
@@ -109,6 +118,18 @@ defmodule Snakepit.Pool.Worker do
   def handle_info(:messages_closed, %{membership: %{exit_text: nil}} = state),
     do: {:noreply, kill("it closed its standard output", state)}
 
+  # The answer of a tool, which the worker may wait for no longer.
+  def handle_info({:answer, call_id, ask_id, message}, state) do
+    case state.calls do
+      %{^call_id => %{open_asks: open} = call} when is_map_key(open, ask_id) ->
+        OSProcess.write(state.membership.process, message)
+        {:noreply, put_in(state.calls[call_id], %{call | open_asks: Map.delete(open, ask_id)})}
+
+      _ ->
+        {:noreply, state}
+    end
+  end
+
   # A call is cancelled once, whatever comes first: its deadline, its caller, or the caller's exit.
   def handle_info({:cancel, id}, state), do: {:noreply, cancel_waited(id, nil, state)}
   def handle_info({:deadline, id}, state), do: {:noreply, cancel_waited(id, :timeout, state)}
@@ -116,9 +137,19 @@ defmodule Snakepit.Pool.Worker do
   # The monitor of a caller: besides that of the membership, this process has monitors only for
   # calls.
   def handle_info({:DOWN, monitor, :process, caller, reason}, state) do
-    case Enum.find(state.calls, fn {_id, call} -> call.monitor == monitor end) do
-      {_id, %{ref: ref} = call} when ref != nil -> {:noreply, cancel(call, nil, state)}
-      _ -> lifecycle({:DOWN, monitor, :process, caller, reason}, state)
+    case Enum.find(state.calls, fn {_id, call} -> monitor in [call.monitor, call.asks_monitor] end) do
+      {_id, %{ref: ref, monitor: ^monitor} = call} when ref != nil ->
+        {:noreply, cancel(call, nil, state)}
+
+      # It ends before the call only if it was killed.
+      {_id, %{ref: ref} = call} when ref != nil ->
+        {:noreply, cancel(call, :no_answers, state)}
+
+      {_id, _cancelled} ->
+        {:noreply, state}
+
+      nil ->
+        lifecycle({:DOWN, monitor, :process, caller, reason}, state)
     end
   end
 
@@ -234,6 +265,24 @@ defmodule Snakepit.Pool.Worker do
     %{state | window: window}
   end
 
+  defp reported({:ask, ask}, %{asks: asks, open_asks: open, ref: ref} = call, state)
+       when asks != nil and ref != nil do
+    if map_size(open) < call.max_asks and not is_map_key(open, ask.id) do
+      limit = state.membership.options.max_message_size
+      from = Answer.stdio(self(), call.id, call.holding, limit)
+      send(asks, {:snakepit_asks, from, [ask]})
+      put_in(state.calls[call.id].open_asks[ask.id], true)
+    else
+      kill("it asked more often at once than a call allows (:max_asks)", state)
+    end
+  end
+
+  defp reported({:withdraw, ask_id}, %{asks: asks, ref: ref} = call, state)
+       when asks != nil and ref != nil do
+    send(asks, {:snakepit_asks_withdrawn, [ask_id]})
+    update_in(state.calls[call.id].open_asks, &Map.delete(&1, ask_id))
+  end
+
   defp reported(_event, _call, state), do: state
 
   # Whether one more message is allowed in the second that began at `since`.
@@ -258,6 +307,7 @@ defmodule Snakepit.Pool.Worker do
       # A worker that does not know the command has answered as well.
       _ ->
         health = result_or(message, %{})
+        state = %{state | takes_tools: health["takes_tools"] == true}
         %{state | membership: Membership.join(state.membership, nil, health)}
     end
   end
@@ -301,10 +351,18 @@ defmodule Snakepit.Pool.Worker do
   defp answered(call, message, state) do
     Process.demonitor(call.monitor, [:flush])
     if call.timer, do: Process.cancel_timer(call.timer)
+    end_asks(call)
     if call.ref, do: send(call.ref, {call.tag, answer(message, state)})
     Native.release(call.lease)
     unless call.ref, do: handler_exited(call, Message.handler_exit(message), state)
     state
+  end
+
+  defp end_asks(%{asks: nil}), do: :ok
+
+  defp end_asks(%{asks: asks, asks_monitor: monitor}) do
+    Process.demonitor(monitor, [:flush])
+    send(asks, :snakepit_asks_end)
   end
 
   # A worker whose time is over cancels the running calls.
@@ -326,6 +384,7 @@ defmodule Snakepit.Pool.Worker do
 
   # No caller waits for the call any more. Its place becomes free only when it has ended.
   defp cancel(call, answer, state) do
+    end_asks(call)
     if answer, do: send(call.ref, {call.tag, answer})
     if call.timer, do: Process.cancel_timer(call.timer)
     call = Map.merge(call, %{ref: nil, since: System.monotonic_time(), answers?: false})
@@ -357,6 +416,8 @@ defmodule Snakepit.Pool.Worker do
   # that the worker never took its call.
   defp answer_all(state, why) do
     for {_id, call} <- state.calls do
+      end_asks(call)
+
       if call.ref,
         do: send(call.ref, {call.tag, {:crashed, why}}),
         else: handler_exited(call, :killed, state)

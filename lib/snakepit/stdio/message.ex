@@ -68,7 +68,11 @@ defmodule Snakepit.Stdio.Message do
   the command of a call reports; or nil.
   """
   @spec notice(binary) :: :draining | {integer, event} | nil
-        when event: {:progress, {float, String.t()}} | {:telemetry, map}
+        when event:
+               {:progress, {float, String.t()}}
+               | {:telemetry, map}
+               | {:ask, map}
+               | {:withdraw, integer}
   def notice(message) do
     case Codec.decode_extended(message) do
       {:ok, %{"draining" => true}} -> :draining
@@ -86,6 +90,15 @@ defmodule Snakepit.Stdio.Message do
     values = %{name: name, measurements: map(fields, "measurements")}
     {id, {:telemetry, Map.put(values, :metadata, map(fields, "metadata"))}}
   end
+
+  defp event("ask", id, %{"ask_id" => ask_id, "tool" => tool} = fields)
+       when is_integer(ask_id) and is_binary(tool) do
+    ask = %{id: ask_id, tool: tool, args: map(fields, "args")}
+    {id, {:ask, Map.put(ask, :timeout_us, fields["timeout_us"] || 0)}}
+  end
+
+  defp event("withdraw", id, %{"ask_id" => ask_id}) when is_integer(ask_id),
+    do: {id, {:withdraw, ask_id}}
 
   defp event(_event, _id, _fields), do: nil
 

@@ -4,9 +4,13 @@ defmodule Snakepit.Stdio.Transport do
   # do, and passes it on to the worker's process, which answers the call.
   @behaviour Snakepit.Transport
 
+  # How long to wait for the end of the tools, in ms.
+  @patience 1_000
+
   alias Snakepit.{Codec, Error, Native, Overdue, Progress}
   alias Snakepit.Pool.{Membership, Numbers, Worker}
   alias Snakepit.Stdio.Message
+  alias Snakepit.TwoWay.Asks
 
   @impl true
   def stream(_pool, command, _args, _options, recipient) do
@@ -76,11 +80,13 @@ defmodule Snakepit.Stdio.Transport do
           session_id: options.session_id,
           caller: self(),
           tag: tag,
-          progress: options.on_progress != nil
+          progress: options.on_progress != nil,
+          asks: if(options.tools, do: Asks.start(options.tools)),
+          max_asks: options.max_asks
         }
 
         pending = %{pool: pool, call: call, args: args, options: options, started: started}
-        acquire(pending, nil)
+        pending |> acquire(nil) |> ended(call)
 
       {:error, error} ->
         {:done, {:error, %{error | command: command}, nil}}
@@ -89,13 +95,37 @@ defmodule Snakepit.Stdio.Transport do
 
   @impl true
   # The first message is the lease, or the reason why there is none.
-  def received(%{handle: handle} = pending, taken) when handle != nil, do: taken(taken, pending)
+  def received(%{handle: handle} = pending, taken) when handle != nil,
+    do: taken |> taken(pending) |> ended(pending.call)
 
-  def received(pending, message) do
-    case answer(message) do
+  def received(pending, message),
+    do: message |> answer() |> answered(pending) |> ended(pending.call)
+
+  # No tool of the call runs any more.
+  defp ended({:done, result}, %{asks: asks}) do
+    if asks, do: Asks.stop(asks, @patience)
+    {:done, result}
+  end
+
+  defp ended(waits, _call), do: waits
+
+  defp answered(answer, pending) do
+    case answer do
       :not_started ->
         Native.release(pending.lease)
         acquire(pending, System.monotonic_time(:microsecond) - pending.started)
+
+      :no_tools ->
+        Native.release(pending.lease)
+        %{call: call} = pending
+
+        message =
+          "the worker takes no tools; the call has not run: use workers of this version of Snakepit"
+
+        error =
+          Codec.error({:streaming_not_supported, message, %{}}, call.command, call.request_id)
+
+        {:done, {:error, error, nil}}
 
       answer ->
         %{call: call, pool: pool} = pending
@@ -114,9 +144,10 @@ defmodule Snakepit.Stdio.Transport do
   defp answer(answer), do: answer
 
   @impl true
-  def cancel(%{handle: handle}, tag) when handle != nil do
+  def cancel(%{handle: handle} = pending, tag) when handle != nil do
     # After the NIF has returned, nothing more is sent.
     Native.cancel(handle)
+    ended({:done, nil}, pending.call)
 
     receive do
       {^tag, {:ok, %{lease: lease}}} -> Native.release(lease)
@@ -130,6 +161,7 @@ defmodule Snakepit.Stdio.Transport do
     send(pending.worker, {:cancel, pending.call.id})
     # It is the alias to which the answer is sent, too.
     :erlang.demonitor(monitor, [:flush])
+    ended({:done, nil}, pending.call)
 
     receive do
       {^tag, _answer} -> :ok
@@ -155,7 +187,9 @@ defmodule Snakepit.Stdio.Transport do
 
     case message(call, pending.args, acquired, left, pending.pool, options) do
       {:ok, message} ->
-        monitor = ask(acquired, Map.merge(call, %{left: left, message: message}))
+        holding = if call.asks, do: Native.holding(acquired.lease, call.id)
+        own = %{left: left, message: message, holding: holding}
+        monitor = ask(acquired, Map.merge(call, own))
         of_worker = Map.take(acquired, [:lease, :worker, :worker_id])
         taken = Map.merge(of_worker, %{handle: nil, monitor: monitor, placed: placed})
         {:wait, Map.merge(pending, taken)}
@@ -189,7 +223,9 @@ defmodule Snakepit.Stdio.Transport do
         request_id: call.request_id,
         timeout_ms: left,
         metadata: Map.new(Codec.metadata(options)),
-        takes_events: takes_events(pool, call)
+        takes_events: takes_events(pool, call),
+        tools: if(options.tools, do: Map.keys(options.tools.functions)),
+        max_asks: if(options.tools, do: options.max_asks)
       }
       |> Map.merge(Message.session(options.session_id, acquired.generation))
       |> Map.reject(fn {_name, value} -> value in [nil, %{}, 0] end)
@@ -235,6 +271,10 @@ defmodule Snakepit.Stdio.Transport do
         "raise :timeout if it may take longer"
 
     failed({:timeout, text, %{queued: false}}, call, worker_id)
+  end
+
+  defp finish(:no_answers, call, worker_id, _options) do
+    failed({:cancelled, "the process that ran the call's tools was killed", %{}}, call, worker_id)
   end
 
   defp finish({:crashed, why}, call, worker_id, _options) do

@@ -2,6 +2,7 @@
 //! balances.
 
 use crate::{
+    cancellable_body::{CancellableBody, ResetOn},
     error::{Failure, HTTP_STATUS, causes},
     keepalive::Keepalive,
     target::Target,
@@ -245,6 +246,9 @@ impl Service<Request<Body>> for HttpConnection {
         let headers = request.headers_mut();
         for (name, value) in &self.metadata {
             headers.entry(name).or_insert_with(|| value.clone());
+        }
+        if let Some(reset_on) = request.extensions_mut().remove::<ResetOn>() {
+            request = request.map(|body| CancellableBody::wrap(body, reset_on));
         }
         let sent = self.sender.send_request(request);
         Box::pin(async move { sent.await.map(with_grpc_status) })

@@ -23,6 +23,7 @@ pub enum Reason {
     PoolStopped,
     PythonError,
     QueueTimeout,
+    ReentrantCall,
     RpcError,
     SessionLost,
     StreamingNotSupported,
@@ -62,6 +63,10 @@ pub enum Failure {
         has_workers: bool,
         remote: bool,
     },
+    #[error(
+        "each worker that could run the call waits for a call that waits for one itself: a tool calls the pool whose command has asked it; raise :size or :max_concurrency, or have the tool call another pool"
+    )]
+    Reentrant,
     #[error("{}", startup_text(.0))]
     NotReady(Startup),
     #[error("the deadline of {} ms passed while the call {}; raise :timeout if it may take longer", after.as_millis(), if *.queued { "waited for a worker" } else { "was running" })]
@@ -139,6 +144,11 @@ pub enum Failure {
     },
     #[error("{0}")]
     BrokenStream(String),
+    /// Nothing of the call has run.
+    #[error(
+        "the server takes no tools and no input streams (it has no RPC Converse); the call has not run: use workers of this version of Snakepit, and no proxy that passes only replies on, as that of Ray Serve"
+    )]
+    NoConverse,
     #[error("the call was dropped inside Snakepit; please report this as a bug")]
     Dropped,
 }
@@ -148,6 +158,7 @@ impl Failure {
         match self {
             Self::Saturated { .. } => Reason::PoolSaturated,
             Self::QueueTimeout { .. } => Reason::QueueTimeout,
+            Self::Reentrant => Reason::ReentrantCall,
             Self::NotReady(_) => Reason::NotReady,
             Self::Timeout { .. } | Self::NoChunk { .. } | Self::Overdue(_) => Reason::Timeout,
             Self::Cancelled => Reason::Cancelled,
@@ -167,6 +178,7 @@ impl Failure {
             Self::Remote(detail) => remote_reason(&detail.reason),
             Self::Status { code, stream, .. } => status_reason(*code, *stream),
             Self::BrokenStream(_) => Reason::RpcError,
+            Self::NoConverse => Reason::StreamingNotSupported,
             Self::Dropped => Reason::InternalError,
         }
     }

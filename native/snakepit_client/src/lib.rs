@@ -3,12 +3,15 @@
 //! `pool` picks a worker for a call or queues it. `connection` keeps the connections to a server: `multiplexer`
 //! sends unary calls over one long RPC (`calls_rpc`), which `open_calls` keeps open; `channel` sends others as RPCs of
 //! their own, `keepalive` says when silent servers are asked, and `faults` counts the calls that fail by their server. `credit` and
-//! `chunk_order` are for streams, `numbers` counts the calls of a pool, `output` and `stdio_messages` read the pipes of workers.
+//! `chunk_order` are for streams, `conversation` is for two-way calls, `numbers` counts the calls of a pool, `output` and
+//! `stdio_messages` read the pipes of workers.
 
 pub mod calls_rpc;
+pub mod cancellable_body;
 pub mod channel;
 pub mod chunk_order;
 pub mod connection;
+pub mod conversation;
 pub mod credit;
 pub mod error;
 pub mod faults;

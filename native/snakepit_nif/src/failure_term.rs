@@ -88,6 +88,7 @@ pub(crate) fn reason_atom(reason: Reason) -> Atom {
         Reason::PoolStopped => atoms::pool_stopped(),
         Reason::PythonError => atoms::python_error(),
         Reason::QueueTimeout => atoms::queue_timeout(),
+        Reason::ReentrantCall => atoms::reentrant_call(),
         Reason::RpcError => atoms::rpc_error(),
         Reason::SessionLost => atoms::session_lost(),
         Reason::StreamingNotSupported => atoms::streaming_not_supported(),

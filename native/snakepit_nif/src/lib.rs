@@ -9,8 +9,10 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod allowance;
+mod asks;
 mod call;
 mod codec;
+mod conversation;
 mod events;
 mod failure_term;
 mod map;
@@ -29,6 +31,7 @@ mod atoms {
     rustler::atoms! {
         __struct__,
         announced,
+        busy,
         cancelled,
         cause,
         chunks,
@@ -45,6 +48,7 @@ mod atoms {
         expired,
         file,
         frames,
+        full,
         function,
         grpc_status,
         grpc_unavailable,
@@ -60,6 +64,7 @@ mod atoms {
         max_queue,
         message,
         message_too_large,
+        more,
         moved,
         named,
         nan,
@@ -73,15 +78,20 @@ mod atoms {
         python_error,
         queue_timeout,
         queued,
+        reentrant_call,
         rpc_error,
         session_lost,
         size,
         snakepit,
+        snakepit_asks,
+        snakepit_asks_end,
+        snakepit_asks_withdrawn,
         snakepit_drained,
         snakepit_served,
         snakepit_end_session,
         snakepit_event,
         snakepit_failing,
+        snakepit_input,
         snakepit_kill,
         snakepit_refused,
         snakepit_progress,

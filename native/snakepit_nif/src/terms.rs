@@ -40,6 +40,17 @@ pub(crate) struct ErrorTerm<'a> {
     pub(crate) details: Term<'a>,
 }
 
+/// What a command asks its caller.
+#[derive(NifMap)]
+#[rustler(encode)]
+pub(crate) struct AskTerm<'a> {
+    pub(crate) id: u64,
+    pub(crate) tool: String,
+    pub(crate) args: Term<'a>,
+    /// 0 without a limit of its own.
+    pub(crate) timeout_us: u64,
+}
+
 /// The end of a stream, for its observer.
 #[derive(NifMap)]
 #[rustler(encode)]

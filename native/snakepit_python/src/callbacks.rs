@@ -19,6 +19,7 @@ pub(crate) struct Callbacks {
     object: Py<PyAny>,
     /// Makes the `contextvars` context of a call.
     call_context: PyOnceLock<Py<PyAny>>,
+    loop_served: PyOnceLock<Py<PyAny>>,
 }
 
 /// What only Python knows of the worker.
@@ -42,6 +43,7 @@ impl Callbacks {
         Self {
             object,
             call_context: PyOnceLock::new(),
+            loop_served: PyOnceLock::new(),
         }
     }
 
@@ -126,7 +128,7 @@ impl Callbacks {
         &self,
         py: Python<'_>,
         header: &CallHeader,
-        reports: Option<Bound<'_, PyAny>>,
+        (reports, asks): (Option<Bound<'_, PyAny>>, Option<Bound<'_, PyAny>>),
         may_wait: bool,
     ) -> PyResult<Py<PyAny>> {
         let left = header.remaining().map(|left| left.as_secs_f64());
@@ -135,13 +137,50 @@ impl Callbacks {
         let session = session.map_or((None, 0, 0), |session| {
             (Some(session.id), session.client_id, session.generation)
         });
-        let reports = (header.takes_events(), reports);
-        let args = (header.request_id(), session, left, metadata, reports);
+        let client = (header.takes_events(), reports, asks);
+        let args = (header.request_id(), session, left, metadata, client);
         let context = self.bind(py).call_method1(intern!(py, "context"), args)?;
         if may_wait {
             context.call_method0(intern!(py, "_settle"))?;
         }
         Ok(context.unbind())
+    }
+
+    /// The input stream that is the argument `name` of `command`; raises an error if that takes batches.
+    pub(crate) fn input<'py>(
+        &self,
+        name: &str,
+        source: Bound<'py, PyAny>,
+        batching: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = source.py();
+        self.bind(py)
+            .call_method1(intern!(py, "input"), (name, source, batching))
+    }
+
+    /// Has the event loop look for functions to call.
+    pub(crate) fn serve_loop(&self, py: Python<'_>) -> PyResult<()> {
+        let serve = || self.object.call_method0(py, "serve_loop");
+        self.loop_served.get_or_try_init(py, serve).map(drop)
+    }
+
+    /// The error of a command that waits although its call was cancelled.
+    pub(crate) fn cancelled(&self, py: Python<'_>) -> PyErr {
+        raised(self.bind(py).call_method0("cancelled"))
+    }
+
+    /// The error of a tool: its name, code, message and data.
+    pub(crate) fn tool_failed(&self, py: Python<'_>, error: (&str, &str, &str, &[u8])) -> PyErr {
+        raised(self.bind(py).call_method1("tool_failed", error))
+    }
+
+    pub(crate) fn tool_timed_out(&self, py: Python<'_>, tool: &str, timeout: Option<f64>) -> PyErr {
+        let error = (tool, timeout);
+        raised(self.bind(py).call_method1("tool_timed_out", error))
+    }
+
+    pub(crate) fn input_failed(&self, py: Python<'_>, kind: &str, message: &str) -> PyErr {
+        raised(self.bind(py).call_method1("input_failed", (kind, message)))
     }
 
     /// Finds a generator or a coroutine that a decorator has hidden; returns a result, or a generator.
@@ -272,6 +311,11 @@ impl Callbacks {
         self.bind(py)
             .call_method1(intern!(py, "encode_fields"), (value, root, kinds))
     }
+}
+
+/// An exception that Python has made, or the one that it has raised instead.
+fn raised(error: PyResult<Bound<'_, PyAny>>) -> PyErr {
+    error.map_or_else(|broken| broken, PyErr::from_value)
 }
 
 /// The metadata of a call.

@@ -1,7 +1,7 @@
 //! The threads that run commands. They hold Python's lock while they run one, and not while they wait.
 
 use crate::{
-    batch_run::BatchRun, call::Call, generator, invocation::Invocation, journal::Journal,
+    batch_run::BatchRun, call::Call, generator, invocation::Invocation, journal::Journal, running,
     unwrapping::unwrapped, worker::Worker,
 };
 use pyo3::{intern, prelude::*, types::PyCFunction};
@@ -18,22 +18,8 @@ const NO_EVENT_LOOP: Duration = Duration::from_micros(100);
 
 thread_local! {
     static WORKER: RefCell<Option<Arc<Worker>>> = const { RefCell::new(None) };
-    static RUNNING: RefCell<Option<Work<Call>>> = const { RefCell::new(None) };
     /// How long the last call or batch ran.
     static TOOK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-}
-
-/// The request id of the call that this thread runs; empty if it runs none, or several.
-#[pyfunction]
-pub(crate) fn request_id() -> String {
-    RUNNING.with_borrow(|work| match work {
-        Some(Work::Call(call)) => call.header.request_id().to_owned(),
-        Some(Work::Batch(batch)) => match &batch.calls[..] {
-            [(call, _)] => call.header.request_id().to_owned(),
-            _ => String::new(),
-        },
-        None => String::new(),
-    })
 }
 
 /// Runs commands in this thread until the worker stops.
@@ -55,7 +41,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         let mut drive = false;
         if let Some(done) = done.take() {
             worker.has_ended();
-            drive = next.is_some() && any(&done, |call| call.responder.calls().is_none());
+            drive = next.is_some() && any(&done, |call| call.responder.waits_for_network());
         }
         if !next
             .as_ref()
@@ -86,19 +72,25 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         if worker.scheduler.wants_thread() {
             worker.callbacks.start_thread(py);
         }
-        let takes_long =
-            |call: &Call| call.responder.as_stream().is_some() || call.command.time.is_long();
+        // A command that waits for the client drives the network meanwhile.
+        let takes_long = |call: &Call| {
+            let responder = &call.responder;
+            responder.as_stream().is_some()
+                || responder.conversation().is_none() && call.command.time.is_long()
+        };
         if drive || any(&work, takes_long) {
             worker.driver.leave();
         }
         TOOK.set(Duration::ZERO);
-        RUNNING.set(Some(work.clone()));
+        running::set(Some(work.clone()));
         run_in_context(py, worker, &work, &run_current, writer);
         long |= worker.driver.is_shared() && TOOK.get() > NO_EVENT_LOOP;
-        RUNNING.set(None);
+        running::set(None);
         each(&work, |call| {
             if let Some(calls) = call.responder.calls() {
                 unsent.add(calls);
+            } else if call.responder.needs_flush() {
+                py.detach(|| call.responder.flush());
             }
         });
         done = Some(work);
@@ -194,7 +186,7 @@ fn run_in_context(
 /// Runs what this thread has taken.
 #[pyfunction]
 fn run_current(py: Python<'_>) {
-    RUNNING.with_borrow(|work| {
+    running::with(|work| {
         WORKER.with_borrow(|worker| match (work, worker) {
             // Another thread may have had Python's lock for long.
             (Some(Work::Call(call)), Some(worker)) if call.begin() => {

@@ -1,6 +1,12 @@
 //! Runs a command once: decodes its arguments, calls it, encodes its result or its exception.
 
-use crate::{call::Call, reports::Reports, values, worker::Worker};
+use crate::{
+    call::Call,
+    reports::Reports,
+    two_way::{Asks, Source},
+    values,
+    worker::Worker,
+};
 use pyo3::{prelude::*, types::PyDict};
 use snakepit_proto::Fields;
 use snakepit_server::{Failure, StreamResponder};
@@ -39,7 +45,8 @@ impl<'py> Invocation<'_, 'py> {
         } else {
             None
         };
-        let plain = command.plain.as_ref();
+        let has_inputs = self.add_inputs(&args)?;
+        let plain = command.plain.as_ref().filter(|_| !has_inputs);
         if plain.is_some_and(|plain| plain.accept(&args, call.header.args().values)) {
             if let (Some(name), Some(context)) = (&command.context, context) {
                 args.set_item(name, context)?;
@@ -51,7 +58,26 @@ impl<'py> Invocation<'_, 'py> {
             .bind
             .bind(py)
             .call1((args, context, self.has_kinds()))?;
+        if has_inputs && let Some(conversation) = call.responder.conversation() {
+            py.detach(|| conversation.start_inputs());
+        }
         Ok(keywords.cast_into::<PyDict>()?)
+    }
+
+    /// Adds the arguments that are input streams. Returns whether there are any.
+    fn add_inputs(self, args: &Bound<'py, PyDict>) -> PyResult<bool> {
+        let Some(conversation) = self.call.responder.conversation() else {
+            return Ok(false);
+        };
+        let inputs = conversation.inputs();
+        let batching = self.call.command.batching.is_some();
+        for (id, name) in &inputs {
+            let source = Source::new(self.worker, self.call, conversation, (*id, name));
+            let source = Bound::new(self.py, source)?.into_any();
+            let callbacks = &self.worker.callbacks;
+            args.set_item(name, callbacks.input(name, source, batching)?)?;
+        }
+        Ok(!inputs.is_empty())
     }
 
     fn context(self) -> PyResult<Py<PyAny>> {
@@ -59,8 +85,9 @@ impl<'py> Invocation<'_, 'py> {
         let may_wait = !call.command.is_async;
         let reports = Reports::of(call).map(|reports| Bound::new(py, reports));
         let reports = reports.transpose()?.map(Bound::into_any);
+        let asks = Asks::of(py, self.worker, call)?;
         let callbacks = &self.worker.callbacks;
-        let context = callbacks.context(py, &call.header, reports, may_wait)?;
+        let context = callbacks.context(py, &call.header, (reports, asks), may_wait)?;
         call.python().context = Some(context.clone_ref(py));
         // A cancellation before this found no context.
         if call.is_cancelled() {
@@ -137,7 +164,8 @@ impl<'py> Invocation<'_, 'py> {
     pub(crate) fn finish(self, result: Result<Fields, Failure>, started: Instant) -> Duration {
         self.call.leave(self.py);
         let took = started.elapsed();
-        if self.call.responder.as_stream().is_none() {
+        let responder = &self.call.responder;
+        if responder.as_stream().is_none() && responder.conversation().is_none() {
             self.call.command.time.add(took);
         }
         self.worker.finish(self.call, result, took);

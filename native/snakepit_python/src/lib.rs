@@ -24,8 +24,10 @@ mod journal;
 mod parameters;
 mod refusal;
 mod reports;
+mod running;
 mod server;
 mod service;
+mod two_way;
 mod unwrapping;
 mod values;
 mod worker;
@@ -37,7 +39,7 @@ mod _native {
     #[pymodule_export]
     use super::batch_run::BatchRun;
     #[pymodule_export]
-    use super::command_thread::request_id;
+    use super::running::request_id;
     #[pymodule_export]
     use super::server::PyServer;
     use pyo3::{PyResult, pyfunction};

@@ -112,7 +112,7 @@ impl PyServer {
 
     /// Has the thread that serves, if it is the only one, run pending handlers of signals.
     fn wake(&self) {
-        self.worker.scheduler.wake();
+        self.worker.wake();
     }
 
     /// Has the thread that serves, if it is the only one, call `function` between two commands.

@@ -259,8 +259,19 @@ impl Worker {
 
     /// Calls `resume` on the event loop.
     pub(crate) fn resume(&self, resume: Py<PyAny>) {
-        self.resumes.push(resume);
-        self.loop_waker.wake();
+        if self.resumes.push(resume) {
+            self.loop_waker.wake();
+        }
+    }
+
+    /// Wakes the thread that runs commands, if there is only one: it may have handlers of signals to run.
+    pub(crate) fn wake(&self) {
+        self.scheduler.wake();
+        for call in self.scheduler.running(|call| Some(call.clone())) {
+            if let Some(conversation) = call.responder.conversation() {
+                conversation.interrupt();
+            }
+        }
     }
 
     /// Calls `function` in the thread that runs commands, if there is only one.

@@ -19,21 +19,27 @@ impl CallRequest {
     where
         M: Message + Default + Into<CallHeader>,
     {
-        let mut header: CallHeader = rpc.message::<M>(limit).await?.into();
+        let header = rpc.message::<M>(limit).await?.into();
+        Ok(Self::of(header, rpc))
+    }
+
+    /// Adds an RPC's metadata and deadline to the header of its call.
+    pub fn of(mut header: CallHeader, rpc: &Rpc) -> Self {
         let deadline = match (rpc.deadline(), header.deadline()) {
             (Some(at), _) => Deadline::Grpc(at),
             (None, Some(at)) => Deadline::Field(at),
             (None, None) => Deadline::None,
         };
         header.set_deadline(deadline.at());
-        header.set_metadata(rpc.metadata());
+        let given = header.metadata().clone();
+        header.set_metadata(rpc.metadata().chain(given));
         if header.request_id().is_empty()
             && let Some(id) = header.metadata().get(REQUEST_ID)
         {
             let id = id.clone();
             header.set_request_id(id);
         }
-        Ok(Self { header, deadline })
+        Self { header, deadline }
     }
 }
 

@@ -2,12 +2,14 @@
 //! Chunks that are in the buffer together are sent together. The network's task is woken by the first
 //! one or, while chunks arrive quickly, once half the buffer is full.
 
+use crate::demand::Demand;
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use prost::Message;
 use snakepit_wire::append;
 use std::{
+    collections::VecDeque,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -15,6 +17,10 @@ use std::{
 /// The largest number of chunks in the buffer, and of bytes. One chunk may be larger.
 const MAX_CHUNKS: usize = 256;
 const MAX_BYTES: usize = 64 * 1024;
+/// Chunks that are in the buffer together share messages of up to this size, if their client takes that.
+const SHARED_UP_TO: usize = 32 * 1024;
+/// The size of a message's prefix, which ends with its length.
+const PREFIX: usize = 5;
 /// Chunks arrive quickly at intervals up to this.
 const QUICK: Duration = Duration::from_micros(10);
 /// The longest time for which quick chunks gather. The runtime's clock counts milliseconds.
@@ -41,17 +47,74 @@ struct State {
     /// Further chunks are dropped.
     sealed: bool,
     on_room: Option<OnRoom>,
+    /// How much the client takes, if it says so. Then chunks share messages.
+    demand: Option<Demand>,
+    /// Where the last message begins, if further chunks may join it.
+    last: Option<usize>,
+    /// Those for which there was no demand, with their sizes, and those that came after them.
+    held: VecDeque<(Bytes, Option<usize>)>,
 }
 
 impl State {
     fn is_full(&self) -> bool {
-        !self.cancelled && (self.count >= MAX_CHUNKS || self.buffer.len() >= MAX_BYTES)
+        let has_room =
+            self.count < MAX_CHUNKS && self.buffer.len() < MAX_BYTES && self.held.is_empty();
+        !self.cancelled && !has_room
+    }
+
+    /// Adds a chunk; if it has a size, it needs demand.
+    fn add(&mut self, chunk: &impl Message, size: Option<usize>) {
+        if let Some(demand) = &mut self.demand {
+            if !self.held.is_empty() || size.is_some() && !demand.is_open() {
+                self.held.push_back((chunk.encode_to_vec().into(), size));
+                return;
+            }
+            size.inspect(|size| demand.spend(*size));
+            self.join(chunk.encoded_len(), |buffer| {
+                // This cannot fail: the buffer grows.
+                let _ = chunk.encode(buffer);
+            });
+        } else {
+            append(&mut self.buffer, chunk);
+            self.count += 1;
+        }
+    }
+
+    /// Adds a chunk to the last message, of which it is one more field, or as a message of its own.
+    fn join(&mut self, size: usize, encode: impl FnOnce(&mut BytesMut)) {
+        let start = match self.last {
+            Some(start) if self.buffer.len() - start + size <= SHARED_UP_TO => start,
+            _ => {
+                let start = self.buffer.len();
+                self.buffer.extend_from_slice(&[0; PREFIX]);
+                start
+            }
+        };
+        self.last = Some(start);
+        encode(&mut self.buffer);
+        let length = u32::try_from(self.buffer.len() - start - PREFIX).unwrap_or(u32::MAX);
+        self.buffer[start + 1..start + PREFIX].copy_from_slice(&length.to_be_bytes());
+        self.count += 1;
+    }
+
+    /// Adds what was held, as far as there is demand for it.
+    fn release(&mut self) {
+        while let (Some(demand), Some((_, size))) = (&mut self.demand, self.held.front())
+            && (size.is_none() || demand.is_open())
+        {
+            size.inspect(|size| demand.spend(*size));
+            if let Some((chunk, _)) = self.held.pop_front() {
+                self.join(chunk.len(), |buffer| buffer.extend_from_slice(&chunk));
+            }
+        }
     }
 
     /// Whether the network should take the chunks now.
     fn are_due(&self) -> bool {
         let enough = if self.quick { MAX_CHUNKS / 2 } else { 1 };
-        self.ended || self.count >= enough || self.buffer.len() >= MAX_BYTES / 2
+        self.ended && self.held.is_empty()
+            || self.count >= enough
+            || self.buffer.len() >= MAX_BYTES / 2
     }
 
     fn take(&mut self) -> Bytes {
@@ -60,20 +123,45 @@ impl State {
         self.quick = interval.is_some_and(|interval| interval <= QUICK * self.count as u32);
         self.taken_at = Some(now);
         self.count = 0;
+        self.last = None;
         self.buffer.split().freeze()
     }
 }
 
 impl ChunkBuffer {
-    /// Adds a chunk. True if the buffer is full afterwards.
-    pub(crate) fn push(&self, chunk: &impl Message) -> bool {
+    /// For a client that says how much it takes, from nothing on.
+    pub(crate) fn on_demand() -> Self {
+        let buffer = Self::default();
+        buffer.state.lock().demand = Some(Demand::default());
+        buffer
+    }
+
+    /// The client takes more.
+    pub(crate) fn add_demand(&self, more: &snakepit_proto::Demand) {
+        let mut state = self.state.lock();
+        if let Some(demand) = &mut state.demand {
+            demand.add(more);
+        }
+        state.release();
+        let wake = state.are_due();
+        if state.is_full() {
+            drop(state);
+        } else {
+            self.tell_room(state);
+        }
+        if wake {
+            self.network.wake();
+        }
+    }
+
+    /// Adds a chunk; if it has a size, it needs demand. True if the buffer is full afterwards.
+    pub(crate) fn push(&self, chunk: &impl Message, size: Option<usize>) -> bool {
         let mut state = self.state.lock();
         if state.sealed {
             return false;
         }
         let were_due = state.are_due();
-        append(&mut state.buffer, chunk);
-        state.count += 1;
+        state.add(chunk, size);
         let full = state.is_full();
         let wake = !were_due && state.are_due();
         drop(state);
@@ -90,7 +178,7 @@ impl ChunkBuffer {
             !(state.is_full() || state.cancelled)
         };
         if has_room {
-            self.push(event);
+            self.push(event, None);
         }
         has_room
     }
@@ -124,6 +212,8 @@ impl ChunkBuffer {
     pub(crate) fn end_with(&self, chunk: &impl Message) {
         let mut state = self.state.lock();
         state.buffer.clear();
+        state.held.clear();
+        state.last = None;
         append(&mut state.buffer, chunk);
         state.count = 1;
         state.ended = true;
@@ -174,8 +264,10 @@ impl ChunkBuffer {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use snakepit_proto::StreamResponse;
+    use snakepit_proto::{ConverseDown, StreamResponse};
+    use snakepit_wire::Deframer;
     use std::{
         sync::{
             Arc,
@@ -190,7 +282,7 @@ mod tests {
 
     fn fill(chunks: &ChunkBuffer) -> usize {
         let mut count = 1;
-        while !chunks.push(&StreamResponse::default()) {
+        while !chunks.push(&StreamResponse::default(), None) {
             count += 1;
         }
         count
@@ -200,8 +292,8 @@ mod tests {
     fn chunks_in_the_buffer_are_taken_together() {
         let chunks = ChunkBuffer::default();
         assert!(take(&chunks).is_pending());
-        chunks.push(&StreamResponse::default());
-        chunks.push(&StreamResponse::default());
+        chunks.push(&StreamResponse::default(), None);
+        chunks.push(&StreamResponse::default(), None);
         assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 10));
         assert!(take(&chunks).is_pending());
         chunks.end();
@@ -211,7 +303,7 @@ mod tests {
     #[test]
     fn quick_chunks_gather_until_half_the_buffer_is_full_or_the_time_is_up() {
         let chunks = ChunkBuffer::default();
-        let push = || chunks.push(&StreamResponse::default());
+        let push = || chunks.push(&StreamResponse::default(), None);
         let second = Duration::from_secs(1);
         for taken_at in [None, Instant::now().checked_sub(second)] {
             chunks.state.lock().taken_at = taken_at;
@@ -240,12 +332,12 @@ mod tests {
     #[test]
     fn a_stream_can_be_ended_with_a_last_chunk() {
         let chunks = ChunkBuffer::default();
-        chunks.push(&StreamResponse::default());
+        chunks.push(&StreamResponse::default(), None);
         chunks.end_with(&StreamResponse {
             is_final: true,
             ..StreamResponse::default()
         });
-        chunks.push(&StreamResponse::default());
+        chunks.push(&StreamResponse::default(), None);
         assert!(matches!(take(&chunks), Poll::Ready(Some(bytes)) if bytes.len() == 7));
         assert_eq!(take(&chunks), Poll::Ready(None));
     }
@@ -257,7 +349,7 @@ mod tests {
             request_id: "x".repeat(MAX_BYTES),
             ..StreamResponse::default()
         };
-        assert!(ChunkBuffer::default().push(&large));
+        assert!(ChunkBuffer::default().push(&large, None));
     }
 
     #[test]
@@ -276,5 +368,77 @@ mod tests {
             assert!(called.load(Ordering::SeqCst));
             chunks.wait_room();
         }
+    }
+
+    #[test]
+    fn chunks_wait_for_demand_and_the_command_with_them() {
+        let chunks = ChunkBuffer::on_demand();
+        let push = |size| chunks.push(&StreamResponse::default(), Some(size));
+        let demand = |count, bytes| chunks.add_demand(&snakepit_proto::Demand { count, bytes });
+        assert!(push(0));
+        assert!(take(&chunks).is_pending());
+        demand(2, 1);
+        assert!(take(&chunks).is_ready());
+        assert!(!push(1));
+        assert!(take(&chunks).is_ready());
+        assert!(push(1));
+        chunks.end();
+        demand(1, 0);
+        assert!(take(&chunks).is_pending());
+        demand(0, 1);
+        assert!(matches!(take(&chunks), Poll::Ready(Some(_))));
+        assert_eq!(take(&chunks), Poll::Ready(None));
+    }
+
+    #[test]
+    fn a_last_chunk_needs_no_demand_unless_others_come_first() {
+        let chunks = ChunkBuffer::on_demand();
+        chunks.push(&StreamResponse::default(), None);
+        assert!(matches!(take(&chunks), Poll::Ready(Some(_))));
+        let chunks = ChunkBuffer::on_demand();
+        chunks.push(&StreamResponse::default(), Some(1));
+        chunks.push(&StreamResponse::default(), None);
+        chunks.end();
+        assert!(take(&chunks).is_pending());
+        chunks.add_demand(&snakepit_proto::Demand { count: 1, bytes: 1 });
+        assert!(take(&chunks).is_ready());
+        assert_eq!(take(&chunks), Poll::Ready(None));
+    }
+
+    #[test]
+    fn chunks_for_a_client_with_demand_share_messages_of_a_bounded_size() {
+        let chunks = ChunkBuffer::on_demand();
+        let demand = snakepit_proto::Demand {
+            count: 100,
+            bytes: 1 << 40,
+        };
+        let down = |size: usize| ConverseDown {
+            chunks: vec![StreamResponse {
+                request_id: "x".repeat(size),
+                ..StreamResponse::default()
+            }],
+            ..ConverseDown::default()
+        };
+        // The first is held, and joins the others later.
+        chunks.push(&down(1), Some(1));
+        chunks.add_demand(&demand);
+        for size in [2, 3, SHARED_UP_TO, 4] {
+            chunks.push(&down(size), Some(size));
+        }
+        let Poll::Ready(Some(bytes)) = take(&chunks) else {
+            panic!("no chunks");
+        };
+        let mut deframer = Deframer::new(usize::MAX);
+        deframer.push(bytes);
+        let messages: Vec<ConverseDown> = std::iter::from_fn(|| deframer.next().unwrap()).collect();
+        let sizes: Vec<Vec<_>> = messages
+            .iter()
+            .map(|down| down.chunks.iter().map(|one| one.request_id.len()).collect())
+            .collect();
+        assert_eq!(sizes, [vec![1, 2, 3], vec![SHARED_UP_TO], vec![4]]);
+        chunks.push(&down(5), Some(5));
+        chunks.end();
+        assert!(matches!(take(&chunks), Poll::Ready(Some(_))));
+        assert_eq!(take(&chunks), Poll::Ready(None));
     }
 }

@@ -19,10 +19,11 @@ impl<T> Default for Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    pub fn push(&self, value: T) {
+    /// Returns whether it was empty: otherwise the other thread was woken already.
+    pub fn push(&self, value: T) -> bool {
         let mut values = self.values.lock();
         values.push(value);
-        self.has_values.store(true, Ordering::Release);
+        !self.has_values.swap(true, Ordering::AcqRel)
     }
 
     #[inline]
@@ -48,8 +49,8 @@ mod tests {
     fn values_are_taken_in_their_order_and_once() {
         let inbox = Inbox::default();
         assert!(inbox.is_empty() && inbox.take().is_empty());
-        inbox.push(1);
-        inbox.push(2);
+        assert!(inbox.push(1));
+        assert!(!inbox.push(2));
         assert!(!inbox.is_empty());
         assert_eq!(inbox.take(), [1, 2]);
         assert!(inbox.is_empty() && inbox.take().is_empty());

@@ -117,6 +117,18 @@ impl IoDriver {
         next
     }
 
+    /// Waits for `end` within a command, on the thread that runs commands, and drives the network meanwhile: whatever
+    /// the command waits for arrives without a switch of threads. None if that thread does not drive.
+    pub(crate) fn wait_here<T>(&self, end: impl Future<Output = T>) -> Option<T> {
+        if !self.shared {
+            return None;
+        }
+        self.come_back();
+        let done = self.drive_until(end);
+        self.go(MOMENT);
+        Some(done)
+    }
+
     /// To be called before commands during which the network must be driven: they take long, or replies wait
     /// for the thread that drives.
     pub fn leave(&self) {
@@ -392,6 +404,53 @@ mod tests {
         scheduler.close();
         commands.join().unwrap();
         driven.end();
+    }
+
+    /// Waits, within a command, for tasks that it spawns: at first nobody drives, later the standby thread does.
+    #[test]
+    fn a_command_that_waits_drives_the_network() {
+        let driven = Driven::new(true, || {});
+        let (waiting, serving) = (driven.driver.clone(), driven.scheduler.clone());
+        let (done, is_done) = mpsc::channel();
+        let commands = thread::spawn(move || {
+            while let Some(call) = waiting.wait_next(&serving) {
+                for turn in 0..100 {
+                    if turn % 2 == 0 {
+                        waiting.leave();
+                        assert_driven(&waiting);
+                    }
+                    let (answer, answered) = oneshot::channel();
+                    let mut turns = 0;
+                    let third_turn = poll_fn(move |cx| {
+                        turns += 1;
+                        cx.waker().wake_by_ref();
+                        if turns == 3 {
+                            Poll::Ready(())
+                        } else {
+                            Poll::Pending
+                        }
+                    });
+                    waiting.tasks().spawn(async move {
+                        third_turn.await;
+                        answer.send(turn).unwrap();
+                    });
+                    assert_eq!(waiting.wait_here(answered), Some(Ok(turn)));
+                }
+                serving.leave(&call);
+                done.send(()).unwrap();
+            }
+        });
+        driven.scheduler.submit([Arc::new(Nothing)]);
+        is_done.recv_timeout(PATIENCE).unwrap();
+        driven.scheduler.close();
+        commands.join().unwrap();
+        driven.end();
+    }
+
+    #[test]
+    fn only_the_thread_that_runs_commands_waits_so() {
+        let driver = IoDriver::new(false).unwrap();
+        assert_eq!(driver.wait_here(async {}), None);
     }
 
     #[test]

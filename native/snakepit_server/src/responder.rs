@@ -1,7 +1,7 @@
 //! Answers a call in the way of its RPC.
 
 use crate::{
-    calls_stream::CallsStream, failure::Failure, outcome::Outcome,
+    calls_stream::CallsStream, conversation::Conversation, failure::Failure, outcome::Outcome,
     stream_responder::StreamResponder,
 };
 use parking_lot::Mutex;
@@ -43,6 +43,7 @@ enum Way<J> {
     },
     Unary(Mutex<Option<UnaryAnswer>>),
     Stream(Arc<StreamResponder>),
+    Converse(Arc<Conversation>),
 }
 
 /// The answer to a call that has an RPC of its own, before it is sent.
@@ -74,6 +75,10 @@ impl<J> Responder<J> {
         Self::new(Way::Stream(stream))
     }
 
+    pub fn converse(conversation: Arc<Conversation>) -> Self {
+        Self::new(Way::Converse(conversation))
+    }
+
     fn new(way: Way<J>) -> Self {
         Self { way, on_end: None }
     }
@@ -101,6 +106,7 @@ impl<J> Responder<J> {
                 }
             }
             Way::Stream(stream) => stream.finish(outcome.result.err()),
+            Way::Converse(conversation) => conversation.finish(outcome),
         }
     }
 
@@ -116,6 +122,7 @@ impl<J> Responder<J> {
                 _ => false,
             },
             Way::Stream(stream) => stream.report(event),
+            Way::Converse(conversation) => conversation.report(event),
         }
     }
 
@@ -123,8 +130,10 @@ impl<J> Responder<J> {
     /// calling thread never waits for the socket.
     pub fn refuse(&self, failure: Failure, exit: HandlerExit) {
         self.finish(Outcome::not_run(failure, exit));
-        if let Way::Frame { calls, .. } = &self.way {
-            calls.wake();
+        match &self.way {
+            Way::Frame { calls, .. } => calls.wake(),
+            Way::Converse(conversation) => conversation.wake(),
+            _ => {}
         }
     }
 
@@ -138,20 +147,28 @@ impl<J> Responder<J> {
     /// Whether finished replies wait for `flush`.
     #[inline]
     pub fn needs_flush(&self) -> bool {
-        matches!(&self.way, Way::Frame { calls, .. } if calls.has_unsent())
+        match &self.way {
+            Way::Frame { calls, .. } => calls.has_unsent(),
+            Way::Converse(conversation) => conversation.needs_flush(),
+            _ => false,
+        }
     }
 
     /// Sends finished replies on this thread, which may wait for the socket.
     pub fn flush(&self) {
-        if let Way::Frame { calls, .. } = &self.way {
-            calls.flush();
+        match &self.way {
+            Way::Frame { calls, .. } => calls.flush(),
+            Way::Converse(conversation) => conversation.flush(),
+            _ => {}
         }
     }
 
     /// The client takes no further chunks.
     pub fn cancel(&self) {
-        if let Way::Stream(stream) = &self.way {
-            stream.cancel();
+        match &self.way {
+            Way::Stream(stream) => stream.cancel(),
+            Way::Converse(conversation) => conversation.cancel(),
+            _ => {}
         }
     }
 
@@ -159,7 +176,27 @@ impl<J> Responder<J> {
     pub fn as_stream(&self) -> Option<&StreamResponder> {
         match &self.way {
             Way::Stream(stream) => Some(stream),
+            Way::Converse(conversation) => conversation.chunks(),
             _ => None,
+        }
+    }
+
+    /// The two-way part of the call, if it has one.
+    #[inline]
+    pub fn conversation(&self) -> Option<&Arc<Conversation>> {
+        match &self.way {
+            Way::Converse(conversation) => Some(conversation),
+            _ => None,
+        }
+    }
+
+    /// Whether the thread that drives the network sends the answer, and not the thread that has it.
+    #[inline]
+    pub fn waits_for_network(&self) -> bool {
+        match &self.way {
+            Way::Frame { .. } => false,
+            Way::Converse(conversation) => conversation.chunks().is_some(),
+            Way::Unary(_) | Way::Stream(_) => true,
         }
     }
 

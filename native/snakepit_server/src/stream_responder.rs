@@ -2,13 +2,15 @@
 
 use crate::{chunk_buffer::ChunkBuffer, failure::Failure, outcome::timestamp};
 use prost::Message;
-use snakepit_proto::{CallEvent, Fields, StreamResponse};
+use snakepit_proto::{CallEvent, ConverseDown, Demand, Fields, StreamResponse};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 pub struct StreamResponder {
     request_id: String,
     max_message_size: usize,
     buffer: ChunkBuffer,
+    /// Whether the chunks travel in messages of `Converse`.
+    converses: bool,
     /// The number of chunks so far, which is the index of the next one. Only the command's thread writes
     /// it.
     sent: AtomicI32,
@@ -20,20 +22,35 @@ impl StreamResponder {
             request_id: request_id.into(),
             max_message_size,
             buffer: ChunkBuffer::default(),
+            converses: false,
             sent: AtomicI32::new(0),
+        }
+    }
+
+    /// For a call that came by `Converse`, whose client says how much it takes.
+    pub fn of_conversation(request_id: &str, max_message_size: usize) -> Self {
+        Self {
+            buffer: ChunkBuffer::on_demand(),
+            converses: true,
+            ..Self::new(request_id, max_message_size)
         }
     }
 
     /// Sends a chunk. True if the next one must wait for room.
     pub fn send(&self, fields: Fields, is_final: bool) -> Result<bool, Failure> {
         let index = self.sent();
+        let counted = self.converses.then(|| values_size(&fields));
         let chunk = self.chunk(index, is_final, fields);
         let (size, limit) = (chunk.encoded_len(), self.max_message_size);
         if size > limit {
             return Err(Failure::too_large(size, limit));
         }
         self.sent.store(index.wrapping_add(1), Ordering::Relaxed);
-        Ok(self.buffer.push(&chunk))
+        Ok(if self.converses {
+            self.buffer.push(&wrapped(chunk), counted)
+        } else {
+            self.buffer.push(&chunk, counted)
+        })
     }
 
     /// Sends what the command reports. False if the client does not read, and the event was dropped.
@@ -61,14 +78,29 @@ impl StreamResponder {
 
     /// Replaces the chunks that have not been sent with a failure, and ends the stream.
     pub fn fail_now(&self, failure: Failure) {
-        self.buffer.end_with(&self.failed(0, failure));
+        let last = self.failed(0, failure);
+        if self.converses {
+            self.buffer.end_with(&wrapped(last));
+        } else {
+            self.buffer.end_with(&last);
+        }
     }
 
     pub(crate) fn finish(&self, failure: Option<Failure>) {
         if let Some(failure) = failure {
-            self.buffer.push(&self.failed(self.sent(), failure));
+            let last = self.failed(self.sent(), failure);
+            if self.converses {
+                self.buffer.push(&wrapped(last), None);
+            } else {
+                self.buffer.push(&last, None);
+            }
         }
         self.buffer.end();
+    }
+
+    /// The client takes further chunks.
+    pub(crate) fn add_demand(&self, more: &Demand) {
+        self.buffer.add_demand(more);
     }
 
     /// The client takes no further chunks.
@@ -108,6 +140,18 @@ impl StreamResponder {
             chunk_index: index,
             ..StreamResponse::default()
         }
+    }
+}
+
+/// How much of the client's demand a chunk takes.
+fn values_size(fields: &Fields) -> usize {
+    fields.values.iter().map(|field| field.value.len()).sum()
+}
+
+fn wrapped(chunk: StreamResponse) -> ConverseDown {
+    ConverseDown {
+        chunks: vec![chunk],
+        ..ConverseDown::default()
     }
 }
 

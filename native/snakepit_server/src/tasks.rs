@@ -79,6 +79,11 @@ impl Tasks {
         self.driver.wake_by_ref();
     }
 
+    /// Whether this thread polls tasks.
+    pub(crate) fn is_polling() -> bool {
+        !POLLING.get().is_null()
+    }
+
     /// Polls the tasks that were woken. To be called by the thread that drives, whose waker `cx` has.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) {
         self.driver.thread.register(cx.waker());

@@ -64,6 +64,14 @@ impl Outgoing {
         append(&mut self.rest, message);
     }
 
+    /// Appends messages that have their prefixes.
+    pub fn append_framed(&mut self, messages: Bytes) {
+        if !self.rest.is_empty() {
+            self.parts.push(self.rest.split().freeze());
+        }
+        self.parts.push(messages);
+    }
+
     /// Appends a message of `size` bytes. `encode` appends to the rest, and moves the rest and a large value to
     /// the parts, so that the value is not copied.
     pub fn append_in_parts(

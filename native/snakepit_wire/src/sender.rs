@@ -10,26 +10,45 @@ use futures_util::task::AtomicWaker;
 use h2::SendStream;
 use http::HeaderMap;
 use parking_lot::Mutex;
-use std::{sync::Arc, task::Waker};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 /// The first allocation for messages.
 const ROOM: usize = 16 * 1024;
 
 pub struct BatchingSender<C> {
     connection: Arc<SharedConnection<C>>,
-    stream: Mutex<SendStream<Bytes>>,
+    /// None until the stream is open.
+    stream: Mutex<Option<SendStream<Bytes>>>,
     out: Mutex<Outgoing>,
     task: AtomicWaker,
 }
 
 impl<C: Connection> BatchingSender<C> {
     pub fn new(connection: Arc<SharedConnection<C>>, stream: SendStream<Bytes>) -> Self {
+        let sender = Self::unopened(connection);
+        sender.open(stream);
+        sender
+    }
+
+    /// What is queued is sent once the stream is open.
+    pub fn unopened(connection: Arc<SharedConnection<C>>) -> Self {
         Self {
             connection,
-            stream: Mutex::new(stream),
+            stream: Mutex::new(None),
             out: Mutex::default(),
             task: AtomicWaker::new(),
         }
+    }
+
+    pub fn open(&self, stream: SendStream<Bytes>) {
+        *self.stream.lock() = Some(stream);
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.stream.lock().is_some()
     }
 
     /// Queues what `append` appends, for `write` or the next `drain` to send.
@@ -83,20 +102,42 @@ impl<C: Connection> BatchingSender<C> {
     /// Ends the sending side of a client after what is queued.
     pub fn finish(&self) {
         self.flush();
-        // The stream's other half reports that it is closed.
-        let _ = self.stream.lock().send_data(Bytes::new(), true);
+        if let Some(stream) = &mut *self.stream.lock() {
+            // The stream's other half reports that it is closed.
+            let _ = stream.send_data(Bytes::new(), true);
+        }
     }
 
     /// Ends the stream of a server after what is queued.
     pub fn end(&self, trailers: &HeaderMap) {
         self.flush();
-        // The stream's other half reports that it is closed.
-        let _ = self.stream.lock().send_trailers(trailers.clone());
+        if let Some(stream) = &mut *self.stream.lock() {
+            // The stream's other half reports that it is closed.
+            let _ = stream.send_trailers(trailers.clone());
+        }
+    }
+
+    /// As `end`, and writes from this thread, if no other thread is using the connection.
+    pub fn end_here(&self, trailers: &HeaderMap) {
+        if !self.connection.write_here(|| self.end(trailers)) {
+            self.end(trailers);
+        }
+    }
+
+    /// Ready once the other end has reset the stream.
+    pub fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut *self.stream.lock() {
+            Some(stream) => stream.poll_reset(cx).map(drop),
+            None => Poll::Pending,
+        }
     }
 
     fn flush(&self) {
         // The stream is locked before data is taken from the queue, so that the order stays.
         let mut stream = self.stream.lock();
+        let Some(stream) = &mut *stream else {
+            return;
+        };
         let parts = self.out.lock().take();
         // The stream's other half reports that it is closed.
         parts.send(|frame| drop(stream.send_data(frame, false)));

@@ -34,7 +34,9 @@ from snakepit_bridge._arguments.builders import (
     or_none,
     plain_union,
 )
+from snakepit_bridge._arguments.inputs import InputOf
 from snakepit_bridge._arguments.scalars import scalar
+from snakepit_bridge._two_way.inputs import Input
 
 _NONE = type(None)
 _PLAIN: dict[object, tuple[type, ...]] = {
@@ -244,6 +246,8 @@ class Annotations:
             if read is None and item is None:
                 return Plain(expected, (dict,))
             return MapOf(expected, read, item)
+        if origin is Input:
+            return InputOf(expected, self.builder(args[0]) if args else None)
         return None
 
     def _tuple(self, annotation: Any, args: Any) -> Builder:

@@ -28,7 +28,7 @@ def grpc_server(name: Optional[str]) -> Callable[..., int]:
         if name == "native":
             raise NoServerError(f"{_native_missing(error)}; or use the server grpcio") from None
     try:
-        from snakepit_bridge._servers import grpcio
+        from snakepit_bridge._grpcio import grpcio
     except ImportError as error:
         ways = f"{_native_missing(missing)}; or " if missing else ""
         raise NoServerError(

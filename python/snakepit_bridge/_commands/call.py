@@ -62,6 +62,7 @@ class Call:
         "kinds",
         "order",
         "size",
+        "start_inputs",
         "started",
     )
 
@@ -75,6 +76,7 @@ class Call:
         order: Optional[int] = None,
         kinds: bool = False,
         size: int = 0,
+        start_inputs: Callable[[], object] = bool,
     ) -> None:
         self.command = command
         #: Decodes the arguments, in the thread that runs the command.
@@ -84,6 +86,8 @@ class Call:
         self.order = arrival() if order is None else order
         #: Whether the caller reads the kinds of values.
         self.kinds = kinds
+        #: Called once the arguments are bound: the client may send the items of inputs.
+        self.start_inputs = start_inputs
         self.started = False
         self.ended = False
         #: Whether it was ended from outside: its generator was closed, or its task cancelled.

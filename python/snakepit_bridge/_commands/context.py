@@ -15,6 +15,7 @@ from snakepit_bridge._commands.sessions import Session, SessionKey, Sessions
 from snakepit_bridge._telemetry import events
 from snakepit_bridge._telemetry.progress import ProgressReports, checked_progress
 from snakepit_bridge._telemetry.reports import TAKES_PROGRESS, TAKES_TELEMETRY, Reports
+from snakepit_bridge._two_way import tools
 
 _log = logging.getLogger("snakepit_bridge")
 
@@ -60,6 +61,7 @@ class Context:
         metadata: Optional[Callable[[], Mapping[str, str]]] = None,
         takes_events: int = 0,
         reports: Optional[Reports] = None,
+        asks: Optional[tools.Asks] = None,
     ) -> None:
         self.request_id = request_id
         self.session_id = session_id
@@ -77,6 +79,7 @@ class Context:
         self._sessions = sessions
         self._takes_events = takes_events
         self._reports = reports
+        self._asks = asks
         #: The last progress that the command has reported, and what sends it.
         self._progress: Optional[tuple[float, str]] = None
         self._progress_reports: Optional[ProgressReports] = None
@@ -90,7 +93,7 @@ class Context:
         session: tuple[Optional[str], int, int],
         left: Optional[float],
         metadata: Mapping[str, str],
-        reports: tuple[int, Optional[Reports]],
+        client: tuple[int, Optional[Reports], Optional[tools.Asks]],
         *,
         sessions: Sessions,
         worker_id: str,
@@ -105,8 +108,9 @@ class Context:
             worker_id=worker_id,
             deadline=None if left is None else time.monotonic() + left,
             metadata=lambda: {"x-request-id": request_id, **metadata},
-            takes_events=reports[0],
-            reports=reports[1],
+            takes_events=client[0],
+            reports=client[1],
+            asks=client[2],
         )
 
     def __repr__(self) -> str:
@@ -180,6 +184,49 @@ class Context:
                 self._callbacks.append(callback)
                 return
         callback()
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The names of the tools that the caller offers."""
+        return () if self._asks is None else tuple(self._asks.tools)
+
+    def call(
+        self,
+        tool: str,
+        args: Optional[Mapping[str, Any]] = None,
+        /,
+        *,
+        timeout: Optional[float] = None,
+        **more: Any,
+    ) -> Any:
+        """Calls a tool of the caller, and returns what it has returned.
+
+            row = context.call("lookup", id=7)
+
+        The tool gets the arguments as one map; a dict takes those whose names are not identifiers.
+        If it fails, if the caller offers no such tool, or if there is no answer within `timeout`
+        seconds, a `ToolError` is raised. If the call is cancelled meanwhile, or its deadline
+        passes, a `CallCancelledError` is raised, which is not an `Exception`. Other threads run
+        while this one waits. An `async` command uses `acall`.
+        """
+        return tools.call(self._asks, tool, {**(args or {}), **more}, timeout)
+
+    async def acall(
+        self,
+        tool: str,
+        args: Optional[Mapping[str, Any]] = None,
+        /,
+        *,
+        timeout: Optional[float] = None,
+        **more: Any,
+    ) -> Any:
+        """As `call`, for `async` commands, which may call several tools at once.
+
+        user, orders = await asyncio.gather(
+            context.acall("user", id=7), context.acall("orders", user=7)
+        )
+        """
+        return await tools.acall(self._asks, tool, {**(args or {}), **more}, timeout)
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Reports how far the call is: a fraction from 0 to 1, and what it is doing ("epoch 2").

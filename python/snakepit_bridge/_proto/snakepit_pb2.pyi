@@ -248,6 +248,131 @@ class ReplyFrame(_message.Message):
     batch_wait_us: int
     def __init__(self, call_id: _Optional[int] = ..., success: bool = ..., result: _Optional[_Mapping[str, bytes]] = ..., result_kinds: _Optional[bytes] = ..., error: _Optional[str] = ..., error_detail: _Optional[_Union[ErrorDetail, _Mapping]] = ..., handler_ns: _Optional[int] = ..., not_started: bool = ..., ended: _Optional[str] = ..., has_start_journal: bool = ..., handler_exit: _Optional[_Union[HandlerExit, str]] = ..., act: _Optional[_Union[ReplyFrame.Act, str]] = ..., event: _Optional[_Union[CallEvent, _Mapping]] = ..., batch_size: _Optional[int] = ..., batch_wait_us: _Optional[int] = ...) -> None: ...
 
+class ConverseUp(_message.Message):
+    __slots__ = ("call", "answers", "items", "input_ends", "demand")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_ENDS_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
+    call: ConverseCall
+    answers: _containers.RepeatedCompositeFieldContainer[ToolAnswer]
+    items: _containers.RepeatedCompositeFieldContainer[InputItems]
+    input_ends: _containers.RepeatedCompositeFieldContainer[InputEnd]
+    demand: Demand
+    def __init__(self, call: _Optional[_Union[ConverseCall, _Mapping]] = ..., answers: _Optional[_Iterable[_Union[ToolAnswer, _Mapping]]] = ..., items: _Optional[_Iterable[_Union[InputItems, _Mapping]]] = ..., input_ends: _Optional[_Iterable[_Union[InputEnd, _Mapping]]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ...) -> None: ...
+
+class ConverseCall(_message.Message):
+    __slots__ = ("call", "stream", "tools", "max_asks", "inputs")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ASKS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    call: CallFrame
+    stream: bool
+    tools: _containers.RepeatedScalarFieldContainer[str]
+    max_asks: int
+    inputs: _containers.RepeatedCompositeFieldContainer[InputArgument]
+    def __init__(self, call: _Optional[_Union[CallFrame, _Mapping]] = ..., stream: bool = ..., tools: _Optional[_Iterable[str]] = ..., max_asks: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputArgument, _Mapping]]] = ...) -> None: ...
+
+class InputArgument(_message.Message):
+    __slots__ = ("name", "input_id", "max_items", "max_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INPUT_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    input_id: int
+    max_items: int
+    max_bytes: int
+    def __init__(self, name: _Optional[str] = ..., input_id: _Optional[int] = ..., max_items: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
+
+class ToolAnswer(_message.Message):
+    __slots__ = ("ask_id", "value", "kind", "error")
+    ASK_ID_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    ask_id: int
+    value: bytes
+    kind: int
+    error: ErrorDetail
+    def __init__(self, ask_id: _Optional[int] = ..., value: _Optional[bytes] = ..., kind: _Optional[int] = ..., error: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class InputItems(_message.Message):
+    __slots__ = ("input_id", "values", "kinds")
+    INPUT_ID_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    input_id: int
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    kinds: bytes
+    def __init__(self, input_id: _Optional[int] = ..., values: _Optional[_Iterable[bytes]] = ..., kinds: _Optional[bytes] = ...) -> None: ...
+
+class InputEnd(_message.Message):
+    __slots__ = ("input_id", "error")
+    INPUT_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    input_id: int
+    error: ErrorDetail
+    def __init__(self, input_id: _Optional[int] = ..., error: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class Demand(_message.Message):
+    __slots__ = ("count", "bytes")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    bytes: int
+    def __init__(self, count: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ConverseDown(_message.Message):
+    __slots__ = ("chunks", "reply", "asks", "withdrawn_asks", "input_demands", "stopped_inputs", "events")
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    ASKS_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_ASKS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_DEMANDS_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    chunks: _containers.RepeatedCompositeFieldContainer[StreamResponse]
+    reply: ReplyFrame
+    asks: _containers.RepeatedCompositeFieldContainer[ToolAsk]
+    withdrawn_asks: _containers.RepeatedScalarFieldContainer[int]
+    input_demands: _containers.RepeatedCompositeFieldContainer[InputDemand]
+    stopped_inputs: _containers.RepeatedScalarFieldContainer[int]
+    events: _containers.RepeatedCompositeFieldContainer[CallEvent]
+    def __init__(self, chunks: _Optional[_Iterable[_Union[StreamResponse, _Mapping]]] = ..., reply: _Optional[_Union[ReplyFrame, _Mapping]] = ..., asks: _Optional[_Iterable[_Union[ToolAsk, _Mapping]]] = ..., withdrawn_asks: _Optional[_Iterable[int]] = ..., input_demands: _Optional[_Iterable[_Union[InputDemand, _Mapping]]] = ..., stopped_inputs: _Optional[_Iterable[int]] = ..., events: _Optional[_Iterable[_Union[CallEvent, _Mapping]]] = ...) -> None: ...
+
+class ToolAsk(_message.Message):
+    __slots__ = ("ask_id", "tool", "args", "arg_kinds", "timeout_us")
+    class ArgsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    ASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
+    ARG_KINDS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    ask_id: int
+    tool: str
+    args: _containers.ScalarMap[str, bytes]
+    arg_kinds: bytes
+    timeout_us: int
+    def __init__(self, ask_id: _Optional[int] = ..., tool: _Optional[str] = ..., args: _Optional[_Mapping[str, bytes]] = ..., arg_kinds: _Optional[bytes] = ..., timeout_us: _Optional[int] = ...) -> None: ...
+
+class InputDemand(_message.Message):
+    __slots__ = ("input_id", "demand")
+    INPUT_ID_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
+    input_id: int
+    demand: Demand
+    def __init__(self, input_id: _Optional[int] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ...) -> None: ...
+
 class CallEvent(_message.Message):
     __slots__ = ("progress", "telemetry")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -283,7 +408,7 @@ class HealthRequest(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., await_call_id: _Optional[int] = ...) -> None: ...
 
 class HealthResponse(_message.Message):
-    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight", "python_stuck_ms", "await_exit", "batch_sizes", "instance_id")
+    __slots__ = ("healthy", "worker_id", "uptime_ms", "total_requests", "total_errors", "version", "running_call_ids", "await_ended", "in_flight", "python_stuck_ms", "await_exit", "batch_sizes", "instance_id", "has_converse")
     class BatchSizesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +429,7 @@ class HealthResponse(_message.Message):
     AWAIT_EXIT_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    HAS_CONVERSE_FIELD_NUMBER: _ClassVar[int]
     healthy: bool
     worker_id: str
     uptime_ms: int
@@ -317,7 +443,8 @@ class HealthResponse(_message.Message):
     await_exit: HandlerExit
     batch_sizes: _containers.ScalarMap[str, int]
     instance_id: int
-    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ..., await_exit: _Optional[_Union[HandlerExit, str]] = ..., batch_sizes: _Optional[_Mapping[str, int]] = ..., instance_id: _Optional[int] = ...) -> None: ...
+    has_converse: bool
+    def __init__(self, healthy: bool = ..., worker_id: _Optional[str] = ..., uptime_ms: _Optional[int] = ..., total_requests: _Optional[int] = ..., total_errors: _Optional[int] = ..., version: _Optional[str] = ..., running_call_ids: _Optional[_Iterable[int]] = ..., await_ended: _Optional[str] = ..., in_flight: _Optional[int] = ..., python_stuck_ms: _Optional[int] = ..., await_exit: _Optional[_Union[HandlerExit, str]] = ..., batch_sizes: _Optional[_Mapping[str, int]] = ..., instance_id: _Optional[int] = ..., has_converse: bool = ...) -> None: ...
 
 class InfoRequest(_message.Message):
     __slots__ = ("include_capabilities", "include_stats", "include_commands")

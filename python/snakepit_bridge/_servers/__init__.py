@@ -1,1 +1,1 @@
-"""The servers that receive calls and answer them: native, grpcio, and stdin and stdout."""
+"""The servers that receive calls and answer them: native, and on stdin and stdout."""

@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from snakepit_bridge import _native
+from snakepit_bridge._arguments.inputs import no_inputs
 from snakepit_bridge._commands import context_variables
 from snakepit_bridge._commands.context import Context, ask_rust_for_request_ids, running
 from snakepit_bridge._commands.registry import Registry
@@ -22,6 +23,7 @@ from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import StartError, exit_fork
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
+from snakepit_bridge._errors.two_way import CallCancelledError, InputError, ToolError
 from snakepit_bridge._native import Server
 from snakepit_bridge._network.address import bind_first
 from snakepit_bridge._process.listening import Listening
@@ -34,6 +36,8 @@ from snakepit_bridge._telemetry.access import log_call
 from snakepit_bridge._threads import unwrapping
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.main_thread import MainThread
+from snakepit_bridge._two_way import tools
+from snakepit_bridge._two_way.inputs import Input, Source
 from snakepit_bridge._values.fields import (
     decode,
     decode_fields,
@@ -67,9 +71,7 @@ def run(
     os.register_at_fork(after_in_child=server.forked)
     address = _listen(server, listening)
     if server.has_async:
-        from snakepit_bridge._threads.async_for_native import AsyncCalls
-
-        AsyncCalls(server, sessions)
+        callbacks.serve_loop()
     if options.max_concurrency == 1:
         sessions.post = server.post
     else:
@@ -139,6 +141,31 @@ class _Callbacks:
         self._sessions = serving.sessions
         self._signals = serving.signals
         self._threads: list[threading.Thread] = []
+        self._async_calls: Optional[object] = None
+
+    def serve_loop(self) -> None:
+        """Has the event loop start `async` calls, and end the waits of commands."""
+        if self._async_calls is None:
+            from snakepit_bridge._threads.async_for_native import AsyncCalls
+
+            self._async_calls = AsyncCalls(self.server, self._sessions)
+
+    def input(self, name: str, source: Source, batching: bool) -> Input[Any]:  # noqa: FBT001
+        if batching:
+            raise no_inputs(name)
+        return Input(name, source)
+
+    def cancelled(self) -> CallCancelledError:
+        return CallCancelledError()
+
+    def tool_failed(self, tool: str, code: str, message: str, data: bytes) -> ToolError:
+        return tools.failed(code, message, data, tool)
+
+    def tool_timed_out(self, tool: str, timeout: Optional[float]) -> ToolError:
+        return tools.timed_out(tool, timeout)
+
+    def input_failed(self, kind: str, message: str) -> InputError:
+        return InputError(message, type=kind)
 
     def start_thread(self) -> None:
         number = len(self._threads) + 1
@@ -189,7 +216,7 @@ class _Callbacks:
             return CallError.of(error)
         failure = CallError("cancelled", "the call was cancelled")
         failure.closed = _is_task_cancelled(kind)
-        if not failure.closed and not issubclass(kind, GeneratorExit):
+        if not failure.closed and not issubclass(kind, (GeneratorExit, CallCancelledError)):
             _log.info("%s raised %s after it was cancelled", command, shown(error))
         return failure
 

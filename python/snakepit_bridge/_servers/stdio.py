@@ -20,10 +20,12 @@ from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import kill_group
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._servers.serving import Serving
-from snakepit_bridge._servers.stdio_wire import StdioWire, refusal, response
+from snakepit_bridge._servers.stdio_wire import Asking, StdioWire, refusal, response
 from snakepit_bridge._servers.worker import Worker
 from snakepit_bridge._threads import execution
 from snakepit_bridge._threads.hook_runner import HookRunner
+from snakepit_bridge._two_way.conversation import Conversation
+from snakepit_bridge._two_way.tools import failed
 from snakepit_bridge._types.invalid import InvalidValueError
 from snakepit_bridge._values.extended_reader import decode_extended
 from snakepit_bridge._values.extended_writer import encode_extended
@@ -72,6 +74,8 @@ class _Server:
         self._threads = 0
         self._at_rest = 0
         self._calls: dict[int, Call] = {}
+        #: Those of the calls whose clients offer tools.
+        self._conversations: dict[int, Conversation] = {}
         self._controls: dict[str, Callable[[dict[str, Any]], object]] = {
             "$health": self._health,
             "$info": self._info,
@@ -105,7 +109,10 @@ class _Server:
                 problems: list[str] = []
                 message = self._next()
                 request = decode_extended(message, problems=problems)
-                self._write(self._answer(request, problems, len(message)))
+                if request["command"] == "$answer":
+                    self._take_answer(request["args"])
+                else:
+                    self._write(self._answer(request, problems, len(message)))
                 with self._counting:
                     self._at_rest += 1
         except (EOFError, BrokenPipeError):
@@ -146,6 +153,7 @@ class _Server:
             return execution.respond(self._worker.runner, call, wire.result, wire.failure)
         finally:
             del self._calls[call.call_id]
+            self._conversations.pop(call.call_id, None)
 
     def _call(self, request: dict[str, Any], problems: list[str], size: int) -> Call:
         command = self._worker.registry.find(request["command"], stream=False)
@@ -160,9 +168,27 @@ class _Server:
             metadata=lambda: request.get("metadata", {}),
             takes_events=request.get("takes_events", 0),
             reports=_Reports(self._write, request["id"]),
+            asks=self._conversation(request),
         )
+        conversation = self._conversations.get(request["id"])
+        if conversation is not None:
+            context.on_cancel(conversation.cancel)
         args = functools.partial(_args, request, problems)
         return Call(command, args, context, call_id=request["id"], kinds=True, size=size)
+
+    def _conversation(self, request: dict[str, Any]) -> Optional[Conversation]:
+        tools = request.get("tools")
+        if not tools:
+            return None
+        wire = Asking(request["id"], self._write, self._limit)
+        conversation = Conversation(wire, tools, request.get("max_asks", 0))
+        self._conversations[request["id"]] = conversation
+        return conversation
+
+    def _take_answer(self, args: dict[str, Any]) -> None:
+        conversation = self._conversations.get(args["call_id"])
+        if conversation is not None:
+            conversation.answer(args["ask_id"], functools.partial(_value, args))
 
     def _write(self, message: bytes) -> None:
         size = len(message).to_bytes(4, "big")
@@ -185,6 +211,7 @@ class _Server:
             "version": __version__,
             "running": len(runner.running_call_ids()),
             "batch_sizes": self._worker.registry.batch_sizes(),
+            "takes_tools": True,
         }
 
     def _info(self, args: dict[str, Any]) -> dict[str, Any]:
@@ -242,6 +269,13 @@ def _args(request: dict[str, Any], problems: list[str]) -> dict[str, Any]:
         raise InvalidValueError(f"args {problems[0]}")
     args: dict[str, Any] = request["args"]
     return args
+
+
+def _value(answer: dict[str, Any]) -> object:
+    error = answer.get("error")
+    if error is not None:
+        raise failed(error["code"], error["message"], error.get("data"))
+    return answer.get("value")
 
 
 class _Reader:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Optional
 
 from snakepit_bridge._commands.call import Call
 from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._two_way.tools import too_large
 from snakepit_bridge._types.invalid import InvalidValueError
 from snakepit_bridge._values.extended_reader import decode_extended
 from snakepit_bridge._values.extended_writer import encode_extended
@@ -44,6 +46,41 @@ class StdioWire:
         if self._call.context.cancelled:
             message["ended"] = "closed" if self._call.closed else "stopped"
         return encode_extended(message)
+
+
+class Asking:
+    """Asks the tools of the client of a call."""
+
+    def __init__(self, call_id: int, write: Callable[[bytes], object], limit: int) -> None:
+        self._call_id = call_id
+        self._write = write
+        self._limit = limit
+
+    def ask(self, ask_id: int, tool: str, args: dict[str, Any], timeout: Optional[float]) -> None:
+        message: dict[str, Any] = {"tool": tool, "args": args}
+        if timeout is not None:
+            message["timeout_us"] = max(1, int(timeout * 1_000_000))
+        try:
+            encoded = self._event("ask", ask_id, message)
+        except InvalidValueError as error:
+            raise CallError("invalid_result", str(error).removeprefix("message.")) from None
+        if len(encoded) > self._limit:
+            raise too_large(len(encoded), self._limit)
+        self._write(encoded)
+
+    def withdraw(self, ask_id: int) -> None:
+        self._write(self._event("withdraw", ask_id, {}))
+
+    def demand(self, input_id: int, count: int, size: int) -> None:
+        """Is not called: such calls have no input streams."""
+
+    def stop(self, input_id: int) -> None:
+        """Is not called."""
+
+    def _event(self, event: str, ask_id: int, more: dict[str, Any]) -> bytes:
+        return encode_extended(
+            {"call_id": self._call_id, "event": event, "ask_id": ask_id, **more}, "message"
+        )
 
 
 def _batch(call: Call) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
 from snakepit_bridge._errors.raised import shown
+from snakepit_bridge._errors.two_way import CallCancelledError
 from snakepit_bridge._telemetry import tracing
 from snakepit_bridge._threads.runner import Runner, cancelled
 from snakepit_bridge._threads.unwrapping import unwrap, wait_for
@@ -296,7 +297,9 @@ def _made(command: Command, call: Union[Call, Batch], make: Callable[[], Any]) -
 def _keywords(call: Call) -> dict[str, Any]:
     call.context._settle()  # noqa: SLF001
     with invalid_args:
-        return call.command.bind(call.args(), call.context, checked=call.kinds)
+        keywords = call.command.bind(call.args(), call.context, checked=call.kinds)
+    call.start_inputs()
+    return keywords
 
 
 def _fields(call: Call, value: object, root: str) -> tuple[dict[str, bytes], Optional[bytes]]:
@@ -311,7 +314,7 @@ def _failure(call: Call, error: BaseException) -> CallError:
         return error  # type: ignore[return-value]
     if call.context.cancelled:
         call.closed = call.closed or issubclass(kind, asyncio.CancelledError)
-        if not issubclass(kind, (asyncio.CancelledError, GeneratorExit)):
+        if not issubclass(kind, (asyncio.CancelledError, GeneratorExit, CallCancelledError)):
             _log.info("%s raised %s after it was cancelled", call.command.name, shown(error))
         return cancelled()
     return CallError.of(error)

@@ -5,8 +5,8 @@ import logging
 from snakepit_bridge import BuiltinAdapter, Context, RequestIdFilter, command
 from snakepit_bridge._commands.call import Call
 from snakepit_bridge._commands.registry import Registry
+from snakepit_bridge._grpcio.grpcio_wire import StreamWire, UnaryWire
 from snakepit_bridge._process.logs import _LibraryFilter
-from snakepit_bridge._servers.grpcio_wire import StreamWire, UnaryWire
 from snakepit_bridge._threads.execution import run, stream
 from snakepit_bridge._threads.runner import Runner
 

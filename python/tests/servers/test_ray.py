@@ -122,7 +122,7 @@ def driver() -> Iterator[Driver]:
 @pytest.fixture(scope="module")
 def ray(driver: Driver) -> Iterator[Client]:
     client = Client(driver.address)
-    client._metadata += (("application", "commands"),)
+    client.metadata += (("application", "commands"),)
     yield client
     client.close()
 
@@ -195,7 +195,7 @@ def test_progress_arrives_before_the_result(ray: Client) -> None:
         call(
             pb.CallFrame(call_id=1, command="steps", takes_events=2),
             timeout=PATIENCE,
-            metadata=ray._metadata,
+            metadata=ray.metadata,
         )
     )
     assert [frame.act for frame in frames] == [pb.ReplyFrame.EVENT, pb.ReplyFrame.REPLY]

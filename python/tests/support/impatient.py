@@ -2,7 +2,7 @@
 
 from probe import Probe
 
-from snakepit_bridge._servers import grpcio
+from snakepit_bridge._grpcio import grpcio
 
 grpcio.MAX_IDLE = 1_000
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from snakepit_bridge import BuiltinAdapter, CommandError, Context, arrow, command
+from snakepit_bridge import BuiltinAdapter, CommandError, Context, Input, arrow, command
 
 
 class Documented(BuiltinAdapter):
@@ -23,6 +23,15 @@ class Documented(BuiltinAdapter):
         for number in range(to):
             yield {"number": number}
         return {"total": to}
+
+    @command
+    def train(self, rows: Input[dict[str, Any]]) -> dict[str, int]:
+        return {"rows": sum(1 for _ in rows)}
+
+    @command
+    def chat(self, messages: Input[dict[str, str]]) -> Generator[str, None, None]:
+        for message in messages:
+            yield message["text"].upper()
 
     @command
     def remember(self, name: str, context: Context) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Optional
 from weakref import WeakValueDictionary
 
-from snakepit_bridge import BuiltinAdapter, Context, Session, command
+from snakepit_bridge import BuiltinAdapter, Context, Session, ToolError, command
 
 
 class Trouble(BuiltinAdapter):
@@ -38,6 +38,18 @@ class Trouble(BuiltinAdapter):
     @command
     async def add_async(self, a: int, b: int = 0) -> int:
         return a + b
+
+    @command
+    def ask(self, tool: str, args: dict[str, Any], context: Context) -> dict[str, Any]:
+        try:
+            return {"value": context.call(tool, args)}
+        except ToolError as error:
+            return {"code": error.code, "message": error.message, "data": error.data}
+
+    @command
+    def ask_each(self, tool: str, n: int, context: Context) -> Generator[Any, None, None]:
+        for x in range(n):
+            yield {"value": context.call(tool, x=x)}
 
     @command
     def sleep(self, seconds: float, started: Optional[str] = None) -> dict[str, Any]:

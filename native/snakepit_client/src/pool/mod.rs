@@ -14,14 +14,16 @@ mod worker;
 #[cfg(test)]
 mod batch_tests;
 #[cfg(test)]
+mod reentrant_tests;
+#[cfg(test)]
 mod session_tests;
 #[cfg(test)]
 mod tests;
 
 pub use state::Limits;
 pub use types::{
-    AcquireError, AcquireOptions, BatchCommand, Event, Gathers, Priority, Session, Snapshot,
-    Startup, Unavailable, Worker, WorkerKey,
+    AcquireError, AcquireOptions, BatchCommand, Event, Gathers, HeldPlace, Priority, Session,
+    Snapshot, Startup, Unavailable, Worker, WorkerKey,
 };
 
 use crate::overdue::Watch;
@@ -323,6 +325,11 @@ impl<W: Worker> Lease<W> {
     pub fn generation(&self) -> u64 {
         let session = self.slot.session.as_ref();
         session.map_or(0, |session| session.generation)
+    }
+
+    /// Identifies the worker in the pool.
+    pub fn key(&self) -> WorkerKey {
+        self.slot.key
     }
 
     /// Whether the call shares its slot with others, with which it gathers on the worker.

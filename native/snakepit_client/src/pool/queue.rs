@@ -2,7 +2,7 @@
 
 use super::{
     sessions::SessionLease,
-    types::{AcquireError, BatchId, Gathers, Priority},
+    types::{AcquireError, BatchId, Gathers, HeldPlace, Priority},
 };
 use std::{
     collections::BTreeSet,
@@ -50,6 +50,8 @@ pub(super) struct Wait {
     pub(super) pipelines: bool,
     pub(super) session: Option<QueuedSession>,
     pub(super) limits: WaitLimits,
+    /// The places of the calls that wait for this one.
+    pub(super) held: Vec<HeldPlace>,
 }
 
 pub(super) struct QueuedSession {

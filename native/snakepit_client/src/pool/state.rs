@@ -4,8 +4,8 @@ use super::{
     queue::{Demand, Place, Queued, QueuedSession, Wait, WaitEnds, WaitLimits},
     sessions::{Assigned, EndedSession, SessionLease, Sessions},
     types::{
-        AcquireError, AcquireOptions, BatchId, Event, Gathers, Snapshot, Startup, Unavailable,
-        Worker, WorkerKey,
+        AcquireError, AcquireOptions, BatchId, Event, Gathers, HeldPlace, Snapshot, Startup,
+        Unavailable, Worker, WorkerKey,
     },
     worker::{Slot, SlotUse, WorkerEntry},
 };
@@ -128,6 +128,7 @@ impl<W: Worker, C> State<W, C> {
             gathers,
             pipelines,
             requeued,
+            held,
         } = options;
         if let Some(session) = &session {
             self.expire_sessions(Some(&session.id), events);
@@ -155,6 +156,9 @@ impl<W: Worker, C> State<W, C> {
             }
             Placement::Queue(pinned) => {
                 self.admit(requeued)?;
+                if self.is_reentrant(pinned, &held) {
+                    return Err(AcquireError::Reentrant);
+                }
                 let session = session.map(|session| QueuedSession {
                     lease: self.enter(&session.id, events),
                     strict: session.strict,
@@ -170,6 +174,7 @@ impl<W: Worker, C> State<W, C> {
                     pipelines,
                     session,
                     limits,
+                    held,
                 };
                 Ok(Placed::Queue { wait, pinned })
             }
@@ -531,6 +536,27 @@ impl<W: Worker, C> State<W, C> {
             });
         }
         Ok(())
+    }
+
+    /// Whether a call that would wait could never be served: each place that it waits for is held by a call that waits
+    /// for a place itself, through one that it makes.
+    fn is_reentrant(&self, pinned: Option<usize>, held: &[HeldPlace]) -> bool {
+        let more_come = pinned.is_none() && self.workers.len() < self.limits.size;
+        if held.is_empty() || more_come {
+            return false;
+        }
+        let pinned_calls = self.workers.iter().flat_map(|entry| entry.pinned.values());
+        let waiting = self.queue.values().chain(pinned_calls);
+        let waiting = waiting.flat_map(|queued| &queued.wait.held);
+        let blocked: HashSet<HeldPlace> = waiting.chain(held).copied().collect();
+        let is_blocked = |entry: &WorkerEntry<W, C>| {
+            let places = blocked.iter().filter(|place| place.worker == entry.key);
+            places.count() >= entry.capacity()
+        };
+        match pinned {
+            Some(index) => self.workers.get(index).is_some_and(is_blocked),
+            None => self.workers.iter().all(is_blocked),
+        }
     }
 
     fn insert(&mut self, pinned: Option<usize>, queued: Queued<C>) {

@@ -49,6 +49,15 @@ pub struct AcquireOptions {
     pub pipelines: bool,
     /// Whether it had a worker before and has not started there. Such a call may exceed the queue's limit.
     pub requeued: bool,
+    /// The places of the calls that wait for this one.
+    pub held: Vec<HeldPlace>,
+}
+
+/// A worker's place, and which call has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeldPlace {
+    pub worker: WorkerKey,
+    pub call_id: u64,
 }
 
 impl Default for AcquireOptions {
@@ -62,6 +71,7 @@ impl Default for AcquireOptions {
             gathers: Gathers::No,
             pipelines: false,
             requeued: false,
+            held: Vec::new(),
         }
     }
 }
@@ -119,6 +129,8 @@ pub enum AcquireError {
     NotReady(Startup),
     /// The call has given up its place.
     GivenUp,
+    /// Each place that it could get is held by a call that waits for a place itself.
+    Reentrant,
     /// The session's worker is gone. Reported once; the next call begins the session anew.
     SessionLost,
     /// The pool has no worker, and waiting would not help.

@@ -192,6 +192,10 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         (1 + waits, self.occupied(), order)
     }
 
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }

@@ -33,7 +33,7 @@ impl Status {
     }
 }
 
-struct Chunk {
+pub(super) struct Chunk {
     fields: Fields,
     is_final: bool,
 }
@@ -49,7 +49,7 @@ impl From<StreamResponse> for Chunk {
 
 type Message = Result<Option<StreamResponse>, tonic::Status>;
 
-fn failed(chunk: &StreamResponse) -> bool {
+pub(super) fn failed(chunk: &StreamResponse) -> bool {
     !chunk.error.is_empty() || chunk.error_detail.is_some()
 }
 
@@ -174,7 +174,11 @@ impl Consumer<'_> {
     }
 }
 
-async fn send(events: Events, chunks: Vec<Chunk>) -> Option<(Events, Result<(), Failure>)> {
+/// Sends chunks in one message. Returns nothing if decoding panicked.
+pub(super) async fn send(
+    events: Events,
+    chunks: Vec<Chunk>,
+) -> Option<(Events, Result<(), Failure>)> {
     let size = chunks.iter().map(|chunk| chunk.fields.size()).sum();
     let work = move || {
         let sent = events.chunks(chunks.len(), |env| decode_chunks(env, &chunks));

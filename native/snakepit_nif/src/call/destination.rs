@@ -15,7 +15,7 @@ use snakepit_client::{
     error::{Failure, Fault},
     faults::ConnectionFaults,
     multiplexer,
-    pool::{Dispatcher, Lease},
+    pool::{Dispatcher, HeldPlace, Lease},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -74,6 +74,16 @@ impl Destination {
             Self::Worker(lease, _) => lease.generation(),
             Self::Channel(..) => 0,
         }
+    }
+
+    /// The place of the call of this id, and the number of the pool.
+    pub(super) fn place(&self, call_id: u64) -> Option<(u64, HeldPlace)> {
+        let Self::Worker(lease, _) = self else {
+            return None;
+        };
+        let worker = lease.key();
+        let place = HeldPlace { worker, call_id };
+        Some((lease.dispatcher().client_id(), place))
     }
 
     pub(super) fn worker(&self) -> Option<&Worker> {

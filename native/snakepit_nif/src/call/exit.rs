@@ -39,6 +39,7 @@ impl HandlerState {
             Failure::Remote(_)
             | Failure::TooLarge { .. }
             | Failure::NotStarted { .. }
+            | Failure::NoConverse
             // Something between has lost the server that ran it, and has others.
             | Failure::CallEnded(_) => Self::Exited,
             Failure::WorkerCrashed(_) => Self::Lost,

@@ -4,6 +4,7 @@ mod answer;
 mod caller;
 mod cause;
 mod consumer;
+mod converse;
 mod destination;
 mod exit;
 mod meta;
@@ -17,6 +18,7 @@ mod timeouts;
 mod unary;
 
 pub(crate) use caller::{Waited, cancel};
+pub(crate) use converse::{Shape, Sink, TwoWay, run_two_way};
 pub(crate) use destination::{Connection, Endpoint, Pool, Worker};
 pub(crate) use overdue::Overdue;
 pub(crate) use request::{Call, Refused};

@@ -1,6 +1,9 @@
 //! A call as its caller makes it, with its deadlines.
 
-use crate::{numbers::Numbers, progress_listener::ProgressListener};
+use crate::{
+    conversation::ConversationResource, numbers::Numbers, progress_listener::ProgressListener,
+};
+use rustler::ResourceArc;
 use snakepit_client::{
     channel::Channel,
     error::Failure,
@@ -34,6 +37,8 @@ pub(crate) struct Call {
     pub(crate) numbers: Option<Arc<Numbers>>,
     /// If the caller takes the call's progress.
     pub(crate) progress: Option<Arc<ProgressListener>>,
+    /// The calls that wait for this one, because a tool of theirs has made it.
+    pub(crate) holding: Vec<ResourceArc<ConversationResource>>,
 }
 
 /// A call that was not started.

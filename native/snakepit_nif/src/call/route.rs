@@ -4,9 +4,11 @@ use super::{
     destination::{Destination, Endpoint, Pool, Worker},
     request::Call,
 };
+use crate::conversation::ConversationResource;
+use rustler::ResourceArc;
 use snakepit_client::{
     error::Failure,
-    pool::{AcquireError, AcquireOptions, Granted, Lease, Submitted, Ticket},
+    pool::{AcquireError, AcquireOptions, Granted, HeldPlace, Lease, Submitted, Ticket},
 };
 use snakepit_proto::{TAKES_PROGRESS, TAKES_TELEMETRY};
 use std::sync::Arc;
@@ -74,7 +76,15 @@ impl Call {
             gathers: pool.gathers(self.header.command()),
             pipelines,
             requeued,
+            held: self.held_in(pool),
         }
+    }
+
+    /// The places in a pool of the calls that wait for this one.
+    fn held_in(&self, pool: &Pool) -> Vec<HeldPlace> {
+        let holding = self.holding.iter();
+        let place = |call: &ResourceArc<ConversationResource>| call.place_in(pool.client_id());
+        holding.filter_map(place).collect()
     }
 
     /// Sets what depends on the destination: the generation of the call's session, further metadata, and which events are
@@ -113,6 +123,7 @@ impl Call {
                 remote: self.remote,
             },
             AcquireError::NotReady(startup) => Failure::NotReady(startup),
+            AcquireError::Reentrant => Failure::Reentrant,
             AcquireError::GivenUp => Failure::Cancelled,
             AcquireError::SessionLost => Failure::SessionLost {
                 remote: self.remote,

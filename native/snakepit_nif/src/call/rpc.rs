@@ -1,10 +1,11 @@
 //! Sends a call as an RPC of its own.
 
-use super::{destination::Destination, meta::BatchPart, request::Call};
-use snakepit_client::{channel::Channel, error::Failure};
+use super::{converse::TwoWay, destination::Destination, meta::BatchPart, request::Call};
+use snakepit_client::{cancellable_body::ResetOn, channel::Channel, error::Failure};
 use snakepit_proto::reply_frame::Act;
-use snakepit_proto::{CallEvent, ExecuteResponse, Fields, StreamResponse};
+use snakepit_proto::{CallEvent, ConverseDown, ExecuteResponse, Fields, StreamResponse};
 use std::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::AsciiMetadataKey};
 
 impl Call {
@@ -120,6 +121,29 @@ impl Call {
         opened
             .map(Response::into_inner)
             .map_err(|status| self.unanswered(&status, channel, true))
+    }
+
+    /// The RPC is reset when the guard is dropped.
+    pub(super) async fn converse(
+        &self,
+        destination: &Destination,
+        two_way: &TwoWay,
+    ) -> Result<(Streaming<ConverseDown>, DropGuard), Failure> {
+        let channel = destination.channel();
+        self.check_size(channel)?;
+        two_way.resource.set_limit(channel.max_message_size);
+        two_way.resource.set_place(destination.place(self.id));
+        let reset = CancellationToken::new();
+        let call = two_way.call(self);
+        let mut request = self.request(two_way.resource.conversation.begin(call));
+        request.extensions_mut().insert(ResetOn(reset.clone()));
+        let guard = reset.drop_guard();
+        let mut client = channel.client.clone();
+        match client.converse(request).await {
+            Ok(response) => Ok((response.into_inner(), guard)),
+            Err(status) if status.code() == Code::Unimplemented => Err(Failure::NoConverse),
+            Err(status) => Err(self.unanswered(&status, channel, two_way.shape.stream)),
+        }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

@@ -27,7 +27,7 @@ pub(crate) async fn run_stream(
     timeouts: StreamTimeouts,
     events: Events,
 ) {
-    let (destination, clock, opened) = match open(&mut call, route, &timeouts).await {
+    let (destination, clock, opened) = match open(&mut call, route, &timeouts, &Chunks).await {
         Ok(opened) => opened,
         Err(failure) => {
             let failed = Err(failure);
@@ -78,7 +78,7 @@ pub(crate) async fn run_stream(
 }
 
 /// Counts a stream that has ended. One that its consumer has cancelled has not failed.
-fn count(call: &Call, result: &Result<(), Failure>, meta: Option<&Meta<'_>>) {
+pub(super) fn count(call: &Call, result: &Result<(), Failure>, meta: Option<&Meta<'_>>) {
     let reason = result.as_ref().err().map(Failure::reason);
     let error = reason.filter(|reason| *reason != Reason::Cancelled);
     if let Some(numbers) = &call.numbers {
@@ -91,21 +91,45 @@ fn count(call: &Call, result: &Result<(), Failure>, meta: Option<&Meta<'_>>) {
     }
 }
 
-type Opened = Result<Streaming<StreamResponse>, Failure>;
+/// An RPC of its own for a call.
+pub(super) trait OwnRpc: Sync {
+    type Opened: Send;
 
-/// Finds a destination and opens the stream there; at another destination if it has not started there. Fails
-/// if there is no destination.
-async fn open(
+    fn open(
+        &self,
+        call: &Call,
+        destination: &Destination,
+    ) -> impl Future<Output = Result<Self::Opened, Failure>> + Send;
+}
+
+struct Chunks;
+
+impl OwnRpc for Chunks {
+    type Opened = Streaming<StreamResponse>;
+
+    async fn open(
+        &self,
+        call: &Call,
+        destination: &Destination,
+    ) -> Result<Streaming<StreamResponse>, Failure> {
+        call.open_stream(destination).await
+    }
+}
+
+/// Finds a destination and opens the RPC there; at another destination if it has not started there. Fails if there is
+/// no destination.
+pub(super) async fn open<R: OwnRpc>(
     call: &mut Call,
     mut route: Route,
     timeouts: &StreamTimeouts,
-) -> Result<(Destination, Clock, Opened), Failure> {
+    rpc: &R,
+) -> Result<(Destination, Clock, Result<R::Opened, Failure>), Failure> {
     let started = call.started;
     let mut attempt = 0;
     loop {
         let destination = timeouts.for_first(started, route.destination(call)).await?;
         let clock = Clock::new(call, destination.worker_id(), Instant::now());
-        let opening = call.within(call.open_stream(&destination));
+        let opening = call.within(rpc.open(call, &destination));
         let opened = timeouts.for_first(started, opening).await;
         attempt += 1;
         match opened {

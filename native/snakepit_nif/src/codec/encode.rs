@@ -50,7 +50,8 @@ pub(crate) fn encode_extended(value: Term<'_>) -> Result<Vec<u8>, EncodeError> {
     Ok(write(value, Rules::Kinds, usize::MAX)?.1)
 }
 
-fn encode_value(
+/// Encodes a value that travels by itself, with its kind.
+pub(crate) fn encode_value(
     value: Term<'_>,
     rules: Rules,
     budget: usize,

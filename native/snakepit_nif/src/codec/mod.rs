@@ -9,5 +9,5 @@ mod tensor;
 
 pub(crate) use binary::{binary, copied};
 pub(crate) use decode::{bytes_to_read, decode_extended, decode_fields};
-pub(crate) use encode::{encode_args, encode_extended};
+pub(crate) use encode::{encode_args, encode_extended, encode_value};
 pub(crate) use rules::{EncodeError, Rules};

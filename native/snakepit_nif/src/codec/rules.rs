@@ -45,7 +45,7 @@ impl EncodeError {
     }
 
     /// Prepends a step to the path.
-    pub(super) fn under(mut self, step: impl fmt::Display) -> Self {
+    pub(crate) fn under(mut self, step: impl fmt::Display) -> Self {
         if let Self::Invalid { path, .. } | Self::Struct { path, .. } = &mut self {
             path.insert_str(0, &step.to_string());
         }

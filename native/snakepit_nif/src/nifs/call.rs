@@ -8,6 +8,7 @@ use crate::{
         start_unary,
     },
     codec::{self, EncodeError, Rules},
+    conversation::ConversationResource,
     events::{Events, Recipient},
     failure_term::{error_term, failure_term},
     progress::Progress,
@@ -37,15 +38,23 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// How much a quick NIF may encode, in bytes: some forty microseconds of work.
-const QUICK_BUDGET: usize = 256 * 1024;
+pub(super) const QUICK_BUDGET: usize = 256 * 1024;
 
-/// A stream. Elixir has the only reference to it: dropping that cancels the stream, as does the exit of its owner.
-struct StreamResource {
-    cancelled: CancellationToken,
-    credit: Credit,
+/// A stream, or a two-way call. Elixir has the only reference to it: dropping that cancels it, as does the exit of its
+/// owner.
+pub(super) struct StreamResource {
+    pub(super) cancelled: CancellationToken,
+    pub(super) demand: Demand,
     /// Only if the owner receives the chunks as messages.
-    progress: Option<Arc<Progress>>,
-    guard: SendGuard,
+    pub(super) progress: Option<Arc<Progress>>,
+    pub(super) guard: SendGuard,
+}
+
+/// What the owner's demand for chunks adds to.
+pub(super) enum Demand {
+    Credit(Credit),
+    /// Of a two-way call.
+    Conversation(ResourceArc<ConversationResource>),
 }
 
 #[rustler::resource_impl]
@@ -120,10 +129,12 @@ struct Further {
     metadata: Vec<(String, String)>,
     /// Whether the caller takes the call's progress.
     progress: bool,
+    /// The calls that wait for this one.
+    holding: Vec<ResourceArc<ConversationResource>>,
 }
 
 impl Spec {
-    fn takes_progress(&self) -> bool {
+    pub(super) fn takes_progress(&self) -> bool {
         self.further
             .as_ref()
             .is_some_and(|further| further.progress)
@@ -158,6 +169,7 @@ impl Spec {
             remote: false,
             numbers: None,
             progress: None,
+            holding: further.holding,
         }
     }
 }
@@ -193,11 +205,11 @@ fn call_large<'a>(
 /// The properties of a stream in addition to those of a call.
 #[derive(NifMap)]
 #[rustler(decode)]
-struct StreamSpec<'a> {
+pub(super) struct StreamSpec<'a> {
     pool: Term<'a>,
-    demand: usize,
+    pub(super) demand: usize,
     /// Whether credit comes back for each chunk.
-    bounded: bool,
+    pub(super) bounded: bool,
     first_chunk_timeout: Option<u64>,
     idle_timeout: Option<u64>,
     /// The process that is also notified of the end, and the term for that message.
@@ -236,7 +248,10 @@ fn ask_more(handle: ResourceArc<StreamResource>, chunks: usize) -> Atom {
     if let Some(progress) = &handle.progress {
         progress.ask(chunks);
     }
-    handle.credit.add(chunks);
+    match &handle.demand {
+        Demand::Credit(credit) => credit.add(chunks),
+        Demand::Conversation(resource) => resource.conversation.ask_chunks(chunks),
+    }
     atoms::ok()
 }
 
@@ -297,33 +312,50 @@ fn streaming<'a>(
     let progress = (!stream.bounded).then(|| Progress::new(call.started, stream.demand));
     let handle = ResourceArc::new(StreamResource {
         cancelled: call.cancelled.clone(),
-        credit: credit.clone(),
-        progress: progress.clone(),
+        demand: Demand::Credit(credit.clone()),
+        progress,
         guard: SendGuard::default(),
     });
     env.monitor(&handle, &env.pid());
-    let timeouts = StreamTimeouts {
-        first_chunk: millis(stream.first_chunk_timeout),
-        idle: millis(stream.idle_timeout),
-    };
-    let recipient = || {
-        Recipient::new(
-            env.pid(),
-            reference,
-            stream.pool,
-            call.header.command(),
-            handle.guard.clone(),
-            stream.observer,
-            progress.clone(),
-        )
-    };
-    let watch = progress
-        .clone()
-        .and_then(|progress| Overdue::new(&call, recipient(), progress, timeouts).watch());
-    let events = Events::new(recipient(), watch);
+    let timeouts = stream.timeouts();
+    let events = stream.events(env, reference, &call, &handle);
     match spawn(run_stream(*call, route, credit, timeouts, events)) {
         Ok(()) => (atoms::ok(), handle).encode(env),
         Err(failure) => error_term(env, &failure),
+    }
+}
+
+impl<'a> StreamSpec<'a> {
+    pub(super) fn timeouts(&self) -> StreamTimeouts {
+        StreamTimeouts {
+            first_chunk: millis(self.first_chunk_timeout),
+            idle: millis(self.idle_timeout),
+        }
+    }
+
+    /// What sends the stream's messages to the calling process.
+    pub(super) fn events(
+        &self,
+        env: Env<'a>,
+        reference: Term<'a>,
+        call: &Call,
+        handle: &StreamResource,
+    ) -> Events {
+        let recipient = || {
+            Recipient::new(
+                env.pid(),
+                reference,
+                self.pool,
+                call.header.command(),
+                handle.guard.clone(),
+                self.observer,
+                handle.progress.clone(),
+            )
+        };
+        let watch = handle.progress.clone().and_then(|progress| {
+            Overdue::new(call, recipient(), progress, self.timeouts()).watch()
+        });
+        Events::new(recipient(), watch)
     }
 }
 
@@ -348,10 +380,15 @@ impl Encoder for EncodeError {
     }
 }
 
-type Prepared = Result<(Box<Call>, Target), EncodeError>;
+pub(super) type Prepared = Result<(Box<Call>, Target), EncodeError>;
 
 /// Encodes the arguments.
-fn prepare(target: Term<'_>, args: Term<'_>, spec: Spec, budget: usize) -> NifResult<Prepared> {
+pub(super) fn prepare(
+    target: Term<'_>,
+    args: Term<'_>,
+    spec: Spec,
+    budget: usize,
+) -> NifResult<Prepared> {
     let args = match codec::encode_args(args, Rules::Kinds, budget) {
         Ok(args) => args,
         Err(error) => return Ok(Err(error)),

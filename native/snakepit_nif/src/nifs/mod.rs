@@ -2,6 +2,7 @@
 
 mod call;
 mod channel;
+mod converse;
 mod pool;
 mod process;
 mod runtime_dir;

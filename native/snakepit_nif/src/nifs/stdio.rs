@@ -5,6 +5,7 @@ use crate::{
     atoms,
     call::{Call, Waited, Worker},
     codec,
+    conversation::{Conversation, ConversationResource},
     failure_term::error_term,
     reply::{Reply, off_scheduler},
     terms::LeaseTerm,
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
 use snakepit_client::{
     error::Failure,
-    pool::{Granted, Lease, QueuedCall, Submitted, Ticket},
+    pool::{Granted, HeldPlace, Lease, QueuedCall, Submitted, Ticket},
     stdio_id,
 };
 use snakepit_proto::Fields;
@@ -104,6 +105,21 @@ fn release(lease: ResourceArc<LeaseResource>) -> Atom {
     let held = lease.0.lock().take();
     drop(held);
     atoms::ok()
+}
+
+/// What stands for the place of a two-way call, for the calls that its tools make.
+#[rustler::nif]
+fn holding<'a>(env: Env<'a>, lease: ResourceArc<LeaseResource>, call_id: u64) -> Term<'a> {
+    let resource = ConversationResource::new(Conversation::new([], 0));
+    let place = lease.0.lock().as_ref().map(|lease| {
+        let worker = lease.key();
+        (
+            lease.dispatcher().client_id(),
+            HeldPlace { worker, call_id },
+        )
+    });
+    resource.set_place(place);
+    ResourceArc::new(resource).encode(env)
 }
 
 /// The `id` of a response.

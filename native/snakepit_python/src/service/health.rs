@@ -36,6 +36,7 @@ pub(super) async fn serve(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> 
         python_stuck_ms: worker.python_stuck_ms(),
         batch_sizes: worker.commands.batch_sizes().collect(),
         instance_id: worker.settings.instance_id,
+        has_converse: true,
         ..HealthResponse::default()
     };
     health.set_exit(worker.exits.find(id));

@@ -1,6 +1,7 @@
 //! Serves the RPCs of `proto/snakepit.proto`, each in its own file.
 
 mod calls;
+mod converse;
 mod end_session;
 mod execute;
 mod health;
@@ -36,6 +37,7 @@ async fn route(worker: &Worker, rpc: &mut Rpc) -> Result<(), Status> {
         "ExecuteInSession" => execute::serve::<SessionRequest>(worker, rpc).await,
         "ExecuteStream" => stream::serve::<ExecuteRequest>(worker, rpc).await,
         "ExecuteInSessionStream" => stream::serve::<SessionRequest>(worker, rpc).await,
+        "Converse" => converse::serve(worker, rpc).await,
         "Health" => health::serve(worker, rpc).await,
         "GetInfo" => info::serve(worker, rpc).await,
         "EndSession" => end_session::serve(worker, rpc).await,

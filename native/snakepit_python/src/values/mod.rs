@@ -46,7 +46,8 @@ fn name(field: &Field) -> PyResult<&str> {
     field.name().map_err(PyValueError::new_err)
 }
 
-fn decode<'py>(
+/// Decodes one value, which errors call `name`.
+pub(crate) fn decode<'py>(
     py: Python<'py>,
     kind: u8,
     bytes: &Bytes,

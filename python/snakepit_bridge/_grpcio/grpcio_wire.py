@@ -5,17 +5,24 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Optional
+from typing import Any, Optional
 
 from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._errors.guards import invalid_result
 from snakepit_bridge._proto.snakepit_pb2 import (
     CallEvent,
+    ConverseDown,
+    Demand,
     ExecuteResponse,
+    InputDemand,
     Progress,
     ReplyFrame,
     StreamResponse,
     TelemetryEvent,
+    ToolAsk,
 )
+from snakepit_bridge._two_way.tools import too_large
+from snakepit_bridge._values.fields import encode_fields
 
 #: The number of events that wait for the next message of their call; further ones are dropped.
 MAX_EVENTS = 1000
@@ -90,16 +97,13 @@ class UnaryWire:
         ).SerializeToString()
 
 
-class FrameWire:
-    """Encodes `ReplyFrame`s; what the command reports is passed to `send` at once."""
+class EventWire:
+    """Passes what the command reports to `send` at once."""
 
-    __slots__ = ("_limit", "_send", "batch", "outcome")
+    __slots__ = ("_send",)
 
-    def __init__(self, limit: int, send: Callable[[bytes], bool]) -> None:
-        self._limit = limit
+    def __init__(self, send: Callable[[bytes], bool]) -> None:
         self._send = send
-        self.outcome = "ok"
-        self.batch = (0, 0)
 
     def progress(self, fraction: float, message: str) -> None:
         self._event(CallEvent(progress=Progress(fraction=fraction, message=message)))
@@ -108,26 +112,48 @@ class FrameWire:
         return self._event(telemetry_event(name, measurements, metadata))
 
     def _event(self, event: CallEvent) -> bool:
+        raise NotImplementedError
+
+
+class FrameWire(EventWire):
+    """Encodes `ReplyFrame`s; what the command reports is passed to `send` at once."""
+
+    __slots__ = ("_call_id", "_limit", "batch", "outcome")
+
+    def __init__(self, limit: int, send: Callable[[bytes], bool], call_id: int = 0) -> None:
+        super().__init__(send)
+        self._limit = limit
+        self._call_id = call_id
+        self.outcome = "ok"
+        self.batch = (0, 0)
+
+    def _event(self, event: CallEvent) -> bool:
         return self._send(ReplyFrame(act=ReplyFrame.EVENT, event=event).SerializeToString())
 
     def result(self, fields: Mapping[str, bytes], kinds: Optional[bytes]) -> bytes:
         message = ReplyFrame(
+            call_id=self._call_id,
             success=True,
             result=fields,
             result_kinds=kinds,
             batch_size=self.batch[0],
             batch_wait_us=self.batch[1],
         )
-        return _checked(message.SerializeToString(), self._limit)
+        return _checked(self._wrapped(message), self._limit)
 
     def failure(self, failure: CallError) -> bytes:
         self.outcome = failure.reason
-        return ReplyFrame(
+        message = ReplyFrame(
+            call_id=self._call_id,
             error=str(failure),
             error_detail=failure.detail(),
             batch_size=self.batch[0],
             batch_wait_us=self.batch[1],
-        ).SerializeToString()
+        )
+        return self._wrapped(message)
+
+    def _wrapped(self, message: ReplyFrame) -> bytes:
+        return message.SerializeToString()
 
 
 class StreamWire:
@@ -171,6 +197,93 @@ class StreamWire:
             chunk_index=index,
             error_detail=failure.detail(),
         ).SerializeToString()
+
+
+class ConverseWire(FrameWire):
+    """Encodes the messages of a two-way call, except its chunks."""
+
+    __slots__ = ("_kinds", "_on_full")
+
+    def __init__(
+        self,
+        limit: int,
+        send: Callable[[bytes], bool],
+        call_id: int,
+        *,
+        kinds: bool,
+        on_full: Callable[[str], object],
+    ) -> None:
+        super().__init__(limit, send, call_id)
+        #: Whether the client reads the kinds of values.
+        self._kinds = kinds
+        self._on_full = on_full
+
+    def failure(self, failure: CallError) -> bytes:
+        if failure.reason == "pool_saturated":
+            self._on_full(failure.message)
+        return super().failure(failure)
+
+    def ask(self, ask_id: int, tool: str, args: dict[str, Any], timeout: Optional[float]) -> None:
+        with invalid_result:
+            fields, kinds = encode_fields(args, "args", kinds=self._kinds)
+        size = sum(map(len, fields.values()))
+        if size > self._limit:
+            raise too_large(size, self._limit)
+        timeout_us = 0 if timeout is None else max(1, int(timeout * 1_000_000))
+        ask = ToolAsk(ask_id=ask_id, tool=tool, args=fields, arg_kinds=kinds, timeout_us=timeout_us)
+        self._converse(ConverseDown(asks=[ask]))
+
+    def withdraw(self, ask_id: int) -> None:
+        self._converse(ConverseDown(withdrawn_asks=[ask_id]))
+
+    def demand(self, input_id: int, count: int, size: int) -> None:
+        demand = InputDemand(input_id=input_id, demand=Demand(count=count, bytes=size))
+        self._converse(ConverseDown(input_demands=[demand]))
+
+    def stop(self, input_id: int) -> None:
+        self._converse(ConverseDown(stopped_inputs=[input_id]))
+
+    def _event(self, event: CallEvent) -> bool:
+        return self._send(ConverseDown(events=[event]).SerializeToString())
+
+    def _wrapped(self, message: ReplyFrame) -> bytes:
+        return ConverseDown(reply=message).SerializeToString()
+
+    def _converse(self, message: ConverseDown) -> None:
+        self._send(message.SerializeToString())
+
+
+class ConverseChunks(StreamWire):
+    """Encodes the chunks of a two-way call; another wire sends what the command reports."""
+
+    __slots__ = ("counted",)
+
+    def __init__(self, request_id: str, limit: int, on_full: Callable[[str], object]) -> None:
+        super().__init__(request_id, limit, on_full)
+        #: How many bytes of the last chunk count; None if it needs no demand.
+        self.counted: Optional[int] = None
+
+    def chunk(
+        self, fields: Mapping[str, bytes], kinds: Optional[bytes], index: int, *, final: bool
+    ) -> bytes:
+        message = super().chunk(fields, kinds, index, final=final)
+        self.counted = sum(map(len, fields.values()))
+        return _as_chunk(message)
+
+    def failure(self, failure: CallError, index: int = 0) -> bytes:
+        self.counted = None
+        return _as_chunk(super().failure(failure, index))
+
+
+def _as_chunk(message: bytes) -> bytes:
+    """A `ConverseDown` with an encoded chunk: its first field."""
+    header = bytearray(b"\n")
+    size = len(message)
+    while size >> 7:
+        header.append(size % 128 + 128)
+        size >>= 7
+    header.append(size)
+    return bytes(header) + message
 
 
 def _checked(message: bytes, limit: int) -> bytes:

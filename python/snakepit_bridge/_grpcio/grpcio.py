@@ -7,6 +7,7 @@ server and a handler thread, a call took half as long again (measured).
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent import futures
@@ -21,21 +22,23 @@ from snakepit_bridge._commands.registry import Command, Registry
 from snakepit_bridge._commands.sessions import SessionKey
 from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._grpcio.grpcio_converse import Start, TwoWayCall, first_of
+from snakepit_bridge._grpcio.grpcio_standard import MAX_WATCHES, Health, Reflection
+from snakepit_bridge._grpcio.grpcio_wire import FrameWire, StreamWire, UnaryWire
+from snakepit_bridge._grpcio.relay import TimedOutError, Waiting, relay
 from snakepit_bridge._network.address import bind_first, is_private
 from snakepit_bridge._network.tls import Pem
 from snakepit_bridge._process.listening import UNLIMITED, Listening
 from snakepit_bridge._process.options import Options
 from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._proto import snakepit_pb2 as pb
-from snakepit_bridge._servers.grpcio_standard import MAX_WATCHES, Health, Reflection
-from snakepit_bridge._servers.grpcio_wire import FrameWire, StreamWire, UnaryWire
-from snakepit_bridge._servers.relay import TimedOutError, Waiting, relay
 from snakepit_bridge._servers.serving import INSTANCE_ID, Serving
 from snakepit_bridge._servers.worker import Worker
 from snakepit_bridge._telemetry.access import log_call
 from snakepit_bridge._telemetry.reports import Reports
 from snakepit_bridge._threads import execution
 from snakepit_bridge._threads.hook_runner import HookRunner
+from snakepit_bridge._two_way.conversation import Conversation, ProtocolError
 from snakepit_bridge._values.fields import decode_fields
 from snakepit_bridge._version import __version__
 
@@ -69,7 +72,7 @@ LEAVES_WITHIN = 30.0
 # A client that does not know the enum reads the text.
 _EXITS = {"stopped": pb.HANDLER_EXIT_STOPPED, "closed": pb.HANDLER_EXIT_CLOSED}
 
-_Wire = Union[UnaryWire, StreamWire, FrameWire]
+_Wire = Union[UnaryWire, StreamWire, FrameWire, TwoWayCall]
 _Request = Union[pb.ExecuteRequest, pb.SessionRequest, pb.CallFrame]
 
 
@@ -188,10 +191,19 @@ def _is_one_of(secrets: list[bytes], given: Union[str, bytes]) -> bool:
 
 
 class Service(grpc.GenericRpcHandler):
+    """Serves the RPCs. Two-way calls need streams in both directions, which not every proxy has."""
+
     def __init__(
-        self, worker: Worker, options: Options, secrets: list[str], health: Health
+        self,
+        worker: Worker,
+        options: Options,
+        secrets: list[str],
+        health: Health,
+        *,
+        has_converse: bool = True,
     ) -> None:
         self._worker = worker
+        self._has_converse = has_converse
         self._limit = options.max_message_size
         self._logs_calls = options.access_log
         self._health_v1 = health
@@ -214,6 +226,11 @@ class Service(grpc.GenericRpcHandler):
                 grpc.unary_stream_rpc_method_handler,
                 self._call_with_events,
                 pb.CallFrame.FromString,
+            ),
+            f"/{SERVICE}/Converse": (
+                grpc.stream_stream_rpc_method_handler,
+                self._converse,
+                pb.ConverseUp.FromString,
             ),
         }
         self._others = {
@@ -346,6 +363,50 @@ class Service(grpc.GenericRpcHandler):
         finally:
             self._log(request, rpc, wire, began)
 
+    def _converse(
+        self, order: int, requests: Iterator[pb.ConverseUp], rpc: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        first = first_of(requests, rpc)
+        frame = first.call.call
+        frame.request_id = frame.request_id or self._metadata(rpc).get(_REQUEST_ID, "")
+
+        def make(
+            command: Command, reports: Reports, conversation: Conversation
+        ) -> tuple[Call, Optional[float]]:
+            made = self._call(command, frame, rpc, order, reports, asks=conversation)
+            call, _ = made
+            call.args = functools.partial(two_way.args, call.args, command)
+            call.start_inputs = conversation.start_inputs
+            call.context.on_cancel(conversation.cancel)
+            return made
+
+        start = Start(
+            runner=self._worker.runner,
+            find=functools.partial(self._worker.registry.find, stream=first.call.stream),
+            call=make,
+            limit=self._limit,
+            ends_within=functools.partial(_ends_within, rpc),
+            on_full=functools.partial(_full, rpc),
+        )
+        two_way = TwoWayCall(first, requests, start)
+        began = time.monotonic()
+        try:
+            yield from two_way.serve()
+        except GeneratorExit:
+            two_way.wire.outcome = "cancelled"
+            raise
+        except ProtocolError as error:
+            two_way.cancel()
+            rpc.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except TimedOutError:
+            two_way.cancel()
+            yield two_way.failure(CallError("timeout", "no result within the call's timeout_us"))
+        except BaseException as error:
+            yield two_way.failure(CallError.internal(error, frame.command))
+        finally:
+            two_way.leave()
+            self._log(frame, rpc, two_way, began)
+
     def _log(self, request: _Request, rpc: grpc.ServicerContext, wire: _Wire, began: float) -> None:
         if self._logs_calls:
             _, _, peer = unquote(rpc.peer()).partition(":")
@@ -376,6 +437,8 @@ class Service(grpc.GenericRpcHandler):
         rpc: grpc.ServicerContext,
         order: int,
         reports: Reports,
+        *,
+        asks: Optional[Conversation] = None,
     ) -> tuple[Call, Optional[float]]:
         """Returns the call, and its deadline if gRPC does not enforce it."""
         remaining = _remaining(rpc)
@@ -400,6 +463,7 @@ class Service(grpc.GenericRpcHandler):
             metadata=functools.partial(self._metadata, rpc),
             takes_events=request.takes_events,
             reports=reports,
+            asks=asks,
         )
         kinds = request.arg_kinds if request.HasField("arg_kinds") else None
         args = functools.partial(decode_fields, request.args, kinds)
@@ -451,6 +515,7 @@ class Service(grpc.GenericRpcHandler):
             await_exit=_EXITS.get(ended, pb.HANDLER_EXIT_UNKNOWN),
             batch_sizes=self._worker.registry.batch_sizes(),
             instance_id=INSTANCE_ID,
+            has_converse=self._has_converse,
         )
 
     def _end_session(
@@ -475,6 +540,11 @@ class Service(grpc.GenericRpcHandler):
             stats=pb.WorkerStats(**self._worker.stats()) if request.include_stats else None,
             system_info={**system_info(), "grpcio": grpc.__version__},
         )
+
+
+def _ends_within(rpc: grpc.ServicerContext, seconds: float) -> bool:
+    ended = threading.Event()
+    return not rpc.add_callback(ended.set) or ended.wait(seconds)
 
 
 def _once(answer: Callable[[], bytes]) -> Generator[bytes, None, None]:

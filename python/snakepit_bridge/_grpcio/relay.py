@@ -19,8 +19,9 @@ class TimedOutError(Exception):
 class Waiting(queue.Queue[Union[bytes, BaseException, None]]):
     """The messages that wait for the network: those of a call, and others that were offered."""
 
-    def __init__(self) -> None:
-        super().__init__(MESSAGES_AHEAD)
+    def __init__(self, most: int = MESSAGES_AHEAD) -> None:
+        """`most`: how many may wait; 0: any number."""
+        super().__init__(most)
 
     def offer(self, message: bytes) -> bool:
         """Adds a message, or returns false if there is no room for a second."""

@@ -1,0 +1,135 @@
+defmodule Snakepit.TwoWay.Tools do
+  @moduledoc false
+  # The tools of a call: the functions that its command may ask, and what their tasks have of the caller.
+
+  alias Snakepit.{Codec, Tracing}
+
+  @enforce_keys [
+    :functions,
+    :timeout,
+    :about,
+    :telemetry,
+    :caller,
+    :callers,
+    :leader,
+    :logger,
+    :trace,
+    :holding
+  ]
+  defstruct @enforce_keys
+
+  @type t :: %__MODULE__{
+          functions: %{String.t() => (map -> term)},
+          timeout: timeout,
+          # The call, for events and the log.
+          about: map,
+          telemetry: boolean,
+          caller: pid,
+          callers: [pid],
+          leader: pid,
+          logger: keyword,
+          trace: term,
+          # The calls that wait for this one.
+          holding: [reference]
+        }
+
+  @doc "Replaces the tools in a call's complete options, if it has any; those of the pool come with them."
+  @spec bind(map, map, term, String.t()) :: map
+  def bind(%{tools: nil} = options, _pool, _name, _command), do: options
+
+  def bind(%{tools: given} = options, pool, name, command) do
+    functions = Map.merge(functions(pool.call_options.tools), functions(given))
+    tools = if functions != %{}, do: new(functions, options, pool, name, command)
+    %{options | tools: tools}
+  end
+
+  defp new(functions, options, pool, name, command) do
+    %__MODULE__{
+      functions: functions,
+      timeout: options.tool_timeout,
+      about: %{
+        pool: name,
+        command: command,
+        request_id: options.request_id,
+        session_id: options.session_id
+      },
+      telemetry: pool.telemetry,
+      caller: self(),
+      callers: [self() | Process.get(:"$callers", [])],
+      leader: Process.group_leader(),
+      logger: Logger.metadata(),
+      trace: Tracing.current(),
+      holding: Codec.holding()
+    }
+  end
+
+  defp functions(nil), do: %{}
+
+  defp functions(tools),
+    do: Map.new(tools, fn {name, function} -> {to_string(name), function} end)
+
+  @doc "Gives the calling process, in which a tool of the call runs, what it has of the caller."
+  @spec adopt(t, [reference]) :: any
+  def adopt(tools, holding) do
+    Codec.put_holding(holding ++ tools.holding)
+    Process.put(:"$callers", tools.callers)
+    Logger.reset_metadata(tools.logger)
+    Tracing.attach(tools.trace)
+  end
+
+  @doc "Runs a tool. Returns how to answer: `{:ok, value}`, or `{:error, failure}`."
+  @spec run(t, String.t(), map) ::
+          {:ok, term} | {:error, map} | {:raised, map, {atom, term, list}}
+  def run(tools, name, args) do
+    case Map.fetch(tools.functions, name) do
+      {:ok, function} -> call(function, args)
+      :error -> {:error, failure("unknown_tool", "the call has no tool #{inspect(name)}")}
+    end
+  end
+
+  defp call(function, args) do
+    function.(args)
+  catch
+    kind, reason ->
+      {:raised, raised(kind, reason, __STACKTRACE__), {kind, reason, __STACKTRACE__}}
+  else
+    {:ok, value} -> {:ok, value}
+    {:error, reason} -> {:error, described(reason)}
+    value -> {:ok, value}
+  end
+
+  defp raised(:error, reason, stacktrace) do
+    exception = Exception.normalize(:error, reason, stacktrace)
+    exception("exception", exception)
+  end
+
+  defp raised(:throw, value, _stacktrace), do: failure("throw", inspect(value))
+  defp raised(:exit, reason, _stacktrace), do: failure("exit", Exception.format_exit(reason))
+
+  # What a tool has returned as its error.
+  defp described(%Snakepit.Error{} = error),
+    do: %{exception(to_string(error.reason), error) | message: error.message, data: error.details}
+
+  defp described(exception) when is_exception(exception), do: exception("exception", exception)
+
+  defp described(code) when is_atom(code) and code not in [nil, true, false],
+    do: failure(to_string(code), "")
+
+  defp described(message) when is_binary(message), do: failure("error", text(message))
+  defp described({code, message}) when is_binary(message), do: described({code, message, nil})
+
+  defp described({code, message, data})
+       when (is_atom(code) or is_binary(code)) and is_binary(message),
+       do: %{failure(text(to_string(code)), text(message)) | data: data}
+
+  defp described(other), do: %{failure("error", "") | data: other}
+
+  defp exception(code, %module{} = exception),
+    do: %{failure(code, text(Exception.message(exception))) | type: inspect(module)}
+
+  @doc "A failure as Python gets it."
+  @spec failure(String.t(), String.t()) :: map
+  def failure(code, message), do: %{code: code, type: "", message: message, data: nil}
+
+  defp text(binary), do: if(String.valid?(binary), do: binary, else: inspect(binary))
+end

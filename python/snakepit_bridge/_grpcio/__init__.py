@@ -1,0 +1,1 @@
+"""The server of a worker on grpcio, which needs that package and protobuf."""

@@ -1,0 +1,1 @@
+"""Two-way calls: commands ask their callers' tools, and read input streams."""

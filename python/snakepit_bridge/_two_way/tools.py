@@ -1,0 +1,113 @@
+"""Asks the tools that the caller of a command offers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Optional, Protocol
+
+from snakepit_bridge._errors.two_way import ToolError
+from snakepit_bridge._two_way.event_loops import resume, running_loop
+from snakepit_bridge._values.fields import decode_extended
+
+
+class Ask(Protocol):
+    """A tool that was asked."""
+
+    def is_answered(self) -> bool: ...
+
+    def result(self) -> object:
+        """What the tool has returned; raises a `ToolError`, or a `CallCancelledError`."""
+
+    def withdraw(self) -> None:
+        """Nobody waits for the answer."""
+
+
+class Asks(Protocol):
+    """Asks the tools of the caller of one call, which its transport provides."""
+
+    @property
+    def tools(self) -> tuple[str, ...]: ...
+
+    def call(self, tool: str, args: dict[str, Any], timeout: Optional[float], /) -> object:
+        """Asks, waits, and returns what the tool has returned.
+
+        Raises a `ToolError`, also after `timeout` seconds, or a `CallCancelledError`.
+        """
+
+    def ask(
+        self,
+        tool: str,
+        args: dict[str, Any],
+        timeout: Optional[float],
+        done: Callable[[], object],
+        /,
+    ) -> Ask:
+        """Asks, and calls `done`, from any thread, once the result is there."""
+
+
+def call(asks: Optional[Asks], tool: str, args: dict[str, Any], timeout: Optional[float]) -> object:
+    """Asks a tool and waits for its answer."""
+    if running_loop() is not None:
+        raise RuntimeError(
+            f"context.call({tool!r}) would block the event loop: write `await context.acall(...)`"
+        )
+    return _offering(asks, tool).call(tool, args, _checked(timeout))
+
+
+async def acall(
+    asks: Optional[Asks], tool: str, args: dict[str, Any], timeout: Optional[float]
+) -> object:
+    """Asks a tool and awaits its answer."""
+    import asyncio
+
+    asks = _offering(asks, tool)
+    loop = asyncio.get_running_loop()
+    answered = loop.create_future()
+    wake = functools.partial(resume, loop, answered)
+    ask = asks.ask(tool, args, _checked(timeout), wake)
+    timer = None if timeout is None else loop.call_later(timeout, wake)
+    try:
+        await answered
+        if not ask.is_answered():
+            raise timed_out(tool, timeout)
+        return ask.result()
+    finally:
+        if timer is not None:
+            timer.cancel()
+        if not ask.is_answered():
+            ask.withdraw()
+
+
+def failed(code: str, message: str, data: object = None, tool: str = "") -> ToolError:
+    """Returns the error of a tool. Encoded data are extended JSON, empty if there are none."""
+    if isinstance(data, bytes):
+        data = decode_extended(data, "data") if data else None
+    return ToolError(code or "error", message, data=data, tool=tool)
+
+
+def too_large(size: int, limit: int) -> ToolError:
+    return ToolError(
+        "message_too_large",
+        f"the arguments have {size} bytes, over the limit of {limit}: send less at a time, or "
+        "raise max_message_size",
+    )
+
+
+def timed_out(tool: str, timeout: Optional[float]) -> ToolError:
+    return ToolError("timeout", f"it has not answered within {timeout} s", tool=tool)
+
+
+def _offering(asks: Optional[Asks], tool: str) -> Asks:
+    """Raises a `ToolError` if the caller does not offer the tool."""
+    if asks is not None and tool in asks.tools:
+        return asks
+    offered = () if asks is None else asks.tools
+    what = f"no such tool, but {', '.join(offered)}" if offered else "no tools"
+    raise ToolError("unknown_tool", f"the caller of this command offers {what}", tool=tool)
+
+
+def _checked(timeout: Optional[float]) -> Optional[float]:
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}")
+    return timeout

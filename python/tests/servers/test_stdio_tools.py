@@ -1,0 +1,90 @@
+"""Tools of calls over stdin and stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client import Pipe, Stdio
+
+
+@pytest.fixture(scope="module", params=["1", "4"])
+def worker(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stdio]:
+    options = ("--adapter", "two_way:TwoWay", "--max-concurrency", request.param)
+    worker = Stdio(*options, errors=tmp_path_factory.mktemp("stdio") / "stderr")
+    yield worker
+    worker.close()
+
+
+def answer(worker: Stdio, ask: dict[str, Any], **answer: Any) -> None:
+    args = {"call_id": ask["call_id"], "ask_id": ask["ask_id"], **answer}
+    worker.send("$answer", args)
+
+
+def test_the_worker_says_that_it_takes_tools(worker: Stdio) -> None:
+    assert worker.ask("$health")["takes_tools"] is True
+
+
+@pytest.mark.parametrize("command", ["sum_of_squares", "asum_of_squares"])
+def test_a_command_asks_tools(worker: Stdio, command: str) -> None:
+    sent = worker.send(command, {"n": 5}, tools=["square"], max_asks=2)
+    asked = 0
+    while "event" in (message := worker.receive()):
+        assert (message["call_id"], message["event"], message["tool"]) == (sent, "ask", "square")
+        asked += 1
+        answer(worker, message, value=message["args"]["x"] ** 2)
+    assert (message["id"], message["result"], asked) == (sent, {"result": 30}, 5)
+
+
+def test_values_go_both_ways_and_errors_are_raised(worker: Stdio) -> None:
+    args = {"tool": "lookup", "args": {"id": 7, "raw": "ü"}}
+    worker.send("ask", args, tools=["lookup"])
+    ask = worker.receive()
+    assert ask["args"] == args["args"]
+    answer(worker, ask, value={"a": [1, None]})
+    assert worker.receive()["result"] == {"value": {"a": [1, None]}}
+    worker.send("ask", args, tools=["lookup"])
+    error = {"code": "missing", "message": "no such key", "data": {"key": 7}}
+    answer(worker, worker.receive(), error=error)
+    assert worker.receive()["result"] == {**error, "tool": "lookup"}
+
+
+def test_what_is_not_offered_is_not_asked(worker: Stdio) -> None:
+    worker.send("ask", {"tool": "other", "args": {}}, tools=["lookup"])
+    assert worker.receive()["result"]["code"] == "unknown_tool"
+    worker.send("tools", {})
+    assert worker.receive()["result"] == {"result": []}
+
+
+def test_an_ask_has_a_timeout_and_its_answer_is_ignored_then(worker: Stdio) -> None:
+    worker.send("ask", {"tool": "wait", "args": {}, "timeout": 0.01}, tools=["wait"])
+    ask, withdrawn, response = (worker.receive() for _ in range(3))
+    assert ask["timeout_us"] == 10_000
+    assert (withdrawn["event"], withdrawn["ask_id"]) == ("withdraw", ask["ask_id"])
+    assert response["result"]["code"] == "timeout"
+    answer(worker, ask, value=1)
+    assert worker.ask("plain", n=3) == {"result": 3}
+
+
+@pytest.mark.parametrize("command", ["blocks", "ablocks"])
+def test_a_cancelled_command_waits_no_longer(worker: Stdio, tmp_path: Path, command: str) -> None:
+    pipe = Pipe(tmp_path / "end")
+    sent = worker.send(command, {"pipe": pipe.path}, tools=["wait"])
+    assert worker.receive()["event"] == "ask"
+    worker.send("$cancel", {"id": sent})
+    messages = [worker.receive() for _ in range(2)]
+    assert pipe.line() == "left True"
+    ended = next(message for message in messages if message.get("id") == sent)
+    assert ended["error_detail"]["reason"] == "cancelled"
+    pipe.close()
+
+
+def test_arguments_that_cannot_be_sent_fail_the_ask(worker: Stdio) -> None:
+    worker.send("asks_with_an_object", {}, tools=["lookup"])
+    response = worker.receive()
+    assert response["error_detail"]["reason"] == "invalid_result"
+    assert response["error"].startswith("args.it is of type object, which cannot be sent")

@@ -1,0 +1,231 @@
+"""Commands that ask their callers' tools and read input streams."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import signal
+from collections.abc import AsyncGenerator, Generator
+from typing import Any, Optional
+
+from probe import tell, told
+
+from snakepit_bridge import Adapter, Context, Input, InputError, ToolError, command
+
+
+@dataclasses.dataclass
+class Row:
+    n: int
+
+
+def _described(error: ToolError) -> dict[str, Any]:
+    return {"code": error.code, "message": error.message, "data": error.data, "tool": error.tool}
+
+
+class TwoWay(Adapter):
+    @command
+    def plain(self, n: int) -> int:
+        return n
+
+    @command
+    def tools(self, context: Context) -> list[str]:
+        return list(context.tools)
+
+    @command
+    def ask(
+        self, tool: str, args: dict[str, Any], context: Context, timeout: Optional[float] = None
+    ) -> Any:
+        try:
+            return {"value": context.call(tool, args, timeout=timeout)}
+        except ToolError as error:
+            return _described(error)
+
+    @command
+    async def aask(
+        self, tool: str, args: dict[str, Any], context: Context, timeout: Optional[float] = None
+    ) -> Any:
+        try:
+            return {"value": await context.acall(tool, args, timeout=timeout)}
+        except ToolError as error:
+            return _described(error)
+
+    @command
+    def sum_of_squares(self, n: int, context: Context) -> int:
+        return sum(context.call("square", x=x) for x in range(n))
+
+    @command
+    async def asum_of_squares(self, n: int, context: Context) -> int:
+        return sum(await asyncio.gather(*(context.acall("square", x=x) for x in range(n))))
+
+    @command
+    def squares(self, n: int, context: Context) -> Generator[int, None, None]:
+        for x in range(n):
+            yield context.call("square", x=x)
+
+    @command
+    async def asquares(self, n: int, context: Context) -> AsyncGenerator[int, None]:
+        for x in range(n):
+            yield await context.acall("square", x=x)
+
+    @command
+    def blocks(self, pipe: str, context: Context) -> None:
+        """Tells how it ended."""
+        try:
+            context.call("wait")
+        except Exception as error:
+            tell(pipe, f"caught {error!r}")
+        finally:
+            tell(pipe, f"left {context.cancelled}")
+
+    @command
+    async def ablocks(self, pipe: str, context: Context) -> None:
+        try:
+            await context.acall("wait")
+        except Exception as error:
+            tell(pipe, f"caught {error!r}")
+        finally:
+            tell(pipe, f"left {context.cancelled}")
+
+    @command
+    def rings(self, context: Context, rows: Optional[Input[int]] = None) -> str:
+        """Waits until the handler of a signal raises an exception."""
+
+        def ring(*_: object) -> None:
+            raise TimeoutError("it rang")
+
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            return str(context.call("wait") if rows is None else next(rows))
+        except TimeoutError as error:
+            return str(error)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    @command
+    async def calls_in_loop(self, context: Context) -> str:
+        try:
+            context.call("square", x=1)
+        except RuntimeError as error:
+            return str(error)
+        return "it called"
+
+    @command
+    def asks_with_an_object(self, context: Context) -> Any:
+        return context.call("lookup", it=object())
+
+    @command
+    def in_a_thread(self, context: Context) -> list[Any]:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(lambda x: context.call("square", x=x), range(8)))
+
+    @command
+    def in_a_loop(self, context: Context) -> Any:
+        async def main() -> Any:
+            return await context.acall("square", x=3)
+
+        return asyncio.run(main())
+
+    @command
+    def total(self, rows: Input[int], add: int = 0) -> int:
+        return sum(rows) + add
+
+    @command
+    def optional(self, rows: Optional[Input[int]] = None) -> int:
+        return -1 if rows is None else sum(rows)
+
+    @command
+    async def atotal(self, rows: Input[int]) -> int:
+        total = 0
+        async for row in rows:
+            total += row
+        return total
+
+    @command
+    def kinds(self, items: Input[Any]) -> list[str]:
+        return [f"{type(item).__name__} {item!r}" for item in items]
+
+    @command
+    def lengths(self, rows: Input[bytes]) -> list[int]:
+        return [len(row) for row in rows]
+
+    @command
+    def rows(self, rows: Input[Row]) -> list[int]:
+        return [row.n for row in rows]
+
+    @command
+    def skips(self, rows: Input[int]) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            try:
+                found.append(next(rows))
+            except StopIteration:
+                return found
+            except Exception as error:
+                found.append(str(error).split(": ")[1])
+
+    @command
+    def zipped(self, a: Input[int], b: Input[str]) -> list[str]:
+        return [f"{one}{other}" for one, other in zip(a, b)]
+
+    @command
+    def doubled(self, items: Input[int]) -> Generator[int, None, None]:
+        for item in items:
+            yield 2 * item
+
+    @command
+    async def adoubled(self, items: Input[int]) -> AsyncGenerator[int, None]:
+        async for item in items:
+            yield 2 * item
+
+    @command
+    def first(self, rows: Input[int], count: int) -> list[int]:
+        return list(itertools.islice(rows, count))
+
+    @command
+    def header(self, rows: Input[str], context: Context) -> list[Any]:
+        """Reads a line, closes the input, and goes on."""
+        with rows:
+            found = next(rows)
+        return [found, list(rows), context.call("square", x=2)]
+
+    @command
+    def caught(self, rows: Input[int]) -> list[Any]:
+        seen = []
+        try:
+            for row in rows:
+                seen += [row]
+        except InputError as error:
+            return [seen, error.type, error.message]
+        return [seen]
+
+    @command
+    def steps(self, rows: Input[int], pipe: str) -> int:
+        """Reads an item each time that it is told to."""
+        read = 0
+        for _row in rows:
+            read += 1
+            if told(pipe) == "stop":
+                break
+        return read
+
+    @command
+    def reads_slowly(self, rows: Input[int], pipe: str) -> None:
+        try:
+            for _row in rows:
+                pass
+        except Exception as error:
+            tell(pipe, f"caught {error!r}")
+        finally:
+            tell(pipe, "left")
+
+    @command(batch=4)
+    def together(self, texts: list[str], ns: list[int]) -> list[str]:
+        return [f"{text}{n}" for text, n in zip(texts, ns)]
+
+    @command
+    def untyped(self, rows: Any) -> list[Any]:
+        return list(rows)
