@@ -13,19 +13,22 @@ from snakepit_bridge._arguments.inputs import no_inputs
 from snakepit_bridge._commands.call import Call
 from snakepit_bridge._commands.registry import Command
 from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._errors.guards import invalid_args
 from snakepit_bridge._errors.two_way import InputError
 from snakepit_bridge._grpcio.grpcio_wire import ConverseChunks, ConverseWire
 from snakepit_bridge._grpcio.relay import Waiting, relay
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._threads import execution
 from snakepit_bridge._threads.runner import Runner
-from snakepit_bridge._two_way.conversation import Conversation, Decode, ProtocolError
+from snakepit_bridge._two_way.conversation import Conversation, ProtocolError
 from snakepit_bridge._two_way.tools import failed
 from snakepit_bridge._values.fields import decode
 
-#: If the client cancels an RPC, grpcio says at first only that no further request comes. So many
-#: seconds later it is clear that the client has ended its side and not the RPC.
+#: If the client cancels an RPC, grpcio says at first only that no further request comes. A message
+#: without content that could be sent after that, and as many seconds as these, show that the client
+#: has ended its side and not the RPC.
 CANCELLED_WITHIN = 0.2
+_NOTHING = pb.ConverseDown().SerializeToString()
 
 
 class Start(NamedTuple):
@@ -64,7 +67,11 @@ class TwoWayCall:
         if first.call.stream:
             self.chunks = ConverseChunks(frame.request_id, start.limit, start.on_full)
         self.conversation = Conversation(self.wire, first.call.tools, first.call.max_asks)
+        self._input_names = {each.input_id: each.name for each in first.call.inputs}
         self._call: Optional[Call] = None
+        #: Set once grpcio has sent `_NOTHING`, or the call has ended.
+        self._passed = threading.Event()
+        self._over = False
 
     @property
     def outcome(self) -> str:
@@ -83,7 +90,7 @@ class TwoWayCall:
     def failure(self, failure: CallError) -> bytes:
         return (self.chunks or self.wire).failure(failure)
 
-    def serve(self) -> Iterator[bytes]:
+    def serve(self) -> Generator[bytes, None, None]:
         """Yields the messages for the client. Raises a `ProtocolError`, or at the deadline."""
         start = self._start
         try:
@@ -96,7 +103,15 @@ class TwoWayCall:
         self._call = call
         self._receive(self._first)
         threading.Thread(target=self._read, name="snakepit-converse", daemon=True).start()
-        yield from relay(self._answers(call), deadline, self._messages)
+        try:
+            for message in relay(self._answers(call), deadline, self._messages):
+                yield message
+                # grpcio comes back here only if the RPC has not ended.
+                if message == _NOTHING:
+                    self._passed.set()
+        finally:
+            self._over = True
+            self._passed.set()
 
     def args(self, decoded: Callable[[], dict[str, Any]], command: Command) -> dict[str, Any]:
         """The arguments of the call, with its input streams."""
@@ -132,7 +147,9 @@ class TwoWayCall:
         except Exception:
             # The RPC has ended: if the call has not, it is cancelled.
             return
-        if not self._start.ends_within(CANCELLED_WITHIN):
+        self._messages.put(_NOTHING)
+        self._passed.wait()
+        if not self._over and not self._start.ends_within(CANCELLED_WITHIN):
             self.conversation.end("closed")
 
     def _receive(self, up: pb.ConverseUp) -> None:
@@ -144,7 +161,12 @@ class TwoWayCall:
         for items in up.items:
             if len(items.values) != len(items.kinds):
                 raise ProtocolError(f"{len(items.values)} items came with {len(items.kinds)} kinds")
-            conversation.add(items.input_id, _items(items))
+            name = self._input_names.get(items.input_id, "")
+            values = [
+                (len(value), functools.partial(_decoded, value, name, kind))
+                for value, kind in zip(items.values, items.kinds)
+            ]
+            conversation.add(items.input_id, values)
         for end in up.input_ends:
             error = InputError(end.error.message, type=end.error.type)
             conversation.end_input(end.input_id, error if end.HasField("error") else None)
@@ -156,14 +178,12 @@ def _value(answer: pb.ToolAnswer) -> object:
     if answer.HasField("error"):
         error = answer.error
         raise failed(error.code or error.reason, error.message, error.data)
-    return decode(answer.value, "the answer", answer.kind)
+    return _decoded(answer.value, "the answer", answer.kind)
 
 
-def _items(items: pb.InputItems) -> list[tuple[int, Decode]]:
-    return [
-        (len(value), functools.partial(decode, value, "an item", kind))
-        for value, kind in zip(items.values, items.kinds)
-    ]
+def _decoded(data: bytes, name: str, kind: int) -> object:
+    with invalid_args:
+        return decode(data, name, kind)
 
 
 def first_of(requests: Iterator[pb.ConverseUp], rpc: grpc.ServicerContext) -> pb.ConverseUp:

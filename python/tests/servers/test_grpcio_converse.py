@@ -1,0 +1,83 @@
+"""How grpcio's server learns that a client has ended its side of a two-way call."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Optional
+
+import pytest
+from client import PATIENCE
+
+from snakepit_bridge import Adapter, Context, ToolError, command
+from snakepit_bridge._commands.call import Call
+from snakepit_bridge._commands.registry import Command, Registry
+from snakepit_bridge._grpcio.grpcio_converse import Start, TwoWayCall
+from snakepit_bridge._grpcio.grpcio_wire import ConverseWire
+from snakepit_bridge._proto import snakepit_pb2 as pb
+from snakepit_bridge._threads.runner import Runner
+from snakepit_bridge._two_way.conversation import Conversation
+
+
+class Asking(Adapter):
+    @command
+    def ask(self, context: Context) -> str:
+        try:
+            return str(context.call("wait"))
+        except ToolError as error:
+            return error.code
+
+
+@pytest.fixture
+def call() -> TwoWayCall:
+    """A call whose client sends nothing after its first message."""
+    runner, registry = Runner(1), Registry(Asking())
+
+    def make(
+        command: Command, _wire: ConverseWire, conversation: Conversation
+    ) -> tuple[Call, Optional[float]]:
+        context = Context(asks=conversation)
+        context.on_cancel(conversation.cancel)
+        return Call(command, dict, context), None
+
+    start = Start(
+        runner=runner,
+        find=functools.partial(registry.find, stream=False),
+        call=make,
+        limit=1 << 20,
+        ends_within=lambda _seconds: False,
+        on_full=str,
+    )
+    first = pb.ConverseUp(call=pb.ConverseCall(call=pb.CallFrame(command="ask"), tools=["wait"]))
+    return TwoWayCall(first, iter(()), start)
+
+
+def _until_empty(messages: Iterator[bytes]) -> None:
+    """Takes messages up to the one without content."""
+    while next(messages):
+        continue
+
+
+def _wait_for_reader() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "snakepit-converse":
+            thread.join(PATIENCE)
+
+
+def test_a_client_has_ended_its_side_once_a_later_message_was_sent(call: TwoWayCall) -> None:
+    messages = call.serve()
+    _until_empty(messages)
+    *_, reply = map(pb.ConverseDown.FromString, messages)
+    assert b"closed" in reply.reply.result["result"]
+
+
+def test_a_client_that_has_cancelled_the_rpc_has_not_ended_its_side(call: TwoWayCall) -> None:
+    messages = call.serve()
+    _until_empty(messages)
+    # grpcio takes no further message, and cancels the call.
+    messages.close()
+    _wait_for_reader()
+    assert call.conversation.ended == ""
+    call.cancel()
+    assert call.conversation.ended == "cancelled"
