@@ -33,7 +33,7 @@ from snakepit_bridge._commands.registry import Registry
 from snakepit_bridge._commands.sessions import Session, SessionKey, Sessions
 from snakepit_bridge._errors import call_error
 from snakepit_bridge._errors.exits import forget_forks
-from snakepit_bridge._errors.guards import ReportTo
+from snakepit_bridge._errors.guards import ReportTo, invalid_result
 from snakepit_bridge._errors.two_way import InputError, ToolError
 from snakepit_bridge._telemetry.reports import TAKES_TELEMETRY
 from snakepit_bridge._threads import execution
@@ -284,7 +284,8 @@ class _Client:
             feeder.stop()
 
     def ask(self, ask_id: int, tool: str, args: dict[str, Any], _timeout: Optional[float]) -> None:
-        fields, kinds = encode_fields(args, "args", kinds=True)
+        with invalid_result:
+            fields, kinds = encode_fields(args, "args", kinds=True)
         answer = functools.partial(self._answer, ask_id, tool, fields, kinds)
         threading.Thread(target=answer, name=f"snakepit-tool-{tool}", daemon=True).start()
 

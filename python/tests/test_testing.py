@@ -533,6 +533,14 @@ class TwoWay(Adapter):
         )
 
     @command
+    def asks_with_an_object(self, context: Context) -> Any:
+        return context.call("lookup", it=object())
+
+    @command
+    async def aasks_with_an_object(self, context: Context) -> Any:
+        return await context.acall("lookup", it=object())
+
+    @command
     def total(self, rows: Input[int]) -> int:
         return sum(rows)
 
@@ -579,6 +587,12 @@ def test_what_a_tool_raises_is_a_tool_error() -> None:
     assert (raised.value.code, raised.value.data) == ("sold_out", {"left": 0})
     with pytest.raises(ToolError, match="offers no tools"):
         testing.call(TwoWay, "plan", {"goal": "tea"})
+
+
+def test_arguments_of_a_tool_that_cannot_be_sent_raise_a_type_error() -> None:
+    for name in ("asks_with_an_object", "aasks_with_an_object"):
+        with pytest.raises(TypeError, match=r"args\.it is of type object, which cannot be sent"):
+            testing.call(TwoWay, name, tools={"lookup": print})
 
 
 def test_a_call_is_cancelled_while_it_waits_for_a_tool() -> None:

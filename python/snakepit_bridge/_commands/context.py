@@ -206,8 +206,9 @@ class Context:
         The tool gets the arguments as one map; a dict takes those whose names are not identifiers.
         If it fails, if the caller offers no such tool, or if there is no answer within `timeout`
         seconds, a `ToolError` is raised. If the call is cancelled meanwhile, or its deadline
-        passes, a `CallCancelledError` is raised, which is not an `Exception`. Other threads run
-        while this one waits. An `async` command uses `acall`.
+        passes, a `CallCancelledError` is raised, which is not an `Exception`. Arguments that cannot
+        be sent raise a `TypeError`. Other threads run while this one waits. An `async` command uses
+        `acall`.
         """
         return tools.call(self._asks, tool, {**(args or {}), **more}, timeout)
 

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Optional, Protocol
 
+from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._errors.guards import invalid_args
 from snakepit_bridge._errors.two_way import ToolError
 from snakepit_bridge._two_way.event_loops import resume, running_loop
 from snakepit_bridge._values.fields import decode_extended
@@ -24,7 +26,11 @@ class Ask(Protocol):
 
 
 class Asks(Protocol):
-    """Asks the tools of the caller of one call, which its transport provides."""
+    """Asks the tools of the caller of one call, which its transport provides.
+
+    It raises a `CallError` for arguments that cannot be sent ("invalid_result") and for an answer
+    that cannot be read ("invalid_args"); the functions below raise others in its place.
+    """
 
     @property
     def tools(self) -> tuple[str, ...]: ...
@@ -52,7 +58,11 @@ def call(asks: Optional[Asks], tool: str, args: dict[str, Any], timeout: Optiona
         raise RuntimeError(
             f"context.call({tool!r}) would block the event loop: write `await context.acall(...)`"
         )
-    return _offering(asks, tool).call(tool, args, _checked(timeout))
+    asks = _offering(asks, tool)
+    try:
+        return asks.call(tool, args, _checked(timeout))
+    except CallError as error:
+        raise _not_carried(error, tool) from None
 
 
 async def acall(
@@ -65,13 +75,18 @@ async def acall(
     loop = asyncio.get_running_loop()
     answered = loop.create_future()
     wake = functools.partial(resume, loop, answered)
-    ask = asks.ask(tool, args, _checked(timeout), wake)
+    try:
+        ask = asks.ask(tool, args, _checked(timeout), wake)
+    except CallError as error:
+        raise _not_carried(error, tool) from None
     timer = None if timeout is None else loop.call_later(timeout, wake)
     try:
         await answered
         if not ask.is_answered():
             raise timed_out(tool, timeout)
         return ask.result()
+    except CallError as error:
+        raise _not_carried(error, tool) from None
     finally:
         if timer is not None:
             timer.cancel()
@@ -82,7 +97,8 @@ async def acall(
 def failed(code: str, message: str, data: object = None, tool: str = "") -> ToolError:
     """Returns the error of a tool. Encoded data are extended JSON, empty if there are none."""
     if isinstance(data, bytes):
-        data = decode_extended(data, "data") if data else None
+        with invalid_args:
+            data = decode_extended(data, "the data of the error") if data else None
     return ToolError(code or "error", message, data=data, tool=tool)
 
 
@@ -96,6 +112,12 @@ def too_large(size: int, limit: int) -> ToolError:
 
 def timed_out(tool: str, timeout: Optional[float]) -> ToolError:
     return ToolError("timeout", f"it has not answered within {timeout} s", tool=tool)
+
+
+def _not_carried(error: CallError, tool: str) -> Exception:
+    if error.reason == "invalid_result":
+        return TypeError(error.message)
+    return ToolError("unsendable", error.message, tool=tool)
 
 
 def _offering(asks: Optional[Asks], tool: str) -> Asks:

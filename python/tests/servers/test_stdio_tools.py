@@ -83,8 +83,8 @@ def test_a_cancelled_command_waits_no_longer(worker: Stdio, tmp_path: Path, comm
     pipe.close()
 
 
-def test_arguments_that_cannot_be_sent_fail_the_ask(worker: Stdio) -> None:
-    worker.send("asks_with_an_object", {}, tools=["lookup"])
-    response = worker.receive()
-    assert response["error_detail"]["reason"] == "invalid_result"
-    assert response["error"].startswith("args.it is of type object, which cannot be sent")
+@pytest.mark.parametrize("command", ["asks_with_an_object", "aasks_with_an_object"])
+def test_arguments_that_cannot_be_sent_raise_a_type_error(worker: Stdio, command: str) -> None:
+    worker.send(command, {}, tools=["lookup"])
+    message = worker.receive()["result"]["result"]
+    assert message.startswith("args.it is of type object, which cannot be sent")

@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 import pytest
 from certificates import Authority
-from client import PATIENCE, Client, Pipe
+from client import PATIENCE, Client, Pipe, times
 from conftest import Start, _starter
-from conversation import METHOD, Conversation
+from conversation import METHOD, TEXT, Conversation
 
 from snakepit_bridge._proto import snakepit_pb2 as pb
 
@@ -168,18 +168,23 @@ def test_a_cancelled_command_gets_no_exception_that_it_would_handle(
 def test_the_deadline_of_a_call_ends_its_asks(
     converse: Converse, pipe: PIPE, command: str, in_header: object
 ) -> None:
-    end = pipe("end")
-    deadline: dict[str, Any] = {"timeout": 1.0}
-    if not in_header:
-        deadline = {"timeout": None, "timeout_us": 1_000_000}
-    call = converse(command, {"pipe": end.path}, tools={"wait": square}, **deadline, way=Silent)
-    if in_header:
-        with pytest.raises(grpc.RpcError) as raised:
-            call.run()
-        assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    else:
-        assert call.error().reason == "timeout"
-    assert end.line() == "left True"
+    for seconds in times():
+        end = pipe(f"end-{seconds}")
+        deadline: dict[str, Any] = {"timeout": seconds}
+        if not in_header:
+            deadline = {"timeout": None, "timeout_us": int(seconds * 1_000_000)}
+        call = converse(command, {"pipe": end.path}, tools={"wait": square}, **deadline, way=Silent)
+        if in_header:
+            with pytest.raises(grpc.RpcError) as raised:
+                call.run()
+            assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        else:
+            assert call.error().reason == "timeout"
+        # Otherwise the command may not even have started.
+        if call.asked:
+            assert end.line() == "left True"
+            return
+    raise AssertionError("no command asked before its deadline")
 
 
 @pytest.mark.parametrize("command", ["ask", "aask"])
@@ -205,10 +210,43 @@ def test_asks_beyond_the_clients_limit_are_held_back(converse: Converse) -> None
     assert call.run() == sum(x * x for x in range(10))
 
 
-def test_arguments_that_cannot_be_sent_fail_the_ask(converse: Converse) -> None:
-    error = converse("asks_with_an_object", tools={"lookup": square}).error()
-    assert error.reason == "invalid_result"
-    assert error.message.startswith("args.it is of type object, which cannot be sent")
+@pytest.mark.parametrize("command", ["asks_with_an_object", "aasks_with_an_object"])
+def test_arguments_that_cannot_be_sent_raise_a_type_error(converse: Converse, command: str) -> None:
+    call = converse(command, tools={"lookup": square})
+    assert call.run().startswith("args.it is of type object, which cannot be sent")
+    assert not call.asked
+
+
+@pytest.mark.parametrize("command", ["ask", "aask"])
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"value": b"\xff", "kind": TEXT}, "the answer is marked as text but is not valid UTF-8"),
+        ({"error": pb.ErrorDetail(code="code", data=b"\xff")}, "the data of the error"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_fails_the_ask(
+    converse: Converse, command: str, answer: dict[str, Any], message: str
+) -> None:
+    class Garbling(Conversation):
+        def answer(self, ask: pb.ToolAsk) -> None:
+            self.send(answers=[pb.ToolAnswer(ask_id=ask.ask_id, **answer)])
+
+    args = {"tool": "lookup", "args": {}}
+    result = converse(command, args, tools={"lookup": square}, way=Garbling).run()
+    assert (result["code"], result["tool"]) == ("unsendable", "lookup")
+    assert result["message"].startswith(message)
+
+
+def test_an_item_that_cannot_be_read_is_a_wrong_argument(converse: Converse) -> None:
+    class Garbling(Conversation):
+        def feed(self, each: Any) -> None:
+            items = pb.InputItems(input_id=each.number, values=[b"\xff"], kinds=bytes((TEXT,)))
+            self.send(items=[items])
+
+    error = converse("total", inputs={"rows": []}, way=Garbling).error()
+    assert error.reason == "invalid_args"
+    assert error.message == "rows is marked as text but is not valid UTF-8"
 
 
 def test_only_acall_may_be_used_on_the_event_loop(converse: Converse) -> None:

@@ -113,7 +113,17 @@ class TwoWay(Adapter):
 
     @command
     def asks_with_an_object(self, context: Context) -> Any:
-        return context.call("lookup", it=object())
+        try:
+            return context.call("lookup", it=object())
+        except TypeError as error:
+            return str(error)
+
+    @command
+    async def aasks_with_an_object(self, context: Context) -> Any:
+        try:
+            return await context.acall("lookup", it=object())
+        except TypeError as error:
+            return str(error)
 
     @command
     def in_a_thread(self, context: Context) -> list[Any]:
