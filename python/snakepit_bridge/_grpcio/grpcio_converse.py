@@ -147,6 +147,8 @@ class TwoWayCall:
         except Exception:
             # The RPC has ended: if the call has not, it is cancelled.
             return
+        if not self.conversation.expects_more():
+            return
         self._messages.put(_NOTHING)
         self._passed.wait()
         if not self._over and not self._start.ends_within(CANCELLED_WITHIN):

@@ -136,6 +136,11 @@ class Conversation:
             self._chunks -= 1
             self._bytes -= size
 
+    def expects_more(self) -> bool:
+        """Whether the command may wait for something that the client has not sent."""
+        with self.changed:
+            return bool(self.tools) or any(stream.is_open for stream in self._inputs.values())
+
     def cancel(self) -> None:
         """The call was cancelled: nobody waits any longer."""
         self.end("cancelled")
@@ -338,6 +343,10 @@ class Stream:
     def take_wake(self) -> Optional[Callable[[], object]]:
         wake, self._wake = self._wake, None
         return wake
+
+    @property
+    def is_open(self) -> bool:
+        return self._state == "open"
 
     def _is_readable(self) -> bool:
         return bool(self._items) or self._state != "open" or bool(self._conversation.ended)
