@@ -16,6 +16,7 @@ defmodule Snakepit.Faults do
   @shared [
     {Snakepit.Test.OS, "os.ex"},
     {Snakepit.Test.Certificates, "certificates.ex"},
+    {Snakepit.Test.HAProxy, "haproxy.ex"},
     {Snakepit.Test.NameServer, "name_server.ex"}
   ]
   @support for name <- ~w(os trial load beam hosts server proxy),

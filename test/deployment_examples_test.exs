@@ -3,6 +3,8 @@ defmodule Snakepit.DeploymentExamplesTest do
   # `Snakepit.ReleaseTest` runs a release as these files do.
   use ExUnit.Case, async: true
 
+  alias Snakepit.Test.HAProxy
+
   @moduletag :tmp_dir
 
   @examples Path.expand("../examples/deployment", __DIR__)
@@ -34,7 +36,7 @@ defmodule Snakepit.DeploymentExamplesTest do
       for name <- ~w(deployment beyond_one_machine),
           do: File.read!(Path.join(@guides, name <> ".md"))
 
-    assert length(names = File.ls!(@examples)) == 6
+    assert length(names = File.ls!(@examples)) == 7
     for name <- names, do: assert(Enum.any?(guides, &(&1 =~ "/examples/deployment/#{name})")))
   end
 
@@ -120,6 +122,14 @@ defmodule Snakepit.DeploymentExamplesTest do
       [_, seconds] = Regex.run(~r/^TimeoutStopSec=(\d+)$/m, unit)
       assert String.to_integer(seconds) > stop_seconds()
     end
+  end
+
+  @tag if(HAProxy.executable(), do: [], else: [skip: "haproxy is not installed"])
+  test "haproxy.cfg is valid for HAProxy" do
+    args = ["-c", "-f", Path.join(@examples, "haproxy.cfg")]
+    {output, status} = System.cmd(HAProxy.executable(), args, stderr_to_stdout: true)
+    assert status == 0, output
+    refute output =~ "WARNING"
   end
 
   describe "for Kubernetes" do

@@ -5,6 +5,7 @@ defmodule Snakepit.Faults.Between do
   import Snakepit.Faults.Trial
 
   alias Snakepit.Faults.{Load, Proxy, Server}
+  alias Snakepit.Test.HAProxy
 
   # Through a proxy that passes nothing on a call ends by its deadline, and its endpoint may count as failed.
   @slow [:timeout, :queue_timeout, :worker_crashed, :session_lost, :grpc_unavailable]
@@ -22,7 +23,8 @@ defmodule Snakepit.Faults.Between do
       },
       %{
         name: "balancer",
-        about: "HAProxy, HTTP/2 on both sides, before two servers that are killed in turn",
+        about:
+          "HAProxy, HTTP/2 on both sides, before two servers that get SIGKILL and SIGTERM in turn",
         short: true,
         run: &balancer/1
       }
@@ -88,13 +90,12 @@ defmodule Snakepit.Faults.Between do
   end
 
   defp balancer(what) do
-    haproxy =
-      Enum.find_value(["haproxy", "/usr/sbin/haproxy"], &System.find_executable/1) ||
-        skip("there is no `haproxy`")
+    haproxy = HAProxy.executable() || skip("there is no `haproxy`")
 
     for {kind, ends} <- times(what, [native: 4, grpcio: 2], native: 40, grpcio: 40) do
       servers = for _ <- 1..2, do: Server.start!(server: kind)
-      address = start_haproxy!(haproxy, servers)
+      address = Server.free_address()
+      HAProxy.start!(haproxy, System.tmp_dir!(), address, Enum.map(servers, &Server.address/1))
       {pool, supervisor} = Server.start_pool_unready!([address], [])
       ready!(pool)
       load = Load.start(pool, kinds: [:unary, :quick, :stream], callers: 16, seed: what.seed)
@@ -121,38 +122,5 @@ defmodule Snakepit.Faults.Between do
       for(_ <- 1..10, do: outcome(Snakepit.execute("add", %{a: 1}, pool: pool)))
       |> Enum.all?(&(&1 == :ok))
     end)
-  end
-
-  # Until this BEAM ends, and with it the shell's standard input.
-  defp start_haproxy!(haproxy, servers) do
-    "tcp:" <> bind = address = Server.free_address()
-    file = Path.join(System.tmp_dir!(), "haproxy#{System.unique_integer([:positive])}.cfg")
-
-    backends =
-      for {server, index} <- Enum.with_index(servers) do
-        "tcp:" <> at = Server.address(server)
-
-        "  server s#{index} #{at} proto h2 check inter 100ms rise 1 fall 1\n"
-      end
-
-    File.write!(file, """
-    defaults
-      mode http
-      timeout connect 2s
-      timeout client 1h
-      timeout server 1h
-    frontend calls
-      bind #{bind} proto h2
-      default_backend servers
-    backend servers
-      balance roundrobin
-      option redispatch 1
-    #{backends}
-    """)
-
-    script = ~S("$@" & child=$!; cat > /dev/null; kill -KILL $child)
-    args = ["-c", script, "sh", haproxy, "-db", "-f", file]
-    Port.open({:spawn_executable, "/bin/sh"}, [:binary, :exit_status, args: args])
-    address
   end
 end

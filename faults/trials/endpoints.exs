@@ -16,9 +16,6 @@ defmodule Snakepit.Faults.Endpoints do
     long: %{options: [interval: 2_000, timeout: 2_000], within: 6_000}
   }
 
-  # grpcio cancels calls that arrive when it stops: clients must have left before.
-  @leaving %{native: [], grpcio: ["--drain-delay", "1"]}
-
   def trials do
     [
       %{
@@ -79,7 +76,7 @@ defmodule Snakepit.Faults.Endpoints do
     hosts = Hosts.start!(3)
 
     for kind <- times(what, [:native], [:native, :grpcio]) do
-      {servers, {pool, _} = started} = start!(hosts, kind, [], @leaving[kind])
+      {servers, {pool, _} = started} = start!(hosts, kind)
       # Sessions are in one server's memory, and are lost with it.
       kinds = [:unary, :quick, :quick, :quick, :stream]
       load = Load.start(pool, kinds: kinds, callers: @callers, seed: what.seed)
@@ -198,9 +195,8 @@ defmodule Snakepit.Faults.Endpoints do
     end
   end
 
-  defp start!(hosts, kind, options \\ [], args \\ []) do
-    args = ["--insecure" | args]
-    servers = for host <- hosts, do: Server.start!(host: host, server: kind, args: args)
+  defp start!(hosts, kind, options \\ []) do
+    servers = for host <- hosts, do: Server.start!(host: host, server: kind)
     {servers, Server.start_pool!(servers, options)}
   end
 

@@ -13,7 +13,7 @@ defmodule Snakepit.Faults.Secrets do
       %{
         name: "secrets",
         about:
-          "wrong CA, wrong name, expired certificate, no certificate of one's own, wrong token; then the right ones",
+          "wrong CA, wrong name, expired certificate, another CA's client certificate, wrong token; then the right ones",
         short: true,
         run: &secrets/1
       },

@@ -7,6 +7,7 @@ defmodule Snakepit.BalancerTest do
 
   alias Snakepit.Error
   alias Snakepit.GRPC.Client
+  alias Snakepit.Test.{Endpoints, HAProxy}
 
   defmodule LateCalls do
     use Snakepit.Test.ServerAdapter, script: "late_calls_server.py"
@@ -62,7 +63,7 @@ defmodule Snakepit.BalancerTest do
       options = &[session_id: "session #{&1}", affinity: :server]
       tally = fn session -> Client.execute(channel, "tally", %{}, options.(session)) end
       eventually(fn -> match?({:ok, _}, Client.execute(channel, "pid")) end)
-      pool = Snakepit.Test.Endpoints.start_remote_pool!(endpoints: [address], calls: false)
+      pool = Endpoints.start_remote_pool!(endpoints: [address], calls: false)
       assert :ok = await_ready(pool)
 
       tally_of_pool = fn session ->
@@ -78,6 +79,27 @@ defmodule Snakepit.BalancerTest do
         end
 
       assert length(Enum.uniq(pids)) == 2
+    end
+
+    @tag :tmp_dir
+    @tag if(HAProxy.executable(), do: [], else: [skip: "haproxy is not installed"])
+    test "HAProxy, as in the example, gives no call to a server that stops", %{tmp_dir: dir} do
+      # The server itself goes on until its second signal.
+      options = [server: "grpcio", size: 2, args: ["--drain-delay", "3600"]]
+      [stops, stays] = servers = Endpoints.start!(options)
+      address = Endpoints.address()
+      HAProxy.start!(HAProxy.executable(), dir, address, servers)
+      channel = eventually(fn -> connected(address, calls: false) end)
+      eventually(fn -> match?({:ok, _}, Client.execute(channel, "pid")) end)
+      pids = for _ <- 1..4, do: pid(channel)
+      assert length(Enum.uniq(pids)) == 2
+      {:ok, direct} = Client.connect(stops, calls: false)
+      stopping = pid(direct)
+      signal("TERM", stopping)
+      eventually(fn -> only_pid(channel) not in [nil, stopping] end)
+      assert pid(direct) == stopping
+      {:ok, other} = Client.connect(stays, calls: false)
+      assert for(_ <- 1..6, do: pid(channel)) == List.duplicate(pid(other), 6)
     end
 
     @tag :tmp_dir

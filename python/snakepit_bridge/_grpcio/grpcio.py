@@ -66,6 +66,8 @@ _AUTHORIZATION = "authorization"
 _REQUEST_ID = "x-request-id"
 # Without a deadline grpcio's remaining time is centuries.
 _ENDLESS = 1e9
+#: Clients have left when no call has arrived for so long, in seconds.
+QUIET = 0.2
 #: How long clients may use a secret that was withdrawn, in seconds, as on the native server.
 LEAVES_WITHIN = 30.0
 
@@ -174,10 +176,23 @@ def _drain(parent: Parent, health: Health) -> None:
 def _finish(servers: list[grpc.Server], health: Health, worker: Worker, seconds: float) -> bool:
     # Their watches end.
     health.stop_serving()
-    # It cancels the calls that have not ended by then.
-    for stopped in [server.stop(seconds) for server in servers]:
+    end = time.monotonic() + seconds
+    _wait_quiet(worker, seconds / 2)
+    left = max(0.0, end - time.monotonic())
+    # It cancels the calls that have not ended by then, and those that arrive from now on.
+    for stopped in [server.stop(left) for server in servers]:
         stopped.wait()
     return worker.runner.wait_idle(None, 0)
+
+
+def _wait_quiet(worker: Worker, seconds: float) -> None:
+    """Returns when clients have left, as their health checks ask them to, or after `seconds`."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        arrived = worker.runner.arrived()
+        time.sleep(min(QUIET, left))
+        if worker.runner.arrived() == arrived:
+            return
 
 
 def _is_one_of(secrets: list[bytes], given: Union[str, bytes]) -> bool:

@@ -200,6 +200,11 @@ class Runner:
             calls = [call for call in self._present if call.context._progress is not None]  # noqa: SLF001
         return [_progress_of(call) for call in calls[:MAX_PROGRESS]]
 
+    def arrived(self) -> int:
+        """Returns the number of calls that have arrived so far."""
+        with self._changed:
+            return self.handled + len(self._present)
+
     def in_flight(self) -> int:
         """Returns the number of calls that run or wait."""
         with self._changed:

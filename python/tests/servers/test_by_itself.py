@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import queue
 import re
 import signal
@@ -19,7 +20,7 @@ from typing import Any, Optional
 import grpc
 import pytest
 from certificates import Authority
-from client import PATIENCE, ROOT, Client, Pipe
+from client import PATIENCE, ROOT, SUPPORT, Client, Pipe
 from conftest import Start
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from grpc_tools import protoc  # type: ignore[import-untyped]
@@ -324,6 +325,35 @@ def test_sigterm_tells_clients_to_leave_and_lets_their_calls_finish(
             calls.leave()
             assert list(calls.replies) == []
         assert worker.ended() == 0
+
+
+# Starts a server on grpcio for which clients have left when no call has arrived for minutes.
+PATIENT = """
+from snakepit_bridge._servers import grpcio
+from snakepit_bridge.__main__ import main
+grpcio.QUIET = 600.0
+main()
+"""
+
+
+def test_a_server_on_grpcio_that_stops_serves_the_calls_that_still_arrive(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/s"
+    options = ["--server", "grpcio", "--adapter", "probe:Probe", "--shutdown-timeout", "3600"]
+    options += ["--import-path", str(SUPPORT), "--listen", address]
+    server = subprocess.Popen(
+        [sys.executable, "-c", PATIENT, *options], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    try:
+        with closing(Client(address)) as client:
+            health = watch(client.channel)
+            assert next(health).status == SERVING
+            server.send_signal(signal.SIGTERM)
+            assert next(health).status == NOT_SERVING
+            # Of which one may arrive later than the server stops listening.
+            assert all(client.execute("ping").success for _ in range(200))
+    finally:
+        server.kill()
+        server.wait(PATIENCE)
 
 
 def test_calls_are_logged_at_their_end(start: Start, pipe: MakePipe) -> None:
