@@ -27,7 +27,7 @@ from snakepit_bridge._values.fields import decode
 #: If the client cancels an RPC, grpcio says at first only that no further request comes. A message
 #: without content that could be sent after that, and as many seconds as these, show that the client
 #: has ended its side and not the RPC.
-CANCELLED_WITHIN = 0.2
+CANCELLED_WITHIN = 0.5
 _NOTHING = pb.ConverseDown().SerializeToString()
 
 
