@@ -19,7 +19,7 @@ defmodule Snakepit.GRPCWorker do
   @shortest_connection 100
 
   # How long to wait for the exit status of a process after its connection was lost, in ms.
-  @exit_grace 1_000
+  @exit_grace 5_000
 
   # It contains secrets.
   @derive {Inspect, only: [:membership]}
@@ -193,7 +193,8 @@ defmodule Snakepit.GRPCWorker do
 
   defp next(:stop, %{membership: membership} = state) do
     case Membership.stop_reason(membership) do
-      {:shutdown, {how, text}} when how != :exited and membership.exit_status == @no_server ->
+      {:shutdown, {how, text}}
+      when how in [:start_failed, :terminated] and membership.exit_status == @no_server ->
         {:stop, {:shutdown, {:no_grpc, text}}, state}
 
       reason ->

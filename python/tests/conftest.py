@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,11 +9,17 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from client import SUPPORT, Client, Pipe, Stdio, Way, WorkerProcess
+from client import ROOT, SUPPORT, WORKER_PYTHON, Client, Pipe, Stdio, Way, WorkerProcess
 from hypothesis import settings
 
 settings.register_profile("steady", database=None, deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+# Compiling its modules takes most of the time in which a worker starts, and Python does it at each
+# start where it must not write bytecode. Bytecode with the hash of its source is never used for
+# another one.
+_COMPILE = ("-m", "compileall", "-q", "--invalidation-mode", "checked-hash")
+subprocess.run([WORKER_PYTHON, *_COMPILE, ROOT / "snakepit_bridge", SUPPORT], check=True)
 
 
 class Start(Protocol):

@@ -83,7 +83,7 @@ defmodule Snakepit.OrphansTest do
     port = start_beam(script)
     [one, two, beam] = pids(port, "")
     signal("TERM", beam)
-    assert_receive {^port, {:exit_status, _status}}
+    assert_receive {^port, {:exit_status, _status}}, 3 * patience()
     assert File.exists?(closed)
     eventually(fn -> not alive?(one) and not alive?(two) end)
   end
@@ -104,7 +104,8 @@ defmodule Snakepit.OrphansTest do
         Enum.map(String.split(workers) ++ [beam], &String.to_integer/1)
 
       nil ->
-        assert_receive {^port, {:data, data}}
+        # It starts a BEAM and pools.
+        assert_receive {^port, {:data, data}}, 3 * patience()
         pids(port, seen <> data)
     end
   end

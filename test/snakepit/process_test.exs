@@ -7,7 +7,7 @@ defmodule Snakepit.ProcessTest do
 
   alias Snakepit.Error
   alias Snakepit.Native
-  alias Snakepit.Pool.Pipe
+  alias Snakepit.Pool.{Membership, OSProcess, Output, Pipe}
   alias Snakepit.Test.Log
 
   @moduletag :tmp_dir
@@ -189,6 +189,17 @@ defmodule Snakepit.ProcessTest do
     assert alive?(os_pid)
     assert Native.signal_group(os_pid, born, true)
     assert_receive {^port, {:exit_status, 137}}, @patience
+  end
+
+  test "the end of the output of a worker that has exited is waited for, however late it is" do
+    ref = make_ref()
+    process = %OSProcess{output: %Output{ref: ref}}
+    membership = %Membership{process: process, exit_text: "it exited with status 1"}
+    assert {:noreply, membership} = Membership.handle_info(:output_timeout, membership)
+    assert {:stop, membership} = Membership.handle_info({ref, {:ended, ["no model"]}}, membership)
+
+    assert Membership.stop_reason(membership) ==
+             {:shutdown, {:exited, "it exited with status 1; its last output:\nno model"}}
   end
 
   test "a named pipe is used if no other can be opened", %{tmp_dir: dir} do

@@ -152,6 +152,20 @@ defmodule Snakepit.StartTest do
         end
       end
 
+      test "a worker that is killed because a cancelled call continues has not failed to start",
+           context do
+        options = [kill_grace: 100, restart_backoff: {1, @patience}]
+        pool = start_pool!(context.options ++ options)
+
+        for n <- 1..2 do
+          started = Path.join(context.tmp_dir, "started#{n}")
+          run_out!("sleep", %{seconds: 600, started: started}, pool: pool)
+          assert_receive {:restarted, ^pool, %{attempt: attempt, why: why}}, @patience
+          assert {attempt, why} == {1, "a cancelled call continued for 100 ms (:kill_grace)"}
+          assert await_ready(pool) == :ok
+        end
+      end
+
       test "a failed start is logged in full once, and in one line for each attempt", context do
         test = self()
 

@@ -17,6 +17,8 @@ defmodule Snakepit.Test.WorkerSuite do
 
       @options Keyword.delete(unquote(options), :remote)
       @remote Keyword.get(unquote(options), :remote, false)
+      # These have no streams.
+      @stdio @options[:adapter] == Snakepit.Adapters.GenericPythonV2
       @size Keyword.fetch!(@options, :size)
       @patience patience()
 
@@ -58,11 +60,12 @@ defmodule Snakepit.Test.WorkerSuite do
         path |> File.read!() |> String.to_integer()
       end
 
-      describe "execute/3" do
-        setup %{tmp_dir: dir} do
-          %{pool: start_pool!(), dir: dir}
-        end
+      # For the tests that leave it as it is.
+      setup_all do
+        %{pool: start_pool!()}
+      end
 
+      describe "execute/3" do
         test "returns what the command returned", %{pool: pool} do
           assert {:ok, %{"status" => "ok"}} = Snakepit.execute("ping", %{}, pool: pool)
           assert {:ok, %{"result" => 5}} = Snakepit.execute("add", %{a: 2, b: 3}, pool: pool)
@@ -176,6 +179,11 @@ defmodule Snakepit.Test.WorkerSuite do
           assert {:error, %Error{reason: :pool_saturated, details: %{max_queue: 0}}} =
                    Snakepit.execute("ping", %{}, pool: pool)
 
+          unless @stdio do
+            assert {:error, %Error{reason: :pool_saturated}} =
+                     Snakepit.execute_stream("ping_stream", %{}, fn _ -> nil end, pool: pool)
+          end
+
           assert Enum.all?(free(held), &match?({:ok, _}, &1))
         end
 
@@ -185,6 +193,11 @@ defmodule Snakepit.Test.WorkerSuite do
 
           assert {:error, %Error{reason: :queue_timeout}} =
                    Snakepit.execute("ping", %{}, pool: pool)
+
+          unless @stdio do
+            assert {:error, %Error{reason: :queue_timeout}} =
+                     Snakepit.execute_stream("ping_stream", %{}, fn _ -> nil end, pool: pool)
+          end
 
           assert {:error, %Error{reason: :timeout, details: %{queued: true}}} =
                    Snakepit.execute("ping", %{},
@@ -292,9 +305,7 @@ defmodule Snakepit.Test.WorkerSuite do
       end
 
       describe "a session" do
-        test "keeps its state on one worker, until it is ended" do
-          pool = start_pool!()
-
+        test "keeps its state on one worker, until it is ended", %{pool: pool} do
           tally = fn id ->
             {:ok, %{"count" => count, "pid" => pid}} =
               Snakepit.execute_in_session(id, "tally", %{}, pool: pool)
@@ -324,9 +335,8 @@ defmodule Snakepit.Test.WorkerSuite do
       end
 
       unless @remote do
-        test "prints and logs reach Logger with the worker's id, and break nothing" do
-          pool = start_pool!()
-
+        test "prints and logs reach Logger with the worker's id, and break nothing",
+             %{pool: pool} do
           Log.follow(pool)
           assert {:ok, _} = Snakepit.execute("noise", %{megabytes: 4}, pool: pool)
           assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
@@ -371,6 +381,9 @@ defmodule Snakepit.Test.WorkerSuite do
             :ok = stop_supervised({Snakepit.Pool, pool})
             assert not alive?(worker)
             eventually(fn -> not alive?(child) end)
+
+            assert {:error, %Error{reason: :pool_stopped}} =
+                     Snakepit.execute("ping", %{}, pool: pool)
           end
         end
 

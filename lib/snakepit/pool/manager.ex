@@ -4,8 +4,9 @@ defmodule Snakepit.Pool.Manager do
   # each further attempt to start a failing one. Calls do not pass through this process.
   #
   # Each worker has a slot. The manager counts the slot's attempts until one of its workers has
-  # proved itself: it has completed a call, or was ready for the longest back-off. Such a worker
-  # is replaced at once; any other exit is one more attempt, whatever its cause.
+  # proved itself: it has completed a call, was killed because it still ran a cancelled one, or was
+  # ready for the longest back-off. Such a worker is replaced at once; any other exit is one more
+  # attempt, whatever its cause.
   #
   # A working worker is replaced by one that starts beside it (`replace_worker/2`): once that is
   # ready, it takes over the slot, and the old one is retired: it finishes its calls and exits. This
@@ -502,7 +503,8 @@ defmodule Snakepit.Pool.Manager do
   defp ready_ended(reason, worker, state) do
     age = now() - worker.ready_at
     {_first, longest} = state.options.restart_backoff
-    proved = Native.pool_had_answered(state.native, worker.key) or age >= longest
+    answered = Native.pool_had_answered(state.native, worker.key)
+    proved = answered or match?({:shutdown, {:call_continued, _why}}, reason) or age >= longest
     id = id(worker.slot, state)
     why = why(reason)
 
@@ -517,7 +519,7 @@ defmodule Snakepit.Pool.Manager do
     end
   end
 
-  defp why({:shutdown, {:exited, why}}), do: why
+  defp why({:shutdown, {how, why}}) when how in [:exited, :call_continued], do: why
   defp why(reason), do: Cause.exited(reason)
 
   # How long to wait after so many failed starts before this one, in ms.

@@ -28,9 +28,11 @@ defmodule Snakepit.Pool.Membership do
   alias Snakepit.{Error, Native}
   alias Snakepit.Pool.{HealthCheck, Lifetime, OSProcess, WorkerSpec}
 
-  # How long to wait for the exit status of a process after its output has ended, and for the end
-  # of its output after it has exited, in ms.
-  @output_grace 1_000
+  # How long to wait, after a process has exited, until its answers have arrived, which end with the last
+  # process that has its standard output, and until its output is logged, in ms.
+  @output_grace 5_000
+  # How long to wait after that for the end of its output, which always comes, in ms.
+  @lost_after 60_000
   # How long a supervisor waits in addition to the steps, in ms.
   @stop_grace 2_000
 
@@ -56,6 +58,8 @@ defmodule Snakepit.Pool.Membership do
     # nil, `:draining` or `:exiting`.
     :leaving,
     :kill_reason,
+    # Whether it is killed for a call that it has run, and not because it fails.
+    :call_continued,
     # How its process has exited, and then the last lines of its output.
     :exit_status,
     :exit_text,
@@ -249,6 +253,13 @@ defmodule Snakepit.Pool.Membership do
 
   def kill_ready(membership, _why), do: membership
 
+  @doc "Like `kill_ready/2`, because a call continued past `:kill_grace` after it was cancelled."
+  @spec kill_for_call(t, String.t()) :: t
+  def kill_for_call(%{kill_reason: nil} = membership, why),
+    do: kill_ready(%{membership | call_continued: true}, why)
+
+  def kill_for_call(membership, _why), do: membership
+
   @doc "On `:check_health`; `ask` is that of `Snakepit.Pool.HealthCheck.tick/2`."
   @spec check_health(t, (timeout -> term)) :: t
   def check_health(%{key: key, leaving: leaving} = membership, _ask)
@@ -314,7 +325,8 @@ defmodule Snakepit.Pool.Membership do
     {:noreply, kill(membership, why)}
   end
 
-  def handle_info({:snakepit_kill, why}, membership), do: {:noreply, kill_ready(membership, why)}
+  def handle_info({:snakepit_kill, why}, membership),
+    do: {:noreply, kill_for_call(membership, why)}
 
   def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = membership),
     do: exited(%{membership | exit_status: status}, OSProcess.status_text(status))
@@ -338,8 +350,12 @@ defmodule Snakepit.Pool.Membership do
       ),
       do: stop_if_complete(%{membership | logged: true})
 
-  def handle_info(timeout, membership) when timeout in [:output_timeout, :stop_timeout],
-    do: {:stop, membership}
+  def handle_info(:output_timeout, membership) do
+    Process.send_after(self(), :stop_timeout, @lost_after)
+    stop_if_complete(%{membership | messages_closed: true, logged: true})
+  end
+
+  def handle_info(:stop_timeout, membership), do: {:stop, membership}
 
   def handle_info(_late, membership), do: {:noreply, membership}
 
@@ -408,13 +424,16 @@ defmodule Snakepit.Pool.Membership do
 
   @doc """
   The exit reason of its process: its supervisor's, or `{:shutdown, {how, text}}` for its manager,
-  where `how` is `:exited`, or `:start_failed` or `:terminated` for a worker that was not ready.
+  where `how` is `:exited`, `:call_continued` if it was killed for a call (`kill_for_call/2`), or
+  `:start_failed` or `:terminated` for a worker that was not ready.
   """
   @spec stop_reason(t) :: term
   def stop_reason(%{stopping: reason}) when reason != nil, do: reason
 
-  def stop_reason(%{startup_timer: nil} = membership),
-    do: {:shutdown, {:exited, end_text(membership)}}
+  def stop_reason(%{startup_timer: nil} = membership) do
+    how = if membership.call_continued, do: :call_continued, else: :exited
+    {:shutdown, {how, end_text(membership)}}
+  end
 
   def stop_reason(membership), do: start_failed(membership, end_text(membership))
 

@@ -12,7 +12,7 @@ defmodule Snakepit.Pool.Worker do
   alias Snakepit.TwoWay.Answer
 
   # How long a process may continue after it has closed its standard output, in ms.
-  @exit_grace 1_000
+  @exit_grace 5_000
   # How many reports of a call's progress are passed on in a second, and how many events of a worker for
   # telemetry. One of Snakepit's own workers sends about half as many.
   @progress_per_second 20
@@ -162,7 +162,7 @@ defmodule Snakepit.Pool.Worker do
     if state.calls[id].answers? or not earlier? do
       grace = state.membership.options.kill_grace
       why = "a cancelled call continued for #{grace} ms (:kill_grace)"
-      {:noreply, %{state | membership: Membership.kill_ready(state.membership, why)}}
+      {:noreply, %{state | membership: Membership.kill_for_call(state.membership, why)}}
     else
       {:noreply, start_grace(id, state)}
     end

@@ -109,6 +109,10 @@ def _server(worker: Worker, options: Options, listening: Listening, health: Heal
     most_calls = worker.registry.batch_size * options.max_concurrency
     queue = MAX_RPCS if listening.max_queue == UNLIMITED else listening.max_queue
     most_rpcs = max(MAX_RPCS, queue) + most_calls + MAX_WATCHES
+    most_streams = MAX_STREAMS + most_calls
+    # Connections and their streams are limited already. Without this number grpcio cancels RPCs at
+    # random, of any client, while more than a thousand wait until Python takes them.
+    most_pending = MAX_CONNECTIONS * most_streams
     private = is_private(listening.address)
     service = Service(worker, options, listening.secrets, health)
     if listening.token_file:
@@ -122,7 +126,9 @@ def _server(worker: Worker, options: Options, listening: Listening, health: Heal
             ("grpc.max_metadata_size", MAX_METADATA),
             ("grpc.absolute_max_metadata_size", MAX_METADATA),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT),
-            ("grpc.max_concurrent_streams", MAX_STREAMS + most_calls),
+            ("grpc.max_concurrent_streams", most_streams),
+            ("grpc.server.max_pending_requests", most_pending),
+            ("grpc.server.max_pending_requests_hard_limit", most_pending),
             ("grpc.so_reuseport", 0),
             # Clients ask whether a silent server is there, which grpcio's servers count as abuse.
             ("grpc.http2.max_ping_strikes", 0),

@@ -291,9 +291,16 @@ class Probe(BuiltinAdapter):
         return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
     @command
-    def hold_the_gil(self, started: str) -> None:
+    def hold_the_gil(self, started: str, until: Optional[str] = None) -> None:
+        """Without `until`, a named pipe, it does not end."""
+        pipe = os.open(until, os.O_RDONLY) if until else None
         tell(started, "started")
-        ctypes.PyDLL(None).sleep(600)
+        libc = ctypes.PyDLL(None)
+        if pipe is None:
+            libc.sleep(600)
+        else:
+            libc.read(pipe, ctypes.create_string_buffer(1), 1)
+            os.close(pipe)
 
     @command
     def burn(self, started: str, context: Context) -> None:
