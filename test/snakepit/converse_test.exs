@@ -329,7 +329,9 @@ defmodule Snakepit.ConverseTest do
 
     paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
     {said, 0} = System.cmd("elixir", paths ++ ["-e", script], stderr_to_stdout: true)
-    assert said =~ "pool_stopped: the application :snakepit, under which tools run, is not started"
+
+    assert said =~
+             "pool_stopped: the application :snakepit, under which tools run, is not started"
   end
 
   describe "a server that breaks the contract" do
