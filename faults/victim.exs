@@ -85,6 +85,33 @@ defmodule Snakepit.Faults.Victim do
     queued(pool)
   end
 
+  defp act("two-way", {kind, pool, _}, _options) do
+    me = self()
+    begun = fn -> send(me, :begun) end
+
+    stuck = fn _args ->
+      begun.()
+      Process.sleep(:infinity)
+    end
+
+    args = %{path: "/dev/null", token: 0}
+    asking = Map.merge(args, %{tool: "stuck", count: 1})
+    options = [pool: pool, timeout: :infinity]
+    ask = &Snakepit.execute(&1, asking, [tools: [stuck: stuck]] ++ options)
+    spawn(fn -> ask.("mark_asks") end)
+
+    if kind == :stdio do
+      spawn(fn -> ask.("mark_asks_async") end)
+    else
+      rows = Map.put(args, :rows, Snakepit.input(Stream.iterate(1, &(&1 + 1))))
+      chunk = fn %{"index" => index} -> if index == 100, do: begun.() end
+      spawn(fn -> Snakepit.execute_stream("mark_both_ways", rows, chunk, options) end)
+    end
+
+    for _ <- 1..2, do: receive(do: (:begun -> :ok))
+    queued(pool)
+  end
+
   defp act("stopping", {kind, pool, pid}, options) do
     for _ <- 1..@size, do: hold(kind, pool, options, "sleep", %{seconds: 600})
     spawn(fn -> Supervisor.stop(pid) end)

@@ -358,7 +358,7 @@ defmodule Snakepit do
   ended the exception is raised in the caller. A call whose enumerable has begun is not made again (`retry:`).
 
   With `:push` instead of an enumerable, processes send the items of a stream that `start_stream/3` has started, by `push/3`
-  and `finish/2`.
+  and `finish/2`. `start_stream/3` takes only such inputs.
 
   An input is an argument of its own, of `execute/3`, of a stream or of a call in a session; a call may have several. Options:
 
@@ -492,10 +492,13 @@ defmodule Snakepit do
     * the sums of `:requests`, `:errors` and `:memory_bytes` of its current workers, as these report them
     * `:calls` - how many calls and streams have ended since the pool was started, and `:errors_by_reason`, a map of
       the reasons of `Snakepit.Error` to the number of calls that failed with each
-    * `:commands` - a map of the commands to `:calls`, `:errors`, a map by reason, and `:batch_sizes`, a map of the sizes of
+    * `:asks` - how often commands have asked tools of their callers (`tools:`)
+    * `:commands` - a map of the commands to `:calls`, `:errors`, a map by reason, `:asks` and `:failed_asks`, those that
+      have ended with an error for the command, and `:batch_sizes`, a map of the sizes of
       batches to their number. Beyond 1,000 commands further ones are counted as `"(others)"`
     * `:last_minute` - the number of `:calls` that got a worker, with `:p50`, `:p90` and `:p99` of the wait for a worker,
-      `:queue_us`, and of everything after it, `:execution_us`, in microseconds and to within 2 %; nil without calls
+      `:queue_us`, and of everything after it, `:execution_us`, in microseconds and to within 2 %; nil without calls. `:ask_us`
+      has those of the tools
 
   A call that is tried again counts once. A stream that its consumer has halted is no error, and a call whose caller
   has died is not counted.

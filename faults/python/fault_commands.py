@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import select
@@ -9,11 +10,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Optional
 
 from trouble import Trouble
 
-from snakepit_bridge import Context, command
+from snakepit_bridge import Context, Input, ToolError, command
 
 
 class Faults(Trouble):
@@ -43,6 +44,67 @@ class Faults(Trouble):
         _mark(path, token)
         context.session["count"] = context.session.get("count", 0) + 1
         return {"count": context.session["count"]}
+
+    @command
+    def mark_asks(
+        self, path: str, token: int, tool: str, count: int, context: Context
+    ) -> dict[str, Any]:
+        """Asks one after another. Returns the code of the first error."""
+        _mark(path, token)
+        code: Optional[str] = None
+        for x in range(count):
+            try:
+                _expect(context.call(tool, x=x), x)
+            except ToolError as error:
+                code = code or error.code
+        return {"token": token, "code": code}
+
+    @command
+    async def mark_asks_async(
+        self, path: str, token: int, tool: str, count: int, context: Context
+    ) -> dict[str, Any]:
+        """Asks all at once."""
+        _mark(path, token)
+        asks = (context.acall(tool, x=x) for x in range(count))
+        answers = await asyncio.gather(*asks, return_exceptions=True)
+        code: Optional[str] = None
+        for x, answer in enumerate(answers):
+            if isinstance(answer, ToolError):
+                code = code or answer.code
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                _expect(answer, x)
+        return {"token": token, "code": code}
+
+    @command
+    def mark_asking_stream(
+        self, path: str, token: int, tool: str, count: int, context: Context
+    ) -> Generator[Any, None, None]:
+        _mark(path, token)
+        for x in range(1, count + 1):
+            yield {"index": context.call(tool, x=x)}
+
+    @command
+    def mark_input(self, path: str, token: int, rows: Input[int]) -> dict[str, int]:
+        _mark(path, token)
+        return {"token": token, "sum": sum(rows)}
+
+    @command
+    def mark_both_ways(self, path: str, token: int, rows: Input[int]) -> Generator[Any, None, None]:
+        _mark(path, token)
+        for row in rows:
+            yield {"index": row}
+
+    @command
+    async def left(self) -> dict[str, int]:
+        """What the worker has at this moment, without this command."""
+        return {
+            "pid": os.getpid(),
+            "tasks": len(asyncio.all_tasks()) - 1,
+            "threads": len(os.listdir("/proc/self/task")),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+        }
 
     @command
     def wait_for_file(self, started: str, until: str) -> None:
@@ -116,6 +178,11 @@ def _mark(path: str, token: int) -> None:
         os.write(journal, b"%d\n" % token)
     finally:
         os.close(journal)
+
+
+def _expect(found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise ValueError(f"a tool answered {found!r} instead of {wanted!r}")
 
 
 def _write(descriptor: int, data: bytes) -> None:

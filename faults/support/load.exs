@@ -5,7 +5,7 @@ defmodule Snakepit.Faults.Load do
 
   import Snakepit.Faults.Trial
 
-  defstruct [:pool, :journal, :table, :flag, :tasks, :kinds, :stops, :forgets]
+  defstruct [:pool, :journal, :table, :tools, :flag, :tasks, :kinds, :stops, :forgets]
 
   # With these reasons a call has not run. With any other it may have run, once.
   @not_run ~w(pool_saturated pool_stopped queue_timeout worker_start_failed session_lost not_ready
@@ -13,8 +13,8 @@ defmodule Snakepit.Faults.Load do
 
   @doc """
   Starts callers. Options: `:callers`, `:kinds` of calls (of `:unary`, `:quick`, `:stream`,
-  `:halted`, `:session`), `:timeout`, `:queue_timeout`, `:seed`, `:stops`: a caller that gets
-  `:pool_stopped` ends, and `:forgets`: the pool itself is restarted, and knows no earlier
+  `:halted`, `:session`, and those of `two_way/1`), `:timeout`, `:queue_timeout`, `:seed`, `:stops`: a caller
+  that gets `:pool_stopped` ends, and `:forgets`: the pool itself is restarted, and knows no earlier
   sessions.
   """
   def start(pool, options) do
@@ -28,6 +28,8 @@ defmodule Snakepit.Faults.Load do
       pool: pool,
       journal: journal,
       table: :ets.new(:load, [:public, write_concurrency: true]),
+      # The processes in which tools were begun.
+      tools: :ets.new(:tools, [:public, write_concurrency: true]),
       flag: :atomics.new(1, []),
       kinds: Keyword.fetch!(options, :kinds),
       stops: options[:stops],
@@ -39,7 +41,8 @@ defmodule Snakepit.Faults.Load do
         Task.async(fn ->
           seed(options[:seed], index)
           call = [pool: pool, timeout: options[:timeout], queue_timeout: options[:queue_timeout]]
-          loop(load, call, %{id: "s#{index}", count: 0, forgets: load.forgets})
+          session = %{id: "s#{index}", count: 0, forgets: load.forgets, tools: load.tools}
+          loop(load, call, session)
         end)
       end
 
@@ -47,8 +50,18 @@ defmodule Snakepit.Faults.Load do
   end
 
   @doc "The kinds of calls that this kind of worker supports."
-  def kinds(:stdio), do: [:unary, :session]
-  def kinds(_), do: [:unary, :stream, :halted, :session]
+  def kinds(kind), do: one_way(kind) ++ two_way(kind)
+
+  defp one_way(:stdio), do: [:unary, :session]
+  defp one_way(_), do: [:unary, :stream, :halted, :session]
+
+  @doc "Those of them that have tools or input streams."
+  def two_way(:stdio), do: [:asks]
+  def two_way(_), do: [:asks, :asking_stream, :input, :both_ways, :pushed]
+
+  @doc "The processes in which tools were begun that still run."
+  def running_tools(load),
+    do: for({pid} <- :ets.tab2list(load.tools), Process.alive?(pid), do: pid)
 
   @doc "The number of calls that have ended."
   def calls(load), do: :ets.info(load.table, :size)
@@ -105,6 +118,8 @@ defmodule Snakepit.Faults.Load do
 
     must(unknown == 0, "#{name}: #{unknown} calls ran whose callers never got an answer")
     must(calls != [], "#{name}: there was no call")
+    tools = running_tools(load)
+    must(tools == [], "#{name}: #{length(tools)} tools outlive their calls")
     for what <- wrong, do: fail("#{name}: #{tally[what]} calls ended with #{inspect(what)}")
     File.rm(load.journal)
     tally
@@ -210,6 +225,127 @@ defmodule Snakepit.Faults.Load do
         {reason, session}
     end
   end
+
+  defp call(:asks, token, journal, options, session) do
+    args = %{path: journal, token: token, tool: "same", count: Enum.random([1, 20])}
+    command = Enum.random(["mark_asks", "mark_asks_async"])
+
+    case Snakepit.execute(command, args, [tools: [same: same(session)]] ++ options) do
+      {:ok, %{"token" => ^token, "code" => nil}} -> {:ok, session}
+      {:ok, %{"token" => ^token, "code" => code}} -> {{:tool_error, code}, session}
+      {:ok, other} -> {{:wrong_answer, other}, session}
+      error -> {outcome(error), session}
+    end
+  end
+
+  defp call(:asking_stream, token, journal, options, session) do
+    count = Enum.random([1, 40])
+    args = %{path: journal, token: token, tool: "same", count: count}
+    options = [tools: [same: same(session)]] ++ options
+    chunks = "mark_asking_stream" |> Snakepit.stream(args, options) |> Enum.map(& &1["index"])
+    {if(chunks == Enum.to_list(1..count), do: :ok, else: :wrong_chunks), session}
+  rescue
+    error in Snakepit.Error -> {tool_error(error), session}
+  end
+
+  defp call(:input, token, journal, options, session) do
+    count = Enum.random([0, 10, 3_000])
+    args = %{path: journal, token: token, rows: Snakepit.input(rows(count))}
+    sum = div(count * (count + 1), 2)
+
+    outcome =
+      case Snakepit.execute("mark_input", args, options) do
+        {:ok, %{"token" => ^token, "sum" => ^sum}} -> :ok
+        {:ok, other} -> {:wrong_answer, other}
+        error -> outcome(error)
+      end
+
+    {closed(outcome), session}
+  end
+
+  # Halted, or up to the end.
+  defp call(:both_ways, token, journal, options, session) do
+    count = Enum.random([10, 1_000_000])
+    args = %{path: journal, token: token, rows: Snakepit.input(rows(count))}
+    chunks = "mark_both_ways" |> Snakepit.stream(args, options) |> Enum.take(20)
+    right = Enum.map(chunks, & &1["index"]) == Enum.take(1..count, 20)
+    {closed(if(right, do: :ok, else: :wrong_chunks)), session}
+  rescue
+    error in Snakepit.Error -> {closed(error.reason), session}
+  end
+
+  defp call(:pushed, token, journal, options, session) do
+    count = Enum.random([1, 200])
+    args = %{path: journal, token: token, rows: Snakepit.input(:push)}
+
+    case Snakepit.start_stream("mark_both_ways", args, options) do
+      {:ok, call} ->
+        # Halts when the input is closed.
+        Enum.all?(1..count, &(Snakepit.push(call, &1) == :ok))
+        :ok = Snakepit.finish(call)
+        {pushed(call, 1, count), session}
+
+      error ->
+        {outcome(error), session}
+    end
+  end
+
+  defp pushed(%{ref: ref} = call, next, count) do
+    receive do
+      {:snakepit, ^ref, {:chunks, chunks}} ->
+        Snakepit.ask(call, length(chunks))
+        indexes = Enum.map(chunks, & &1["index"])
+        after_these = next + length(chunks)
+
+        if indexes == Enum.to_list(next..(after_these - 1)),
+          do: pushed(call, after_these, count),
+          else: :wrong_chunks
+
+      {:snakepit, ^ref, {:done, _info}} ->
+        if next == count + 1, do: :ok, else: :wrong_chunks
+
+      {:snakepit, ^ref, {:error, error}} ->
+        outcome({:error, error})
+    end
+  end
+
+  # A tool, which sometimes takes long enough to be hit by something.
+  defp same(%{tools: tools}) do
+    fn %{"x" => x} ->
+      :ets.insert(tools, {self()})
+      pause = Enum.random([0, 0, 0, 0, 20])
+
+      receive do
+      after
+        pause -> :ets.delete(tools, self())
+      end
+
+      x
+    end
+  end
+
+  # The command has not caught the error of a tool.
+  defp tool_error(%{reason: :python_error, details: %{type: "snakepit_bridge.ToolError"}}),
+    do: {:tool_error, "uncaught"}
+
+  defp tool_error(error), do: error.reason
+
+  # Rows that note in the caller whether they are open.
+  defp rows(count) do
+    Stream.resource(
+      fn ->
+        Process.put(:rows, :open)
+        1
+      end,
+      fn
+        next when next > count -> {:halt, next}
+        next -> {[next], next + 1}
+      end,
+      fn _next -> Process.delete(:rows) end
+    )
+  end
+
+  defp closed(outcome), do: if(Process.delete(:rows), do: :rows_left_open, else: outcome)
 
   defp mark(token, journal, seconds, options) do
     args = %{path: journal, token: token, seconds: seconds}

@@ -6,14 +6,14 @@ defmodule Snakepit.Faults.BeamKilled do
 
   alias Snakepit.Faults.{Beam, OS}
 
-  @situations ~w(idle starting calls streams stopping restarting)
+  @situations ~w(idle starting calls streams two-way stopping restarting)
 
   def trials do
     for situation <- @situations do
       %{
         name: "beam-#{situation}",
         about: "kill -9 of the BEAM: #{about(situation)}",
-        short: situation in ~w(calls restarting),
+        short: situation in ~w(calls two-way restarting),
         run: &killed(situation, &1)
       }
     end
@@ -23,6 +23,7 @@ defmodule Snakepit.Faults.BeamKilled do
   defp about("starting"), do: "while its workers start"
   defp about("calls"), do: "during calls, one of which holds Python's lock"
   defp about("streams"), do: "during streams"
+  defp about("two-way"), do: "while commands ask tools and read input streams"
   defp about("stopping"), do: "while its pools stop"
   defp about("restarting"), do: "while a worker of each pool is restarted"
 

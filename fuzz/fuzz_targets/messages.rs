@@ -5,7 +5,8 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use snakepit_proto::{
-    CallFrame, ExecuteResponse, Fields, ReplyFrame, SessionRequest, StreamResponse,
+    CallFrame, ConverseDown, ConverseUp, ExecuteResponse, Fields, ReplyFrame, SessionRequest,
+    StreamResponse,
 };
 use snakepit_wire::Deframer;
 
@@ -44,6 +45,12 @@ fn read(message: Bytes) {
     if let Ok(chunk) = StreamResponse::decode(message.clone()) {
         in_order(Fields::received(chunk.chunk, chunk.chunk_kinds));
     }
+    if let Ok(down) = ConverseDown::decode(message.clone()) {
+        for ask in down.asks {
+            in_order(Fields::received(ask.args, ask.arg_kinds));
+        }
+    }
+    let _ = ConverseUp::decode(message.clone());
     if let Ok(request) = SessionRequest::decode(message) {
         in_order(Fields::received(request.args, request.arg_kinds));
     }

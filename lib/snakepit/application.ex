@@ -4,7 +4,7 @@ defmodule Snakepit.Application do
 
   alias Snakepit.Config.{Environment, RuntimeThreads}
   alias Snakepit.Pool.Group
-  alias Snakepit.TwoWay.Asks
+  alias Snakepit.TwoWay.{Asks, Holding}
 
   @impl true
   def start(_type, _args) do
@@ -16,5 +16,8 @@ defmodule Snakepit.Application do
     end
   end
 
-  defp start(children), do: Supervisor.start_link(children, strategy: :one_for_one)
+  defp start(children) do
+    Holding.new()
+    Supervisor.start_link(children, strategy: :one_for_one)
+  end
 end

@@ -5,10 +5,10 @@ defmodule Snakepit.Codec do
 
   alias Snakepit.Config.{Options, Type}
   alias Snakepit.{Error, Native, Structs}
+  alias Snakepit.TwoWay.Holding
 
   # The metadata that has the id of a session with `affinity: :server`.
   @session "session_id"
-  @holding :"$snakepit_holding"
 
   @doc "Describes a call for the native library, without its arguments. The options are complete."
   @spec spec(String.t(), map) :: {:ok, map} | {:error, Error.t()}
@@ -23,7 +23,7 @@ defmodule Snakepit.Codec do
          request_id: request_id,
          timeout: millis(timeout),
          queue_timeout: millis(queue_timeout),
-         further: further(options, holding())
+         further: further(options, Holding.get())
        }}
     end
   end
@@ -50,14 +50,6 @@ defmodule Snakepit.Codec do
       holding: holding
     }
   end
-
-  @doc "The two-way calls that wait for those of the calling process, in which a tool runs."
-  @spec holding() :: [reference]
-  def holding, do: Process.get(@holding, [])
-
-  @doc "Sets them."
-  @spec put_holding([reference]) :: any
-  def put_holding(conversations), do: Process.put(@holding, conversations)
 
   defp session(%{session_id: nil}), do: nil
   defp session(%{session_id: id, affinity: affinity}), do: {id, affinity}

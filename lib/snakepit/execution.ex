@@ -39,7 +39,7 @@ defmodule Snakepit.Execution do
            options = Options.complete(options, pool.call_options),
            :ok <- check_affinity(options, pool) do
         options = named(pool, Tracing.with_context(pool, options))
-        options = Tools.bind(options, pool, name, command)
+        options = if options.tools, do: Tools.bind(options, pool, name, command), else: options
         # To look at the clock takes as long as most of this together.
         started = System.monotonic_time()
 

@@ -66,6 +66,7 @@ defmodule Snakepit.Native do
   def pool_expire_sessions(_pool), do: missing()
   def pool_snapshot(_pool), do: missing()
   def pool_count(_pool, _ended), do: missing()
+  def pool_count_ask(_pool, _command, _failed, _time), do: missing()
   def pool_numbers(_pool), do: missing()
 
   def runtime_tasks, do: missing()
@@ -91,6 +92,7 @@ defmodule Snakepit.Native do
   def converse_large(_target, _ref, _args, _spec, _two_way), do: missing()
   def answer(_conversation, _ask_id, _value), do: missing()
   def answer_large(_conversation, _ask_id, _value), do: missing()
+  def withdrawals_handled(_conversation, _count), do: missing()
   def answer_failed(_conversation, _ask_id, _failure), do: missing()
   def push(_handle, _input_id, _item), do: missing()
   def push_large(_handle, _input_id, _item), do: missing()

@@ -272,7 +272,8 @@ defmodule Snakepit.Relay do
   # Structs are converted here, where their modules are.
   defp request(kind, command, args, options) do
     with :ok <- check_inputs(args),
-         {:ok, args} <- Structs.replace(args, "args") do
+         {:ok, args} <- Structs.replace(args, "args"),
+         {:ok, asks} <- Asks.start(options.tools) do
       given =
         for {option, value} <- options,
             option not in @here and value != Map.fetch!(@of_pool, option),
@@ -285,17 +286,14 @@ defmodule Snakepit.Relay do
          args: args,
          options: given,
          progress: options.on_progress != nil,
-         tools: tools(options.tools)
+         # They run on this node, in tasks of a process that the tools there ask: see `ask_back/3`.
+         tools: if(asks, do: %{names: Map.keys(options.tools.functions), asks: asks})
        }}
     else
       {:error, error} ->
         {:error, %{error | command: command, request_id: options.request_id}}
     end
   end
-
-  # The tools run on this node, in tasks of a process that the tools there ask: see `ask_back/3`.
-  defp tools(nil), do: nil
-  defp tools(tools), do: %{names: Map.keys(tools.functions), asks: Asks.start(tools)}
 
   # What produces the items of an input is on this node.
   defp check_inputs(args) do

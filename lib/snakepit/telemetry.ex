@@ -206,7 +206,7 @@ defmodule Snakepit.Telemetry do
             do: apply(Telemetry.Metrics, type, [name, options])
       end
 
-  They count and time calls by pool and command, errors by reason, full queues, workers that die, and sessions.
+  They count and time calls by pool and command, errors by reason, tools, full queues, workers that die, and sessions.
   Leave out what you do not need, by its name; `:reporter_options` have the bounds of histograms, in ms, for reporters such as
   `telemetry_metrics_prometheus`.
   """
@@ -321,11 +321,11 @@ defmodule Snakepit.Telemetry do
 
   @doc false
   # The span of an ask; nil without telemetry. It begins by `start_ask/1` in the task that runs the tool.
-  def ask(%{telemetry: false}, _tool, _id), do: nil
+  def ask(%{telemetry: false}, _tool, _id, _started), do: nil
 
-  def ask(%{about: about}, tool, id) do
+  def ask(%{about: about}, tool, id, started) do
     of_ask = %{tool: tool, ask_id: id, telemetry_span_context: make_ref()}
-    %Span{started: System.monotonic_time(), metadata: Map.merge(about, of_ask)}
+    %Span{started: started, metadata: Map.merge(about, of_ask)}
   end
 
   @doc false

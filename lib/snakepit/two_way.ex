@@ -34,9 +34,8 @@ defmodule Snakepit.TwoWay do
   @spec start(reference, reference, term, map, map, atom, map | nil) ::
           {:ok, t} | {:error, Error.t()}
   def start(target, ref, args, spec, options, kind, stream \\ nil) do
-    with {:ok, args, inputs} <- split(args, kind, spec) do
-      asks = if options.tools, do: Asks.start(options.tools)
-
+    with {:ok, args, inputs} <- split(args, kind, spec),
+         {:ok, asks} <- Asks.start(options.tools) do
       two_way = %{
         stream: stream,
         asks: asks,
@@ -128,7 +127,7 @@ defmodule Snakepit.TwoWay do
 
   defp problem({name, %{source: source}}, :messages) when source != :push do
     "args.#{name} is an input of an enumerable, and start_stream/3 returns before that could be taken: pass " <>
-      "Snakepit.input(:push), or use Snakepit.stream/3"
+      "Snakepit.input(:push) and call Snakepit.push/3 for each item in a task of your own, or use Snakepit.stream/3"
   end
 
   defp problem(_input, _kind), do: nil

@@ -170,6 +170,14 @@ defmodule Snakepit.ConverseTest do
       end
     end
 
+    test "that is withdrawn again and again only holds up its server", %{pool: pool} do
+      tools = [stuck: fn _args -> Process.sleep(:infinity) end, until: fn _args -> 1 end]
+      args = %{tool: "stuck", until: "until", count: 1_000}
+
+      assert {:ok, %{"answer" => 1}} =
+               Snakepit.execute("ask_and_withdraw_often", args, tools: tools, pool: pool)
+    end
+
     test "ends with its caller, and at the deadline", %{pool: pool} do
       me = self()
 
@@ -309,6 +317,21 @@ defmodule Snakepit.ConverseTest do
     args = %{items: Snakepit.input(1..100)}
     assert {:ok, %{"count" => 100}} = Client.execute(channel, "count", args)
     assert channel |> Client.stream("echo", args) |> Enum.count() == 100
+
+    # Tools run under the application, and all else without it.
+    script = """
+    alias Snakepit.GRPC.Client
+    {:ok, channel} = Client.connect(#{inspect(server.address)})
+    {:ok, _} = Client.execute(channel, "count", %{items: Snakepit.input([1])})
+    {:error, error} = Client.execute(channel, "ask", %{}, tools: [tool: & &1])
+    IO.puts("\#{error.reason}: \#{error.message}")
+    """
+
+    paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
+    {said, 0} = System.cmd("elixir", paths ++ ["-e", script], stderr_to_stdout: true)
+
+    assert said =~
+             "pool_stopped: the application :snakepit, under which tools run, is not started"
   end
 
   describe "a server that breaks the contract" do
@@ -327,14 +350,17 @@ defmodule Snakepit.ConverseTest do
         assert message =~ said
       end
 
-      assert {:error, %Error{reason: :rpc_error, message: message}} =
-               Snakepit.execute_stream("more_than_demanded", %{}, fn _ -> Process.sleep(50) end,
-                 tools: tools,
-                 pool: pool,
-                 demand: 2
-               )
+      # More chunks than two, and more than 1 MiB of them.
+      for {demand, size} <- [{2, 0}, {1000, 70_000}] do
+        options = [tools: tools, pool: pool, demand: demand]
+        slow = fn _chunk -> Process.sleep(50) end
 
-      assert message =~ "more chunks than were asked for"
+        assert {:error, %Error{reason: :rpc_error, message: message}} =
+                 Snakepit.execute_stream("more_than_demanded", %{size: size}, slow, options)
+
+        assert message =~ "more chunks than were asked for"
+      end
+
       assert ask(pool, "tool", fn _args -> 1 end) == 1
     end
   end

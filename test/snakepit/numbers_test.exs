@@ -8,7 +8,12 @@ defmodule Snakepit.NumbersTest do
 
   defp numbers(pool) do
     {:ok, stats} = Snakepit.stats(pool)
-    Map.take(stats, [:calls, :errors_by_reason, :commands, :last_minute])
+    Map.take(stats, [:calls, :errors_by_reason, :asks, :commands, :last_minute])
+  end
+
+  defp command(counted) do
+    none = %{calls: 0, errors: %{}, asks: 0, failed_asks: 0, batch_sizes: %{}}
+    Map.merge(none, Map.new(counted))
   end
 
   # A call is counted a moment after its caller has the result.
@@ -25,11 +30,13 @@ defmodule Snakepit.NumbersTest do
       assert numbers(pool) == %{
                calls: 0,
                errors_by_reason: %{},
+               asks: 0,
                commands: %{},
                last_minute: %{
                  calls: 0,
                  queue_us: %{p50: nil, p90: nil, p99: nil},
-                 execution_us: %{p50: nil, p90: nil, p99: nil}
+                 execution_us: %{p50: nil, p90: nil, p99: nil},
+                 ask_us: %{p50: nil, p90: nil, p99: nil}
                }
              }
 
@@ -41,9 +48,9 @@ defmodule Snakepit.NumbersTest do
       assert found.errors_by_reason == %{python_error: 1, unknown_command: 1}
 
       assert found.commands == %{
-               "echo" => %{calls: 3, errors: %{}, batch_sizes: %{}},
-               "compute" => %{calls: 1, errors: %{python_error: 1}, batch_sizes: %{}},
-               "nothing" => %{calls: 1, errors: %{unknown_command: 1}, batch_sizes: %{}}
+               "echo" => command(calls: 3),
+               "compute" => command(calls: 1, errors: %{python_error: 1}),
+               "nothing" => command(calls: 1, errors: %{unknown_command: 1})
              }
 
       %{calls: 5, queue_us: queue, execution_us: execution} = found.last_minute
@@ -51,6 +58,16 @@ defmodule Snakepit.NumbersTest do
 
       assert 0 < execution.p50 and execution.p50 <= execution.p90 and
                execution.p90 <= execution.p99
+
+      ask =
+        &Snakepit.execute("ask", %{tool: &1, args: %{}}, pool: pool, tools: [good: &2, bad: &2])
+
+      {:ok, %{"value" => 1}} = ask.("good", fn _args -> 1 end)
+      {:ok, %{"code" => "no"}} = ask.("bad", fn _args -> {:error, :no} end)
+      found = counted!(pool, 7)
+      assert found.asks == 2
+      assert found.commands["ask"] == command(calls: 2, asks: 2, failed_asks: 1)
+      assert found.last_minute.ask_us.p50 >= 0
     end
   end
 

@@ -339,6 +339,21 @@ defmodule Snakepit.TelemetryTest do
     end
   end
 
+  test "a tool is a span, and its failure is logged with the call, the command and the tool" do
+    pool = start_pool!()
+    tool = fn %{"fail" => fail} -> if fail, do: raise("bad"), else: 1 end
+    options = [pool: pool, request_id: "mine", tools: [tool: tool]]
+    ask = &Snakepit.execute("ask", %{tool: "tool", args: %{fail: &1}}, options)
+    {:ok, %{"value" => 1}} = ask.(false)
+    assert {%{monotonic_time: _, system_time: _}, start} = event(pool, [:ask, :start])
+    assert %{command: "ask", tool: "tool", ask_id: 1, request_id: "mine"} = start
+    assert {%{duration: duration}, stop} = event(pool, [:ask, :stop])
+    assert duration > 0 and stop == Map.put(start, :outcome, :ok)
+    log = capture_log(fn -> assert {:ok, %{"code" => "exception"}} = ask.(true) end)
+    assert {_, %{kind: :error, reason: %RuntimeError{}}} = event(pool, [:ask, :exception])
+    assert log =~ ~s|the tool "tool" of the command "ask" failed [mine]: ** (RuntimeError) bad|
+  end
+
   test "every event is tested here and documented" do
     {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Telemetry)
 

@@ -142,6 +142,42 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert {:ok, %{"code" => "reentrant_call"}} = run.(alone, 1)
       end
 
+      test "may not wait for a task that would wait for its place", %{alone: alone} do
+        supervisor = start_supervised!(Task.Supervisor)
+        call = fn -> Snakepit.execute("pid", %{}, pool: alone) end
+        await = &Task.await(&1, patience())
+
+        for wait <- [
+              fn -> call |> Task.async() |> await.() end,
+              fn -> supervisor |> Task.Supervisor.async_nolink(call) |> await.() end,
+              fn -> await.(Task.async(fn -> call |> Task.async() |> await.() end)) end,
+              fn -> [1] |> Task.async_stream(fn _ -> call.() end) |> Enum.at(0) |> elem(1) end
+            ] do
+          assert {:ok, %{"code" => "reentrant_call"}} =
+                   Snakepit.execute("ask", %{tool: "waits", args: %{}},
+                     tools: [waits: fn _args -> wait.() end],
+                     pool: alone
+                   )
+        end
+
+        # This one takes the place once it is free.
+        me = self()
+
+        start = fn _args ->
+          later = fn -> send(me, {:later, call.()}) end
+          {:ok, _pid} = Task.Supervisor.start_child(supervisor, later)
+          1
+        end
+
+        assert {:ok, %{"value" => 1}} =
+                 Snakepit.execute("ask", %{tool: "start", args: %{}},
+                   tools: [start: start],
+                   pool: alone
+                 )
+
+        assert_receive {:later, {:ok, %{"result" => _pid}}}, patience()
+      end
+
       test "ends with the call, at its deadline and with its worker", %{pool: pool} do
         me = self()
 

@@ -35,6 +35,15 @@ defmodule Snakepit.Pool.Numbers do
     _error in [ErlangError, ArgumentError] -> :ok
   end
 
+  @doc "Counts an ask of a command for a tool, with its time in native units."
+  @spec asked(reference, String.t(), boolean, integer) :: :ok
+  def asked(native, command, failed, time) do
+    time = System.convert_time_unit(time, :native, :microsecond)
+    Native.pool_count_ask(native, command, failed, time)
+  rescue
+    _error in [ErlangError, ArgumentError] -> :ok
+  end
+
   @doc "The part of `Snakepit.stats/1` that is about calls."
   @spec stats(reference) :: map
   def stats(native) do
@@ -49,11 +58,13 @@ defmodule Snakepit.Pool.Numbers do
     %{
       calls: numbers.commands |> Enum.map(& &1.calls) |> Enum.sum(),
       errors_by_reason: errors,
+      asks: commands |> Map.values() |> Enum.map(& &1.asks) |> Enum.sum(),
       commands: commands,
       last_minute: %{
         calls: numbers.calls,
         queue_us: percentiles(numbers.queue),
-        execution_us: percentiles(numbers.execution)
+        execution_us: percentiles(numbers.execution),
+        ask_us: percentiles(numbers.asks)
       }
     }
   end
@@ -63,6 +74,8 @@ defmodule Snakepit.Pool.Numbers do
     %{
       calls: numbers.calls,
       errors: Map.new(numbers.errors),
+      asks: numbers.asks,
+      failed_asks: numbers.failed_asks,
       batch_sizes:
         for({size, calls} <- numbers.batched, into: %{}, do: {size, ceil(calls / size)})
     }

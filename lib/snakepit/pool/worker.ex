@@ -279,7 +279,7 @@ defmodule Snakepit.Pool.Worker do
 
   defp reported({:withdraw, ask_id}, %{asks: asks, ref: ref} = call, state)
        when asks != nil and ref != nil do
-    send(asks, {:snakepit_asks_withdrawn, [ask_id]})
+    send(asks, {:snakepit_asks_withdrawn, nil, [ask_id]})
     update_in(state.calls[call.id].open_asks, &Map.delete(&1, ask_id))
   end
 

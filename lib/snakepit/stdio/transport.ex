@@ -69,25 +69,25 @@ defmodule Snakepit.Stdio.Transport do
   def start(pool, tag, command, args, options) do
     started = System.monotonic_time(:microsecond)
 
-    case Codec.new_call() do
-      {id, made} when is_integer(id) ->
-        options = %{options | request_id: options.request_id || made}
+    with {id, made} when is_integer(id) <- Codec.new_call(),
+         {:ok, asks} <- Asks.start(options.tools) do
+      options = %{options | request_id: options.request_id || made}
 
-        call = %{
-          id: id,
-          command: command,
-          request_id: options.request_id,
-          session_id: options.session_id,
-          caller: self(),
-          tag: tag,
-          progress: options.on_progress != nil,
-          asks: if(options.tools, do: Asks.start(options.tools)),
-          max_asks: options.max_asks
-        }
+      call = %{
+        id: id,
+        command: command,
+        request_id: options.request_id,
+        session_id: options.session_id,
+        caller: self(),
+        tag: tag,
+        progress: options.on_progress != nil,
+        asks: asks,
+        max_asks: options.max_asks
+      }
 
-        pending = %{pool: pool, call: call, args: args, options: options, started: started}
-        pending |> acquire(nil) |> ended(call)
-
+      pending = %{pool: pool, call: call, args: args, options: options, started: started}
+      pending |> acquire(nil) |> ended(call)
+    else
       {:error, error} ->
         {:done, {:error, %{error | command: command}, nil}}
     end

@@ -26,6 +26,14 @@ defmodule Snakepit.Telemetry.Metrics do
       times("call.cancelled.duration", "How long commands continued after their calls had ended",
         tags: [:pool, :command, :how]
       ),
+      times("ask.stop.duration", "How long tools took, by how they ended",
+        tags: [:pool, :command, :tool, :outcome]
+      ),
+      counter(
+        "ask.exception.duration",
+        [:pool, :command, :tool],
+        "Tools that raised, exited or took too long"
+      ),
       counter("queue.full.max_queue", [:pool, :command], "Calls refused by a full queue"),
       counter("worker.restarted.attempt", [:pool], "Workers that were started again"),
       counter("worker.killed.system_time", [:pool], "Workers that were killed"),

@@ -68,6 +68,13 @@ defmodule Snakepit.TwoWay.Answer do
   def failed(conversation, ask_id, failure),
     do: Native.answer_failed(conversation, ask_id, %{failure | data: data(failure.data)})
 
+  @doc "The tools of so many asks of a call that were withdrawn have been ended. Only the native library waits for that."
+  @spec withdrawals_handled(reference | nil, pos_integer) :: :ok
+  def withdrawals_handled(nil, _count), do: :ok
+
+  def withdrawals_handled(conversation, count),
+    do: Native.withdrawals_handled(conversation, count)
+
   defp send_stdio(call, ask_id, answer) do
     args = Map.merge(answer, %{call_id: call.call_id, ask_id: ask_id})
 

@@ -6,8 +6,9 @@ defmodule Snakepit.TwoWay.Asks do
 
   require Logger
 
-  alias Snakepit.Telemetry
-  alias Snakepit.TwoWay.{Answer, Tools}
+  alias Snakepit.{Error, Telemetry}
+  alias Snakepit.Pool.Numbers
+  alias Snakepit.TwoWay.{Answer, Holding, Tools}
 
   @derive {Inspect, only: [:running]}
   defstruct [:tools, running: %{}]
@@ -15,16 +16,26 @@ defmodule Snakepit.TwoWay.Asks do
   defmodule Running do
     @moduledoc false
     # A task: its ask, and how it ends: nil while the tool runs, `:done`, or why it was killed.
-    defstruct [:id, :tool, :conversation, :span, :timer, :end]
+    defstruct [:id, :tool, :conversation, :started, :span, :timer, :end]
   end
 
   @doc "The supervisor of these processes."
   def supervisor, do: {DynamicSupervisor, name: __MODULE__.Supervisor, strategy: :one_for_one}
 
-  @spec start(Tools.t()) :: pid
-  def start(tools) do
-    {:ok, pid} = DynamicSupervisor.start_child(__MODULE__.Supervisor, {__MODULE__, tools})
-    pid
+  @doc "Starts one for the tools of a call, if it has any."
+  @spec start(Tools.t() | nil) :: {:ok, pid | nil} | {:error, Error.t()}
+  def start(nil), do: {:ok, nil}
+
+  def start(%{about: about} = tools) do
+    DynamicSupervisor.start_child(__MODULE__.Supervisor, {__MODULE__, tools})
+  catch
+    :exit, _stopped ->
+      message =
+        "the application :snakepit, under which tools run, is not started: start it with " <>
+          "Application.ensure_all_started(:snakepit), or as a dependency of the application"
+
+      error = %Error{reason: :pool_stopped, message: message, pool: about.pool}
+      {:error, %{error | command: about.command, request_id: about.request_id}}
   end
 
   @doc "Ends it and its tasks, and waits for that, for at most `patience` ms."
@@ -34,12 +45,13 @@ defmodule Snakepit.TwoWay.Asks do
     send(pid, :snakepit_asks_end)
 
     receive do
-      {:DOWN, ^monitor, :process, ^pid, _reason} -> :ok
+      {:DOWN, ^monitor, :process, ^pid, reason} -> if reason == :killed, do: Holding.killed(pid)
     after
       patience ->
         Process.demonitor(monitor, [:flush])
-        :ok
     end
+
+    :ok
   end
 
   @doc "Has it end with another process, too."
@@ -61,9 +73,11 @@ defmodule Snakepit.TwoWay.Asks do
   def handle_info({:snakepit_asks, conversation, asks}, state),
     do: {:noreply, Enum.reduce(asks, state, &start(&1, conversation, &2))}
 
-  def handle_info({:snakepit_asks_withdrawn, ids}, state) do
+  def handle_info({:snakepit_asks_withdrawn, conversation, ids}, state) do
     withdrawn = for {pid, %{id: id}} <- state.running, id in ids, do: pid
-    {:noreply, Enum.reduce(withdrawn, state, &kill(&1, :cancelled, &2))}
+    state = Enum.reduce(withdrawn, state, &kill(&1, :cancelled, &2))
+    Answer.withdrawals_handled(conversation, length(ids))
+    {:noreply, state}
   end
 
   def handle_info({:timeout, timer, pid}, state) do
@@ -122,15 +136,18 @@ defmodule Snakepit.TwoWay.Asks do
     if waiting = Answer.waiting(conversation),
       do: :erlang.monitor(:process, waiting, tag: :waits_no_more)
 
-    span = Telemetry.ask(tools, tool, id)
+    started = System.monotonic_time()
+    span = Telemetry.ask(tools, tool, id, started)
     asks = self()
     # What the other tools have captured is not copied.
     tools = %{tools | functions: Map.take(tools.functions, [tool])}
-    {:ok, pid} = Task.start_link(fn -> run(asks, ask, conversation, tools, span) end)
+    about = %{started: started, span: span}
+    {:ok, pid} = Task.start_link(fn -> run(asks, ask, conversation, tools, about) end)
 
     timer = if tools.timeout != :infinity, do: :erlang.start_timer(tools.timeout, self(), pid)
 
-    running = %Running{id: id, tool: tool, conversation: conversation, span: span, timer: timer}
+    running = %Running{id: id, tool: tool, conversation: conversation, timer: timer}
+    running = Map.merge(running, about)
     %{state | running: Map.put(state.running, pid, running)}
   end
 
@@ -155,6 +172,7 @@ defmodule Snakepit.TwoWay.Asks do
 
   defp exited(pid, reason, %{tools: tools} = state) do
     {running, rest} = Map.pop!(state.running, pid)
+    Holding.ended(pid)
     if running.timer, do: :erlang.cancel_timer(running.timer)
 
     case running.end do
@@ -162,17 +180,20 @@ defmodule Snakepit.TwoWay.Asks do
         :ok
 
       :cancelled ->
+        count(tools, running, false)
         Telemetry.ask_ended(running.span, :cancelled)
 
       :timeout ->
         message = "the tool took longer than #{tools.timeout} ms (:tool_timeout)"
         fail(running, Tools.failure("timeout", message))
+        count(tools, running, true)
         Telemetry.ask_ended(running.span, :timeout)
         log(tools, running.tool, message)
 
       nil ->
         message = "the tool's process has ended: #{Exception.format_exit(reason)}"
         fail(running, Tools.failure("exit", message))
+        count(tools, running, true)
         Telemetry.ask_ended(running.span, reason)
         log(tools, running.tool, message)
     end
@@ -185,14 +206,15 @@ defmodule Snakepit.TwoWay.Asks do
 
   ## In the task
 
-  defp run(asks, ask, conversation, tools, span) do
-    Tools.adopt(tools, Answer.holding(conversation))
-    Telemetry.start_ask(span)
+  defp run(asks, ask, conversation, tools, about) do
+    Tools.adopt(tools, asks, Answer.holding(conversation))
+    Telemetry.start_ask(about.span)
     answer = Tools.run(tools, ask.tool, ask.args)
     # Its end is not reported twice.
     send(asks, {:done, self()})
     sent = answer(conversation, ask.id, answer)
-    report(answer, sent, ask.tool, tools, span)
+    count(tools, about, elem(answer, 0) != :ok or sent != :ok)
+    report(answer, sent, ask.tool, tools, about.span)
   end
 
   defp report({:raised, _failure, {kind, reason, stacktrace}}, _sent, tool, tools, span) do
@@ -219,6 +241,11 @@ defmodule Snakepit.TwoWay.Asks do
     do: Answer.failed(conversation, id, failure)
 
   defp answer(conversation, id, {:error, failure}), do: Answer.failed(conversation, id, failure)
+
+  defp count(%{native: nil}, _about, _failed), do: :ok
+
+  defp count(%{native: native, about: %{command: command}}, %{started: started}, failed),
+    do: Numbers.asked(native, command, failed, System.monotonic_time() - started)
 
   defp log(%{about: about}, tool, text) do
     Logger.error(

@@ -2,12 +2,14 @@ defmodule Snakepit.TwoWay.Tools do
   @moduledoc false
   # The tools of a call: the functions that its command may ask, and what their tasks have of the caller.
 
-  alias Snakepit.{Codec, Tracing}
+  alias Snakepit.Tracing
+  alias Snakepit.TwoWay.Holding
 
   @enforce_keys [
     :functions,
     :timeout,
     :about,
+    :native,
     :telemetry,
     :caller,
     :callers,
@@ -23,6 +25,8 @@ defmodule Snakepit.TwoWay.Tools do
           timeout: timeout,
           # The call, for events and the log.
           about: map,
+          # The pool's native side, which counts asks; nil where there is none.
+          native: reference | nil,
           telemetry: boolean,
           caller: pid,
           callers: [pid],
@@ -53,13 +57,14 @@ defmodule Snakepit.TwoWay.Tools do
         request_id: options.request_id,
         session_id: options.session_id
       },
+      native: pool[:native],
       telemetry: pool.telemetry,
       caller: self(),
       callers: [self() | Process.get(:"$callers", [])],
       leader: Process.group_leader(),
       logger: Logger.metadata(),
       trace: Tracing.current(),
-      holding: Codec.holding()
+      holding: Holding.get()
     }
   end
 
@@ -68,10 +73,13 @@ defmodule Snakepit.TwoWay.Tools do
   defp functions(tools),
     do: Map.new(tools, fn {name, function} -> {to_string(name), function} end)
 
-  @doc "Gives the calling process, in which a tool of the call runs, what it has of the caller."
-  @spec adopt(t, [reference]) :: any
-  def adopt(tools, holding) do
-    Codec.put_holding(holding ++ tools.holding)
+  @doc """
+  Gives the calling process, in which a tool of the call runs, what it has of the caller. `asks` is the process that has
+  started it, and `holding` stands for the call's place.
+  """
+  @spec adopt(t, pid, [reference]) :: any
+  def adopt(tools, asks, holding) do
+    Holding.put(asks, holding ++ tools.holding)
     Process.put(:"$callers", tools.callers)
     Logger.reset_metadata(tools.logger)
     Tracing.attach(tools.trace)

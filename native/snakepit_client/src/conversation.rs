@@ -12,6 +12,7 @@ use snakepit_proto::{
 };
 use std::{
     collections::{HashSet, VecDeque},
+    future::poll_fn,
     mem::take,
     pin::Pin,
     sync::Arc,
@@ -68,6 +69,10 @@ struct State<W> {
     max_asks: usize,
     /// The asks that have no answer.
     asks: HashSet<u64>,
+    /// How many were withdrawn of which the caller has not yet ended the tools.
+    withdrawn: usize,
+    /// Who waits for that.
+    ending: Option<Waker>,
     answers: VecDeque<ToolAnswer>,
     inputs: Vec<Input<W>>,
     chunks: ChunkDemand,
@@ -170,8 +175,11 @@ impl ChunkDemand {
         })
     }
 
-    fn received(&mut self, chunks: usize, bytes: usize) {
-        self.told.take(chunks, bytes);
+    fn received(&mut self, bytes: usize) {
+        if self.bounded {
+            self.sent.push_back(bytes);
+        }
+        self.told.take(1, bytes);
         let more = self.told.count.saturating_add(self.untold.count) > 0;
         self.wanted = more.then(Instant::now);
     }
@@ -206,6 +214,8 @@ impl<W> Conversation<W> {
             call: None,
             max_asks,
             asks: HashSet::new(),
+            withdrawn: 0,
+            ending: None,
             answers: VecDeque::new(),
             inputs: inputs.into_iter().map(input).collect(),
             chunks,
@@ -264,14 +274,12 @@ impl<W> Conversation<W> {
 
     /// The server has sent chunks.
     pub fn received_chunks(&self, chunks: &[StreamResponse]) -> Result<(), Broken> {
-        let sizes = chunks.iter().map(size);
         let mut state = self.lock();
-        if state.chunks.bounded {
-            state.chunks.sent.extend(sizes.clone());
-        }
-        state.chunks.received(chunks.len(), sizes.sum());
-        if state.chunks.told.count < 0 {
-            return Err(Broken("sent more chunks than were asked for"));
+        for size in chunks.iter().map(size) {
+            if !state.chunks.told.is_open() {
+                return Err(Broken("sent more chunks than were asked for"));
+            }
+            state.chunks.received(size);
         }
         Ok(())
     }
@@ -293,9 +301,35 @@ impl<W> Conversation<W> {
         Ok(())
     }
 
-    /// Whether the ask had no answer.
+    /// Whether the ask had no answer: then the caller has to end its tool, and to call `withdrawals_handled`.
     pub fn withdrawn(&self, ask_id: u64) -> bool {
-        self.lock().asks.remove(&ask_id)
+        let mut state = self.lock();
+        let had_none = state.asks.remove(&ask_id);
+        state.withdrawn += usize::from(had_none);
+        had_none
+    }
+
+    /// The caller has ended the tools of so many asks that were withdrawn.
+    pub fn withdrawals_handled(&self, count: usize) {
+        let mut state = self.lock();
+        state.withdrawn = state.withdrawn.saturating_sub(count);
+        if let Some(waker) = state.ending.take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits while as many asks are being ended as may be open: a server that asks and withdraws all the time cannot run
+    /// ahead of the caller.
+    pub async fn room_for_withdrawals(&self) {
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            if state.ended || state.withdrawn < state.max_asks.max(1) {
+                return Poll::Ready(());
+            }
+            state.ending = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Does nothing if nobody waits for the answer.
@@ -506,6 +540,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use snakepit_proto::Field;
+    use std::pin::pin;
 
     type Talk = Arc<Conversation<&'static str>>;
 
@@ -660,6 +695,34 @@ mod tests {
         assert_eq!(next(&mut messages).unwrap().answers, [answer(2)]);
         conversation.asked(3).unwrap();
         assert!(conversation.asked(3).is_err());
+    }
+
+    #[test]
+    fn a_server_that_withdraws_waits_until_the_tools_have_ended() {
+        let (conversation, _messages) = begun(0, 2);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut has_room = || {
+            let room = pin!(conversation.room_for_withdrawals());
+            room.poll(&mut cx).is_ready()
+        };
+        for ask_id in [1, 2] {
+            assert!(has_room());
+            conversation.asked(ask_id).unwrap();
+            assert!(conversation.withdrawn(ask_id));
+        }
+        assert!(!has_room());
+        conversation.withdrawals_handled(1);
+        assert!(has_room());
+    }
+
+    #[test]
+    fn a_server_sends_no_chunk_while_its_bytes_are_used_up() {
+        let conversation: Talk = Conversation::new([], 0);
+        conversation.stream(100, true);
+        let mut messages = conversation.begin(ConverseCall::default());
+        next(&mut messages).unwrap();
+        conversation.received_chunks(&[chunk(BYTES_AHEAD)]).unwrap();
+        assert!(conversation.received_chunks(&[chunk(1)]).is_err());
     }
 
     #[test]

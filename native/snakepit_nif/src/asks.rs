@@ -76,10 +76,14 @@ impl Asker {
         }
     }
 
-    /// `{:snakepit_asks_withdrawn, ask_ids}`.
+    /// `{:snakepit_asks_withdrawn, conversation, ask_ids}`.
     fn withdraw(&self, ids: Vec<u64>) {
         if !ids.is_empty() {
-            self.send(|env| ((atoms::snakepit_asks_withdrawn(), ids).encode(env), ()));
+            self.send(|env| {
+                let resource = self.conversation.encode(env);
+                let message = (atoms::snakepit_asks_withdrawn(), resource, ids);
+                (message.encode(env), ())
+            });
         }
     }
 

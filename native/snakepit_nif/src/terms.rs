@@ -113,6 +113,7 @@ pub(crate) struct NumbersTerm {
     pub(crate) calls: u64,
     pub(crate) queue: Option<Vec<u64>>,
     pub(crate) execution: Option<Vec<u64>>,
+    pub(crate) asks: Option<Vec<u64>>,
 }
 
 #[derive(NifMap)]
@@ -120,6 +121,8 @@ pub(crate) struct NumbersTerm {
 pub(crate) struct CommandTerm {
     pub(crate) name: String,
     pub(crate) calls: u64,
+    pub(crate) asks: u64,
+    pub(crate) failed_asks: u64,
     pub(crate) errors: Vec<(Atom, u64)>,
     pub(crate) batched: Vec<(u32, u64)>,
 }

@@ -151,6 +151,15 @@ def ask_and_withdraw(call: Call) -> None:
     call.reply(answer=call.answer())
 
 
+def ask_and_withdraw_often(call: Call) -> None:
+    count = call.args["count"]
+    for ask_id in range(1, count + 1):
+        call.ask(ask_id, call.args["tool"])
+        call.send(withdrawn_asks=[ask_id])
+    call.ask(count + 1, call.args["until"])
+    call.reply(answer=call.answer())
+
+
 def ask_and_return(call: Call) -> None:
     call.ask(1, call.args["tool"])
     call.ask(2, call.args["until"])
@@ -197,7 +206,7 @@ def echo(call: Call) -> None:
 
 def more_than_demanded(call: Call) -> None:
     for index in range(100):
-        values, kinds = fields({"index": index})
+        values, kinds = fields({"index": index, "x": "x" * call.args["size"]})
         call.send(chunks=[pb.StreamResponse(chunk=values, chunk_kinds=kinds)])
 
 
@@ -216,6 +225,7 @@ COMMANDS: dict[str, Callable[[Call], None]] = {
         ask_at_once,
         ask_twice_by_one_id,
         ask_and_withdraw,
+        ask_and_withdraw_often,
         ask_and_return,
         collect,
         count,

@@ -35,10 +35,22 @@ pub struct Ended<'a, R> {
     pub batch_size: u32,
 }
 
+/// A tool of a caller that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedAsk<'a> {
+    pub command: &'a str,
+    pub has_failed: bool,
+    /// In microseconds.
+    pub time: u64,
+}
+
 /// The numbers of one command since the start of the pool.
 #[derive(Clone, Debug)]
 pub struct CommandNumbers<R> {
     pub calls: u64,
+    /// How often it has asked its callers' tools, and how many of these have failed.
+    pub asks: u64,
+    pub failed_asks: u64,
     /// By reason. There are few reasons.
     pub errors: Vec<(R, u64)>,
     /// How many calls were in batches of each size.
@@ -53,6 +65,8 @@ pub struct Summary<R> {
     pub calls: u64,
     pub queue: Percentiles,
     pub execution: Percentiles,
+    /// How long the tools of callers took, in the last minute.
+    pub asks: Percentiles,
 }
 
 pub struct Numbers<R> {
@@ -74,6 +88,7 @@ struct Slot {
     number: u64,
     queue: Histogram,
     execution: Histogram,
+    asks: Histogram,
 }
 
 impl<R> Default for Numbers<R> {
@@ -118,6 +133,15 @@ impl<R: Copy + PartialEq> Numbers<R> {
         }
     }
 
+    pub fn record_ask(&self, ended: &EndedAsk<'_>) {
+        let number = self.slot_number(Instant::now());
+        let mut state = self.state.lock();
+        state.slot(number).asks.add(ended.time);
+        let command = state.command(ended.command);
+        command.asks += 1;
+        command.failed_asks += u64::from(ended.has_failed);
+    }
+
     pub fn summary(&self) -> Summary<R> {
         self.summary_at(Instant::now())
     }
@@ -125,11 +149,13 @@ impl<R: Copy + PartialEq> Numbers<R> {
     fn summary_at(&self, now: Instant) -> Summary<R> {
         let number = self.slot_number(now);
         let (mut queue, mut execution) = (Histogram::default(), Histogram::default());
+        let mut asks = Histogram::default();
         let state = self.state.lock();
         for slot in &state.slots {
             if slot.number + SLOTS > number {
                 queue.merge(&slot.queue);
                 execution.merge(&slot.execution);
+                asks.merge(&slot.asks);
             }
         }
         Summary {
@@ -137,6 +163,7 @@ impl<R: Copy + PartialEq> Numbers<R> {
             calls: execution.total(),
             queue: queue.percentiles(),
             execution: execution.percentiles(),
+            asks: asks.percentiles(),
         }
     }
 
@@ -152,6 +179,7 @@ impl<R: Copy + PartialEq> State<R> {
             slot.number = number;
             slot.queue.clear();
             slot.execution.clear();
+            slot.asks.clear();
         }
         slot
     }
@@ -181,6 +209,8 @@ impl<R: Copy + PartialEq> State<R> {
         }
         let none = CommandNumbers {
             calls: 0,
+            asks: 0,
+            failed_asks: 0,
             errors: Vec::new(),
             batched: BTreeMap::new(),
         };
@@ -240,6 +270,22 @@ mod tests {
         assert_eq!(echo, Some((4, errors)));
         let embed = command(&summary, "embed").map(|embed| embed.batched.clone());
         assert_eq!(embed, Some(BTreeMap::from([(8, 1)])));
+    }
+
+    #[test]
+    fn asks_are_counted_beside_the_calls() {
+        let numbers = Numbers::default();
+        for (has_failed, time) in [(false, 7), (true, 7), (false, 9)] {
+            numbers.record_ask(&EndedAsk {
+                command: "agent",
+                has_failed,
+                time,
+            });
+        }
+        let summary = numbers.summary();
+        let agent = command(&summary, "agent").map(|one| (one.calls, one.asks, one.failed_asks));
+        assert_eq!(agent, Some((0, 3, 1)));
+        assert_eq!((summary.calls, summary.asks), (0, Some([7, 9, 9])));
     }
 
     #[test]

@@ -286,15 +286,22 @@ impl Dialogue<'_> {
         for event in message.events {
             self.call.pass_on(self.destination, event);
         }
+        let conversation = &self.two_way.resource.conversation;
         match &self.two_way.asker {
             Some(asker) => {
+                if !message.withdrawn_asks.is_empty() {
+                    let room = async {
+                        conversation.room_for_withdrawals().await;
+                        Ok(())
+                    };
+                    self.call.within(room).await.map_err(Ended::Failed)?;
+                }
                 let passed_on = asker.pass_on(message.asks, message.withdrawn_asks);
                 passed_on.await.map_err(Ended::Failed)?;
             }
             None if message.asks.is_empty() => {}
             None => return Err(no_tools()),
         }
-        let conversation = &self.two_way.resource.conversation;
         for demand in message.input_demands {
             let input_id = demand.input_id;
             wake(

@@ -200,6 +200,13 @@ fn answer_with<'a>(
     }
 }
 
+/// The tools of so many asks that were withdrawn have ended.
+#[rustler::nif]
+fn withdrawals_handled(resource: ResourceArc<ConversationResource>, count: usize) -> Atom {
+    resource.conversation.withdrawals_handled(count);
+    atoms::ok()
+}
+
 /// What a process says of a failure.
 #[derive(NifMap)]
 #[rustler(decode)]

@@ -10,7 +10,7 @@ use crate::{
     terms::{CommandTerm, NumbersTerm},
 };
 use snakepit_client::faults::FaultCount;
-use snakepit_client::numbers::Ended;
+use snakepit_client::numbers::{Ended, EndedAsk};
 use snakepit_client::pool::{
     AcquireError, BatchCommand, Dispatcher, Limits, Unavailable, WorkerKey,
 };
@@ -302,6 +302,22 @@ fn pool_count(pool: ResourceArc<PoolResource>, ended: EndedCall<'_>) -> Atom {
     atoms::ok()
 }
 
+/// Counts a tool that has ended, and that took so many microseconds.
+#[rustler::nif]
+fn pool_count_ask(
+    pool: ResourceArc<PoolResource>,
+    command: &str,
+    has_failed: bool,
+    time: u64,
+) -> Atom {
+    pool.2.record_ask(&EndedAsk {
+        command,
+        has_failed,
+        time,
+    });
+    atoms::ok()
+}
+
 #[rustler::nif]
 fn pool_numbers(pool: ResourceArc<PoolResource>) -> NumbersTerm {
     let summary = pool.2.summary();
@@ -311,6 +327,8 @@ fn pool_numbers(pool: ResourceArc<PoolResource>) -> NumbersTerm {
             .map(|(name, numbers)| CommandTerm {
                 name,
                 calls: numbers.calls,
+                asks: numbers.asks,
+                failed_asks: numbers.failed_asks,
                 errors: numbers.errors,
                 batched: numbers.batched.into_iter().collect(),
             })
@@ -318,5 +336,6 @@ fn pool_numbers(pool: ResourceArc<PoolResource>) -> NumbersTerm {
         calls: summary.calls,
         queue: summary.queue.map(Into::into),
         execution: summary.execution.map(Into::into),
+        asks: summary.asks.map(Into::into),
     }
 }
