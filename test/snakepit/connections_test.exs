@@ -90,7 +90,7 @@ defmodule Snakepit.ConnectionsTest do
     :ok = :sys.install(worker, {kill, :waiting})
     monitor = Process.monitor(worker)
     assert_receive {:DOWN, ^monitor, :process, ^worker, reason}, @patience
-    assert reason == {:shutdown, {:exited, "killed by the test"}}
+    assert reason == {:shutdown, {:call_continued, "killed by the test"}}
   end
 
   test "a running stream continues on its connection" do
