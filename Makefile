@@ -5,7 +5,8 @@ SUITES ?=
 
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 export LANG ?= C.UTF-8
-export ELIXIR_ERL_OPTIONS ?= +fnu
+# Schedulers that wait for work do not spin: the tests' workers and other BEAMs need the cores.
+export ELIXIR_ERL_OPTIONS ?= +fnu +sbwt none +sbwtdcpu none +sbwtdio none
 
 PYTHON := .venv/bin/python
 EXAMPLES := examples

@@ -49,13 +49,12 @@ defmodule Snakepit.Bench.Cost do
     megabytes: :string
   ]
 
-  for file <- ~w(json counters peers beam table parts) do
-    Code.require_file("cost/#{file}.exs", __DIR__)
-  end
+  # Their code, for the BEAMs of `Snakepit.Bench.Cost.Beam`.
+  @code for file <- ~w(json counters peers beam table parts),
+            module <- Code.require_file("cost/#{file}.exs", __DIR__),
+            do: module
 
   alias Snakepit.Bench.Cost.{Beam, Json, Parts, Peers, Table}
-
-  def main(["--child", task]), do: Beam.child(task)
 
   def main(args) do
     case OptionParser.parse(args, strict: @options) do
@@ -84,10 +83,12 @@ defmodule Snakepit.Bench.Cost do
     IO.puts(machine(options))
 
     rows =
-      Enum.flat_map(parts, fn part ->
-        {time, rows} = :timer.tc(fn -> Parts.run(part, options) end)
-        IO.puts("#{pad(part)} measured in #{div(time, 1_000_000)} s")
-        rows
+      Beam.with_code(@code, fn ->
+        Enum.flat_map(parts, fn part ->
+          {time, rows} = :timer.tc(fn -> Parts.run(part, options) end)
+          IO.puts("#{pad(part)} measured in #{div(time, 1_000_000)} s")
+          rows
+        end)
       end)
 
     Table.print(rows)

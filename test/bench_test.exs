@@ -21,7 +21,8 @@ defmodule Snakepit.BenchTest do
     end
   end
 
-  @tag timeout: 600_000
+  # It starts a dozen BEAMs, some of them on one CPU beside a busy process.
+  @tag timeout: 3_600_000
   test "bench/cost.exs measures Snakepit and its yardsticks in each part" do
     few = ~w(--rounds 1 --scale 0.001 --workers 1,2 --megabytes 1,2)
     {output, status} = cost(few)

@@ -92,28 +92,47 @@ defmodule Snakepit.Faults.Between do
   defp balancer(what) do
     haproxy = HAProxy.executable() || skip("there is no `haproxy`")
 
-    for {kind, ends} <- times(what, [native: 4, grpcio: 2], native: 40, grpcio: 40) do
+    for {kind, ends} <- times(what, [native: 2, grpcio: 1], native: 20, grpcio: 20) do
       servers = for _ <- 1..2, do: Server.start!(server: kind)
       address = Server.free_address()
       HAProxy.start!(haproxy, System.tmp_dir!(), address, Enum.map(servers, &Server.address/1))
       {pool, supervisor} = Server.start_pool_unready!([address], [])
       ready!(pool)
-      load = Load.start(pool, kinds: [:unary, :quick, :stream], callers: 16, seed: what.seed)
+      # Each of its calls is given to a server.
+      {each, _} = started = Server.start_pool_unready!([address], calls: false)
+      ready!(each)
 
-      for number <- 1..ends do
-        server = Enum.at(servers, rem(number, 2))
-        signal = if rem(div(number, 2), 2) == 0, do: "KILL", else: "TERM"
-        Load.goes_on(load, 100)
-        Server.kill!(server, signal)
-        # By the other one.
-        succeeds_again(pool, kind)
-        Load.goes_on(load, 100)
-        Server.start_again!(server)
+      # Also when a server ends in order, HAProxy may end an RPC without its status. grpcio's own cancellations do not count.
+      for signal <- ["KILL", "TERM"] do
+        load = Load.start(pool, kinds: [:unary, :quick, :stream], callers: 16, seed: what.seed)
+
+        for number <- 1..ends,
+            do: ends(Enum.at(servers, rem(number, 2)), signal, {pool, each}, kind, load)
+
+        Load.stop(load, "#{kind}, SIG#{signal}", @balanced)
       end
 
-      Load.stop(load, kind, @balanced)
+      stop_pools([started])
       Server.finish(servers, {pool, supervisor})
     end
+  end
+
+  defp ends(server, signal, {pool, each}, kind, load) do
+    Load.goes_on(load, 100)
+    Server.kill!(server, signal)
+    # By the other one.
+    succeeds_again(pool, kind)
+    Load.goes_on(load, 100)
+    Server.start_again!(server)
+    # HAProxy must know it before the other one ends.
+    wait("#{kind}: the balancer uses both servers", fn ->
+      pids =
+        for _ <- 1..8,
+            {:ok, %{"pid" => pid}} <- [Snakepit.execute("pid", %{}, pool: each)],
+            do: pid
+
+      length(Enum.uniq(pids)) == 2
+    end)
   end
 
   # Once a call has, they do.

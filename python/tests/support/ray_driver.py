@@ -40,6 +40,8 @@ def start(grpc_port: int, http_port: int, directory: str) -> None:
         runtime_env={"env_vars": {"PYTHONPATH": paths}},
         _node_ip_address="127.0.0.1",
         _temp_dir=directory,
+        # Half a minute, which is the default, is too short on a busy machine.
+        _system_config={"agent_register_timeout_ms": 300_000},
     )
     serve.start(
         grpc_options=gRPCOptions(
