@@ -45,6 +45,8 @@ defmodule Snakepit.TelemetryMetricsTest do
   end
 
   test "failed calls are logged once that is switched on, for one pool or all" do
+    # The guides, whose code other tests run, switch it on.
+    :ok = Telemetry.detach_logger()
     pool = start_pool!()
     fail = fn -> Snakepit.execute("nothing", %{}, pool: pool, request_id: "mine") end
     logged? = fn -> capture_log(fail) =~ "call nothing of #{inspect(pool)}" end

@@ -31,7 +31,6 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         end
       end
 
-      @tag :streams
       test "is called in sessions", %{pool: pool} do
         for n <- 1..3 do
           assert {:ok, %{"result" => seen}} =
@@ -212,8 +211,6 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert {:error, %Error{reason: :worker_crashed}} = Task.await(call, patience())
         refute Process.alive?(pid)
       end
-
-      @tag :streams
     end
 
     if @streams do

@@ -329,7 +329,7 @@ def test_sigterm_tells_clients_to_leave_and_lets_their_calls_finish(
 
 # Starts a server on grpcio for which clients have left when no call has arrived for minutes.
 PATIENT = """
-from snakepit_bridge._servers import grpcio
+from snakepit_bridge._grpcio import grpcio
 from snakepit_bridge.__main__ import main
 grpcio.QUIET = 600.0
 main()
