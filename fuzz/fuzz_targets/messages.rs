@@ -20,10 +20,10 @@ fuzz_target!(|data: (u8, Vec<u8>)| {
     for start in (0..stream.len()).step_by(usize::from(piece) + 1) {
         deframer.push(stream.slice(start..stream.len().min(start + usize::from(piece) + 1)));
         loop {
-            match deframer.next() {
-                Ok(Some(message)) => {
-                    assert!(message.len() <= LIMIT);
-                    read(message);
+            match deframer.next::<ReplyFrame>() {
+                Ok(Some(frame)) => {
+                    assert!(frame.encoded_len() <= LIMIT);
+                    in_order(Fields::received(frame.result, frame.result_kinds));
                 }
                 Ok(None) => break,
                 Err(_) => return,
