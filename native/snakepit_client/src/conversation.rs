@@ -551,6 +551,15 @@ mod tests {
         (conversation, messages)
     }
 
+    /// A call that streams, has sent its first message, and whose consumer bounds the bytes.
+    fn streaming(demand: usize) -> (Talk, Messages<&'static str>) {
+        let conversation = Conversation::new([], 0);
+        conversation.stream(demand, true);
+        let mut messages = conversation.begin(ConverseCall::default());
+        next(&mut messages).unwrap();
+        (conversation, messages)
+    }
+
     /// The next message, `None` if there is none yet or no further one.
     fn next(messages: &mut Messages<&'static str>) -> Option<ConverseUp> {
         let mut cx = Context::from_waker(Waker::noop());
@@ -717,20 +726,14 @@ mod tests {
 
     #[test]
     fn a_server_sends_no_chunk_while_its_bytes_are_used_up() {
-        let conversation: Talk = Conversation::new([], 0);
-        conversation.stream(100, true);
-        let mut messages = conversation.begin(ConverseCall::default());
-        next(&mut messages).unwrap();
+        let (conversation, _messages) = streaming(100);
         conversation.received_chunks(&[chunk(BYTES_AHEAD)]).unwrap();
         assert!(conversation.received_chunks(&[chunk(1)]).is_err());
     }
 
     #[test]
     fn demand_is_told_in_halves() {
-        let conversation: Talk = Conversation::new([], 0);
-        conversation.stream(4, true);
-        let mut messages = conversation.begin(ConverseCall::default());
-        next(&mut messages).unwrap();
+        let (conversation, mut messages) = streaming(4);
         let told = |messages: &mut _| next(messages).and_then(|message| message.demand);
         conversation.received_chunks(&[chunk(10)]).unwrap();
         conversation.ask_chunks(1);
@@ -744,10 +747,7 @@ mod tests {
 
     #[test]
     fn a_chunk_that_uses_up_the_bytes_has_to_be_replaced() {
-        let conversation: Talk = Conversation::new([], 0);
-        conversation.stream(100, true);
-        let mut messages = conversation.begin(ConverseCall::default());
-        next(&mut messages).unwrap();
+        let (conversation, mut messages) = streaming(100);
         conversation
             .received_chunks(&[chunk(2 * BYTES_AHEAD)])
             .unwrap();

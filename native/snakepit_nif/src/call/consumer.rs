@@ -1,8 +1,6 @@
 //! Passes chunks from the server to the consumer, at the consumer's pace.
 
-use super::{
-    destination::Destination, exit::HandlerState, request::Call, timeouts::StreamTimeouts,
-};
+use super::{destination::Destination, request::Call, timeouts::StreamTimeouts};
 use crate::{codec, events::Events};
 use futures_util::FutureExt;
 use rustler::{Encoder, Env, Term};
@@ -16,21 +14,10 @@ use tonic::Streaming;
 const BATCH_BYTES: usize = 64 * 1024;
 
 /// Whether a stream continues.
-pub(super) enum Status {
+enum Status {
     More,
     Done,
     Failed(Failure),
-}
-
-impl Status {
-    /// The handler has exited only if the server ended the stream or sent an error chunk.
-    pub(super) fn handler(&self) -> HandlerState {
-        match self {
-            Self::Done => HandlerState::Exited,
-            Self::Failed(failure) => HandlerState::after(failure),
-            Self::More => HandlerState::MayRun,
-        }
-    }
 }
 
 pub(super) struct Chunk {
@@ -67,7 +54,7 @@ impl Consumer<'_> {
         &self,
         mut stream: Streaming<StreamResponse>,
         mut events: Events,
-    ) -> (Option<Events>, Status) {
+    ) -> (Option<Events>, Result<(), Failure>) {
         let mut first = true;
         let mut order = ChunkOrder::default();
         loop {
@@ -76,12 +63,14 @@ impl Consumer<'_> {
             if !chunks.is_empty() {
                 match send(events, chunks).await {
                     Some((kept, Ok(()))) => events = kept,
-                    Some((kept, Err(failure))) => return (Some(kept), Status::Failed(failure)),
-                    None => return (None, Status::Failed(Failure::Dropped)),
+                    Some((kept, Err(failure))) => return (Some(kept), Err(failure)),
+                    None => return (None, Err(Failure::Dropped)),
                 }
             }
-            if !matches!(status, Status::More) {
-                return (Some(events), status);
+            match status {
+                Status::More => {}
+                Status::Done => return (Some(events), Ok(())),
+                Status::Failed(failure) => return (Some(events), Err(failure)),
             }
         }
     }

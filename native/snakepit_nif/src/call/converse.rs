@@ -96,39 +96,23 @@ pub(crate) async fn run_two_way(mut call: Box<Call>, route: Route, two_way: TwoW
     // A call that was cancelled is reset, before its end could be taken for that of what its caller sends.
     let rest = rest.filter(|_| !matches!(ended, Ended::Failed(_)));
     two_way.end();
-    let (result, handler) = match ended {
+    let result = match ended {
         Ended::Reply(frame) => {
             clock.set_batch(BatchPart {
                 size: frame.batch_size,
                 wait_us: frame.batch_wait_us,
             });
-            let result = if frame.success {
+            if frame.success {
                 Ok(Some(Fields::received(frame.result, frame.result_kinds)))
             } else {
                 Err(Failure::from_reply(frame.error, frame.error_detail))
-            };
-            (result, HandlerState::Exited)
+            }
         }
-        Ended::Stream => (Ok(None), HandlerState::Exited),
-        Ended::Failed(failure) => {
-            let failure = destination.channel().explain(failure).await;
-            let handler = HandlerState::after(&failure);
-            (Err(failure), handler)
-        }
+        Ended::Stream => Ok(None),
+        Ended::Failed(failure) => Err(destination.channel().explain(failure).await),
     };
-    let result = match result {
-        Ok(reply) => {
-            destination.count(Ok(()));
-            Ok(reply)
-        }
-        Err(failure) => Err(destination.failed(failure)),
-    };
-    let exit = destination.release(&call, handler);
-    let result = match result {
-        Err((failure, Some(cause))) => Err(cause.explain(failure).await),
-        Err((failure, None)) => Err(failure),
-        Ok(reply) => Ok(reply),
-    };
+    let handler = HandlerState::of(&result);
+    let (result, exit) = destination.settle(&call, result, handler).await;
     match (events, reply) {
         (_, Some(reply)) => {
             let answered = Answered::of(&mut call);

@@ -34,21 +34,54 @@ pub(super) enum HandlerState {
 }
 
 impl HandlerState {
-    pub(super) fn after(failure: &Failure) -> Self {
-        match failure {
-            Failure::Remote(_)
-            | Failure::TooLarge { .. }
-            | Failure::NotStarted { .. }
-            | Failure::NoConverse
-            // Something between has lost the server that ran it, and has others.
-            | Failure::CallEnded(_) => Self::Exited,
-            Failure::WorkerCrashed(_) => Self::Lost,
-            _ => Self::MayRun,
+    /// The handler has exited only if the server ended the call or sent an error.
+    pub(super) fn of<T>(result: &Result<T, Failure>) -> Self {
+        match result {
+            Ok(_)
+            | Err(
+                Failure::Remote(_)
+                | Failure::TooLarge { .. }
+                | Failure::NotStarted { .. }
+                | Failure::NoConverse
+                // Something between has lost the server that ran it, and has others.
+                | Failure::CallEnded(_),
+            ) => Self::Exited,
+            Err(Failure::WorkerCrashed(_)) => Self::Lost,
+            Err(_) => Self::MayRun,
         }
     }
 }
 
 impl Destination {
+    /// Counts how an RPC of its own has ended, gives its lease back, and adds the cause to its failure. Await the
+    /// returned future, if there is one, once the caller has its reply.
+    pub(super) async fn settle<T>(
+        self,
+        call: &Call,
+        result: Result<T, Failure>,
+        handler: HandlerState,
+    ) -> (
+        Result<T, Failure>,
+        Option<impl Future<Output = ()> + use<T>>,
+    ) {
+        let (result, cause) = match result {
+            Ok(value) => {
+                self.count(Ok(()));
+                (Ok(value), None)
+            }
+            Err(failure) => {
+                let (failure, cause) = self.failed(failure);
+                (Err(failure), cause)
+            }
+        };
+        let exit = self.release(call, handler);
+        let result = match (result, cause) {
+            (Err(failure), Some(cause)) => Err(cause.explain(failure).await),
+            (result, _) => result,
+        };
+        (result, exit)
+    }
+
     /// Gives the lease back if the handler has exited. Otherwise the returned future does that; await it once
     /// the caller has its reply.
     pub(super) fn release(

@@ -1,8 +1,9 @@
 //! Runs streams: calls with many replies.
 
 use super::{
-    consumer::{Consumer, Status},
+    consumer::Consumer,
     destination::Destination,
+    exit::HandlerState,
     meta::{Clock, refused_meta},
     request::Call,
     route::Route,
@@ -36,8 +37,8 @@ pub(crate) async fn run_stream(
         }
     };
     let channel = destination.channel().clone();
-    let (events, status) = match opened {
-        Err(failure) => (Some(events), Status::Failed(failure)),
+    let (events, result) = match opened {
+        Err(failure) => (Some(events), Err(failure)),
         Ok(stream) => {
             let consumer = Consumer {
                 call: &call,
@@ -49,24 +50,12 @@ pub(crate) async fn run_stream(
             consumer.pass_on(stream, events).await
         }
     };
-    let handler = status.handler();
-    let failed = match status {
-        Status::Failed(failure) => {
-            let failure = channel.explain(failure).await;
-            Some(destination.failed(failure))
-        }
-        Status::Done => {
-            destination.count(Ok(()));
-            None
-        }
-        Status::More => None,
+    let handler = HandlerState::of(&result);
+    let result = match result {
+        Err(failure) => Err(channel.explain(failure).await),
+        Ok(()) => Ok(()),
     };
-    let exit = destination.release(&call, handler);
-    let result = match failed {
-        Some((failure, Some(cause))) => Err(cause.explain(failure).await),
-        Some((failure, None)) => Err(failure),
-        None => Ok(()),
-    };
+    let (result, exit) = destination.settle(&call, result, handler).await;
     let meta = clock.meta(call.header.request_id(), Instant::now());
     count(&call, &result, Some(&meta));
     if let Some(events) = events {

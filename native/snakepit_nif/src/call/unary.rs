@@ -196,22 +196,8 @@ impl UnplacedCall {
         {
             return self.redirect(destination, !refused);
         }
-        let (result, cause, handler) = match result {
-            Ok(fields) => {
-                destination.count(Ok(()));
-                (Ok(fields), None, HandlerState::Exited)
-            }
-            Err(failure) => {
-                let handler = HandlerState::after(&failure);
-                let (failure, cause) = destination.failed(failure);
-                (Err(failure), cause, handler)
-            }
-        };
-        let exit = destination.release(&self.call, handler);
-        let result = match (result, cause) {
-            (Err(failure), Some(cause)) => Err(cause.explain(failure).await),
-            (result, _) => result,
-        };
+        let handler = HandlerState::of(&result);
+        let (result, exit) = destination.settle(&self.call, result, handler).await;
         let answered = Answered::of(&mut self.call);
         answer(self.reply, result, clock, answered);
         drop(self.waited);
