@@ -617,14 +617,13 @@ class Worker:
         except InvalidValueError as error:
             raise CallError("invalid_args", str(error)) from None
         context.client = client
-        context.on_cancel(client.conversation.cancel)
         return _Call(
             command,
             functools.partial(client.args, fields, kinds),
             context,
             kinds=True,
             size=sum(map(len, fields.values())),
-            start_inputs=client.conversation.start_inputs,
+            conversation=client.conversation,
         )
 
     def _result(self, call: _Call) -> dict[str, Any]:

@@ -130,12 +130,11 @@ impl AsyncCall {
     }
 
     /// Calls `stop` when the call is cancelled.
-    fn on_cancel(&self, py: Python<'_>, stop: Py<PyAny>) -> PyResult<()> {
-        self.call.python().interrupt = Some(stop.clone_ref(py));
+    fn on_cancel(&self, py: Python<'_>, stop: Py<PyAny>) {
+        self.call.python().interrupt = Some(stop);
         if self.call.is_cancelled() {
-            stop.call0(py)?;
+            self.call.interrupt(py);
         }
-        Ok(())
     }
 
     /// Sends a chunk. True if the next one must wait, for room or for other tasks.

@@ -84,14 +84,11 @@ impl Call {
         first
     }
 
-    /// Tells the command that the call was cancelled.
+    /// Tells the command, once, that the call was cancelled.
     pub(crate) fn interrupt(&self, py: Python<'_>) {
         self.cancel_context(py);
-        let interrupt = {
-            let side = self.python();
-            let interrupt = side.interrupt.as_ref();
-            interrupt.map(|interrupt| interrupt.clone_ref(py))
-        };
+        // A task that is cancelled twice cannot clean up.
+        let interrupt = self.python().interrupt.take();
         let _ = interrupt.map(|interrupt| interrupt.call0(py));
     }
 

@@ -72,8 +72,8 @@ fn value<'py>(
     let answer = match answer {
         Ok(answer) => answer,
         Err(Ended::Cancelled) => return Err(cancelled(py, worker, call)),
-        Err(Ended::ByClient) => {
-            return Err(callbacks.tool_failed(py, (tool, "closed", CLOSED, b"")));
+        Err(ended) => {
+            return Err(callbacks.tool_failed(py, (tool, "closed", reason(ended), b"")));
         }
     };
     if let Some(error) = answer.error {
@@ -88,15 +88,27 @@ fn value<'py>(
     values::decode(py, kind, &answer.value, "the answer", callbacks)
 }
 
-/// The command learns by its context as well that its call was cancelled, and not later.
+/// The command learns by its context, and an `async` one by its task, as well that its call was cancelled, and not
+/// later.
 fn cancelled(py: Python<'_>, worker: &Worker, call: &Weak<Call>) -> PyErr {
     if let Some(call) = call.upgrade() {
-        call.cancel_context(py);
+        // A batch runs on for others.
+        if call.command.batching.is_some() {
+            call.cancel_context(py);
+        } else {
+            call.interrupt(py);
+        }
     }
     worker.callbacks.cancelled(py)
 }
 
-const CLOSED: &str = "the caller has ended its side of the call";
+/// Why nothing more comes from the client, as a command reads it.
+fn reason(ended: Ended) -> &'static str {
+    match ended {
+        Ended::ByClient => "the caller has ended its side of the call",
+        Ended::Cancelled | Ended::Finished => "the call has ended",
+    }
+}
 
 fn duration(seconds: Option<f64>) -> Option<Duration> {
     seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
@@ -259,7 +271,7 @@ impl Source {
             Read::Ended(Ended::Cancelled) => {
                 return Err(cancelled(py, &self.worker, &self.call));
             }
-            Read::Ended(Ended::ByClient) => return Err(callbacks.input_failed(py, "", CLOSED)),
+            Read::Ended(ended) => return Err(callbacks.input_failed(py, "", reason(ended))),
         }
         Ok(list)
     }
@@ -289,6 +301,15 @@ impl Source {
         self.worker.callbacks.serve_loop(py)?;
         let wake = resume(&self.worker, done);
         py.detach(|| self.conversation.on_readable(self.id, wake));
+        Ok(())
+    }
+
+    /// Raises an error if the call is cancelled.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        let call = self.call.upgrade();
+        if call.is_some_and(|call| call.is_cancelled()) {
+            return Err(cancelled(py, &self.worker, &self.call));
+        }
         Ok(())
     }
 

@@ -111,7 +111,7 @@ impl State {
     }
 
     fn end(&mut self, why: Ended) -> Vec<Wake> {
-        if self.ended != Some(Ended::Cancelled) {
+        if matches!(self.ended, None | Some(Ended::ByClient)) {
             self.ended = Some(why);
         }
         let asks = self.asks.values_mut().filter_map(|asked| match asked {
@@ -406,8 +406,10 @@ impl Conversation {
         }
     }
 
+    /// The command has ended. Threads that it has left behind wait for nothing.
     pub(crate) fn finish(&self, outcome: Outcome) {
         self.finished.store(true, Ordering::Release);
+        self.end_waits(Ended::Finished);
         match &self.chunks {
             Some(chunks) => chunks.finish(outcome.result.err()),
             None => self.reply(outcome),

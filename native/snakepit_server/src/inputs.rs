@@ -21,6 +21,8 @@ pub type Wake = Box<dyn FnOnce() + Send>;
 pub enum Ended {
     /// The call was cancelled.
     Cancelled,
+    /// The command has ended.
+    Finished,
     /// The client has ended its side.
     ByClient,
 }

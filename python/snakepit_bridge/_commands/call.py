@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Optional, Protocol, Union
+from typing import TYPE_CHECKING, Any, Optional, Protocol, Union
 
 from snakepit_bridge._arguments.batching import Batching
 from snakepit_bridge._commands.context import Context
 from snakepit_bridge._commands.registry import Command
 from snakepit_bridge._errors.call_error import CallError
+
+if TYPE_CHECKING:
+    from snakepit_bridge._two_way.conversation import Conversation
 
 #: Returns the number of an arriving call, in the order of arrival.
 arrival = itertools.count().__next__
@@ -56,13 +59,13 @@ class Call:
         "closed",
         "command",
         "context",
+        "conversation",
         "encode",
         "ended",
         "interrupt",
         "kinds",
         "order",
         "size",
-        "start_inputs",
         "started",
     )
 
@@ -76,7 +79,7 @@ class Call:
         order: Optional[int] = None,
         kinds: bool = False,
         size: int = 0,
-        start_inputs: Callable[[], object] = bool,
+        conversation: Optional[Conversation] = None,
     ) -> None:
         self.command = command
         #: Decodes the arguments, in the thread that runs the command.
@@ -86,8 +89,8 @@ class Call:
         self.order = arrival() if order is None else order
         #: Whether the caller reads the kinds of values.
         self.kinds = kinds
-        #: Called once the arguments are bound: the client may send the items of inputs.
-        self.start_inputs = start_inputs
+        #: Its asks and its input streams, if it is two-way.
+        self.conversation = conversation
         self.started = False
         self.ended = False
         #: Whether it was ended from outside: its generator was closed, or its task cancelled.

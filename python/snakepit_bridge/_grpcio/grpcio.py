@@ -397,8 +397,7 @@ class Service(grpc.GenericRpcHandler):
             made = self._call(command, frame, rpc, order, reports, asks=conversation)
             call, _ = made
             call.args = functools.partial(two_way.args, call.args, command)
-            call.start_inputs = conversation.start_inputs
-            call.context.on_cancel(conversation.cancel)
+            call.conversation = conversation
             return made
 
         start = Start(

@@ -158,6 +158,7 @@ class _Server:
     def _call(self, request: dict[str, Any], problems: list[str], size: int) -> Call:
         command = self._worker.registry.find(request["command"], stream=False)
         remaining = request.get("timeout_ms")
+        conversation = self._conversation(request)
         context = Context(
             request_id=request.get("request_id", ""),
             session_id=request.get("session_id"),
@@ -168,13 +169,17 @@ class _Server:
             metadata=lambda: request.get("metadata", {}),
             takes_events=request.get("takes_events", 0),
             reports=_Reports(self._write, request["id"]),
-            asks=self._conversation(request),
+            asks=conversation,
         )
-        conversation = self._conversations.get(request["id"])
-        if conversation is not None:
-            context.on_cancel(conversation.cancel)
-        args = functools.partial(_args, request, problems)
-        return Call(command, args, context, call_id=request["id"], kinds=True, size=size)
+        return Call(
+            command,
+            functools.partial(_args, request, problems),
+            context,
+            call_id=request["id"],
+            kinds=True,
+            size=size,
+            conversation=conversation,
+        )
 
     def _conversation(self, request: dict[str, Any]) -> Optional[Conversation]:
         tools = request.get("tools")

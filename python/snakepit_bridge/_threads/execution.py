@@ -298,7 +298,8 @@ def _keywords(call: Call) -> dict[str, Any]:
     call.context._settle()  # noqa: SLF001
     with invalid_args:
         keywords = call.command.bind(call.args(), call.context, checked=call.kinds)
-    call.start_inputs()
+    if call.conversation is not None:
+        call.conversation.start_inputs()
     return keywords
 
 

@@ -131,6 +131,8 @@ class Runner:
                 self._slot_is_free()
             if self._watchers:
                 self._changed.notify_all()
+        if call.conversation is not None:
+            call.conversation.end("finished")
 
     def count_refused(self) -> None:
         """Counts a call that was refused before it could enter."""
@@ -148,14 +150,11 @@ class Runner:
         call.context._cancel()  # noqa: SLF001 (not for users)
         if call.command.batching is not None:
             self._cancel_in_batch(call)
-            return
-        with self._changed:
-            if call.admission is not None and not call.started and call in self._present:
-                self._present.discard(call)
-                self._waiting.remove((call.order, call))
-                call.admission.release()
-        if call.interrupt is not None:
-            call.interrupt()
+        else:
+            self._cancel_alone(call)
+        # The task of an `async` command was cancelled before: its waits end by that.
+        if call.conversation is not None:
+            call.conversation.end("cancelled")
 
     def wait_idle(
         self,
@@ -317,6 +316,15 @@ class Runner:
     def _answer(self, call: Call, answer: Union[bytes, CallError]) -> None:
         call.answer = answer
         _wake(call)
+
+    def _cancel_alone(self, call: Call) -> None:
+        with self._changed:
+            if call.admission is not None and not call.started and call in self._present:
+                self._present.discard(call)
+                self._waiting.remove((call.order, call))
+                call.admission.release()
+        if call.interrupt is not None:
+            call.interrupt()
 
     def _cancel_in_batch(self, call: Call) -> None:
         with self._changed:

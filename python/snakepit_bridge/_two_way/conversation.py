@@ -19,7 +19,11 @@ MAX_BYTES = 256 * 1024
 MOST_ITEMS = 64 * 1024
 MOST_BYTES = 16 * 1024 * 1024
 
-_CLOSED = "the caller has ended its side of the call"
+#: Why a call has nothing more from its client, as its command reads it.
+_ENDS = {
+    "closed": "the caller has ended its side of the call",
+    "finished": "the call has ended",
+}
 
 #: Returns a value that was sent, or raises why there is none.
 Decode = Callable[[], object]
@@ -53,7 +57,7 @@ class Conversation:
         self.tools = tuple(tools)
         self.wire = wire
         self.changed = threading.Condition(threading.Lock())
-        #: Why nothing more comes: "cancelled" or "closed".
+        #: Why nothing more comes: "cancelled", "finished" or "closed".
         self.ended = ""
         self._max_asks = max_asks
         self._ids = itertools.count(1)
@@ -141,14 +145,13 @@ class Conversation:
         with self.changed:
             return bool(self.tools) or any(stream.is_open for stream in self._inputs.values())
 
-    def cancel(self) -> None:
-        """The call was cancelled: nobody waits any longer."""
-        self.end("cancelled")
-
     def end(self, why: str) -> None:
-        """Nothing more comes, because the call is "cancelled" or the client's side "closed"."""
+        """Nothing more comes: the call is "cancelled" or "finished", or its client's side "closed".
+
+        Nobody waits any longer, in whichever thread.
+        """
         with self.changed:
-            if self.ended != "cancelled":
+            if self.ended in ("", "closed"):
                 self.ended = why
             wakes = [ask.take_wake() for ask in (*self._asks.values(), *self._held)]
             wakes += [stream.take_wake() for stream in self._inputs.values()]
@@ -246,7 +249,7 @@ class PendingAsk:
         if self._conversation.ended == "cancelled":
             raise CallCancelledError
         if self.answer is None:
-            raise ToolError("closed", _CLOSED, tool=self.tool)
+            raise ToolError("closed", _ENDS[self._conversation.ended], tool=self.tool)
         try:
             return self.answer()
         except ToolError as error:
@@ -300,6 +303,10 @@ class Stream:
                 self._wake = done
                 return
         done()
+
+    def check(self) -> None:
+        if self._conversation.ended == "cancelled":
+            raise CallCancelledError
 
     def stop(self) -> None:
         with self._changed:
@@ -363,7 +370,7 @@ class Stream:
             if error is not None:
                 raise error
             if self._state == "open":
-                raise InputError(_CLOSED)
+                raise InputError(_ENDS[self._conversation.ended])
         return items
 
     def _grant(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Optional, Protocol, TypeVar
 
+from snakepit_bridge._errors.two_way import CallCancelledError
 from snakepit_bridge._two_way.event_loops import resume, running_loop
 
 _T = TypeVar("_T")
@@ -33,6 +34,9 @@ class Source(Protocol):
     def on_ready(self, done: Callable[[], object], /) -> None:
         """Calls `done` once `poll` returns something, from any thread."""
 
+    def check(self) -> None:
+        """Raises a `CallCancelledError` if the call is cancelled."""
+
     def stop(self) -> None:
         """No further items are taken."""
 
@@ -54,6 +58,7 @@ class Input(Iterator[_T], AsyncIterator[_T]):
     def __init__(self, name: str, source: Source) -> None:
         self._name = name
         self._source = source
+        self._check = source.check
         self._items: Iterator[Any] = iter(())
         #: How many items the earlier lists had.
         self._before = 0
@@ -78,23 +83,33 @@ class Input(Iterator[_T], AsyncIterator[_T]):
                 )
             self._add(self._source.take())
             return self.__next__()
+        # The items that were taken together may last long.
+        self._check()
         return item  # type: ignore[no-any-return]
 
     def __aiter__(self) -> Input[_T]:
         return self
 
     async def __anext__(self) -> _T:
-        while True:
-            item: Any = next(self._items, _NONE)
-            if item is not _NONE:
-                return item  # type: ignore[no-any-return]
-            if self._ended:
-                raise StopAsyncIteration
-            items = self._source.poll()
-            if items is None:
-                await self._wait()
-            else:
-                self._add(items)
+        try:
+            while True:
+                item: Any = next(self._items, _NONE)
+                if item is not _NONE:
+                    self._check()
+                    return item  # type: ignore[no-any-return]
+                if self._ended:
+                    raise StopAsyncIteration
+                items = self._source.poll()
+                if items is None:
+                    await self._wait()
+                else:
+                    self._add(items)
+        except CallCancelledError:
+            import asyncio
+
+            # The event loop was told to cancel the call's task before.
+            await asyncio.sleep(0)
+            raise
 
     def close(self) -> None:
         """Reads no further items: the caller's enumerable is halted."""
@@ -150,6 +165,9 @@ class ListSource:
 
     def on_ready(self, done: Callable[[], object], /) -> None:
         done()
+
+    def check(self) -> None:
+        """The items belong to no call."""
 
     def stop(self) -> None:
         self._items = []

@@ -8,7 +8,7 @@ from typing import Any, Optional, Protocol
 
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.guards import invalid_args
-from snakepit_bridge._errors.two_way import ToolError
+from snakepit_bridge._errors.two_way import CallCancelledError, ToolError
 from snakepit_bridge._two_way.event_loops import resume, running_loop
 from snakepit_bridge._values.fields import decode_extended
 
@@ -85,6 +85,10 @@ async def acall(
         if not ask.is_answered():
             raise timed_out(tool, timeout)
         return ask.result()
+    except CallCancelledError:
+        # The event loop was told to cancel the call's task before.
+        await asyncio.sleep(0)
+        raise
     except CallError as error:
         raise _not_carried(error, tool) from None
     finally:

@@ -86,7 +86,7 @@ def test_at_the_end_all_who_wait_learn_of_it_and_nobody_waits_any_more() -> None
     for ask in asks:
         with pytest.raises(ToolError, match="closed"):
             ask.result()
-    conversation.cancel()
+    conversation.end("cancelled")
     conversation.end("closed")
     with pytest.raises(CallCancelledError):
         conversation.call("a", {}, None)
@@ -131,4 +131,4 @@ def test_an_input_fails_after_its_items_and_stops_once() -> None:
     others.close()
     conversation.add(2, [item("ignored")])
     assert (list(others), wire.take()) == ([], [("stop", 2)])
-    conversation.cancel()
+    conversation.end("cancelled")

@@ -38,8 +38,7 @@ def call() -> TwoWayCall:
         command: Command, _wire: ConverseWire, conversation: Conversation
     ) -> tuple[Call, Optional[float]]:
         context = Context(asks=conversation)
-        context.on_cancel(conversation.cancel)
-        return Call(command, dict, context), None
+        return Call(command, dict, context, conversation=conversation), None
 
     start = Start(
         runner=runner,

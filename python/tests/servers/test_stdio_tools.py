@@ -70,16 +70,36 @@ def test_an_ask_has_a_timeout_and_its_answer_is_ignored_then(worker: Stdio) -> N
     assert worker.ask("plain", n=3) == {"result": 3}
 
 
-@pytest.mark.parametrize("command", ["blocks", "ablocks"])
-def test_a_cancelled_command_waits_no_longer(worker: Stdio, tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [("blocks", "CallCancelledError True"), ("ablocks", "CancelledError True")],
+)
+def test_a_cancelled_command_waits_no_longer(
+    worker: Stdio, tmp_path: Path, command: str, expected: str
+) -> None:
     pipe = Pipe(tmp_path / "end")
     sent = worker.send(command, {"pipe": pipe.path}, tools=["wait"])
     assert worker.receive()["event"] == "ask"
     worker.send("$cancel", {"id": sent})
     messages = [worker.receive() for _ in range(2)]
-    assert pipe.line() == "left True"
+    assert pipe.line() == expected
     ended = next(message for message in messages if message.get("id") == sent)
     assert ended["error_detail"]["reason"] == "cancelled"
+    pipe.close()
+
+
+@pytest.mark.parametrize("command", ["leaves_a_thread", "aleaves_a_task"])
+def test_what_a_command_leaves_behind_waits_for_nothing(
+    worker: Stdio, tmp_path: Path, command: str
+) -> None:
+    ends, pipe = Pipe(tmp_path / "ends"), Pipe(tmp_path / "pipe")
+    worker.send(command, {"ends": ends.path, "pipe": pipe.path}, tools=["wait"])
+    assert worker.receive()["event"] == "ask"
+    ends.send("end")
+    assert worker.receive()["result"] == {"result": None}
+    expected = "the tool 'wait' failed: closed: the call has ended"
+    assert [pipe.line(), pipe.line()] == [expected, expected]
+    ends.close()
     pipe.close()
 
 

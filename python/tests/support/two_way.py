@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import signal
+import threading
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, Optional
 
@@ -23,7 +24,14 @@ def _described(error: ToolError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, "data": error.data, "tool": error.tool}
 
 
+async def anext_of(rows: Input[int]) -> int:
+    return await rows.__anext__()
+
+
 class TwoWay(Adapter):
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+
     @command
     def plain(self, n: int) -> int:
         return n
@@ -73,19 +81,53 @@ class TwoWay(Adapter):
         """Tells how it ended."""
         try:
             context.call("wait")
-        except Exception as error:
-            tell(pipe, f"caught {error!r}")
-        finally:
-            tell(pipe, f"left {context.cancelled}")
+        except BaseException as error:
+            tell(pipe, f"{type(error).__name__} {context.cancelled}")
+            raise
 
     @command
     async def ablocks(self, pipe: str, context: Context) -> None:
         try:
             await context.acall("wait")
-        except Exception as error:
-            tell(pipe, f"caught {error!r}")
-        finally:
-            tell(pipe, f"left {context.cancelled}")
+        except BaseException as error:
+            tell(pipe, f"{type(error).__name__} {context.cancelled}")
+            # The task is cancelled only once.
+            await asyncio.sleep(0.01)
+            tell(pipe, "cleaned up")
+            raise
+
+    @command
+    def leaves_a_thread(
+        self, ends: str, pipe: str, context: Context, rows: Optional[Input[int]] = None
+    ) -> None:
+        """Ends when it is told to; a thread of it waits, and tells twice why no longer."""
+
+        def waits() -> None:
+            for _ in range(2):
+                try:
+                    tell(pipe, context.call("wait") if rows is None else next(rows))
+                except Exception as error:
+                    tell(pipe, error)
+
+        threading.Thread(target=waits, daemon=True).start()
+        told(ends)
+
+    @command
+    async def aleaves_a_task(
+        self, ends: str, pipe: str, context: Context, rows: Optional[Input[int]] = None
+    ) -> None:
+        async def waits() -> None:
+            for _ in range(2):
+                try:
+                    wait = context.acall("wait") if rows is None else anext_of(rows)
+                    tell(pipe, await wait)
+                except Exception as error:
+                    tell(pipe, error)
+
+        task = asyncio.create_task(waits())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        await asyncio.to_thread(told, ends)
 
     @command
     def rings(self, context: Context, rows: Optional[Input[int]] = None) -> str:
@@ -231,6 +273,17 @@ class TwoWay(Adapter):
             tell(pipe, f"caught {error!r}")
         finally:
             tell(pipe, "left")
+
+    @command
+    def reads_on(self, rows: Input[int], pipe: str, context: Context) -> None:
+        """Reads an item, and another one once the call is cancelled."""
+        try:
+            tell(pipe, next(rows))
+            context.wait_cancelled()
+            tell(pipe, next(rows))
+        except BaseException as error:
+            tell(pipe, type(error).__name__)
+            raise
 
     @command(batch=4)
     def together(self, texts: list[str], ns: list[int]) -> list[str]:
