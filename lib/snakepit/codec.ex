@@ -198,12 +198,13 @@ defmodule Snakepit.Codec do
   def returned({:error, failure}, command, request_id),
     do: {:error, error(failure, command, request_id)}
 
-  # Where there are inputs, they are taken out before.
+  # Those that are arguments of a call were taken out before.
   def returned({:input, path}, command, request_id) do
     message =
-      "#{path} is an input stream, which is sent only as an argument of its own of a call, and to workers over gRPC"
+      "#{path} is an input stream, which may only be an argument of its own of a call, as in " <>
+        "%{rows: Snakepit.input(rows)}"
 
-    returned({:error, {:streaming_not_supported, message, %{}}}, command, request_id)
+    returned({:error, {:invalid_args, message, %{}}}, command, request_id)
   end
 
   def returned(result, _command, _request_id), do: result

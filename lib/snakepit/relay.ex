@@ -297,14 +297,11 @@ defmodule Snakepit.Relay do
 
   # What produces the items of an input is on this node.
   defp check_inputs(args) do
-    if TwoWay.inputs?(args) do
-      message =
-        "a call to another node takes no input streams: make it there, by :erpc.call/4 for instance, or with a pool of this node"
-
-      {:error, %Error{reason: :streaming_not_supported, message: message}}
-    else
-      :ok
-    end
+    TwoWay.refuse_inputs(
+      args,
+      "a call to another node does not take: make the call there, by :erpc.call/4 for instance, or " <>
+        "with a pool of this node"
+    )
   end
 
   # `about`: to whom what is passed on.

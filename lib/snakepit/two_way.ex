@@ -10,7 +10,7 @@ defmodule Snakepit.TwoWay do
   # The caller waits as in any call, and takes items of its enumerables meanwhile, as far as Python has asked for them.
 
   alias Snakepit.{Codec, Error, Input, Native, Overdue, Progress}
-  alias Snakepit.TwoWay.{Asks, Inputs}
+  alias Snakepit.TwoWay.{Asks, Holding, Inputs}
 
   @enforce_keys [:handle]
   defstruct [:handle, :asks, :inputs, pushed: %{}]
@@ -75,10 +75,18 @@ defmodule Snakepit.TwoWay do
 
   @doc "Whether a call has input streams."
   @spec inputs?(term) :: boolean
-  def inputs?(args) do
+  def inputs?(args), do: refuse_inputs(args, "") != :ok
+
+  @doc "Returns an error if a call has input streams, which `why` it cannot have."
+  @spec refuse_inputs(term, String.t()) :: :ok | {:error, Error.t()}
+  def refuse_inputs(args, why) do
     case split(args) do
-      {:ok, _args, inputs} -> inputs != []
-      :error -> false
+      {:ok, _args, [{name, _input} | _]} ->
+        message = "args.#{name} is an input stream, which #{why}"
+        {:error, %Error{reason: :streaming_not_supported, message: message}}
+
+      _none ->
+        :ok
     end
   end
 
@@ -178,7 +186,10 @@ defmodule Snakepit.TwoWay do
 
   @doc "Takes a few items and sends them."
   @spec feed(t) :: t
-  def feed(two_way), do: %{two_way | inputs: Inputs.take(two_way.inputs)}
+  def feed(%{handle: handle, inputs: inputs} = two_way) do
+    inputs = Holding.during([handle], fn -> Inputs.take(inputs) end)
+    %{two_way | inputs: inputs}
+  end
 
   @doc "Looks at an input after the message `{:snakepit_input, ref, input_id}`."
   @spec woken(t, pos_integer) :: t

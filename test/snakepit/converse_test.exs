@@ -294,7 +294,8 @@ defmodule Snakepit.ConverseTest do
         assert {:error, %Error{reason: :invalid_options, message: message}} =
                  Snakepit.execute("ask", %{}, tools: tools, pool: pool)
 
-        assert message =~ ":tools must be a keyword list or map of names and functions"
+        assert message =~
+                 ":tools must be a keyword list or map of names, each once, and functions"
       end
     end
   end
@@ -424,15 +425,15 @@ defmodule Snakepit.ConverseTest do
       assert_raise ArgumentError, "bad", call
       assert_received {:error, "ArgumentError: bad (input_error)"}
 
-      unsendable = [1, fn -> 1 end]
+      unsendable = Stream.map(1..101, &if(&1 > 100, do: fn -> 1 end, else: &1))
       args = %{args | items: Snakepit.input(unsendable)}
 
       assert {:error, %Error{reason: :invalid_args, command: "failing", message: message}} =
                Snakepit.execute("failing", args, tools: tools, pool: pool)
 
-      assert "args.items: item is a" <> _ = message
+      assert "args.items[100] is a" <> _ = message
 
-      assert_received {:error, "Snakepit.Error: args.items: item is a" <> _}
+      assert_received {:error, "Snakepit.Error: args.items[100] is a" <> _}
       assert no_messages?()
     end
 
@@ -504,8 +505,7 @@ defmodule Snakepit.ConverseTest do
 
       assert message =~ "start_stream/3 returns before"
 
-      assert {:error,
-              %Error{reason: :streaming_not_supported, message: "args.a.b is an input" <> _}} =
+      assert {:error, %Error{reason: :invalid_args, message: "args.a.b is an input" <> _}} =
                Snakepit.execute("count", %{a: %{b: input}}, pool: pool)
 
       assert [{:error, %Error{reason: :invalid_args}}] =

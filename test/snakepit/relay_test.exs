@@ -208,7 +208,7 @@ defmodule Snakepit.RelayTest do
                  do: Snakepit.execute("echo", %{rows: Snakepit.input([1])}, pool: pool)
                )
 
-      assert message =~ "takes no input streams"
+      assert message =~ "which a call to another node does not take"
     end
   end
 

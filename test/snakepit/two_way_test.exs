@@ -103,6 +103,34 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert message =~ "fails"
       end
 
+      test "has a name of its own", %{pool: pool} do
+        tool = fn _args -> 1 end
+
+        for tools <- [[t: tool, t: tool], %{:t => tool, "t" => tool}, [t: 1], %{"" => tool}] do
+          assert {:error, %Error{reason: :invalid_options, message: message}} =
+                   Snakepit.execute("names", %{}, tools: tools, pool: pool)
+
+          assert message =~ "names, each once, and functions of one argument"
+        end
+      end
+
+      test "that returns what cannot be sent says where it is", %{pool: pool} do
+        for {value, said} <- [
+              {self(), "answer is a pid"},
+              {%{a: [self()]}, "answer.a[0] is a pid"}
+            ] do
+          capture_log(fn ->
+            assert {:ok, %{"code" => "unsendable", "message" => message}} =
+                     Snakepit.execute("ask", %{tool: "give", args: %{}},
+                       tools: [give: fn _args -> value end],
+                       pool: pool
+                     )
+
+            assert message =~ said
+          end)
+        end
+      end
+
       test "is known by its name, and no other can be called", %{pool: pool} do
         tools = [b: & &1, a: & &1]
         options = [tools: tools, pool: pool]
@@ -327,7 +355,9 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert {:error, %Error{reason: :streaming_not_supported, message: message}} =
                  Snakepit.execute("total", %{rows: Snakepit.input([1])}, pool: pool)
 
-        assert message =~ "args.rows is an input stream"
+        assert message =~
+                 "args.rows is an input stream, which workers over stdin and stdout do not take"
+
         assert {:ok, %{"result" => _pid}} = Snakepit.execute("pid", %{}, pool: pool)
       end
     end
@@ -371,6 +401,27 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
           assert {:ok, %{"result" => ^received}} =
                    Snakepit.execute("same", %{items: Snakepit.input(items)}, pool: pool)
+        end
+
+        test "whose enumerable calls the pool never waits for the command itself", pools do
+          for pool <- [pools.pool, pools.alone] do
+            call = fn _n -> Snakepit.execute("total", %{rows: [1, 2]}, pool: pool) end
+
+            rows =
+              1..3
+              |> Stream.map(call)
+              |> Stream.map(fn
+                {:ok, %{"result" => sum}} -> sum
+                {:error, %Error{reason: :reentrant_call}} -> 100
+              end)
+
+            sum = if pool == pools.alone, do: 300, else: 9
+
+            assert Snakepit.execute("total", %{rows: Snakepit.input(rows)}, pool: pool) ==
+                     {:ok, %{"result" => sum}}
+
+            assert {:ok, _pid} = Snakepit.execute("pid", %{}, pool: pool)
+          end
         end
 
         test "is never further ahead of the command than its limit", %{pool: pool} do

@@ -52,7 +52,7 @@ defmodule Snakepit.Config.Type do
 
   def check(:tools, value) do
     tools?(value) ||
-      "a keyword list or map of names and functions of one argument, a map: [lookup: &MyApp.Users.lookup/1]"
+      "a keyword list or map of names, each once, and functions of one argument, a map: [lookup: &MyApp.Users.lookup/1]"
   end
 
   # 0 is for not waiting at all.
@@ -172,8 +172,17 @@ defmodule Snakepit.Config.Type do
         "printable ASCII, at most #{@metadata_bytes} bytes in all"
   end
 
-  defp tools?(value) when is_map(value) and not is_struct(value), do: Enum.all?(value, &tool?/1)
-  defp tools?(value), do: Keyword.keyword?(value) and Enum.all?(value, &tool?/1)
+  defp tools?(value) when is_map(value) and not is_struct(value),
+    do: Enum.all?(value, &tool?/1) and differ?(value)
+
+  defp tools?(value),
+    do: Keyword.keyword?(value) and Enum.all?(value, &tool?/1) and differ?(value)
+
+  # In a map a name may be both an atom and a string.
+  defp differ?(tools) do
+    names = for {name, _function} <- tools, do: to_string(name)
+    names == Enum.uniq(names)
+  end
 
   defp tool?({name, function}),
     do: (name?(name) or (string?(name) and name != "")) and is_function(function, 1)

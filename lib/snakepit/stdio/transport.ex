@@ -7,16 +7,18 @@ defmodule Snakepit.Stdio.Transport do
   # How long to wait for the end of the tools, in ms.
   @patience 1_000
 
+  @grpc "use an adapter with gRPC, such as Snakepit.Adapters.GRPCPython"
+
   alias Snakepit.{Codec, Error, Native, Overdue, Progress}
   alias Snakepit.Pool.{Membership, Numbers, Worker}
   alias Snakepit.Stdio.Message
+  alias Snakepit.TwoWay
   alias Snakepit.TwoWay.Asks
 
   @impl true
   def stream(_pool, command, _args, _options, recipient) do
     message =
-      "the workers of #{inspect(recipient.pool)} do not support streams, because they use stdin and stdout; " <>
-        "use an adapter with gRPC, such as Snakepit.Adapters.GRPCPython"
+      "the workers of #{inspect(recipient.pool)} do not support streams, because they use stdin and stdout; #{@grpc}"
 
     with :ok <- Codec.check_command(command),
          do:
@@ -70,6 +72,7 @@ defmodule Snakepit.Stdio.Transport do
     started = System.monotonic_time(:microsecond)
 
     with {id, made} when is_integer(id) <- Codec.new_call(),
+         :ok <- TwoWay.refuse_inputs(args, "workers over stdin and stdout do not take: #{@grpc}"),
          {:ok, asks} <- Asks.start(options.tools) do
       options = %{options | request_id: options.request_id || made}
 
@@ -89,7 +92,7 @@ defmodule Snakepit.Stdio.Transport do
       pending |> acquire(nil) |> ended(call)
     else
       {:error, error} ->
-        {:done, {:error, %{error | command: command}, nil}}
+        {:done, {:error, %{error | command: command, request_id: options.request_id}, nil}}
     end
   end
 

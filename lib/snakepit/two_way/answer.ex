@@ -30,7 +30,12 @@ defmodule Snakepit.TwoWay.Answer do
 
   @doc "Answers with a value."
   @spec value(call, pos_integer, term) :: :ok | {:error, Error.t()}
-  def value({:stdio, call}, ask_id, value), do: send_stdio(call, ask_id, %{value: value})
+  def value({:stdio, call}, ask_id, value) do
+    with {:error, error} <- send_stdio(call, ask_id, %{value: value}) do
+      message = String.replace_prefix(error.message, "args.value", "answer")
+      {:error, %{error | message: message}}
+    end
+  end
 
   # Structs are converted here, where their modules are.
   def value({:relay, process, ref}, _ask_id, value) do

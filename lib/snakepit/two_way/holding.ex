@@ -1,7 +1,7 @@
 defmodule Snakepit.TwoWay.Holding do
   @moduledoc false
-  # The two-way calls that wait for what a process does: because a tool of theirs runs in it, or because it is a task for
-  # which such a process waits. A call of that process must not wait for the places of these calls.
+  # The two-way calls that wait for what a process does: because a tool of theirs runs in it, because it produces
+  # the items of their inputs, or because it is a task for which the process of a tool waits. A call of that process must not wait for the places of these calls.
 
   @key :"$snakepit_holding"
 
@@ -48,6 +48,19 @@ defmodule Snakepit.TwoWay.Holding do
   def put(asks, holding) do
     Process.put(@key, holding)
     :ets.insert(__MODULE__, {self(), asks, holding})
+  end
+
+  @doc "Calls a function of the calling process, for which calls wait."
+  @spec during([reference], (() -> result)) :: result when result: term
+  def during(calls, function) do
+    before = :erlang.get(@key)
+    :erlang.put(@key, calls ++ get())
+
+    try do
+      function.()
+    after
+      if before == :undefined, do: :erlang.erase(@key), else: :erlang.put(@key, before)
+    end
   end
 
   @doc "No tool runs in a process any more."

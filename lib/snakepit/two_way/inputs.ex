@@ -16,11 +16,21 @@ defmodule Snakepit.TwoWay.Inputs do
           ref: reference,
           # The call, for errors.
           about: map,
-          # By their ids: the rest of the enumerable, as the continuation of a reduction, and whether Python wants items.
-          open: %{pos_integer => %{name: String.t(), rest: fun, begun: boolean, ready: boolean}},
+          # By their ids.
+          open: %{pos_integer => input},
           # How the first of them has failed that did.
           failure: nil | {:error, Error.t()} | {atom, term, list}
         }
+
+  @typep input :: %{
+           name: String.t(),
+           # The rest of the enumerable, as the continuation of a reduction.
+           rest: fun,
+           # How many items were sent.
+           sent: non_neg_integer,
+           # Whether Python wants items.
+           ready: boolean
+         }
 
   @doc "Begins the inputs of a call."
   @spec new(reference, reference, [{String.t(), Snakepit.Input.t()}], map) :: t
@@ -29,7 +39,7 @@ defmodule Snakepit.TwoWay.Inputs do
       for {{name, %{source: source}}, id} <- Enum.with_index(inputs, 1), into: %{} do
         reducer = &take(&1, &2, handle, id)
         rest = &Enumerable.reduce(source, &1, reducer)
-        {id, %{name: name, rest: rest, begun: false, ready: false}}
+        {id, %{name: name, rest: rest, sent: 0, ready: false}}
       end
 
     Enum.reduce(
@@ -68,11 +78,10 @@ defmodule Snakepit.TwoWay.Inputs do
   catch
     kind, reason -> fail(inputs, id, {kind, reason, __STACKTRACE__})
   else
-    {{:suspended, :full, rest}, inputs} ->
-      inputs |> continue(id, rest) |> look(id)
-
-    {{:suspended, :more, rest}, inputs} ->
-      continue(inputs, id, rest)
+    {{:suspended, {state, left}, rest}, inputs} ->
+      input = %{input | rest: rest, sent: input.sent + @turn - left, ready: true}
+      inputs = put_in(inputs.open[id], input)
+      if state == :full, do: look(inputs, id), else: inputs
 
     {{:done, _left}, inputs} ->
       finish(inputs, id)
@@ -80,29 +89,29 @@ defmodule Snakepit.TwoWay.Inputs do
     {{:halted, :stopped}, inputs} ->
       close(inputs, id)
 
-    {{:halted, {:error, error}}, inputs} ->
-      fail(inputs, id, {:error, named(error, input, inputs)})
+    {{:halted, {:error, error, left}}, inputs} ->
+      path = "args.#{input.name}[#{input.sent + @turn - left}]"
+      fail(inputs, id, {:error, named(error, path, inputs)})
 
     # An enumerable that has halted itself, as a stream may.
     {{:halted, _left}, inputs} ->
       finish(inputs, id)
   end
 
-  defp named(error, %{name: name}, %{about: about}),
-    do: struct!(error, Map.put(about, :message, "args.#{name}: #{error.message}"))
+  # Of those that are sent in a message of their own it says "the item".
+  defp named(error, path, %{about: about}) do
+    message = String.replace(error.message, ~r/^(the )?item/, path)
+    struct!(error, Map.put(about, :message, message))
+  end
 
   defp take(item, left, handle, id) do
     case send_item(handle, id, item) do
       :more when left > 1 -> {:cont, left - 1}
-      :more -> {:suspend, :more}
-      :full -> {:suspend, :full}
-      {:error, error} -> {:halt, {:error, error}}
+      taken when taken in [:more, :full] -> {:suspend, {taken, left - 1}}
+      {:error, error} -> {:halt, {:error, error, left}}
       _stopped -> {:halt, :stopped}
     end
   end
-
-  defp continue(inputs, id, rest),
-    do: update_in(inputs.open[id], &%{&1 | rest: rest, begun: true, ready: true})
 
   defp finish(inputs, id) do
     Native.end_input(inputs.handle, id, nil)
@@ -121,9 +130,10 @@ defmodule Snakepit.TwoWay.Inputs do
 
   # Closes what the enumerable has opened.
   defp halt(inputs, id) do
-    %{rest: rest, begun: begun} = Map.fetch!(inputs.open, id)
+    %{rest: rest, sent: sent} = Map.fetch!(inputs.open, id)
     inputs = close(inputs, id)
-    if begun, do: rest.({:halt, :stopped})
+    # Otherwise it has not begun.
+    if sent > 0, do: rest.({:halt, :stopped})
     inputs
   catch
     kind, reason -> inputs |> close(id) |> failed({kind, reason, __STACKTRACE__})

@@ -37,7 +37,7 @@ pub(crate) struct Call {
     pub(crate) numbers: Option<Arc<Numbers>>,
     /// If the caller takes the call's progress.
     pub(crate) progress: Option<Arc<ProgressListener>>,
-    /// The calls that wait for this one, because a tool of theirs has made it.
+    /// The calls that wait for this one, because a tool or an input of theirs has made it.
     pub(crate) holding: Vec<ResourceArc<ConversationResource>>,
 }
 

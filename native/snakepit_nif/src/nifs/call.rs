@@ -17,8 +17,8 @@ use crate::{
     send_guard::SendGuard,
 };
 use rustler::{
-    Atom, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, NifUnitEnum, Resource, ResourceArc,
-    Term,
+    Atom, Decoder, Encoder, Env, LocalPid, Monitor, NifMap, NifResult, NifUnitEnum, Resource,
+    ResourceArc, Term,
 };
 use snakepit_client::{
     credit::Credit,
@@ -130,7 +130,24 @@ struct Further {
     /// Whether the caller takes the call's progress.
     progress: bool,
     /// The calls that wait for this one.
-    holding: Vec<ResourceArc<ConversationResource>>,
+    holding: Vec<Holding>,
+}
+
+/// A two-way call that waits for another one.
+struct Holding(Option<ResourceArc<ConversationResource>>);
+
+impl<'a> Decoder<'a> for Holding {
+    /// From what the process of a tool has of its call, or from the handle that the call's caller has.
+    fn decode(term: Term<'a>) -> NifResult<Self> {
+        if let Ok(conversation) = term.decode() {
+            return Ok(Self(Some(conversation)));
+        }
+        let handle: ResourceArc<StreamResource> = term.decode()?;
+        Ok(Self(match &handle.demand {
+            Demand::Conversation(conversation) => Some(conversation.clone()),
+            Demand::Credit(_) => None,
+        }))
+    }
 }
 
 impl Spec {
@@ -169,7 +186,11 @@ impl Spec {
             remote: false,
             numbers: None,
             progress: None,
-            holding: further.holding,
+            holding: further
+                .holding
+                .into_iter()
+                .filter_map(|one| one.0)
+                .collect(),
         }
     }
 }
