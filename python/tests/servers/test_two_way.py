@@ -213,7 +213,9 @@ def test_what_a_command_leaves_behind_waits_for_nothing(
     call.until(lambda call: has_rows or call.asked)
     ends.send("end")
     assert call.run() is None
-    expected = "the call has ended" if has_rows else "the tool 'wait' failed: closed: the call has ended"
+    expected = (
+        "the call has ended" if has_rows else "the tool 'wait' failed: closed: the call has ended"
+    )
     assert [pipes.line(), pipes.line()] == [expected, expected]
 
 
