@@ -40,8 +40,7 @@ def run_coroutine(call: Cancellable, make: Callable[[], Awaitable[object]]) -> o
     done = threading.Event()
     task = _Task(call, main, done.set)
     done.wait()
-    if task.error is not None:
-        raise task.error
+    task.check()
     return results[0]
 
 
@@ -77,8 +76,7 @@ def run_generator(
             task.cancel()
             while values.get() is not _END:
                 pass
-    if task.error is not None:
-        raise task.error
+    task.check()
 
 
 def _release(room: asyncio.Semaphore) -> None:
@@ -95,14 +93,14 @@ class _Task:
         main: Callable[[], Coroutine[Any, Any, None]],
         done: Callable[[], object],
     ) -> None:
-        self.error: Optional[BaseException] = None
-        self._call = call
+        self._error: Optional[BaseException] = None
         self._main = main
         self._done = done
         self._cancelled = False
         self._task: Optional[asyncio.Task[None]] = None
         self._loop = shared().loop
-        self._loop.call_soon_threadsafe(self._start)
+        # The call will refer to the task: together they would be a cycle, which keeps their RPC.
+        self._loop.call_soon_threadsafe(self._start, call)
 
     def cancel(self) -> None:
         """Cancels the task. May be called from any thread."""
@@ -113,18 +111,28 @@ class _Task:
         if self._task is not None:
             self._task.cancel()
 
-    def _start(self) -> None:
+    def check(self) -> None:
+        """Raises the exception with which the task has ended, if it has, once."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # Its traceback refers to this frame.
+            del error
+
+    def _start(self, call: Cancellable) -> None:
         running = self._run()
         try:
             self._task = self._loop.create_task(running)
         except BaseException as error:
             # The user's code may have set a task factory, which may raise.
             running.close()
-            self.error = error
+            self._error = error
             self._done()
             return
         self._task.add_done_callback(self._finish)
-        self._call.on_cancel(self.cancel)
+        call.on_cancel(self.cancel)
         if self._cancelled:
             self._task.cancel()
 
@@ -134,9 +142,9 @@ class _Task:
 
     def _failed(self, error: BaseException) -> None:
         exit_fork(error)
-        self.error = error
+        self._error = error
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            self.error = asyncio.CancelledError()
+            self._error = asyncio.CancelledError()
         self._done()

@@ -159,10 +159,11 @@ class _Messages:
             return self._context.run(self._next)
         except BaseException as error:
             self.ended = self.failed = True
-            failure = _failure(self._call, error)
-            index = self._index
+            # A failure in a variable would be a cycle, by way of its traceback, which keeps the RPC.
             return failure_message(
-                lambda failure: self._wire.failure(failure, index), failure, self._call.command.name
+                lambda failure: self._wire.failure(failure, self._index),
+                _failure(self._call, error),
+                self._call.command.name,
             )
 
     def close(self) -> None:
