@@ -38,7 +38,7 @@ defmodule Snakepit.Error do
   | `:pool_stopped` | there is no such pool, or it has stopped; the call has not run | |
   | `:python_error` | the command raised an exception | `:type`, `:message`, `:traceback`, `:frames`, `:notes`, `:cause` |
   | `:queue_timeout` | no worker was free within `:queue_timeout`, which applies once the pool has had a ready worker | |
-  | `:reentrant_call` | each worker that could run the call waits for the call that has made it, by a tool | |
+  | `:reentrant_call` | each worker that could run the call waits for the call that has made it, by a tool or by an input's enumerable | |
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
   | `:session_lost` | the session's worker is gone, or the server says so; returned once, then the session begins anew | |
   | `:streaming_not_supported` | the worker does not support streams, or the tools and input streams of two-way calls | |

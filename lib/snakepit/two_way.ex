@@ -229,7 +229,11 @@ defmodule Snakepit.TwoWay do
   @spec push(t, String.t() | nil, term, timeout) :: :ok | :busy | {:error, Error.t()}
   def push(two_way, name, item, timeout) do
     with {:ok, id} <- pushed(two_way, name),
-         do: push_until(two_way.handle, id, item, until(timeout))
+         {:error, %Error{reason: :invalid_args} = error} <-
+           push_until(two_way.handle, id, item, until(timeout)) do
+      {name, ^id} = List.keyfind(Map.to_list(two_way.pushed), id, 1)
+      {:error, Inputs.named(error, "args.#{name}: the item")}
+    end
   end
 
   defp push_until(handle, id, item, until) do

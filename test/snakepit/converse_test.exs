@@ -472,6 +472,10 @@ defmodule Snakepit.ConverseTest do
 
       assert :ok = Snakepit.push(call, "a")
       assert {:chunks, [%{"item" => "a"}]} = next(call)
+
+      assert {:error, %Error{message: "args.items: the item is a pid" <> _}} =
+               Snakepit.push(call, self())
+
       # One waits for demand in the command, and two are ahead of it.
       for item <- ["b", "c", "d"], do: assert(:ok = Snakepit.push(call, item))
       eventually(fn -> Snakepit.push(call, "e", timeout: 0) == :busy end)

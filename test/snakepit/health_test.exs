@@ -8,6 +8,10 @@ defmodule Snakepit.HealthTest do
 
   @moduletag :tmp_dir
 
+  defmodule Refusing do
+    use Snakepit.Test.ServerAdapter, script: "refusing_server.py"
+  end
+
   defp resident_bytes(os_pid) do
     [_size, resident | _] = String.split(File.read!("/proc/#{os_pid}/statm"))
     String.to_integer(resident) * 4096
@@ -17,6 +21,25 @@ defmodule Snakepit.HealthTest do
     [_name, fields] = String.split(File.read!("/proc/#{os_pid}/stat"), ") ")
     [user, system] = fields |> String.split() |> Enum.slice(11, 2)
     (String.to_integer(user) + String.to_integer(system)) * 10
+  end
+
+  test "a worker that refuses to say whether a cancelled call has ended is asked again" do
+    pool = start_server_pool!(Refusing, kill_grace: 60_000)
+    before = os_pid_of(pool)
+
+    assert {:error, %Error{reason: :timeout}} =
+             Snakepit.execute("silent", %{}, pool: pool, timeout: 50)
+
+    eventually(fn ->
+      match?({:ok, [%{in_flight: 0, state: :ready}]}, Snakepit.list_workers(pool))
+    end)
+
+    assert os_pid_of(pool) == before
+  end
+
+  defp os_pid_of(pool) do
+    {:ok, [%{os_pid: os_pid}]} = Snakepit.list_workers(pool)
+    os_pid
   end
 
   for adapter <- [Snakepit.Adapters.GRPCPython, Snakepit.Adapters.GenericPythonV2] do

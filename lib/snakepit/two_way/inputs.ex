@@ -91,18 +91,18 @@ defmodule Snakepit.TwoWay.Inputs do
 
     {{:halted, {:error, error, left}}, inputs} ->
       path = "args.#{input.name}[#{input.sent + @turn - left}]"
-      fail(inputs, id, {:error, named(error, path, inputs)})
+      error = error |> named(path) |> struct!(inputs.about)
+      fail(inputs, id, {:error, error})
 
     # An enumerable that has halted itself, as a stream may.
     {{:halted, _left}, inputs} ->
       finish(inputs, id)
   end
 
-  # Of those that are sent in a message of their own it says "the item".
-  defp named(error, path, %{about: about}) do
-    message = String.replace(error.message, ~r/^(the )?item/, path)
-    struct!(error, Map.put(about, :message, message))
-  end
+  @doc "Says in the error of an item which item that is."
+  @spec named(Error.t(), String.t()) :: Error.t()
+  def named(error, path),
+    do: %{error | message: String.replace(error.message, ~r/^(the )?item/, path)}
 
   defp take(item, left, handle, id) do
     case send_item(handle, id, item) do

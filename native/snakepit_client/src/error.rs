@@ -64,7 +64,7 @@ pub enum Failure {
         remote: bool,
     },
     #[error(
-        "each worker that could run the call waits for a call that waits for one itself: a tool calls the pool whose command has asked it; raise :size or :max_concurrency, or have the tool call another pool"
+        "each worker that could run the call waits for a call that waits for one itself: a tool, or the enumerable of an input, calls the pool whose command waits for it; raise :size or :max_concurrency, or have it call another pool"
     )]
     Reentrant,
     #[error("{}", startup_text(.0))]

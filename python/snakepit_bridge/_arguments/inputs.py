@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from snakepit_bridge._arguments.builders import Builder, MaybeBuilder, MismatchError
+from snakepit_bridge._arguments.builders import Builder, ListOf, MaybeBuilder, MismatchError
 from snakepit_bridge._errors.call_error import ArgumentsError, CallError, Fault
 from snakepit_bridge._two_way.inputs import Input, ListSource
 
@@ -17,11 +17,12 @@ class InputOf(Builder):
     def __init__(self, expected: str, item: MaybeBuilder) -> None:
         super().__init__(expected)
         self._item = item
+        self._list = ListOf(expected, item)
 
     def build(self, value: Any) -> Any:
         if type(value) is list:
-            value = Input("items", ListSource(value))
-        elif type(value) is not Input:
+            return Input("list", ListSource(self._list.build(value)))
+        if type(value) is not Input:
             raise self.mismatch(value)
         return value if self._item is None else value.prepared(self._prepared)
 

@@ -210,7 +210,7 @@ class Context:
         be sent raise a `TypeError`. Other threads run while this one waits. An `async` command uses
         `acall`.
         """
-        return tools.call(self._asks, tool, {**(args or {}), **more}, timeout)
+        return tools.call(self._asks, tool, tools.arguments(tool, args, more), timeout)
 
     async def acall(
         self,
@@ -227,7 +227,7 @@ class Context:
             context.acall("user", id=7), context.acall("orders", user=7)
         )
         """
-        return await tools.acall(self._asks, tool, {**(args or {}), **more}, timeout)
+        return await tools.acall(self._asks, tool, tools.arguments(tool, args, more), timeout)
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Reports how far the call is: a fraction from 0 to 1, and what it is doing ("epoch 2").

@@ -159,7 +159,7 @@ class _Messages:
             return self._context.run(self._next)
         except BaseException as error:
             self.ended = self.failed = True
-            # A failure in a variable would be a cycle, by way of its traceback, which keeps the RPC.
+            # A failure in a variable would be a cycle by its traceback, and would keep the RPC.
             return failure_message(
                 lambda failure: self._wire.failure(failure, self._index),
                 _failure(self._call, error),

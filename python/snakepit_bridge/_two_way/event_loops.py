@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, NoReturn, Optional
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,6 +21,17 @@ def resume(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Non
         _set(future)
     elif not loop.is_closed():
         loop.call_soon_threadsafe(_set, future)
+
+
+async def end_task() -> NoReturn:
+    """Ends a task that waits for the caller of a call that is cancelled."""
+    import asyncio
+
+    # The event loop was told before to cancel the command's own task, which may be this one.
+    await asyncio.sleep(0)
+    # Another task must seem to be cancelled, too: for `asyncio.wait_for` and for task groups any
+    # other exception would be a failure, and asyncio would log that of a task left behind.
+    raise asyncio.CancelledError
 
 
 def _set(future: asyncio.Future[None]) -> None:

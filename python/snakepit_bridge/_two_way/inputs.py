@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Optional, Protocol, TypeVar
 
 from snakepit_bridge._errors.two_way import CallCancelledError
-from snakepit_bridge._two_way.event_loops import resume, running_loop
+from snakepit_bridge._two_way.event_loops import end_task, resume, running_loop
 
 _T = TypeVar("_T")
 
@@ -105,11 +105,7 @@ class Input(Iterator[_T], AsyncIterator[_T]):
                 else:
                     self._add(items)
         except CallCancelledError:
-            import asyncio
-
-            # The event loop was told to cancel the call's task before.
-            await asyncio.sleep(0)
-            raise
+            await end_task()
 
     def close(self) -> None:
         """Reads no further items: the caller's enumerable is halted."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Optional, Protocol
 
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.guards import invalid_args
 from snakepit_bridge._errors.two_way import CallCancelledError, ToolError
-from snakepit_bridge._two_way.event_loops import resume, running_loop
+from snakepit_bridge._two_way.event_loops import end_task, resume, running_loop
 from snakepit_bridge._values.fields import decode_extended
 
 
@@ -52,6 +52,17 @@ class Asks(Protocol):
         """Asks, and calls `done`, from any thread, once the result is there."""
 
 
+def arguments(
+    tool: str, args: Optional[Mapping[str, Any]], more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a tool from a dict and keywords."""
+    if args is not None and not isinstance(args, Mapping):
+        raise TypeError(
+            f"the arguments of the tool {tool!r} are a dict, or keywords, not {type(args).__name__}"
+        )
+    return {**(args or {}), **more}
+
+
 def call(asks: Optional[Asks], tool: str, args: dict[str, Any], timeout: Optional[float]) -> object:
     """Asks a tool and waits for its answer."""
     if running_loop() is not None:
@@ -86,9 +97,7 @@ async def acall(
             raise timed_out(tool, timeout)
         return ask.result()
     except CallCancelledError:
-        # The event loop was told to cancel the call's task before.
-        await asyncio.sleep(0)
-        raise
+        await end_task()
     except CallError as error:
         raise _not_carried(error, tool) from None
     finally:
@@ -134,6 +143,7 @@ def _offering(asks: Optional[Asks], tool: str) -> Asks:
 
 
 def _checked(timeout: Optional[float]) -> Optional[float]:
-    if timeout is not None and not timeout > 0:
+    given: object = timeout
+    if given is not None and not (isinstance(given, (int, float)) and given > 0):
         raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}")
     return timeout

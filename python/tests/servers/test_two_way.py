@@ -171,6 +171,32 @@ def test_a_cancelled_command_gets_no_exception_that_it_would_handle(
     assert client.health(11).await_exit in (pb.HANDLER_EXIT_STOPPED, pb.HANDLER_EXIT_CLOSED)
 
 
+@pytest.mark.parametrize("how", ["wait_for", "gather", "task", "shield"])
+def test_further_tasks_of_a_cancelled_command_are_cancelled_as_well(
+    converse: Converse, pipe: PIPE, how: str, client: Client
+) -> None:
+    end = pipe("end")
+    args = {"pipe": end.path, "how": how}
+    for _ in range(10):
+        call = converse("ablocks_deeper", args, tools={"wait": square}, way=Silent)
+        call.until(lambda call: call.asked)
+        call.rpc.cancel()
+        assert [end.line(), end.line()] == ["CancelledError", "CancelledError"]
+        client.wait_for_calls(0)
+
+
+def test_further_tasks_that_read_an_input_are_cancelled_with_their_command(
+    converse: Converse, pipe: PIPE, client: Client
+) -> None:
+    end = pipe("end")
+    for _ in range(20):
+        call = converse("areads_deeper", {"pipe": end.path}, inputs={"rows": [1]}, way=Silent)
+        call.next()
+        call.rpc.cancel()
+        assert end.line() == "CancelledError"
+        client.wait_for_calls(0)
+
+
 @pytest.mark.parametrize("in_header", [True, False])
 @pytest.mark.parametrize(("command", "expected"), CANCELLED)
 def test_the_deadline_of_a_call_ends_its_asks(
@@ -234,6 +260,17 @@ def test_asks_beyond_the_clients_limit_are_held_back(converse: Converse) -> None
         "asum_of_squares", {"n": 10}, tools={"square": square}, max_asks=3, way=Counting
     )
     assert call.run() == sum(x * x for x in range(10))
+
+
+def test_wrong_arguments_and_timeouts_are_named(converse: Converse) -> None:
+    call = converse("asks_wrongly", tools={"lookup": square})
+    assert call.run() == [
+        "the arguments of the tool 'lookup' are a dict, or keywords, not set",
+        "the arguments of the tool 'lookup' are a dict, or keywords, not list",
+        "timeout is a number of seconds above 0, not 'x'",
+        "timeout is a number of seconds above 0, not 0",
+    ]
+    assert not call.asked
 
 
 @pytest.mark.parametrize("command", ["asks_with_an_object", "aasks_with_an_object"])
@@ -330,6 +367,9 @@ def test_items_are_checked_and_converted(converse: Converse) -> None:
     error = converse("rows", inputs={"rows": [{"n": 1}, {"n": "2"}]}).error()
     assert error.reason == "invalid_args"
     assert error.message == "an item has the wrong type: rows[1].n: expected int, got str '2'"
+    assert converse("rows", {"rows": [{"n": 1}, {"n": 2}]}).run() == [1, 2]
+    error = converse("rows", {"rows": [{"n": 1}, {"n": "2"}]}).error()
+    assert error.message.splitlines()[1:] == ["  rows[1].n: expected int, got str '2'"]
     error = converse("total", inputs={"rows": [*range(100), "x"]}).error()
     assert error.message == "an item has the wrong type: rows[100]: expected int, got str 'x'"
 

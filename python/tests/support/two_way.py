@@ -97,6 +97,34 @@ class TwoWay(Adapter):
             raise
 
     @command
+    async def ablocks_deeper(self, pipe: str, how: str, context: Context) -> None:
+        """Waits in a task of its own, and asks again when that has ended."""
+        try:
+            if how == "wait_for":
+                await asyncio.wait_for(context.acall("wait"), 1000)
+            elif how == "gather":
+                await asyncio.gather(context.acall("wait"), context.acall("wait"))
+            elif how == "task":
+                await asyncio.create_task(context.acall("wait"))
+            else:
+                await asyncio.shield(context.acall("wait"))
+        except BaseException as error:
+            tell(pipe, type(error).__name__)
+            try:
+                await context.acall("wait")
+            except BaseException as again:
+                tell(pipe, type(again).__name__)
+            raise
+
+    @command
+    async def areads_deeper(self, rows: Input[int], pipe: str) -> None:
+        try:
+            await asyncio.wait_for(anext_of(rows), 1000)
+        except BaseException as error:
+            tell(pipe, type(error).__name__)
+            raise
+
+    @command
     def leaves_a_thread(
         self, ends: str, pipe: str, context: Context, rows: Optional[Input[int]] = None
     ) -> None:
@@ -159,6 +187,18 @@ class TwoWay(Adapter):
             return context.call("lookup", it=object())
         except TypeError as error:
             return str(error)
+
+    @command
+    def asks_wrongly(self, context: Context) -> list[str]:
+        """Returns how wrong arguments and timeouts are refused."""
+        wrong: Any = [({"lookup", 5}, 1), ([1], 1), ({}, "x"), ({}, 0)]
+        refusals = []
+        for args, timeout in wrong:
+            try:
+                context.call("lookup", args, timeout=timeout)
+            except (TypeError, ValueError) as error:
+                refusals.append(str(error))
+        return refusals
 
     @command
     async def aasks_with_an_object(self, context: Context) -> Any:

@@ -106,13 +106,18 @@ class Wire:
         return iter(())
 
 
+def _cancel(call: Call, adapter: Kept, runner: Runner) -> None:
+    adapter.begun.wait()
+    runner.cancel(call)
+
+
 def _run(name: str, adapter: Kept, runner: Runner) -> None:
     call = Call(Registry(adapter).find(name, stream="yields" in name), dict, Context())
     if "yields" in name:
         assert b"chunk" in list(execution.stream(runner, call, Wire()))
         return
     if "waits" in name:
-        cancelling = threading.Thread(target=lambda: adapter.begun.wait() and runner.cancel(call))
+        cancelling = threading.Thread(target=_cancel, args=(call, adapter, runner))
         cancelling.start()
     assert execution.run(runner, call, Wire()) in (b"result", b"failure")
     if "waits" in name:

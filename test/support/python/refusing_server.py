@@ -1,5 +1,7 @@
 """A server that refuses calls before they start, as often as their command says.
 
+To a call of the command `silent` it says nothing, and refuses three times to say whether it runs.
+
 grpcio's server cannot be told to do so, hence the frames of HTTP/2 (RST_STREAM) are written here.
 """
 
@@ -12,6 +14,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 from snakepit_bridge._proto import snakepit_pb2 as pb
 
@@ -53,8 +56,14 @@ def reply(stream: int, message: bytes) -> bytes:
     # The first field of both requests is a string. That of an endpoint's health check is empty.
     if message and message[:1] != b"\x0a":
         return failed(stream, UNIMPLEMENTED)
+    if attempts["silent"] and pb.HealthRequest.FromString(message).await_call_id:
+        attempts["silent"] -= 1
+        return frame(RST_STREAM, 0, stream, REFUSED)
     request = pb.ExecuteRequest.FromString(message)
     command, _, times = request.command.partition(" ")
+    if command == "silent":
+        attempts["silent"] = 3
+        return b""
     if not command.startswith("refused"):
         health = pb.HealthResponse(healthy=True, worker_id=request.command)
         return answer(stream, [health.SerializeToString()])
@@ -62,9 +71,10 @@ def reply(stream: int, message: bytes) -> bytes:
     if attempts[request.request_id] <= int(times):
         return frame(RST_STREAM, 0, stream, REFUSED)
     count = {"attempts": b"%d" % attempts[request.request_id]}
+    response: Any = pb.ExecuteResponse(success=True, result=count)
     if command == "refused_stream":
-        return answer(stream, [pb.StreamResponse(is_final=True, chunk=count).SerializeToString()])
-    return answer(stream, [pb.ExecuteResponse(success=True, result=count).SerializeToString()])
+        response = pb.StreamResponse(is_final=True, chunk=count)
+    return answer(stream, [response.SerializeToString()])
 
 
 def frames(connection: socket.socket) -> Iterator[tuple[int, int, int, bytes]]:

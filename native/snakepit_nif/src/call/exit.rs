@@ -21,7 +21,7 @@ use tonic::Code;
 /// About how long it takes to reconnect to a worker.
 const RECONNECTED_AFTER: Duration = Duration::from_millis(20);
 
-/// How long to wait before a worker that answers nothing is asked again.
+/// How long to wait before a worker that answers nothing, or refuses, is asked again.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// What the end of an RPC implies about its handler.
@@ -127,6 +127,8 @@ enum Answer {
     No,
     /// The worker answers nothing.
     Nothing,
+    /// The worker has refused the question, for instance because it has too many.
+    Refused,
 }
 
 /// Waits for the handler's exit, which the server's Health RPC reports, then gives the lease back. If the
@@ -138,13 +140,16 @@ async fn await_exit(mut lease: Lease<Arc<Worker>>, call: CancelledCall) {
     let since = Instant::now();
     let grace = lease.worker().kill_grace;
     lease.set_cancelled();
+    let mut left = grace;
     let exit = loop {
-        let asked = tokio::time::timeout(grace, ask_exit(&lease, call.id)).await;
-        match asked.unwrap_or(Answer::Nothing) {
+        let asked = tokio::time::timeout(left, ask_exit(&lease, call.id, left)).await;
+        left = match asked.unwrap_or(Answer::Nothing) {
             Answer::Exited(exit) => break Some(exit),
-            Answer::Nothing if lease.may_wait() => tokio::time::sleep(ASKED_AGAIN_AFTER).await,
-            Answer::No | Answer::Nothing => break None,
-        }
+            Answer::Nothing if lease.may_wait() => grace,
+            Answer::Refused if since.elapsed() < grace => grace - since.elapsed(),
+            Answer::No | Answer::Nothing | Answer::Refused => break None,
+        };
+        tokio::time::sleep(ASKED_AGAIN_AFTER).await;
     };
     handler_exited(
         lease,
@@ -194,7 +199,7 @@ pub(super) fn handler_exited(
     }
 }
 
-async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Answer {
+async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64, within: Duration) -> Answer {
     loop {
         let worker = lease.present_worker();
         let Some(connection) = &worker.connection else {
@@ -206,7 +211,7 @@ async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Answer {
             await_call_id: call_id,
         };
         let mut client = channel.client.clone();
-        let asked = Channel::request(request, Some(worker.kill_grace));
+        let asked = Channel::request(request, Some(within));
         return match client.health(asked).await {
             Ok(health) if !health.get_ref().running_call_ids.contains(&call_id) => {
                 Answer::Exited(health.get_ref().exit())
@@ -223,7 +228,7 @@ async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64) -> Answer {
             // The second is tonic's code for the deadline of a request.
             Err(status) => match status.code() {
                 Code::DeadlineExceeded | Code::Cancelled => Answer::Nothing,
-                _ => Answer::No,
+                _ => Answer::Refused,
             },
         };
     }
