@@ -40,6 +40,9 @@ const ACCEPT_AGAIN_AFTER: RangeInclusive<Duration> =
 /// How long the server waits at its end for clients that do not read.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long the server waits until a client has closed a connection that the server has ended.
+const CLOSES_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long a client whose secret was withdrawn may take to leave.
 const LEAVES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -145,9 +148,10 @@ impl<S: Service> Connections<S> {
     }
 
     /// Serves a connection up to its end; `None` if it ends before the server.
-    async fn drive(self, socket: Socket, mut newcomer: Option<Newcomer>) -> Option<()> {
+    async fn drive(self, mut socket: Socket, mut newcomer: Option<Newcomer>) -> Option<()> {
         let shutdown = &self.network.shutdown;
         let peer: Arc<str> = socket.peer().into();
+        let closing = socket.closing();
         let checks = TaskTracker::new();
         checks.close();
         let connection = tokio::select! {
@@ -190,13 +194,22 @@ impl<S: Service> Connections<S> {
                     continue;
                 }
                 accepted = accept() => accepted,
-                () = Newcomer::refused(newcomer.as_ref(), &checks) => None,
-                () = passed(close_at) => None,
+                () = Newcomer::refused(newcomer.as_ref(), &checks) => {
+                    closing.close();
+                    None
+                }
+                () = passed(close_at) => {
+                    closing.close();
+                    None
+                }
             };
             let Some(Ok((request, respond))) = accepted else {
                 connection.set_ended();
                 // Its RPCs learn of the end.
                 while let Some(Ok(_)) = accept().await {}
+                if leaving {
+                    closing.linger(CLOSES_WITHIN).await;
+                }
                 return None;
             };
             let mut rpc = Rpc::new(
@@ -232,6 +245,7 @@ impl<S: Service> Connections<S> {
         }
         connection.write_here(|| {});
         connection.set_ended();
+        closing.linger(CLOSES_WITHIN).await;
         Some(())
     }
 

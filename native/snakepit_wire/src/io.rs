@@ -35,6 +35,7 @@ pub(crate) enum Mode {
 /// What the threads that use a connection know of its socket.
 pub struct IoState {
     socket: Arc<OwnedFd>,
+    ends_by: Shutdown,
     /// A `Mode`.
     mode: AtomicU8,
     /// Whether the last write found the socket full.
@@ -93,7 +94,7 @@ impl IoState {
     pub fn set_ended(&self) {
         self.blocked.store(false, Ordering::Release);
         // The peer may have closed it.
-        let _ = shutdown(&self.socket, Shutdown::Both);
+        let _ = shutdown(&self.socket, self.ends_by);
     }
 }
 
@@ -107,6 +108,7 @@ impl Port {
     fn new(socket: Socket) -> (Self, Arc<IoState>) {
         let state = Arc::new(IoState {
             socket: socket.fd().clone(),
+            ends_by: socket.ends_by(),
             mode: AtomicU8::new(Mode::Task as u8),
             blocked: AtomicBool::new(false),
             reads: AtomicU64::new(0),

@@ -18,11 +18,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
     net::{TcpStream, UnixStream, unix::pipe},
     runtime::Handle,
+    time::timeout,
 };
 
 /// How much a Unix socket may hold in one direction; the system may allow less. Of the usual 208 KiB a writer is
@@ -37,6 +39,9 @@ pub struct Socket {
     full: Option<AsyncFd<Arc<OwnedFd>>>,
     /// A thread outside the runtime may find the socket full as well.
     runtime: Handle,
+    is_tcp: bool,
+    /// Whether it is read after its connection has ended.
+    lingers: bool,
 }
 
 impl Socket {
@@ -44,21 +49,23 @@ impl Socket {
     pub fn unix(stream: UnixStream) -> io::Result<Self> {
         // Without it the socket is only slower.
         let _ = set_socket_send_buffer_size(&stream, SEND_BUFFER);
-        Self::new(stream.into_std()?.into())
+        Self::new(stream.into_std()?.into(), false)
     }
 
     /// As `unix`. The kernel adapts the buffers of TCP by itself.
     pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Self::new(stream.into_std()?.into())
+        Self::new(stream.into_std()?.into(), true)
     }
 
-    fn new(stream: OwnedFd) -> io::Result<Self> {
+    fn new(stream: OwnedFd, is_tcp: bool) -> io::Result<Self> {
         Ok(Self {
             reader: pipe::Receiver::from_owned_fd_unchecked(stream.try_clone()?)?,
             writer: Arc::new(stream),
             full: None,
             runtime: Handle::current(),
+            is_tcp,
+            lingers: false,
         })
     }
 
@@ -67,6 +74,22 @@ impl Socket {
         let peer = getpeername(&self.writer).ok().flatten();
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string())
+    }
+
+    /// What will be left of the socket when its connection has ended.
+    pub fn closing(&mut self) -> Closing {
+        self.lingers = self.is_tcp;
+        Closing(self.is_tcp.then(|| self.writer.clone()))
+    }
+
+    /// How the socket is shut down when its connection has ended, so that a thread that waits for room continues. TCP
+    /// answers by a reset what comes after the end of reading: see `Closing`.
+    pub(crate) fn ends_by(&self) -> Shutdown {
+        if self.lingers {
+            Shutdown::Write
+        } else {
+            Shutdown::Both
+        }
     }
 
     pub(crate) fn fd(&self) -> &Arc<OwnedFd> {
@@ -109,6 +132,37 @@ impl Socket {
             ready!(full.poll_write_ready(cx))?.clear_ready();
         }
     }
+}
+
+/// What is left of a socket whose connection has ended.
+pub struct Closing(Option<Arc<OwnedFd>>);
+
+impl Closing {
+    /// Ends both sides at once.
+    pub fn close(&self) {
+        if let Some(socket) = &self.0 {
+            // The peer may have closed it.
+            let _ = shutdown(socket, Shutdown::Both);
+        }
+    }
+
+    /// Ends this side, and waits at most so long until the peer has closed the other. If a socket over TCP is closed
+    /// while something is unread, be it that the peer updates a window, then the connection is reset: the peer may lose
+    /// what it has not read yet, and what is not sent yet never is.
+    pub async fn linger(self, at_most: Duration) {
+        if let Some(socket) = self.0 {
+            let _ = timeout(at_most, read_to_end(&socket)).await;
+        }
+    }
+}
+
+async fn read_to_end(socket: &OwnedFd) -> io::Result<()> {
+    // It may have ended already.
+    let _ = shutdown(socket, Shutdown::Write);
+    let mut reader = pipe::Receiver::from_owned_fd_unchecked(socket.try_clone()?)?;
+    let mut ignored = vec![0; 4096];
+    while reader.read(&mut ignored).await? > 0 {}
+    Ok(())
 }
 
 /// The function that replaces the deprecated one is unsafe, because it cannot know that the file is open.
@@ -161,8 +215,14 @@ impl AsyncWrite for Socket {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::Io;
     use std::{io::Read, task::Waker};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn pair() -> (Socket, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
@@ -197,6 +257,32 @@ mod tests {
         let mut got = String::new();
         near.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "last");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_still_sends_when_a_connection_ends_can_read_everything() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (far, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut far, mut near) = (far.unwrap(), Socket::tcp(accepted.unwrap().0).unwrap());
+        let closing = near.closing();
+        // More than the peer's side holds is on its way.
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut sent = 0;
+        while let Poll::Ready(count) = Pin::new(&mut near).poll_write(&mut cx, &[7; 100_000]) {
+            sent += count.unwrap();
+        }
+        far.write_all(b"unread").await.unwrap();
+        let (near, state) = Io::new(near);
+        state.set_ended();
+        drop(near);
+        let lingering = tokio::spawn(closing.linger(PATIENCE));
+        far.write_all(b"more").await.unwrap();
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), sent);
+        drop(far);
+        lingering.await.unwrap();
     }
 
     #[tokio::test]
