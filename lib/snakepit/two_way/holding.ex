@@ -1,7 +1,8 @@
 defmodule Snakepit.TwoWay.Holding do
   @moduledoc false
-  # The two-way calls that wait for what a process does: because a tool of theirs runs in it, because it produces
-  # the items of their inputs, or because it is a task for which the process of a tool waits. A call of that process must not wait for the places of these calls.
+  # The two-way calls that wait for what a process does: because a tool of theirs runs in it, because it produces the items
+  # of their inputs, or because it is a task for which the process of a tool waits. A call of that process must not wait for
+  # the places of these calls.
 
   @key :"$snakepit_holding"
 
