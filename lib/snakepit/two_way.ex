@@ -228,10 +228,9 @@ defmodule Snakepit.TwoWay do
   @doc "Sends an item. Waits until the input takes it, for at most `timeout` ms: then it is `:busy`."
   @spec push(t, String.t() | nil, term, timeout) :: :ok | :busy | {:error, Error.t()}
   def push(two_way, name, item, timeout) do
-    with {:ok, id} <- pushed(two_way, name),
+    with {:ok, {name, id}} <- pushed(two_way, name),
          {:error, %Error{reason: :invalid_args} = error} <-
            push_until(two_way.handle, id, item, until(timeout)) do
-      {name, ^id} = List.keyfind(Map.to_list(two_way.pushed), id, 1)
       {:error, Inputs.named(error, "args.#{name}: the item")}
     end
   end
@@ -279,14 +278,14 @@ defmodule Snakepit.TwoWay do
   end
 
   def finish_input(two_way, name) do
-    with {:ok, id} <- pushed(two_way, name) do
+    with {:ok, {_name, id}} <- pushed(two_way, name) do
       Native.end_input(two_way.handle, id, nil)
       :ok
     end
   end
 
   defp pushed(%{pushed: pushed}, nil) when map_size(pushed) == 1,
-    do: {:ok, pushed |> Map.values() |> hd()}
+    do: {:ok, pushed |> Map.to_list() |> hd()}
 
   defp pushed(%{pushed: pushed}, nil) do
     {:error,
@@ -296,8 +295,13 @@ defmodule Snakepit.TwoWay do
   end
 
   defp pushed(%{pushed: pushed}, name) do
-    with :error <- Map.fetch(pushed, name) do
-      {:error, invalid("the call has no input #{inspect(name)}: its inputs are #{names(pushed)}")}
+    case pushed do
+      %{^name => id} ->
+        {:ok, {name, id}}
+
+      _none ->
+        {:error,
+         invalid("the call has no input #{inspect(name)}: its inputs are #{names(pushed)}")}
     end
   end
 

@@ -146,8 +146,8 @@ impl Closing {
         }
     }
 
-    /// Ends this side, and waits at most so long until the peer has closed the other. If a socket over TCP is closed
-    /// while something is unread, be it that the peer updates a window, then the connection is reset: the peer may lose
+    /// After this side was shut down: waits at most so long until the peer has closed the other. If a socket over TCP is
+    /// closed while something is unread, be it that the peer updates a window, then the connection is reset: the peer may lose
     /// what it has not read yet, and what is not sent yet never is.
     pub async fn linger(self, at_most: Duration) {
         if let Some(socket) = self.0 {
@@ -157,8 +157,6 @@ impl Closing {
 }
 
 async fn read_to_end(socket: &OwnedFd) -> io::Result<()> {
-    // It may have ended already.
-    let _ = shutdown(socket, Shutdown::Write);
     let mut reader = pipe::Receiver::from_owned_fd_unchecked(socket.try_clone()?)?;
     let mut ignored = vec![0; 4096];
     while reader.read(&mut ignored).await? > 0 {}

@@ -74,8 +74,6 @@ class _Server:
         self._threads = 0
         self._at_rest = 0
         self._calls: dict[int, Call] = {}
-        #: Those of the calls whose clients offer tools.
-        self._conversations: dict[int, Conversation] = {}
         self._controls: dict[str, Callable[[dict[str, Any]], object]] = {
             "$health": self._health,
             "$info": self._info,
@@ -153,7 +151,6 @@ class _Server:
             return execution.respond(self._worker.runner, call, wire.result, wire.failure)
         finally:
             del self._calls[call.call_id]
-            self._conversations.pop(call.call_id, None)
 
     def _call(self, request: dict[str, Any], problems: list[str], size: int) -> Call:
         command = self._worker.registry.find(request["command"], stream=False)
@@ -186,14 +183,12 @@ class _Server:
         if not tools:
             return None
         wire = Asking(request["id"], self._write, self._limit)
-        conversation = Conversation(wire, tools, request.get("max_asks", 0))
-        self._conversations[request["id"]] = conversation
-        return conversation
+        return Conversation(wire, tools, request.get("max_asks", 0))
 
     def _take_answer(self, args: dict[str, Any]) -> None:
-        conversation = self._conversations.get(args["call_id"])
-        if conversation is not None:
-            conversation.answer(args["ask_id"], functools.partial(_value, args))
+        call = self._calls.get(args["call_id"])
+        if call is not None and call.conversation is not None:
+            call.conversation.answer(args["ask_id"], functools.partial(_value, args))
 
     def _write(self, message: bytes) -> None:
         size = len(message).to_bytes(4, "big")
