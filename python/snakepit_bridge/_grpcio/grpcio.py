@@ -269,7 +269,11 @@ class Service(grpc.GenericRpcHandler):
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        """Returns the handler of an RPC. grpcio calls this for one RPC after another, in order."""
+        """Returns the handler of an RPC.
+
+        grpcio calls this for one RPC after another, nearly in the order of their arrival: of those
+        that wait, an RPC that has just arrived is first now and then (20 of 3,000 bursts of 20).
+        """
         health = self._health_v1.service(details)
         if health is not None:
             return health
