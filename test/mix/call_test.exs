@@ -49,14 +49,15 @@ defmodule Mix.Tasks.Snakepit.CallTest do
     """
 
     files = %{"lib/app/application.ex" => application, "python/commands.py" => @commands}
-    Project.write!(Path.join(dir, "app"), :app, files, mod: "App.Application")
+    project = Project.write!(Path.join(dir, "app"), :app, files, mod: "App.Application")
+    # Its output would be that of the first task.
+    {_, 0} = Project.mix(project, ["compile"])
+    project
   end
 
   # Only what the task writes to standard output.
-  defp call(project, args) do
-    Project.mix(project, ["compile"])
-    Project.mix(project, ["snakepit.call" | args], stderr_to_stdout: false)
-  end
+  defp call(project, args),
+    do: Project.mix(project, ["snakepit.call" | args], stderr_to_stdout: false)
 
   test "calls the project's pool and prints JSON, and nothing else, on standard output",
        %{tmp_dir: dir} do

@@ -44,6 +44,7 @@ defmodule Mix.Tasks.Snakepit.DoctorTest do
     Project.write!(Path.join(dir, "app"), :app, files, mod: "App.Application")
   end
 
+  # Settings of the dependency are in config/runtime.exs, because others compile it anew.
   defp doctor(project, args \\ []), do: Project.mix(project, ["snakepit.doctor" | args])
 
   defp lines(output), do: String.split(output, "\n")
@@ -123,7 +124,7 @@ defmodule Mix.Tasks.Snakepit.DoctorTest do
   test "finds an invalid configuration, and checks the installation nevertheless",
        %{tmp_dir: dir} do
     config = %{
-      "config/config.exs" => "import Config\nconfig :snakepit, pool_config: %{pool_sise: 2}\n"
+      "config/runtime.exs" => "import Config\nconfig :snakepit, pool_config: %{pool_sise: 2}\n"
     }
 
     {output, status} = doctor(project!(dir, "", config))
@@ -136,7 +137,7 @@ defmodule Mix.Tasks.Snakepit.DoctorTest do
 
   test "checks the pool of config :snakepit without starting anything", %{tmp_dir: dir} do
     config = %{
-      "config/config.exs" => """
+      "config/runtime.exs" => """
       import Config
       config :snakepit,
         adapter_args: [class: "commands:Commands", paths: ["python"]],

@@ -4,6 +4,7 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
   use ExUnit.Case, async: true
 
   alias Mix.Snakepit.Venv
+  alias Mix.Tasks.Snakepit.Setup
   alias Snakepit.Test.Project
 
   @moduletag :tmp_dir
@@ -73,72 +74,84 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     String.trim(version)
   end
 
-  for tool <- [:uv, :pip] do
-    # One environment: to make one with pip takes seconds.
-    test "creates .venv with #{tool}, installs into it, and leaves it alone from then on",
-         %{project: project, tmp_dir: dir} do
-      tool = unquote(tool)
-      output = setup!(project, tool, ["--python", version()])
-      assert output =~ "* creating .venv"
-      assert output =~ "* linking snakepit_bridge"
-      assert output =~ ~r/^\.venv is ready: Python 3\.\d+/m
-      assert {bridge, 0} = run_python(project, "import snakepit_bridge as b; print(b.__file__)")
-      assert bridge == Path.expand("priv/python/snakepit_bridge/__init__.py")
-      inode = inode(project)
-
-      # Nothing is left to do, also if its Python is named in another way. Which one the version names depends on
-      # the tool.
-      assert {python, 0} = run_python(project, "import sys; print(sys._base_executable)")
-      refute setup!(project, tool, ["--python", python]) =~ "* "
-
-      assert {output, 1} = task(project, tool, ["--python", "3.1"])
-      assert output =~ ".venv has Python #{version()}."
-      assert output =~ "not the Python of --python 3.1: delete the directory"
-
-      # grpcio is installed only if asked for, which nothing but an index can serve.
-      assert {_, 1} = run_python(project, "import grpc")
-      assert {output, 1} = task(project, tool, ["--grpcio"])
-      assert output =~ "* installing grpcio>=1.60 protobuf>=4.25 with #{tool}"
-
-      File.write!(Path.join(project, "requirements.txt"), "#{wheel!(dir)}\n")
-      installing = "* installing the packages of requirements.txt with #{tool}"
-      assert setup!(project, tool) =~ installing
-      assert {"7", 0} = run_python(project, "import demo_package; print(demo_package.VALUE)")
-      refute setup!(project, tool) =~ installing
-
-      File.write!(Path.join(project, "other.txt"), "nowhere-to-be-found\n")
-      assert {output, 1} = task(project, tool, ["--requirements", "other.txt"])
-      assert output =~ "nowhere-to-be-found"
-      assert inode(project) == inode
-    end
-
-    test "installs the dependencies of pyproject.toml with #{tool}",
-         %{project: project, tmp_dir: dir} do
-      File.write!(Path.join(project, "pyproject.toml"), """
-      [project]
-      name = "app"
-      version = "1"
-      requires-python = ">=3.9"
-      dependencies = ["demo-package @ file://#{wheel!(dir)}"]
-      """)
-
-      assert setup!(project, unquote(tool)) =~ "* installing "
-      assert {"7", 0} = run_python(project, "import demo_package; print(demo_package.VALUE)")
-    end
+  defp assert_created(output, project) do
+    assert output =~ "* creating .venv"
+    assert output =~ "* linking snakepit_bridge"
+    assert output =~ ~r/^\.venv is ready: Python 3\.\d+/m
+    assert {bridge, 0} = run_python(project, "import snakepit_bridge as b; print(b.__file__)")
+    assert bridge == Path.expand("priv/python/snakepit_bridge/__init__.py")
   end
 
-  test "installs what uv.lock lists, with uv, and keeps what else there is",
-       %{project: project, tmp_dir: dir} do
+  defp write_pyproject!(project, dependency) do
     File.write!(Path.join(project, "pyproject.toml"), """
     [project]
     name = "app"
     version = "1"
     requires-python = ">=3.9"
-    dependencies = ["demo-package"]
-
-    [tool.uv.sources]
-    demo-package = {path = "#{wheel!(dir)}"}
+    dependencies = ["#{dependency}"]
     """)
+  end
+
+  test "creates .venv with uv, installs into it, and leaves it alone from then on",
+       %{project: project, tmp_dir: dir} do
+    project |> then(&setup!(&1, :uv, ["--python", version()])) |> assert_created(project)
+    inode = inode(project)
+
+    # Nothing is left to do, also if its Python is named in another way. Which one the version names depends on
+    # the tool.
+    assert {python, 0} = run_python(project, "import sys; print(sys._base_executable)")
+    refute setup!(project, :uv, ["--python", python]) =~ "* "
+
+    assert {output, 1} = task(project, :uv, ["--python", "3.1"])
+    assert output =~ ".venv has Python #{version()}."
+    assert output =~ "not the Python of --python 3.1: delete the directory"
+
+    # grpcio is installed only if asked for, which nothing but an index can serve.
+    assert {_, 1} = run_python(project, "import grpc")
+    assert {output, 1} = task(project, :uv, ["--grpcio"])
+    assert output =~ "* installing grpcio>=1.60 protobuf>=4.25 with uv"
+
+    File.write!(Path.join(project, "requirements.txt"), "#{wheel!(dir)}\n")
+    installing = "* installing the packages of requirements.txt with uv"
+    assert setup!(project, :uv) =~ installing
+    assert {"7", 0} = run_python(project, "import demo_package; print(demo_package.VALUE)")
+    refute setup!(project, :uv) =~ installing
+
+    File.write!(Path.join(project, "other.txt"), "nowhere-to-be-found\n")
+    assert {output, 1} = task(project, :uv, ["--requirements", "other.txt"])
+    assert output =~ "nowhere-to-be-found"
+    assert inode(project) == inode
+  end
+
+  # One environment and few installations: each takes seconds with pip.
+  test "creates .venv with pip, installs into it, and leaves it alone from then on",
+       %{project: project, tmp_dir: dir} do
+    write_pyproject!(project, "demo-package @ file://#{wheel!(dir)}")
+    output = setup!(project, :pip, ["--python", version()])
+    assert_created(output, project)
+    assert output =~ ~r"\* installing demo-package @ file://.* with pip"
+    assert {"7", 0} = run_python(project, "import demo_package; print(demo_package.VALUE)")
+    inode = inode(project)
+    refute setup!(project, :pip) =~ "* "
+
+    File.write!(Path.join(project, "other.txt"), "nowhere-to-be-found\n")
+    assert {output, 1} = task(project, :pip, ["--requirements", "other.txt"])
+    assert output =~ "* installing the packages of other.txt with pip"
+    assert output =~ "nowhere-to-be-found"
+    assert inode(project) == inode
+  end
+
+  test "installs the dependencies of pyproject.toml with uv", %{project: project, tmp_dir: dir} do
+    write_pyproject!(project, "demo-package @ file://#{wheel!(dir)}")
+    assert setup!(project, :uv) =~ "* installing "
+    assert {"7", 0} = run_python(project, "import demo_package; print(demo_package.VALUE)")
+  end
+
+  test "installs what uv.lock lists, with uv, and keeps what else there is",
+       %{project: project, tmp_dir: dir} do
+    write_pyproject!(project, "demo-package")
+    source = ~s([tool.uv.sources]\ndemo-package = {path = "#{wheel!(dir)}"}\n)
+    File.write!(Path.join(project, "pyproject.toml"), source, [:append])
 
     env = [{"UV_OFFLINE", "1"}]
     {output, status} = System.cmd(uv(), ["lock"], cd: project, env: env, stderr_to_stdout: true)
@@ -155,9 +168,8 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     {_, 0} = System.cmd(uv(), ["venv", "-q", "--no-project", Path.join(project, ".venv")])
     assert {_, 1} = run_python(project, "import pip")
     inode = inode(project)
-    assert setup!(project, :pip, []) =~ ".venv is ready"
     File.write!(Path.join(project, "requirements.txt"), "#{wheel!(dir)}\n")
-    assert setup!(project, :pip, []) =~ "* installing pip, which .venv does not have"
+    assert setup!(project, :pip) =~ "* installing pip, which .venv does not have"
     assert inode(project) == inode
     assert {"7", 0} = run_python(project, "import demo_package; print(demo_package.VALUE)")
   end
@@ -176,17 +188,12 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     python
   end
 
-  test "creates an environment without pip if the Python cannot install it",
+  test "creates an environment without pip if the Python cannot install it, and again if the Python is gone",
        %{project: project, tmp_dir: dir} do
-    python = python_without_ensurepip!(dir)
-    assert setup!(project, :pip, ["--python", python]) =~ ".venv is ready"
+    args = ["--python", python_without_ensurepip!(dir)]
+    assert setup!(project, :pip, args) =~ ".venv is ready"
     assert {_, 1} = run_python(project, "import pip")
     assert {_, 0} = run_python(project, "import snakepit_bridge")
-  end
-
-  test "creates an environment again whose Python is gone", %{project: project, tmp_dir: dir} do
-    args = ["--python", python_without_ensurepip!(dir)]
-    setup!(project, :pip, args)
     python = Path.join(project, ".venv/bin/python")
     File.rm!(python)
     File.ln_s!("/nowhere/python3", python)
@@ -221,11 +228,13 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     assert output =~ "mix snakepit.setup --python 3.12"
     refute File.exists?(Path.join(project, ".venv"))
 
-    assert {output, 1} = task(project, :pip, ["--pyton", "3.12"])
-    assert output =~ "there is no option --pyton; the options are --python, --venv,"
-    assert {output, 1} = task(project, :pip, ["--python"])
-    assert output =~ "the option --python needs a value"
-    assert {output, 1} = task(project, :pip, ["here"])
-    assert output =~ ~s(unexpected argument "here")
+    for {args, message} <- [
+          {["--pyton", "3.12"], "there is no option --pyton; the options are --python, --venv,"},
+          {["--python"], "the option --python needs a value"},
+          {["here"], ~s(unexpected argument "here")}
+        ] do
+      assert %Mix.Error{} = error = catch_error(Setup.run(args))
+      assert error.message =~ message
+    end
   end
 end

@@ -16,7 +16,7 @@ defmodule Snakepit.PropertyTest do
   @any_types ~w(tuple deque UserList values objects polars arrow Categorical Index)
   @integer_types ["masked", "Int64 frame"]
   @text_types ["string frame"]
-  @runs 40
+  @runs 12
   @values_per_call 100
 
   setup_all do

@@ -118,7 +118,7 @@ defmodule Snakepit.RecyclingTest do
     } do
       pool = start!(dir, [size: 2, max_concurrency: 2, max_requests: 500] ++ @options)
       before = os_pids(pool)
-      load = load(pool, 32)
+      load = load(pool, 8)
       never_below(pool, 2, &(&1.recycled >= 2))
       eventually(fn -> not Enum.any?(before, fn pid -> alive?(pid) end) end)
 

@@ -53,7 +53,7 @@ defmodule Snakepit.StartJournalTest do
   end
 
   defp marks(pool, caller) do
-    for call <- 1..200 do
+    for call <- 1..100 do
       number = caller * 1000 + call
       args = %{number: number, dies: rem(number, 80) == 0}
 
