@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import linecache
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
@@ -51,6 +52,13 @@ cause_of = _getter("__cause__")
 _context_of = _getter("__context__")
 _traceback_of = _getter("__traceback__")
 _hides_context = _getter("__suppress_context__")
+
+
+def is_task_cancelled(kind: type[BaseException]) -> bool:
+    """Whether it is asyncio's exception for a cancelled task."""
+    # If asyncio is not imported, its exception was not raised.
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and issubclass(kind, asyncio.CancelledError)
 
 
 def shown(error: BaseException) -> str:

@@ -6,7 +6,6 @@ import contextvars
 import functools
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -22,7 +21,7 @@ from snakepit_bridge._commands.system_info import system_info
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import StartError, exit_fork
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
-from snakepit_bridge._errors.raised import shown
+from snakepit_bridge._errors.raised import is_task_cancelled, shown
 from snakepit_bridge._errors.two_way import CallCancelledError, InputError, ToolError
 from snakepit_bridge._native import Server
 from snakepit_bridge._network.address import bind_first
@@ -215,7 +214,7 @@ class _Callbacks:
         if not cancelled:
             return CallError.of(error)
         failure = CallError("cancelled", "the call was cancelled")
-        failure.closed = _is_task_cancelled(kind)
+        failure.closed = is_task_cancelled(kind)
         if not failure.closed and not issubclass(kind, (GeneratorExit, CallCancelledError)):
             _log.info("%s raised %s after it was cancelled", command, shown(error))
         return failure
@@ -282,9 +281,3 @@ class _Callbacks:
 def _set_running(call: Union[_native.AsyncCall, _native.BatchRun]) -> None:
     if running.get() is None:
         running.set(Context(request_id=call.request_id))
-
-
-def _is_task_cancelled(kind: type[BaseException]) -> bool:
-    # If asyncio is not imported, its exception was not raised.
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and issubclass(kind, asyncio.CancelledError)

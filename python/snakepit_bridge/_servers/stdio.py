@@ -47,6 +47,9 @@ def run(registry: Registry, hooks: HookRunner, options: Options, pipes: tuple[in
     )
     # One thread more than calls may run or gather: it reads cancellations and checks meanwhile.
     most_calls = registry.batch_size * options.max_concurrency
+    if any(command.is_async for command in registry.values()):
+        # Otherwise the first call of one would wait for this import.
+        from snakepit_bridge._threads import async_for_threads  # noqa: F401
     server = _Server(worker, options.max_message_size, pipes, most_calls + 1)
     server.start_thread()
     finish = functools.partial(worker.runner.wait_idle, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import logging
@@ -16,7 +15,7 @@ from snakepit_bridge._commands.registry import Command
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.exits import exit_fork
 from snakepit_bridge._errors.guards import invalid_args, invalid_result
-from snakepit_bridge._errors.raised import shown
+from snakepit_bridge._errors.raised import is_task_cancelled, shown
 from snakepit_bridge._errors.two_way import CallCancelledError
 from snakepit_bridge._telemetry import tracing
 from snakepit_bridge._threads.runner import Runner, cancelled
@@ -315,8 +314,9 @@ def _failure(call: Call, error: BaseException) -> CallError:
     if issubclass(kind, CallError):
         return error  # type: ignore[return-value]
     if call.context.cancelled:
-        call.closed = call.closed or issubclass(kind, asyncio.CancelledError)
-        if not issubclass(kind, (asyncio.CancelledError, GeneratorExit, CallCancelledError)):
+        task_cancelled = is_task_cancelled(kind)
+        call.closed = call.closed or task_cancelled
+        if not task_cancelled and not issubclass(kind, (GeneratorExit, CallCancelledError)):
             _log.info("%s raised %s after it was cancelled", call.command.name, shown(error))
         return cancelled()
     return CallError.of(error)
