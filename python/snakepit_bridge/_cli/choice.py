@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
-import sysconfig
 from collections.abc import Callable
 from typing import Optional
 
 from snakepit_bridge._errors.exits import NoServerError
 
-_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+# As `sysconfig` has it, which reads all settings of the build.
+_FREE_THREADED = "t" in sys.abiflags
 
 
 def grpc_server(name: Optional[str]) -> Callable[..., int]:

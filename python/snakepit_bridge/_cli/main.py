@@ -11,7 +11,6 @@ from snakepit_bridge._cli.loading import load_commands, start
 from snakepit_bridge._errors.call_error import limit_errors
 from snakepit_bridge._errors.exits import StartError
 from snakepit_bridge._process import lifeline, logs, terminal
-from snakepit_bridge._process.listening import Listening
 from snakepit_bridge._process.options import Options, parse
 from snakepit_bridge._process.parent import Parent
 from snakepit_bridge._threads.hook_runner import HookRunner
@@ -50,6 +49,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _serve(options: Options, parent: Parent, init: Optional[bytes]) -> int:
+    from snakepit_bridge._process.listening import Listening
+
     run = grpc_server(options.server)
     registry = load_commands(options.adapter, options.import_path, init)
     logs.yield_to_user(prefixed=parent.is_beam)

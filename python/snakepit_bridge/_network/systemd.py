@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 
 
 class Systemd:
@@ -17,6 +16,8 @@ class Systemd:
     def notify(self, state: str) -> None:
         if not self._address:
             return
+        import socket
+
         with (
             contextlib.suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,

@@ -13,7 +13,7 @@ _LATE = """
 snakepit_bridge._threads.async_for_threads
 snakepit_bridge._values.extended_reader snakepit_bridge._arguments.pydantic_builders
 asyncio ctypes dataclasses decimal difflib hmac linecache mmap pathlib platform queue resource
-traceback uuid
+socket sysconfig traceback uuid
 """
 
 # The user's entries of `sys.path` are those before this one, the first of Python's own.

@@ -7,7 +7,6 @@ import functools
 import io
 import logging
 import sys
-import sysconfig
 from functools import cache
 from typing import Any
 
@@ -82,6 +81,8 @@ def _is_library(package: str) -> bool:
     origin = str(getattr(spec, "origin", None) or "")
     if package in ("", "__main__", "snakepit_bridge"):
         return False
+    import sysconfig
+
     installed = ("site-packages", "dist-packages")
     return any(part in origin.split("/") for part in installed) or origin.startswith(
         sysconfig.get_path("stdlib") + "/"

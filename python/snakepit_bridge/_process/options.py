@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from typing import Optional
 
@@ -63,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Serves an adapter's commands over gRPC, or over stdin and stdout. To run one "
         "in this process or to list them, see `%(prog)s call --help` and `%(prog)s commands "
         "--help`.",
+        # With a width, adding options does not import what asks for the terminal's.
+        formatter_class=functools.partial(argparse.HelpFormatter, width=80),
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(
@@ -160,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how long cancelled calls may take to stop (default: 2)",
     )
     _add_network(parser.add_argument_group("a server for other machines"))
+    parser.formatter_class = argparse.HelpFormatter
     return parser
 
 
