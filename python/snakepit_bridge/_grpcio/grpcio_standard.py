@@ -65,12 +65,13 @@ class Health(grpc.GenericRpcHandler):
         try:
             if too_many:
                 rpc.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many health checks are open")
-            yield pb.HealthCheckResponse(status=self._status(request.service))
-            was_serving = self.serving
+            told = self._status(request.service)
+            yield pb.HealthCheckResponse(status=told)
             with self._changed:
                 self._changed.wait_for(lambda: not (self.serving and rpc.is_active()))
-            if was_serving and rpc.is_active():
-                yield pb.HealthCheckResponse(status=self._status(request.service))
+            status = self._status(request.service)
+            if status != told and rpc.is_active():
+                yield pb.HealthCheckResponse(status=status)
             _leave(rpc)
         finally:
             with self._changed:

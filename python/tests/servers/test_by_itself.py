@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Optional
 
 import grpc
@@ -25,6 +26,7 @@ from conftest import Start
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
+from snakepit_bridge._grpcio.grpcio_standard import Health
 from snakepit_bridge._proto import snakepit_pb2 as bridge
 from snakepit_bridge._proto import standard as pb
 
@@ -354,6 +356,31 @@ def test_a_server_on_grpcio_that_stops_serves_the_calls_that_still_arrive(tmp_pa
     finally:
         server.kill()
         server.wait(PATIENCE)
+
+
+class ActiveRpc:
+    """An RPC whose client stays."""
+
+    def add_callback(self, _callback: Callable[[], None]) -> bool:
+        return True
+
+    def is_active(self) -> bool:
+        return True
+
+    def abort(self, code: grpc.StatusCode, _details: str) -> None:
+        raise LookupError(code)
+
+
+def test_a_health_check_on_grpcio_learns_of_a_stop_before_its_next_message_is_asked_for() -> None:
+    health = Health()
+    details: Any = SimpleNamespace(method="/grpc.health.v1.Health/Watch")
+    handler = health.service(details)
+    statuses = handler.unary_stream(pb.HealthCheckRequest(), ActiveRpc())
+    assert next(statuses).status == SERVING
+    health.stop_serving()
+    assert next(statuses).status == NOT_SERVING
+    with pytest.raises(LookupError, match="UNAVAILABLE"):
+        next(statuses)
 
 
 def test_calls_are_logged_at_their_end(start: Start, pipe: MakePipe) -> None:
