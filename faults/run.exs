@@ -19,7 +19,7 @@ defmodule Snakepit.Faults do
     {Snakepit.Test.HAProxy, "haproxy.ex"},
     {Snakepit.Test.NameServer, "name_server.ex"}
   ]
-  @support for name <- ~w(os trial load beam hosts server proxy),
+  @support for name <- ~w(os trial load beam victim hosts server proxy),
                do: Path.join(@here, "support/#{name}.exs")
   @trials Path.wildcard(Path.join(@here, "trials/*.exs"))
   @options [
@@ -29,8 +29,7 @@ defmodule Snakepit.Faults do
     seed: :integer,
     jobs: :integer,
     markdown: :boolean,
-    verbose: :boolean,
-    child: :string
+    verbose: :boolean
   ]
   # The time after which a trial counts as hanging; no trial of a sound product comes near it.
   @cap_minutes %{short: 5, long: 30}
@@ -39,79 +38,79 @@ defmodule Snakepit.Faults do
   def main(args) do
     {options, rest, unknown} = OptionParser.parse(args, strict: @options)
 
-    case {options[:child], rest ++ unknown} do
-      {_, [unknown | _]} -> stop("unknown argument #{inspect(unknown)}; see faults/run.exs")
-      {nil, []} -> parent(options)
-      {child, []} -> child(child)
-    end
-  end
+    with [unknown | _] <- rest ++ unknown,
+         do: stop("unknown argument #{inspect(unknown)}; see faults/run.exs")
 
-  defp parent(options) do
     unless File.dir?("/proc/self/fd"),
       do: stop("the fault suite reads /proc: it runs on Linux alone")
 
-    trials = chosen(options)
-    if options[:list], do: list(trials), else: run(trials, options)
+    modules = compile()
+    trials = modules |> trials() |> chosen(Keyword.get_values(options, :only), options)
+    if options[:list], do: list(trials), else: run(trials, modules, options)
   end
 
-  # {file, trial} for each requested trial.
-  defp chosen(options) do
-    require_support()
-    names = Keyword.get_values(options, :only)
+  defp chosen(all, names, options) do
+    known = for trial <- all, do: trial.name
 
-    all = for file <- @trials, trial <- require_trials(file).trials(), do: {file, trial}
+    case {names, names -- known} do
+      {[], []} ->
+        Enum.filter(all, &(options[:long] || options[:list] || &1.short))
 
-    chosen =
-      case names do
-        [] ->
-          Enum.filter(all, fn {_, trial} -> options[:long] || options[:list] || trial.short end)
+      {_, []} ->
+        Enum.filter(all, &(&1.name in names))
 
-        _ ->
-          Enum.filter(all, fn {_, trial} -> trial.name in names end)
-      end
-
-    known = for {_, trial} <- all, do: trial.name
-
-    case names -- known do
-      [] ->
-        chosen
-
-      [name | _] ->
+      {_, [name | _]} ->
         stop("there is no trial #{inspect(name)}; there are #{Enum.join(known, ", ")}")
     end
   end
 
-  # The last module of a file is its trial.
-  defp require_support do
-    # The modules shared with the tests are already compiled if the suite runs there.
-    for {module, file} <- @shared, not Code.ensure_loaded?(module) do
-      Code.require_file("../test/support/#{file}", @here)
-    end
+  # {file, module, code} of all that the trials' BEAMs need, so that none of them compiles it again. The modules shared
+  # with the tests are already compiled if the suite runs there.
+  defp compile do
+    shared =
+      for {module, file} <- @shared,
+          not Code.ensure_loaded?(module),
+          do: Path.expand("../test/support/#{file}", @here)
 
-    Enum.each(@support, &Code.require_file/1)
+    table = :ets.new(:modules, [:public, :bag])
+    keep = fn file, module, code -> :ets.insert(table, {file, module, code}) end
+
+    case Kernel.ParallelCompiler.compile(shared ++ @support ++ @trials, each_module: keep) do
+      {:ok, _modules, _warnings} -> :ets.tab2list(table)
+      {:error, _errors, _warnings} -> stop("the suite does not compile")
+    end
   end
 
-  defp require_trials(file), do: file |> Code.require_file() |> List.last() |> elem(0)
+  # Those of the modules that have some, each with its module.
+  defp trials(modules) do
+    for {_file, module, _code} <- Enum.sort(modules),
+        function_exported?(module, :trials, 0),
+        trial <- module.trials(),
+        do: Map.put(trial, :module, module)
+  end
 
   defp list(trials) do
-    for {_, trial} <- trials do
+    for trial <- trials do
       form = if trial.short, do: "short", else: "long "
       IO.puts("#{String.pad_trailing(trial.name, 20)} #{form}  #{trial.about}")
     end
   end
 
-  defp run(trials, options) do
+  defp run(trials, modules, options) do
     seed = options[:seed] || :rand.uniform(1_000_000)
     form = if options[:long], do: :long, else: :short
     folder = folder()
+    code = Path.join(folder, "code")
 
     unless File.exists?(".venv/bin/python"),
       do: stop("there is no .venv/bin/python: mix snakepit.setup --dev makes it")
 
+    File.mkdir_p!(code)
+    for {_, module, binary} <- modules, do: File.write!(Path.join(code, "#{module}.beam"), binary)
     IO.puts("#{count(trials)}, #{form}, --seed #{seed}\n")
 
-    one = fn {{file, trial}, index} ->
-      trial(file, trial, form, seed, Path.join(folder, "#{index}"), options[:verbose])
+    one = fn {trial, index} ->
+      trial(trial, code, form, seed, Path.join(folder, "#{index}"), options[:verbose])
     end
 
     # Figures are best measured with one trial at a time; the verdicts are the same.
@@ -142,11 +141,11 @@ defmodule Snakepit.Faults do
     folder
   end
 
-  defp trial(file, trial, form, seed, folder, verbose) do
+  defp trial(trial, code, form, seed, folder, verbose) do
     File.mkdir_p!(folder)
     result = Path.join(folder, "result")
-    what = %{file: file, name: trial.name, form: form, seed: seed, folder: folder, result: result}
-    paths = Enum.flat_map(:code.get_path(), &["-pa", to_string(&1)])
+    what = %{module: trial.module, name: trial.name, form: form, seed: seed, result: result}
+    paths = Enum.flat_map([code | :code.get_path()], &["-pa", to_string(&1)])
     argument = what |> :erlang.term_to_binary() |> Base.encode64()
     started = System.monotonic_time(:millisecond)
 
@@ -155,7 +154,7 @@ defmodule Snakepit.Faults do
         :binary,
         :exit_status,
         :stderr_to_stdout,
-        args: paths ++ [Path.join(@here, "run.exs"), "--child", argument],
+        args: paths ++ ["-e", "Snakepit.Faults.Trial.main(System.argv())", argument],
         env: [{~c"TMPDIR", to_charlist(folder)}, {~c"SNAKEPIT_FAULTS", ~c"1"}]
       ])
 
@@ -194,16 +193,6 @@ defmodule Snakepit.Faults do
         System.cmd("kill", ["-KILL", "#{pid}"])
         {:hangs, log}
     end
-  end
-
-  defp child(argument) do
-    what = argument |> Base.decode64!() |> :erlang.binary_to_term()
-    require_support()
-    trial = Enum.find(require_trials(what.file).trials(), &(&1.name == what.name))
-    report = Snakepit.Faults.Trial.run(trial, what)
-    File.write!(what.result <> ".new", :erlang.term_to_binary(report))
-    File.rename!(what.result <> ".new", what.result)
-    System.halt(0)
   end
 
   defp show(row) do

@@ -1,10 +1,8 @@
 defmodule Snakepit.Faults.Beam do
   @moduledoc false
-  # A BEAM with pools of every kind, faults/victim.exs, to be killed from outside.
+  # A BEAM with pools of every kind, faults/support/victim.exs, to be killed from outside.
 
   defstruct [:port, :os_pid, lines: []]
-
-  @victim Path.expand("../victim.exs", __DIR__)
 
   @doc "Starts it in a situation, and waits until it has reached that situation."
   def start!(situation, options \\ []) do
@@ -16,7 +14,9 @@ defmodule Snakepit.Faults.Beam do
         :exit_status,
         :stderr_to_stdout,
         line: 10_000,
-        args: paths ++ [@victim, situation, inspect(options)]
+        args:
+          paths ++
+            ["-e", "Snakepit.Faults.Victim.main(System.argv())", situation, inspect(options)]
       ])
 
     await(%__MODULE__{port: port}, "victim")

@@ -18,8 +18,17 @@ defmodule Snakepit.Faults.Trial do
     ]
   end
 
-  @doc "Runs a trial; returns its verdict, figures and failures."
-  def run(trial, what) do
+  @doc "A trial's BEAM: runs the trial, and writes its verdict, figures and failures."
+  def main([argument]) do
+    what = argument |> Base.decode64!() |> :erlang.binary_to_term()
+    trial = Enum.find(what.module.trials(), &(&1.name == what.name))
+    report = run(trial, what)
+    File.write!(what.result <> ".new", :erlang.term_to_binary(report))
+    File.rename!(what.result <> ".new", what.result)
+    System.halt(0)
+  end
+
+  defp run(trial, what) do
     :ets.new(@report, [:named_table, :public, :ordered_set])
     Logger.configure(level: :warning)
     {:ok, _} = Application.ensure_all_started(:snakepit)

@@ -1,11 +1,14 @@
-# A BEAM that is to be killed: `elixir victim.exs SITUATION OPTIONS`, started by
-# faults/support/beam.exs. Its messages begin with "@".
 defmodule Snakepit.Faults.Victim do
+  @moduledoc false
+  # What a BEAM does that is to be killed, and that faults/support/beam.exs has started: `main(["SITUATION", "OPTIONS"])`.
+  # Its messages begin with "@".
+
   @paths for folder <- ~w(faults/python test/support/python), do: Path.expand(folder)
   @size 2
   @patience 60_000
 
   def main([situation, options]) do
+    {:ok, _} = Application.ensure_all_started(:snakepit)
     {options, _} = Code.eval_string(options)
     say("victim #{System.pid()}")
     Logger.configure(level: :warning)
@@ -198,6 +201,3 @@ defmodule Snakepit.Faults.Victim do
 
   defp say(text), do: IO.puts("@" <> text)
 end
-
-{:ok, _} = Application.ensure_all_started(:snakepit)
-Snakepit.Faults.Victim.main(System.argv())
