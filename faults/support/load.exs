@@ -13,16 +13,16 @@ defmodule Snakepit.Faults.Load do
 
   @doc """
   Starts callers. Options: `:callers`, `:kinds` of calls (of `:unary`, `:quick`, `:stream`,
-  `:halted`, `:session`, and those of `two_way/1`), `:timeout`, `:queue_timeout`, `:seed`, `:stops`: a caller
-  that gets `:pool_stopped` ends, and `:forgets`: the pool itself is restarted, and knows no earlier
-  sessions.
+  `:halted`, `:session`, and those of `two_way/1`), `:timeout`, `:queue_timeout`, `:what`, the trial's seed and form,
+  `:stops`: a caller that gets `:pool_stopped` ends, and `:forgets`: the pool itself is restarted, and
+  knows no earlier sessions.
   """
   def start(pool, options) do
     journal = Path.join(System.tmp_dir!(), "journal#{System.unique_integer([:positive])}")
     File.touch!(journal)
 
-    options =
-      Keyword.merge([callers: 16, timeout: 60_000, queue_timeout: 60_000, seed: 1], options)
+    options = Keyword.merge([callers: 16, timeout: 60_000, queue_timeout: 60_000], options)
+    what = Keyword.fetch!(options, :what)
 
     load = %__MODULE__{
       pool: pool,
@@ -39,9 +39,22 @@ defmodule Snakepit.Faults.Load do
     tasks =
       for index <- 1..options[:callers] do
         Task.async(fn ->
-          seed(options[:seed], index)
+          seed(what.seed, index)
           call = [pool: pool, timeout: options[:timeout], queue_timeout: options[:queue_timeout]]
-          session = %{id: "s#{index}", count: 0, forgets: load.forgets, tools: load.tools}
+
+          # The short form needs calls that run, not many of them: they use little CPU time.
+          session = %{
+            id: "s#{index}",
+            count: 0,
+            forgets: load.forgets,
+            tools: load.tools,
+            seconds: times(what, [0, 0.1, 0.4], [0, 0, 0, 0.05]),
+            asks: times(what, 8, 20),
+            items: times(what, 20, 40),
+            pushes: times(what, 40, 200),
+            chunks: times(what, 200, 3_000)
+          }
+
           loop(load, call, session)
         end)
       end
@@ -163,14 +176,14 @@ defmodule Snakepit.Faults.Load do
 
   # Some run long enough to be hit by what happens to their worker.
   defp call(:unary, token, journal, options, session),
-    do: {mark(token, journal, Enum.random([0, 0, 0, 0.05]), options), session}
+    do: {mark(token, journal, Enum.random(session.seconds), options), session}
 
   # So short that further calls are sent ahead to the worker.
   defp call(:quick, token, journal, options, session),
     do: {mark(token, journal, 0, options), session}
 
   defp call(:stream, token, journal, options, session) do
-    count = Enum.random([1, 40, 3_000])
+    count = Enum.random([1, session.items, session.chunks])
     seen = :counters.new(1, [])
 
     result =
@@ -227,7 +240,7 @@ defmodule Snakepit.Faults.Load do
   end
 
   defp call(:asks, token, journal, options, session) do
-    args = %{path: journal, token: token, tool: "same", count: Enum.random([1, 20])}
+    args = %{path: journal, token: token, tool: "same", count: Enum.random([1, session.asks])}
     command = Enum.random(["mark_asks", "mark_asks_async"])
 
     case Snakepit.execute(command, args, [tools: [same: same(session)]] ++ options) do
@@ -239,7 +252,7 @@ defmodule Snakepit.Faults.Load do
   end
 
   defp call(:asking_stream, token, journal, options, session) do
-    count = Enum.random([1, 40])
+    count = Enum.random([1, session.items])
     args = %{path: journal, token: token, tool: "same", count: count}
     options = [tools: [same: same(session)]] ++ options
     chunks = "mark_asking_stream" |> Snakepit.stream(args, options) |> Enum.map(& &1["index"])
@@ -249,7 +262,7 @@ defmodule Snakepit.Faults.Load do
   end
 
   defp call(:input, token, journal, options, session) do
-    count = Enum.random([0, 10, 3_000])
+    count = Enum.random([0, 10, session.chunks])
     args = %{path: journal, token: token, rows: Snakepit.input(rows(count))}
     sum = div(count * (count + 1), 2)
 
@@ -275,7 +288,7 @@ defmodule Snakepit.Faults.Load do
   end
 
   defp call(:pushed, token, journal, options, session) do
-    count = Enum.random([1, 200])
+    count = Enum.random([1, session.pushes])
     args = %{path: journal, token: token, rows: Snakepit.input(:push)}
 
     case Snakepit.start_stream("mark_both_ways", args, options) do

@@ -42,7 +42,8 @@ defmodule Snakepit.Faults.Between do
       ready!(pool)
       kinds = [:unary, :quick, :stream, :session]
       times = [timeout: 4_000, queue_timeout: 4_000]
-      load = Load.start(pool, [kinds: kinds, callers: 16, seed: what.seed] ++ times)
+      load = Load.start(pool, [kinds: kinds, callers: 16, what: what] ++ times)
+
       before = Proxy.accepted(bad)
 
       for _ <- 1..times(what, 1, 10),
@@ -92,7 +93,10 @@ defmodule Snakepit.Faults.Between do
   defp balancer(what) do
     haproxy = HAProxy.executable() || skip("there is no `haproxy`")
 
-    for {kind, ends} <- times(what, [native: 2, grpcio: 1], native: 20, grpcio: 20) do
+    long = [native: {~w(KILL TERM), 20}, grpcio: {~w(KILL TERM), 20}]
+
+    for {kind, {signals, ends}} <-
+          times(what, [native: {~w(KILL TERM), 1}, grpcio: {~w(TERM), 1}], long) do
       servers = for _ <- 1..2, do: Server.start!(server: kind)
       address = Server.free_address()
       HAProxy.start!(haproxy, System.tmp_dir!(), address, Enum.map(servers, &Server.address/1))
@@ -103,8 +107,8 @@ defmodule Snakepit.Faults.Between do
       ready!(each)
 
       # HAProxy passes grpcio's own cancellations on as RPCs without a status. A native server that ends in order has none.
-      for signal <- ["KILL", "TERM"] do
-        load = Load.start(pool, kinds: [:unary, :quick, :stream], callers: 16, seed: what.seed)
+      for signal <- signals do
+        load = Load.start(pool, kinds: [:unary, :quick, :stream], callers: 16, what: what)
 
         for number <- 1..ends,
             do: ends(Enum.at(servers, rem(number, 2)), signal, {pool, each}, kind, load)

@@ -33,7 +33,7 @@ defmodule Snakepit.Faults.Clients do
     quiet = for _ <- 1..200, do: call!(pool, "before any attack")
     figure("p50 without attacks", "#{percentile(quiet, 50)} ms")
     descriptors = OS.descriptors(os_pid)
-    seconds = times(what, 1, 5)
+    seconds = times(what, 0.5, 5)
 
     modes = times(what, @short, @modes)
     attacks = for mode <- modes, do: attack(pool, os_pid, address, mode, seconds)

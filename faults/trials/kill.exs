@@ -29,7 +29,7 @@ defmodule Snakepit.Faults.Kill do
         {pool, supervisor} = start_pool!(options)
 
         {kind, pool, supervisor,
-         Load.start(pool, kinds: Load.kinds(kind), callers: 12, seed: what.seed)}
+         Load.start(pool, kinds: Load.kinds(kind), callers: 12, what: what)}
       end
 
     kills = times(what, 3, 150)
@@ -82,7 +82,7 @@ defmodule Snakepit.Faults.Kill do
 
     each_at_once(pools, fn {kind, pool, _} ->
       for _ <- 1..rounds do
-        paused_under_calls(kind, pool)
+        paused_under_calls(kind, pool, times(what, 1_000, 2_000))
         paused_while_idle(kind, pool)
       end
     end)
@@ -91,7 +91,7 @@ defmodule Snakepit.Faults.Kill do
   end
 
   # Each call ends by its deadline, and the workers are replaced.
-  defp paused_under_calls(kind, pool, timeout \\ 2_000) do
+  defp paused_under_calls(kind, pool, timeout) do
     os_pids = OS.workers(pool)
     unique = System.unique_integer([:positive])
     files = for n <- 1..2, do: Path.join(System.tmp_dir!(), "#{kind}#{n}-#{unique}")

@@ -124,7 +124,9 @@ defmodule Snakepit.Faults.Limits do
       {:ok, %{"result" => limit}} =
         Snakepit.execute("limit_descriptors", %{count: open + 10}, pool: pool)
 
-      sockets = for _ <- 1..200, {:ok, socket} <- [connect(address)], do: socket
+      # Several times those that it has descriptors for. Once the backlog is full, each takes as long as it may.
+      attempts = times(what, 60, 200)
+      sockets = for _ <- 1..attempts, {:ok, socket} <- [connect(address)], do: socket
       outcome = outcome(execute(pool, "ping", timeout: 60_000))
 
       must(

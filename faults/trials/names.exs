@@ -37,7 +37,7 @@ defmodule Snakepit.Faults.Names do
     {pool, _} = started = Server.start_pool_unready!({:dns, @name, String.to_integer(port)}, [])
     ready!(pool)
     kinds = [:unary, :quick, :stream, :session]
-    load = Load.start(pool, kinds: kinds, callers: 16, seed: what.seed)
+    load = Load.start(pool, kinds: kinds, callers: 16, what: what)
 
     for _ <- 1..times(what, 1, 30), {ip, server} <- servers do
       Load.goes_on(load, 50)

@@ -74,6 +74,6 @@ defmodule Snakepit.Faults.Restart do
 
   defp load(pool, kind, what) do
     options = [kinds: Load.kinds(kind), timeout: :infinity, queue_timeout: :infinity]
-    Load.start(pool, options ++ [callers: 8, seed: what.seed])
+    Load.start(pool, options ++ [callers: 8, what: what])
   end
 end

@@ -22,14 +22,14 @@ defmodule Snakepit.Faults.Soak do
   end
 
   defp soak(what) do
-    seconds = times(what, 5, 600)
+    seconds = times(what, 3, 600)
 
     pools =
       for {kind, options} <- kinds() do
         {pool, supervisor} = start_pool!([max_sessions: 100, kill_grace: 60_000] ++ options)
 
         {kind, pool, supervisor,
-         Load.start(pool, kinds: Load.kinds(kind), callers: 4, seed: what.seed)}
+         Load.start(pool, kinds: Load.kinds(kind), callers: 4, what: what)}
       end
 
     rough = for {_, pool, _, _} <- pools, do: Task.async(fn -> rough(pool, 0) end)

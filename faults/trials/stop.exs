@@ -47,7 +47,7 @@ defmodule Snakepit.Faults.Stop do
         for {kind, options} <- kinds() do
           {pool, supervisor} = start_pool!([shutdown_timeout: 60_000] ++ options)
           load = forever(pool, kind, what, round)
-          {kind, {pool, supervisor}, load, 20 + :rand.uniform(100)}
+          {kind, {pool, supervisor}, load, 20 + :rand.uniform(times(what, 20, 100))}
         end
 
       for {_, _, load, calls} <- loads, do: Load.goes_on(load, calls)
@@ -64,7 +64,8 @@ defmodule Snakepit.Faults.Stop do
       stops: true
     ]
 
-    Load.start(pool, Keyword.merge(defaults ++ [seed: what.seed + round], options))
+    what = %{what | seed: what.seed + round}
+    Load.start(pool, Keyword.merge(defaults ++ [what: what], options))
   end
 
   defp stop_paused(what) do

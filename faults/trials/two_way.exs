@@ -31,11 +31,11 @@ defmodule Snakepit.Faults.TwoWay do
 
       calls = Load.two_way(kind)
       # The worker has started its threads by then.
-      warm = Load.start(pool, kinds: calls, callers: 8, seed: what.seed)
+      warm = Load.start(pool, kinds: calls, callers: 8, what: what)
       Load.goes_on(warm, 30)
       Load.stop(warm, "#{kind}, before", [])
       before = {left(), left(pool)}
-      load = Load.start(pool, kinds: calls, callers: 8, seed: what.seed)
+      load = Load.start(pool, kinds: calls, callers: 8, what: what)
 
       rough =
         Task.async(fn ->
