@@ -47,8 +47,6 @@ defmodule Snakepit.Faults.Servers do
 
   defp lie(what) do
     lies = times(what, @lies -- @long, @lies)
-    # Some calls end by their deadline alone.
-    timeout = times(what, 500, 1_500)
     {honest, supervisor} = start_pool!(size: 1)
 
     lying = [
@@ -68,13 +66,13 @@ defmodule Snakepit.Faults.Servers do
     answers =
       for lie <- lies do
         ready!(liar)
-        {lie, unary(liar, lie, timeout)}
+        {lie, unary(liar, lie)}
       end
 
     streams =
       for lie <- @streams do
         ready!(liar)
-        {lie, stream(liar, lie, timeout)}
+        {lie, stream(liar, lie)}
       end
 
     ready!(liar)
@@ -103,16 +101,16 @@ defmodule Snakepit.Faults.Servers do
   end
 
   # Whatever the server answers, the call ends, and does not claim what the server cannot know.
-  defp unary(pool, lie, timeout) do
-    options = [pool: pool, timeout: timeout, queue_timeout: 60_000]
+  defp unary(pool, lie) do
+    options = [pool: pool, timeout: 1_500, queue_timeout: 60_000]
     task = Task.async(fn -> Snakepit.execute(lie, %{}, options) end)
     [outcome] = ended(task, lie)
     IO.puts("#{lie}: #{inspect(outcome)}")
     outcome
   end
 
-  defp stream(pool, lie, timeout) do
-    options = [pool: pool, timeout: timeout, queue_timeout: 60_000]
+  defp stream(pool, lie) do
+    options = [pool: pool, timeout: 1_500, queue_timeout: 60_000]
     chunks = :counters.new(1, [])
 
     task =
