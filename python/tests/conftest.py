@@ -84,16 +84,33 @@ def client(server: str) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(params=["native", "grpcio", "stdio"])
-def way(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Way]]:
+@pytest.fixture(scope="module", params=["native", "grpcio", "stdio"])
+def any_server(request: pytest.FixtureRequest) -> str:
+    """Runs each test that starts a worker on each of the three servers."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def way(any_server: str) -> Iterator[Callable[..., Way]]:
     """Starts a worker with these options, on each of the three servers."""
-    server: str = request.param
+    yield from ways(any_server)
+
+
+@pytest.fixture(scope="module")
+def shared_way(any_server: str) -> Iterator[Callable[..., Way]]:
+    """The same for workers that the tests of a module share."""
+    yield from ways(any_server)
+
+
+def ways(server: str) -> Iterator[Callable[..., Way]]:
     with ExitStack() as stack:
         start_grpc = _starter(stack, server)
+        errors = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "stderr"
 
         def start(*options: str) -> Way:
             if server == "stdio":
-                worker = Stdio(*options, errors=tmp_path / "stderr")
+                worker = Stdio(*options, errors=errors)
                 stack.callback(worker.close)
                 return Way(worker)
             client = Client(start_grpc(*options).address())

@@ -10,7 +10,7 @@ from client import Client, Way
 from conftest import Start
 
 ADAPTER = ("--adapter", "exceptions:Exceptions")
-SEEDS = range(150)
+SEEDS = range(50)
 
 
 def check(error: dict[str, object], how: str) -> None:
@@ -21,9 +21,9 @@ def check(error: dict[str, object], how: str) -> None:
     assert error["frames"] or "async generator raised" in str(error["message"]), how
 
 
-@pytest.fixture
-def worker(way: Callable[..., Way]) -> Way:
-    return way(*ADAPTER)
+@pytest.fixture(scope="module")
+def worker(shared_way: Callable[..., Way]) -> Way:
+    return shared_way(*ADAPTER)
 
 
 def test_every_exception_arrives_with_type_and_traceback(worker: Way, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from conftest import Start
 MakePipe = Callable[[str], Pipe]
 
 #: How often workers start and stop in a row.
-STARTS = int(os.environ.get("SNAKEPIT_STARTS", "20"))
+STARTS = int(os.environ.get("SNAKEPIT_STARTS", "6"))
 
 
 @pytest.mark.parametrize("name", ["fail", "fail_async"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -61,6 +62,7 @@ class Here(BuiltinAdapter):
 """
 
 
+@functools.cache
 def names() -> list[str]:
     return subprocess.check_output([WORKER_PYTHON, "-c", NAMES], text=True).split()
 

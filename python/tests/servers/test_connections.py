@@ -197,7 +197,7 @@ def test_reset_calls_do_not_affect_other_clients(client: Client, server: str) ->
     del server
     with contextlib.closing(Raw(client.address).begin()) as raw:
         threading.Thread(target=raw.drain, daemon=True).start()
-        attack = threading.Thread(target=raw.reset_calls, args=(30_000,))
+        attack = threading.Thread(target=raw.reset_calls, args=(10_000,))
         attack.start()
         while attack.is_alive():
             assert client.execute("ping").success

@@ -14,9 +14,9 @@ STREAMS = ["plain_stream", "wrapped_async_stream", "lazy_async_stream", "lazy_st
 ITERATORS = ["iterator", "lazy_iterator"]
 
 
-@pytest.fixture
-def worker(way: Callable[..., Way]) -> Way:
-    return way("--adapter", "decorated:Decorated", "--max-concurrency", "1")
+@pytest.fixture(scope="module")
+def worker(shared_way: Callable[..., Way]) -> Way:
+    return shared_way("--adapter", "decorated:Decorated", "--max-concurrency", "1")
 
 
 def test_awaitable_results_are_awaited(worker: Way) -> None:

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from client import ROOT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snakepit_bridge import Tensor, register_encoder
@@ -60,6 +60,7 @@ def test_values_arrive_unchanged(value: Any) -> None:
     assert repr(decode_extended(encode_extended(value))) == repr(value)
 
 
+@settings(max_examples=25)
 @given(st.dictionaries(texts, values))
 def test_kinds_are_in_the_order_of_the_names(fields: dict[str, Any]) -> None:
     encoded, kinds = encode_fields(fields, kinds=True)

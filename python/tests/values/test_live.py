@@ -11,9 +11,9 @@ from client import Way
 KINDS = ["dict", "ordered", "default", "user", "wide"]
 
 
-@pytest.fixture
-def worker(way: Callable[..., Way]) -> Way:
-    return way("--adapter", "live:Live")
+@pytest.fixture(scope="module")
+def worker(shared_way: Callable[..., Way]) -> Way:
+    return shared_way("--adapter", "live:Live")
 
 
 def is_filled(value: Any) -> bool:
@@ -43,11 +43,11 @@ def test_an_encoder_may_change_the_container_of_its_value(worker: Way, kind: str
 
 def test_another_thread_may_change_a_value_while_it_is_sent(worker: Way) -> None:
     for command in ("other", "other_nested"):
-        for _ in range(20):
+        for _ in range(8):
             result, error = worker.call(command)
             assert result is not None, error
     if worker.streams:
-        for _ in range(3):
+        for _ in range(2):
             assert len(worker.stream("other_stream")[0]) == 10
 
 

@@ -234,6 +234,7 @@ indices = st.one_of(
 )
 
 
+@settings(max_examples=25)
 @given(indices, st.sampled_from([None, "id"]), st.lists(floats, min_size=3, max_size=3))
 def test_a_frame_is_sent_as_after_reset_index(index: Any, name: Any, items: list[float]) -> None:
     frame = pd.DataFrame({"x": items, "index": ["a", None, "c"]}, index=index)
