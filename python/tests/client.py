@@ -333,10 +333,21 @@ class Stdio:
         return self._id
 
     def receive(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        size = int.from_bytes(self.process.stdout.read(4), "big")
-        response: dict[str, Any] = decode_extended(self.process.stdout.read(size))
+        size = int.from_bytes(self._read(4), "big")
+        response: dict[str, Any] = decode_extended(self._read(size))
         return response
+
+    def _read(self, size: int) -> bytes:
+        assert self.process.stdout is not None
+        data = b""
+        while len(data) < size:
+            if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
+                raise TimeoutError("the worker has sent nothing more")
+            part = os.read(self.process.stdout.fileno(), size - len(data))
+            if not part:
+                raise EOFError("the worker has closed its output")
+            data += part
+        return data
 
     def ask(self, command: str, /, **args: Any) -> Any:
         sent = self.send(command, args)
