@@ -216,8 +216,8 @@ defmodule Snakepit.Relay do
   def start(pool, tag, command, args, options) do
     case request(:call, command, args, options) do
       {:ok, request} ->
-        relay = begin(pool, request, %{progress: tag})
-        monitor = :erlang.monitor(:process, relay, tag: tag)
+        # With the monitor from its first moment: it may have ended by the next.
+        {relay, monitor} = begin(pool, request, %{progress: tag}, monitor: [tag: tag])
         # The relay enforces the deadline.
         asks = with %{asks: asks} <- request.tools, do: asks
         {:wait, %{handle: nil, relay: relay, monitor: monitor, command: command, asks: asks}}
@@ -305,10 +305,10 @@ defmodule Snakepit.Relay do
   end
 
   # `about`: to whom what is passed on.
-  defp begin(%{name: {name, node} = pool}, request, about) do
+  defp begin(%{name: {name, node} = pool}, request, about, options \\ []) do
     caller = self()
 
-    spawn(fn ->
+    relaying = fn ->
       Process.flag(:trap_exit, true)
       with %{asks: asks} <- request.tools, do: Asks.follow(asks, self())
       monitor = Process.monitor(caller)
@@ -329,7 +329,9 @@ defmodule Snakepit.Relay do
           options: request.options
         })
       )
-    end)
+    end
+
+    :erlang.spawn_opt(relaying, options)
   end
 
   defp relay(%{spawned: spawned, there: there, monitor: monitor} = state) do
