@@ -28,6 +28,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       now - before
     end
 
+    # The first call and the first stream are not measured: a process that loads many modules while it has a reference
+    # looks at every message for it, and the first one of all does.
     test "a call passes over other messages once", %{pool: pool} do
       calls = fn ->
         for _ <- 1..@waits, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
@@ -49,6 +51,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
             Snakepit.execute_stream("counted", args, fn _ -> nil end, [pool: pool] ++ @options)
         end
 
+        stream.()
         assert reductions(stream) < @bound
       end
 
@@ -56,6 +59,7 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         pool: pool
       } do
         stream = Snakepit.stream("counted", %{count: @waits}, [pool: pool] ++ @options)
+        @waits = Enum.count(stream)
         assert reductions(fn -> @waits = Enum.count(stream) end) < @bound
         zipped = Stream.zip(stream, Stream.cycle([1]))
         assert reductions(fn -> @waits = Enum.count(zipped) end) < @bound
