@@ -31,6 +31,16 @@ class Waiting(queue.Queue[Union[bytes, BaseException, None]]):
             return False
         return True
 
+    def take(self, deadline: Optional[float]) -> Union[bytes, BaseException, None]:
+        """Returns the next message; raises `TimedOutError` at the deadline, whatever waits."""
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimedOutError
+        try:
+            return self.get(timeout=left)
+        except queue.Empty:
+            raise TimedOutError from None
+
 
 def relay(
     messages: Generator[bytes, None, None],
@@ -60,15 +70,12 @@ def relay(
     threading.Thread(target=feed, name="snakepit-relay", daemon=True).start()
     try:
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            message = waiting.get(timeout=left)
+            message = waiting.take(deadline)
             if message is None:
                 return
             if not isinstance(message, bytes):
                 raise message
             yield message
-    except queue.Empty:
-        raise TimedOutError from None
     finally:
         closed = True
         while not waiting.empty():

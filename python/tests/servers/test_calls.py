@@ -10,6 +10,8 @@ import grpc
 import pytest
 from client import PATIENCE, Client, Pipe, times
 
+from snakepit_bridge._grpcio.relay import TimedOutError, Waiting, relay
+
 MakePipe = Callable[[str], Pipe]
 
 
@@ -198,20 +200,25 @@ def test_timeout_ms_ends_a_call_that_has_no_deadline(client: Client, pipe: MakeP
     assert [watch.line(), watch.line()] == ["started", "cancelled True"]
 
 
-def test_timeout_ms_ends_a_stream_that_has_no_deadline(
-    client: Client, pipe: MakePipe, server: str
-) -> None:
+def test_timeout_ms_ends_a_stream_that_has_no_deadline(client: Client, pipe: MakePipe) -> None:
     watch = pipe("watch")
     for seconds in times():
         options = {"timeout_ms": round(seconds * 1000)}
-        # Of small chunks the native server would have sent tens of thousands.
-        args = {"pipe": watch.path, "size": 20_000 if server == "native" else 10}
+        # Of small chunks a server would have sent tens of thousands.
+        args = {"pipe": watch.path, "size": 20_000}
         *chunks, last = client.stream("endless", args, timeout=None, **options)
         assert last.error_detail.reason == "timeout"
         if len(chunks) > 1:
             break
     assert len(chunks) > 1
     assert watch.line() == "finally"
+
+
+def test_grpcio_ends_a_call_at_its_deadline_though_further_messages_wait() -> None:
+    waiting = Waiting()
+    assert waiting.offer(b"late")
+    with pytest.raises(TimedOutError):
+        next(relay((b"" for _ in range(0)), time.monotonic() - 1, waiting))
 
 
 # grpcio handles nothing else while a client does not take a chunk.
