@@ -43,7 +43,6 @@ defmodule Snakepit.Faults.Between do
       kinds = [:unary, :quick, :stream, :session]
       times = [timeout: 4_000, queue_timeout: 4_000]
       load = Load.start(pool, [kinds: kinds, callers: 16, what: what] ++ times)
-
       before = Proxy.accepted(bad)
 
       for _ <- 1..times(what, 1, 10),

@@ -52,7 +52,6 @@ defmodule Snakepit.Faults.Endpoints do
     for {kind, kills} <- times(what, [native: 3, grpcio: 1], native: 50, grpcio: 50) do
       {servers, {pool, _} = started} = start!(hosts, kind)
       kinds = [:unary, :quick, :stream, :session]
-
       load = Load.start(pool, kinds: kinds, callers: @callers, what: what)
 
       for number <- 1..kills do
@@ -80,9 +79,7 @@ defmodule Snakepit.Faults.Endpoints do
       {servers, {pool, _} = started} = start!(hosts, kind)
       # Sessions are in one server's memory, and are lost with it.
       kinds = [:unary, :quick, :quick, :quick, :stream]
-
       load = Load.start(pool, kinds: kinds, callers: @callers, what: what)
-
       ends(servers, pool, load, times(what, 3, 20), times(what, 2_000, 40_000))
       Load.stop(load, kind, [])
       Server.finish(servers, started)
@@ -177,9 +174,7 @@ defmodule Snakepit.Faults.Endpoints do
       options = [keepalive: [interval: 300, timeout: 300]]
       {servers, {pool, _} = started} = start!(hosts, kind, options)
       kinds = [:unary, :quick, :stream, :session]
-
       load = Load.start(pool, kinds: kinds, callers: @callers, what: what)
-
       rounds = times(what, 5, 100)
 
       for round <- 1..rounds do

@@ -123,9 +123,20 @@ def _pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], env=env, check=True)
 
 
+def _has_backend() -> bool:
+    return importlib.util.find_spec("hatchling") is not None
+
+
 def _isolation() -> list[str]:
     # Otherwise pip fetches the build backend.
-    return ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
+    return ["--no-build-isolation"] if _has_backend() else []
+
+
+def _build(what: str, source: Path, out: Path) -> None:
+    """Builds as pip does, without pip's own start."""
+    code = f"from hatchling.build import build_{what}; build_{what}({str(out)!r})"
+    out.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True)
 
 
 class Environment:
@@ -163,11 +174,8 @@ def folder() -> Iterator[Path]:
 
 
 def _wheel(source: Path, out: Path) -> Path:
-    """As pip builds it, but without pip's own start, where the build backend is here."""
-    if importlib.util.find_spec("hatchling"):
-        code = f"from hatchling.build import build_wheel; build_wheel({str(out)!r})"
-        out.mkdir()
-        subprocess.run([sys.executable, "-c", code], cwd=source, check=True)
+    if _has_backend():
+        _build("wheel", source, out)
     else:
         _pip("wheel", "--no-deps", "--wheel-dir", str(out), str(source))
     (wheel,) = out.glob("*.whl")
@@ -378,10 +386,9 @@ def test_an_editable_install_follows_the_source(folder: Path) -> None:
 
 
 def test_a_source_distribution_builds_that_wheel(folder: Path, wheel: Path) -> None:
-    if not importlib.util.find_spec("hatchling"):
+    if not _has_backend():
         pytest.skip("hatchling is not installed: mix snakepit.setup --dev")
-    code = f"from hatchling.build import build_sdist; build_sdist({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    _build("sdist", ROOT, folder)
     (source,) = folder.glob("*.tar.gz")
     shutil.unpack_archive(source, folder / "unpacked")
     (unpacked,) = (folder / "unpacked").iterdir()

@@ -28,8 +28,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
       now - before
     end
 
-    # The first call and the first stream are not measured: a process that loads many modules while it has a reference
-    # looks at every message for it, and the first one of all does.
+    # The first call and the first stream are not measured. They load modules, and a process that does so between making
+    # a reference and waiting for it looks at every message.
     test "a call passes over other messages once", %{pool: pool} do
       calls = fn ->
         for _ <- 1..@waits, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
