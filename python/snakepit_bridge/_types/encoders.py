@@ -14,7 +14,7 @@ from snakepit_bridge._types.frames import Columns, arrow_table, pandas_frame, po
 from snakepit_bridge._types.invalid import InvalidValueError
 from snakepit_bridge._types.known import Encoder, advice_for, encoder_by_shape, encoder_of
 from snakepit_bridge._types.names import qualified_name, repr_of
-from snakepit_bridge._types.tensor import DTYPES, Tensor, dtype_name, of_array
+from snakepit_bridge._types.tensor import Tensor, of_array
 
 _F = TypeVar("_F", bound=Encoder)
 
@@ -87,9 +87,12 @@ def is_encoded_frame(value: object) -> bool:
 
 def tensor_of(value: Any) -> Optional[Tensor]:
     """Returns the tensor that is sent for a numpy array of numbers; None for any other value."""
-    if _encoder(type(value)) is array and dtype_name(value.dtype) in DTYPES:
+    if _encoder(type(value)) is not array:
+        return None
+    try:
         return of_array(value)
-    return None
+    except InvalidValueError:
+        return None
 
 
 def substitute(value: object) -> object:

@@ -163,5 +163,5 @@ def of_array(array: Any) -> Tensor:
         )
     contiguous = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     # The dtypes of ml_dtypes have no code in Python's buffer protocol.
-    data = contiguous.reshape(-1).view("uint8").data if array.size else b""
+    data = contiguous.ravel().view("uint8").data if array.size else b""
     return Tensor(name, array.shape, data)

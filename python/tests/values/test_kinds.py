@@ -126,6 +126,13 @@ def test_arrays_of_any_dtype_arrive_unchanged(given: list[Any]) -> None:
     assert repr([tensor.tolist() for tensor in tensors]) == repr([a.tolist() for a in given])
 
 
+@given(arrays())
+def test_an_array_by_itself_has_the_bytes_of_one_in_a_value(array: Any) -> None:
+    swapped = array.astype(array.dtype.newbyteorder(">"))
+    for each in (array, swapped):
+        assert encode(each, kinds=True) == (EXTENDED, encode_extended(each))
+
+
 def test_an_array_is_not_copied_and_cannot_be_written() -> None:
     array = np.arange(1000, dtype="float64").reshape(10, 100)
     data = encode_extended({"x": [array]})
