@@ -46,6 +46,8 @@ defmodule Snakepit.Faults.Load do
           session = %{
             id: "s#{index}",
             count: 0,
+            # How many calls since the last that was counted may have run.
+            unsure: 0,
             forgets: load.forgets,
             tools: load.tools,
             seconds: times(what, [0, 0.1, 0.4], [0, 0, 0, 0.05]),
@@ -217,25 +219,24 @@ defmodule Snakepit.Faults.Load do
 
   defp call(:session, token, journal, options, session) do
     args = %{path: journal, token: token}
-    expected = session.count && session.count + 1
 
     case Snakepit.execute_in_session(session.id, "mark_session", args, options) do
-      {:ok, %{"count" => count}}
-      when count == expected or (count == 1 and (expected == nil or session.forgets)) ->
-        {:ok, %{session | count: count}}
-
       {:ok, %{"count" => count}} ->
-        {{:wrong_session, expected, count}, %{session | count: count}}
+        outcome = if count_possible?(count, session), do: :ok, else: {:wrong_session, count}
+        {outcome, %{session | count: count, unsure: 0}}
 
       {:error, %Snakepit.Error{reason: :session_lost}} ->
-        {:session_lost, %{session | count: 0}}
+        {:session_lost, %{session | count: 0, unsure: 0}}
 
       {:error, %Snakepit.Error{reason: :worker_crashed}} ->
         # Its session was lost with the worker: the next call reports that, or begins anew.
-        {:worker_crashed, %{session | count: nil}}
+        {:worker_crashed, %{session | count: nil, unsure: 0}}
+
+      {:error, %Snakepit.Error{reason: reason}} when reason in @not_run ->
+        {reason, session}
 
       {:error, %Snakepit.Error{reason: reason}} ->
-        {reason, session}
+        {reason, %{session | unsure: session.unsure + 1}}
     end
   end
 
@@ -320,6 +321,12 @@ defmodule Snakepit.Faults.Load do
       {:snakepit, ^ref, {:error, error}} ->
         outcome({:error, error})
     end
+  end
+
+  # A session that began anew has counted only this call, and those before it that may have run.
+  defp count_possible?(count, %{count: before, unsure: unsure} = session) do
+    begins = if before == nil or session.forgets, do: [0, before || 0], else: [before]
+    Enum.any?(begins, &(count in (&1 + 1)..(&1 + 1 + unsure)))
   end
 
   # A tool, which sometimes takes long enough to be hit by something.
