@@ -39,7 +39,11 @@ pub(super) fn acquire<W: Worker>(
 }
 
 pub(super) fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
-    let limits = Limits {
+    Dispatcher::new(limits(max_queue), |_| {})
+}
+
+fn limits(max_queue: usize) -> Limits {
+    Limits {
         max_queue,
         max_sessions: 1_000,
         pipeline_budget: Duration::from_micros(500),
@@ -47,8 +51,7 @@ pub(super) fn dispatcher<W: Worker>(max_queue: usize) -> Arc<Dispatcher<W>> {
         startup_timeout: Duration::from_secs(30),
         remote: false,
         ..Limits::default()
-    };
-    Dispatcher::new(limits, |_| {})
+    }
 }
 
 fn before(deadline: Instant) -> AcquireOptions {
@@ -531,6 +534,84 @@ fn a_call_is_sent_ahead_only_where_no_worker_is_free() {
     let names: Vec<_> = (0..3).map(|_| short_lease(&pool)).collect();
     let names: Vec<_> = names.iter().map(|lease| *lease.worker()).collect();
     assert_eq!(names, ["a", "b", "b"]);
+}
+
+/// Two workers that share a CPU, the first of which has run commands of this length.
+fn sharing(time: Duration, change: impl FnOnce(&mut Limits)) -> Arc<Dispatcher<Name>> {
+    let mut limits = Limits {
+        cpus: Some(1),
+        ..limits(0)
+    };
+    change(&mut limits);
+    let pool = Dispatcher::new(limits, |_| {});
+    pool.add("a", 1);
+    train(&pool, time);
+    pool.add("b", 1);
+    pool
+}
+
+/// The worker of a call that comes while the first worker runs one.
+fn second(pool: &Arc<Dispatcher<Name>>, options: AcquireOptions) -> Name {
+    let first = short_lease(pool);
+    assert_eq!(*first.worker(), "a");
+    lease_with(pool, options).worker()
+}
+
+const SHORT: Duration = Duration::from_micros(10);
+
+#[test]
+fn while_all_cpus_are_busy_a_short_call_is_sent_behind_others_rather_than_to_an_idle_worker() {
+    let pool = sharing(SHORT, |_| {});
+    let leases: Vec<_> = (0..11).map(|_| short_lease(&pool)).collect();
+    let names: Vec<_> = leases.iter().map(|lease| *lease.worker()).collect();
+    // A fifth of the budget of 500 us.
+    assert_eq!(names[..10], ["a"; 10]);
+    assert_eq!(names[10], "b");
+}
+
+#[test]
+fn idle_workers_are_taken_while_a_cpu_may_be_idle_or_calls_are_not_short() {
+    let two_cpus = sharing(SHORT, |limits| limits.cpus = Some(2));
+    assert_eq!(second(&two_cpus, pipelined()), "b");
+    let elsewhere = sharing(SHORT, |limits| limits.cpus = None);
+    assert_eq!(second(&elsewhere, pipelined()), "b");
+    let none_ahead = sharing(SHORT, |limits| limits.pipeline_budget = Duration::ZERO);
+    assert_eq!(second(&none_ahead, pipelined()), "b");
+    let longer = sharing(Duration::from_micros(200), |_| {});
+    assert_eq!(second(&longer, pipelined()), "b");
+}
+
+#[test]
+fn idle_workers_are_taken_where_one_call_of_many_is_long() {
+    let pool = sharing(SHORT, |_| {});
+    for _ in 0..3 {
+        short_lease(&pool).done(Duration::from_millis(20));
+        for _ in 0..100 {
+            short_lease(&pool).done(SHORT);
+        }
+    }
+    let running = short_lease(&pool);
+    assert_ne!(short_lease(&pool).worker(), running.worker());
+}
+
+#[test]
+fn a_call_with_a_slot_of_its_own_or_a_session_takes_an_idle_worker_and_so_does_one_after_a_stall() {
+    let pool = || sharing(SHORT, |_| {});
+    assert_eq!(second(&pool(), pipelined()), "a");
+    assert_eq!(second(&pool(), AcquireOptions::default()), "b");
+    let session = Session {
+        id: "s".into(),
+        strict: false,
+    };
+    let in_session = AcquireOptions {
+        session: Some(session),
+        ..pipelined()
+    };
+    assert_eq!(second(&pool(), in_session), "b");
+    let pool = pool();
+    let running = short_lease(&pool);
+    running.stall();
+    assert_eq!(*short_lease(&pool).worker(), "b");
 }
 
 #[test]

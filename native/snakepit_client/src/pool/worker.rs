@@ -37,8 +37,8 @@ pub(super) struct WorkerEntry<W, C> {
     batched: usize,
     /// How many calls in flight keep others from being sent ahead behind them.
     exclusive: usize,
-    /// The moving mean of its commands' times in nanoseconds, once a command has ended.
-    mean: Option<u64>,
+    /// What its commands take, once one has ended.
+    times: Option<CommandTimes>,
     /// Set while a command takes unexpectedly long: nothing is sent ahead until something has ended.
     stalled: bool,
     last_lease: u64,
@@ -53,6 +53,38 @@ pub(super) struct WorkerEntry<W, C> {
     /// The calls that wait for this worker alone, because their sessions are on it.
     pub(super) pinned: BTreeMap<Place, Queued<C>>,
     pub(super) sessions: HashSet<Arc<str>>,
+}
+
+/// Of how many commands the usual time is the mean.
+const USUAL_OF: u64 = 256;
+
+/// Moving means of the times of a worker's commands, in nanoseconds.
+#[derive(Clone, Copy)]
+struct CommandTimes {
+    /// Of the last few.
+    recent: u64,
+    /// Of some hundreds: a long command among many short ones counts for as long as it would delay these.
+    usual: u64,
+    count: u64,
+}
+
+impl CommandTimes {
+    fn of(time: u64) -> Self {
+        Self {
+            recent: time,
+            usual: time,
+            count: 1,
+        }
+    }
+
+    fn add(self, time: u64) -> Self {
+        let count = (self.count + 1).min(USUAL_OF);
+        Self {
+            recent: moving_mean(self.recent, time),
+            usual: self.usual - self.usual / count + time / count,
+            count,
+        }
+    }
 }
 
 /// What one call takes of a worker.
@@ -96,7 +128,7 @@ impl<W: Worker, C> WorkerEntry<W, C> {
             batches: batches.into_iter().map(WorkerBatches::new).collect(),
             batched: 0,
             exclusive: 0,
-            mean: None,
+            times: None,
             stalled: false,
             last_lease: 0,
             phase: Phase::Open,
@@ -165,31 +197,50 @@ impl<W: Worker, C> WorkerEntry<W, C> {
 
     /// How many calls may wait on the worker itself: as many as keep it busy for about the budget.
     fn ahead(&self, budget: Duration) -> usize {
-        match self.mean {
-            Some(mean) if !self.stalled && self.exclusive + self.batch_slots() < self.capacity => {
-                let budget = nanos(budget);
-                let calls = usize::try_from(budget / mean.max(1)).unwrap_or(MAX_AHEAD);
-                calls.min(MAX_AHEAD)
+        self.calls_within(budget, |times| times.recent)
+    }
+
+    /// Whether it is busy, with less work than this.
+    fn shares(&self, budget: Duration) -> bool {
+        let calls = self.calls_within(budget, |times| times.recent.max(times.usual));
+        (1..calls).contains(&self.in_flight)
+    }
+
+    /// How many calls take about this time; 0 if none may wait on the worker itself.
+    fn calls_within(&self, time: Duration, of: impl FnOnce(CommandTimes) -> u64) -> usize {
+        match self.times {
+            Some(times) if !self.stalled && self.exclusive + self.batch_slots() < self.capacity => {
+                let calls = nanos(time) / of(times).max(1);
+                usize::try_from(calls).map_or(MAX_AHEAD, |calls| calls.min(MAX_AHEAD))
             }
             _ => 0,
         }
     }
 
     /// The worker with the smallest load is taken first: one whose batch the call fills up, and of these the fullest;
-    /// then one that would run the call at once before one where it would wait, then the one with the fewest calls. Of
-    /// idle workers the one that was leased last is taken, whose code and data are in the processor's caches, and which
-    /// may not even sleep yet; of busy ones the one that was leased the longest time ago.
-    pub(super) fn load(&self, demand: Demand) -> (usize, usize, u64) {
+    /// then, with a budget to `share`, a busy one with less work than that; then one that would run the call at once
+    /// before one where it would wait, then the one with the fewest calls. Of idle workers the one that was leased last
+    /// is taken, whose code and data are in the processor's caches, and which may not even sleep yet; of busy ones the
+    /// one that was leased the longest time ago.
+    pub(super) fn load(&self, demand: Demand, share: Option<Duration>) -> (usize, usize, u64) {
         let joinable = self.joinable(demand);
         if joinable > 0 {
             return (0, joinable, self.last_lease);
         }
-        let waits = usize::from(!self.has_slot());
+        let rank = match share {
+            Some(budget) if self.shares(budget) => 1,
+            _ if self.has_slot() => 2,
+            _ => 3,
+        };
         let order = match self.in_flight {
             0 => u64::MAX - self.last_lease,
             _ => self.last_lease,
         };
-        (1 + waits, self.occupied(), order)
+        (rank, self.occupied(), order)
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight > 0
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -290,7 +341,8 @@ impl<W: Worker, C> WorkerEntry<W, C> {
 
     fn observe(&mut self, time: Duration) {
         let time = nanos(time);
-        self.mean = Some(moving_mean(self.mean.unwrap_or(time), time));
+        let times = self.times.map(|times| times.add(time));
+        self.times = Some(times.unwrap_or(CommandTimes::of(time)));
         self.stalled = false;
     }
 

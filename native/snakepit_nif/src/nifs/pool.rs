@@ -16,7 +16,7 @@ use snakepit_client::pool::{
 };
 
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 /// How many events of commands a pool takes of one worker in a second. A worker sends half as many.
 const EVENTS_PER_SECOND: u32 = 2000;
@@ -67,6 +67,12 @@ struct PoolLimits {
     remote: bool,
 }
 
+/// The CPUs of the workers; not known of those of endpoints.
+fn cpus(remote: bool) -> Option<usize> {
+    let all = thread::available_parallelism().ok();
+    all.map(NonZero::get).filter(|_| !remote)
+}
+
 /// With `observed` the calling process gets `{:snakepit_session, event, %{ids: ids, worker_id: id}}`.
 #[rustler::nif]
 fn pool_new(env: Env<'_>, limits: PoolLimits, observed: bool) -> Term<'_> {
@@ -78,6 +84,7 @@ fn pool_new(env: Env<'_>, limits: PoolLimits, observed: bool) -> Term<'_> {
         pipeline_budget: Duration::from_micros(limits.pipeline_budget),
         size: limits.size,
         startup_timeout: time(limits.startup_timeout),
+        cpus: cpus(limits.remote),
         remote: limits.remote,
     };
     let dispatcher = Dispatcher::new(limits, listener(observer));
