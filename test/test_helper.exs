@@ -16,5 +16,7 @@ ExUnit.start(
   formatters: [Snakepit.Test.Formatter]
 )
 
+Snakepit.Test.Log.start()
+
 if Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :start, 0),
   do: :telemetry.start()
