@@ -222,7 +222,8 @@ defmodule Snakepit.Faults.Load do
 
     case Snakepit.execute_in_session(session.id, "mark_session", args, options) do
       {:ok, %{"count" => count}} ->
-        outcome = if count_possible?(count, session), do: :ok, else: {:wrong_session, count}
+        possible = count_possible?(count, session)
+        outcome = if possible, do: :ok, else: {:wrong_session, session.count, count}
         {outcome, %{session | count: count, unsure: 0}}
 
       {:error, %Snakepit.Error{reason: :session_lost}} ->
