@@ -167,6 +167,9 @@ defmodule Snakepit.Faults.Stop do
       "#{kind}: calls that waited meanwhile: #{inspect(outcomes)}"
     )
 
+    # They may have run on the worker that stops, which was ready then.
+    gone([os_pid], "#{kind}: a worker stays after SIGTERM")
+    wait("another worker", fn -> OS.workers(pool) != [] end)
     ready!(pool)
   end
 

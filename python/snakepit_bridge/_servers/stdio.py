@@ -71,6 +71,7 @@ class _Server:
         self._max_threads = max_threads
         self._limit = limit
         self._reader = _Reader(pipes[0])
+        self._turn = threading.Lock()
         self._output = pipes[1]
         self._writing = threading.Lock()
         self._counting = threading.Lock()
@@ -95,25 +96,14 @@ class _Server:
                 self._threads += 1
                 self._at_rest += 1
 
-    def _next(self) -> bytes:
-        message = self._reader.next()
-        with self._counting:
-            self._at_rest -= 1
-            others_at_rest = self._at_rest
-        if not others_at_rest:
-            self.start_thread()
-        return message
-
     def _serve(self) -> None:
         try:
             while True:
-                problems: list[str] = []
-                message = self._next()
-                request = decode_extended(message, problems=problems)
-                if request["command"] == "$answer":
-                    self._take_answer(request["args"])
-                else:
-                    self._write(self._answer(request, problems, len(message)))
+                answer = self._next()()
+                if answer is not None:
+                    self._write(answer)
+                # It may be large, and the next message may be long in coming.
+                del answer
                 with self._counting:
                     self._at_rest += 1
         except (EOFError, BrokenPipeError):
@@ -121,6 +111,38 @@ class _Server:
         finally:
             # The parent has ended, or has sent an invalid message.
             kill_group()
+
+    def _next(self) -> Callable[[], Optional[bytes]]:
+        """Reads a message, and returns what answers it."""
+        with self._turn:
+            message = self._reader.next()
+            problems: list[str] = []
+            request = decode_extended(message, problems=problems)
+            # Before the next message is read, which may cancel the call.
+            answer = self._begin(request, problems, len(message))
+        with self._counting:
+            self._at_rest -= 1
+            others_at_rest = self._at_rest
+        if not others_at_rest:
+            self.start_thread()
+        return answer
+
+    def _begin(
+        self, request: dict[str, Any], problems: list[str], size: int
+    ) -> Callable[[], Optional[bytes]]:
+        command = request["command"]
+        if command == "$answer":
+            return functools.partial(self._take_answer, request["args"])
+        control = self._controls.get(command)
+        if control is not None:
+            return functools.partial(self._control, request, control)
+        try:
+            call = self._call(request, problems, size)
+        except BaseException as error:
+            self._worker.runner.count_refused()
+            return functools.partial(_refused, request, error)
+        self._calls[call.call_id] = call
+        return functools.partial(self._run, request, call)
 
     def say_draining(self) -> None:
         """Asks the parent to send no more calls."""
@@ -132,26 +154,20 @@ class _Server:
             self._worker.runner.cancel(call)
         return self._worker.runner.wait_idle(None, seconds)
 
-    def _answer(self, request: dict[str, Any], problems: list[str], size: int) -> bytes:
+    def _control(
+        self, request: dict[str, Any], control: Callable[[dict[str, Any]], object]
+    ) -> bytes:
         try:
-            control = self._controls.get(request["command"])
-            if control is not None:
-                return response(request["id"], control(request["args"]))
-            return self._run(request, problems, size)
+            return response(request["id"], control(request["args"]))
         except BaseException as error:
-            failure = CallError.internal(error, request["command"])
-            return encode_extended(refusal(request["id"], failure))
+            return _refused(request, error)
 
-    def _run(self, request: dict[str, Any], problems: list[str], size: int) -> bytes:
-        try:
-            call = self._call(request, problems, size)
-        except CallError as failure:
-            self._worker.runner.count_refused()
-            return encode_extended(refusal(request["id"], failure))
-        self._calls[call.call_id] = call
+    def _run(self, request: dict[str, Any], call: Call) -> bytes:
         try:
             wire = StdioWire(call, self._limit)
             return execution.respond(self._worker.runner, call, wire.result, wire.failure)
+        except BaseException as error:
+            return _refused(request, error)
         finally:
             del self._calls[call.call_id]
 
@@ -267,6 +283,12 @@ class _Reports:
         return False
 
 
+def _refused(request: dict[str, Any], error: BaseException) -> bytes:
+    if not isinstance(error, CallError):
+        error = CallError.internal(error, request["command"])
+    return encode_extended(refusal(request["id"], error))
+
+
 def _args(request: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     if problems:
         raise InvalidValueError(f"args {problems[0]}")
@@ -286,12 +308,10 @@ class _Reader:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._turn = threading.Lock()
         self._read = bytearray()
 
     def next(self) -> bytes:
-        with self._turn:
-            return self._take(int.from_bytes(self._take(4), "big"))
+        return self._take(int.from_bytes(self._take(4), "big"))
 
     def _take(self, size: int) -> bytes:
         while len(self._read) < size:

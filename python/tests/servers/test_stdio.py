@@ -90,6 +90,16 @@ def test_a_cancelled_call_says_how_it_ended(start: Callable[..., Stdio], pipe: M
     assert ended["wait_async"]["ended"] == "closed"
 
 
+def test_a_cancellation_reaches_a_call_that_is_still_decoded(
+    start: Callable[..., Stdio], pipe: MakePipe
+) -> None:
+    worker = start()
+    large = {"large": "x" * (8 << 20)}
+    call = worker.send("wait", {"pipe": pipe("wait").path}, metadata=large)
+    cancel = worker.send("$cancel", {"id": call})
+    assert {worker.receive()["id"], worker.receive()["id"]} == {call, cancel}
+
+
 def test_the_end_of_stdin_kills_it_and_its_children(start: Callable[..., Stdio]) -> None:
     worker = start()
     worker.ask("child")
