@@ -1,7 +1,7 @@
 //! The processes that wait for unary calls, whose exit cancels their calls.
 //!
-//! A process is monitored from its first call until it exits. A resource with a monitor of its own for each call had
-//! the BEAM wake its own scheduler three times a call, to release the resource and to collect its memory.
+//! One resource monitors each process from its first call until it exits. A resource for each call had the BEAM wake its
+//! own scheduler three times a call, to release the resource and to collect its memory.
 
 use super::request::Call;
 use crate::{runtime::spawn, send_guard::SendGuard};
@@ -14,7 +14,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// Every process that has made a call, until it exits.
-static CALLERS: LazyLock<Mutex<BTreeMap<Key, ResourceArc<Caller>>>> = LazyLock::new(Mutex::default);
+static CALLERS: Mutex<BTreeMap<Key, Calls>> = Mutex::new(BTreeMap::new());
+
+/// Monitors all of them.
+static MONITORS: LazyLock<ResourceArc<Monitors>> = LazyLock::new(|| ResourceArc::new(Monitors));
 
 /// A process, by the word that its term is: to compare two pids takes the BEAM a hundred instructions.
 type Key = ErlNifTerm;
@@ -26,17 +29,16 @@ fn key(env: Env<'_>, pid: LocalPid) -> Key {
 /// The calls that a process waits for. `None` once it has exited.
 type Calls = Arc<Mutex<Option<Vec<Arc<WaitedCall>>>>>;
 
-struct Caller(Calls);
+struct Monitors;
 
 #[rustler::resource_impl]
-impl Resource for Caller {
+impl Resource for Monitors {
     const IMPLEMENTS_DOWN: bool = true;
 
     fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
-        let caller = CALLERS.lock().remove(&key(env, pid));
-        drop(caller);
-        let calls = self.0.lock().take().unwrap_or_default();
-        calls.iter().for_each(|call| call.cancel());
+        let calls = CALLERS.lock().remove(&key(env, pid));
+        let calls = calls.and_then(|calls| calls.lock().take());
+        calls.iter().flatten().for_each(|call| call.cancel());
     }
 }
 
@@ -123,13 +125,12 @@ impl Drop for Waited {
 fn calls_of(env: Env<'_>) -> Calls {
     let pid = env.pid();
     let key = key(env, pid);
-    if let Some(caller) = CALLERS.lock().get(&key) {
-        return caller.0.clone();
+    if let Some(calls) = CALLERS.lock().get(&key) {
+        return calls.clone();
     }
     let calls: Calls = Arc::new(Mutex::new(Some(Vec::new())));
-    let caller = ResourceArc::new(Caller(calls.clone()));
-    CALLERS.lock().insert(key, caller.clone());
-    if env.monitor(&caller, &pid).is_none() {
+    CALLERS.lock().insert(key, calls.clone());
+    if env.monitor(&MONITORS, &pid).is_none() {
         CALLERS.lock().remove(&key);
         *calls.lock() = None;
     }
@@ -138,9 +139,9 @@ fn calls_of(env: Env<'_>) -> Calls {
 
 /// Cancels a call of the calling process. Once it has returned, no reply to the call is sent.
 pub(crate) fn cancel(env: Env<'_>, id: u64) {
-    let caller = CALLERS.lock().get(&key(env, env.pid())).cloned();
-    let call = caller.and_then(|caller| {
-        let calls = caller.0.lock();
+    let calls = CALLERS.lock().get(&key(env, env.pid())).cloned();
+    let call = calls.and_then(|calls| {
+        let calls = calls.lock();
         calls.iter().flatten().find(|call| call.id == id).cloned()
     });
     if let Some(call) = call {
