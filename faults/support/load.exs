@@ -178,11 +178,13 @@ defmodule Snakepit.Faults.Load do
 
   # Some run long enough to be hit by what happens to their worker.
   defp call(:unary, token, journal, options, session),
-    do: {mark(token, journal, Enum.random(session.seconds), options), session}
+    do: {mark("mark", token, journal, Enum.random(session.seconds), options), session}
 
-  # So short that further calls are sent ahead to the worker.
-  defp call(:quick, token, journal, options, session),
-    do: {mark(token, journal, 0, options), session}
+  # So short that further calls are sent ahead to the worker, but for a few behind which calls are recalled.
+  defp call(:quick, token, journal, options, session) do
+    seconds = if :rand.uniform(200) == 1, do: 0.05, else: 0
+    {mark("mark_quick", token, journal, seconds, options), session}
+  end
 
   defp call(:stream, token, journal, options, session) do
     count = Enum.random([1, session.items, session.chunks])
@@ -368,10 +370,10 @@ defmodule Snakepit.Faults.Load do
 
   defp closed(outcome), do: if(Process.delete(:rows), do: :rows_left_open, else: outcome)
 
-  defp mark(token, journal, seconds, options) do
+  defp mark(command, token, journal, seconds, options) do
     args = %{path: journal, token: token, seconds: seconds}
 
-    case Snakepit.execute("mark", args, options) do
+    case Snakepit.execute(command, args, options) do
       {:ok, %{"token" => ^token}} -> :ok
       {:ok, other} -> {:wrong_answer, other}
       error -> outcome(error)

@@ -17,10 +17,14 @@ defmodule Snakepit.PipeliningTest do
     refute File.exists?(notes)
   end
 
-  # A pool whose workers have answered within a budget that any machine keeps.
-  defp start_taught_pool!(options) do
+  # A pool whose commands have ended on each worker, within a budget that any machine keeps.
+  defp start_taught_pool!(dir, options) do
     pool = start_pool!(Keyword.merge([pipeline_budget: 60_000_000], options))
-    for _ <- 1..50, do: {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+    held = for n <- 1..options[:size], do: hold(pool, dir, "taught#{n}")
+    Enum.each(held, &free/1)
+
+    {:ok, _} = Snakepit.execute("note", %{path: Path.join(dir, "taught")}, pool: pool)
+    {:ok, _} = Snakepit.execute("pid", %{}, pool: pool)
     pool
   end
 
@@ -54,7 +58,7 @@ defmodule Snakepit.PipeliningTest do
   end
 
   test "no call waits behind a long one while the other worker is free", %{tmp_dir: dir} do
-    pool = start_taught_pool!(size: 2)
+    pool = start_taught_pool!(dir, size: 2)
     held = hold(pool, dir, "long")
 
     1..8
@@ -75,7 +79,7 @@ defmodule Snakepit.PipeliningTest do
   for first <- [0, 1] do
     test "calls behind long ones go to the first free worker, number #{first}", context do
       %{tmp_dir: dir} = context
-      pool = start_taught_pool!(size: 2)
+      pool = start_taught_pool!(dir, size: 2)
       held = for name <- ~w(one other), do: hold(pool, dir, name)
       waiting = for _ <- 1..4, do: call(pool, "pid", %{})
       # They were sent ahead, and have been recalled.
@@ -93,7 +97,7 @@ defmodule Snakepit.PipeliningTest do
   test "a call that has not started when its worker dies runs once, on another worker", %{
     tmp_dir: dir
   } do
-    pool = start_taught_pool!(size: 1)
+    pool = start_taught_pool!(dir, size: 1)
     held = hold(pool, dir, "long")
     # A stopped worker returns nothing.
     suspend!(held.os_pid)
@@ -115,7 +119,7 @@ defmodule Snakepit.PipeliningTest do
   end
 
   test "a call that waits behind another ends at its deadline and never runs", %{tmp_dir: dir} do
-    pool = start_taught_pool!(size: 1)
+    pool = start_taught_pool!(dir, size: 1)
     held = hold(pool, dir, "long")
     notes = Path.join(dir, "notes")
 
@@ -127,7 +131,7 @@ defmodule Snakepit.PipeliningTest do
   end
 
   test "a call whose caller dies while it waits behind another never runs", %{tmp_dir: dir} do
-    pool = start_taught_pool!(size: 1)
+    pool = start_taught_pool!(dir, size: 1)
     held = hold(pool, dir, "long")
     suspend!(held.os_pid)
     notes = Path.join(dir, "notes")
@@ -140,7 +144,7 @@ defmodule Snakepit.PipeliningTest do
   end
 
   test "with a budget of 0 nothing is sent ahead", %{tmp_dir: dir} do
-    pool = start_taught_pool!(size: 1, pipeline_budget: 0)
+    pool = start_taught_pool!(dir, size: 1, pipeline_budget: 0)
     held = hold(pool, dir, "long")
     suspend!(held.os_pid)
     waiting = call(pool, "pid", %{})

@@ -14,7 +14,7 @@ fn batches(size: usize) -> Vec<BatchCommand> {
 /// A call of the command that takes batches.
 fn embed(pool: &Dispatcher<Name>) -> AcquireOptions {
     AcquireOptions {
-        gathers: pool.gathers("embed"),
+        command: pool.command("embed"),
         pipelines: true,
         ..AcquireOptions::default()
     }
@@ -113,7 +113,7 @@ fn nor_before_a_call_whose_session_waits_for_its_worker() {
     drop(lease_with(&pool, in_session(&pool, "s")));
     let running = lease_with(&pool, embed(&pool));
     let plain = AcquireOptions {
-        gathers: Gathers::No,
+        command: CommandId::OTHERS,
         pipelines: false,
         ..in_session(&pool, "s")
     };

@@ -4,6 +4,7 @@
 //! of the table, grants to waiting calls and events, is sent once the mutex is released.
 
 mod batches;
+mod commands;
 mod in_turn;
 mod queue;
 mod sessions;
@@ -22,12 +23,12 @@ mod tests;
 
 pub use state::Limits;
 pub use types::{
-    AcquireError, AcquireOptions, BatchCommand, Event, Gathers, HeldPlace, Priority, Session,
+    AcquireError, AcquireOptions, BatchCommand, CommandId, Event, HeldPlace, Priority, Session,
     Snapshot, Startup, Unavailable, Worker, WorkerKey,
 };
 
 use crate::overdue::Watch;
-use batches::BatchCommands;
+use commands::Commands;
 use in_turn::in_turn;
 use parking_lot::{Mutex, MutexGuard};
 use queue::Place;
@@ -75,7 +76,7 @@ type AnyCall<W> = Box<dyn QueuedCall<W>>;
 
 pub struct Dispatcher<W: Worker> {
     state: Mutex<State<W, AnyCall<W>>>,
-    batch_commands: BatchCommands,
+    commands: Commands,
     listener: Listener<W>,
     client_id: u64,
     /// Whether the workers are endpoints.
@@ -91,7 +92,7 @@ impl<W: Worker> Dispatcher<W> {
             let dispatcher = dispatcher.clone();
             Self {
                 state: Mutex::new(State::new(limits)),
-                batch_commands: BatchCommands::default(),
+                commands: Commands::default(),
                 listener: Box::new(listener),
                 client_id: random(),
                 remote: limits.remote,
@@ -141,15 +142,15 @@ impl<W: Worker> Dispatcher<W> {
         self.remote
     }
 
-    /// Whether calls of a command gather in batches on the workers.
+    /// The number of a command in this pool. Beyond a thousand they share one.
     #[inline]
-    pub fn gathers(&self, command: &str) -> Gathers {
-        self.batch_commands.gathers(command)
+    pub fn command(&self, name: &str) -> CommandId {
+        self.commands.id(name)
     }
 
     /// How many calls of a command a worker takes in one slot.
     pub fn batch_size(&self, command: &str) -> usize {
-        self.batch_commands.size(command)
+        self.commands.batch_size(command)
     }
 
     pub fn add(self: &Arc<Self>, worker: W, capacity: usize) -> WorkerKey {
@@ -164,9 +165,8 @@ impl<W: Worker> Dispatcher<W> {
         capacity: usize,
         batches: Vec<BatchCommand>,
     ) -> WorkerKey {
-        let batches = self.batch_commands.add(batches);
-        let gathers = |command: &str| self.gathers(command);
-        let (key, effects, end) = self.lock().add(worker, capacity, batches, gathers);
+        let batches = self.commands.announce(batches);
+        let (key, effects, end) = self.lock().add(worker, capacity, batches);
         self.watch(end);
         self.send(effects);
         key
@@ -335,7 +335,7 @@ impl<W: Worker> Lease<W> {
     /// Whether the call shares its slot with others, with which it gathers on the worker.
     #[inline]
     pub fn is_batched(&self) -> bool {
-        self.slot.batch.is_some()
+        self.slot.batched
     }
 
     /// Frees the slot, and reports how long the command took.

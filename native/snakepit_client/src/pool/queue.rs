@@ -1,8 +1,9 @@
 //! The calls that wait for a worker, and how long they do.
 
 use super::{
+    commands::CommandTimes,
     sessions::SessionLease,
-    types::{AcquireError, BatchId, Gathers, HeldPlace, Priority},
+    types::{AcquireError, CommandId, HeldPlace, Priority},
 };
 use std::{
     collections::BTreeSet,
@@ -31,9 +32,11 @@ pub(super) struct Demand {
     /// It may wait on the worker itself.
     pub(super) pipelines: bool,
     /// It may share a slot with other calls of this command, where those gather.
-    pub(super) batch: Option<BatchId>,
-    /// Its place in the queue: it does not join calls on a worker for which a call before it waits. None if
-    /// another call waits for any worker.
+    pub(super) command: CommandId,
+    /// What it may take, in nanoseconds.
+    pub(super) time: u64,
+    /// Its place in the queue: neither joins it calls on a worker for which a call before it waits, nor is it sent ahead
+    /// to that. None if another call waits for any worker.
     pub(super) joins_before: Option<Place>,
 }
 
@@ -46,7 +49,7 @@ pub(super) struct Queued<C> {
 /// How a call waits.
 pub(super) struct Wait {
     pub(super) place: Place,
-    pub(super) gathers: Gathers,
+    pub(super) command: CommandId,
     pub(super) pipelines: bool,
     pub(super) session: Option<QueuedSession>,
     pub(super) limits: WaitLimits,
@@ -60,10 +63,11 @@ pub(super) struct QueuedSession {
 }
 
 impl Wait {
-    pub(super) fn demand(&self) -> Demand {
+    pub(super) fn demand(&self, times: &CommandTimes) -> Demand {
         Demand {
             pipelines: self.pipelines,
-            batch: self.gathers.batch(),
+            command: self.command,
+            time: times.expected(self.command),
             joins_before: Some(self.place),
         }
     }

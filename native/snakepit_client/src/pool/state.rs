@@ -1,11 +1,12 @@
 //! The table behind the dispatcher's lock: the workers, the calls that wait for them, and their sessions.
 
 use super::{
+    commands::{CommandTimes, nanos},
     queue::{Demand, Place, Queued, QueuedSession, Wait, WaitEnds, WaitLimits},
     sessions::{Assigned, EndedSession, SessionLease, Sessions},
     types::{
-        AcquireError, AcquireOptions, BatchId, Event, Gathers, HeldPlace, Snapshot, Startup,
-        Unavailable, Worker, WorkerKey,
+        AcquireError, AcquireOptions, CommandId, Event, HeldPlace, Snapshot, Startup, Unavailable,
+        Worker, WorkerKey,
     },
     worker::{Slot, SlotUse, WorkerEntry},
 };
@@ -22,7 +23,7 @@ const ENDED_AT_ONCE: usize = 4;
 /// While all CPUs are busy, a call goes to a busy worker with less work than this part of the budget, though others are
 /// idle: to wake another process costs more CPU time than a short call. With 32 callers on two CPUs, pools of 10 and 50
 /// workers made 2 to 3 times as many calls (guides/performance.md).
-const SHARED_PART: u32 = 5;
+const SHARED_PART: u64 = 5;
 
 /// The options of a pool.
 #[derive(Clone, Copy, Default)]
@@ -45,6 +46,7 @@ pub struct Limits {
 pub(super) struct State<W: Worker, C> {
     limits: Limits,
     workers: Vec<WorkerEntry<W, C>>,
+    times: CommandTimes,
     queue: BTreeMap<Place, Queued<C>>,
     /// How many calls wait for one worker alone, in its entry.
     pinned: usize,
@@ -106,6 +108,7 @@ impl<W: Worker, C> State<W, C> {
         Self {
             limits,
             workers: Vec::new(),
+            times: CommandTimes::default(),
             queue: BTreeMap::new(),
             pinned: 0,
             ends: WaitEnds::default(),
@@ -132,7 +135,7 @@ impl<W: Worker, C> State<W, C> {
             deadline,
             queue_timeout,
             session,
-            gathers,
+            command,
             pipelines,
             requeued,
             held,
@@ -148,7 +151,8 @@ impl<W: Worker, C> State<W, C> {
         let first = self.is_first(place);
         let demand = Demand {
             pipelines: pipelines && first,
-            batch: gathers.batch(),
+            command,
+            time: self.times.expected(command),
             joins_before: first.then_some(place),
         };
         match self.place(wanted, demand) {
@@ -177,7 +181,7 @@ impl<W: Worker, C> State<W, C> {
                 };
                 let wait = Wait {
                     place,
-                    gathers,
+                    command,
                     pipelines,
                     session,
                     limits,
@@ -212,22 +216,15 @@ impl<W: Worker, C> State<W, C> {
         self.ends.first().filter(|end| first != Some(*end))
     }
 
-    /// `gathers` says how a command takes calls: the workers' commands are known now. Returns when the first of the
-    /// calls' waits ends, besides.
+    /// Returns when the first of the calls' waits ends, besides.
     pub(super) fn add(
         &mut self,
         worker: W,
         capacity: usize,
-        batches: Vec<(BatchId, usize)>,
-        gathers: impl Fn(&str) -> Gathers,
+        batches: Vec<(CommandId, usize)>,
     ) -> (WorkerKey, Effects<W, C>, Option<Instant>) {
         let key = WorkerKey(self.next_number());
         self.failed = 0;
-        for Queued { wait, .. } in self.queue.values_mut() {
-            if let Gathers::Unknown(command) = &wait.gathers {
-                wait.gathers = gathers(command);
-            }
-        }
         let entry = WorkerEntry::new(key, worker, capacity, batches);
         self.workers.push(entry);
         let effects = self.serve(Effects::new());
@@ -363,6 +360,12 @@ impl<W: Worker, C> State<W, C> {
         if let Some(session) = &slot.session {
             self.sessions.leave(session, Instant::now());
         }
+        // A call that was refused has taken no time.
+        if let SlotUse::Took(time) = used
+            && !time.is_zero()
+        {
+            self.times.add(slot.command, time);
+        }
         let mut effects = Effects::new();
         if let Some(entry) = self.entry(slot.key) {
             effects
@@ -418,17 +421,23 @@ impl<W: Worker, C> State<W, C> {
                 Some(index) if self.workers[index].is_draining() => return Placement::SessionLost,
                 // It moves now, as from a busy worker.
                 Some(index) if !strict && self.workers[index].is_draining_sessions() => {}
-                Some(index) if self.workers[index].is_free(demand, self.limits.pipeline_budget) => {
+                Some(index) if self.workers[index].is_free(demand, self.budget()) => {
                     return Placement::Worker(index);
                 }
                 Some(index) if strict => return Placement::Queue(Some(index)),
                 Some(_) => {}
             }
         }
-        let shares = demand.pipelines && session.is_none() && self.has_busy_cpus();
-        let share = shares.then_some(self.limits.pipeline_budget / SHARED_PART);
-        self.least_loaded(demand, share)
+        let share = self.budget() / SHARED_PART;
+        let is_short = demand.pipelines && demand.time < share;
+        let shares = is_short && session.is_none() && self.has_busy_cpus();
+        self.least_loaded(demand, shares.then_some(share))
             .map_or(Placement::Queue(None), Placement::Worker)
+    }
+
+    /// How much work may be sent ahead to a worker, in nanoseconds.
+    fn budget(&self) -> u64 {
+        nanos(self.limits.pipeline_budget)
     }
 
     /// Whether as many workers are busy as there are CPUs: another one would not run at once.
@@ -438,13 +447,11 @@ impl<W: Worker, C> State<W, C> {
         cpus.is_some_and(|cpus| busy.take(cpus).count() == cpus)
     }
 
-    fn least_loaded(&self, demand: Demand, share: Option<Duration>) -> Option<usize> {
+    fn least_loaded(&self, demand: Demand, share: Option<u64>) -> Option<usize> {
         self.workers
             .iter()
             .enumerate()
-            .filter(|(_, entry)| {
-                entry.is_open() && entry.is_free(demand, self.limits.pipeline_budget)
-            })
+            .filter(|(_, entry)| entry.is_open() && entry.is_free(demand, self.budget()))
             .min_by_key(|(_, entry)| entry.load(demand, share))
             .map(|(index, _)| index)
     }
@@ -633,42 +640,45 @@ impl<W: Worker, C> State<W, C> {
 
     /// Removes the first of the calls for which a worker is free; returns it and the worker.
     fn next(&mut self, effects: &mut Effects<W, C>) -> Option<(Queued<C>, Demand, usize)> {
+        // Whether the first call of the queue needs a slot of its own, so that no later one overtakes it.
+        let mut blocked = false;
         while !self.queue.is_empty() || self.pinned > 0 {
-            // A worker that drains its sessions serves the calls that wait for it alone.
-            let budget = self.limits.pipeline_budget;
-            let open = self.workers.iter().any(|entry| entry.may_take_some(budget));
+            let budget = self.budget();
+            let open = !blocked && self.workers.iter().any(|entry| entry.may_take_some(budget));
             let first = self.queue.first_key_value().filter(|_| open);
             let first = first.map(|(place, _)| *place);
-            let place = first.into_iter().chain(self.first_pinned()).min()?;
+            let pinned = self.first_pinned(blocked);
+            let place = first.into_iter().chain(pinned).min()?;
             let queued = self.remove_call(place)?;
             if queued.wait.limits.is_late(Instant::now()) {
                 self.refuse_late(queued, effects);
                 continue;
             }
-            let demand = queued.wait.demand();
+            let demand = queued.wait.demand(&self.times);
             match self.place(queued.wait.session(), demand) {
                 Placement::Worker(index) => return Some((queued, demand, index)),
-                Placement::Queue(None) => {
-                    // It needs a slot of its own, and no later call overtakes it.
-                    self.insert(None, queued);
-                    return None;
+                Placement::Queue(pinned) => {
+                    blocked |= pinned.is_none();
+                    self.insert(pinned, queued);
                 }
-                Placement::Queue(pinned) => self.insert(pinned, queued),
                 Placement::SessionLost => self.refuse_lost(queued, effects),
             }
         }
         None
     }
 
-    /// The first of the calls that wait for one worker which is free.
-    fn first_pinned(&self) -> Option<Place> {
+    /// The first of the calls that wait for one worker which is free. `blocked`: of a worker that would not get the first
+    /// call of the queue.
+    fn first_pinned(&self, blocked: bool) -> Option<Place> {
         if self.pinned == 0 {
             return None;
         }
-        let firsts = self.workers.iter().filter_map(|entry| {
+        let workers = self.workers.iter();
+        let workers = workers.filter(|entry| !blocked || entry.is_draining_sessions());
+        let firsts = workers.filter_map(|entry| {
             let (place, queued) = entry.pinned.first_key_value()?;
             entry
-                .is_free(queued.wait.demand(), self.limits.pipeline_budget)
+                .is_free(queued.wait.demand(&self.times), self.budget())
                 .then_some(*place)
         });
         firsts.min()

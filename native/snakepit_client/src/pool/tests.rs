@@ -495,15 +495,23 @@ fn short_lease(dispatcher: &Arc<Dispatcher<Name>>) -> Lease<Name> {
     lease_with(dispatcher, pipelined())
 }
 
-/// Has a worker run commands of this length.
+/// A call of another command than `pipelined` is of.
+fn other(pool: &Dispatcher<Name>) -> AcquireOptions {
+    AcquireOptions {
+        command: pool.command("other"),
+        ..pipelined()
+    }
+}
+
+/// Has the pool run commands of this length.
 fn train(pool: &Arc<Dispatcher<Name>>, time: Duration) {
-    for _ in 0..100 {
+    for _ in 0..300 {
         short_lease(pool).done(time);
     }
 }
 
 #[test]
-fn nothing_is_sent_ahead_before_a_worker_has_run_a_short_command() {
+fn nothing_is_sent_ahead_behind_a_command_that_has_never_ended() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     let first = short_lease(&pool);
@@ -518,7 +526,7 @@ fn short_calls_are_sent_ahead_up_to_the_budget() {
     let pool = dispatcher(1);
     pool.add("a", 1);
     train(&pool, Duration::from_micros(100));
-    let sent: Vec<_> = (0..6).map(|_| short_lease(&pool)).collect();
+    let sent: Vec<_> = (0..5).map(|_| short_lease(&pool)).collect();
     let (_ticket, mut granted) = queue_with(&pool, pipelined());
     assert!(granted.try_recv().is_err());
     drop(sent);
@@ -536,7 +544,7 @@ fn a_call_is_sent_ahead_only_where_no_worker_is_free() {
     assert_eq!(names, ["a", "b", "b"]);
 }
 
-/// Two workers that share a CPU, the first of which has run commands of this length.
+/// Two workers that share a CPU, of a pool that has run commands of this length on the first.
 fn sharing(time: Duration, change: impl FnOnce(&mut Limits)) -> Arc<Dispatcher<Name>> {
     let mut limits = Limits {
         cpus: Some(1),
@@ -579,6 +587,8 @@ fn idle_workers_are_taken_while_a_cpu_may_be_idle_or_calls_are_not_short() {
     assert_eq!(second(&none_ahead, pipelined()), "b");
     let longer = sharing(Duration::from_micros(200), |_| {});
     assert_eq!(second(&longer, pipelined()), "b");
+    let unknown = sharing(SHORT, |_| {});
+    assert_eq!(second(&unknown, other(&unknown)), "b");
 }
 
 #[test]
@@ -612,6 +622,56 @@ fn a_call_with_a_slot_of_its_own_or_a_session_takes_an_idle_worker_and_so_does_o
     let running = short_lease(&pool);
     running.stall();
     assert_eq!(*short_lease(&pool).worker(), "b");
+}
+
+#[test]
+fn a_worker_is_sent_calls_ahead_by_the_commands_that_it_has() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    lease_with(&pool, other(&pool)).done(Duration::from_millis(20));
+    train(&pool, SHORT);
+    pool.add("b", 1);
+    let on_a = short_lease(&pool);
+    short_lease(&pool).done(SHORT);
+    drop(on_a);
+    let long = lease_with(&pool, other(&pool));
+    let short: Vec<_> = (0..3).map(|_| short_lease(&pool)).collect();
+    assert!(short.iter().all(|lease| lease.worker() != long.worker()));
+    // It waits behind short ones, and nothing behind it.
+    let _second = lease_with(&pool, other(&pool));
+    let (_ticket, mut granted) = queue_with(&pool, pipelined());
+    assert!(granted.try_recv().is_err());
+    drop(long);
+    assert!(granted.try_recv().is_ok());
+}
+
+#[test]
+fn nothing_is_sent_ahead_to_a_connection_on_which_nothing_has_ended() {
+    let pool = dispatcher(8);
+    let a = pool.add("a", 1);
+    train(&pool, SHORT);
+    let running = short_lease(&pool);
+    pool.pause(a);
+    pool.resume(a, "a again");
+    let (_first, mut first) = queue_with(&pool, pipelined());
+    pool.add("b", 1);
+    let first = first.try_recv().unwrap().unwrap();
+    let (_second, mut second) = queue_with(&pool, pipelined());
+    assert!(second.try_recv().is_err());
+    first.done(SHORT);
+    assert_eq!(*second.try_recv().unwrap().unwrap().worker(), "b");
+    drop(running);
+}
+
+#[test]
+fn a_refused_call_says_nothing_about_what_its_command_takes() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    lease_with(&pool, other(&pool)).done(Duration::ZERO);
+    let running = lease_with(&pool, other(&pool));
+    let (_ticket, mut granted) = queue_with(&pool, pipelined());
+    assert!(granted.try_recv().is_err());
+    drop(running);
 }
 
 #[test]
@@ -652,6 +712,48 @@ fn a_call_that_needs_a_slot_of_its_own_is_not_overtaken() {
     assert!(short.try_recv().is_err());
     drop(stream);
     assert!(short.try_recv().is_ok());
+}
+
+/// A call that waits for the worker of its session, and needs a slot of its own there.
+fn in_session() -> AcquireOptions {
+    AcquireOptions {
+        session: Some(Session {
+            id: "s".into(),
+            strict: true,
+        }),
+        ..AcquireOptions::default()
+    }
+}
+
+#[test]
+fn nor_is_one_that_needs_it_of_the_worker_of_its_session() {
+    let pool = dispatcher(8);
+    pool.add("a", 1);
+    train(&pool, SHORT);
+    drop(lease_with(&pool, in_session()));
+    let running = short_lease(&pool);
+    let (_stream, mut stream) = queue_with(&pool, in_session());
+    let (_short, mut short) = queue_with(&pool, pipelined());
+    running.done(SHORT);
+    assert!(short.try_recv().is_err());
+    drop(stream.try_recv().unwrap().unwrap());
+    assert!(short.try_recv().is_ok());
+}
+
+#[test]
+fn a_worker_that_drains_its_sessions_serves_them_while_a_call_waits_for_a_slot_of_another() {
+    let pool = dispatcher(8);
+    let a = pool.add("a", 1);
+    let on_a = lease_with(&pool, in_session());
+    pool.add("b", 1);
+    train(&pool, SHORT);
+    let _on_b = short_lease(&pool);
+    pool.drain_sessions(a);
+    let (_stream, mut stream) = queue(&pool);
+    let (_pinned, mut pinned) = queue_with(&pool, in_session());
+    drop(on_a);
+    assert_eq!(*pinned.try_recv().unwrap().unwrap().worker(), "a");
+    assert!(stream.try_recv().is_err());
 }
 
 #[test]

@@ -43,8 +43,8 @@ pub struct AcquireOptions {
     /// How long it may wait for a worker once the pool has had one.
     pub queue_timeout: Option<Duration>,
     pub session: Option<Session>,
-    /// How its command takes calls: see `Dispatcher::gathers`.
-    pub gathers: Gathers,
+    /// See `Dispatcher::command`.
+    pub command: CommandId,
     /// Whether the call may be sent to a worker that is still busy with earlier ones.
     pub pipelines: bool,
     /// Whether it had a worker before and has not started there. Such a call may exceed the queue's limit.
@@ -68,7 +68,7 @@ impl Default for AcquireOptions {
             deadline: None,
             queue_timeout: None,
             session: None,
-            gathers: Gathers::No,
+            command: CommandId::OTHERS,
             pipelines: false,
             requeued: false,
             held: Vec::new(),
@@ -76,28 +76,13 @@ impl Default for AcquireOptions {
     }
 }
 
-/// A command whose calls gather in batches, in the pool's list of such commands.
+/// A command of a pool, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchId(pub(super) usize);
+pub struct CommandId(pub(super) usize);
 
-/// Whether calls of a command gather in batches on the workers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Gathers {
-    #[default]
-    No,
-    /// On workers that have announced it.
-    As(BatchId),
-    /// No worker has been ready yet. Contains the command.
-    Unknown(Box<str>),
-}
-
-impl Gathers {
-    pub(super) fn batch(&self) -> Option<BatchId> {
-        match self {
-            Self::As(id) => Some(*id),
-            Self::No | Self::Unknown(_) => None,
-        }
-    }
+impl CommandId {
+    /// Those beyond the number of commands that a pool distinguishes.
+    pub(super) const OTHERS: Self = Self(0);
 }
 
 /// A command of a worker whose calls gather, and how many calls a batch has at most.

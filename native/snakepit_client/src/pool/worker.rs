@@ -4,9 +4,8 @@ use super::{
     batches::WorkerBatches,
     queue::{Demand, Place, Queued},
     sessions::SessionLease,
-    types::{BatchId, Event, Worker, WorkerKey},
+    types::{CommandId, Event, Worker, WorkerKey},
 };
-use snakepit_wire::moving_mean;
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
@@ -37,9 +36,10 @@ pub(super) struct WorkerEntry<W, C> {
     batched: usize,
     /// How many calls in flight keep others from being sent ahead behind them.
     exclusive: usize,
-    /// What its commands take, once one has ended.
-    times: Option<CommandTimes>,
-    /// Set while a command takes unexpectedly long: nothing is sent ahead until something has ended.
+    /// What the calls in flight may take behind which others may wait, in nanoseconds.
+    work: u64,
+    /// Set on a new connection, and while a command takes unexpectedly long: nothing is sent ahead until something has
+    /// ended.
     stalled: bool,
     last_lease: u64,
     phase: Phase,
@@ -55,38 +55,6 @@ pub(super) struct WorkerEntry<W, C> {
     pub(super) sessions: HashSet<Arc<str>>,
 }
 
-/// Of how many commands the usual time is the mean.
-const USUAL_OF: u64 = 256;
-
-/// Moving means of the times of a worker's commands, in nanoseconds.
-#[derive(Clone, Copy)]
-struct CommandTimes {
-    /// Of the last few.
-    recent: u64,
-    /// Of some hundreds: a long command among many short ones counts for as long as it would delay these.
-    usual: u64,
-    count: u64,
-}
-
-impl CommandTimes {
-    fn of(time: u64) -> Self {
-        Self {
-            recent: time,
-            usual: time,
-            count: 1,
-        }
-    }
-
-    fn add(self, time: u64) -> Self {
-        let count = (self.count + 1).min(USUAL_OF);
-        Self {
-            recent: moving_mean(self.recent, time),
-            usual: self.usual - self.usual / count + time / count,
-            count,
-        }
-    }
-}
-
 /// What one call takes of a worker.
 pub(super) struct Slot<W> {
     pub(super) worker: W,
@@ -94,9 +62,12 @@ pub(super) struct Slot<W> {
     /// Which of the worker's connections `worker` has.
     pub(super) connection: u64,
     pub(super) session: Option<SessionLease>,
-    /// Set if it shares a slot with other calls of this command.
-    pub(super) batch: Option<BatchId>,
+    pub(super) command: CommandId,
+    /// Whether it shares a slot with other calls of its command.
+    pub(super) batched: bool,
     exclusive: bool,
+    /// What it adds to the worker's work.
+    work: u64,
     /// Whether the worker had other calls before it.
     pub(super) behind: bool,
     cancelled: bool,
@@ -117,7 +88,7 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         key: WorkerKey,
         worker: W,
         capacity: usize,
-        batches: Vec<(BatchId, usize)>,
+        batches: Vec<(CommandId, usize)>,
     ) -> Self {
         Self {
             key,
@@ -128,8 +99,8 @@ impl<W: Worker, C> WorkerEntry<W, C> {
             batches: batches.into_iter().map(WorkerBatches::new).collect(),
             batched: 0,
             exclusive: 0,
-            times: None,
-            stalled: false,
+            work: 0,
+            stalled: true,
             last_lease: 0,
             phase: Phase::Open,
             draining_sessions: false,
@@ -143,12 +114,12 @@ impl<W: Worker, C> WorkerEntry<W, C> {
 
     /// Whether a call may be sent to it: to a slot that is free, into a batch that has room, or behind calls that run
     /// if it `pipelines`.
-    pub(super) fn is_free(&self, demand: Demand, budget: Duration) -> bool {
+    pub(super) fn is_free(&self, demand: Demand, budget: u64) -> bool {
         self.phase == Phase::Open
-            && match self.batches_of(demand.batch) {
+            && match self.batches_of(demand.command) {
                 _ if self.has_slot() => true,
                 Some(_) => self.joinable(demand) > 0,
-                None => demand.pipelines && self.may_wait_here(budget),
+                None => demand.pipelines && !self.overtakes(demand) && self.may_wait_here(budget),
             }
     }
 
@@ -157,12 +128,12 @@ impl<W: Worker, C> WorkerEntry<W, C> {
     }
 
     /// Whether one more call may wait on the worker itself, which has no slot left.
-    fn may_wait_here(&self, budget: Duration) -> bool {
-        self.occupied() < self.capacity + self.ahead(budget)
+    fn may_wait_here(&self, budget: u64) -> bool {
+        self.may_send_ahead(budget) && self.occupied() < self.capacity + MAX_AHEAD
     }
 
     /// Whether there may be a call that could be sent to it.
-    pub(super) fn may_take_some(&self, budget: Duration) -> bool {
+    pub(super) fn may_take_some(&self, budget: u64) -> bool {
         let has_room = |batches: &WorkerBatches| batches.room() > 0;
         let joinable = self.batched > 0 && self.batches.iter().any(has_room);
         self.is_open() && (joinable || self.has_slot() || self.may_wait_here(budget))
@@ -170,17 +141,21 @@ impl<W: Worker, C> WorkerEntry<W, C> {
 
     /// How many calls like this one could join those that are there, without another slot.
     fn joinable(&self, demand: Demand) -> usize {
-        let first = self.pinned.first_key_value().map(|(place, _)| *place);
-        let joins = demand
-            .joins_before
-            .is_some_and(|place| first.is_none_or(|first| place <= first));
-        let batches = self.batches_of(demand.batch).filter(|_| joins);
+        let batches = self.batches_of(demand.command);
+        let batches = batches.filter(|_| !self.overtakes(demand));
         batches.map_or(0, WorkerBatches::room)
     }
 
-    fn batches_of(&self, id: Option<BatchId>) -> Option<&WorkerBatches> {
-        let id = id?;
-        self.batches.iter().find(|one| one.is(id))
+    /// Whether a call before this one waits for a slot, of any worker or of this one.
+    fn overtakes(&self, demand: Demand) -> bool {
+        let first = self.pinned.first_key_value().map(|(place, _)| *place);
+        demand
+            .joins_before
+            .is_none_or(|place| first.is_some_and(|first| first < place))
+    }
+
+    fn batches_of(&self, command: CommandId) -> Option<&WorkerBatches> {
+        self.batches.iter().find(|one| one.is(command))
     }
 
     /// How many slots are taken.
@@ -195,26 +170,10 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         self.batches.iter().map(WorkerBatches::slots).sum()
     }
 
-    /// How many calls may wait on the worker itself: as many as keep it busy for about the budget.
-    fn ahead(&self, budget: Duration) -> usize {
-        self.calls_within(budget, |times| times.recent)
-    }
-
-    /// Whether it is busy, with less work than this.
-    fn shares(&self, budget: Duration) -> bool {
-        let calls = self.calls_within(budget, |times| times.recent.max(times.usual));
-        (1..calls).contains(&self.in_flight)
-    }
-
-    /// How many calls take about this time; 0 if none may wait on the worker itself.
-    fn calls_within(&self, time: Duration, of: impl FnOnce(CommandTimes) -> u64) -> usize {
-        match self.times {
-            Some(times) if !self.stalled && self.exclusive + self.batch_slots() < self.capacity => {
-                let calls = nanos(time) / of(times).max(1);
-                usize::try_from(calls).map_or(MAX_AHEAD, |calls| calls.min(MAX_AHEAD))
-            }
-            _ => 0,
-        }
+    /// Whether a call may wait on the worker itself, because those there are less work than this.
+    fn may_send_ahead(&self, budget: u64) -> bool {
+        let taken_whole = self.exclusive + self.batch_slots();
+        !self.stalled && taken_whole < self.capacity && self.work < budget
     }
 
     /// The worker with the smallest load is taken first: one whose batch the call fills up, and of these the fullest;
@@ -222,13 +181,13 @@ impl<W: Worker, C> WorkerEntry<W, C> {
     /// before one where it would wait, then the one with the fewest calls. Of idle workers the one that was leased last
     /// is taken, whose code and data are in the processor's caches, and which may not even sleep yet; of busy ones the
     /// one that was leased the longest time ago.
-    pub(super) fn load(&self, demand: Demand, share: Option<Duration>) -> (usize, usize, u64) {
+    pub(super) fn load(&self, demand: Demand, share: Option<u64>) -> (usize, usize, u64) {
         let joinable = self.joinable(demand);
         if joinable > 0 {
             return (0, joinable, self.last_lease);
         }
         let rank = match share {
-            Some(budget) if self.shares(budget) => 1,
+            Some(budget) if self.is_busy() && self.may_send_ahead(budget) => 1,
             _ if self.has_slot() => 2,
             _ => 3,
         };
@@ -271,22 +230,24 @@ impl<W: Worker, C> WorkerEntry<W, C> {
 
     /// `number` orders the leases of all workers.
     pub(super) fn take(&mut self, number: u64, demand: Demand) -> Slot<W> {
-        let batch = demand
-            .batch
-            .filter(|id| self.with_batches(*id, WorkerBatches::enter));
-        let exclusive = batch.is_none() && !demand.pipelines;
-        let behind = self.in_flight > 0;
+        let batched = self.with_batches(demand.command, WorkerBatches::enter);
+        let exclusive = !batched && !demand.pipelines;
+        let work = if batched || exclusive { 0 } else { demand.time };
+        let behind = self.is_busy();
         self.in_flight += 1;
-        self.batched += usize::from(batch.is_some());
+        self.batched += usize::from(batched);
         self.exclusive += usize::from(exclusive);
+        self.work += work;
         self.last_lease = number;
         Slot {
             worker: self.worker.clone(),
             key: self.key,
             connection: self.connection,
             session: None,
-            batch,
+            command: demand.command,
+            batched,
             exclusive,
+            work,
             behind,
             cancelled: false,
         }
@@ -304,8 +265,13 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         self.in_flight > self.cancelled
     }
 
-    fn with_batches(&mut self, id: BatchId, change: impl FnOnce(&mut WorkerBatches)) -> bool {
-        let batches = self.batches.iter_mut().find(|one| one.is(id));
+    /// False if calls of the command do not gather.
+    fn with_batches(
+        &mut self,
+        command: CommandId,
+        change: impl FnOnce(&mut WorkerBatches),
+    ) -> bool {
+        let batches = self.batches.iter_mut().find(|one| one.is(command));
         batches.map(change).is_some()
     }
 
@@ -314,14 +280,13 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         self.in_flight -= 1;
         self.exclusive -= usize::from(slot.exclusive);
         self.cancelled -= usize::from(slot.cancelled);
-        if let Some(id) = slot.batch {
+        self.work -= slot.work;
+        if slot.batched {
             self.batched -= 1;
-            self.with_batches(id, WorkerBatches::leave);
+            self.with_batches(slot.command, WorkerBatches::leave);
         }
         self.ended += u64::from(!matches!(used, SlotUse::NotStarted));
-        if let SlotUse::Took(time) = used {
-            self.observe(time);
-        }
+        self.stalled &= !matches!(used, SlotUse::Took(_));
         [self.served(), self.drained()]
     }
 
@@ -337,13 +302,6 @@ impl<W: Worker, C> WorkerEntry<W, C> {
             worker: self.worker.clone(),
             calls: self.ended,
         })
-    }
-
-    fn observe(&mut self, time: Duration) {
-        let time = nanos(time);
-        let times = self.times.map(|times| times.add(time));
-        self.times = Some(times.unwrap_or(CommandTimes::of(time)));
-        self.stalled = false;
     }
 
     pub(super) fn stall(&mut self) {
@@ -392,12 +350,8 @@ impl<W: Worker, C> WorkerEntry<W, C> {
             self.phase = Phase::Open;
             self.connection += 1;
             self.worker = worker;
-            self.stalled = false;
+            self.stalled = true;
         }
         paused
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

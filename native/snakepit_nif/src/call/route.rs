@@ -73,7 +73,7 @@ impl Call {
             deadline: self.header.deadline(),
             queue_timeout: self.queue_timeout,
             session: self.session.clone(),
-            gathers: pool.gathers(self.header.command()),
+            command: pool.command(self.header.command()),
             pipelines,
             requeued,
             held: self.held_in(pool),
