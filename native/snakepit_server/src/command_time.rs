@@ -1,6 +1,6 @@
 //! The mean time of a command.
 
-use snakepit_wire::moving_mean;
+use snakepit_wire::{moving_mean, nanos};
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -24,8 +24,7 @@ impl CommandTime {
     /// Adds the time of a call.
     #[inline]
     pub fn add(&self, time: Duration) {
-        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let mean = moving_mean(self.0.load(Ordering::Relaxed), time);
+        let mean = moving_mean(self.0.load(Ordering::Relaxed), nanos(time));
         // Of two calls that end at once, one may not count.
         self.0.store(mean, Ordering::Relaxed);
     }

@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use snakepit_proto::{CallEvent, ExecuteResponse, Fields, HandlerExit, ReplyFrame};
+use snakepit_wire::nanos;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub struct Outcome {
@@ -43,7 +44,7 @@ impl Outcome {
     pub(crate) fn into_reply(self, call_id: u64) -> ReplyFrame {
         let mut frame = ReplyFrame {
             call_id,
-            handler_ns: u64::try_from(self.took.as_nanos()).unwrap_or(u64::MAX),
+            handler_ns: nanos(self.took),
             batch_size: self.batch.size,
             batch_wait_us: self.batch.wait_us(),
             ..ReplyFrame::default()

@@ -16,7 +16,7 @@ pub use connection::{Connection, SharedConnection, leaves_work, without_wakeups}
 pub use framing::{Deframer, FRAME_OVERHEAD, FrameError, MAX_FRAME_SIZE, Outgoing, append};
 pub use io::{Io, IoState, Port};
 pub use journal::{JOURNAL_BYTES, StartJournal};
-pub use mean::moving_mean;
+pub use mean::{moving_mean, nanos};
 pub use sender::BatchingSender;
 pub use socket::Socket;
 

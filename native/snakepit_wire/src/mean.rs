@@ -1,3 +1,12 @@
+use std::time::Duration;
+
+/// A time in nanoseconds, as far as these can be counted.
+#[inline]
+#[must_use]
+pub fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The moving mean of times in nanoseconds. A new one counts for an eighth.
 #[inline]
 #[must_use]

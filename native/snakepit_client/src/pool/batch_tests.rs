@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::{
-    tests::{Name, Waiting, dispatcher, lease_with, queue_with},
+    tests::{Name, Waiting, dispatcher, lease_with, queue_with, strict},
     *,
 };
 
@@ -22,10 +22,7 @@ fn embed(pool: &Dispatcher<Name>) -> AcquireOptions {
 
 fn in_session(pool: &Dispatcher<Name>, id: &str) -> AcquireOptions {
     AcquireOptions {
-        session: Some(Session {
-            id: id.into(),
-            strict: true,
-        }),
+        session: Some(strict(id)),
         ..embed(pool)
     }
 }

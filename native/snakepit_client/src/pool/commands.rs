@@ -2,7 +2,7 @@
 
 use super::types::{BatchCommand, CommandId};
 use parking_lot::RwLock;
-use snakepit_wire::moving_mean;
+use snakepit_wire::{moving_mean, nanos};
 use std::{collections::HashMap, time::Duration};
 
 /// Callers name commands: further ones share a number, and so do those with longer names.
@@ -117,10 +117,6 @@ impl Means {
             count,
         }
     }
-}
-
-pub(super) fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

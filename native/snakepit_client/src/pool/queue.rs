@@ -35,8 +35,8 @@ pub(super) struct Demand {
     pub(super) command: CommandId,
     /// What it may take, in nanoseconds.
     pub(super) time: u64,
-    /// Its place in the queue: neither joins it calls on a worker for which a call before it waits, nor is it sent ahead
-    /// to that. None if another call waits for any worker.
+    /// Its place in the queue: where a call before it waits for a worker alone, it neither joins calls on that worker nor
+    /// is sent ahead to it. None if another call waits for any worker.
     pub(super) joins_before: Option<Place>,
 }
 

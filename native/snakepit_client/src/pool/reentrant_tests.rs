@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 //! Calls that are made by the tools of others, which wait for them.
 use super::{
-    tests::{Acquired, Name, acquire, dispatcher, lease_with, queue_with},
+    tests::{Acquired, Name, acquire, dispatcher, lease_with, queue_with, strict},
     *,
 };
 
@@ -14,10 +14,7 @@ fn nested(held: &[HeldPlace]) -> AcquireOptions {
 
 fn in_session(held: &[HeldPlace], id: &str) -> AcquireOptions {
     AcquireOptions {
-        session: Some(Session {
-            id: id.into(),
-            strict: true,
-        }),
+        session: Some(strict(id)),
         ..nested(held)
     }
 }

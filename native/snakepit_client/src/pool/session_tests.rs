@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::{
-    tests::{Acquired, Waits, acquire, wait_for},
+    tests::{Acquired, Waits, acquire, prefer, strict, wait_for},
     *,
 };
 use std::{
@@ -13,20 +13,6 @@ use std::{
 
 type Name = &'static str;
 type Waiting = (Waits<Name>, oneshot::Receiver<Granted<Name>>);
-
-fn strict(id: &str) -> Session {
-    Session {
-        id: id.into(),
-        strict: true,
-    }
-}
-
-fn prefer(id: &str) -> Session {
-    Session {
-        id: id.into(),
-        strict: false,
-    }
-}
 
 /// A pool whose workers have one slot each, and the events of its listener as text.
 struct Probe {

@@ -1,7 +1,7 @@
 //! The table behind the dispatcher's lock: the workers, the calls that wait for them, and their sessions.
 
 use super::{
-    commands::{CommandTimes, nanos},
+    commands::CommandTimes,
     queue::{Demand, Place, Queued, QueuedSession, Wait, WaitEnds, WaitLimits},
     sessions::{Assigned, EndedSession, SessionLease, Sessions},
     types::{
@@ -10,6 +10,7 @@ use super::{
     },
     worker::{Slot, SlotUse, WorkerEntry},
 };
+use snakepit_wire::nanos;
 use std::{
     collections::{BTreeMap, HashSet},
     mem::take,
@@ -448,10 +449,11 @@ impl<W: Worker, C> State<W, C> {
     }
 
     fn least_loaded(&self, demand: Demand, share: Option<u64>) -> Option<usize> {
+        let budget = self.budget();
         self.workers
             .iter()
             .enumerate()
-            .filter(|(_, entry)| entry.is_open() && entry.is_free(demand, self.budget()))
+            .filter(|(_, entry)| entry.is_open() && entry.is_free(demand, budget))
             .min_by_key(|(_, entry)| entry.load(demand, share))
             .map(|(index, _)| index)
     }
@@ -673,12 +675,13 @@ impl<W: Worker, C> State<W, C> {
         if self.pinned == 0 {
             return None;
         }
+        let budget = self.budget();
         let workers = self.workers.iter();
         let workers = workers.filter(|entry| !blocked || entry.is_draining_sessions());
         let firsts = workers.filter_map(|entry| {
             let (place, queued) = entry.pinned.first_key_value()?;
             entry
-                .is_free(queued.wait.demand(&self.times), self.budget())
+                .is_free(queued.wait.demand(&self.times), budget)
                 .then_some(*place)
         });
         firsts.min()

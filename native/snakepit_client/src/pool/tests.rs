@@ -123,6 +123,20 @@ fn refusal(dispatcher: &Arc<Dispatcher<Name>>) -> Option<AcquireError> {
     acquire(dispatcher, AcquireOptions::default()).err()
 }
 
+pub(super) fn strict(id: &str) -> Session {
+    Session {
+        id: id.into(),
+        strict: true,
+    }
+}
+
+pub(super) fn prefer(id: &str) -> Session {
+    Session {
+        id: id.into(),
+        strict: false,
+    }
+}
+
 fn unavailable(why: &str) -> Unavailable {
     Unavailable {
         why: why.into(),
@@ -609,12 +623,8 @@ fn a_call_with_a_slot_of_its_own_or_a_session_takes_an_idle_worker_and_so_does_o
     let pool = || sharing(SHORT, |_| {});
     assert_eq!(second(&pool(), pipelined()), "a");
     assert_eq!(second(&pool(), AcquireOptions::default()), "b");
-    let session = Session {
-        id: "s".into(),
-        strict: false,
-    };
     let in_session = AcquireOptions {
-        session: Some(session),
+        session: Some(prefer("s")),
         ..pipelined()
     };
     assert_eq!(second(&pool(), in_session), "b");
@@ -717,10 +727,7 @@ fn a_call_that_needs_a_slot_of_its_own_is_not_overtaken() {
 /// A call that waits for the worker of its session, and needs a slot of its own there.
 fn in_session() -> AcquireOptions {
     AcquireOptions {
-        session: Some(Session {
-            id: "s".into(),
-            strict: true,
-        }),
+        session: Some(strict("s")),
         ..AcquireOptions::default()
     }
 }
