@@ -182,7 +182,7 @@ defmodule Snakepit.ErrorMayHaveRunTest do
     said =
       for [_row, reasons, answer] <- Regex.scan(~r/^\| (`:.+?) \| (yes|no)\b/m, section),
           [reason] <- Regex.scan(~r/(?<=:)\w+/, reasons),
-          do: {String.to_existing_atom(hd([reason])), answer == "yes"}
+          do: {String.to_atom(reason), answer == "yes"}
 
     {_, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Error)
     reasons = for [_, reason] <- Regex.scan(~r/^\| `:(\w+)` \|/m, doc), do: reason
