@@ -113,6 +113,8 @@ defmodule Snakepit.Faults.Output do
       gone([call.os_pid], "#{kind}: a worker that prints forever outlives its call's deadline")
       figure("#{kind}: a deadline of #{timeout} ms, the worker gone after", "#{now() - began} ms")
     else
+      # The worker may have been killed before the call's first line: then the next one answers.
+      {:ok, _} = execute(pool, "ping", %{})
       print_past_deadline(kind, pool, 2 * timeout)
     end
   end

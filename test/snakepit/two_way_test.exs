@@ -7,6 +7,8 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
     import Snakepit.Test.Pools, except: [start_pool!: 0, start_pool!: 1]
 
     alias Snakepit.{Error, Tensor}
+    alias Snakepit.Test.Structs.Lazy
+    alias Snakepit.TwoWay.Asks
 
     @way way
     # Over stdin and stdout there are tools, but no streams.
@@ -14,6 +16,18 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
 
     setup_all do
       %{pool: start_pool!(max_concurrency: 4), alone: start_pool!(max_concurrency: 1)}
+    end
+
+    # Kills the process that serves the asks of the calling process's call.
+    defp kill_own_asks do
+      for {_, pid, _, _} <- DynamicSupervisor.which_children(Asks.Supervisor),
+          Process.info(pid, :monitors) == {:monitors, [process: self()]} do
+        monitor = Process.monitor(pid)
+        Process.exit(pid, :kill)
+        assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, patience()
+      end
+
+      1
     end
 
     defp start_pool!(options) do
@@ -344,6 +358,23 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                      tools: [one: fn _ -> 1 end],
                      pool: pool
                    )
+        end
+
+        assert no_messages?()
+      end
+
+      test "is cancelled if the process that serves its asks has ended before it starts",
+           context do
+        %{stuck: tools, alone: pool} = context
+        args = %{tool: "stuck", args: %{x: %Lazy{fun: &kill_own_asks/0}}}
+        options = [tools: tools, pool: pool]
+        assert {:error, %Error{reason: :cancelled}} = Snakepit.execute("ask", args, options)
+
+        if @streams do
+          args = %{tool: "stuck", n: %Lazy{fun: &kill_own_asks/0}}
+
+          assert {:error, %Error{reason: :cancelled}} =
+                   Snakepit.execute_stream("stream_of", args, & &1, options)
         end
 
         assert no_messages?()

@@ -28,6 +28,16 @@ defmodule Snakepit.Test.Structs do
     defstruct [:x]
   end
 
+  defmodule Lazy do
+    @moduledoc false
+    # Its encoder calls its function.
+    defstruct [:fun]
+
+    defimpl Snakepit.Encoder do
+      def encode(%{fun: fun}), do: fun.()
+    end
+  end
+
   defmodule Broken do
     @moduledoc false
     # Its encoder does what its fields say.

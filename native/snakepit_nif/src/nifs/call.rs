@@ -66,6 +66,15 @@ impl Resource for StreamResource {
     }
 }
 
+impl StreamResource {
+    /// The call ends with this process, which may have ended already.
+    pub(super) fn end_with(call: &ResourceArc<Self>, env: Env<'_>, pid: &LocalPid) {
+        if env.monitor(call, pid).is_none() {
+            call.cancelled.cancel();
+        }
+    }
+}
+
 impl Drop for StreamResource {
     fn drop(&mut self) {
         self.cancelled.cancel();
@@ -337,7 +346,7 @@ fn streaming<'a>(
         progress,
         guard: SendGuard::default(),
     });
-    env.monitor(&handle, &env.pid());
+    StreamResource::end_with(&handle, env, &env.pid());
     let timeouts = stream.timeouts();
     let events = stream.events(env, reference, &call, &handle);
     match spawn(run_stream(*call, route, credit, timeouts, events)) {

@@ -113,9 +113,9 @@ fn start<'a>(
         progress: messages.map(|stream| Progress::new(call.started, stream.demand)),
         guard: guard.clone(),
     });
-    env.monitor(&handle, &env.pid());
+    StreamResource::end_with(&handle, env, &env.pid());
     if let Some(asks) = spec.asks {
-        env.monitor(&handle, &asks);
+        StreamResource::end_with(&handle, env, &asks);
     }
     if progress {
         call.progress = Some(ProgressListener::new(env.pid(), reference, guard.clone()));
