@@ -6,7 +6,7 @@ defmodule Snakepit.GRPCWorker do
   use GenServer, restart: :temporary
 
   alias Snakepit.{Codec, Native}
-  alias Snakepit.GRPC.{Channel, Listener}
+  alias Snakepit.GRPC.{CallsReader, Channel, Listener}
   alias Snakepit.Pool.{Membership, PoolEvents}
 
   # EX_UNAVAILABLE of sysexits.h, with which a worker reports that it cannot run a server.
@@ -31,6 +31,7 @@ defmodule Snakepit.GRPCWorker do
     :awaited,
     :closed,
     :channel,
+    :reader,
     asked: %{}
   ]
 
@@ -39,7 +40,9 @@ defmodule Snakepit.GRPCWorker do
 
   @impl true
   def init({_supervisor, worker} = given) do
-    {:ok, %__MODULE__{membership: Membership.new(given), runtime_dir: worker.runtime_dir}}
+    membership = Membership.new(given)
+    {:ok, reader} = CallsReader.start_link()
+    {:ok, %__MODULE__{membership: membership, reader: reader, runtime_dir: worker.runtime_dir}}
   end
 
   @impl true
@@ -76,6 +79,7 @@ defmodule Snakepit.GRPCWorker do
   def handle_info({ref, {:ok, channel}}, %{awaited: {:connect, ref}} = state) do
     timeout = connect_timeout(state)
     {:ok, health} = Channel.start_health(channel, state.membership.id, timeout)
+    CallsReader.read(state.reader, channel)
     connection = %{channel: channel, closed: ref}
     {:noreply, Map.merge(%{state | awaited: {:health, health}}, connection)}
   end
@@ -163,6 +167,11 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_info(:connection_lost, %{membership: %{exit_text: nil}} = state),
     do: {:noreply, kill("its connection was lost", state)}
+
+  # Its connection is lost, with the replies that the process had read.
+  def handle_info({:EXIT, reader, reason}, %{reader: reader} = state),
+    do:
+      {:noreply, kill("the process that reads its replies has exited: #{inspect(reason)}", state)}
 
   def handle_info({:snakepit_handler_exited, exit}, state) do
     PoolEvents.handler_exited(exit, state.membership.options.name, state.membership.id)

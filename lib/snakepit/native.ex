@@ -75,6 +75,9 @@ defmodule Snakepit.Native do
   def keepalive(_interval, _timeout), do: missing()
   def connect(_ref, _options), do: missing()
   def close(_channel), do: missing()
+  def read_calls(_channel), do: missing()
+  def feed_calls(_calls, _data), do: missing()
+  def stop_feeding(_calls), do: missing()
   def health(_ref, _channel, _worker_id, _timeout), do: missing()
   def get_info(_ref, _channel, _timeout, _commands), do: missing()
 

@@ -64,8 +64,8 @@ defmodule Snakepit.DeadlineTest do
   @tag timeout: 180_000
   test "the deadlines of calls and streams hold, queued or running, with each kind of worker" do
     timed_out(~w(unary session stream lazy messages stdio), """
-    ready.(name: P)
     commands = [class: "trouble:Trouble", paths: ["test/support/python"]]
+    ready.(name: P, adapter_args: commands, max_concurrency: 8)
     ready.(name: Stdio, adapter: Snakepit.Adapters.GenericPythonV2, adapter_args: commands)
     # Its only place is taken, so further calls wait in the queue. If it ends, so does this BEAM.
     spawn_link(fn ->
@@ -79,8 +79,8 @@ defmodule Snakepit.DeadlineTest do
     port = stop.()
     on = [pool: P, timeout: 500]
     tasks = start_each.(
-      unary: fn -> Snakepit.execute("ping", %{}, on) end,
-      session: fn -> Snakepit.execute_in_session("s", "ping", %{}, on) end,
+      unary: fn -> Snakepit.execute("sleep", %{seconds: 3600}, on) end,
+      session: fn -> Snakepit.execute_in_session("s", "sleep", %{seconds: 3600}, on) end,
       stream: fn -> Snakepit.execute_stream("ping_stream", %{count: 3}, & &1, on) end,
       lazy: fn -> "ping_stream" |> Snakepit.stream(%{count: 3}, on) |> Enum.to_list() end,
       messages: fn -> messages.("ping_stream", %{count: 3}, on) end,

@@ -5,12 +5,13 @@ use crate::{
     channel::Channel,
     error::Failure,
     health_watch,
-    multiplexer::{Multiplexer, PendingCall},
+    multiplexer::{Multiplexer, PendingCall, StartFeeding},
     open_calls::OpenCalls,
     target::{ExitCause, Target},
 };
 use parking_lot::Mutex;
 use snakepit_proto::HealthRequest;
+use snakepit_wire::Address;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::oneshot,
@@ -31,6 +32,8 @@ pub struct Connection<P: PendingCall> {
     pub channel: Channel,
     calls: Arc<OpenCalls<P>>,
     pub exit_cause: ExitCause,
+    /// Whether another thread may read the socket of `Calls`.
+    feedable: bool,
     /// Ends `Calls`.
     end: CancellationToken,
     _end: DropGuard,
@@ -45,6 +48,7 @@ impl<P: PendingCall> Connection<P> {
             channel,
             calls: OpenCalls::new(),
             exit_cause: target.exit_cause.clone(),
+            feedable: target.tls.is_none() && matches!(target.address, Address::Unix(_)),
             end: end.clone(),
             _end: end.drop_guard(),
         });
@@ -94,6 +98,13 @@ impl<P: PendingCall> Connection<P> {
     /// Sets the limits of the worker; see `Multiplexer::set_worker`.
     pub fn set_worker(&self, capacity: usize, grace: Duration, owned: bool) {
         self.calls.set_worker(capacity, grace, owned);
+    }
+
+    /// Has `Calls` fed; see `Multiplexer::set_feeder`. Of a local server alone: only its bytes are those of HTTP/2.
+    pub fn set_feeder(&self, feeder: StartFeeding<ClientConnection, P>) {
+        if self.feedable {
+            self.calls.set_feeder(feeder);
+        }
     }
 
     /// Ends the connection at once: to the calls that run on it, it is lost.

@@ -3,7 +3,7 @@
 
 use crate::{
     calls_rpc::{CallsRpc, ClientConnection},
-    multiplexer::{Lost, Multiplexer, PendingCall},
+    multiplexer::{Lost, Multiplexer, PendingCall, StartFeeding},
     target::Target,
 };
 use parking_lot::Mutex;
@@ -28,6 +28,7 @@ struct State<P: PendingCall> {
     multiplexer: Option<Arc<ClientMultiplexer<P>>>,
     /// The limits of the worker, once they are known. The state of the multiplexer is locked after this one.
     worker: Option<(usize, Duration, bool)>,
+    feeder: Option<StartFeeding<ClientConnection, P>>,
 }
 
 impl<P: PendingCall> OpenCalls<P> {
@@ -35,6 +36,7 @@ impl<P: PendingCall> OpenCalls<P> {
         Arc::new(Self(Mutex::new(State {
             multiplexer: None,
             worker: None,
+            feeder: None,
         })))
     }
 
@@ -53,10 +55,22 @@ impl<P: PendingCall> OpenCalls<P> {
         }
     }
 
+    /// See `Multiplexer::set_feeder`.
+    pub(crate) fn set_feeder(&self, feeder: StartFeeding<ClientConnection, P>) {
+        let mut state = self.0.lock();
+        if let Some(multiplexer) = &state.multiplexer {
+            multiplexer.set_feeder(feeder.clone());
+        }
+        state.feeder = Some(feeder);
+    }
+
     fn set_open(&self, multiplexer: &Arc<ClientMultiplexer<P>>) {
         let mut state = self.0.lock();
         if let Some((capacity, grace, owned)) = state.worker {
             multiplexer.set_worker(capacity, grace, owned);
+        }
+        if let Some(feeder) = &state.feeder {
+            multiplexer.set_feeder(feeder.clone());
         }
         state.multiplexer = Some(multiplexer.clone());
     }

@@ -87,6 +87,7 @@ mod atoms {
         snakepit_asks_end,
         snakepit_asks_withdrawn,
         snakepit_drained,
+        snakepit_read,
         snakepit_served,
         snakepit_end_session,
         snakepit_event,

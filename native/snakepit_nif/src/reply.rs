@@ -54,9 +54,35 @@ impl Reply {
         reply
     }
 
-    /// Must not be called on a scheduler's thread, like all functions here that send.
+    /// Must not be called on a scheduler's thread, like all functions here that send, but for `send_from`.
     pub(crate) fn send(self, build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
         self.deliver(build);
+    }
+
+    /// As `send`; on a scheduler's thread `env` must be that of the process that has called the NIF.
+    pub(crate) fn send_from(
+        mut self,
+        env: Option<Env<'_>>,
+        build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>,
+    ) {
+        let Some(env) = env else {
+            return self.send(build);
+        };
+        let Some((mut kept, reference)) = self.reference.take() else {
+            return;
+        };
+        let reference = kept.run(|kept| reference.load(kept).in_env(env));
+        let message = (reference, build(env)).encode(env);
+        let send = || {
+            // A caller that has exited needs no reply.
+            let _ = env.send(&self.pid, message);
+        };
+        match &self.guard {
+            Some(guard) => drop(guard.pass_last(send)),
+            None => send(),
+        }
+        kept.clear();
+        message_env::keep(kept);
     }
 
     /// Returns whether this is the reply that the process gets.

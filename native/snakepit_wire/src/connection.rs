@@ -100,9 +100,22 @@ impl<C: Connection> SharedConnection<C> {
 
     /// Polls the connection by `poll`. To be called by the task that drives it, whose waker `task` is.
     pub fn poll<T>(&self, task: &Waker, poll: impl FnOnce(&mut C, &mut Context<'_>) -> T) -> T {
+        self.register(task);
+        self.poll_here(poll)
+    }
+
+    /// Sets the waker of the task that drives the connection.
+    pub fn register(&self, task: &Waker) {
         self.task.0.register(task);
-        let mut connection = self.lock();
-        poll(&mut connection, &mut Context::from_waker(&self.waker))
+    }
+
+    /// As `poll`, on any thread. What is to be waited for then, the task waits for.
+    pub fn poll_here<T>(&self, poll: impl FnOnce(&mut C, &mut Context<'_>) -> T) -> T {
+        poll(&mut self.lock(), &mut Context::from_waker(&self.waker))
+    }
+
+    pub fn io(&self) -> &IoState {
+        &self.io
     }
 
     pub fn with<T>(&self, work: impl FnOnce(&mut C) -> T) -> T {

@@ -2,13 +2,16 @@
 //! read.
 
 use crate::socket::Socket;
+use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::OwnedFd,
-    io::Errno,
+    io::{Errno, ioctl_fionbio},
     net::{Shutdown, shutdown},
 };
 use std::{
+    collections::VecDeque,
     io::{self, ErrorKind},
     pin::Pin,
     sync::{
@@ -42,6 +45,16 @@ pub struct IoState {
     blocked: AtomicBool,
     /// How often something was read.
     reads: AtomicU64,
+    /// Whether to look into `fed`.
+    feeding: AtomicBool,
+    fed: Mutex<Fed>,
+}
+
+/// What another than the connection's task has read from its socket.
+#[derive(Default)]
+struct Fed {
+    chunks: VecDeque<Bytes>,
+    goes_on: bool,
 }
 
 impl IoState {
@@ -64,6 +77,45 @@ impl IoState {
     #[inline]
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
+    }
+
+    /// From now on the connection reads what `feed` gets, which the caller reads from this socket.
+    pub fn start_feeding(&self) -> &OwnedFd {
+        self.fed.lock().goes_on = true;
+        self.feeding.store(true, Ordering::Release);
+        &self.socket
+    }
+
+    pub fn is_fed(&self) -> bool {
+        self.fed.lock().goes_on
+    }
+
+    pub fn feed(&self, bytes: Bytes) {
+        self.fed.lock().chunks.push_back(bytes);
+    }
+
+    /// After what was fed the connection reads its socket itself again.
+    pub fn stop_feeding(&self) {
+        // Who has read it may have left it in blocking mode. If that fails it is not open any more.
+        let _ = ioctl_fionbio(&self.socket, true);
+        self.fed.lock().goes_on = false;
+    }
+
+    /// `None` if the connection is to read its socket.
+    fn read_fed(&self, buf: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
+        if !self.feeding.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut fed = self.fed.lock();
+        let Some(chunk) = fed.chunks.front_mut() else {
+            self.feeding.store(fed.goes_on, Ordering::Release);
+            return fed.goes_on.then_some(Poll::Pending);
+        };
+        buf.put_slice(&chunk.split_to(chunk.len().min(buf.remaining())));
+        if chunk.is_empty() {
+            fed.chunks.pop_front();
+        }
+        Some(Poll::Ready(Ok(())))
     }
 
     /// Writing to a peer that has closed its end is no error: data that it sent before is still to be read, and
@@ -112,6 +164,8 @@ impl Port {
             mode: AtomicU8::new(Mode::Task as u8),
             blocked: AtomicBool::new(false),
             reads: AtomicU64::new(0),
+            feeding: AtomicBool::new(false),
+            fed: Mutex::default(),
         });
         let port = Self {
             socket,
@@ -128,7 +182,13 @@ impl AsyncRead for Port {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        let read = match self.state.read_fed(buf) {
+            Some(fed) => {
+                self.socket.stop_reading();
+                fed
+            }
+            None => Pin::new(&mut self.socket).poll_read(cx, buf),
+        };
         if buf.filled().len() > before {
             self.state.reads.fetch_add(1, Ordering::Relaxed);
         }

@@ -93,9 +93,13 @@ impl<C: Connection> BatchingSender<C> {
         self.flush();
     }
 
-    /// As `drain`, for a task that polls the connection right after it.
-    pub fn drain_and_poll(&self, task: &Waker) {
+    /// Sets the waker of the draining task.
+    pub fn register(&self, task: &Waker) {
         self.task.register(task);
+    }
+
+    /// Gives the connection what is queued, on a thread that polls it right after that.
+    pub fn drain_here(&self) {
         without_wakeups(|| self.flush());
     }
 

@@ -9,11 +9,15 @@
 
 use rustix::{
     fd::OwnedFd,
-    io::{retry_on_intr, writev},
-    net::{Shutdown, getpeername, shutdown, sockopt::set_socket_send_buffer_size},
+    io::retry_on_intr,
+    net::{
+        SendAncillaryBuffer, SendFlags, Shutdown, getpeername, sendmsg, shutdown,
+        sockopt::set_socket_send_buffer_size,
+    },
 };
 use std::{
     io,
+    mem::replace,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -32,7 +36,7 @@ use tokio::{
 const SEND_BUFFER: usize = 1024 * 1024;
 
 pub struct Socket {
-    reader: pipe::Receiver,
+    reader: Reader,
     /// Threads that wait without the runtime share it.
     writer: Arc<OwnedFd>,
     /// Registered for writing, while the socket is full.
@@ -42,6 +46,15 @@ pub struct Socket {
     is_tcp: bool,
     /// Whether it is read after its connection has ended.
     lingers: bool,
+}
+
+/// A file of its own: when all files are in use, the socket must still be read.
+enum Reader {
+    /// Registered with the runtime, which waits for data.
+    Waiting(pipe::Receiver),
+    Idle(OwnedFd),
+    /// It could not be registered again.
+    Lost,
 }
 
 impl Socket {
@@ -60,7 +73,7 @@ impl Socket {
 
     fn new(stream: OwnedFd, is_tcp: bool) -> io::Result<Self> {
         Ok(Self {
-            reader: pipe::Receiver::from_owned_fd_unchecked(stream.try_clone()?)?,
+            reader: Reader::Idle(stream.try_clone()?),
             writer: Arc::new(stream),
             full: None,
             runtime: Handle::current(),
@@ -96,9 +109,22 @@ impl Socket {
         &self.writer
     }
 
+    /// The runtime does not wait for data any more, until it reads again.
+    pub(crate) fn stop_reading(&mut self) {
+        if let Reader::Waiting(_) = self.reader
+            && let Reader::Waiting(reader) = replace(&mut self.reader, Reader::Lost)
+            && let Ok(file) = reader.into_nonblocking_fd()
+        {
+            self.reader = Reader::Idle(file);
+        }
+    }
+
     /// Writes what the socket takes now; pending if it is full. The caller waits for room by itself.
     pub(crate) fn write_now(&mut self, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match retry_on_intr(|| writev(&self.writer, slices)) {
+        // A port of the BEAM that has read it leaves it in blocking mode.
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut nothing = SendAncillaryBuffer::default();
+        match retry_on_intr(|| sendmsg(&self.writer, slices, &mut nothing, flags)) {
             Err(rustix::io::Errno::AGAIN) => Poll::Pending,
             written => {
                 let size = slices.iter().map(|slice| slice.len()).sum();
@@ -171,11 +197,23 @@ fn watch(writer: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
 
 impl AsyncRead for Socket {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.reader).poll_read(cx, buf)
+        let Self {
+            reader, runtime, ..
+        } = self.get_mut();
+        if let Reader::Idle(_) = reader
+            && let Reader::Idle(file) = replace(reader, Reader::Lost)
+        {
+            let _runtime = runtime.enter();
+            *reader = Reader::Waiting(pipe::Receiver::from_owned_fd_unchecked(file)?);
+        }
+        match reader {
+            Reader::Waiting(reader) => Pin::new(reader).poll_read(cx, buf),
+            Reader::Idle(_) | Reader::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
     }
 }
 
@@ -301,6 +339,25 @@ mod tests {
         let mut more = [0; 4];
         far.read_exact(&mut more).await.unwrap();
         assert_eq!(&more, b"more");
+    }
+
+    #[tokio::test]
+    async fn reading_that_was_stopped_goes_on() {
+        let (mut near, mut far) = pair();
+        for _ in 0..3 {
+            near.stop_reading();
+            far.write_all(b"x").await.unwrap();
+            assert_eq!(near.read_u8().await.unwrap(), b'x');
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_socket_that_was_left_in_blocking_mode_blocks_no_thread() {
+        let (mut near, _far) = pair();
+        rustix::io::ioctl_fionbio(near.fd(), false).unwrap();
+        let chunk = vec![7; 1_000_000];
+        let chunk = [io::IoSlice::new(&chunk)];
+        while near.write_now(&chunk).is_ready() {}
     }
 
     #[tokio::test]

@@ -3,8 +3,12 @@
 //!
 //! The thread that starts a call writes it if the connection is idle. Otherwise calls gather, and the task
 //! that drives the connection sends them together.
+//!
+//! The task reads the replies, or another thread does and feeds them to the connection: see `feeding`.
 
+mod feeding;
 mod pending_call;
+mod receiver;
 mod silence;
 mod state;
 #[cfg(test)]
@@ -13,18 +17,23 @@ mod tests;
 pub use pending_call::{Cancelled, Lost, PendingCall, Report, ReturnReason};
 
 use crate::keepalive::Keepalive;
+use bytes::Bytes;
+use feeding::{Feeding, MUCH};
 use h2::{Ping, PingPong, RecvStream};
 use parking_lot::Mutex;
 use prost::Message;
+pub use receiver::Ended;
+use receiver::{Answer, Receiver};
 use silence::{Silence, Step};
 use snakepit_proto::{CallFrame, CarriesValues, ReplyFrame, call_frame::Act, reply_frame};
 use snakepit_wire::{
-    BatchingSender, Connection, Deframer, SharedConnection, StartJournal, leaves_work,
-    without_wakeups,
+    BatchingSender, Connection, SharedConnection, StartJournal, leaves_work, without_wakeups,
 };
-use state::{Entry, State};
+use state::State;
 use std::{
     future::poll_fn,
+    mem::take,
+    os::fd::OwnedFd,
     pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
@@ -43,7 +52,10 @@ pub struct Multiplexer<C, P> {
     sender: BatchingSender<C>,
     connection: Arc<SharedConnection<C>>,
     state: Mutex<State<P>>,
-    /// Whether the driving task is handing out replies. It sends the gathered calls right after that.
+    /// `None` before and after the RPC is driven.
+    receiver: Mutex<Option<Receiver<P>>>,
+    feeding: Feeding<StartFeeding<C, P>>,
+    /// Whether a thread is handing out replies. It sends the gathered calls right after that.
     answering: AtomicBool,
     /// Where the server notes which calls have started, if it was given a journal.
     journal: Option<Arc<StartJournal>>,
@@ -53,40 +65,8 @@ pub struct Multiplexer<C, P> {
     closed: CancellationToken,
 }
 
-/// Why no more calls can be sent.
-pub struct Ended {
-    pub what: Lost,
-    pub cause: String,
-}
-
-impl Ended {
-    fn connection(cause: impl Into<String>) -> Self {
-        Self {
-            what: Lost::Connection,
-            cause: cause.into(),
-        }
-    }
-
-    fn rpc(cause: impl Into<String>) -> Self {
-        Self {
-            what: Lost::Rpc,
-            cause: cause.into(),
-        }
-    }
-}
-
-/// The receiving side, which belongs to the driving task.
-struct Receiver {
-    body: RecvStream,
-    ping_pong: Option<PingPong>,
-    deframer: Deframer,
-}
-
-/// What a frame means to the caller of its call.
-enum Answer<P> {
-    Reply(Box<Entry<P>>, ReplyFrame),
-    Report(Report),
-}
+/// Has something read the socket, call `feed` and, when it no longer reads, `stop_feeding`.
+pub type StartFeeding<C, P> = Arc<dyn Fn(Arc<Multiplexer<C, P>>, &OwnedFd) + Send + Sync>;
 
 impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     pub fn new(
@@ -101,6 +81,8 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             sender,
             connection,
             state: Mutex::new(State::new(silence)),
+            receiver: Mutex::new(None),
+            feeding: Feeding::default(),
             answering: AtomicBool::new(false),
             journal,
             journal_read_after: OnceLock::new(),
@@ -140,10 +122,8 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let early = state.is_early(next);
         state.insert(id, call, deadline, now);
         drop(state);
-        if self.answering.load(Ordering::SeqCst) {
-            return;
-        }
-        let written = idle && self.sender.write();
+        let answering = self.answering.load(Ordering::SeqCst);
+        let written = answering || idle && self.sender.write();
         if early || !(written || gathered) {
             self.sender.wake();
         }
@@ -170,45 +150,49 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
 
     /// Drives the connection until it closes, the RPC ends or `end` is cancelled. `end` has to follow.
     pub async fn drive(
-        &self,
+        self: &Arc<Self>,
         body: RecvStream,
         ping_pong: Option<PingPong>,
         max_frame: usize,
         end: &CancellationToken,
     ) -> Ended {
-        let mut receiver = Receiver {
-            body,
-            ping_pong,
-            deframer: Deframer::new(max_frame),
-        };
+        *self.receiver.lock() = Some(Receiver::new(body, ping_pong, max_frame));
         let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
-        let driving = poll_fn(|cx| self.poll(cx, &mut receiver, sleep.as_mut()));
-        tokio::select! {
+        let driving = poll_fn(|cx| match self.receiver.lock().as_mut() {
+            Some(receiver) => self.poll(cx, receiver, sleep.as_mut()),
+            None => Poll::Pending,
+        });
+        let ended = tokio::select! {
             ended = driving => ended,
             () = end.cancelled() => Ended::connection("it is no longer used"),
-        }
+        };
+        let receiver = self.receiver.lock().take();
+        let left = receiver.map(|receiver| receiver.left).unwrap_or_default();
+        left.into_iter().for_each(Answer::hand_out);
+        ended
     }
 
     fn poll(
-        &self,
+        self: &Arc<Self>,
         cx: &mut Context<'_>,
-        receiver: &mut Receiver,
+        receiver: &mut Receiver<P>,
         mut sleep: Pin<&mut Sleep>,
     ) -> Poll<Ended> {
+        self.sender.register(cx.waker());
+        self.connection.register(cx.waker());
         loop {
             // A reply that comes later is not too late, however long it takes to hand out those that have come.
             let now = Instant::now();
-            self.sender.drain_and_poll(cx.waker());
-            let ended = self.connection.poll(cx.waker(), |connection, cx| {
-                without_wakeups(|| connection.poll_io(cx))
-            });
-            let replies = self.poll_replies(receiver);
-            if let Poll::Ready(ended) = ended {
-                let cause = ended.err().map(|error| self.cause(&error));
-                let cause = cause.unwrap_or_else(|| "the connection was closed".into());
+            self.answering.store(true, Ordering::SeqCst);
+            receiver.left.drain(..).for_each(Answer::hand_out);
+            if self.feeding.is_gone() {
+                let cause = "the process that read it has ended";
                 return Poll::Ready(Ended::connection(cause));
             }
-            let more = match replies {
+            if let Some(ended) = receiver.ended.take() {
+                return Poll::Ready(ended);
+            }
+            let more = match self.receive(receiver, None) {
                 Ok(more) => more,
                 Err(ended) => return Poll::Ready(ended),
             };
@@ -218,18 +202,44 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                 Err(ended) => return Poll::Ready(ended),
             };
             if !more && !fired && self.sender.is_empty() {
+                self.offer_feeding(receiver);
                 return Poll::Pending;
             }
         }
     }
 
+    /// Sends what is queued and hands out the replies that have arrived. Returns whether the connection has to be polled
+    /// again.
+    fn receive(
+        &self,
+        receiver: &mut Receiver<P>,
+        mut replied: Option<&mut dyn FnMut(P, ReplyFrame)>,
+    ) -> Result<bool, Ended> {
+        self.answering.store(true, Ordering::SeqCst);
+        self.sender.drain_here();
+        let ended = self
+            .connection
+            .poll_here(|connection, cx| without_wakeups(|| connection.poll_io(cx)));
+        let replies = self.poll_replies(receiver, &mut replied);
+        self.answering.store(false, Ordering::SeqCst);
+        match ended {
+            Poll::Pending => replies,
+            Poll::Ready(Ok(())) => Err(Ended::connection("the connection was closed")),
+            Poll::Ready(Err(error)) => Err(Ended::connection(self.cause(&error))),
+        }
+    }
+
     /// Hands out the replies that have arrived. Returns whether the connection has to let the server send more: only then
     /// is it worth being polled again.
-    fn poll_replies(&self, receiver: &mut Receiver) -> Result<bool, Ended> {
-        let Receiver { body, deframer, .. } = receiver;
+    fn poll_replies(
+        &self,
+        receiver: &mut Receiver<P>,
+        replied: &mut Option<&mut dyn FnMut(P, ReplyFrame)>,
+    ) -> Result<bool, Ended> {
         let mut more = false;
         let mut cx = Context::from_waker(self.connection.waker());
         loop {
+            let body = &mut receiver.body;
             let data = match body.poll_data(&mut cx) {
                 Poll::Pending => return Ok(more),
                 Poll::Ready(Some(Ok(data))) => data,
@@ -245,12 +255,72 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                 // If the connection is gone, the next poll says so.
                 let _ = body.flow_control().release_capacity(data.len());
             });
-            deframer.push(data);
-            self.answering.store(true, Ordering::SeqCst);
-            let answered = self.answer(deframer);
-            self.answering.store(false, Ordering::SeqCst);
-            answered.map_err(Ended::connection)?;
+            receiver.received += data.len();
+            receiver.deframer.push(data);
+            self.answer(receiver, replied).map_err(Ended::connection)?;
         }
+    }
+
+    /// From now on `start` has the connection fed whenever that is better.
+    pub fn set_feeder(&self, start: StartFeeding<C, P>) {
+        if self.feeding.set_start(start) {
+            self.sender.wake();
+        }
+    }
+
+    /// To be called by the task when it has done everything.
+    fn offer_feeding(self: &Arc<Self>, receiver: &mut Receiver<P>) {
+        let received = take(&mut receiver.received);
+        let io = self.connection.io();
+        if io.is_fed() {
+            return;
+        }
+        let start = self.feeding.offer(received, receiver.deframer.is_cut_off());
+        if let Some(start) = start {
+            start(self.clone(), io.start_feeding());
+        }
+    }
+
+    /// Takes what was read from the socket. Small replies are passed to `replied`. Returns whether to go on; if not,
+    /// `stop_feeding` has to follow.
+    pub fn feed(&self, bytes: Bytes, mut replied: impl FnMut(P, ReplyFrame)) -> bool {
+        let goes_on = bytes.len() < MUCH;
+        self.connection.io().feed(bytes);
+        let receiver = goes_on.then(|| self.receiver.try_lock()).flatten();
+        let Some(mut receiver) = receiver else {
+            self.sender.wake();
+            return goes_on;
+        };
+        let Some(receiver) = receiver.as_mut() else {
+            return false;
+        };
+        while receiver.ended.is_none() {
+            match self.receive(receiver, Some(&mut replied)) {
+                Ok(more) if !more && self.sender.is_empty() => break,
+                Ok(_) => {}
+                Err(ended) => receiver.ended = Some(ended),
+            }
+        }
+        if self.state.lock().needs_task() || receiver.ended.is_some() || !receiver.left.is_empty() {
+            self.sender.wake();
+        }
+        true
+    }
+
+    /// What fed the connection is gone, and what it had read with it. Locks nothing: it may be found to be gone while it is
+    /// asked to feed.
+    pub fn feeder_gone(&self) {
+        if self.connection.io().is_fed() {
+            self.feeding.set_gone();
+            self.sender.wake();
+        }
+    }
+
+    /// The task reads the socket again.
+    pub fn stop_feeding(&self) {
+        self.feeding.stop();
+        self.connection.io().stop_feeding();
+        self.sender.wake();
     }
 
     /// Why the connection is lost.
@@ -260,9 +330,14 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         cause.unwrap_or_else(|| error.to_string())
     }
 
-    fn answer(&self, deframer: &mut Deframer) -> Result<(), String> {
+    fn answer(
+        &self,
+        receiver: &mut Receiver<P>,
+        replied: &mut Option<&mut dyn FnMut(P, ReplyFrame)>,
+    ) -> Result<(), String> {
         let mut replies = Vec::new();
-        while let Some(reply) = deframer
+        while let Some(reply) = receiver
+            .deframer
             .next::<ReplyFrame>()
             .map_err(|error| error.to_string())?
         {
@@ -298,17 +373,9 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             self.closed.cancel();
         }
         for answer in answered {
-            let (entry, reply) = match answer {
-                Answer::Reply(entry, reply) => (entry, reply),
-                Answer::Report(report) => {
-                    report();
-                    continue;
-                }
-            };
-            match entry.cancelled_at {
-                Some(at) => entry.call.exited(Some(reply.exit()), at.elapsed()),
-                None if reply.not_started => entry.call.not_started(ReturnReason::Recalled),
-                None => entry.call.replied(reply),
+            match replied {
+                None => answer.hand_out(),
+                Some(replied) => receiver.hand_out(answer, replied),
             }
         }
         Ok(())

@@ -125,11 +125,15 @@ impl<P: PendingCall> State<P> {
 
     /// Whether the server is to be told that no call is left. Once.
     pub(super) fn take_drained(&mut self) -> bool {
-        let drained = self.draining == Draining::Yes && self.calls.is_empty();
+        let drained = self.has_drained();
         if drained {
             self.draining = Draining::Finished;
         }
         drained
+    }
+
+    fn has_drained(&self) -> bool {
+        self.draining == Draining::Yes && self.calls.is_empty()
     }
 
     pub(super) fn next_id(&mut self) -> u64 {
@@ -240,14 +244,9 @@ impl<P: PendingCall> State<P> {
 
     /// Finds the calls to recall if the worker has stalled. Each is recalled once.
     pub(super) fn recall(&mut self, now: Instant) -> Recall {
-        if self.behind() == 0 {
+        let Some((last, due)) = self.recalls_from() else {
             return Recall::default();
-        }
-        let last = self.ordinary().next_back().map_or(0, |(id, _)| id);
-        if last <= self.recalled_to {
-            return Recall::default();
-        }
-        let due = self.progress + STALLED_AFTER;
+        };
         if now < due {
             return Recall {
                 ids: Vec::new(),
@@ -263,6 +262,13 @@ impl<P: PendingCall> State<P> {
             ids: ahead.filter(|id| *id > recalled_to).collect(),
             next: None,
         }
+    }
+
+    /// The last call, and when it is recalled with others that were not, if the worker makes no progress.
+    fn recalls_from(&self) -> Option<(u64, Instant)> {
+        let behind = self.behind() > 0;
+        let (last, _) = behind.then(|| self.ordinary().next_back()).flatten()?;
+        (last > self.recalled_to).then_some((last, self.progress + STALLED_AFTER))
     }
 
     /// The calls that are not batched, which the worker starts in their order.
@@ -281,6 +287,15 @@ impl<P: PendingCall> State<P> {
             self.armed = next;
         }
         self.armed
+    }
+
+    /// Whether the driving task has something to do before it wakes: to recall calls, or to tell the server that it has
+    /// drained.
+    pub(super) fn needs_task(&self) -> bool {
+        let recalls = self
+            .recalls_from()
+            .is_some_and(|(_, due)| self.is_early(Some(due)));
+        recalls || self.has_drained()
     }
 
     /// Whether the driving task would wake too late for this.

@@ -1,7 +1,10 @@
 //! A multiplexer against a server that reads and writes frames as the tests say.
 #![allow(clippy::unwrap_used)]
 
-use super::{Cancelled, Lost, Multiplexer, PendingCall, ReturnReason};
+use super::{
+    Cancelled, Lost, Multiplexer, PendingCall, Report, ReturnReason,
+    feeding::{LITTLE_READS, MUCH},
+};
 use crate::{
     calls_rpc::{CallsRpc, ClientConnection},
     keepalive::Keepalive,
@@ -11,11 +14,14 @@ use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream, server};
 use http::{HeaderMap, Response};
 use snakepit_proto::{
-    CallFrame, CallHeader, Fields, HandlerExit, ReplyFrame, call_frame::Act, reply_frame,
+    CallEvent, CallFrame, CallHeader, Field, Fields, HandlerExit, ReplyFrame, call_frame::Act,
+    reply_frame,
 };
 use snakepit_wire::{Address, Deframer, append};
 use std::{
     collections::VecDeque,
+    io::Read,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -34,11 +40,13 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const MAX_FRAME: usize = 1024;
+const MAX_FRAME: usize = 1 << 20;
 
 #[derive(Debug, PartialEq)]
 enum Event {
     Replied(&'static str, u64),
+    RepliedHere(&'static str, u64),
+    Reported(&'static str),
     Cancelled(&'static str, Cancelled),
     Exited(&'static str, Option<HandlerExit>),
     Lost(&'static str, Lost),
@@ -53,7 +61,7 @@ struct Call {
 }
 
 impl Call {
-    fn report(&self, event: Event) {
+    fn tell(&self, event: Event) {
         self.events.send(event).unwrap();
     }
 }
@@ -65,20 +73,26 @@ impl PendingCall for Call {
     fn is_batched(&self) -> bool {
         self.name.starts_with("batched")
     }
+    fn report(&self, _event: CallEvent) -> Option<Report> {
+        let (name, events) = (self.name, self.events.clone());
+        Some(Box::new(move || {
+            events.send(Event::Reported(name)).unwrap()
+        }))
+    }
     fn replied(self, reply: ReplyFrame) {
-        self.report(Event::Replied(self.name, reply.handler_ns));
+        self.tell(Event::Replied(self.name, reply.handler_ns));
     }
     fn cancelled(&mut self, why: Cancelled) {
-        self.report(Event::Cancelled(self.name, why));
+        self.tell(Event::Cancelled(self.name, why));
     }
     fn exited(self, exit: Option<HandlerExit>, _after: Duration) {
-        self.report(Event::Exited(self.name, exit));
+        self.tell(Event::Exited(self.name, exit));
     }
     fn lost(self, what: Lost, _cause: &str) {
-        self.report(Event::Lost(self.name, what));
+        self.tell(Event::Lost(self.name, what));
     }
     fn not_started(self, reason: ReturnReason) {
-        self.report(Event::NotStarted(self.name, reason));
+        self.tell(Event::NotStarted(self.name, reason));
     }
     fn stalled(&self) {}
 }
@@ -109,6 +123,66 @@ impl Client {
             .await
             .unwrap()
             .unwrap()
+    }
+}
+
+/// Reads the socket of a client's calls, as a port of the BEAM does, which leaves it in blocking mode.
+struct Feeder {
+    calls: Arc<Multiplexer<ClientConnection, Call>>,
+    socket: UnixStream,
+}
+
+impl Client {
+    /// Those that are asked to feed.
+    fn feeders(&self) -> UnboundedReceiver<Feeder> {
+        let (sender, feeders) = unbounded_channel();
+        self.multiplexer
+            .set_feeder(Arc::new(move |calls, socket: &OwnedFd| {
+                let socket = socket.try_clone().unwrap().into();
+                sender.send(Feeder { calls, socket }).unwrap();
+            }));
+        feeders
+    }
+}
+
+async fn next(feeders: &mut UnboundedReceiver<Feeder>) -> Feeder {
+    timeout(PATIENCE, feeders.recv()).await.unwrap().unwrap()
+}
+
+impl Feeder {
+    /// Waits until so many bytes have come, or the end.
+    fn read(&self, at_least: usize) -> Vec<u8> {
+        let mut socket = &self.socket;
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut buffer, mut size) = (vec![0; MUCH], 0);
+        while size < at_least {
+            match socket.read(&mut buffer[size..]).unwrap() {
+                0 => break,
+                count => size += count,
+            }
+        }
+        buffer.truncate(size);
+        buffer
+    }
+
+    fn feed(&self, bytes: Vec<u8>, replied: impl Fn(&Call)) -> bool {
+        self.calls.feed(bytes.into(), |call, reply| {
+            call.tell(Event::RepliedHere(call.name, reply.handler_ns));
+            replied(&call);
+        })
+    }
+
+    /// Feeds on a thread until little more comes than the end.
+    fn run(self) {
+        std::thread::spawn(move || {
+            loop {
+                let bytes = self.read(1);
+                if bytes.is_empty() || !self.feed(bytes, |_| {}) {
+                    return self.calls.stop_feeding();
+                }
+            }
+        });
     }
 }
 
@@ -410,6 +484,193 @@ async fn of_calls_in_batches_each_may_have_started_where_no_journal_says_so() {
     }
     let b = Event::NotStarted("b", ReturnReason::Lost(Lost::Connection));
     assert_eq!(client.event().await, b);
+}
+
+/// A reply with a value of `size` bytes.
+fn reply(call_id: u64, size: usize) -> ReplyFrame {
+    let value = vec![7; size];
+    ReplyFrame {
+        call_id,
+        success: true,
+        handler_ns: size as u64,
+        result: vec![Field {
+            key: "value".into(),
+            value: value.into(),
+        }],
+        ..ReplyFrame::default()
+    }
+}
+
+#[tokio::test]
+async fn a_feeder_hands_out_small_replies_and_leaves_others_to_the_task() {
+    let (mut client, mut server) = connected(9, PATIENCE).await;
+    next(&mut client.feeders()).await.run();
+    let small = client.start("small");
+    server.reply(&reply(small, 5));
+    assert_eq!(client.event().await, Event::RepliedHere("small", 5));
+    let large = client.start("large");
+    server.reply(&reply(large, 30_000));
+    assert_eq!(client.event().await, Event::Replied("large", 30_000));
+    let failed = client.start("failed");
+    server.reply(&ReplyFrame {
+        success: false,
+        ..reply(failed, 2)
+    });
+    assert_eq!(client.event().await, Event::Replied("failed", 2));
+    let cancelled = client.start("cancelled");
+    client.multiplexer.cancel(cancelled);
+    client.event().await;
+    let mut exit = reply(cancelled, 0);
+    exit.set_exit(HandlerExit::Closed);
+    server.reply(&exit);
+    let exited = Event::Exited("cancelled", Some(HandlerExit::Closed));
+    assert_eq!(client.event().await, exited);
+    let last = client.start("last");
+    server.reply(&reply(last, 5));
+    assert_eq!(client.event().await, Event::RepliedHere("last", 5));
+}
+
+#[tokio::test]
+async fn what_a_call_has_reported_comes_before_its_reply_though_a_feeder_could_hand_that_out() {
+    let (mut client, mut server) = connected(1, PATIENCE).await;
+    let feeder = next(&mut client.feeders()).await;
+    let id = client.start("a");
+    let mut event = ReplyFrame {
+        call_id: id,
+        event: Some(Box::new(CallEvent::progress(0.5, "half".into()))),
+        ..ReplyFrame::default()
+    };
+    event.set_act(reply_frame::Act::Event);
+    server.reply(&event);
+    server.reply(&reply(id, 5));
+    feeder.run();
+    assert_eq!(client.event().await, Event::Reported("a"));
+    client.event().await;
+}
+
+#[tokio::test]
+async fn the_task_reads_while_much_arrives_and_a_feeder_again_after_some_small_replies() {
+    let (mut client, mut server) = connected(1, PATIENCE).await;
+    let mut feeders = client.feeders();
+    let feeder = next(&mut feeders).await;
+    let large = client.start("large");
+    server.reply(&reply(large, 500_000));
+    let read = tokio::task::spawn_blocking(move || {
+        let bytes = feeder.read(MUCH);
+        assert!(!feeder.feed(bytes, |_| {}));
+        feeder.calls.stop_feeding();
+    });
+    read.await.unwrap();
+    assert_eq!(client.event().await, Event::Replied("large", 500_000));
+    for _ in 0..LITTLE_READS {
+        assert!(feeders.is_empty());
+        let small = client.start("small");
+        server.reply(&reply(small, 5));
+        assert_eq!(client.event().await, Event::Replied("small", 5));
+    }
+    next(&mut feeders).await.run();
+    let last = client.start("last");
+    server.reply(&reply(last, 5));
+    assert_eq!(client.event().await, Event::RepliedHere("last", 5));
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_that_is_fed_is_found_once_its_feeder_stops() {
+    let (mut client, mut server) = connected(1, PATIENCE).await;
+    next(&mut client.feeders()).await.run();
+    client.start("a");
+    server.frame().await;
+    drop(server);
+    assert_eq!(client.event().await, Event::Lost("a", Lost::Connection));
+}
+
+#[tokio::test]
+async fn a_server_that_drains_is_told_of_the_end_of_its_calls_though_the_connection_is_fed() {
+    for calls in [0, 1] {
+        let (mut client, mut server) = connected(1, PATIENCE).await;
+        next(&mut client.feeders()).await.run();
+        let ids: Vec<_> = (0..calls).map(|_| client.start("a")).collect();
+        let mut draining = ReplyFrame::default();
+        draining.set_act(reply_frame::Act::Draining);
+        server.reply(&draining);
+        timeout(PATIENCE, client.closed.cancelled()).await.unwrap();
+        for id in ids {
+            server.frame().await;
+            server.reply(&reply(id, 5));
+            assert_eq!(client.event().await, Event::RepliedHere("a", 5));
+        }
+        let end = timeout(PATIENCE, server.body.data()).await.unwrap();
+        assert!(end.is_none_or(|data| data.unwrap().is_empty()));
+    }
+}
+
+#[tokio::test]
+async fn the_calls_of_a_connection_whose_feeder_is_gone_are_lost() {
+    let (mut client, mut server) = connected(1, PATIENCE).await;
+    let feeder = next(&mut client.feeders()).await;
+    client.start("a");
+    server.frame().await;
+    feeder.calls.feeder_gone();
+    assert_eq!(client.event().await, Event::Lost("a", Lost::Connection));
+}
+
+#[tokio::test]
+async fn the_calls_of_a_connection_whose_feeder_is_gone_when_it_is_asked_are_lost() {
+    let (mut client, _server) = connected(1, PATIENCE).await;
+    client
+        .multiplexer
+        .set_feeder(Arc::new(|calls, _socket| calls.feeder_gone()));
+    client.start("a");
+    assert_eq!(client.event().await, Event::Lost("a", Lost::Connection));
+}
+
+#[tokio::test]
+async fn replies_that_a_feeder_has_left_are_handed_out_at_the_end() {
+    for _ in 0..20 {
+        let (mut client, mut server) = connected(1, PATIENCE).await;
+        let feeder = next(&mut client.feeders()).await;
+        let id = client.start("large");
+        server.reply(&reply(id, 20_000));
+        let read = tokio::task::spawn_blocking(move || (feeder.read(20_000), feeder));
+        let (bytes, feeder) = read.await.unwrap();
+        // The task, which runs on this thread, finds both.
+        assert!(feeder.feed(bytes, |_| {}));
+        drop(client._end);
+        let event = timeout(PATIENCE, client.events.recv()).await.unwrap();
+        assert_eq!(event, Some(Event::Replied("large", 20_000)));
+    }
+}
+
+#[tokio::test]
+async fn calls_that_start_while_a_feeder_hands_out_replies_are_sent_and_recalled() {
+    let (mut client, mut server) = connected(1, PATIENCE).await;
+    let feeder = next(&mut client.feeders()).await;
+    let first = client.start("a");
+    server.frame().await;
+    server.reply(&reply(first, 5));
+    let client_events = client.sender.clone();
+    let fed = tokio::task::spawn_blocking(move || {
+        let bytes = feeder.read(1);
+        feeder.feed(bytes, |_| {
+            for name in ["b", "c"] {
+                let header = CallHeader::new(name.into(), Fields::default());
+                let events = client_events.clone();
+                let call = Call {
+                    name,
+                    header,
+                    events,
+                };
+                feeder.calls.start(call, Instant::now(), |_| {});
+            }
+        });
+        feeder
+    });
+    let _feeder = fed.await.unwrap();
+    assert_eq!(client.event().await, Event::RepliedHere("a", 5));
+    let (b, c) = (first + 1, first + 2);
+    assert_eq!(server.frame().await, (b, Act::Call, "b".into()));
+    assert_eq!(server.frame().await, (c, Act::Call, "c".into()));
+    assert_eq!(server.frame().await, (c, Act::Recall, String::new()));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::{
     reply::{Reply, off_scheduler},
     runtime,
 };
-use rustler::{Encoder, types::atom};
+use rustler::{Encoder, Env, types::atom};
 use snakepit_client::{
     error::Failure,
     offload::{OFFLOAD_FROM, offload},
@@ -17,19 +17,20 @@ use snakepit_client::{
 use snakepit_proto::Fields;
 use std::time::Instant;
 
-/// Decodes and sends the reply; one that takes long to decode on another thread.
+/// Decodes and sends the reply; one that takes long to decode on another thread. `env`: as in `Reply::send_from`.
 pub(super) fn answer(
     reply: Reply,
     result: Result<Fields, Failure>,
     clock: Clock,
     answered: Answered,
+    env: Option<Env<'_>>,
 ) {
     let size = result.as_ref().map_or(0, codec::bytes_to_read);
-    let send = move || {
+    let send = move |env: Option<Env<'_>>| {
         let now = Instant::now();
         let meta = clock.meta(&answered.request_id, now);
         let mut decoded = false;
-        reply.send(|env| {
+        reply.send_from(env, |env| {
             match result.and_then(|fields| codec::decode_fields(env, &fields, None)) {
                 Ok(map) => {
                     decoded = true;
@@ -44,9 +45,9 @@ pub(super) fn answer(
     };
     match runtime::get() {
         Ok(runtime) if size >= OFFLOAD_FROM => {
-            runtime.spawn(async move { offload(size, send).await });
+            runtime.spawn(async move { offload(size, || send(None)).await });
         }
-        _ => send(),
+        _ => send(env),
     }
 }
 

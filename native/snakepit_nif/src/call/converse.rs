@@ -121,6 +121,7 @@ pub(crate) async fn run_two_way(mut call: Box<Call>, route: Route, two_way: TwoW
                 result.map(Option::unwrap_or_default),
                 clock,
                 answered,
+                None,
             );
         }
         (Some(events), None) => {

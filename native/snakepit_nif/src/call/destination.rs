@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 pub(crate) type Connection = connection::Connection<UnaryCall>;
 pub(crate) type Endpoint = connection::Endpoint<UnaryCall>;
-pub(super) type Multiplexer = multiplexer::Multiplexer<ClientConnection, UnaryCall>;
+pub(crate) type Multiplexer = multiplexer::Multiplexer<ClientConnection, UnaryCall>;
 pub(crate) type Pool = Dispatcher<Arc<Worker>>;
 
 pub(crate) struct Worker {

@@ -19,7 +19,7 @@ mod unary;
 
 pub(crate) use caller::{Waited, cancel};
 pub(crate) use converse::{Shape, Sink, TwoWay, run_two_way};
-pub(crate) use destination::{Connection, Endpoint, Pool, Worker};
+pub(crate) use destination::{Connection, Endpoint, Multiplexer, Pool, Worker};
 pub(crate) use overdue::Overdue;
 pub(crate) use request::{Call, Refused};
 pub(crate) use route::{Route, Target};

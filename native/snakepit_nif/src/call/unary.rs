@@ -13,6 +13,7 @@ use crate::{
     reply::{Reply, off_scheduler},
     runtime,
 };
+use rustler::Env;
 use snakepit_client::{
     connection::MAX_ATTEMPTS,
     error::Failure,
@@ -199,7 +200,7 @@ impl UnplacedCall {
         let handler = HandlerState::of(&result);
         let (result, exit) = destination.settle(&self.call, result, handler).await;
         let answered = Answered::of(&mut self.call);
-        answer(self.reply, result, clock, answered);
+        answer(self.reply, result, clock, answered, None);
         drop(self.waited);
         if let Some(exit) = exit {
             exit.await;
@@ -260,23 +261,13 @@ impl UnaryCall {
     }
 }
 
-impl PendingCall for UnaryCall {
-    fn header(&mut self) -> &mut CallHeader {
-        &mut self.call.header
+impl UnaryCall {
+    /// As `replied`, on a scheduler's thread, of whose process `env` is. The reply must be small and no failure.
+    pub(crate) fn replied_here(self, env: Env<'_>, frame: ReplyFrame) {
+        self.answer(frame, Some(env));
     }
 
-    fn report(&self, event: CallEvent) -> Option<Report> {
-        self.call.report(&self.destination, event)
-    }
-
-    fn is_batched(&self) -> bool {
-        match &self.destination {
-            Destination::Worker(lease, _) => lease.is_batched(),
-            Destination::Channel(..) => false,
-        }
-    }
-
-    fn replied(mut self, frame: ReplyFrame) {
+    fn answer(mut self, frame: ReplyFrame, env: Option<Env<'_>>) {
         let Some(reply) = self.reply else {
             return;
         };
@@ -302,8 +293,29 @@ impl PendingCall for UnaryCall {
             (Err(failure), Some(cause)) => {
                 fail_with_cause(reply, self.clock, answered.request_id, failure, Some(cause));
             }
-            (result, _) => answer(reply, result, self.clock, answered),
+            (result, _) => answer(reply, result, self.clock, answered, env),
         }
+    }
+}
+
+impl PendingCall for UnaryCall {
+    fn header(&mut self) -> &mut CallHeader {
+        &mut self.call.header
+    }
+
+    fn report(&self, event: CallEvent) -> Option<Report> {
+        self.call.report(&self.destination, event)
+    }
+
+    fn is_batched(&self) -> bool {
+        match &self.destination {
+            Destination::Worker(lease, _) => lease.is_batched(),
+            Destination::Channel(..) => false,
+        }
+    }
+
+    fn replied(self, frame: ReplyFrame) {
+        self.answer(frame, None);
     }
 
     fn cancelled(&mut self, why: Cancelled) {

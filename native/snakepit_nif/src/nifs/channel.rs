@@ -3,13 +3,16 @@
 use super::{spawn, started, time};
 use crate::{
     atoms,
-    call::{Connection, Endpoint},
+    call::{Connection, Endpoint, Multiplexer},
     failure_term::error_term,
     map,
-    reply::Reply,
+    reply::{Reply, notify},
 };
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use rustler::{Atom, Binary, Encoder, Env, NifMap, Resource, ResourceArc, Term};
+use rustler::{
+    Atom, Binary, Encoder, Env, NifMap, Resource, ResourceArc, Term, schedule::consume_timeslice,
+};
 use snakepit_client::{channel::Channel, error::Failure, keepalive::Keepalive, target::Target};
 use snakepit_proto::{BatchInfo, CallProgress, CommandInfo, HealthRequest, InfoRequest};
 use snakepit_wire::{
@@ -17,7 +20,11 @@ use snakepit_wire::{
     tls::client::{ClientTls, Identity, Roots},
 };
 use std::{
-    sync::Arc,
+    os::fd::AsRawFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -43,6 +50,64 @@ struct KeepaliveResource(Arc<Keepalive>);
 
 #[rustler::resource_impl]
 impl Resource for KeepaliveResource {}
+
+/// The calls of a channel, whose socket the process reads that has this.
+struct CallsResource {
+    multiplexer: Arc<Multiplexer>,
+    /// Whether the process has stopped in order.
+    stopped: AtomicBool,
+}
+
+#[rustler::resource_impl]
+impl Resource for CallsResource {}
+
+impl Drop for CallsResource {
+    fn drop(&mut self) {
+        if !self.stopped.load(Ordering::Relaxed) {
+            self.multiplexer.feeder_gone();
+        }
+    }
+}
+
+/// The calling process gets `{:snakepit_read, calls, fd}` whenever it is to read the socket of a local server's calls. It
+/// passes what it reads to `feed_calls`. Other servers' sockets are read without it.
+#[rustler::nif]
+fn read_calls(env: Env<'_>, channel: ResourceArc<ChannelResource>) -> Atom {
+    let reader = env.pid();
+    channel
+        .connection()
+        .set_feeder(Arc::new(move |multiplexer, socket| {
+            let fd = socket.as_raw_fd();
+            notify(reader, |env| {
+                let calls = ResourceArc::new(CallsResource {
+                    multiplexer,
+                    stopped: AtomicBool::new(false),
+                });
+                (atoms::snakepit_read(), calls, fd).encode(env)
+            });
+        }));
+    atoms::ok()
+}
+
+/// Returns whether to read on; if not, nothing but what was read already is to be passed any more, and then
+/// `stop_feeding` called.
+#[rustler::nif]
+fn feed_calls<'a>(env: Env<'a>, calls: ResourceArc<CallsResource>, data: Binary<'a>) -> bool {
+    // A small reply takes 5 µs, and has some 100 bytes.
+    let percent = i32::try_from(data.len() / 200).unwrap_or(100);
+    let _ = consume_timeslice(env, percent.clamp(1, 100));
+    let bytes = Bytes::copy_from_slice(&data);
+    calls
+        .multiplexer
+        .feed(bytes, |call, reply| call.replied_here(env, reply))
+}
+
+#[rustler::nif]
+fn stop_feeding(calls: ResourceArc<CallsResource>) -> Atom {
+    calls.stopped.store(true, Ordering::Relaxed);
+    calls.multiplexer.stop_feeding();
+    atoms::ok()
+}
 
 /// Times in ms.
 #[rustler::nif]

@@ -1,0 +1,103 @@
+defmodule Snakepit.GRPC.CallsReader do
+  @moduledoc false
+  # Reads the replies of a worker from the socket of its calls and passes them to the native side, which sends
+  # them to the callers from here. A thread of the runtime would have to be woken for each reply; this process
+  # is scheduled like any other.
+  #
+  # The native side asks for it, and takes the socket back while large replies arrive. The socket stays its own: a
+  # port to a file descriptor does not close that.
+  use GenServer
+
+  alias Snakepit.Native
+
+  # A reply must not wait for busy processes twice, here and then in its caller: among 40 of these on two schedulers one
+  # caller made 600 calls/s with the usual priority, and makes 1,400. What was read is garbage at once: binaries of so
+  # many words are kept at most.
+  @spawn_options [priority: :high, min_bin_vheap_size: 8_192]
+
+  defstruct [:calls, :port]
+
+  @doc "Starts the reader of the calling process, at whose end it ends."
+  @spec start_link() :: GenServer.on_start()
+  def start_link, do: GenServer.start_link(__MODULE__, nil, spawn_opt: @spawn_options)
+
+  @doc "Has it read the calls of a channel to a local worker."
+  @spec read(pid, reference) :: :ok
+  def read(reader, channel), do: GenServer.cast(reader, {:read, channel})
+
+  @impl true
+  def init(nil) do
+    Process.flag(:trap_exit, true)
+    {:ok, %__MODULE__{}}
+  end
+
+  @impl true
+  def handle_cast({:read, channel}, state) do
+    Native.read_calls(channel)
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_info({port, {:data, data}}, %{port: port} = state) do
+    if Native.feed_calls(state.calls, data),
+      do: {:noreply, state},
+      else: {:noreply, stop(state), :hibernate}
+  end
+
+  # The calls of another connection.
+  def handle_info({:snakepit_read, calls, fd}, state) do
+    stop(state)
+
+    case open(fd) do
+      {:ok, port} ->
+        {:noreply, %__MODULE__{calls: calls, port: port}}
+
+      :error ->
+        Native.stop_feeding(calls)
+        {:noreply, %__MODULE__{}, :hibernate}
+    end
+  end
+
+  # The worker has closed its end, which the native side finds as well.
+  def handle_info({:EXIT, port, _reason}, %{port: port} = state),
+    do: {:noreply, stop(state), :hibernate}
+
+  # The end of a port that was closed here.
+  def handle_info(_other, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, state), do: stop(state)
+
+  defp open(fd) do
+    {:ok, Port.open({:fd, fd, fd}, [:in, :binary])}
+  rescue
+    # The BEAM has no more ports.
+    _error in [ArgumentError, ErlangError, SystemLimitError] -> :error
+  end
+
+  defp stop(%{port: nil} = state), do: state
+
+  defp stop(%{calls: calls, port: port}) do
+    close(port)
+    feed_rest(calls, port)
+    Native.stop_feeding(calls)
+    %__MODULE__{}
+  end
+
+  defp close(port) do
+    Port.close(port)
+  rescue
+    # It is closed already.
+    ArgumentError -> true
+  end
+
+  defp feed_rest(calls, port) do
+    receive do
+      {^port, {:data, data}} ->
+        Native.feed_calls(calls, data)
+        feed_rest(calls, port)
+    after
+      0 -> :ok
+    end
+  end
+end
