@@ -64,15 +64,15 @@ for {kind, way} <- Snakepit.Test.Pools.ways(), kind != :Stdio do
       assert {:error, %Error{details: %{type: "NameError"}}} = a.("double(1)")
     end
 
-    test "what the code prints arrives while it runs" do
+    @tag :tmp_dir
+    test "what the code prints arrives while it runs", %{tmp_dir: dir} do
       pool = interpreter!()
       test = self()
 
       task =
         Task.async(fn ->
           # The code waits for a file, which is written once its first line has arrived.
-          path =
-            Path.join(System.tmp_dir!(), "snakepit_eval_#{System.unique_integer([:positive])}")
+          path = Path.join(dir, "printed")
 
           on_output = fn text ->
             send(test, {:out, text})
