@@ -73,14 +73,10 @@ impl Reply {
         };
         let reference = kept.run(|kept| reference.load(kept).in_env(env));
         let message = (reference, build(env)).encode(env);
-        let send = || {
+        pass_last(self.guard.as_ref(), || {
             // A caller that has exited needs no reply.
             let _ = env.send(&self.pid, message);
-        };
-        match &self.guard {
-            Some(guard) => drop(guard.pass_last(send)),
-            None => send(),
-        }
+        });
         kept.clear();
         message_env::keep(kept);
     }
@@ -133,21 +129,25 @@ fn send(
     build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>,
 ) -> bool {
     let message = env.run(|inner| env.save((reference.load(inner), build(inner)).encode(inner)));
-    let mut send = || {
+    let sent = pass_last(guard, || {
         // A caller that has exited needs no reply.
         let _ = env.send_and_clear(&pid, |env| message.load(env));
-    };
-    let sent = match guard {
+    });
+    if sent {
+        message_env::keep(env);
+    }
+    sent
+}
+
+/// Calls `send`, unless the guard is closed. Returns whether it did.
+fn pass_last(guard: Option<&SendGuard>, send: impl FnOnce()) -> bool {
+    match guard {
         Some(guard) => guard.pass_last(send),
         None => {
             send();
             true
         }
-    };
-    if sent {
-        message_env::keep(env);
     }
-    sent
 }
 
 /// Runs `send` here, or on the runtime if this is a scheduler's thread, on which nothing must be sent.

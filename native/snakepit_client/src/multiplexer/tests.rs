@@ -61,6 +61,14 @@ struct Call {
 }
 
 impl Call {
+    fn new(name: &'static str, events: &UnboundedSender<Event>) -> Self {
+        Self {
+            name,
+            header: CallHeader::new(name.into(), Fields::default()),
+            events: events.clone(),
+        }
+    }
+
     fn tell(&self, event: Event) {
         self.events.send(event).unwrap();
     }
@@ -108,13 +116,10 @@ struct Client {
 impl Client {
     fn start(&self, name: &'static str) -> u64 {
         let mut id = 0;
-        let call = Call {
-            name,
-            header: CallHeader::new(name.into(), Fields::default()),
-            events: self.sender.clone(),
-        };
         self.multiplexer
-            .start(call, Instant::now(), |given| id = given);
+            .start(Call::new(name, &self.sender), Instant::now(), |given| {
+                id = given;
+            });
         id
     }
 
@@ -173,7 +178,7 @@ impl Feeder {
         })
     }
 
-    /// Feeds on a thread until little more comes than the end.
+    /// Feeds on a thread until much arrives at once, or the end.
     fn run(self) {
         std::thread::spawn(move || {
             loop {
@@ -648,18 +653,12 @@ async fn calls_that_start_while_a_feeder_hands_out_replies_are_sent_and_recalled
     let first = client.start("a");
     server.frame().await;
     server.reply(&reply(first, 5));
-    let client_events = client.sender.clone();
+    let events = client.sender.clone();
     let fed = tokio::task::spawn_blocking(move || {
         let bytes = feeder.read(1);
         feeder.feed(bytes, |_| {
             for name in ["b", "c"] {
-                let header = CallHeader::new(name.into(), Fields::default());
-                let events = client_events.clone();
-                let call = Call {
-                    name,
-                    header,
-                    events,
-                };
+                let call = Call::new(name, &events);
                 feeder.calls.start(call, Instant::now(), |_| {});
             }
         });
