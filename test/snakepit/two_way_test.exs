@@ -587,11 +587,16 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
           pool = start_pool!([])
           {:ok, %{"result" => os_pid}} = Snakepit.execute("pid", %{}, pool: pool)
           me = self()
-          tools = [kill: fn _ -> signal("KILL", os_pid) && Process.sleep(:infinity) end]
+
+          kill = fn _args ->
+            signal("KILL", os_pid)
+            Process.sleep(:infinity)
+          end
+
           args = %{rows: Snakepit.input(resource(me, :infinity)), tool: "kill"}
 
           assert {:error, %Error{reason: :worker_crashed}} =
-                   Snakepit.execute("one_by_one", args, tools: tools, pool: pool)
+                   Snakepit.execute("one_by_one", args, tools: [kill: kill], pool: pool)
 
           assert_received :opened
           assert_received :closed
