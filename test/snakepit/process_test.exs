@@ -125,6 +125,29 @@ defmodule Snakepit.ProcessTest do
         assert message =~ "output_commands.py"
       end
 
+      test "that is killed leaves its signal even if that is known only after seconds" do
+        pool = start_pool!(@options)
+        [worker] = worker_pids(pool)
+        :ok = :sys.suspend(worker)
+        call = Task.async(fn -> Snakepit.execute("kill", %{number: 9}, pool: pool) end)
+        guessed = Task.yield(call, 2_500)
+        :ok = :sys.resume(worker)
+        assert guessed == nil
+        assert {:error, %Error{reason: :worker_crashed, message: message}} = await(call)
+        assert message =~ "it was killed by SIGKILL"
+      end
+
+      test "whose process in the BEAM is killed fails its calls, and they say so", context do
+        pool = start_pool!(unquote(options))
+        [worker] = worker_pids(pool)
+        args = %{seconds: 60, started: Path.join(context.tmp_dir, "started")}
+        call = Task.async(fn -> Snakepit.execute("sleep", args, pool: pool) end)
+        eventually(fn -> File.exists?(args.started) end)
+        Process.exit(worker, :kill)
+        assert {:error, %Error{reason: :worker_crashed, message: message}} = await(call)
+        assert message =~ "its process has ended"
+      end
+
       test "receives its variables unchanged, byte by byte" do
         env = %{"BYTES" => <<255, 1>>, "EMPTY" => "", "ŁÓDŹ.x" => "ł", "OMP_NUM_THREADS" => "3"}
         pool = start_pool!([env: env, thread_limit: 2] ++ @options)

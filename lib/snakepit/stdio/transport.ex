@@ -10,6 +10,7 @@ defmodule Snakepit.Stdio.Transport do
   @grpc "use an adapter with gRPC, such as Snakepit.Adapters.GRPCPython"
 
   alias Snakepit.{Codec, Error, Native, Overdue, Progress}
+  alias Snakepit.Error.Cause
   alias Snakepit.Pool.{Membership, Numbers, Worker}
   alias Snakepit.Stdio.Message
   alias Snakepit.TwoWay
@@ -292,7 +293,7 @@ defmodule Snakepit.Stdio.Transport do
   # A worker that stops in an orderly way has answered every call that it has taken.
   defp down(reason) when reason in [:noproc, :normal, :shutdown], do: :not_started
   defp down({:shutdown, _why}), do: :not_started
-  defp down(reason), do: {:crashed, Exception.format_exit(reason)}
+  defp down(reason), do: {:crashed, Cause.exited(reason)}
 
   # The rest of a timeout that runs from the start of the call, in ms.
   defp left(:infinity, _started), do: nil

@@ -5,8 +5,8 @@ use snakepit_client::{error::Failure, target::ExitCause};
 use std::{sync::Arc, time::Duration};
 
 /// How long a failed call waits for the cause. The worker's owner gets the exit status and the last output
-/// a moment after the connection is gone.
-const CAUSE_WITHIN: Duration = Duration::from_secs(2);
+/// a moment after the connection is gone; for the status it waits for 5 s, and then kills the process.
+const CAUSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why a worker exited, if that is known within the given time.
 pub(super) struct PendingCause {

@@ -14,15 +14,22 @@ use snakepit_client::numbers::{Ended, EndedAsk};
 use snakepit_client::pool::{
     AcquireError, BatchCommand, Dispatcher, Limits, Unavailable, WorkerKey,
 };
+use snakepit_client::target::ExitCause;
 
+use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 /// How many events of commands a pool takes of one worker in a second. A worker sends half as many.
 const EVENTS_PER_SECOND: u32 = 2000;
 
-/// A pool, the process of its manager, and what its calls took.
-pub(super) struct PoolResource(pub(super) Arc<Pool>, LocalPid, pub(super) Arc<Numbers>);
+/// A pool, the process of its manager, what its calls took, and why its local workers have exited, by their owners.
+pub(super) struct PoolResource(
+    pub(super) Arc<Pool>,
+    LocalPid,
+    pub(super) Arc<Numbers>,
+    Mutex<Vec<(LocalPid, ExitCause)>>,
+);
 
 #[rustler::resource_impl]
 impl Resource for PoolResource {
@@ -34,8 +41,23 @@ impl Resource for PoolResource {
         if pid == self.1 {
             self.0.close(AcquireError::Closed);
         } else {
+            self.owner_ended(pid);
             self.0.remove_where(|_key, worker| worker.owner == pid);
         }
+    }
+}
+
+impl PoolResource {
+    /// Its worker may have left already, with its connection.
+    fn owner_ended(&self, owner: LocalPid) {
+        self.3.lock().retain(|(one, cause)| {
+            let is_its = *one == owner;
+            if is_its {
+                // Only if the owner was killed before it could say why.
+                cause.set("its process has ended".into());
+            }
+            !is_its
+        });
     }
 }
 
@@ -88,7 +110,12 @@ fn pool_new(env: Env<'_>, limits: PoolLimits, observed: bool) -> Term<'_> {
         remote: limits.remote,
     };
     let dispatcher = Dispatcher::new(limits, listener(observer));
-    let pool = ResourceArc::new(PoolResource(dispatcher, env.pid(), Arc::default()));
+    let pool = ResourceArc::new(PoolResource(
+        dispatcher,
+        env.pid(),
+        Arc::default(),
+        Mutex::default(),
+    ));
     env.monitor(&pool, &env.pid());
     pool.encode(env)
 }
@@ -132,7 +159,6 @@ fn pool_add(
     channel: Option<ResourceArc<ChannelResource>>,
     spec: WorkerSpec,
 ) -> u64 {
-    env.monitor(&pool, &env.pid());
     let capacity = spec.max_concurrency;
     let batches = spec.batches.iter().map(|(name, size)| BatchCommand {
         name: name.clone(),
@@ -140,6 +166,12 @@ fn pool_add(
     });
     let batches = batches.collect();
     let worker = spec.worker(env.pid(), &pool.0, channel);
+    let local = worker.connection.as_ref();
+    if let Some(connection) = local.filter(|one| one.channel.endpoint.is_none()) {
+        let cause = connection.exit_cause.clone();
+        pool.3.lock().push((env.pid(), cause));
+    }
+    env.monitor(&pool, &env.pid());
     pool.0.add_batching(worker, capacity, batches).0
 }
 
