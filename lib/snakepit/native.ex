@@ -77,6 +77,7 @@ defmodule Snakepit.Native do
   def close(_channel), do: missing()
   def read_calls(_channel), do: missing()
   def feed_calls(_calls, _data), do: missing()
+  def flush_calls(_calls), do: missing()
   def stop_feeding(_calls), do: missing()
   def health(_ref, _channel, _worker_id, _timeout), do: missing()
   def get_info(_ref, _channel, _timeout, _commands), do: missing()

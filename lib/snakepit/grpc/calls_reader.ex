@@ -39,9 +39,17 @@ defmodule Snakepit.GRPC.CallsReader do
 
   @impl true
   def handle_info({port, {:data, data}}, %{port: port} = state) do
-    if Native.feed_calls(state.calls, data),
-      do: {:noreply, state},
-      else: {:noreply, stop(state), :hibernate}
+    case Native.feed_calls(state.calls, data) do
+      :read ->
+        {:noreply, state}
+
+      :flush ->
+        flush(state.calls)
+        {:noreply, state}
+
+      :stop ->
+        {:noreply, stop(state), :hibernate}
+    end
   end
 
   # The calls of another connection.
@@ -89,6 +97,14 @@ defmodule Snakepit.GRPC.CallsReader do
   rescue
     # It is closed already.
     ArgumentError -> true
+  end
+
+  # The callers that got replies are next in line: their next calls are sent together, by this process.
+  defp flush(calls) do
+    Process.flag(:priority, :normal)
+    :erlang.yield()
+    Native.flush_calls(calls)
+    Process.flag(:priority, :high)
   end
 
   defp feed_rest(calls, port) do

@@ -87,7 +87,7 @@ impl IoState {
     }
 
     pub fn is_fed(&self) -> bool {
-        self.fed.lock().goes_on
+        self.feeding.load(Ordering::Acquire) && self.fed.lock().goes_on
     }
 
     pub fn feed(&self, bytes: Bytes) {

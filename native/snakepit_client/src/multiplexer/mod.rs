@@ -1,10 +1,13 @@
 //! Sends unary calls as frames of one `Calls` RPC, which has a connection of its own. A call costs an entry
 //! in a table, no stream, task or timer.
 //!
-//! The thread that starts a call writes it if the connection is idle. Otherwise calls gather, and the task
-//! that drives the connection sends them together.
+//! The task that drives the connection reads the replies, or another thread does and feeds them to the connection: see
+//! `feeding`.
 //!
-//! The task reads the replies, or another thread does and feeds them to the connection: see `feeding`.
+//! The thread that starts a call writes it if the connection is idle. Otherwise calls gather: the task, which is awake for
+//! replies anyway, sends them together. It is not while the connection is fed: then a thread writes its call as well,
+//! unless others are expected, of callers that have just got replies; the last of these sends them together, or the feeder
+//! after a while.
 
 mod feeding;
 mod pending_call;
@@ -18,7 +21,7 @@ pub use pending_call::{Cancelled, Lost, PendingCall, Report, ReturnReason};
 
 use crate::keepalive::Keepalive;
 use bytes::Bytes;
-use feeding::{Feeding, MUCH};
+use feeding::{Arrived, Feeding, MANY, MUCH};
 use h2::{Ping, PingPong, RecvStream};
 use parking_lot::Mutex;
 use prost::Message;
@@ -37,7 +40,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -57,12 +60,25 @@ pub struct Multiplexer<C, P> {
     feeding: Feeding<StartFeeding<C, P>>,
     /// Whether a thread is handing out replies. It sends the gathered calls right after that.
     answering: AtomicBool,
+    /// How many callers that got replies from a feeder may come back with calls before those that gather are sent.
+    awaited: AtomicUsize,
     /// Where the server notes which calls have started, if it was given a journal.
     journal: Option<Arc<StartJournal>>,
     /// Set once the server knows that the journal is read: the last call that was sent before.
     journal_read_after: OnceLock<u64>,
     keepalive: Option<Arc<Keepalive>>,
     closed: CancellationToken,
+}
+
+/// What has to follow what was fed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fed {
+    /// More of that.
+    Read,
+    /// `flush`, once the callers that got replies have had time to come back with their next calls.
+    Flush,
+    /// `stop_feeding`, after what was read already.
+    Stop,
 }
 
 /// Has something read the socket, call `feed` and, when it no longer reads, `stop_feeding`.
@@ -84,6 +100,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             receiver: Mutex::new(None),
             feeding: Feeding::default(),
             answering: AtomicBool::new(false),
+            awaited: AtomicUsize::new(0),
             journal,
             journal_read_after: OnceLock::new(),
             keepalive,
@@ -115,18 +132,30 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             });
         });
         keep(id);
-        // The task is woken anyway: by the next reply, or by the timer that waits for it.
+        // Sent with the next reply, or by the timer that waits for that.
         let gathered = state.behind() >= GATHERED_BEHIND;
         let idle = state.is_empty();
         let next = deadline.into_iter().chain(state.silent_until(false)).min();
         let early = state.is_early(next);
         state.insert(id, call, deadline, now);
+        let early = early || state.needs_task();
         drop(state);
-        let answering = self.answering.load(Ordering::SeqCst);
-        let written = answering || idle && self.sender.write();
+        let awaited = self.came_back();
+        let writes = idle || !gathered && self.connection.io().is_fed();
+        let written =
+            self.answering.load(Ordering::SeqCst) || awaited > 1 || writes && self.sender.write();
         if early || !(written || gathered) {
             self.sender.wake();
         }
+    }
+
+    /// Notes that a call has come. Returns how many were awaited before that.
+    fn came_back(&self) -> usize {
+        let less = |awaited: usize| awaited.checked_sub(1);
+        let before = self
+            .awaited
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        before.unwrap_or(0)
     }
 
     /// Cancels a call whose caller no longer waits.
@@ -255,7 +284,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                 // If the connection is gone, the next poll says so.
                 let _ = body.flow_control().release_capacity(data.len());
             });
-            receiver.received += data.len();
+            receiver.arrived.bytes += data.len();
             receiver.deframer.push(data);
             self.answer(receiver, replied).map_err(Ended::connection)?;
         }
@@ -270,41 +299,68 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
 
     /// To be called by the task when it has done everything.
     fn offer_feeding(self: &Arc<Self>, receiver: &mut Receiver<P>) {
-        let received = take(&mut receiver.received);
+        let arrived = take(&mut receiver.arrived);
         let io = self.connection.io();
         if io.is_fed() {
             return;
         }
-        let start = self.feeding.offer(received, receiver.deframer.is_cut_off());
+        let start = self.feeding.offer(arrived, receiver.deframer.is_cut_off());
         if let Some(start) = start {
             start(self.clone(), io.start_feeding());
         }
     }
 
-    /// Takes what was read from the socket. Small replies are passed to `replied`. Returns whether to go on; if not,
-    /// `stop_feeding` has to follow.
-    pub fn feed(&self, bytes: Bytes, mut replied: impl FnMut(P, ReplyFrame)) -> bool {
-        let goes_on = bytes.len() < MUCH;
+    /// Takes what was read from the socket. Small replies are passed to `replied`. Returns what has to follow.
+    pub fn feed(&self, bytes: Bytes, mut replied: impl FnMut(P, ReplyFrame)) -> Fed {
+        let size = bytes.len();
         self.connection.io().feed(bytes);
-        let receiver = goes_on.then(|| self.receiver.try_lock()).flatten();
+        // A scheduler is not to be kept for longer than a millisecond.
+        let takes_long = size >= MUCH && self.state.lock().len() > MANY;
+        let receiver = (!takes_long).then(|| self.receiver.try_lock()).flatten();
         let Some(mut receiver) = receiver else {
             self.sender.wake();
-            return goes_on;
+            return Fed::Read;
         };
         let Some(receiver) = receiver.as_mut() else {
-            return false;
+            return Fed::Stop;
+        };
+        receiver.arrived = Arrived::default();
+        let mut hand_out = |call, reply| {
+            self.awaited.fetch_add(1, Ordering::SeqCst);
+            replied(call, reply);
         };
         while receiver.ended.is_none() {
-            match self.receive(receiver, Some(&mut replied)) {
+            match self.receive(receiver, Some(&mut hand_out)) {
                 Ok(more) if !more && self.sender.is_empty() => break,
                 Ok(_) => {}
                 Err(ended) => receiver.ended = Some(ended),
             }
         }
-        if self.state.lock().needs_task() || receiver.ended.is_some() || !receiver.left.is_empty() {
+        let (needs_task, is_idle, gathered) = {
+            let state = self.state.lock();
+            let gathered = state.behind() >= GATHERED_BEHIND;
+            (state.needs_task(), state.is_empty(), gathered)
+        };
+        if needs_task || receiver.ended.is_some() || !receiver.left.is_empty() {
             self.sender.wake();
         }
-        true
+        let awaited = self.awaited.load(Ordering::SeqCst);
+        if self.feeding.is_much(size, receiver.arrived) {
+            Fed::Stop
+        } else if (awaited > 1 || awaited == 1 && !is_idle) && !gathered {
+            Fed::Flush
+        } else {
+            self.flush();
+            Fed::Read
+        }
+    }
+
+    /// Sends the calls that have gathered since replies were handed out.
+    pub fn flush(&self) {
+        self.awaited.store(0, Ordering::SeqCst);
+        if !self.sender.is_empty() {
+            self.sender.write();
+        }
     }
 
     /// What fed the connection is gone, and what it had read with it. Locks nothing: it may be found to be gone while it is
@@ -319,6 +375,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     /// The task reads the socket again.
     pub fn stop_feeding(&self) {
         self.feeding.stop();
+        self.awaited.store(0, Ordering::SeqCst);
         self.connection.io().stop_feeding();
         self.sender.wake();
     }
@@ -343,6 +400,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         {
             replies.push(reply);
         }
+        receiver.arrived.replies += replies.len();
         let mut answered = Vec::with_capacity(replies.len());
         let mut draining = false;
         {

@@ -1,6 +1,7 @@
 //! What has arrived on a connection, and how it is handed out.
 
 use super::{
+    feeding::Arrived,
     pending_call::{Lost, PendingCall, Report, ReturnReason},
     state::Entry,
 };
@@ -39,8 +40,8 @@ pub(super) struct Receiver<P> {
     pub(super) body: RecvStream,
     pub(super) ping_pong: Option<PingPong>,
     pub(super) deframer: Deframer,
-    /// How many bytes of replies have come since the task last looked.
-    pub(super) received: usize,
+    /// Since the task or a feeder last looked.
+    pub(super) arrived: Arrived,
     /// What a thread that feeds the connection has left to the task, in its order.
     pub(super) left: VecDeque<Answer<P>>,
     pub(super) ended: Option<Ended>,
@@ -58,7 +59,7 @@ impl<P: PendingCall> Receiver<P> {
             body,
             ping_pong,
             deframer: Deframer::new(max_frame),
-            received: 0,
+            arrived: Arrived::default(),
             left: VecDeque::new(),
             ended: None,
         }

@@ -150,6 +150,10 @@ impl<P: PendingCall> State<P> {
         (self.calls.len() - self.batched).saturating_sub(self.capacity)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }

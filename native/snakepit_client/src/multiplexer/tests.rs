@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{
-    Cancelled, Lost, Multiplexer, PendingCall, Report, ReturnReason,
+    Cancelled, Fed, Lost, Multiplexer, PendingCall, Report, ReturnReason,
     feeding::{LITTLE_READS, MUCH},
 };
 use crate::{
@@ -24,7 +24,7 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -171,7 +171,7 @@ impl Feeder {
         buffer
     }
 
-    fn feed(&self, bytes: Vec<u8>, replied: impl Fn(&Call)) -> bool {
+    fn feed(&self, bytes: Vec<u8>, replied: impl Fn(&Call)) -> Fed {
         self.calls.feed(bytes.into(), |call, reply| {
             call.tell(Event::RepliedHere(call.name, reply.handler_ns));
             replied(&call);
@@ -183,8 +183,13 @@ impl Feeder {
         std::thread::spawn(move || {
             loop {
                 let bytes = self.read(1);
-                if bytes.is_empty() || !self.feed(bytes, |_| {}) {
+                if bytes.is_empty() {
                     return self.calls.stop_feeding();
+                }
+                match self.feed(bytes, |_| {}) {
+                    Fed::Read => {}
+                    Fed::Flush => self.calls.flush(),
+                    Fed::Stop => return self.calls.stop_feeding(),
                 }
             }
         });
@@ -507,15 +512,12 @@ fn reply(call_id: u64, size: usize) -> ReplyFrame {
 }
 
 #[tokio::test]
-async fn a_feeder_hands_out_small_replies_and_leaves_others_to_the_task() {
+async fn a_feeder_hands_out_results_and_leaves_other_replies_to_the_task() {
     let (mut client, mut server) = connected(9, PATIENCE).await;
     next(&mut client.feeders()).await.run();
     let small = client.start("small");
     server.reply(&reply(small, 5));
     assert_eq!(client.event().await, Event::RepliedHere("small", 5));
-    let large = client.start("large");
-    server.reply(&reply(large, 30_000));
-    assert_eq!(client.event().await, Event::Replied("large", 30_000));
     let failed = client.start("failed");
     server.reply(&ReplyFrame {
         success: false,
@@ -561,8 +563,7 @@ async fn the_task_reads_while_much_arrives_and_a_feeder_again_after_some_small_r
     let large = client.start("large");
     server.reply(&reply(large, 500_000));
     let read = tokio::task::spawn_blocking(move || {
-        let bytes = feeder.read(MUCH);
-        assert!(!feeder.feed(bytes, |_| {}));
+        while feeder.feed(feeder.read(1), |_| {}) != Fed::Stop {}
         feeder.calls.stop_feeding();
     });
     read.await.unwrap();
@@ -577,6 +578,29 @@ async fn the_task_reads_while_much_arrives_and_a_feeder_again_after_some_small_r
     let last = client.start("last");
     server.reply(&reply(last, 5));
     assert_eq!(client.event().await, Event::RepliedHere("last", 5));
+}
+
+#[tokio::test]
+async fn a_feeder_hands_out_many_small_replies_that_arrive_at_once() {
+    const NAMES: [&str; 40] = ["small"; 40];
+    let (mut client, mut server) = connected(NAMES.len(), PATIENCE).await;
+    let mut feeders = client.feeders();
+    let feeder = next(&mut feeders).await;
+    for name in NAMES {
+        let id = client.start(name);
+        server.reply(&reply(id, 1000));
+    }
+    let read = tokio::task::spawn_blocking(move || {
+        let bytes = feeder.read(MUCH);
+        assert_eq!(feeder.feed(bytes, |_| {}), Fed::Flush);
+        feeder.calls.flush();
+        feeder.run();
+    });
+    read.await.unwrap();
+    for name in NAMES {
+        assert_eq!(client.event().await, Event::RepliedHere(name, 1000));
+    }
+    assert!(feeders.is_empty());
 }
 
 #[tokio::test]
@@ -634,15 +658,18 @@ async fn replies_that_a_feeder_has_left_are_handed_out_at_the_end() {
     for _ in 0..20 {
         let (mut client, mut server) = connected(1, PATIENCE).await;
         let feeder = next(&mut client.feeders()).await;
-        let id = client.start("large");
-        server.reply(&reply(id, 20_000));
-        let read = tokio::task::spawn_blocking(move || (feeder.read(20_000), feeder));
+        let id = client.start("failed");
+        server.reply(&ReplyFrame {
+            success: false,
+            ..reply(id, 10_000)
+        });
+        let read = tokio::task::spawn_blocking(move || (feeder.read(10_000), feeder));
         let (bytes, feeder) = read.await.unwrap();
         // The task, which runs on this thread, finds both.
-        assert!(feeder.feed(bytes, |_| {}));
+        assert_eq!(feeder.feed(bytes, |_| {}), Fed::Read);
         drop(client._end);
         let event = timeout(PATIENCE, client.events.recv()).await.unwrap();
-        assert_eq!(event, Some(Event::Replied("large", 20_000)));
+        assert_eq!(event, Some(Event::Replied("failed", 10_000)));
     }
 }
 
@@ -670,6 +697,60 @@ async fn calls_that_start_while_a_feeder_hands_out_replies_are_sent_and_recalled
     assert_eq!(server.frame().await, (b, Act::Call, "b".into()));
     assert_eq!(server.frame().await, (c, Act::Call, "c".into()));
     assert_eq!(server.frame().await, (c, Act::Recall, String::new()));
+}
+
+/// Feeds the replies to these calls.
+async fn fed(server: &mut Server, ids: &[u64], feeder: Feeder) -> Feeder {
+    ids.iter().for_each(|id| server.reply(&reply(*id, 5)));
+    let count = ids.len();
+    let fed = tokio::task::spawn_blocking(move || {
+        let handed_out = AtomicUsize::new(0);
+        let mut fed = Fed::Read;
+        while handed_out.load(Ordering::Relaxed) < count {
+            fed = feeder.feed(feeder.read(1), |_| {
+                handed_out.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(fed, Fed::Flush);
+        feeder
+    });
+    fed.await.unwrap()
+}
+
+#[tokio::test]
+async fn callers_that_come_back_have_their_calls_sent_together() {
+    let (client, mut server) = connected(9, PATIENCE).await;
+    let feeder = next(&mut client.feeders()).await;
+    let ids = ["a", "b", "c"].map(|name| client.start(name));
+    let feeder = fed(&mut server, &ids, feeder).await;
+    let ids = ["d", "e", "f"].map(|name| {
+        assert_eq!(client.multiplexer.sender.is_empty(), name == "d");
+        client.start(name)
+    });
+    // The last of them has sent all.
+    assert!(client.multiplexer.sender.is_empty());
+    let feeder = fed(&mut server, &ids, feeder).await;
+    client.start("g");
+    assert!(!client.multiplexer.sender.is_empty());
+    feeder.calls.flush();
+    assert!(client.multiplexer.sender.is_empty());
+    let mut arrived = Vec::new();
+    while arrived.len() < 7 {
+        arrived.push(server.frame().await.2);
+    }
+    assert_eq!(arrived, ["a", "b", "c", "d", "e", "f", "g"]);
+}
+
+#[tokio::test]
+async fn a_call_behind_another_is_recalled_though_the_task_has_not_sent_it() {
+    let (client, mut server) = connected(1, PATIENCE).await;
+    let _feeder = next(&mut client.feeders()).await;
+    let first = client.start("a");
+    assert_eq!(server.frame().await, (first, Act::Call, "a".into()));
+    let second = client.start("b");
+    assert_eq!(server.frame().await, (second, Act::Call, "b".into()));
+    let recall = (second, Act::Recall, String::new());
+    assert_eq!(server.frame().await, recall);
 }
 
 #[tokio::test]

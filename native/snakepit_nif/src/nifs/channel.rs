@@ -13,7 +13,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use rustler::{
     Atom, Binary, Encoder, Env, NifMap, Resource, ResourceArc, Term, schedule::consume_timeslice,
 };
-use snakepit_client::{channel::Channel, error::Failure, keepalive::Keepalive, target::Target};
+use snakepit_client::{
+    channel::Channel, error::Failure, keepalive::Keepalive, multiplexer::Fed, target::Target,
+};
 use snakepit_proto::{BatchInfo, CallProgress, CommandInfo, HealthRequest, InfoRequest};
 use snakepit_wire::{
     Address, StartJournal,
@@ -89,17 +91,26 @@ fn read_calls(env: Env<'_>, channel: ResourceArc<ChannelResource>) -> Atom {
     atoms::ok()
 }
 
-/// Returns whether to read on; if not, nothing but what was read already is to be passed any more, and then
-/// `stop_feeding` called.
+/// Returns `:read`, `:flush` if `flush_calls` is to follow once the callers that got replies had their turn, or `:stop`:
+/// then nothing but what was read already is to be passed any more, and `stop_feeding` called.
 #[rustler::nif]
-fn feed_calls<'a>(env: Env<'a>, calls: ResourceArc<CallsResource>, data: Binary<'a>) -> bool {
+fn feed_calls<'a>(env: Env<'a>, calls: ResourceArc<CallsResource>, data: Binary<'a>) -> Atom {
     // A small reply takes 5 µs, and has some 100 bytes.
     let percent = i32::try_from(data.len() / 200).unwrap_or(100);
     let _ = consume_timeslice(env, percent.clamp(1, 100));
     let bytes = Bytes::copy_from_slice(&data);
-    calls
-        .multiplexer
-        .feed(bytes, |call, reply| call.replied_here(env, reply))
+    let multiplexer = &calls.multiplexer;
+    match multiplexer.feed(bytes, |call, reply| call.replied_here(env, reply)) {
+        Fed::Read => atoms::read(),
+        Fed::Flush => atoms::flush(),
+        Fed::Stop => atoms::stop(),
+    }
+}
+
+#[rustler::nif]
+fn flush_calls(calls: ResourceArc<CallsResource>) -> Atom {
+    calls.multiplexer.flush();
+    atoms::ok()
 }
 
 #[rustler::nif]
