@@ -1,10 +1,10 @@
 # mix run bench/batches.exs [--rounds 5] [--workers 2] [--calls 10000]
 #
 # Measures commands that take batches, on the model of examples/semantic_search, which is in its package: what 512
-# sentences take as single calls from 64 callers, and as batches of 32 that the caller has made, in turns on the same
-# pool; and what a lone call waits. Then makes many calls of which 1 % fail and 1 % are cancelled, and checks that each
-# caller gets its own answer. Exits with status 1 if the single calls take more than 1.2 times as long, or if an answer
-# is wrong.
+# sentences take as single calls from 64 callers, as single calls from a task each, of which 64 run at once, and as batches
+# of 32 that the caller has made, in turns on the same pool; and what a lone call waits. Then makes many calls of which 1 %
+# fail and 1 % are cancelled, and checks that each caller gets its own answer. Exits with status 1 if the single calls of
+# 64 callers take more than 1.2 times as long as the batches, or if an answer is wrong.
 defmodule Snakepit.BatchBench do
   @here __DIR__
   @example Path.expand("../examples/semantic_search", @here)
@@ -39,21 +39,25 @@ defmodule Snakepit.BatchBench do
 
     sentences = sentences()
     # Each way once, so that both find the workers warm.
-    for way <- [&by_hand/2, &single/2], do: way.(pool, sentences)
+    ways = [&by_hand/2, &single/2, &tasks/2]
+    for way <- ways, do: way.(pool, sentences)
 
     times =
       for _ <- 1..rounds do
-        {hand, vectors} = :timer.tc(fn -> by_hand(pool, sentences) end)
-        {single, same} = :timer.tc(fn -> single(pool, sentences) end)
-        true = close?(vectors, same)
-        {hand, single}
+        [{hand, vectors}, {single, same}, {tasks, also}] =
+          for way <- ways, do: :timer.tc(fn -> way.(pool, sentences) end)
+
+        true = close?(vectors, same) and close?(vectors, also)
+        {hand, single, tasks}
       end
 
-    {hand, single} = {median(times, 0), median(times, 1)}
+    [hand, single, tasks] = for at <- 0..2, do: median(times, at)
     ratio = single / hand
     say("#{@sentences} sentences, batches of #{@batch} by hand", ms(hand))
     say("the same by single calls of #{@callers} callers", ms(single))
     say("ratio, at most #{@bound}", Float.round(ratio, 2))
+    say("the same by single calls of tasks, #{@callers} at once", ms(tasks))
+    say("ratio", Float.round(tasks / hand, 2))
     lone(pool, hd(sentences))
     stop(pool)
     ratio <= @bound
@@ -66,7 +70,18 @@ defmodule Snakepit.BatchBench do
     |> Enum.flat_map(fn {:ok, tensor} -> rows(tensor) end)
   end
 
+  # Each caller makes its calls one after the other.
   defp single(pool, sentences) do
+    sentences
+    |> Enum.chunk_every(div(@sentences, @callers))
+    |> Enum.map(fn own ->
+      Task.async(fn -> for each <- own, do: call!(pool, "embed_one", %{text: each}).data end)
+    end)
+    |> Task.await_many(:infinity)
+    |> Enum.concat()
+  end
+
+  defp tasks(pool, sentences) do
     sentences
     |> Task.async_stream(&call!(pool, "embed_one", %{text: &1}), options(@callers))
     |> Enum.map(fn {:ok, tensor} -> tensor.data end)

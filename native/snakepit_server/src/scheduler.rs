@@ -472,8 +472,9 @@ impl<J: Schedulable> State<J> {
     fn start_batch(&mut self, gathering: Gathering<J>) {
         self.gathering -= 1;
         let is_async = gathering.calls().next().is_some_and(|call| call.is_async());
-        let batch = gathering.start(Instant::now());
-        self.history(batch.limits.index).running += 1;
+        let now = Instant::now();
+        let batch = gathering.start(now);
+        self.history(batch.limits.index).started(&batch, now);
         self.admit_work(Work::Batch(Arc::new(batch)), is_async);
     }
 
@@ -531,7 +532,8 @@ impl<J: Schedulable> State<J> {
                 gathering.wait_from(now);
             }
         }
-        self.history(index).ended(calls, now);
+        let (size, took) = (batch.calls.len(), batch.ran_until(now));
+        self.history(index).ended(size, took, calls, now);
     }
 
     /// Moves those calls selected by `which` to `taken` that were taken to run, in no batch, and have not begun. Returns

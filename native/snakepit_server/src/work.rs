@@ -56,6 +56,7 @@ pub struct Batch<C> {
     pub limits: BatchLimits,
     /// In the order of their arrival, each with the time that it has waited.
     pub calls: Vec<(Arc<C>, Duration)>,
+    started: Instant,
     /// Those that are to be answered when the command has ended.
     present: Mutex<Vec<Arc<C>>>,
 }
@@ -67,6 +68,10 @@ impl<C> Batch<C> {
             [(call, _)] => Some(call),
             _ => None,
         }
+    }
+
+    pub(crate) fn ran_until(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
     }
 
     pub fn present(&self) -> Vec<Arc<C>> {
@@ -178,6 +183,11 @@ impl<C> Gathering<C> {
         });
         match expected {
             _ if self.is_full() => self.since,
+            Some(last)
+                if history.pays_to_start(self.calls.len(), last.calls.min(self.limits.size)) =>
+            {
+                self.since
+            }
             Some(last) => waited.min(last.ended + self.limits.wait),
             None if history.running == 0 => self.since,
             None => waited,
@@ -191,6 +201,7 @@ impl<C> Gathering<C> {
             .collect();
         Batch {
             limits: self.limits,
+            started: now,
             present: Mutex::new(calls.iter().map(|(call, _)| call.clone()).collect()),
             calls,
         }
@@ -202,6 +213,8 @@ impl<C> Gathering<C> {
 pub(crate) struct History {
     pub(crate) running: usize,
     last: Option<Last>,
+    cost: Cost,
+    arrivals: Arrivals,
 }
 
 /// The batch that has ended last.
@@ -212,9 +225,158 @@ struct Last {
     calls: usize,
 }
 
+/// Of how many batches the cost is a mean.
+const COST_OF: f64 = 64.0;
+/// Of how many batches the pace is a mean.
+const PACE_OF: f64 = 16.0;
+
+/// How many calls came after the ends of past batches, and in which time: moving sums.
+#[derive(Clone, Copy, Default)]
+struct Arrivals {
+    count: f64,
+    time: f64,
+}
+
+impl Arrivals {
+    fn add(&mut self, count: usize, time: Duration) {
+        for (sum, new) in [
+            (&mut self.count, float(count)),
+            (&mut self.time, time.as_secs_f64()),
+        ] {
+            *sum += new - *sum / PACE_OF;
+        }
+    }
+
+    /// In which time one more call comes, in seconds.
+    fn pace(&self) -> Option<f64> {
+        (self.count > 0.0).then(|| self.time / self.count)
+    }
+}
+
+/// Moving means of the sizes and times of batches, of their squares and products.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    weight: f64,
+    size: f64,
+    time: f64,
+    size_size: f64,
+    size_time: f64,
+}
+
+impl Cost {
+    fn add(&mut self, size: f64, time: f64) {
+        for (sum, new) in [
+            (&mut self.weight, 1.0),
+            (&mut self.size, size),
+            (&mut self.time, time),
+            (&mut self.size_size, size * size),
+            (&mut self.size_time, size * time),
+        ] {
+            *sum += (new - *sum) / COST_OF;
+        }
+    }
+
+    /// What a batch takes whatever its size, and what each of its calls adds, in seconds. None if all had about the same
+    /// size.
+    fn line(&self) -> Option<(f64, f64)> {
+        let Self { weight, .. } = self;
+        let (size, time) = (self.size / weight, self.time / weight);
+        let variance = self.size_size / weight - size * size;
+        if variance.is_nan() || variance < 1.0 {
+            return None;
+        }
+        let each = ((self.size_time / weight - size * time) / variance).max(0.0);
+        Some(((time - each * size).max(0.0), each))
+    }
+}
+
 impl History {
-    pub(crate) fn ended(&mut self, calls: usize, now: Instant) {
+    pub(crate) fn started<C>(&mut self, batch: &Batch<C>, now: Instant) {
+        self.running += 1;
+        let Some(last) = self.last else {
+            return;
+        };
+        let since = now.saturating_duration_since(last.ended);
+        let came = batch.calls.iter().filter(|(_, waited)| *waited < since);
+        let (count, waited) = came.fold((0, since), |(count, least), (_, waited)| {
+            (count + 1, least.min(*waited))
+        });
+        // The first calls after a pause say nothing of those that are expected.
+        if count > 0 && since - waited < batch.limits.wait {
+            self.arrivals.add(count, since - waited);
+        }
+    }
+
+    /// `calls`: how many of the command there are, those of the batch included.
+    pub(crate) fn ended(&mut self, size: usize, took: Duration, calls: usize, now: Instant) {
         self.running -= 1;
+        self.cost.add(float(size), took.as_secs_f64());
         self.last = Some(Last { ended: now, calls });
+    }
+
+    /// Whether to start a batch of so many calls though more are expected: if it takes as long as these need to come, and
+    /// to wait for them would cost more than one more batch.
+    fn pays_to_start(&self, calls: usize, expected: usize) -> bool {
+        let Some(pace) = self.arrivals.pace() else {
+            return false;
+        };
+        let coming = float(expected - calls) * pace;
+        match self.cost.line() {
+            Some((batch, each)) => batch < coming && coming <= batch + each * float(calls),
+            // To learn what batches of another size take.
+            None => expected <= 4 * calls,
+        }
+    }
+}
+
+fn float(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After batches of these sizes, each of which took `batch` and `each` for a call, in ms; calls come every 0.06 ms.
+    fn history(sizes: &[usize], batch: f64, each: f64) -> History {
+        let mut history = History::default();
+        history.arrivals.add(10, Duration::from_micros(600));
+        for size in sizes {
+            history
+                .cost
+                .add(float(*size), (batch + each * float(*size)) / 1000.0);
+        }
+        history
+    }
+
+    fn first_that_pays(history: &History) -> Option<usize> {
+        (1..32).find(|calls| history.pays_to_start(*calls, 32))
+    }
+
+    #[test]
+    fn a_batch_whose_calls_each_take_time_starts_when_it_takes_as_long_as_the_others_need_to_come()
+    {
+        assert_eq!(first_that_pays(&history(&[32, 8, 24], 0.12, 0.23)), Some(7));
+        assert_eq!(first_that_pays(&history(&[32, 8, 24], 1.0, 0.05)), Some(9));
+    }
+
+    #[test]
+    fn a_batch_that_takes_the_same_time_whatever_its_size_waits_for_all() {
+        assert_eq!(first_that_pays(&history(&[32, 8, 24], 20.0, 0.0)), None);
+    }
+
+    #[test]
+    fn while_the_cost_is_unknown_a_quarter_starts_and_nothing_does_while_the_pace_is() {
+        assert_eq!(first_that_pays(&history(&[32, 32], 20.0, 0.0)), Some(8));
+        assert_eq!(first_that_pays(&History::default()), None);
+    }
+
+    #[test]
+    fn the_cost_is_forgotten_once_all_batches_have_the_same_size() {
+        let sizes: Vec<_> = [8, 24]
+            .into_iter()
+            .chain(std::iter::repeat_n(32, 400))
+            .collect();
+        assert_eq!(first_that_pays(&history(&sizes, 20.0, 0.0)), Some(8));
     }
 }
