@@ -532,8 +532,7 @@ impl<J: Schedulable> State<J> {
                 gathering.wait_from(now);
             }
         }
-        let (size, took) = (batch.calls.len(), batch.ran_until(now));
-        self.history(index).ended(size, took, calls, now);
+        self.history(index).ended(batch, calls, now);
     }
 
     /// Moves those calls selected by `which` to `taken` that were taken to run, in no batch, and have not begun. Returns

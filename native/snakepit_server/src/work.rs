@@ -70,10 +70,6 @@ impl<C> Batch<C> {
         }
     }
 
-    pub(crate) fn ran_until(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.started)
-    }
-
     pub fn present(&self) -> Vec<Arc<C>> {
         self.present.lock().clone()
     }
@@ -178,17 +174,13 @@ impl<C> Gathering<C> {
     /// When it starts if no further call comes.
     pub(crate) fn due(&self, history: &History) -> Instant {
         let waited = self.since + self.limits.wait;
-        let expected = history.last.filter(|last| {
-            history.running == 0 && self.calls.len() < last.calls.min(self.limits.size)
-        });
-        match expected {
+        let calls = self.calls.len();
+        let last = history.last.filter(|_| history.running == 0);
+        let last = last.map(|last| (last.ended, last.calls.min(self.limits.size)));
+        match last.filter(|(_, expected)| calls < *expected) {
             _ if self.is_full() => self.since,
-            Some(last)
-                if history.pays_to_start(self.calls.len(), last.calls.min(self.limits.size)) =>
-            {
-                self.since
-            }
-            Some(last) => waited.min(last.ended + self.limits.wait),
+            Some((_, expected)) if history.pays_to_start(calls, expected) => self.since,
+            Some((ended, _)) => waited.min(ended + self.limits.wait),
             None if history.running == 0 => self.since,
             None => waited,
         }
@@ -230,7 +222,7 @@ const COST_OF: f64 = 64.0;
 /// Of how many batches the pace is a mean.
 const PACE_OF: f64 = 16.0;
 
-/// How many calls came after the ends of past batches, and in which time: moving sums.
+/// Moving means of how many calls came after the ends of past batches, and in which time.
 #[derive(Clone, Copy, Default)]
 struct Arrivals {
     count: f64,
@@ -239,12 +231,13 @@ struct Arrivals {
 
 impl Arrivals {
     fn add(&mut self, count: usize, time: Duration) {
-        for (sum, new) in [
-            (&mut self.count, float(count)),
-            (&mut self.time, time.as_secs_f64()),
-        ] {
-            *sum += new - *sum / PACE_OF;
-        }
+        move_means(
+            PACE_OF,
+            [
+                (&mut self.count, float(count)),
+                (&mut self.time, time.as_secs_f64()),
+            ],
+        );
     }
 
     /// In which time one more call comes, in seconds.
@@ -265,15 +258,16 @@ struct Cost {
 
 impl Cost {
     fn add(&mut self, size: f64, time: f64) {
-        for (sum, new) in [
-            (&mut self.weight, 1.0),
-            (&mut self.size, size),
-            (&mut self.time, time),
-            (&mut self.size_size, size * size),
-            (&mut self.size_time, size * time),
-        ] {
-            *sum += (new - *sum) / COST_OF;
-        }
+        move_means(
+            COST_OF,
+            [
+                (&mut self.weight, 1.0),
+                (&mut self.size, size),
+                (&mut self.time, time),
+                (&mut self.size_size, size * size),
+                (&mut self.size_time, size * time),
+            ],
+        );
     }
 
     /// What a batch takes whatever its size, and what each of its calls adds, in seconds. None if all had about the same
@@ -308,9 +302,10 @@ impl History {
     }
 
     /// `calls`: how many of the command there are, those of the batch included.
-    pub(crate) fn ended(&mut self, size: usize, took: Duration, calls: usize, now: Instant) {
+    pub(crate) fn ended<C>(&mut self, batch: &Batch<C>, calls: usize, now: Instant) {
         self.running -= 1;
-        self.cost.add(float(size), took.as_secs_f64());
+        let took = now.saturating_duration_since(batch.started);
+        self.cost.add(float(batch.calls.len()), took.as_secs_f64());
         self.last = Some(Last { ended: now, calls });
     }
 
@@ -326,6 +321,13 @@ impl History {
             // To learn what batches of another size take.
             None => expected <= 4 * calls,
         }
+    }
+}
+
+/// They begin at zero: only their ratios are of use.
+fn move_means<const N: usize>(of: f64, means: [(&mut f64, f64); N]) {
+    for (mean, new) in means {
+        *mean += (new - *mean) / of;
     }
 }
 

@@ -25,7 +25,7 @@ const MUCH_OF_A_FRAME: usize = 128 * 1024;
 const LARGE_MEAN: usize = 2 * 1024;
 /// When so many calls may have their replies in what arrives at once, the task hands these out.
 pub(super) const MANY: usize = 256;
-/// How often the task reads less than that before the connection is fed again.
+/// How often the task reads less than `MUCH` before the connection is fed again.
 pub(super) const LITTLE_READS: u32 = 16;
 
 /// What has arrived.

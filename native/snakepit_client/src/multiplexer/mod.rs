@@ -48,9 +48,6 @@ use std::{
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-/// When this many calls wait behind those that the worker runs, further ones gather until a reply arrives.
-const GATHERED_BEHIND: usize = 4;
-
 pub struct Multiplexer<C, P> {
     sender: BatchingSender<C>,
     connection: Arc<SharedConnection<C>>,
@@ -133,17 +130,16 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         });
         keep(id);
         // Sent with the next reply, or by the timer that waits for that.
-        let gathered = state.behind() >= GATHERED_BEHIND;
+        let gathered = state.gathers();
         let idle = state.is_empty();
         let next = deadline.into_iter().chain(state.silent_until(false)).min();
-        let early = state.is_early(next);
         state.insert(id, call, deadline, now);
-        let early = early || state.needs_task();
+        let early = state.is_early(next) || state.needs_task();
         drop(state);
         let awaited = self.came_back();
-        let writes = idle || !gathered && self.connection.io().is_fed();
+        let writes = || idle || !gathered && self.connection.io().is_fed();
         let written =
-            self.answering.load(Ordering::SeqCst) || awaited > 1 || writes && self.sender.write();
+            self.answering.load(Ordering::SeqCst) || awaited > 1 || writes() && self.sender.write();
         if early || !(written || gathered) {
             self.sender.wake();
         }
@@ -338,8 +334,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         }
         let (needs_task, is_idle, gathered) = {
             let state = self.state.lock();
-            let gathered = state.behind() >= GATHERED_BEHIND;
-            (state.needs_task(), state.is_empty(), gathered)
+            (state.needs_task(), state.is_empty(), state.gathers())
         };
         if needs_task || receiver.ended.is_some() || !receiver.left.is_empty() {
             self.sender.wake();

@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// When this many calls wait behind those that the worker runs, further ones gather until a reply arrives.
+const GATHERED_BEHIND: usize = 4;
 /// How long a worker may go without a reply before the calls behind those that it runs are recalled.
 const STALLED_AFTER: Duration = Duration::from_millis(1);
 /// How long the handler of a cancelled call may run on, until the worker's own limit is set.
@@ -146,8 +148,13 @@ impl<P: PendingCall> State<P> {
     }
 
     /// How many calls wait behind those that the worker runs.
-    pub(super) fn behind(&self) -> usize {
+    fn behind(&self) -> usize {
         (self.calls.len() - self.batched).saturating_sub(self.capacity)
+    }
+
+    /// Whether further calls are sent once a reply arrives.
+    pub(super) fn gathers(&self) -> bool {
+        self.behind() >= GATHERED_BEHIND
     }
 
     pub(super) fn len(&self) -> usize {

@@ -426,9 +426,9 @@ pub(super) fn prepare(
     let mut call = Box::new(spec.call(args, Instant::now()));
     let target = match target.decode::<ResourceArc<PoolResource>>() {
         Ok(pool) => {
-            call.numbers = Some(pool.2.clone());
-            call.remote = pool.0.is_remote();
-            Target::Pool(pool.0.clone())
+            call.numbers = Some(pool.numbers.clone());
+            call.remote = pool.dispatcher.is_remote();
+            Target::Pool(pool.dispatcher.clone())
         }
         Err(_) => Target::Channel(target.decode::<ResourceArc<ChannelResource>>()?.0.clone()),
     };

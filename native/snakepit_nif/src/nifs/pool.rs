@@ -23,13 +23,14 @@ use std::{num::NonZero, sync::Arc, thread, time::Duration};
 /// How many events of commands a pool takes of one worker in a second. A worker sends half as many.
 const EVENTS_PER_SECOND: u32 = 2000;
 
-/// A pool, the process of its manager, what its calls took, and why its local workers have exited, by their owners.
-pub(super) struct PoolResource(
-    pub(super) Arc<Pool>,
-    LocalPid,
-    pub(super) Arc<Numbers>,
-    Mutex<Vec<(LocalPid, ExitCause)>>,
-);
+/// A pool, and what its calls took.
+pub(super) struct PoolResource {
+    pub(super) dispatcher: Arc<Pool>,
+    manager: LocalPid,
+    pub(super) numbers: Arc<Numbers>,
+    /// Why the local workers have exited, by their owners.
+    exit_causes: Mutex<Vec<(LocalPid, ExitCause)>>,
+}
 
 #[rustler::resource_impl]
 impl Resource for PoolResource {
@@ -38,11 +39,12 @@ impl Resource for PoolResource {
     /// A pool ends with its manager, because no more workers would be started. A worker leaves with its owner,
     /// however that has ended.
     fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
-        if pid == self.1 {
-            self.0.close(AcquireError::Closed);
+        if pid == self.manager {
+            self.dispatcher.close(AcquireError::Closed);
         } else {
             self.owner_ended(pid);
-            self.0.remove_where(|_key, worker| worker.owner == pid);
+            self.dispatcher
+                .remove_where(|_key, worker| worker.owner == pid);
         }
     }
 }
@@ -50,7 +52,7 @@ impl Resource for PoolResource {
 impl PoolResource {
     /// Its worker may have left already, with its connection.
     fn owner_ended(&self, owner: LocalPid) {
-        self.3.lock().retain(|(one, cause)| {
+        self.exit_causes.lock().retain(|(one, cause)| {
             let is_its = *one == owner;
             if is_its {
                 // Only if the owner was killed before it could say why.
@@ -110,19 +112,19 @@ fn pool_new(env: Env<'_>, limits: PoolLimits, observed: bool) -> Term<'_> {
         remote: limits.remote,
     };
     let dispatcher = Dispatcher::new(limits, listener(observer));
-    let pool = ResourceArc::new(PoolResource(
+    let pool = ResourceArc::new(PoolResource {
         dispatcher,
-        env.pid(),
-        Arc::default(),
-        Mutex::default(),
-    ));
+        manager: env.pid(),
+        numbers: Arc::default(),
+        exit_causes: Mutex::default(),
+    });
     env.monitor(&pool, &env.pid());
     pool.encode(env)
 }
 
 #[rustler::nif]
 fn pool_close(pool: ResourceArc<PoolResource>) -> Atom {
-    pool.0.close(AcquireError::Closed);
+    pool.dispatcher.close(AcquireError::Closed);
     atoms::ok()
 }
 
@@ -130,7 +132,8 @@ fn pool_close(pool: ResourceArc<PoolResource>) -> Atom {
 #[rustler::nif]
 fn pool_fell_back(pool: ResourceArc<PoolResource>, why: String) -> Atom {
     let unavailable = Unavailable { why, no_grpc: true };
-    pool.0.close(AcquireError::Unavailable(unavailable.into()));
+    pool.dispatcher
+        .close(AcquireError::Unavailable(unavailable.into()));
     atoms::ok()
 }
 
@@ -141,14 +144,15 @@ fn pool_set_failed(
     why: String,
     no_grpc: bool,
 ) -> Atom {
-    pool.0.set_failed(failed, Unavailable { why, no_grpc });
+    pool.dispatcher
+        .set_failed(failed, Unavailable { why, no_grpc });
     atoms::ok()
 }
 
 /// Whether a worker that has left had answered a call. Kept until the first question.
 #[rustler::nif]
 fn pool_had_answered(pool: ResourceArc<PoolResource>, key: u64) -> bool {
-    pool.0.had_answered(WorkerKey(key))
+    pool.dispatcher.had_answered(WorkerKey(key))
 }
 
 /// Adds the calling process's worker, which leaves with the process.
@@ -165,14 +169,14 @@ fn pool_add(
         size: *size,
     });
     let batches = batches.collect();
-    let worker = spec.worker(env.pid(), &pool.0, channel);
+    let worker = spec.worker(env.pid(), &pool.dispatcher, channel);
     let local = worker.connection.as_ref();
     if let Some(connection) = local.filter(|one| one.channel.endpoint.is_none()) {
         let cause = connection.exit_cause.clone();
-        pool.3.lock().push((env.pid(), cause));
+        pool.exit_causes.lock().push((env.pid(), cause));
     }
     env.monitor(&pool, &env.pid());
-    pool.0.add_batching(worker, capacity, batches).0
+    pool.dispatcher.add_batching(worker, capacity, batches).0
 }
 
 #[derive(NifMap)]
@@ -219,7 +223,7 @@ impl WorkerSpec {
 /// The worker gets no calls until `pool_resume`. False if it is not in the pool.
 #[rustler::nif]
 fn pool_pause(pool: ResourceArc<PoolResource>, key: u64) -> bool {
-    pool.0.pause(WorkerKey(key))
+    pool.dispatcher.pause(WorkerKey(key))
 }
 
 /// The calling process's worker, which is paused, gets another channel. False if it is not paused any more.
@@ -231,46 +235,46 @@ fn pool_resume(
     channel: ResourceArc<ChannelResource>,
     spec: WorkerSpec,
 ) -> bool {
-    let worker = spec.worker(env.pid(), &pool.0, Some(channel));
-    pool.0.resume(WorkerKey(key), worker)
+    let worker = spec.worker(env.pid(), &pool.dispatcher, Some(channel));
+    pool.dispatcher.resume(WorkerKey(key), worker)
 }
 
 /// The calling process's worker gets no more calls; the process gets `:snakepit_drained` once none is left.
 #[rustler::nif]
 fn pool_drain(pool: ResourceArc<PoolResource>, key: u64) -> Atom {
-    pool.0.drain(WorkerKey(key));
+    pool.dispatcher.drain(WorkerKey(key));
     atoms::ok()
 }
 
 /// As `pool_drain`, once the sessions of the worker have ended as well: until then it gets their calls.
 #[rustler::nif]
 fn pool_drain_sessions(pool: ResourceArc<PoolResource>, key: u64) -> Atom {
-    pool.0.drain_sessions(WorkerKey(key));
+    pool.dispatcher.drain_sessions(WorkerKey(key));
     atoms::ok()
 }
 
 /// The process of the worker gets `{:snakepit_served, calls}` once, when so many of its calls have ended.
 #[rustler::nif]
 fn pool_report_at(pool: ResourceArc<PoolResource>, key: u64, calls: u64) -> Atom {
-    pool.0.report_at(WorkerKey(key), calls);
+    pool.dispatcher.report_at(WorkerKey(key), calls);
     atoms::ok()
 }
 
 #[rustler::nif]
 fn pool_set_size(pool: ResourceArc<PoolResource>, size: usize) -> Atom {
-    pool.0.set_size(size);
+    pool.dispatcher.set_size(size);
     atoms::ok()
 }
 
 #[rustler::nif]
 fn pool_remove(pool: ResourceArc<PoolResource>, key: u64) -> bool {
-    pool.0.remove(WorkerKey(key))
+    pool.dispatcher.remove(WorkerKey(key))
 }
 
 /// Whether the session existed.
 #[rustler::nif]
 fn pool_end_session(pool: ResourceArc<PoolResource>, id: &str) -> bool {
-    let ended = pool.0.end_session(id);
+    let ended = pool.dispatcher.end_session(id);
     let known = ended.is_some();
     if let Some((worker, generation)) = ended {
         drop_session(worker, id.into(), generation);
@@ -281,7 +285,7 @@ fn pool_end_session(pool: ResourceArc<PoolResource>, id: &str) -> bool {
 /// As `pool_end_session`, for a session that the pool does not know, because a balancer chooses its server.
 #[rustler::nif]
 fn pool_end_server_session(pool: ResourceArc<PoolResource>, id: String) -> Atom {
-    if let Some(worker) = pool.0.any_worker() {
+    if let Some(worker) = pool.dispatcher.any_worker() {
         drop_server_session(worker, id);
     }
     atoms::ok()
@@ -289,25 +293,25 @@ fn pool_end_server_session(pool: ResourceArc<PoolResource>, id: String) -> Atom 
 
 #[rustler::nif]
 fn pool_sessions(pool: ResourceArc<PoolResource>) -> usize {
-    pool.0.snapshot().sessions
+    pool.dispatcher.snapshot().sessions
 }
 
 /// How many calls of the command are a full batch: 1 if they do not gather, or no worker has been ready.
 #[rustler::nif]
 fn pool_batch_size(pool: ResourceArc<PoolResource>, command: &str) -> usize {
-    pool.0.batch_size(command)
+    pool.dispatcher.batch_size(command)
 }
 
 #[rustler::nif]
 fn pool_expire_sessions(pool: ResourceArc<PoolResource>) -> Atom {
-    pool.0.expire_sessions();
+    pool.dispatcher.expire_sessions();
     atoms::ok()
 }
 
 /// `{queued, [{key, in_flight, draining}]}`.
 #[rustler::nif]
 fn pool_snapshot(pool: ResourceArc<PoolResource>) -> (usize, Vec<(u64, usize, bool)>) {
-    let snapshot = pool.0.snapshot();
+    let snapshot = pool.dispatcher.snapshot();
     let workers = snapshot.workers.into_iter();
     (
         snapshot.queued,
@@ -332,7 +336,7 @@ struct EndedCall<'a> {
 
 #[rustler::nif]
 fn pool_count(pool: ResourceArc<PoolResource>, ended: EndedCall<'_>) -> Atom {
-    pool.2.record(&Ended {
+    pool.numbers.record(&Ended {
         command: ended.command,
         error: Some(ended.error).filter(|reason| *reason != atoms::nil()),
         times: ended.queue_us.zip(ended.execution_us),
@@ -349,7 +353,7 @@ fn pool_count_ask(
     has_failed: bool,
     time: u64,
 ) -> Atom {
-    pool.2.record_ask(&EndedAsk {
+    pool.numbers.record_ask(&EndedAsk {
         command,
         has_failed,
         time,
@@ -359,7 +363,7 @@ fn pool_count_ask(
 
 #[rustler::nif]
 fn pool_numbers(pool: ResourceArc<PoolResource>) -> NumbersTerm {
-    let summary = pool.2.summary();
+    let summary = pool.numbers.summary();
     let commands = summary.commands.into_iter();
     NumbersTerm {
         commands: commands

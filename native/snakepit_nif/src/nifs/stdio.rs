@@ -78,7 +78,7 @@ fn acquire<'a>(
     let since = again.and_then(|ago| now.checked_sub(Duration::from_micros(ago)));
     let call = spec.call(Fields::default(), since.unwrap_or(now));
     let id = call.id;
-    let options = call.acquire_options(&pool.0, false, again.is_some());
+    let options = call.acquire_options(&pool.dispatcher, false, again.is_some());
     let waited = Waited::by(env, &call);
     let reply = Reply::guarded(env.pid(), reference, waited.guard());
     let call = LeaseCall {
@@ -86,7 +86,7 @@ fn acquire<'a>(
         reply,
         waited,
     };
-    match pool.0.submit(options, call) {
+    match pool.dispatcher.submit(options, call) {
         Submitted::Now(lease, call) => {
             call.reply.forget();
             (atoms::ok(), LeaseResource::term(env, lease)).encode(env)
