@@ -101,11 +101,15 @@ defmodule Snakepit.CallsReaderTest do
     assert Enum.sum(for {_id, size, _count} <- binaries, do: size) < 500_000
   end
 
-  test "its end is the worker's" do
+  test "its end is the worker's, whose cause it does not report once more" do
     pool = start_pool!()
-    reader = reader(pool)
-    monitor = Process.monitor(reader)
+    [worker] = worker_pids(pool)
+    monitor = Process.monitor(reader(pool))
+    Process.exit(worker, :kill)
+    assert_receive {:DOWN, ^monitor, :process, _reader, :normal}, patience()
+    eventually(fn -> worker_pids(pool) not in [[], [worker]] end)
+    monitor = Process.monitor(reader(pool))
     stop_supervised!({Snakepit.Pool, pool})
-    assert_receive {:DOWN, ^monitor, :process, ^reader, _reason}, patience()
+    assert_receive {:DOWN, ^monitor, :process, _reader, _reason}, patience()
   end
 end

@@ -15,20 +15,21 @@ defmodule Snakepit.GRPC.CallsReader do
   # many words are kept at most.
   @spawn_options [priority: :high, min_bin_vheap_size: 8_192]
 
-  defstruct [:calls, :port]
+  defstruct [:owner, :calls, :port]
 
-  @doc "Starts the reader of the calling process, at whose end it ends."
+  @doc "Starts the reader of the calling process, at whose end it ends, with no report of its own."
   @spec start_link() :: GenServer.on_start()
-  def start_link, do: GenServer.start_link(__MODULE__, nil, spawn_opt: @spawn_options)
+  def start_link, do: GenServer.start(__MODULE__, self(), spawn_opt: @spawn_options)
 
   @doc "Has it read the calls of a channel to a local worker."
   @spec read(pid, reference) :: :ok
   def read(reader, channel), do: GenServer.cast(reader, {:read, channel})
 
   @impl true
-  def init(nil) do
+  def init(owner) do
     Process.flag(:trap_exit, true)
-    {:ok, %__MODULE__{}}
+    Process.link(owner)
+    {:ok, %__MODULE__{owner: owner}}
   end
 
   @impl true
@@ -54,21 +55,24 @@ defmodule Snakepit.GRPC.CallsReader do
 
   # The calls of another connection.
   def handle_info({:snakepit_read, calls, fd}, state) do
-    stop(state)
+    state = stop(state)
 
     case open(fd) do
       {:ok, port} ->
-        {:noreply, %__MODULE__{calls: calls, port: port}}
+        {:noreply, %{state | calls: calls, port: port}}
 
       :error ->
         Native.stop_feeding(calls)
-        {:noreply, %__MODULE__{}, :hibernate}
+        {:noreply, state, :hibernate}
     end
   end
 
   # The worker has closed its end, which the native side finds as well.
   def handle_info({:EXIT, port, _reason}, %{port: port} = state),
     do: {:noreply, stop(state), :hibernate}
+
+  # The report of the cause is the worker's.
+  def handle_info({:EXIT, owner, _reason}, %{owner: owner} = state), do: {:stop, :normal, state}
 
   # The end of a port that was closed here.
   def handle_info(_other, state), do: {:noreply, state}
@@ -85,11 +89,11 @@ defmodule Snakepit.GRPC.CallsReader do
 
   defp stop(%{port: nil} = state), do: state
 
-  defp stop(%{calls: calls, port: port}) do
+  defp stop(%{calls: calls, port: port} = state) do
     close(port)
     feed_rest(calls, port)
     Native.stop_feeding(calls)
-    %__MODULE__{}
+    %{state | calls: nil, port: nil}
   end
 
   defp close(port) do
