@@ -3,7 +3,7 @@
 
 use super::{
     Cancelled, Fed, Lost, Multiplexer, PendingCall, Report, ReturnReason,
-    feeding::{LITTLE_READS, MUCH},
+    feeding::{LITTLE_READS, MANY, MUCH},
 };
 use crate::{
     calls_rpc::{CallsRpc, ClientConnection},
@@ -290,7 +290,7 @@ async fn connected_with(
                 tokio::select! {
                     biased;
                     Ok(()) = stopped => std::future::pending().await,
-                    () = async { while connection.accept().await.is_some() {} } => {}
+                    () = async { while let Some(Ok(_)) = connection.accept().await {} } => {}
                 }
             }),
             stop: Some(stop),
@@ -601,6 +601,23 @@ async fn a_feeder_hands_out_many_small_replies_that_arrive_at_once() {
         assert_eq!(client.event().await, Event::RepliedHere(name, 1000));
     }
     assert!(feeders.is_empty());
+}
+
+#[tokio::test]
+async fn so_many_replies_that_they_would_keep_a_feeder_are_left_to_the_task() {
+    let (mut client, mut server) = connected(2 * MANY, PATIENCE).await;
+    let feeder = next(&mut client.feeders()).await;
+    for _ in 0..2 * MANY {
+        let id = client.start("small");
+        server.reply(&reply(id, 100));
+    }
+    let read = tokio::task::spawn_blocking(move || {
+        let bytes = feeder.read(MUCH);
+        (feeder.feed(bytes, |_| {}), feeder)
+    });
+    let (fed, _feeder) = read.await.unwrap();
+    assert_eq!(fed, Fed::Read);
+    assert_eq!(client.event().await, Event::Replied("small", 100));
 }
 
 #[tokio::test]
