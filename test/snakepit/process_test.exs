@@ -5,6 +5,7 @@ defmodule Snakepit.ProcessTest do
   import ExUnit.CaptureLog
   import Snakepit.Test.Pools
 
+  alias Snakepit.Adapters.GenericPythonV2
   alias Snakepit.Error
   alias Snakepit.Native
   alias Snakepit.Pool.{Membership, OSProcess, Output, Pipe}
@@ -201,6 +202,19 @@ defmodule Snakepit.ProcessTest do
     assert {:ok, %{}} = Snakepit.execute("many", %{}, pool: pool)
     Log.await(pool, "it wrote a message to its standard output that answers no request")
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+  end
+
+  test "a worker over stdin and stdout that is killed while a message is written to it leaves its signal" do
+    pool = start_pool!(adapter: GenericPythonV2)
+    os_pid = os_pid(pool)
+    [worker] = worker_pids(pool)
+    signal("STOP", os_pid)
+    args = %{text: String.duplicate("x", 1_000_000)}
+    call = Task.async(fn -> Snakepit.execute("echo", args, pool: pool, timeout: @patience) end)
+    eventually(fn -> map_size(:sys.get_state(worker).calls) == 1 end)
+    signal("KILL", os_pid)
+    assert {:error, %Error{reason: :worker_crashed, message: message}} = await(call)
+    assert message =~ "it was killed by SIGKILL"
   end
 
   test "a process that has reused a worker's pid is left alone" do

@@ -331,9 +331,9 @@ defmodule Snakepit.Pool.Membership do
   def handle_info({port, {:exit_status, status}}, %{process: %{port: port}} = membership),
     do: exited(%{membership | exit_status: status}, OSProcess.status_text(status))
 
-  # Its standard input is closed: its exit status will not arrive any more.
+  # It has not read what to run, and its exit status will not arrive any more.
   def handle_info({:EXIT, port, reason}, %{process: %{port: port}, exit_text: nil} = membership),
-    do: exited(membership, "its standard input is closed (#{inspect(reason)})")
+    do: exited(membership, "it exited while it was being started (#{inspect(reason)})")
 
   def handle_info({:EXIT, port, _reason}, membership) when is_port(port),
     do: {:noreply, membership}

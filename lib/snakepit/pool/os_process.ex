@@ -40,8 +40,11 @@ defmodule Snakepit.Pool.OSProcess do
     24 => "SIGXCPU"
   }
 
-  # `messages` is for a process whose standard output carries the protocol: the reference of its
-  # messages, its native side, and what the process must open.
+  # How large a message a NIF may copy on an ordinary scheduler, in bytes.
+  @large 64 * 1024
+
+  # `messages` is for a process whose standard input and output carry the protocol: the reference of its messages, and
+  # the two pipes, each with its native side and with what the process must open.
   defstruct [:id, :pool, :port, :os_pid, :born, :started, :output, :messages]
 
   @type t :: %__MODULE__{}
@@ -76,8 +79,8 @@ defmodule Snakepit.Pool.OSProcess do
         messages: messages
       }
 
-      request = [request(executable, args, variables) | limits(worker)]
-      launch(process, Enum.map([request | List.wrap(input)], &prefixed/1), worker.options.root)
+      request = prefixed([request(executable, args, variables) | limits(worker)])
+      launch(process, request, input, worker.options.root)
     end
   end
 
@@ -103,7 +106,12 @@ defmodule Snakepit.Pool.OSProcess do
   def exited(process) do
     kill(process)
     opened(process)
-    if process.messages, do: Native.messages_finish(process.messages.native)
+
+    if messages = process.messages do
+      Native.messages_finish(messages.native)
+      Native.input_finish(messages.input)
+    end
+
     Output.finish(process.output)
   end
 
@@ -127,18 +135,21 @@ defmodule Snakepit.Pool.OSProcess do
     ref = make_ref()
 
     with {:ok, native, path} <- Pipe.open(&Native.messages_open(ref, limit, &1)),
-         do: {:ok, %{ref: ref, native: native, path: path}}
+         {:ok, input, input_path} <- Pipe.open(&Native.input_open/1),
+         do: {:ok, %{ref: ref, native: native, path: path, input: input, input_path: input_path}}
   end
 
   defp opened(process), do: process |> paths() |> Enum.each(&Pipe.opened/1)
 
-  # For its standard output and its standard error.
+  # For its standard output, its standard error and, if that is not the port's, its standard input.
   defp paths(%{messages: nil, output: output}), do: [output.path, output.path]
-  defp paths(%{messages: messages, output: output}), do: [messages.path, output.path]
 
-  defp launch(process, input, root) do
+  defp paths(%{messages: messages, output: output}),
+    do: [messages.path, output.path, messages.input_path]
+
+  defp launch(process, request, input, root) do
     launcher = :filename.join(:code.priv_dir(:snakepit), ~c"native/snakepit_launcher")
-    # The number of running calls is a bound already; a full port would block its owner.
+    # A full port would block its owner.
     limits = [busy_limits_port: :disabled, busy_limits_msgq: :disabled]
     options = [:binary, :exit_status, :hide, cd: root, packet: 4, args: paths(process)] ++ limits
     port = Port.open({:spawn_executable, launcher}, options)
@@ -147,7 +158,7 @@ defmodule Snakepit.Pool.OSProcess do
     born = os_pid && Native.process_started(os_pid)
     process = %{process | port: port, os_pid: os_pid, born: born}
     # In one write: a process that is killed between two would leave a closed pipe, and no status.
-    write(process, input)
+    write_input(process, request, input)
     emit(process, :started, %{system_time: System.system_time()})
     {:ok, process}
   rescue
@@ -165,9 +176,22 @@ defmodule Snakepit.Pool.OSProcess do
   @doc "One of its messages was handled: another one may be read."
   def handled(process), do: Native.messages_handled(process.messages.native)
 
-  @doc "Writes a message to its standard input."
-  def write(process, message) do
-    Port.command(process.port, message)
+  @doc "Writes a message to its standard input, or has it written when there is room in the pipe."
+  def write(%{messages: %{input: input}}, message) when byte_size(message) > @large,
+    do: Native.input_write_large(input, message)
+
+  def write(%{messages: %{input: input}}, message), do: Native.input_write(input, message)
+
+  defp write_input(%{messages: nil} = process, request, input),
+    do: command(process.port, if(input, do: [request, prefixed(input)], else: request))
+
+  defp write_input(process, request, input) do
+    command(process.port, request)
+    if input, do: write(process, input)
+  end
+
+  defp command(port, data) do
+    Port.command(port, data)
   rescue
     # A closed port has reported that, or is about to.
     ArgumentError -> false

@@ -1,10 +1,10 @@
 defmodule Snakepit.Pool.Pipe do
   @moduledoc false
-  # A pipe that the BEAM reads, and that a worker's process opens by its path.
+  # A pipe between the BEAM and a worker's process, which opens its end by the path.
 
   @doc """
   Opens one with a NIF that takes the path of a named pipe, or nil for an anonymous pipe of the
-  BEAM. The NIF returns `{:ok, reader, path}`, or `:named` if other processes cannot open the
+  BEAM. The NIF returns `{:ok, pipe, path}`, or `:named` if other processes cannot open the
   anonymous pipe.
   """
   @spec open((Path.t() | nil -> {:ok, reference, Path.t()} | :named | {:error, String.t()})) ::

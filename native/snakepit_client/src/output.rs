@@ -4,7 +4,7 @@
 //! The pipe is read as fast as the worker writes, so that a worker never waits for Logger. Lines wait in a bounded
 //! queue for a process that takes and logs them; lines that do not fit are counted.
 
-use crate::pipe::Writer;
+use crate::pipe::OtherEnd;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use std::{collections::VecDeque, os::fd::AsFd, time::Duration};
@@ -52,7 +52,7 @@ pub struct Taken {
 /// The queue, and the writing end of the pipe until the worker has opened its own.
 pub struct Output {
     queue: Mutex<Queue>,
-    writer: Writer,
+    writer: OtherEnd,
     finished: CancellationToken,
 }
 
@@ -115,7 +115,7 @@ pub trait Listener {
 }
 
 impl Output {
-    pub fn new(writer: Writer) -> Self {
+    pub fn new(writer: OtherEnd) -> Self {
         Self {
             queue: Mutex::default(),
             writer,

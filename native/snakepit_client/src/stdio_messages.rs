@@ -1,7 +1,7 @@
 //! The messages that a worker writes to its standard output: 4 bytes of length, big-endian, and as many bytes.
 //! A port of the BEAM would accept any length, and would put messages into a mailbox without a limit.
 
-use crate::pipe::Writer;
+use crate::pipe::OtherEnd;
 use std::io;
 use tokio::{
     io::{AsyncReadExt, BufReader},
@@ -19,7 +19,7 @@ pub trait Buffer: AsMut<[u8]> + Send {
 }
 
 pub struct Messages {
-    writer: Writer,
+    writer: OtherEnd,
     room: Semaphore,
     cancelled: CancellationToken,
 }
@@ -33,7 +33,7 @@ pub enum End {
 }
 
 impl Messages {
-    pub fn new(writer: Writer) -> Self {
+    pub fn new(writer: OtherEnd) -> Self {
         Self {
             writer,
             room: Semaphore::new(MAX_UNHANDLED),
@@ -102,7 +102,7 @@ impl Messages {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::pipe::{self, Pipe};
+    use crate::pipe::{self, Readable};
     use std::{
         fs::{File, OpenOptions},
         io::Write,
@@ -116,11 +116,11 @@ mod tests {
 
     /// The receiver of a worker's messages, and the worker's end of the pipe.
     fn open() -> (Receiver, Messages, File) {
-        let Pipe {
+        let Readable {
             receiver,
             writer,
             path,
-        } = pipe::open(None).unwrap().unwrap();
+        } = pipe::readable(None).unwrap().unwrap();
         let worker = OpenOptions::new().write(true).open(path).unwrap();
         (receiver, Messages::new(writer), worker)
     }

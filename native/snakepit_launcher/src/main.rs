@@ -2,16 +2,16 @@
 //! pipes that the BEAM reads, and becomes the program. A BEAM's port can do neither: its environment
 //! and arguments are text in the locale's encoding, and it reads output without a bound.
 //!
-//! `snakepit_launcher STDOUT STDERR`, the paths of two pipes. Its standard input begins with two lengths of 4 bytes,
-//! big-endian: of the BEAM's packet, in which the program's first input may follow the request, and of the request. That
-//! is entries that end with NUL: `x` and the executable, `a` and an argument, `s` and `NAME=VALUE` to set, `u`
-//! and `NAME` to unset; `c` and a core on which the program may run, `n` and its nice value, `m` and the bytes that
-//! it may map.
+//! `snakepit_launcher STDOUT STDERR [STDIN]`, the paths of pipes; without the last the program has the launcher's standard
+//! input. That begins with two lengths of 4 bytes, big-endian: of the BEAM's packet, in which the program's first input may
+//! follow the request, and of the request. The request is entries that end with NUL: `x` and the executable, `a` and an
+//! argument, `s` and `NAME=VALUE` to set, `u` and `NAME` to unset; `c` and a core on which the program may run, `n` and its
+//! nice value, `m` and the bytes that it may map.
 
 mod limits;
 
 use limits::Limits;
-use rustix::stdio::{dup2_stderr, dup2_stdout};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use std::{
     convert::Infallible,
     env,
@@ -41,20 +41,26 @@ fn main() -> ExitCode {
 fn launch() -> Result<Infallible, String> {
     let mut args = env::args_os().skip(1);
     let (Some(stdout), Some(stderr)) = (args.next(), args.next()) else {
-        return Err("usage: snakepit_launcher STDOUT STDERR; the BEAM starts it".into());
+        return Err("usage: snakepit_launcher STDOUT STDERR [STDIN]; the BEAM starts it".into());
     };
-    dup2_stderr(open(&stderr)?).map_err(|error| format!("cannot set stderr: {error}"))?;
-    dup2_stdout(open(&stdout)?).map_err(|error| format!("cannot set stdout: {error}"))?;
+    let mut write = OpenOptions::new();
+    write.write(true);
+    dup2_stderr(open(&stderr, &write)?).map_err(|error| format!("cannot set stderr: {error}"))?;
+    dup2_stdout(open(&stdout, &write)?).map_err(|error| format!("cannot set stdout: {error}"))?;
     let request = read_request(io::stdin().as_fd())
         .map_err(|error| format!("cannot read what to run: {error}"))?;
+    if let Some(stdin) = args.next() {
+        let stdin = open(&stdin, OpenOptions::new().read(true))?;
+        dup2_stdin(stdin).map_err(|error| format!("cannot set stdin: {error}"))?;
+    }
     let (mut command, limits) = parse(&request)?;
     limits.set()?;
     let error = command.exec();
     Err(explain(command.get_program(), &error))
 }
 
-fn open(pipe: &OsStr) -> Result<File, String> {
-    let opened = OpenOptions::new().write(true).open(pipe);
+fn open(pipe: &OsStr, options: &OpenOptions) -> Result<File, String> {
+    let opened = options.open(pipe);
     opened.map_err(|error| format!("cannot open {}: {error}", pipe.display()))
 }
 

@@ -2,17 +2,17 @@
 
 use crate::{atoms, reply::notify, runtime};
 use rustler::{
-    Atom, Encoder, Env, LocalPid, Monitor, NifResult, OwnedBinary, OwnedEnv, Resource, ResourceArc,
-    Term, env::SavedTerm,
+    Atom, Binary, Encoder, Env, LocalPid, Monitor, NifResult, OwnedBinary, OwnedEnv, Resource,
+    ResourceArc, Term, env::SavedTerm,
 };
 use snakepit_client::{
     output::{Line, Listener, Output},
-    pipe::{self, Writer},
-    process,
+    pipe, process,
+    stdio_input::Input,
     stdio_messages::{Buffer, End, Messages},
 };
 use std::{io, sync::Arc};
-use tokio::{net::unix::pipe::Receiver, runtime::Runtime};
+use tokio::runtime::Runtime;
 
 struct OutputResource(Arc<Output>);
 
@@ -40,34 +40,35 @@ fn output_open<'a>(
 ) -> NifResult<Term<'a>> {
     let notifier = Notifier::new(env, reference);
     let mut listener = OutputListener { notifier, logger };
-    open(env, path, |runtime, receiver, writer| {
-        let output = Arc::new(Output::new(writer));
+    open(env, pipe::readable, path, |runtime, pipe| {
+        let output = Arc::new(Output::new(pipe.writer));
         let resource = ResourceArc::new(OutputResource(output.clone()));
         runtime.spawn(async move {
-            let tail = output.read(receiver, token, &mut listener).await;
+            let tail = output.read(pipe.receiver, token, &mut listener).await;
             listener
                 .notifier
                 .owner(|env, reference| (reference, (atoms::ended(), tail)).encode(env));
         });
-        resource
+        (resource, pipe.path)
     })
 }
 
-/// Opens a pipe, which `read` reads on the runtime while the calling process lives.
-fn open<'a, R: Resource>(
+/// Opens a pipe, which `start` has the runtime read or write while the calling process lives.
+fn open<'a, P, R: Resource>(
     env: Env<'a>,
+    open: impl FnOnce(Option<String>) -> io::Result<Option<P>>,
     path: Option<String>,
-    read: impl FnOnce(&Runtime, Receiver, Writer) -> ResourceArc<R>,
+    start: impl FnOnce(&Runtime, P) -> (ResourceArc<R>, String),
 ) -> NifResult<Term<'a>> {
     let failed = |error: io::Error| rustler::Error::Term(Box::new(error.to_string()));
     let runtime = runtime::get().map_err(failed)?;
     let _entered = runtime.enter();
-    let Some(pipe) = pipe::open(path).map_err(failed)? else {
+    let Some(pipe) = open(path).map_err(failed)? else {
         return Ok(atoms::named().encode(env));
     };
-    let resource = read(runtime, pipe.receiver, pipe.writer);
+    let (resource, path) = start(runtime, pipe);
     env.monitor(&resource, &env.pid());
-    Ok((atoms::ok(), resource, pipe.path).encode(env))
+    Ok((atoms::ok(), resource, path).encode(env))
 }
 
 /// Sends messages that carry a reference.
@@ -178,8 +179,8 @@ fn messages_open<'a>(
     path: Option<String>,
 ) -> NifResult<Term<'a>> {
     let mut notifier = Notifier::new(env, reference);
-    open(env, path, |runtime, receiver, writer| {
-        let messages = Arc::new(Messages::new(writer));
+    open(env, pipe::readable, path, |runtime, pipe| {
+        let messages = Arc::new(Messages::new(pipe.writer));
         let resource = ResourceArc::new(MessagesResource(messages.clone()));
         runtime.spawn(async move {
             let handle = |Message(bytes)| {
@@ -187,13 +188,13 @@ fn messages_open<'a>(
                     (reference, (atoms::message(), bytes.release(env))).encode(env)
                 });
             };
-            let end = messages.read(receiver, limit, handle).await;
+            let end = messages.read(pipe.receiver, limit, handle).await;
             notifier.owner(|env, reference| match end {
                 End::Closed => (reference, atoms::closed()).encode(env),
                 End::TooLarge(size) => (reference, (atoms::too_large(), size)).encode(env),
             });
         });
-        resource
+        (resource, pipe.path)
     })
 }
 
@@ -208,6 +209,58 @@ fn messages_handled(messages: ResourceArc<MessagesResource>) -> Atom {
 #[rustler::nif]
 fn messages_finish(messages: ResourceArc<MessagesResource>) -> Atom {
     messages.0.finish();
+    atoms::ok()
+}
+
+struct InputResource(Arc<Input>);
+
+#[rustler::resource_impl]
+impl Resource for InputResource {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.0.finish();
+    }
+}
+
+impl Drop for InputResource {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
+/// Opens a pipe for the messages to a worker, as `output_open` does: `{:ok, input, path}` or `:named`.
+#[rustler::nif]
+fn input_open(env: Env<'_>, path: Option<String>) -> NifResult<Term<'_>> {
+    open(env, pipe::writable, path, |runtime, pipe| {
+        let input = Arc::new(Input::new(pipe.writer, pipe.reader));
+        let driven = input.clone();
+        runtime.spawn(async move { driven.drive().await });
+        (ResourceArc::new(InputResource(input)), pipe.path)
+    })
+}
+
+/// Writes a message, or has it written when there is room.
+#[rustler::nif]
+fn input_write(input: ResourceArc<InputResource>, message: Binary<'_>) -> Atom {
+    write(&input, &message)
+}
+
+/// As `input_write`, for a message whose copy takes longer than a NIF may.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn input_write_large(input: ResourceArc<InputResource>, message: Binary<'_>) -> Atom {
+    write(&input, &message)
+}
+
+fn write(input: &InputResource, message: &[u8]) -> Atom {
+    input.0.write(message);
+    atoms::ok()
+}
+
+/// The worker has exited: what it has not read is dropped.
+#[rustler::nif]
+fn input_finish(input: ResourceArc<InputResource>) -> Atom {
+    input.0.finish();
     atoms::ok()
 }
 

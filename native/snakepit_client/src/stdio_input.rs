@@ -1,0 +1,212 @@
+//! The messages that a worker reads from its standard input: 4 bytes of length, big-endian, and as many bytes.
+//!
+//! A port of the BEAM that finds its pipe closed reports that, and no longer how the process exits. This process therefore
+//! has the worker's end of this pipe open as well, until it knows how the worker has exited.
+
+use crate::pipe::OtherEnd;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, ErrorKind, Write},
+};
+use tokio::{net::unix::pipe::Sender, sync::Notify, task::yield_now};
+use tokio_util::sync::CancellationToken;
+
+/// How much is written at once: as much as an empty pipe takes.
+const ROOM: usize = 64 * 1024;
+
+pub struct Input {
+    reader: OtherEnd,
+    queue: Mutex<Queue>,
+    left: Notify,
+    finished: CancellationToken,
+}
+
+struct Queue {
+    /// None once nothing is to be written any more.
+    writer: Option<File>,
+    messages: VecDeque<Bytes>,
+    /// Whether `drive` writes them.
+    is_left: bool,
+}
+
+impl Input {
+    pub fn new(writer: File, reader: OtherEnd) -> Self {
+        let queue = Queue {
+            writer: Some(writer),
+            messages: VecDeque::new(),
+            is_left: false,
+        };
+        Self {
+            reader,
+            queue: Mutex::new(queue),
+            left: Notify::new(),
+            finished: CancellationToken::new(),
+        }
+    }
+
+    /// Writes a message, or leaves it to `drive` if the pipe does not take all of it.
+    pub fn write(&self, message: &[u8]) {
+        let mut framed = BytesMut::with_capacity(4 + message.len());
+        framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        framed.put_slice(message);
+        let mut queue = self.queue.lock();
+        queue.messages.push_back(framed.freeze());
+        if !queue.is_left {
+            queue.write_some();
+            if queue.is_left {
+                self.left.notify_one();
+            }
+        }
+    }
+
+    /// Writes what is left, whenever there is room, until `finish`.
+    pub async fn drive(&self) {
+        let writing = async {
+            loop {
+                self.left.notified().await;
+                // A pipe that cannot be waited for has ended.
+                let _ = self.write_left().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.finished.cancelled() => {}
+            () = writing => {}
+        }
+    }
+
+    async fn write_left(&self) -> io::Result<()> {
+        // Whoever waits for room is woken whenever the worker has read: only while something is left.
+        let writer = match &self.queue.lock().writer {
+            Some(writer) => writer.try_clone()?,
+            None => return Ok(()),
+        };
+        let room = Sender::from_owned_fd(writer.into())?;
+        loop {
+            room.writable().await?;
+            {
+                let mut queue = self.queue.lock();
+                queue.write_some();
+                if !queue.is_left {
+                    return Ok(());
+                }
+            }
+            yield_now().await;
+        }
+    }
+
+    /// The worker has exited, or gets no more messages.
+    pub fn finish(&self) {
+        self.reader.release();
+        self.finished.cancel();
+        let mut queue = self.queue.lock();
+        queue.messages.clear();
+        queue.is_left = false;
+        queue.writer = None;
+    }
+}
+
+impl Queue {
+    fn write_some(&mut self) {
+        self.is_left = false;
+        let Some(writer) = &mut self.writer else {
+            return self.messages.clear();
+        };
+        let mut room = ROOM;
+        while let Some(first) = self.messages.front_mut() {
+            if room == 0 {
+                self.is_left = true;
+                return;
+            }
+            let size = first.len().min(room);
+            match writer.write(&first[..size]) {
+                Ok(count) => {
+                    first.advance(count);
+                    room -= count;
+                    if first.is_empty() {
+                        self.messages.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_left = true;
+                    return;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Nobody reads them any more.
+                Err(_) => self.messages.clear(),
+            }
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pipe::{self, Writable};
+    use std::{fs::OpenOptions, io::Read, sync::Arc};
+
+    /// The worker's end of the pipe, too.
+    fn open() -> (Arc<Input>, File) {
+        let Writable {
+            writer,
+            reader,
+            path,
+        } = pipe::writable(None).unwrap().unwrap();
+        let worker = OpenOptions::new().read(true).open(path).unwrap();
+        let input = Arc::new(Input::new(writer, reader));
+        let driven = input.clone();
+        tokio::spawn(async move { driven.drive().await });
+        (input, worker)
+    }
+
+    #[tokio::test]
+    async fn messages_of_all_sizes_are_read_in_their_order() {
+        let (input, mut worker) = open();
+        let sizes = [0, 1, 100_000, 5, ROOM - 4, ROOM, 3_000_000, 0, 7];
+        for size in sizes {
+            input.write(&vec![u8::try_from(size % 251).unwrap(); size]);
+        }
+        let read = tokio::task::spawn_blocking(move || {
+            for size in sizes {
+                let mut length = [0; 4];
+                worker.read_exact(&mut length).unwrap();
+                assert_eq!(u32::from_be_bytes(length) as usize, size);
+                let mut message = vec![0; size];
+                worker.read_exact(&mut message).unwrap();
+                assert!(message.iter().all(|byte| usize::from(*byte) == size % 251));
+            }
+        });
+        read.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_worker_finds_the_end_once_nobody_writes_any_more() {
+        let (input, mut worker) = open();
+        input.write(b"last");
+        input.finish();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut rest = Vec::new();
+            worker.read_to_end(&mut rest).unwrap();
+            rest
+        });
+        let rest = read.await.unwrap();
+        assert!(b"\0\0\0\x04last".starts_with(&rest));
+    }
+
+    #[tokio::test]
+    async fn what_a_worker_that_has_exited_does_not_read_is_dropped_at_the_end() {
+        let (input, worker) = open();
+        drop(worker);
+        input.write(&vec![0; 1_000_000]);
+        input.finish();
+        while Arc::strong_count(&input) > 1 {
+            yield_now().await;
+        }
+        input.write(b"too late");
+        assert!(input.queue.lock().messages.is_empty());
+    }
+}
