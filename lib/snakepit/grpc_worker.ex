@@ -5,6 +5,8 @@ defmodule Snakepit.GRPCWorker do
   # next one.
   use GenServer, restart: :temporary
 
+  require Logger
+
   alias Snakepit.{Codec, Native}
   alias Snakepit.GRPC.{CallsReader, Channel, Listener}
   alias Snakepit.Pool.{Membership, PoolEvents}
@@ -12,8 +14,11 @@ defmodule Snakepit.GRPCWorker do
   # EX_UNAVAILABLE of sysexits.h, with which a worker reports that it cannot run a server.
   @no_server 69
 
-  # How long another connection to its server may take, in ms.
-  @reconnect_timeout 5_000
+  # How long another connection to its server may take, in ms; how long it waits after an attempt that has failed; and
+  # how long it tries.
+  @connect_timeout 5_000
+  @reconnect_after 100
+  @reconnect_within 15_000
   # If a server accepts no calls on connections that are younger than this, it serves nobody, in
   # ms.
   @shortest_connection 100
@@ -32,6 +37,7 @@ defmodule Snakepit.GRPCWorker do
     :closed,
     :channel,
     :reader,
+    :reconnect_until,
     asked: %{}
   ]
 
@@ -117,14 +123,19 @@ defmodule Snakepit.GRPCWorker do
       Membership.starting?(membership) ->
         {:noreply, kill(Codec.error(failure).message, state)}
 
-      # It accepts no more connections: it is about to exit, or has exited.
       membership.key ->
-        {:noreply, %{state | awaited: nil, membership: Membership.drain(membership)}}
+        {:noreply, reconnect(Codec.error(failure).message, %{state | awaited: nil})}
 
       true ->
         {:noreply, state}
     end
   end
+
+  def handle_info(:reconnect, %{awaited: nil, membership: %{key: key, leaving: nil}} = state)
+      when key != nil,
+      do: {:noreply, connect(state.address, state)}
+
+  def handle_info(:reconnect, state), do: {:noreply, state}
 
   def handle_info(:check_health, state) do
     ask = fn timeout ->
@@ -158,11 +169,22 @@ defmodule Snakepit.GRPCWorker do
       when leaving != nil,
       do: {:noreply, state}
 
+  # It is connecting again already.
+  def handle_info({ref, {:closed, _}}, %{closed: ref, awaited: {:connect, _}} = state),
+    do: {:noreply, state}
+
   # Its connection accepts no more calls. A server may do so only because the connection is old.
   def handle_info({ref, {:closed, lasted}}, %{closed: ref} = state) do
-    if Membership.pause(state.membership) && lasted >= @shortest_connection,
-      do: {:noreply, connect(state.address, state)},
-      else: {:noreply, lost(state)}
+    cond do
+      not Membership.pause(state.membership) ->
+        {:noreply, lost(state)}
+
+      state.awaited == nil and lasted >= @shortest_connection ->
+        {:noreply, connect(state.address, %{state | reconnect_until: now() + @reconnect_within})}
+
+      true ->
+        {:noreply, reconnect("its connection lasted #{lasted} ms", %{state | awaited: nil})}
+    end
   end
 
   def handle_info(:connection_lost, %{membership: %{exit_text: nil}} = state),
@@ -236,8 +258,23 @@ defmodule Snakepit.GRPCWorker do
   defp connect_timeout(%{membership: membership}) do
     if Membership.starting?(membership),
       do: membership.options.startup_timeout,
-      else: @reconnect_timeout
+      else: @connect_timeout
   end
+
+  # Tries again in a while: meanwhile a process that has exited reports that.
+  defp reconnect(why, %{membership: membership} = state) do
+    until = state.reconnect_until || now() + @reconnect_within
+
+    if now() < until do
+      Process.send_after(self(), :reconnect, @reconnect_after)
+      %{state | reconnect_until: until}
+    else
+      Logger.warning("worker #{membership.id} is replaced, because it cannot be reached: #{why}")
+      %{state | membership: Membership.drain(membership)}
+    end
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   # A process that has exited will report its status in a moment.
   defp lost(state) do

@@ -5,6 +5,7 @@ defmodule Snakepit.ConnectionsTest do
   import Snakepit.Test.Pools
 
   alias Snakepit.{Error, GRPC.Client}
+  alias Snakepit.Test.Proxy
 
   @patience 60_000
   @age_ms 500
@@ -104,6 +105,23 @@ defmodule Snakepit.ConnectionsTest do
     assert :ok = Snakepit.cancel(call)
     # Over its current connection the worker is asked whether the cancelled stream has ended.
     eventually(fn -> match?({:ok, %{in_flight: 0}}, Snakepit.stats(pool)) end, @patience)
+    assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
+  end
+
+  @tag :tmp_dir
+  test "a worker stays though its next connections end before they serve", %{tmp_dir: dir} do
+    file = Path.join(dir, "port")
+    {proxy, address} = Proxy.start!(file)
+    env = %{"SERVER_ANNOUNCES" => address, "SERVER_PORT_FILE" => file}
+    env = Map.put(env, "PYTHONPATH", Path.expand("python"))
+    pool = start_server_pool!(Adapter, transport: :tcp, env: env, health_interval: :infinity)
+    [worker] = worker_pids(pool)
+    # Before, within and after the preface, and in the question for its health.
+    :ok = Proxy.break(proxy, [0, 10, 100, 200])
+    options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+    eventually(fn -> Proxy.limits(proxy) == [] end)
+    assert {:ok, %{"a" => 1}} = Snakepit.execute("echo", %{a: 1}, options)
+    assert worker_pids(pool) == [worker]
     assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
   end
 

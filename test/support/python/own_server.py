@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,6 +27,9 @@ def serve(
     if listen.startswith("tcp:"):
         listen = f"tcp:127.0.0.1:{port}"
     server.start()
-    print(os.environ["SNAKEPIT_READY_TOKEN"], listen, flush=True)
+    if "SERVER_PORT_FILE" in os.environ:
+        Path(os.environ["SERVER_PORT_FILE"]).write_text(str(port))
+    announced = os.environ.get("SERVER_ANNOUNCES", listen)
+    print(os.environ["SNAKEPIT_READY_TOKEN"], announced, flush=True)
     sys.stdin.read()
     os._exit(0)
