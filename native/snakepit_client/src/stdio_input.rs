@@ -6,16 +6,20 @@
 use crate::pipe::OtherEnd;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
+use snakepit_wire::watch;
 use std::{
     collections::VecDeque,
     fs::File,
     io::{self, ErrorKind, Write},
+    sync::Arc,
+    time::Duration,
 };
-use tokio::{net::unix::pipe::Sender, sync::Notify, task::yield_now};
+use tokio::{sync::Notify, task::yield_now, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How much is written at once: as much as an empty pipe takes.
 const ROOM: usize = 64 * 1024;
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 pub struct Input {
     reader: OtherEnd,
@@ -26,7 +30,7 @@ pub struct Input {
 
 struct Queue {
     /// None once nothing is to be written any more.
-    writer: Option<File>,
+    writer: Option<Arc<File>>,
     messages: VecDeque<Bytes>,
     /// Whether `drive` writes them.
     is_left: bool,
@@ -35,7 +39,7 @@ struct Queue {
 impl Input {
     pub fn new(writer: File, reader: OtherEnd) -> Self {
         let queue = Queue {
-            writer: Some(writer),
+            writer: Some(Arc::new(writer)),
             messages: VecDeque::new(),
             is_left: false,
         };
@@ -53,6 +57,9 @@ impl Input {
         framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
         framed.put_slice(message);
         let mut queue = self.queue.lock();
+        if queue.writer.is_none() {
+            return;
+        }
         queue.messages.push_back(framed.freeze());
         if !queue.is_left {
             queue.write_some();
@@ -67,8 +74,10 @@ impl Input {
         let writing = async {
             loop {
                 self.left.notified().await;
-                // A pipe that cannot be waited for has ended.
-                let _ = self.write_left().await;
+                // The system may have no room for another wait at the moment.
+                while self.write_left().await.is_err() {
+                    sleep(RETRY_AFTER).await;
+                }
             }
         };
         tokio::select! {
@@ -80,16 +89,18 @@ impl Input {
 
     async fn write_left(&self) -> io::Result<()> {
         // Whoever waits for room is woken whenever the worker has read: only while something is left.
-        let writer = match &self.queue.lock().writer {
-            Some(writer) => writer.try_clone()?,
-            None => return Ok(()),
+        let Some(writer) = self.queue.lock().writer.clone() else {
+            return Ok(());
         };
-        let room = Sender::from_owned_fd(writer.into())?;
+        let pipe = watch(writer)?;
         loop {
-            room.writable().await?;
+            let mut room = pipe.writable().await?;
             {
                 let mut queue = self.queue.lock();
-                queue.write_some();
+                let is_full = queue.write_some();
+                if is_full {
+                    room.clear_ready();
+                }
                 if !queue.is_left {
                     return Ok(());
                 }
@@ -110,19 +121,19 @@ impl Input {
 }
 
 impl Queue {
-    fn write_some(&mut self) {
+    /// Writes what the pipe takes. Returns whether it is full.
+    fn write_some(&mut self) -> bool {
         self.is_left = false;
-        let Some(writer) = &mut self.writer else {
-            return self.messages.clear();
-        };
         let mut room = ROOM;
-        while let Some(first) = self.messages.front_mut() {
+        while let Some(writer) = &self.writer
+            && let Some(first) = self.messages.front_mut()
+        {
             if room == 0 {
                 self.is_left = true;
-                return;
+                break;
             }
             let size = first.len().min(room);
-            match writer.write(&first[..size]) {
+            match (&**writer).write(&first[..size]) {
                 Ok(count) => {
                     first.advance(count);
                     room -= count;
@@ -132,13 +143,14 @@ impl Queue {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.is_left = true;
-                    return;
+                    return true;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Nobody reads them any more.
                 Err(_) => self.messages.clear(),
             }
         }
+        false
     }
 }
 
@@ -147,10 +159,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::pipe::{self, Writable};
-    use std::{fs::OpenOptions, io::Read, sync::Arc};
+    use std::{
+        fs::{self, OpenOptions},
+        future::poll_fn,
+        io::Read,
+        os::fd::AsRawFd,
+        path::PathBuf,
+        pin::pin,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    };
 
-    /// The worker's end of the pipe, too.
-    fn open() -> (Arc<Input>, File) {
+    /// Also the worker's end of the pipe, and how often `drive` was polled.
+    fn open() -> (Arc<Input>, File, Arc<AtomicUsize>) {
         let Writable {
             writer,
             reader,
@@ -158,14 +178,22 @@ mod tests {
         } = pipe::writable(None).unwrap().unwrap();
         let worker = OpenOptions::new().read(true).open(path).unwrap();
         let input = Arc::new(Input::new(writer, reader));
-        let driven = input.clone();
-        tokio::spawn(async move { driven.drive().await });
-        (input, worker)
+        let (driven, polls) = (input.clone(), Arc::new(AtomicUsize::new(0)));
+        let counted = polls.clone();
+        tokio::spawn(async move {
+            let mut driving = pin!(driven.drive());
+            poll_fn(|context| {
+                counted.fetch_add(1, Relaxed);
+                driving.as_mut().poll(context)
+            })
+            .await;
+        });
+        (input, worker, polls)
     }
 
     #[tokio::test]
     async fn messages_of_all_sizes_are_read_in_their_order() {
-        let (input, mut worker) = open();
+        let (input, mut worker, _) = open();
         let sizes = [0, 1, 100_000, 5, ROOM - 4, ROOM, 3_000_000, 0, 7];
         for size in sizes {
             input.write(&vec![u8::try_from(size % 251).unwrap(); size]);
@@ -184,8 +212,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn waiting_for_room_takes_no_time_and_no_descriptor() {
+        let (input, mut worker, polls) = open();
+        let name = |fd: PathBuf| fs::read_link(fd).ok();
+        let this = name(format!("/proc/self/fd/{}", worker.as_raw_fd()).into());
+        input.write(&vec![0; 1_000_000]);
+        yield_now().await;
+        // It waits, and finds the pipe full again.
+        worker.read_exact(&mut [0; 10_000]).unwrap();
+        for _ in 0..1_000 {
+            yield_now().await;
+        }
+        let polls = polls.load(Relaxed);
+        assert!((2..10).contains(&polls), "{polls} polls");
+        let files = fs::read_dir("/proc/self/fd").unwrap();
+        let open = files.filter(|file| name(file.as_ref().unwrap().path()) == this);
+        assert_eq!(open.count(), 3);
+        input.finish();
+    }
+
+    #[tokio::test]
     async fn the_worker_finds_the_end_once_nobody_writes_any_more() {
-        let (input, mut worker) = open();
+        let (input, mut worker, _) = open();
         input.write(b"last");
         input.finish();
         let read = tokio::task::spawn_blocking(move || {
@@ -199,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_worker_that_has_exited_does_not_read_is_dropped_at_the_end() {
-        let (input, worker) = open();
+        let (input, worker, _) = open();
         drop(worker);
         input.write(&vec![0; 1_000_000]);
         input.finish();

@@ -18,7 +18,7 @@ pub use io::{Io, IoState, Port};
 pub use journal::{JOURNAL_BYTES, StartJournal};
 pub use mean::{moving_mean, nanos};
 pub use sender::BatchingSender;
-pub use socket::Socket;
+pub use socket::{Socket, watch};
 
 /// The metadata that carries the secret of a server at a TCP port.
 pub const SECRET_HEADER: &str = "x-snakepit-secret";

@@ -8,7 +8,7 @@
 //! the reading end of a pipe is registered for reading alone and does nothing but `read`, so that it reads a socket.
 
 use rustix::{
-    fd::OwnedFd,
+    fd::{AsRawFd, OwnedFd},
     io::retry_on_intr,
     net::{
         SendAncillaryBuffer, SendFlags, Shutdown, getpeername, sendmsg, shutdown,
@@ -189,9 +189,10 @@ async fn read_to_end(socket: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Registers a file for writing, without another descriptor. Must be called within the runtime.
 /// The function that replaces the deprecated one is unsafe, because it cannot know that the file is open.
 #[allow(deprecated)]
-fn watch(writer: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+pub fn watch<T: AsRawFd>(writer: Arc<T>) -> io::Result<AsyncFd<Arc<T>>> {
     AsyncFd::with_interest(writer, Interest::WRITABLE)
 }
 
