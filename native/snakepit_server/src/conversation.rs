@@ -94,6 +94,10 @@ enum Asked {
 
 impl State {
     fn answer(&mut self, answer: ToolAnswer, wakes: &mut Vec<Wake>) {
+        if self.held.iter().any(|ask| ask.ask_id == answer.ask_id) {
+            // It has not been asked.
+            return;
+        }
         let Some(asked) = self.asks.get_mut(&answer.ask_id) else {
             // It was withdrawn.
             return;

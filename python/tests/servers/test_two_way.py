@@ -262,6 +262,20 @@ def test_asks_beyond_the_clients_limit_are_held_back(converse: Converse) -> None
     assert call.run() == sum(x * x for x in range(10))
 
 
+def test_answers_to_asks_that_are_held_back_are_ignored(converse: Converse) -> None:
+    class Guessing(Conversation):
+        def answer(self, ask: pb.ToolAsk) -> None:
+            if len(self.asked) == 1:
+                held = range(ask.ask_id + 1, ask.ask_id + 10)
+                self.send(answers=[pb.ToolAnswer(ask_id=each, value=b"wrong") for each in held])
+            super().answer(ask)
+
+    call = converse(
+        "asum_of_squares", {"n": 10}, tools={"square": square}, max_asks=1, way=Guessing
+    )
+    assert call.run() == sum(x * x for x in range(10))
+
+
 def test_wrong_arguments_and_timeouts_are_named(converse: Converse) -> None:
     call = converse("asks_wrongly", tools={"lookup": square})
     assert call.run() == [
