@@ -146,8 +146,11 @@ async fn await_exit(mut lease: Lease<Arc<Worker>>, call: CancelledCall) {
         left = match asked.unwrap_or(Answer::Nothing) {
             Answer::Exited(exit) => break Some(exit),
             Answer::Nothing if lease.may_wait() => grace,
-            Answer::Refused if since.elapsed() < grace => grace - since.elapsed(),
-            Answer::No | Answer::Nothing | Answer::Refused => break None,
+            Answer::Refused => match grace.checked_sub(since.elapsed()) {
+                Some(left) => left,
+                None => break None,
+            },
+            Answer::No | Answer::Nothing => break None,
         };
         tokio::time::sleep(ASKED_AGAIN_AFTER).await;
     };
