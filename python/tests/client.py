@@ -190,9 +190,9 @@ class Client:
         request: Any
         if "session_id" in options:
             method = method.replace("Execute", "ExecuteInSession")
-            request = pb.SessionRequest(command=command, args=_encoded(args), **options)
+            request = pb.SessionRequest(command=command, args=encoded(args), **options)
         else:
-            request = pb.ExecuteRequest(command=command, args=_encoded(args), **options)
+            request = pb.ExecuteRequest(command=command, args=encoded(args), **options)
         call = getattr(self.channel, arity)(
             f"/snakepit.SnakepitBridge/{method}",
             type(request).SerializeToString,
@@ -203,7 +203,7 @@ class Client:
         return self._calls[-1]
 
 
-def _encoded(args: dict[str, Any]) -> dict[str, bytes]:
+def encoded(args: dict[str, Any]) -> dict[str, bytes]:
     return {
         name: value if isinstance(value, bytes) else json.dumps(value).encode()
         for name, value in args.items()

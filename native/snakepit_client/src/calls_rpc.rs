@@ -57,7 +57,7 @@ impl Opening {
             .await
             .map_err(io::Error::other)?;
         let ping_pong = target.keepalive.as_ref().and(connection.ping_pong());
-        let connection = SharedConnection::new(connection, io);
+        let connection = SharedConnection::new(connection, io, None);
         let mut request = Request::new(());
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = Uri::from_static(CALLS);

@@ -18,6 +18,10 @@ use snakepit_server::{Listen, Secrets, Server, Work};
 use snakepit_wire::{Address, InvalidAddress, tls::server::ServerTls};
 use std::{os::fd::AsRawFd, sync::Arc, time::Duration};
 
+/// How long a command's thread waits for a client that does not read, while others call this server as well. What the
+/// socket does not take meanwhile is sent while commands run.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 type Objects = Vec<Py<PyAny>>;
 
 #[derive(FromPyObject)]
@@ -77,6 +81,7 @@ impl PyServer {
             tls: tls.map(Pem::load).transpose()?,
             secrets: Secrets::new(settings.secrets.clone()),
             max_connection_age: age.and_then(|age| Duration::try_from_secs_f64(age).ok()),
+            patience: settings.is_shared.then_some(PATIENCE),
         };
         let server = Server::start(listen, worker.driver.clone(), worker.clone())?;
         if worker.commands.batch_sizes().next().is_some() {

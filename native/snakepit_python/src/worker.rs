@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) secrets: Vec<String>,
     /// How many calls may wait beyond those that run.
     pub(crate) max_queue: usize,
+    /// Whether clients that have not started this process call it: none may keep it from serving the others.
+    pub(crate) is_shared: bool,
     /// In seconds.
     pub(crate) max_connection_age: Option<f64>,
     pub(crate) access_log: bool,

@@ -61,16 +61,23 @@ pub(crate) struct Network {
     pub(crate) health: Health,
     pub(crate) shutdown: Shutdown,
     max_age: Option<Duration>,
+    patience: Option<Duration>,
     tasks: Arc<Tasks>,
 }
 
 impl Network {
-    pub(crate) fn new(secrets: Secrets, max_age: Option<Duration>, tasks: Arc<Tasks>) -> Self {
+    pub(crate) fn new(
+        secrets: Secrets,
+        max_age: Option<Duration>,
+        patience: Option<Duration>,
+        tasks: Arc<Tasks>,
+    ) -> Self {
         Self {
             secrets,
             health: Health::default(),
             shutdown: Shutdown::default(),
             max_age,
+            patience,
             tasks,
         }
     }
@@ -223,6 +230,12 @@ impl<S: Service> Connections<S> {
                 newcomer = None;
             }
             if Health::serves(&rpc) {
+                if newcomer.is_some()
+                    && let Err(status) = Health::admits(checks.len())
+                {
+                    rpc.fail(&status);
+                    continue;
+                }
                 let network = self.network.clone();
                 let checking = async move { network.health.serve(rpc).await };
                 self.spawn(rpcs.track_future(checks.track_future(checking)), true);
@@ -272,7 +285,11 @@ impl<S: Service> Connections<S> {
             Some(tls) => tls.accept(socket).await.ok()?,
         };
         let connection = builder(is_public).handshake(io).await.ok()?;
-        Some(SharedConnection::new(connection, state))
+        Some(SharedConnection::new(
+            connection,
+            state,
+            self.network.patience,
+        ))
     }
 }
 

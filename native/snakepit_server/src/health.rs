@@ -8,10 +8,7 @@ use snakepit_proto::health::{
 };
 use snakepit_wire::append;
 use std::time::Duration;
-use tokio::{
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tonic::Status;
 
 const PREFIX: &str = "/grpc.health.v1.Health/";
@@ -21,19 +18,17 @@ const SERVICES: [&str; 2] = ["", "snakepit.SnakepitBridge"];
 const LIMIT: usize = 4096;
 /// How long a request may take to arrive.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
-/// How many of these RPCs may be open.
-const MAX_OPEN: usize = 1024;
+/// How many of these RPCs may be open on a connection that is not trusted.
+const MAX_OPEN: usize = 16;
 
 pub(crate) struct Health {
     serving: watch::Sender<bool>,
-    open: Semaphore,
 }
 
 impl Default for Health {
     fn default() -> Self {
         Self {
             serving: watch::Sender::new(true),
-            open: Semaphore::new(MAX_OPEN),
         }
     }
 }
@@ -48,6 +43,15 @@ impl Health {
         self.serving.send_replace(false);
     }
 
+    /// Of the connection, `open` RPCs of this service are open.
+    pub(crate) fn admits(open: usize) -> Result<(), Status> {
+        if open < MAX_OPEN {
+            return Ok(());
+        }
+        let why = format!("{MAX_OPEN} health checks are open on this connection");
+        Err(Status::resource_exhausted(why))
+    }
+
     pub(crate) async fn serve(&self, mut rpc: Rpc) {
         if let Err(status) = self.route(&mut rpc).await {
             rpc.fail(&status);
@@ -55,10 +59,6 @@ impl Health {
     }
 
     async fn route(&self, rpc: &mut Rpc) -> Result<(), Status> {
-        let _place = self
-            .open
-            .try_acquire()
-            .map_err(|_| Status::resource_exhausted("too many health checks are open"))?;
         let method = rpc.head.uri.path().trim_start_matches(PREFIX).to_owned();
         match method.as_str() {
             "Check" => {
@@ -101,21 +101,34 @@ impl Health {
             tokio::select! {
                 biased;
                 _ = changes.changed() => {}
-                () = rpc.draining.cancelled() => break,
+                () = rpc.draining.cancelled() => {
+                    let why = Status::unavailable("the client must leave this connection");
+                    return end(&mut stream, Some(&why));
+                }
                 () = is_reset(&mut stream) => return,
             }
         }
-        end(
-            &mut stream,
-            Some(&Status::unavailable(
-                "the client must leave this connection",
-            )),
-        );
     }
 }
 
 async fn request(rpc: &mut Rpc) -> Result<HealthCheckRequest, Status> {
-    timeout(ARRIVES_WITHIN, rpc.message(LIMIT))
+    let whole = async {
+        let message = rpc.message(LIMIT).await?;
+        // While the RPC is open nobody reads what else the client sends.
+        while let Some(data) = rpc.body.data().await {
+            match data {
+                Ok(data) if data.is_empty() => {}
+                Ok(_) => {
+                    return Err(Status::invalid_argument(
+                        "expected one message in the request, got more",
+                    ));
+                }
+                Err(error) => return Err(Status::internal(error.to_string())),
+            }
+        }
+        Ok(message)
+    };
+    timeout(ARRIVES_WITHIN, whole)
         .await
         .unwrap_or_else(|_| Err(Status::deadline_exceeded("the request did not arrive")))
 }

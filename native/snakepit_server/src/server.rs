@@ -24,6 +24,8 @@ pub struct Listen {
     pub secrets: Secrets,
     /// After this time a client is asked to leave its connection.
     pub max_connection_age: Option<Duration>,
+    /// How long a command's thread waits for a client that does not read replies, unless as long as it takes.
+    pub patience: Option<Duration>,
 }
 
 pub struct Server {
@@ -44,6 +46,7 @@ impl Server {
         let network = Arc::new(Network::new(
             listen.secrets,
             listen.max_connection_age,
+            listen.patience,
             driver.tasks().clone(),
         ));
         let connections = Connections::new(service, network.clone(), listen.tls);

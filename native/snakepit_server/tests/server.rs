@@ -45,6 +45,7 @@ fn serve(address: &str, secret: &str) -> (Server, String) {
         tls: None,
         secrets: Secrets::new(secrets),
         max_connection_age: None,
+        patience: None,
     };
     let server = Server::start(listen, driver, Arc::new(Echo)).unwrap();
     let address = server.address().to_string();

@@ -14,6 +14,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
+    time::{Duration, Instant},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -85,16 +86,19 @@ pub struct SharedConnection<C> {
     /// Wakes `task`.
     waker: Waker,
     io: Arc<IoState>,
+    /// How long a thread waits for a peer that does not read, unless as long as it takes.
+    patience: Option<Duration>,
 }
 
 impl<C: Connection> SharedConnection<C> {
-    pub fn new(connection: C, io: Arc<IoState>) -> Arc<Self> {
+    pub fn new(connection: C, io: Arc<IoState>, patience: Option<Duration>) -> Arc<Self> {
         let task = Arc::new(TaskWaker::default());
         Arc::new(Self {
             connection: Mutex::new(connection),
             waker: task.clone().into(),
             task,
             io,
+            patience,
         })
     }
 
@@ -142,11 +146,20 @@ impl<C: Connection> SharedConnection<C> {
     }
 
     /// As `write_here`, but waits for the other thread, and until the socket has taken everything or is closed.
-    /// No other thread has to do anything meanwhile.
+    /// No other thread has to do anything meanwhile. After `patience`, and at once if the peer did not read before,
+    /// the connection's task writes the rest.
     pub fn write_all_here(&self, queue: impl FnOnce()) {
-        self.write_locked(self.lock(), Mode::WriteAll, queue);
+        let connection = self.lock();
+        let until = self.patience.map(|patience| {
+            let waits = !self.io.is_blocked();
+            Instant::now() + if waits { patience } else { Duration::ZERO }
+        });
+        self.write_locked(connection, Mode::WriteAll, queue);
         while self.io.is_blocked() {
-            self.io.wait_for_room();
+            if !self.io.wait_for_room(until) {
+                self.waker.wake_by_ref();
+                return;
+            }
             self.write_locked(self.lock(), Mode::WriteAll, || {});
         }
     }
@@ -159,9 +172,13 @@ impl<C: Connection> SharedConnection<C> {
             self.io.set_mode(Mode::Task);
             ended.is_ready()
         });
+        let unblocked = self.io.take_unblocked();
         drop(connection);
         if ended {
             self.io.set_ended();
+        }
+        // A task that waited for room alone has something else to do now.
+        if ended || unblocked {
             self.waker.wake_by_ref();
         }
     }
@@ -190,7 +207,10 @@ mod tests {
     use std::{
         io::Read,
         os::unix::net::UnixStream,
-        sync::mpsc::{self, Receiver},
+        sync::{
+            atomic::{AtomicUsize, Ordering},
+            mpsc::{self, Receiver},
+        },
         thread,
         time::Duration,
     };
@@ -220,6 +240,12 @@ mod tests {
 
     /// A connection with `SIZE` bytes to write. Nobody drives the runtime.
     fn writing() -> (Runtime, Arc<SharedConnection<Writing>>, UnixStream) {
+        writing_with(None)
+    }
+
+    fn writing_with(
+        patience: Option<Duration>,
+    ) -> (Runtime, Arc<SharedConnection<Writing>>, UnixStream) {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let (near, far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
@@ -228,7 +254,7 @@ mod tests {
         drop(entered);
         let (io, state) = Io::new(socket);
         let bytes = Bytes::from(vec![7; SIZE]);
-        let connection = SharedConnection::new(Writing { io, bytes }, state);
+        let connection = SharedConnection::new(Writing { io, bytes }, state, patience);
         (runtime, connection, far)
     }
 
@@ -265,15 +291,56 @@ mod tests {
         }
     }
 
+    /// The connection's task; how often it was polled.
+    fn task(
+        connection: &Arc<SharedConnection<Writing>>,
+    ) -> (Arc<AtomicUsize>, impl Future<Output = ()> + use<>) {
+        let polls = Arc::new(AtomicUsize::new(0));
+        let (connection, counted) = (connection.clone(), polls.clone());
+        let task = std::future::poll_fn(move |cx| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            connection.poll(cx.waker(), |writing, cx| writing.poll_io(cx).map(drop))
+        });
+        (polls, task)
+    }
+
     #[test]
     fn what_a_thread_could_not_write_is_written_by_the_task() {
-        let (runtime, connection, mut far) = writing();
+        let (runtime, connection, far) = writing();
         assert!(connection.write_here(|| {}));
+        written_by_the_task(&runtime, &connection, far);
+    }
+
+    #[test]
+    fn a_thread_leaves_the_rest_to_the_task_if_the_peer_does_not_read() {
+        let (runtime, connection, far) = writing_with(Some(Duration::from_millis(1)));
+        for _ in 0..2 {
+            write_all(&connection).recv_timeout(PATIENCE).unwrap();
+        }
+        written_by_the_task(&runtime, &connection, far);
+    }
+
+    #[test]
+    fn a_task_that_waits_for_room_continues_when_a_thread_has_used_it() {
+        let (runtime, connection, mut far) = writing();
+        let (polls, task) = task(&connection);
+        runtime.spawn(task);
+        runtime.block_on(tokio::task::yield_now());
+        assert_eq!(polls.load(Ordering::Relaxed), 1);
+        let written = write_all(&connection);
+        far.read_exact(&mut vec![0; SIZE]).unwrap();
+        written.recv_timeout(PATIENCE).unwrap();
+        runtime.block_on(tokio::task::yield_now());
+        assert_eq!(polls.load(Ordering::Relaxed), 2);
+    }
+
+    fn written_by_the_task(
+        runtime: &Runtime,
+        connection: &Arc<SharedConnection<Writing>>,
+        mut far: UnixStream,
+    ) {
         assert!(connection.is_blocked());
-        let driven = connection.clone();
-        runtime.spawn(std::future::poll_fn(move |cx| {
-            driven.poll(cx.waker(), |writing, cx| writing.poll_io(cx).map(drop))
-        }));
+        runtime.spawn(task(connection).1);
         let reading = thread::spawn(move || far.read_exact(&mut vec![0; SIZE]).unwrap());
         runtime.block_on(async {
             while connection.with(|writing| !writing.bytes.is_empty()) {

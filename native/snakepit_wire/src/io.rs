@@ -5,7 +5,7 @@ use crate::socket::Socket;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     fd::OwnedFd,
     io::{Errno, ioctl_fionbio},
     net::{Shutdown, shutdown},
@@ -19,6 +19,7 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Instant,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
@@ -43,6 +44,8 @@ pub struct IoState {
     mode: AtomicU8,
     /// Whether the last write found the socket full.
     blocked: AtomicBool,
+    /// Whether the task waited for room that another thread has used.
+    unblocked: AtomicBool,
     /// How often something was read.
     reads: AtomicU64,
     /// Whether to look into `fed`.
@@ -71,6 +74,11 @@ impl IoState {
     #[inline]
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn take_unblocked(&self) -> bool {
+        self.unblocked.load(Ordering::Relaxed) && self.unblocked.swap(false, Ordering::Relaxed)
     }
 
     /// How often something was read.
@@ -135,11 +143,19 @@ impl IoState {
         }
     }
 
-    /// Waits on this thread until the socket takes more, or is closed at either end. It needs no other thread:
-    /// in a worker that runs one command at a time, nobody drives the runtime while a reply is written.
-    pub(crate) fn wait_for_room(&self) {
+    /// Waits on this thread until the socket takes more, or is closed at either end; false if that is not so in time. It
+    /// needs no other thread: in a worker that runs one command at a time, nobody drives the runtime while a reply is
+    /// written.
+    pub(crate) fn wait_for_room(&self, until: Option<Instant>) -> bool {
         let mut socket = [PollFd::new(&self.socket, PollFlags::OUT)];
-        while let Err(Errno::INTR) = poll(&mut socket, None) {}
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut socket, left.as_ref()) {
+                Err(Errno::INTR) => {}
+                found => return found != Ok(0),
+            }
+        }
     }
 
     /// The connection has ended: nothing more is written, and those who wait for room continue.
@@ -163,6 +179,7 @@ impl Port {
             ends_by: socket.ends_by(),
             mode: AtomicU8::new(Mode::Task as u8),
             blocked: AtomicBool::new(false),
+            unblocked: AtomicBool::new(false),
             reads: AtomicU64::new(0),
             feeding: AtomicBool::new(false),
             fed: Mutex::default(),
@@ -210,11 +227,15 @@ impl AsyncWrite for Port {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let waited = self.socket.waits_for_room();
         let written = if self.state.has_mode(Mode::WriteAll) {
             self.socket.write_now(slices)
         } else {
             Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
         };
+        if waited && !self.socket.waits_for_room() && !self.state.has_mode(Mode::Task) {
+            self.state.unblocked.store(true, Ordering::Relaxed);
+        }
         let size = slices.iter().map(|slice| slice.len()).sum();
         self.state.wrote(written, size)
     }

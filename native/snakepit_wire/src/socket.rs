@@ -10,10 +10,7 @@
 use rustix::{
     fd::{AsRawFd, OwnedFd},
     io::retry_on_intr,
-    net::{
-        SendAncillaryBuffer, SendFlags, Shutdown, getpeername, sendmsg, shutdown,
-        sockopt::set_socket_send_buffer_size,
-    },
+    net::{SendAncillaryBuffer, SendFlags, Shutdown, getpeername, sendmsg, shutdown, sockopt},
 };
 use std::{
     io,
@@ -34,6 +31,14 @@ use tokio::{
 /// How much a Unix socket may hold in one direction; the system may allow less. Of the usual 208 KiB a writer is
 /// woken when a quarter is left: an echo of 10 MiB took 110 switches of threads at each end, and takes 20 to 25.
 const SEND_BUFFER: usize = 1024 * 1024;
+/// After so long without data the kernel asks whether the other end of a TCP connection is there: a machine that is gone,
+/// or a firewall in between, ends no connection.
+const ASKED_AFTER: Duration = Duration::from_secs(60);
+const ASKED_EVERY: Duration = Duration::from_secs(10);
+const QUESTIONS: u32 = 6;
+/// How long data may be on its way over TCP.
+#[cfg(target_os = "linux")]
+const LOST_AFTER: Duration = Duration::from_secs(120);
 
 pub struct Socket {
     reader: Reader,
@@ -61,13 +66,15 @@ impl Socket {
     /// To be called on the runtime that is to drive the socket.
     pub fn unix(stream: UnixStream) -> io::Result<Self> {
         // Without it the socket is only slower.
-        let _ = set_socket_send_buffer_size(&stream, SEND_BUFFER);
+        let _ = sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
         Self::new(stream.into_std()?.into(), false)
     }
 
     /// As `unix`. The kernel adapts the buffers of TCP by itself.
     pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        // Without it the loss of the other end is only noticed later.
+        let _ = notice_loss(&stream);
         Self::new(stream.into_std()?.into(), true)
     }
 
@@ -107,6 +114,12 @@ impl Socket {
 
     pub(crate) fn fd(&self) -> &Arc<OwnedFd> {
         &self.writer
+    }
+
+    /// Whether the task that has written last is woken when there is room.
+    #[inline]
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.full.is_some()
     }
 
     /// The runtime does not wait for data any more, until it reads again.
@@ -158,6 +171,15 @@ impl Socket {
             ready!(full.poll_write_ready(cx))?.clear_ready();
         }
     }
+}
+
+fn notice_loss(stream: &TcpStream) -> rustix::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(stream, LOST_AFTER.as_millis() as u32)?;
+    sockopt::set_tcp_keepidle(stream, ASKED_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, ASKED_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, QUESTIONS)?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 /// What is left of a socket whose connection has ended.
@@ -294,6 +316,20 @@ mod tests {
         let mut got = String::new();
         near.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "last");
+    }
+
+    #[tokio::test]
+    async fn the_kernel_asks_whether_the_other_end_of_a_tcp_connection_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let socket = Socket::tcp(far.await.unwrap()).unwrap();
+        assert!(sockopt::socket_keepalive(&socket.writer).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&socket.writer).unwrap(), ASKED_AFTER);
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            u128::from(sockopt::tcp_user_timeout(&socket.writer).unwrap()),
+            LOST_AFTER.as_millis()
+        );
     }
 
     #[tokio::test]

@@ -59,6 +59,7 @@ def run(
         **vars(options),
         "secrets": listening.secrets,
         "max_queue": listening.max_queue,
+        "is_shared": not parent.is_beam,
         "version": __version__,
         "system_info": list(system_info().items()),
         "start_journal": parent.start_journal,

@@ -9,18 +9,20 @@ import resource
 import socket
 import struct
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import grpc
 import pytest
-from client import PATIENCE, Client, Pipe, WorkerProcess
+from client import PATIENCE, Client, Pipe, WorkerProcess, encoded
+
+from snakepit_bridge._proto import snakepit_pb2 as pb
 
 SECRET = "s3cret"
 #: More connections than a worker keeps without the secret.
 MANY = 300
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
+INITIAL_WINDOW_SIZE, LARGEST_WINDOW = 4, 2**31 - 1
 END_HEADERS, END_STREAM, ACK = 4, 1, 1
 
 
@@ -58,6 +60,21 @@ class Raw:
         """Opens an RPC whose request never arrives."""
         self.socket.sendall(rpc(secret, method, stream))
         return self
+
+    def call(self, call_id: int, command: str, args: dict[str, Any]) -> None:
+        """Sends a call on the stream of `Calls` that was opened first."""
+        message = pb.CallFrame(call_id=call_id, command=command, args=encoded(args))
+        data = message.SerializeToString()
+        self.send(DATA, 0, 1, b"\0" + struct.pack(">I", len(data)) + data)
+
+    def receives(self, size: int) -> bool:
+        """Whether so many bytes of data arrive."""
+        received = 0
+        for kind, _, data in self._frames():
+            received += len(data) if kind == DATA else 0
+            if received >= size:
+                return True
+        return False
 
     def reset_calls(self, count: int) -> None:
         """Opens this many RPCs, and resets each at once, unless the server ends the connection."""
@@ -122,6 +139,11 @@ def rpc(secret: str, method: str, stream: int) -> bytes:
     }
     fields = b"".join(map(field, pairs, pairs.values()))
     return frame(HEADERS, END_HEADERS, stream, fields)
+
+
+def watch(stream: int, flags: int = END_STREAM) -> bytes:
+    head = rpc("", "/grpc.health.v1.Health/Watch", stream)
+    return head + frame(DATA, flags, stream, bytes(5))
 
 
 def reset_call(stream: int) -> bytes:
@@ -232,28 +254,6 @@ def test_connections_without_the_secret_are_limited(start: Start, server: str) -
         assert trusted.answers()
 
 
-@pytest.mark.parametrize("server", ["native"], indirect=True)
-def test_a_closed_connection_takes_its_health_checks_along(start: Start, server: str) -> None:
-    del server
-    address = over_tcp(start)
-    method = "/grpc.health.v1.Health/Watch"
-    checks = b"".join(
-        rpc("", method, stream) + frame(DATA, END_STREAM, stream, bytes(5)) for stream in (1, 3, 5)
-    )
-    strangers: deque[Raw] = deque()
-    with connecting(address) as raw:
-        # More checks than may be open. The server closes the oldest connection for one too many.
-        for _ in range(350):
-            strangers.append(raw().begin())
-            strangers[-1].socket.sendall(checks)
-            if len(strangers) > 256:
-                assert strangers[0].ends()
-                strangers.popleft().close()
-        with contextlib.closing(Client(address, SECRET)) as client:
-            call: Any = client.channel.unary_unary("/grpc.health.v1.Health/Check")
-            assert call(b"", timeout=PATIENCE) == b"\x08\x01"
-
-
 @pytest.mark.parametrize("server", ["grpcio"], indirect=True)
 def test_grpcio_limits_connections_over_tcp(start: Start, server: str) -> None:
     del server
@@ -308,3 +308,52 @@ def test_calls_wait_beside_thousands_of_others_until_python_takes_them(
         until.send("go on")
         assert call.result().success
     assert held.result().success
+
+
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_health_checks_of_a_stranger_are_limited(start: Start, server: str) -> None:
+    del server
+    address = over_tcp(start)
+    with connecting(address) as raw:
+        strangers = [raw().begin() for _ in range(80)]
+        for stranger in strangers:
+            # One more than a connection may have open.
+            stranger.socket.sendall(b"".join(watch(stream) for stream in range(1, 34, 2)))
+        assert all(stranger.answered(1) for stranger in strangers)
+        with contextlib.closing(Client(address, SECRET)) as client:
+            call: Any = client.channel.unary_unary("/grpc.health.v1.Health/Check")
+            assert call(b"", timeout=PATIENCE) == b"\x08\x01"
+
+
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_a_health_check_with_more_than_its_request_is_refused(start: Start, server: str) -> None:
+    del server
+    with connecting(over_tcp(start)) as raw:
+        stranger = raw().begin()
+        stranger.socket.sendall(watch(1, flags=0))
+        stranger.send(DATA, 0, 1, bytes(10_000))
+        assert stranger.answered(1)
+
+
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+@pytest.mark.parametrize("concurrency", ["1", "2"])
+@pytest.mark.parametrize("command", ["zeros", "zeros_async"])
+def test_a_client_that_does_not_read_keeps_no_other_waiting(
+    start: Start, server: str, concurrency: str, command: str, pipe: Callable[[str], Pipe]
+) -> None:
+    del server
+    options = ("--listen", "tcp:127.0.0.1:0", "--max-concurrency", concurrency)
+    address = start(*options, token="").address()
+    # More than the sockets hold.
+    size = 12 << 20
+    with connecting(address) as raw, contextlib.closing(Client(address)) as client:
+        silent = raw().begin().rpc("")
+        silent.send(SETTINGS, data=struct.pack(">HI", INITIAL_WINDOW_SIZE, LARGEST_WINDOW))
+        silent.send(WINDOW_UPDATE, data=struct.pack(">I", LARGEST_WINDOW - 65535))
+        for call_id in range(1, 4):
+            started = pipe(f"started {call_id}")
+            args = {"started": started.path, "size": size}
+            silent.call(call_id, command, args)
+            assert started.line() == "started"
+            assert client.execute("ping").success
+        assert silent.receives(3 * size)

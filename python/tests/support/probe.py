@@ -151,6 +151,15 @@ class Probe(BuiltinAdapter):
         return note
 
     @command
+    def zeros(self, started: str, size: int) -> bytes:
+        tell(started, "started")
+        return bytes(size)
+
+    @command
+    async def zeros_async(self, started: str, size: int) -> bytes:
+        return self.zeros(started, size)
+
+    @command
     def note(self, note: Any) -> list[Any]:
         self.notes.append(note)
         return self.notes
