@@ -107,6 +107,9 @@ class _Task:
         self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
+        # A second time would end what the command awaits in order to clean up.
+        if self._cancelled:
+            return
         self._cancelled = True
         if self._task is not None:
             self._task.cancel()

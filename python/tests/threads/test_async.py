@@ -8,6 +8,7 @@ import weakref
 from collections.abc import AsyncGenerator, Generator, Iterator
 
 import pytest
+from client import PATIENCE
 
 from snakepit_bridge import Adapter, Context, command
 from snakepit_bridge._commands.call import Call
@@ -134,6 +135,67 @@ def test_nothing_keeps_a_call_that_has_ended(name: str) -> None:
     for _ in range(2):
         _run("areturns", adapter, runner)
     assert adapter.contexts[0]() is None
+
+
+class Cleaning(Adapter):
+    """Commands whose cleanup awaits something."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.cleaning = threading.Event()
+        self.until = asyncio.Event()
+        self.cleaned = False
+
+    async def _clean(self) -> None:
+        self.cleaning.set()
+        await self.until.wait()
+        self.cleaned = True
+
+    @command
+    async def awaits(self) -> None:
+        try:
+            self.begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await self._clean()
+
+    @command
+    async def ayields(self) -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            self.begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await self._clean()
+
+
+@pytest.mark.parametrize("name", ["awaits", "ayields"])
+def test_the_cleanup_of_a_cancelled_command_is_not_cancelled(name: str) -> None:
+    adapter, runner = Cleaning(), Runner(1)
+    streams = name == "ayields"
+    call = Call(Registry(adapter).find(name, stream=streams), dict, Context())
+
+    def serve() -> None:
+        if not streams:
+            execution.run(runner, call, Wire())
+            return
+        messages = execution.stream(runner, call, Wire())
+        assert next(messages) == b"chunk"
+        assert adapter.cleaning.wait(PATIENCE)
+        # As grpcio does when the RPC has ended: it cancels the task as well.
+        messages.close()
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    assert adapter.begun.wait(PATIENCE)
+    runner.cancel(call)
+    assert adapter.cleaning.wait(PATIENCE)
+    # At the end of an RPC whose deadline has passed.
+    runner.cancel(call)
+    loop_thread.shared().loop.call_soon_threadsafe(adapter.until.set)
+    serving.join(PATIENCE)
+    assert not serving.is_alive()
+    assert adapter.cleaned
 
 
 def test_the_first_concurrent_calls_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
