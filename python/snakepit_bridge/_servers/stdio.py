@@ -132,7 +132,7 @@ class _Server:
     ) -> Callable[[], Optional[bytes]]:
         command = request["command"]
         if command == "$answer":
-            return functools.partial(self._take_answer, request["args"])
+            return functools.partial(self._take_answer, request["args"], problems)
         control = self._controls.get(command)
         if control is not None:
             return functools.partial(self._control, request, control)
@@ -204,10 +204,10 @@ class _Server:
         wire = Asking(request["id"], self._write, self._limit)
         return Conversation(wire, tools, request.get("max_asks", 0))
 
-    def _take_answer(self, args: dict[str, Any]) -> None:
+    def _take_answer(self, args: dict[str, Any], problems: list[str]) -> None:
         call = self._calls.get(args["call_id"])
         if call is not None and call.conversation is not None:
-            call.conversation.answer(args["ask_id"], functools.partial(_value, args))
+            call.conversation.answer(args["ask_id"], functools.partial(_value, args, problems))
 
     def _write(self, message: bytes) -> None:
         size = len(message).to_bytes(4, "big")
@@ -296,8 +296,11 @@ def _args(request: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     return args
 
 
-def _value(answer: dict[str, Any]) -> object:
+def _value(answer: dict[str, Any], problems: list[str]) -> object:
     error = answer.get("error")
+    if problems:
+        what = "the answer" if error is None else "the data of the error"
+        raise CallError("invalid_args", f"{what} {problems[0]}")
     if error is not None:
         raise failed(error["code"], error["message"], error.get("data"))
     return answer.get("value")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from client import Pipe, Stdio
 
+from snakepit_bridge._values.tagged import TAG
+
 
 @pytest.fixture(scope="module", params=["1", "4"])
 def worker(
@@ -51,6 +53,23 @@ def test_values_go_both_ways_and_errors_are_raised(worker: Stdio) -> None:
     error = {"code": "missing", "message": "no such key", "data": {"key": 7}}
     answer(worker, worker.receive(), error=error)
     assert worker.receive()["result"] == {**error, "tool": "lookup"}
+
+
+@pytest.mark.parametrize("command", ["ask", "aask"])
+@pytest.mark.parametrize(
+    ("field", "name"), [("value", "the answer"), ("error", "the data of the error")]
+)
+def test_an_answer_that_cannot_be_read_fails_the_ask(
+    worker: Stdio, command: str, field: str, name: str
+) -> None:
+    worker.send(command, {"tool": "lookup", "args": {}}, tools=["lookup"])
+    # The worker has no pyarrow.
+    table = {TAG: ["arrow", 0, 0]}
+    error = {"code": "code", "message": "message", "data": table}
+    answer(worker, worker.receive(), **{field: table if field == "value" else error})
+    result = worker.receive()["result"]
+    assert (result.get("code"), result.get("tool")) == ("unsendable", "lookup")
+    assert result["message"].startswith(f"{name} has an Arrow table, which needs pyarrow")
 
 
 def test_what_is_not_offered_is_not_asked(worker: Stdio) -> None:
