@@ -23,6 +23,8 @@ _log = logging.getLogger("snakepit_bridge")
 _ENDS = (signal.SIGTERM, signal.SIGINT)
 # The handlers that an asyncio loop leaves behind.
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+#: How long `poll` waits at most, in milliseconds: 24 days.
+_LONGEST = 2**31 - 1
 
 
 class Signals:
@@ -49,9 +51,12 @@ class Signals:
     def wait(self, timeout: Optional[float] = None) -> None:
         """Waits for one of the two signals, at most `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        # `select.select` takes no descriptor from 1024 on, and an adapter may have opened as many.
+        readable = select.poll()
+        readable.register(self._reader, select.POLLIN)
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([self._reader], [], [], left)[0]:
+            if not readable.poll(None if left is None else min(left * 1000, _LONGEST)):
                 return
             if os.read(self._reader, 1)[0] in _ENDS:
                 return

@@ -13,7 +13,7 @@ from typing import Optional
 
 import grpc
 import pytest
-from client import PATIENCE, ROOT, SUPPORT, Client, Pipe
+from client import PATIENCE, ROOT, SUPPORT, TOKEN, Client, Pipe
 from conftest import Start
 
 MakePipe = Callable[[str], Pipe]
@@ -163,6 +163,29 @@ def test_sigterm_ends_the_worker_whichever_thread_gets_it(start: Start) -> None:
     worker = start("--shutdown-timeout", "0.1")
     with connected(worker.address()) as client:
         assert client.execute("terminate_from_this_thread").success
+    assert worker.ended() == 0
+
+
+def test_a_worker_with_very_many_descriptors_waits_for_sigterm(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "hoarding.py").write_text(
+        "import os, resource\n"
+        "from probe import Probe\n"
+        "class Hoarding(Probe):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
+        "        # One more than `select` takes.\n"
+        "        while os.dup(0) < 1024: pass\n"
+    )
+    paths = ("--import-path", str(tmp_path), "--import-path", str(SUPPORT))
+    worker = start("--adapter", "hoarding:Hoarding", *paths)
+    worker.address()
+    worker.process.terminate()
+    worker.expect(f"{TOKEN} draining")
+    worker.process.terminate()
     assert worker.ended() == 0
 
 
