@@ -22,14 +22,22 @@ class Waiting(queue.Queue[Union[bytes, BaseException, None]]):
     def __init__(self, most: int = MESSAGES_AHEAD) -> None:
         """`most`: how many may wait; 0: any number."""
         super().__init__(most)
+        self.closed = False
 
     def offer(self, message: bytes) -> bool:
-        """Adds a message, or returns false if there is no room for a second."""
+        """Adds a message; returns false if there is no room for a second, or if it is closed."""
         try:
             self.put(message, timeout=1.0)
         except queue.Full:
             return False
-        return True
+        return not self.closed
+
+    def close(self) -> None:
+        """Drops what waits and what is still added, so that nobody waits for room."""
+        with self.mutex:
+            self.closed = True
+            self.queue.clear()
+            self.not_full.notify_all()
 
     def take(self, deadline: Optional[float]) -> Union[bytes, BaseException, None]:
         """Returns the next message; raises `TimedOutError` at the deadline, whatever waits."""
@@ -41,6 +49,10 @@ class Waiting(queue.Queue[Union[bytes, BaseException, None]]):
         except queue.Empty:
             raise TimedOutError from None
 
+    def _put(self, item: Union[bytes, BaseException, None]) -> None:
+        if not self.closed:
+            super()._put(item)
+
 
 def relay(
     messages: Generator[bytes, None, None],
@@ -49,18 +61,17 @@ def relay(
 ) -> Iterator[bytes]:
     """Forwards `messages` from a separate thread; raises `TimedOutError` at the deadline.
 
-    What is offered to `waiting` is forwarded as well. When this generator ends or is closed, the
-    thread closes `messages` at its next step.
+    What is offered to `waiting` is forwarded as well. When this generator ends or is closed, it
+    closes `waiting`, and the thread closes `messages` at its next step.
     """
     waiting = Waiting() if waiting is None else waiting
-    closed = False
 
     def feed() -> None:
         end: Optional[BaseException] = None
         try:
             for message in messages:
                 waiting.put(message)
-                if closed:
+                if waiting.closed:
                     messages.close()
                     return
         except BaseException as error:
@@ -77,6 +88,4 @@ def relay(
                 raise message
             yield message
     finally:
-        closed = True
-        while not waiting.empty():
-            waiting.get_nowait()
+        waiting.close()
