@@ -143,15 +143,15 @@ class Runner:
     def cancel(self, call: Call) -> None:
         """Cancels a call; if it has not started, it never does.
 
-        Ignores a call that has ended: transports call this at the end of every call.
+        The command of a call that has ended does not notice: transports call this at the end of
+        every call.
         """
-        if call.ended:
-            return
-        call.context._cancel()  # noqa: SLF001 (not for users)
-        if call.command.batching is not None:
-            self._cancel_in_batch(call)
-        else:
-            self._cancel_alone(call)
+        if not call.ended:
+            call.context._cancel()  # noqa: SLF001 (not for users)
+            if call.command.batching is not None:
+                self._cancel_in_batch(call)
+            else:
+                self._cancel_alone(call)
         # The task of an `async` command was cancelled before: its waits end by that.
         if call.conversation is not None:
             call.conversation.end("cancelled")

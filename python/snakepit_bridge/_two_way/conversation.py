@@ -67,6 +67,8 @@ class Conversation:
         self._inputs: dict[int, Stream] = {}
         #: How many chunks the client takes, and how many bytes of them.
         self._chunks = self._bytes = 0
+        #: Whether it takes none any more.
+        self._left = False
 
     def call(self, tool: str, args: dict[str, Any], timeout: Optional[float], /) -> object:
         ask = PendingAsk(self, next(self._ids), tool, args, timeout)
@@ -134,9 +136,7 @@ class Conversation:
     def wait_demand(self, size: int) -> None:
         """Waits until the client takes a chunk of this size, or the call is cancelled."""
         with self.changed:
-            self.changed.wait_for(
-                lambda: (self._chunks > 0 and self._bytes > 0) or self.ended == "cancelled"
-            )
+            self.changed.wait_for(lambda: (self._chunks > 0 and self._bytes > 0) or self._left)
             self._chunks -= 1
             self._bytes -= size
 
@@ -148,9 +148,11 @@ class Conversation:
     def end(self, why: str) -> None:
         """Nothing more comes: the call is "cancelled" or "finished", or its client's side "closed".
 
-        Nobody waits any longer, in whichever thread.
+        Nobody waits any longer, in whichever thread. Chunks of a call that has "finished" wait for
+        demand until it is "cancelled" as well.
         """
         with self.changed:
+            self._left = self._left or why == "cancelled"
             if self.ended in ("", "closed"):
                 self.ended = why
             wakes = [ask.take_wake() for ask in (*self._asks.values(), *self._held)]

@@ -1,10 +1,10 @@
-"""How grpcio's server learns that a client has ended its side of a two-way call."""
+"""Two-way calls on grpcio: how a client ends its side, or leaves."""
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Optional
 
 import pytest
@@ -28,9 +28,18 @@ class Asking(Adapter):
         except ToolError as error:
             return error.code
 
+    @command
+    def chunks(self) -> Generator[int, None, int]:
+        yield 1
+        return 2
+
 
 @pytest.fixture
 def call() -> TwoWayCall:
+    return make_call(pb.ConverseCall(call=pb.CallFrame(command="ask"), tools=["wait"]))
+
+
+def make_call(of_client: pb.ConverseCall, demand: Optional[pb.Demand] = None) -> TwoWayCall:
     """A call whose client sends nothing after its first message."""
     runner, registry = Runner(1), Registry(Asking())
 
@@ -42,14 +51,13 @@ def call() -> TwoWayCall:
 
     start = Start(
         runner=runner,
-        find=functools.partial(registry.find, stream=False),
+        find=functools.partial(registry.find, stream=of_client.stream),
         call=make,
         limit=1 << 20,
         ends_within=lambda _seconds: False,
         on_full=str,
     )
-    first = pb.ConverseUp(call=pb.ConverseCall(call=pb.CallFrame(command="ask"), tools=["wait"]))
-    return TwoWayCall(first, iter(()), start)
+    return TwoWayCall(pb.ConverseUp(call=of_client, demand=demand), iter(()), start)
 
 
 def _until_empty(messages: Iterator[bytes]) -> None:
@@ -80,3 +88,18 @@ def test_a_client_that_has_cancelled_the_rpc_has_not_ended_its_side(call: TwoWay
     assert call.conversation.ended == ""
     call.cancel()
     assert call.conversation.ended == "cancelled"
+
+
+def test_a_last_chunk_does_not_wait_for_a_client_that_has_left() -> None:
+    frame = pb.CallFrame(command="chunks")
+    demand = pb.Demand(count=1, bytes=1 << 20)
+    call = make_call(pb.ConverseCall(call=frame, stream=True), demand)
+    messages = call.serve()
+    assert len(pb.ConverseDown.FromString(next(messages)).chunks) == 1
+    # The command has ended, and only its client has not taken all of it.
+    assert call._start.runner.wait_idle(None, PATIENCE)
+    call.cancel()
+    serving = threading.Thread(target=list, args=(messages,), daemon=True)
+    serving.start()
+    serving.join(PATIENCE)
+    assert not serving.is_alive()
