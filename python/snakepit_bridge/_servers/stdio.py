@@ -107,9 +107,11 @@ class _Server:
                 with self._counting:
                     self._at_rest += 1
         except (EOFError, BrokenPipeError):
+            # The parent has ended.
             pass
+        except BaseException:
+            _log.exception("the worker cannot read or write a message, and ends")
         finally:
-            # The parent has ended, or has sent an invalid message.
             kill_group()
 
     def _next(self) -> Callable[[], Optional[bytes]]:

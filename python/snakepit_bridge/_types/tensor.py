@@ -140,6 +140,9 @@ def array(dtype: str, shape: Sequence[int], data: memoryview) -> Any:
             known = numpy.dtype(dtype).newbyteorder("<")
     except (ImportError, AttributeError):
         return tensor
+    except Exception as error:
+        problem = f"has a tensor of {dtype}, whose package cannot be imported: {error!r}"
+        raise InvalidValueError(problem) from error
     try:
         return numpy.ndarray(tensor.shape, known, tensor.data)
     except ValueError as error:

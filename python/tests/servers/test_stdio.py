@@ -100,7 +100,9 @@ def test_a_cancellation_reaches_a_call_that_is_still_decoded(
     assert {worker.receive()["id"], worker.receive()["id"]} == {call, cancel}
 
 
-def test_the_end_of_stdin_kills_it_and_its_children(start: Callable[..., Stdio]) -> None:
+def test_the_end_of_stdin_kills_it_and_its_children(
+    start: Callable[..., Stdio], tmp_path: Path
+) -> None:
     worker = start()
     worker.ask("child")
     assert worker.process.stdin is not None
@@ -108,6 +110,16 @@ def test_the_end_of_stdin_kills_it_and_its_children(start: Callable[..., Stdio])
     assert worker.process.wait(PATIENCE) == -signal.SIGKILL
     assert worker.process.stdout is not None
     assert worker.process.stdout.read() == b""
+    assert "cannot read" not in (tmp_path / "stderr").read_text()
+
+
+def test_a_worker_says_why_it_cannot_read_on(start: Callable[..., Stdio], tmp_path: Path) -> None:
+    worker = start()
+    assert worker.process.stdin is not None
+    worker.process.stdin.write((1).to_bytes(4, "big") + b"{")
+    worker.process.stdin.flush()
+    assert worker.process.wait(PATIENCE) == -signal.SIGKILL
+    assert "message is not valid extended JSON" in (tmp_path / "stderr").read_text()
 
 
 def test_sigterm_lets_running_calls_finish(start: Callable[..., Stdio], pipe: MakePipe) -> None:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -238,6 +239,23 @@ def test_without_ml_dtypes_an_argument_of_its_dtypes_is_a_tensor() -> None:
         "assert fields.decode_extended(fields.encode_extended(tensor)) == tensor\n"
         "tensor = Tensor('complex64', (1,), b'abcdefgh')\n"
         "assert fields.decode_extended(fields.encode_extended(tensor)).dtype == 'complex64'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(("broken", "dtype"), [("numpy", "int16"), ("ml_dtypes", "bfloat16")])
+def test_a_package_that_cannot_be_imported_makes_only_the_tensor_unreadable(
+    tmp_path: Path, broken: str, dtype: str
+) -> None:
+    (tmp_path / f"{broken}.py").write_text("raise ValueError('compiled for another numpy')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from snakepit_bridge import Tensor\n"
+        "from snakepit_bridge._values import fields\n"
+        f"data = fields.encode_extended([1, Tensor({dtype!r}, (2,), b'abcd')])\n"
+        "problems = []\n"
+        "assert fields.decode_extended(data, problems=problems) == [1, None]\n"
+        "assert 'compiled for another numpy' in problems[0], problems\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
