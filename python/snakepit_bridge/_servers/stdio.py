@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -72,8 +73,7 @@ class _Server:
         self._limit = limit
         self._reader = _Reader(pipes[0])
         self._turn = threading.Lock()
-        self._output = pipes[1]
-        self._writing = threading.Lock()
+        self._write = _Writer(pipes[1]).write
         self._counting = threading.Lock()
         self._threads = 0
         self._at_rest = 0
@@ -211,16 +211,6 @@ class _Server:
         if call is not None and call.conversation is not None:
             call.conversation.answer(args["ask_id"], functools.partial(_value, args, problems))
 
-    def _write(self, message: bytes) -> None:
-        size = len(message).to_bytes(4, "big")
-        # Do not copy a large message only to prepend its size.
-        parts = [size + message] if len(message) < _READ_AHEAD else [size, message]
-        with self._writing:
-            for part in parts:
-                data = memoryview(part)
-                while data:
-                    data = data[os.write(self._output, data) :]
-
     def _health(self, _args: dict[str, Any]) -> dict[str, Any]:
         runner = self._worker.runner
         return {
@@ -328,3 +318,31 @@ class _Reader:
             taken = bytes(message)
         del self._read[:size]
         return taken
+
+
+class _Writer:
+    """Writes messages to a pipe, each whole.
+
+    In the main thread the handler of a signal may raise anywhere: the next write, which is at the
+    latest that of the call's answer, begins with what is left.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        #: What is to be written, each with the numbers of bytes that were.
+        self._left: deque[tuple[bytes, list[int]]] = deque()
+
+    def write(self, message: bytes) -> None:
+        size = len(message).to_bytes(4, "big")
+        # Do not copy a large message only to prepend its size.
+        parts = [size + message] if len(message) < _READ_AHEAD else [size, message]
+        self._left.extend([(part, []) for part in parts])
+        with self._lock:
+            while self._left:
+                part, written = self._left[0]
+                while (done := sum(written)) < len(part):
+                    # No handler runs between the write and the note of its number of bytes: there
+                    # is no step of Python between them.
+                    written.extend(map(os.write, (self._fd,), (memoryview(part)[done:],)))
+                self._left.popleft()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import select
+import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from client import Pipe, Stdio
+from client import PATIENCE, Pipe, Stdio
 
 from snakepit_bridge._values.tagged import TAG
 
@@ -131,3 +134,19 @@ def test_arguments_that_cannot_be_sent_raise_a_type_error(worker: Stdio, command
     worker.send(command, {}, tools=["lookup"])
     message = worker.receive()["result"]["result"]
     assert message.startswith("args.it is of type object, which cannot be sent")
+
+
+def test_a_message_is_complete_although_a_signals_handler_raises(tmp_path: Path) -> None:
+    # The command runs in the main thread, as handlers do.
+    worker = Stdio("--adapter", "two_way:TwoWay", errors=tmp_path / "stderr")
+    pipe = Pipe(tmp_path / "rang")
+    with closing(worker), closing(pipe):
+        sent = worker.send("rings_while_it_asks", {"pipe": pipe.path}, tools=["wait"])
+        assert worker.process.stdout is not None
+        # It is writing the ask, which is larger than what waits for this end.
+        assert select.select([worker.process.stdout], [], [], PATIENCE)[0]
+        worker.process.send_signal(signal.SIGALRM)
+        assert pipe.line() == "it rang"
+        ask, response = worker.receive(), worker.receive()
+        assert (ask["tool"], len(ask["args"]["text"])) == ("wait", 1 << 20)
+        assert (response["id"], response["result"]) == (sent, {"result": "it rang"})

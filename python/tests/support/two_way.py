@@ -174,6 +174,22 @@ class TwoWay(Adapter):
             signal.signal(signal.SIGALRM, before)
 
     @command
+    def rings_while_it_asks(self, pipe: str, context: Context) -> str:
+        """Asks with a large text; a signal's handler raises an exception meanwhile."""
+
+        def ring(*_: object) -> None:
+            raise TimeoutError("it rang")
+
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            return str(context.call("wait", text="x" * (1 << 20)))
+        except TimeoutError as error:
+            tell(pipe, error)
+            return str(error)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    @command
     async def calls_in_loop(self, context: Context) -> str:
         try:
             context.call("square", x=1)
