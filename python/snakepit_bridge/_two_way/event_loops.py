@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, NoReturn, Optional
 
@@ -19,8 +20,10 @@ def resume(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Non
     """Ends the wait for a future; may be called from any thread."""
     if running_loop() is loop:
         _set(future)
-    elif not loop.is_closed():
-        loop.call_soon_threadsafe(_set, future)
+    else:
+        # A command's own loop may be closed, at any time: then nobody waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_set, future)
 
 
 async def end_task() -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
 from typing import Any, Optional
@@ -10,6 +11,7 @@ import pytest
 
 from snakepit_bridge import CallCancelledError, InputError, ToolError
 from snakepit_bridge._two_way.conversation import Conversation, ProtocolError
+from snakepit_bridge._two_way.event_loops import resume
 
 
 class Wire:
@@ -92,6 +94,25 @@ def test_at_the_end_all_who_wait_learn_of_it_and_nobody_waits_any_more() -> None
         conversation.call("a", {}, None)
     late = conversation.ask("a", {}, None, lambda: done.append(2))
     assert (done, late.is_answered()) == ([0, 1, 2], True)
+
+
+def test_an_answer_is_taken_while_the_loop_that_waits_for_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.new_event_loop()
+    call_soon = loop.call_soon_threadsafe
+
+    def close(*args: Any) -> None:
+        loop.close()
+        call_soon(*args)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", close)
+    conversation = Conversation(Wire(), ["a"])
+    wake = functools.partial(resume, loop, loop.create_future())
+    ask = conversation.ask("a", {}, None, wake)
+    conversation.answer(1, lambda: "one")
+    assert ask.result() == "one"
+    wake()
 
 
 def test_the_client_is_asked_for_items_in_halves_of_its_bound() -> None:
