@@ -15,7 +15,7 @@ from snakepit_bridge._commands.registry import Command
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._errors.guards import invalid_args
 from snakepit_bridge._errors.two_way import InputError
-from snakepit_bridge._grpcio.grpcio_wire import ConverseChunks, ConverseWire
+from snakepit_bridge._grpcio.grpcio_wire import MAX_EVENTS, ConverseChunks, ConverseWire
 from snakepit_bridge._grpcio.relay import Waiting, relay
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._threads import execution
@@ -54,12 +54,13 @@ class TwoWayCall:
         self._first = first
         self._requests = requests
         self._start = start
-        # The client has asked for whatever waits there.
+        # The client has asked for whatever waits there, except events.
         self._messages = Waiting(0)
         self.wire = ConverseWire(
             start.limit,
-            self._messages.offer,
+            self._messages.put,
             frame.call_id,
+            report=functools.partial(_report, self._messages),
             kinds=frame.HasField("arg_kinds"),
             on_full=start.on_full,
         )
@@ -174,6 +175,10 @@ class TwoWayCall:
             conversation.end_input(end.input_id, error if end.HasField("error") else None)
         if up.HasField("demand"):
             conversation.add_demand(up.demand.count, up.demand.bytes)
+
+
+def _report(waiting: Waiting, event: bytes) -> bool:
+    return waiting.qsize() < MAX_EVENTS and waiting.offer(event)
 
 
 def _value(answer: pb.ToolAnswer) -> object:

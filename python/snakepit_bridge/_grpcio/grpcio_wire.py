@@ -24,7 +24,8 @@ from snakepit_bridge._proto.snakepit_pb2 import (
 from snakepit_bridge._two_way.tools import too_large
 from snakepit_bridge._values.fields import encode_fields
 
-#: The number of events that wait for the next message of their call; further ones are dropped.
+#: The number of events that wait for the next message of their call, or for the client of a two-way
+#: call; further ones are dropped.
 MAX_EVENTS = 1000
 
 
@@ -200,20 +201,25 @@ class StreamWire:
 
 
 class ConverseWire(FrameWire):
-    """Encodes the messages of a two-way call, except its chunks."""
+    """Encodes the messages of a two-way call, except its chunks.
 
-    __slots__ = ("_kinds", "_on_full")
+    What the command reports is passed to `report`, and other messages to `send`.
+    """
+
+    __slots__ = ("_kinds", "_on_full", "_send_other")
 
     def __init__(
         self,
         limit: int,
-        send: Callable[[bytes], bool],
+        send: Callable[[bytes], object],
         call_id: int,
         *,
+        report: Callable[[bytes], bool],
         kinds: bool,
         on_full: Callable[[str], object],
     ) -> None:
-        super().__init__(limit, send, call_id)
+        super().__init__(limit, report, call_id)
+        self._send_other = send
         #: Whether the client reads the kinds of values.
         self._kinds = kinds
         self._on_full = on_full
@@ -250,7 +256,7 @@ class ConverseWire(FrameWire):
         return ConverseDown(reply=message).SerializeToString()
 
     def _converse(self, message: ConverseDown) -> None:
-        self._send(message.SerializeToString())
+        self._send_other(message.SerializeToString())
 
 
 class ConverseChunks(StreamWire):

@@ -14,7 +14,7 @@ from snakepit_bridge import Adapter, Context, ToolError, command
 from snakepit_bridge._commands.call import Call
 from snakepit_bridge._commands.registry import Command, Registry
 from snakepit_bridge._grpcio.grpcio_converse import Start, TwoWayCall
-from snakepit_bridge._grpcio.grpcio_wire import ConverseWire
+from snakepit_bridge._grpcio.grpcio_wire import MAX_EVENTS, ConverseWire
 from snakepit_bridge._proto import snakepit_pb2 as pb
 from snakepit_bridge._threads.runner import Runner
 from snakepit_bridge._two_way.conversation import Conversation
@@ -103,3 +103,10 @@ def test_a_last_chunk_does_not_wait_for_a_client_that_has_left() -> None:
     serving.start()
     serving.join(PATIENCE)
     assert not serving.is_alive()
+
+
+def test_events_are_dropped_while_the_client_does_not_read(call: TwoWayCall) -> None:
+    sent = [call.wire.telemetry("flood", b"{}", b"{}") for _ in range(MAX_EVENTS + 1)]
+    assert sent == [True] * MAX_EVENTS + [False]
+    call.wire.withdraw(1)
+    assert call._messages.qsize() == MAX_EVENTS + 1
