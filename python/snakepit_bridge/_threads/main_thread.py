@@ -34,12 +34,9 @@ class MainThread:
     def serve(self) -> None:
         self._serving = threading.get_ident()
         while not (self._closed and not self._jobs):
+            # A second handler may raise while the exception of the first one is handled.
             try:
-                self._wakeups.get()
-                while self._jobs:
-                    self._jobs[0].run()
-                    self._jobs.popleft()
-                self.on_idle()
+                self._serve()
             except BaseException as error:
                 self._interrupted(error)
 
@@ -77,9 +74,21 @@ class MainThread:
         self._jobs.append(job)
         self.wake()
 
+    def _serve(self) -> None:
+        while not (self._closed and not self._jobs):
+            try:
+                self._wakeups.get()
+                while self._jobs:
+                    self._jobs[0].run()
+                    self._jobs.popleft()
+                self.on_idle()
+            except BaseException as error:
+                self._interrupted(error)
+
     def _interrupted(self, error: BaseException) -> None:
         if self._jobs and self._jobs[0].started:
-            self._jobs.popleft().end(error)
+            self._jobs[0].end(error)
+            self._jobs.popleft()
         else:
             _log.error("a signal's handler raised %s outside of any call", shown(error))
         self.wake()
