@@ -33,10 +33,13 @@ defmodule Snakepit.GRPCWorker do
     :runtime_dir,
     :listener,
     :address,
+    # What the next step waits for: `{step, ref}`, where `:connect` and `:health` wait for an answer, and `:wait` for a timer.
+    # While the worker serves it is nil.
     :awaited,
     :closed,
     :channel,
     :reader,
+    # A connection that has served sets it when it ends.
     :reconnect_until,
     asked: %{}
   ]
@@ -124,18 +127,20 @@ defmodule Snakepit.GRPCWorker do
         {:noreply, kill(Codec.error(failure).message, state)}
 
       membership.key ->
-        {:noreply, reconnect(Codec.error(failure).message, %{state | awaited: nil})}
+        {:noreply, reconnect(Codec.error(failure).message, state)}
 
       true ->
         {:noreply, state}
     end
   end
 
-  def handle_info(:reconnect, %{awaited: nil, membership: %{key: key, leaving: nil}} = state)
-      when key != nil,
-      do: {:noreply, connect(state.address, state)}
+  def handle_info({:timeout, ref, :reconnect}, %{awaited: {:wait, ref}} = state) do
+    %{key: key, leaving: leaving} = state.membership
 
-  def handle_info(:reconnect, state), do: {:noreply, state}
+    if key != nil and leaving == nil,
+      do: {:noreply, connect(state.address, state)},
+      else: {:noreply, %{state | awaited: nil}}
+  end
 
   def handle_info(:check_health, state) do
     ask = fn timeout ->
@@ -170,8 +175,9 @@ defmodule Snakepit.GRPCWorker do
       do: {:noreply, state}
 
   # It is connecting again already.
-  def handle_info({ref, {:closed, _}}, %{closed: ref, awaited: {:connect, _}} = state),
-    do: {:noreply, state}
+  def handle_info({ref, {:closed, _}}, %{closed: ref, awaited: {step, _}} = state)
+      when step in [:connect, :wait],
+      do: {:noreply, state}
 
   # Its connection accepts no more calls. A server may do so only because the connection is old.
   def handle_info({ref, {:closed, lasted}}, %{closed: ref} = state) do
@@ -183,7 +189,7 @@ defmodule Snakepit.GRPCWorker do
         {:noreply, connect(state.address, %{state | reconnect_until: now() + @reconnect_within})}
 
       true ->
-        {:noreply, reconnect("its connection lasted #{lasted} ms", %{state | awaited: nil})}
+        {:noreply, reconnect("its connection lasted #{lasted} ms", state)}
     end
   end
 
@@ -266,11 +272,12 @@ defmodule Snakepit.GRPCWorker do
     until = state.reconnect_until || now() + @reconnect_within
 
     if now() < until do
-      Process.send_after(self(), :reconnect, @reconnect_after)
-      %{state | reconnect_until: until}
+      # No other attempt takes the message of this timer for its own.
+      timer = :erlang.start_timer(@reconnect_after, self(), :reconnect)
+      %{state | awaited: {:wait, timer}, reconnect_until: until}
     else
       Logger.warning("worker #{membership.id} is replaced, because it cannot be reached: #{why}")
-      %{state | membership: Membership.drain(membership)}
+      %{state | awaited: nil, membership: Membership.drain(membership)}
     end
   end
 

@@ -110,19 +110,41 @@ defmodule Snakepit.ConnectionsTest do
 
   @tag :tmp_dir
   test "a worker stays though its next connections end before they serve", %{tmp_dir: dir} do
-    file = Path.join(dir, "port")
-    {proxy, address} = Proxy.start!(file)
-    env = %{"SERVER_ANNOUNCES" => address, "SERVER_PORT_FILE" => file}
-    env = Map.put(env, "PYTHONPATH", Path.expand("python"))
-    pool = start_server_pool!(Adapter, transport: :tcp, env: env, health_interval: :infinity)
-    [worker] = worker_pids(pool)
+    %{proxy: proxy} = proxied = start_proxied!(dir)
     # Before, within and after the preface, and in the question for its health.
     :ok = Proxy.break(proxy, [0, 10, 100, 200])
-    options = [pool: pool, timeout: @patience, queue_timeout: @patience]
     eventually(fn -> Proxy.limits(proxy) == [] end)
-    assert {:ok, %{"a" => 1}} = Snakepit.execute("echo", %{a: 1}, options)
-    assert worker_pids(pool) == [worker]
-    assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
+    assert_serves(proxied)
+  end
+
+  @tag :tmp_dir
+  test "an attempt to connect again leaves no other one behind", %{tmp_dir: dir} do
+    %{worker: worker, proxy: proxy, sick: sick} = proxied = start_proxied!(dir)
+    end_after_failures(proxied, 1, fn -> File.rm!(sick) end)
+    File.touch!(sick)
+    :ok = Proxy.break(proxy, [])
+    for event <- [:failed, :waited, :healthy], do: assert_receive(^event, @patience)
+    assert %{awaited: nil, membership: %{key: key}} = :sys.get_state(worker)
+    assert key != nil
+    assert_serves(proxied)
+  end
+
+  @tag :tmp_dir
+  test "connections that do not serve give a worker no more time", %{tmp_dir: dir} do
+    %{worker: worker, proxy: proxy, sick: sick} = proxied = start_proxied!(dir)
+    end_after_failures(proxied, 3)
+    File.touch!(sick)
+    :ok = Proxy.break(proxy, [])
+
+    limits =
+      for _ <- 1..3 do
+        assert_receive :failed, @patience
+        :sys.get_state(worker).reconnect_until
+      end
+
+    assert [_limit] = Enum.uniq(limits)
+    File.rm!(sick)
+    assert_serves(proxied)
   end
 
   test "a stream on an earlier connection learns why the worker has exited" do
@@ -176,6 +198,60 @@ defmodule Snakepit.ConnectionsTest do
   defp environment(limit \\ "grpc.max_connection_age_ms") do
     options = ~s([["#{limit}", #{@age_ms}]])
     %{"PYTHONPATH" => Path.expand("python"), "SERVER_OPTIONS" => options}
+  end
+
+  # A pool of one worker whose connections a proxy ends, and which is sick while a file exists.
+  defp start_proxied!(dir, options \\ [health_interval: :infinity]) do
+    [file, sick] = for name <- ["port", "sick"], do: Path.join(dir, name)
+    {proxy, address} = Proxy.start!(file)
+
+    env = %{
+      "PYTHONPATH" => Path.expand("python"),
+      "SERVER_ANNOUNCES" => address,
+      "SERVER_PORT_FILE" => file,
+      "SERVER_SICK_FILE" => sick
+    }
+
+    pool = start_server_pool!(Adapter, [transport: :tcp, env: env] ++ options)
+    [worker] = worker_pids(pool)
+    %{pool: pool, worker: worker, proxy: proxy, sick: sick}
+  end
+
+  defp assert_serves(%{pool: pool, worker: worker}) do
+    options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+    assert {:ok, %{"a" => 1}} = Snakepit.execute("echo", %{a: 1}, options)
+    assert worker_pids(pool) == [worker]
+    assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
+  end
+
+  # So many times a connection on which the question for the health has failed ends right after that, as one that has
+  # lasted. The test gets `:failed` each time, and after the last one also `:waited` and `:healthy`.
+  defp end_after_failures(%{worker: worker, proxy: proxy}, times, and_then \\ fn -> :ok end) do
+    report = fn
+      %{left: left} = state, {:in, {_ref, {:error, _failure}}}, _name when left > 0 ->
+        and_then.()
+        :ok = Proxy.break(proxy, [])
+
+        receive do
+          {ref, {:closed, lasted}} -> send(self(), {ref, {:closed, max(lasted, 100)}})
+        end
+
+        send(state.test, :failed)
+        %{state | left: left - 1}
+
+      %{left: 0} = state, {:in, {:timeout, _timer, :reconnect}}, _name ->
+        send(state.test, :waited)
+        state
+
+      %{left: 0} = state, {:in, {_ref, {:ok, %{"healthy" => true}}}}, _name ->
+        send(state.test, :healthy)
+        state
+
+      state, _event, _name ->
+        state
+    end
+
+    :ok = :sys.install(worker, {report, %{test: self(), left: times}})
   end
 
   # Repeats the load until calls have used this many connections. Returns the failures.

@@ -1,8 +1,12 @@
-"""A server of proto/snakepit.proto without Snakepit: fields 1 to 15, with grpcio alone."""
+"""A server of proto/snakepit.proto without Snakepit: fields 1 to 15, with grpcio alone.
+
+While the file `SERVER_SICK_FILE` exists, it cannot say how healthy it is.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import grpc
@@ -39,7 +43,9 @@ def stream(request, rpc):
         yield pb.StreamResponse(error="no more", is_final=True)
 
 
-def health(request, _rpc):
+def health(request, rpc):
+    if Path(os.environ.get("SERVER_SICK_FILE", "")).is_file():
+        rpc.abort(grpc.StatusCode.INTERNAL, "it is sick")
     return pb.HealthResponse(healthy=True, worker_id=request.worker_id)
 
 
