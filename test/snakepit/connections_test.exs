@@ -108,6 +108,39 @@ defmodule Snakepit.ConnectionsTest do
     assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
   end
 
+  test "a worker whose sessions time out while it connects again keeps its calls" do
+    options = [transport: :tcp, max_concurrency: 8, env: environment()]
+    pool = start_server_pool!(Adapter, [health_interval: :infinity] ++ options)
+    options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+    {:ok, call} = Snakepit.start_stream("count", %{count: 100}, [demand: 1] ++ options)
+    assert [0] = indexes(call, 1)
+    [worker] = worker_pids(pool)
+    monitor = Process.monitor(worker)
+
+    report = fn
+      test, {:in, {_ref, {:closed, _lasted_ms}}}, _name ->
+        send(self(), :sessions_timeout)
+        test
+
+      test, {:in, {_ref, {:ok, %{"healthy" => true}}}}, _name ->
+        send(test, :connected)
+        test
+
+      test, _event, _name ->
+        test
+    end
+
+    :ok = :sys.install(worker, {report, self()})
+    load = Task.async(fn -> repeat(fn -> Snakepit.execute("peer", %{}, options) end) end)
+    assert_receive :connected, @patience
+    Task.shutdown(load, :brutal_kill)
+    Snakepit.ask(call, 100)
+    assert Enum.to_list(1..99) == indexes(call, 99)
+    assert_receive {:DOWN, ^monitor, :process, ^worker, reason}, @patience
+    # Once its last call had ended.
+    assert reason == {:shutdown, {:exited, "it was killed by SIGTERM"}}
+  end
+
   @tag :tmp_dir
   test "a worker stays though its next connections end before they serve", %{tmp_dir: dir} do
     %{proxy: proxy} = proxied = start_proxied!(dir)

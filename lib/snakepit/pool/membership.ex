@@ -157,14 +157,11 @@ defmodule Snakepit.Pool.Membership do
   @spec resume(t, reference) :: boolean
   def resume(%{key: nil}, _channel), do: false
 
-  def resume(membership, channel),
-    do:
-      Native.pool_resume(
-        membership.pool,
-        membership.key,
-        channel,
-        WorkerSpec.new(membership, true)
-      )
+  # One whose sessions have timed out cannot be paused, and gets no more calls, but is there until its calls have ended.
+  def resume(%{pool: pool, key: key} = membership, channel) do
+    Native.pool_resume(pool, key, channel, WorkerSpec.new(membership, true)) or
+      Native.pool_pause(pool, key)
+  end
 
   @doc "It gets no new calls. The message `:snakepit_drained` reports that its calls have ended."
   @spec drain(t) :: t
