@@ -142,6 +142,10 @@ defmodule Snakepit.GRPCWorker do
       else: {:noreply, %{state | awaited: nil}}
   end
 
+  # It is connecting again.
+  def handle_info(:check_health, %{awaited: awaited} = state) when awaited != nil,
+    do: {:noreply, %{state | membership: Membership.skip_check(state.membership)}}
+
   def handle_info(:check_health, state) do
     ask = fn timeout ->
       {:ok, ref} = Channel.start_health(state.channel, state.membership.id, timeout)
@@ -181,6 +185,8 @@ defmodule Snakepit.GRPCWorker do
 
   # Its connection accepts no more calls. A server may do so only because the connection is old.
   def handle_info({ref, {:closed, lasted}}, %{closed: ref} = state) do
+    state = %{state | membership: Membership.reset_check(state.membership)}
+
     cond do
       not Membership.pause(state.membership) ->
         {:noreply, lost(state)}

@@ -5,7 +5,7 @@ defmodule Snakepit.ConnectionsTest do
   import Snakepit.Test.Pools
 
   alias Snakepit.{Error, GRPC.Client}
-  alias Snakepit.Test.Proxy
+  alias Snakepit.Test.{Log, Proxy}
 
   @patience 60_000
   @age_ms 500
@@ -178,6 +178,33 @@ defmodule Snakepit.ConnectionsTest do
     assert [_limit] = Enum.uniq(limits)
     File.rm!(sick)
     assert_serves(proxied)
+  end
+
+  @tag :tmp_dir
+  test "a worker that connects again is not asked for its health", %{tmp_dir: dir} do
+    # The checks are those of the test.
+    proxied = start_proxied!(dir, health_interval: 3_600_000, health_misses: 3)
+    %{pool: pool, worker: worker, proxy: proxy, sick: sick} = proxied
+    Log.follow(pool)
+    File.touch!(sick)
+
+    for misses <- 1..2 do
+      send(worker, :check_health)
+      Log.await(pool, "missed a health check (#{misses}): it is sick")
+    end
+
+    :ok = Proxy.break(proxy, List.duplicate(0, 1_000))
+    eventually(fn -> length(Proxy.limits(proxy)) < 1_000 end)
+    for _ <- 1..10, do: send(worker, :check_health)
+    # They are handled.
+    :sys.get_state(worker)
+    File.rm!(sick)
+    :ok = Proxy.break(proxy, [])
+    assert_serves(proxied)
+    File.touch!(sick)
+    send(worker, :check_health)
+    Log.await(pool, "missed a health check (1): it is sick")
+    assert worker_pids(pool) == [worker]
   end
 
   test "a stream on an earlier connection learns why the worker has exited" do

@@ -148,7 +148,7 @@ defmodule Snakepit.Pool.Membership do
     end
   end
 
-  @doc "It gets no calls until `resume/2`. Returns false if it has left the pool or is leaving."
+  @doc "It gets no calls until `resume/2`. Returns false if it has left the pool."
   @spec pause(t) :: boolean
   def pause(%{key: nil}), do: false
   def pause(membership), do: Native.pool_pause(membership.pool, membership.key)
@@ -265,6 +265,15 @@ defmodule Snakepit.Pool.Membership do
 
   def check_health(membership, ask),
     do: membership |> live(&Lifetime.measure/2) |> checked(&HealthCheck.tick(&1, ask))
+
+  @doc "On `:check_health` while it has no connection over which it could answer."
+  @spec skip_check(t) :: t
+  def skip_check(membership),
+    do: membership |> live(&Lifetime.measure/2) |> checked(&{:ok, HealthCheck.skip(&1)})
+
+  @doc "Its connection has ended: neither what it has missed on that one counts, nor an answer that is still to come."
+  @spec reset_check(t) :: t
+  def reset_check(membership), do: checked(membership, &{:ok, HealthCheck.reset(&1)})
 
   @doc "Handles the answer to a health check. A late answer does not count."
   @spec health_answered(t, map) :: t
