@@ -273,6 +273,10 @@ defmodule Snakepit.GRPCWorker do
       else: @connect_timeout
   end
 
+  # It needs no connection any more.
+  defp reconnect(_why, %{membership: %{leaving: leaving}} = state) when leaving != nil,
+    do: %{state | awaited: nil}
+
   # Tries again in a while: meanwhile a process that has exited reports that.
   defp reconnect(why, %{membership: membership} = state) do
     until = state.reconnect_until || now() + @reconnect_within

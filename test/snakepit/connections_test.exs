@@ -2,9 +2,11 @@ defmodule Snakepit.ConnectionsTest do
   # A server closes connections while it keeps running, as it may do with old connections.
   use ExUnit.Case, async: true
 
+  import ExUnit.CaptureLog
   import Snakepit.Test.Pools
 
-  alias Snakepit.{Error, GRPC.Client}
+  alias Snakepit.{Error, GRPC.Client, GRPCWorker}
+  alias Snakepit.Pool.Membership
   alias Snakepit.Test.{Log, Proxy}
 
   @patience 60_000
@@ -205,6 +207,23 @@ defmodule Snakepit.ConnectionsTest do
     send(worker, :check_health)
     Log.await(pool, "missed a health check (1): it is sick")
     assert worker_pids(pool) == [worker]
+  end
+
+  test "a worker that leaves says nothing of an attempt to connect that has failed" do
+    ref = make_ref()
+    id = "worker#{System.unique_integer()}"
+    membership = %Membership{id: id, key: 1, leaving: :draining}
+    past = System.monotonic_time(:millisecond) - 1
+    state = %GRPCWorker{membership: membership, awaited: {:connect, ref}, reconnect_until: past}
+    failure = {:grpc_unavailable, "nobody listens", %{}}
+
+    log =
+      capture_log(fn ->
+        assert {:noreply, %{awaited: nil, membership: ^membership}} =
+                 GRPCWorker.handle_info({ref, {:error, failure}}, state)
+      end)
+
+    refute log =~ id
   end
 
   test "a stream on an earlier connection learns why the worker has exited" do
