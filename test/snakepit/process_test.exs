@@ -9,7 +9,7 @@ defmodule Snakepit.ProcessTest do
   alias Snakepit.Error
   alias Snakepit.Native
   alias Snakepit.Pool.{Membership, OSProcess, Output, Pipe}
-  alias Snakepit.Test.Log
+  alias Snakepit.Test.{Log, Peers}
 
   @moduletag :tmp_dir
   @commands [class: "output_commands:OutputCommands", paths: ["test/support/python"]]
@@ -252,5 +252,42 @@ defmodule Snakepit.ProcessTest do
     assert {[{6, nil, "last"}], 0, true} = Native.output_take(output)
     :ok = Pipe.opened(path)
     refute File.exists?(path)
+  end
+
+  test "no named pipe stays if one cannot be opened", %{tmp_dir: dir} do
+    path = Path.join(dir, "pipe")
+    full = fn _path -> {:error, "too many open files"} end
+    assert Pipe.open_named(full, path) == {:error, "too many open files"}
+    refute File.exists?(path)
+    me = self()
+
+    first = fn
+      nil ->
+        :named
+
+      path ->
+        send(me, {:created, path})
+        {:ok, make_ref(), path}
+    end
+
+    assert Pipe.open_all([first, full]) == {:error, "too many open files"}
+    assert_received {:created, path}
+    refute File.exists?(path)
+    assert {:ok, [{_, one}, {_, two}]} = Pipe.open_all([first, first])
+    assert File.exists?(one) and File.exists?(two)
+    for path <- [one, two], do: Pipe.opened(path)
+  end
+
+  test "a named pipe that cannot be created is an error", %{tmp_dir: dir} do
+    path = Path.join(dir, "pipe")
+    File.touch!(path)
+    assert {:error, message} = Pipe.open_named(&flunk/1, path)
+    assert message =~ "exists"
+    assert File.exists?(path)
+    peer = Peers.start!(snakepit: false)
+    true = Peers.call(peer, :os, :putenv, [~c"PATH", ~c""])
+
+    assert Peers.call(peer, Pipe, :open_named, [&String.upcase/1, path]) ==
+             {:error, "mkfifo cannot be run: no such file or directory"}
   end
 end

@@ -70,7 +70,7 @@ defmodule Snakepit.Pool.OSProcess do
          variables = worker |> env() |> Map.merge(adapter_env) |> Map.merge(Map.new(env)),
          pool = worker.options.name,
          {:ok, output} <- Output.open(pool, worker.id, options[:token], options[:held]),
-         {:ok, messages} <- open_messages(options[:messages]) do
+         {:ok, messages} <- open_messages(options[:messages], output) do
       process = %__MODULE__{
         id: worker.id,
         pool: pool,
@@ -129,14 +129,19 @@ defmodule Snakepit.Pool.OSProcess do
 
   def status_text(status), do: "it exited with status #{status}"
 
-  defp open_messages(nil), do: {:ok, nil}
+  defp open_messages(nil, _output), do: {:ok, nil}
 
-  defp open_messages(limit) do
+  defp open_messages(limit, output) do
     ref = make_ref()
 
-    with {:ok, native, path} <- Pipe.open(&Native.messages_open(ref, limit, &1)),
-         {:ok, input, input_path} <- Pipe.open(&Native.input_open/1),
-         do: {:ok, %{ref: ref, native: native, path: path, input: input, input_path: input_path}}
+    case Pipe.open_all([&Native.messages_open(ref, limit, &1), &Native.input_open/1]) do
+      {:ok, [{native, path}, {input, input_path}]} ->
+        {:ok, %{ref: ref, native: native, path: path, input: input, input_path: input_path}}
+
+      {:error, message} ->
+        Pipe.opened(output.path)
+        {:error, message}
+    end
   end
 
   defp opened(process), do: process |> paths() |> Enum.each(&Pipe.opened/1)

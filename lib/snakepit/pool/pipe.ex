@@ -22,12 +22,38 @@ defmodule Snakepit.Pool.Pipe do
     end
   end
 
+  @doc "Opens one with each of the NIFs, or none. Returns the pipes with their paths."
+  def open_all([]), do: {:ok, []}
+
+  def open_all([open | others]) do
+    with {:ok, pipe, path} <- open(open) do
+      case open_all(others) do
+        {:ok, opened} ->
+          {:ok, [{pipe, path} | opened]}
+
+        {:error, message} ->
+          opened(path)
+          {:error, message}
+      end
+    end
+  end
+
   @doc "Creates a named pipe, and opens it."
   def open_named(open, path) do
+    with :ok <- create(path), {:error, message} <- open.(path) do
+      opened(path)
+      {:error, message}
+    end
+  end
+
+  defp create(path) do
     case System.cmd("mkfifo", ["-m", "600", path], stderr_to_stdout: true) do
-      {_, 0} -> open.(path)
+      {_, 0} -> :ok
       {message, _status} -> {:error, message}
     end
+  rescue
+    error in ErlangError ->
+      {:error, "mkfifo cannot be run: #{:file.format_error(error.original)}"}
   end
 
   @doc "The worker has opened it, or never will: removes the path."
