@@ -1,6 +1,6 @@
 defmodule Snakepit.Stdio.Message do
   @moduledoc false
-  # The messages of workers over stdin and stdout, as specified in `guides/adapters.md`. The port writes
+  # The messages of workers over stdin and stdout, as specified in `guides/adapters.md`. The native library writes
   # their length.
 
   alias Snakepit.{Codec, Error}
