@@ -150,11 +150,19 @@ impl<C: Connection> SharedConnection<C> {
     /// the connection's task writes the rest.
     pub fn write_all_here(&self, queue: impl FnOnce()) {
         let connection = self.lock();
-        let until = self.patience.map(|patience| {
-            let waits = !self.io.is_blocked();
-            Instant::now() + if waits { patience } else { Duration::ZERO }
-        });
+        let was_blocked = self.io.is_blocked();
         self.write_locked(connection, Mode::WriteAll, queue);
+        if !self.io.is_blocked() {
+            return;
+        }
+        let until = self.patience.map(|patience| {
+            let patience = if was_blocked {
+                Duration::ZERO
+            } else {
+                patience
+            };
+            Instant::now() + patience
+        });
         while self.io.is_blocked() {
             if !self.io.wait_for_room(until) {
                 self.waker.wake_by_ref();

@@ -13,7 +13,7 @@ from typing import Optional
 
 import grpc
 import pytest
-from client import PATIENCE, ROOT, SUPPORT, TOKEN, Client, Pipe
+from client import PATIENCE, ROOT, SUPPORT, TOKEN, Client, Pipe, WorkerProcess
 from conftest import Start
 
 MakePipe = Callable[[str], Pipe]
@@ -144,15 +144,22 @@ def test_megabytes_of_output_are_complete(start: Start) -> None:
     assert [line.split()[2] for line in logged] == [str(n) for n in range(6_000)]
 
 
+def start_own(start: Start, directory: Path, code: str) -> WorkerProcess:
+    """Starts a worker whose adapter is the class `Own` of the code."""
+    (directory / "own.py").write_text(code)
+    paths = ("--import-path", str(directory), "--import-path", str(SUPPORT))
+    return start("--adapter", "own:Own", *paths)
+
+
 def test_a_users_own_logging_takes_over(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
+    worker = start_own(
+        start,
+        tmp_path,
         "import logging\nfrom probe import Probe\n"
         "handler = logging.StreamHandler()\n"
         "handler.setFormatter(logging.Formatter('own %(message)s'))\n"
-        "logging.getLogger().addHandler(handler)\nclass Own(Probe): pass\n"
+        "logging.getLogger().addHandler(handler)\nclass Own(Probe): pass\n",
     )
-    paths = ("--import-path", str(tmp_path), "--import-path", str(SUPPORT))
-    worker = start("--adapter", "own:Own", *paths)
     with connected(worker.address()) as client:
         client.execute("log")
     # Each line has its level, at which the parent logs it.
@@ -169,19 +176,19 @@ def test_sigterm_ends_the_worker_whichever_thread_gets_it(start: Start) -> None:
 def test_a_worker_with_very_many_descriptors_waits_for_sigterm(
     start: Start, tmp_path: Path
 ) -> None:
-    (tmp_path / "hoarding.py").write_text(
+    worker = start_own(
+        start,
+        tmp_path,
         "import os, resource\n"
         "from probe import Probe\n"
-        "class Hoarding(Probe):\n"
+        "class Own(Probe):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
         "        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
         "        # One more than `select` takes.\n"
-        "        while os.dup(0) < 1024: pass\n"
+        "        while os.dup(0) < 1024: pass\n",
     )
-    paths = ("--import-path", str(tmp_path), "--import-path", str(SUPPORT))
-    worker = start("--adapter", "hoarding:Hoarding", *paths)
     worker.address()
     worker.process.terminate()
     worker.expect(f"{TOKEN} draining")

@@ -9,6 +9,7 @@ import resource
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ MANY = 300
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
 INITIAL_WINDOW_SIZE, LARGEST_WINDOW = 4, 2**31 - 1
 END_HEADERS, END_STREAM, ACK = 4, 1, 1
+#: The answer to a health check.
+SERVING = b"\x08\x01"
 
 
 class Start(Protocol):
@@ -141,6 +144,11 @@ def rpc(secret: str, method: str, stream: int) -> bytes:
     return frame(HEADERS, END_HEADERS, stream, fields)
 
 
+def check(client: Client) -> Any:
+    call: Any = client.channel.unary_unary("/grpc.health.v1.Health/Check")
+    return call(b"", timeout=PATIENCE)
+
+
 def watch(stream: int, flags: int = END_STREAM) -> bytes:
     head = rpc("", "/grpc.health.v1.Health/Watch", stream)
     return head + frame(DATA, flags, stream, bytes(5))
@@ -254,6 +262,24 @@ def test_connections_without_the_secret_are_limited(start: Start, server: str) -
         assert trusted.answers()
 
 
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_a_closed_connection_takes_its_health_checks_along(start: Start, server: str) -> None:
+    del server
+    address = over_tcp(start)
+    checks = b"".join(watch(stream) for stream in (1, 3, 5))
+    strangers: deque[Raw] = deque()
+    with connecting(address) as raw:
+        # The server closes the oldest connection for one too many.
+        for _ in range(350):
+            strangers.append(raw().begin())
+            strangers[-1].socket.sendall(checks)
+            if len(strangers) > 256:
+                assert strangers[0].ends()
+                strangers.popleft().close()
+        with contextlib.closing(Client(address, SECRET)) as client:
+            assert check(client) == SERVING
+
+
 @pytest.mark.parametrize("server", ["grpcio"], indirect=True)
 def test_grpcio_limits_connections_over_tcp(start: Start, server: str) -> None:
     del server
@@ -321,8 +347,7 @@ def test_health_checks_of_a_stranger_are_limited(start: Start, server: str) -> N
             stranger.socket.sendall(b"".join(watch(stream) for stream in range(1, 34, 2)))
         assert all(stranger.answered(1) for stranger in strangers)
         with contextlib.closing(Client(address, SECRET)) as client:
-            call: Any = client.channel.unary_unary("/grpc.health.v1.Health/Check")
-            assert call(b"", timeout=PATIENCE) == b"\x08\x01"
+            assert check(client) == SERVING
 
 
 @pytest.mark.parametrize("server", ["native"], indirect=True)
