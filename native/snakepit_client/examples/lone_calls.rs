@@ -6,7 +6,7 @@
 use snakepit_client::{
     calls_rpc::ClientConnection,
     connection::Connection,
-    multiplexer::{Cancelled, Lost, Multiplexer, PendingCall, ReturnReason},
+    multiplexer::{Cancelled, Lost, Multiplexer, PendingCall, Report, ReturnReason},
     pool::{AcquireOptions, Dispatcher, Lease, Limits, Submitted},
     target::{ExitCause, Target},
 };
@@ -51,8 +51,9 @@ impl PendingCall for EchoCall {
         self.lease.done(Duration::from_nanos(reply.handler_ns));
         let _ = self.caller.send(Ok(reply));
     }
-    fn cancelled(&mut self, why: Cancelled) {
-        self.fail(format!("{why:?}"));
+    fn cancelled(&mut self, why: Cancelled) -> Report {
+        let caller = self.caller.clone();
+        Box::new(move || drop(caller.send(Err(format!("{why:?}")))))
     }
     fn exited(self, _exit: Option<HandlerExit>, _after: Duration) {}
     fn lost(self, _what: Lost, cause: &str) {

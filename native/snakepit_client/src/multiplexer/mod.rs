@@ -157,11 +157,13 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     /// Cancels a call whose caller no longer waits.
     pub fn cancel(&self, id: u64) {
         let mut state = self.state.lock();
-        if state.cancel(id, Cancelled::ByCaller) {
+        let report = state.cancel(id, Cancelled::ByCaller);
+        if report.is_some() {
             self.act(id, Act::Cancel);
         }
         drop(state);
         self.sender.wake();
+        report.into_iter().for_each(|report| report());
     }
 
     fn act(&self, id: u64, act: Act) {
@@ -452,7 +454,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let mut state = self.state.lock();
         let silence = state.silence_due(self.connection.reads(), now);
         let due = state.take_due(now);
-        for id in &due.timed_out {
+        for (id, _) in &due.timed_out {
             self.act(*id, Act::Cancel);
         }
         let recall = state.recall(now);
@@ -464,13 +466,16 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let armed = state.arm(now, recall.next.into_iter().chain(silent_until).min());
         drop(state);
         let mut any = !due.timed_out.is_empty() || !due.past_grace.is_empty();
+        for (_, report) in due.timed_out {
+            report();
+        }
+        for (call, cancelled_at) in due.past_grace {
+            call.exited(None, cancelled_at.elapsed());
+        }
         any |= self.ask(silence, ping_pong)?;
         if drained {
             self.sender.finish();
             any = true;
-        }
-        for (call, cancelled_at) in due.past_grace {
-            call.exited(None, cancelled_at.elapsed());
         }
         if let Some(armed) = armed {
             if sleep.deadline().into_std() != armed {

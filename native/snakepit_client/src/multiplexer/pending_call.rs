@@ -7,8 +7,7 @@ use std::time::Duration;
 pub trait PendingCall: Send + 'static {
     /// The part of the call that is sent.
     fn header(&mut self) -> &mut CallHeader;
-    /// What its command has reported, to be sent to those who take it. It is sent once the table of calls is
-    /// unlocked.
+    /// What its command has reported, to be sent to those who take it.
     fn report(&self, _event: CallEvent) -> Option<Report> {
         None
     }
@@ -19,8 +18,8 @@ pub trait PendingCall: Send + 'static {
     }
 
     fn replied(self, reply: ReplyFrame);
-    /// The caller no longer waits. `exited` follows.
-    fn cancelled(&mut self, why: Cancelled);
+    /// The caller no longer waits, of which the report informs it. `exited` follows.
+    fn cancelled(&mut self, why: Cancelled) -> Report;
     /// The handler of a cancelled call has exited. `None` if it ran past the grace or the worker is lost.
     fn exited(self, exit: Option<HandlerExit>, after: Duration);
     /// `what` has ended. The worker may have run the call.
@@ -31,7 +30,7 @@ pub trait PendingCall: Send + 'static {
     fn stalled(&self);
 }
 
-/// Sends an event.
+/// Sends an event, or a reply, once the table of calls is unlocked.
 pub type Report = Box<dyn FnOnce() + Send>;
 
 /// Why a caller no longer waits. The handler of its call may still run.

@@ -62,8 +62,8 @@ pub(super) struct Entry<P> {
 
 /// The calls whose timers have fired.
 pub(super) struct Due<P> {
-    /// Calls past their deadlines, now cancelled.
-    pub(super) timed_out: Vec<u64>,
+    /// Calls past their deadlines, now cancelled, with what informs their callers.
+    pub(super) timed_out: Vec<(u64, Report)>,
     /// Cancelled calls whose handlers run past the grace, and when each was cancelled.
     pub(super) past_grace: Vec<(P, Instant)>,
 }
@@ -209,22 +209,20 @@ impl<P: PendingCall> State<P> {
         self.progress = Instant::now();
     }
 
-    /// Returns whether this cancels the call: only once, and only while it is in the table.
-    pub(super) fn cancel(&mut self, id: u64, why: Cancelled) -> bool {
+    /// Returns what informs the caller if this cancels the call: only once, and only while it is in the table.
+    pub(super) fn cancel(&mut self, id: u64, why: Cancelled) -> Option<Report> {
         let now = Instant::now();
         let until = now + self.grace;
-        let Some(index) = self.index(id) else {
-            return false;
-        };
+        let index = self.index(id)?;
         let entry = &mut self.calls[index];
         if entry.cancelled_at.is_some() {
-            return false;
+            return None;
         }
         entry.cancelled_at = Some(now);
         entry.timer = Some(until);
-        entry.call.cancelled(why);
+        let report = entry.call.cancelled(why);
         self.expect_timer(Some(until));
-        true
+        Some(report)
     }
 
     pub(super) fn take_due(&mut self, now: Instant) -> Due<P> {
@@ -241,8 +239,8 @@ impl<P: PendingCall> State<P> {
         for (id, cancelled_at) in fired {
             match cancelled_at {
                 None => {
-                    self.cancel(id, Cancelled::TimedOut);
-                    due.timed_out.push(id);
+                    let report = self.cancel(id, Cancelled::TimedOut);
+                    due.timed_out.extend(report.map(|report| (id, report)));
                 }
                 Some(at) => due
                     .past_grace
@@ -383,8 +381,9 @@ mod tests {
             self.batched
         }
         fn replied(self, _reply: ReplyFrame) {}
-        fn cancelled(&mut self, why: Cancelled) {
-            self.told.lock().push(format!("cancelled: {why:?}"));
+        fn cancelled(&mut self, why: Cancelled) -> Report {
+            let told = self.told.clone();
+            Box::new(move || told.lock().push(format!("cancelled: {why:?}")))
         }
         fn exited(self, _exit: Option<HandlerExit>, _after: Duration) {}
         fn lost(self, _what: Lost, _cause: &str) {}
@@ -417,8 +416,11 @@ mod tests {
         let before = state.take_due(now);
         assert!(before.timed_out.is_empty() && before.past_grace.is_empty());
         let due = state.take_due(deadline);
-        assert_eq!(due.timed_out, [id]);
         assert!(due.past_grace.is_empty());
+        let [(timed_out, report)] = due.timed_out.try_into().ok().unwrap();
+        assert_eq!(timed_out, id);
+        assert!(call.told().is_empty());
+        report();
         assert_eq!(call.told(), ["cancelled: TimedOut"]);
         let due = state.take_due(Instant::now() + GRACE);
         assert!(due.timed_out.is_empty());
@@ -429,9 +431,9 @@ mod tests {
     #[test]
     fn a_call_is_cancelled_once() {
         let (mut state, calls) = state(1, 1);
-        assert!(state.cancel(1, Cancelled::ByCaller));
-        assert!(!state.cancel(1, Cancelled::TimedOut));
-        assert!(!state.cancel(2, Cancelled::ByCaller));
+        state.cancel(1, Cancelled::ByCaller).unwrap()();
+        assert!(state.cancel(1, Cancelled::TimedOut).is_none());
+        assert!(state.cancel(2, Cancelled::ByCaller).is_none());
         assert_eq!(calls[0].told(), ["cancelled: ByCaller"]);
         assert!(state.take(1).unwrap().cancelled_at.is_some());
     }
@@ -535,7 +537,8 @@ mod tests {
         assert_eq!(state.arm(now, None), Some(at(1)));
         assert!(state.take_due(at(1)).timed_out.is_empty());
         assert_eq!(state.arm(at(1), None), Some(at(5)));
-        assert_eq!(state.take_due(at(9)).timed_out, [2, 3]);
+        let timed_out = state.take_due(at(9)).timed_out.into_iter();
+        assert_eq!(timed_out.map(|(id, _)| id).collect::<Vec<_>>(), [2, 3]);
     }
 
     #[test]

@@ -90,8 +90,9 @@ impl PendingCall for Call {
     fn replied(self, reply: ReplyFrame) {
         self.tell(Event::Replied(self.name, reply.handler_ns));
     }
-    fn cancelled(&mut self, why: Cancelled) {
-        self.tell(Event::Cancelled(self.name, why));
+    fn cancelled(&mut self, why: Cancelled) -> Report {
+        let (name, events) = (self.name, self.events.clone());
+        Box::new(move || events.send(Event::Cancelled(name, why)).unwrap())
     }
     fn exited(self, exit: Option<HandlerExit>, _after: Duration) {
         self.tell(Event::Exited(self.name, exit));

@@ -318,16 +318,15 @@ impl PendingCall for UnaryCall {
         self.answer(frame, None);
     }
 
-    fn cancelled(&mut self, why: Cancelled) {
-        let Some(reply) = self.reply.take() else {
-            return;
-        };
-        match why {
-            Cancelled::TimedOut => {
+    fn cancelled(&mut self, why: Cancelled) -> Report {
+        let reply = self.reply.take();
+        match (reply, why) {
+            (Some(reply), Cancelled::TimedOut) => {
+                let (clock, failure) = (self.clock.clone(), self.call.timed_out());
                 let request_id = self.call.header.request_id().to_owned();
-                fail(reply, self.clock.clone(), request_id, self.call.timed_out());
+                Box::new(move || fail(reply, clock, request_id, failure))
             }
-            Cancelled::ByCaller => reply.forget(),
+            (reply, _) => Box::new(move || reply.into_iter().for_each(Reply::forget)),
         }
     }
 
