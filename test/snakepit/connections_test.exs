@@ -110,6 +110,36 @@ defmodule Snakepit.ConnectionsTest do
     assert {:ok, %{restarts: 0}} = Snakepit.stats(pool)
   end
 
+  @tag :tmp_dir
+  test "a worker is not killed for a cancelled call while it connects again", %{tmp_dir: dir} do
+    grace = [kill_grace: 3_000]
+
+    options = [
+      transport: :tcp,
+      max_concurrency: 8,
+      env: environment(),
+      health_interval: :infinity
+    ]
+
+    pool = start_server_pool!(Adapter, grace ++ options)
+    [worker] = worker_pids(pool)
+    {:ok, call} = Snakepit.start_stream("endless", %{}, pool: pool, demand: 1)
+    assert [0] = indexes(call, 1)
+    :ok = :sys.suspend(worker)
+
+    eventually(fn ->
+      {:messages, messages} = Process.info(worker, :messages)
+      Enum.any?(messages, &match?({_ref, {:closed, _lasted_ms}}, &1))
+    end)
+
+    assert :ok = Snakepit.cancel(call)
+    # A worker with as much time is killed later.
+    await_killed!(grace, Path.join(dir, "started"))
+    :ok = :sys.resume(worker)
+    eventually(fn -> match?({:ok, %{in_flight: 0}}, Snakepit.stats(pool)) end, @patience)
+    assert_serves(%{pool: pool, worker: worker})
+  end
+
   test "a worker whose sessions time out while it connects again keeps its calls" do
     options = [transport: :tcp, max_concurrency: 8, env: environment()]
     pool = start_server_pool!(Adapter, [health_interval: :infinity] ++ options)
@@ -253,6 +283,29 @@ defmodule Snakepit.ConnectionsTest do
     assert over_connections(peer, load) == []
   end
 
+  @tag :tmp_dir
+  test "calls on a user's own channel share an attempt to connect that takes longer than one of them",
+       %{
+         tmp_dir: dir
+       } do
+    file = Path.join(dir, "port")
+    {proxy, address} = Proxy.start!(file)
+    start_server!("tcp:127.0.0.1:0", %{"SERVER_PORT_FILE" => file})
+    {:ok, channel} = Client.connect(address, timeout: @patience)
+    assert {:ok, %{"a" => 1}} = Client.execute(channel, "echo", %{a: 1})
+    :ok = Proxy.hold(proxy)
+
+    eventually(fn ->
+      assert {:error, _} = Client.execute(channel, "echo", %{a: 1}, timeout: 10)
+      Proxy.held(proxy) > 0
+    end)
+
+    for _ <- 1..3, do: assert({:error, _} = Client.execute(channel, "echo", %{a: 1}, timeout: 10))
+    # One for unary calls, if the server has that, and one for all else.
+    assert Proxy.release(proxy) <= 2
+    assert {:ok, %{"a" => 1}} = Client.execute(channel, "echo", %{a: 1}, timeout: @patience)
+  end
+
   test "a user's own channel finds a restarted server" do
     socket = Path.join(System.tmp_dir!(), "snakepit-#{System.unique_integer([:positive])}.sock")
     on_exit(fn -> File.rm(socket) end)
@@ -294,6 +347,18 @@ defmodule Snakepit.ConnectionsTest do
     pool = start_server_pool!(Adapter, [transport: :tcp, env: env] ++ options)
     [worker] = worker_pids(pool)
     %{pool: pool, worker: worker, proxy: proxy, sick: sick}
+  end
+
+  defp await_killed!(options, started) do
+    pool = start_pool!(options)
+    [worker] = worker_pids(pool)
+    monitor = Process.monitor(worker)
+    args = %{seconds: 600, started: started}
+    call = Task.async(fn -> Snakepit.execute("sleep", args, pool: pool) end)
+    eventually(fn -> File.exists?(started) end)
+    Task.shutdown(call, :brutal_kill)
+    assert_receive {:DOWN, ^monitor, :process, ^worker, {:shutdown, reason}}, @patience
+    assert {:call_continued, _why} = reason
   end
 
   defp assert_serves(%{pool: pool, worker: worker}) do

@@ -16,6 +16,13 @@ defmodule Snakepit.Test.Proxy do
   """
   def break(proxy, limits), do: GenServer.call(proxy, {:break, limits})
 
+  @doc "Ends all connections. The next ones are passed on only after `release/1`, which returns how many they were."
+  def hold(proxy), do: GenServer.call(proxy, :hold)
+  def release(proxy), do: GenServer.call(proxy, :release)
+
+  @doc "How many connections are held."
+  def held(proxy), do: GenServer.call(proxy, :held)
+
   @doc "The limits that are left."
   def limits(proxy), do: GenServer.call(proxy, :limits)
 
@@ -26,7 +33,8 @@ defmodule Snakepit.Test.Proxy do
     {:ok, listener} = :gen_tcp.listen(0, [ip: {127, 0, 0, 1}] ++ @options)
     proxy = self()
     spawn_link(fn -> accept(listener, proxy) end)
-    {:ok, %{listener: listener, port_file: port_file, limits: [], others: %{}, left: %{}}}
+    state = %{listener: listener, port_file: port_file, held: nil}
+    {:ok, Map.merge(state, %{limits: [], others: %{}, left: %{}})}
   end
 
   @impl true
@@ -35,26 +43,23 @@ defmodule Snakepit.Test.Proxy do
     {:reply, port, state}
   end
 
-  def handle_call({:break, limits}, _from, state) do
-    for socket <- Map.keys(state.others), do: :gen_tcp.close(socket)
-    {:reply, :ok, %{state | limits: limits, others: %{}, left: %{}}}
-  end
+  def handle_call({:break, limits}, _from, state),
+    do: {:reply, :ok, %{close_all(state) | limits: limits}}
+
+  def handle_call(:hold, _from, state), do: {:reply, :ok, %{close_all(state) | held: []}}
+
+  def handle_call(:release, _from, %{held: held} = state),
+    do: {:reply, length(held), Enum.reduce(held, %{state | held: nil}, &pass_on/2)}
+
+  def handle_call(:held, _from, state), do: {:reply, length(state.held), state}
 
   def handle_call(:limits, _from, state), do: {:reply, state.limits, state}
 
   @impl true
-  def handle_info({:accepted, client}, state) do
-    port = state.port_file |> File.read!() |> String.to_integer()
-    {:ok, server} = :gen_tcp.connect({127, 0, 0, 1}, port, @options)
-    state = update_in(state.others, &Map.merge(&1, %{client => server, server => client}))
-    for socket <- [client, server], do: :inet.setopts(socket, active: true)
+  def handle_info({:accepted, client}, %{held: held} = state) when held != nil,
+    do: {:noreply, %{state | held: [client | held]}}
 
-    case state.limits do
-      [] -> {:noreply, state}
-      [0 | limits] -> {:noreply, close(client, %{state | limits: limits})}
-      [limit | limits] -> {:noreply, %{put_in(state.left[client], limit) | limits: limits}}
-    end
-  end
+  def handle_info({:accepted, client}, state), do: {:noreply, pass_on(client, state)}
 
   def handle_info({:tcp, socket, data}, state) when is_map_key(state.others, socket) do
     case state.left do
@@ -74,6 +79,24 @@ defmodule Snakepit.Test.Proxy do
 
   def handle_info({:tcp_closed, socket}, state), do: {:noreply, close(socket, state)}
   def handle_info(_late, state), do: {:noreply, state}
+
+  defp pass_on(client, state) do
+    port = state.port_file |> File.read!() |> String.to_integer()
+    {:ok, server} = :gen_tcp.connect({127, 0, 0, 1}, port, @options)
+    state = update_in(state.others, &Map.merge(&1, %{client => server, server => client}))
+    for socket <- [client, server], do: :inet.setopts(socket, active: true)
+
+    case state.limits do
+      [] -> state
+      [0 | limits] -> close(client, %{state | limits: limits})
+      [limit | limits] -> %{put_in(state.left[client], limit) | limits: limits}
+    end
+  end
+
+  defp close_all(state) do
+    for socket <- Map.keys(state.others), do: :gen_tcp.close(socket)
+    %{state | others: %{}, left: %{}}
+  end
 
   defp close(socket, state) do
     {other, others} = Map.pop(state.others, socket)

@@ -12,9 +12,12 @@ use crate::{
 use parking_lot::Mutex;
 use snakepit_proto::HealthRequest;
 use snakepit_wire::Address;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::{
-    sync::oneshot,
+    sync::{oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -114,12 +117,16 @@ impl<P: PendingCall> Connection<P> {
     }
 }
 
+/// How an attempt to reconnect has ended; `None` before.
+type Attempt<P> = watch::Sender<Option<Result<Arc<Connection<P>>, Failure>>>;
+
 /// A server, with the current connection to it.
 pub struct Endpoint<P: PendingCall> {
     present: Mutex<Arc<Connection<P>>>,
     /// How to reconnect. `None` if the owner reconnects.
     target: Option<Target>,
-    connecting: tokio::sync::Mutex<()>,
+    /// Taken before `present`.
+    attempt: Mutex<Weak<Attempt<P>>>,
 }
 
 impl<P: PendingCall> Endpoint<P> {
@@ -127,7 +134,7 @@ impl<P: PendingCall> Endpoint<P> {
         Arc::new(Self {
             present: Mutex::new(present),
             target,
-            connecting: tokio::sync::Mutex::default(),
+            attempt: Mutex::default(),
         })
     }
 
@@ -141,25 +148,40 @@ impl<P: PendingCall> Endpoint<P> {
         (self.target.is_none() || !present.channel.closed.is_cancelled()).then_some(present)
     }
 
-    /// Reconnects if the current connection is closed.
-    pub async fn connected(&self) -> Result<Arc<Connection<P>>, Failure> {
-        if let Some(present) = self.open() {
-            return Ok(present);
-        }
-        let _connecting = self.connecting.lock().await;
-        match (self.open(), &self.target) {
-            (Some(present), _) => Ok(present),
-            (None, None) => Ok(self.present()),
-            (None, Some(target)) => {
-                let connection = Connection::new(target).await?;
-                *self.present.lock() = connection.clone();
-                Ok(connection)
+    /// Reconnects if the current connection is closed, in one attempt for all that wait. Each of them may cease to wait.
+    pub async fn connected(self: &Arc<Self>) -> Result<Arc<Connection<P>>, Failure> {
+        let Some(target) = &self.target else {
+            return Ok(self.present());
+        };
+        let mut result = {
+            let mut attempt = self.attempt.lock();
+            if let Some(present) = self.open() {
+                return Ok(present);
             }
+            let running = attempt.upgrade().unwrap_or_else(|| {
+                let running = Arc::new(Attempt::new(None));
+                *attempt = Arc::downgrade(&running);
+                let endpoint = Arc::downgrade(self);
+                tokio::spawn(Self::reconnect(endpoint, target.clone(), running.clone()));
+                running
+            });
+            running.subscribe()
+        };
+        let result = result.wait_for(Option::is_some).await;
+        let result = result.ok().and_then(|result| result.clone());
+        result.unwrap_or(Err(Failure::Dropped))
+    }
+
+    async fn reconnect(endpoint: Weak<Self>, target: Target, attempt: Arc<Attempt<P>>) {
+        let result = Connection::new(&target).await;
+        if let (Ok(connection), Some(endpoint)) = (&result, endpoint.upgrade()) {
+            *endpoint.present.lock() = connection.clone();
         }
+        attempt.send_replace(Some(result));
     }
 
     /// Sends an RPC that is not a call, again on another connection if it has not started on the first.
-    pub async fn ask<T, F>(&self, rpc: impl Fn(Channel) -> F) -> Result<T, Failure>
+    pub async fn ask<T, F>(self: &Arc<Self>, rpc: impl Fn(Channel) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {

@@ -49,7 +49,7 @@ pub enum Fault {
     Unknown,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     #[error("{}", saturated_text(*.max_queue, *.remote))]
     Saturated {

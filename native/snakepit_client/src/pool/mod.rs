@@ -372,10 +372,9 @@ impl<W: Worker> Lease<W> {
         self.slot.behind && self.dispatcher.lock().is_in_use(self.slot.key)
     }
 
-    /// The worker with its present connection; the lease's own once it was removed.
-    pub fn present_worker(&self) -> W {
-        let present = self.dispatcher.lock().worker(self.slot.key);
-        present.unwrap_or_else(|| self.slot.worker.clone())
+    /// The worker with its present connection, unless it was removed.
+    pub fn present_worker(&self) -> Option<W> {
+        self.dispatcher.lock().worker(self.slot.key)
     }
 
     /// The connection takes no more calls: the worker gets none before it has another one.

@@ -135,7 +135,8 @@ enum Answer {
 /// handler runs past the grace, its worker is killed. Either way the worker's owner is notified.
 ///
 /// A server in Python answers nothing while a command holds Python's lock. That may be an earlier command, behind which
-/// this one has not begun: then the worker is not killed. If it never answers again, its health checks say so.
+/// this one has not begun: then the worker is not killed. If it never answers again, its health checks say so. Neither is
+/// it killed while it is without a connection: if it cannot be reached again, it is replaced.
 async fn await_exit(mut lease: Lease<Arc<Worker>>, call: CancelledCall) {
     let since = Instant::now();
     let grace = lease.worker().kill_grace;
@@ -145,7 +146,7 @@ async fn await_exit(mut lease: Lease<Arc<Worker>>, call: CancelledCall) {
         let asked = tokio::time::timeout(left, ask_exit(&lease, call.id, left)).await;
         left = match asked.unwrap_or(Answer::Nothing) {
             Answer::Exited(exit) => break Some(exit),
-            Answer::Nothing if lease.may_wait() => grace,
+            Answer::Nothing if lease.may_wait() || is_reconnecting(&lease) => grace,
             Answer::Refused => match grace.checked_sub(since.elapsed()) {
                 Some(left) => left,
                 None => break None,
@@ -202,9 +203,19 @@ pub(super) fn handler_exited(
     }
 }
 
+/// Whether the worker has ended its connection, and has no other one yet.
+fn is_reconnecting(lease: &Lease<Arc<Worker>>) -> bool {
+    let worker = lease.present_worker();
+    let connection = worker
+        .as_ref()
+        .and_then(|worker| worker.connection.as_ref());
+    connection.is_some_and(|connection| connection.channel.closed.is_cancelled())
+}
+
 async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64, within: Duration) -> Answer {
     loop {
-        let worker = lease.present_worker();
+        let present = lease.present_worker();
+        let worker = present.as_ref().unwrap_or_else(|| lease.worker());
         let Some(connection) = &worker.connection else {
             return Answer::No;
         };
