@@ -10,6 +10,7 @@ defmodule Snakepit.ProcessTest do
   alias Snakepit.Native
   alias Snakepit.Pool.{Membership, OSProcess, Output, Pipe}
   alias Snakepit.Test.{Log, Peers}
+  require Peers
 
   @moduletag :tmp_dir
   @commands [class: "output_commands:OutputCommands", paths: ["test/support/python"]]
@@ -204,6 +205,24 @@ defmodule Snakepit.ProcessTest do
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
   end
 
+  test "a worker that closes its standard input is killed, and a call that it does not get runs in another" do
+    pool = start_pool!(adapter: LyingStdio, adapter_args: [], health_interval: :infinity)
+    Log.follow(pool)
+    assert {:ok, %{}} = Snakepit.execute("close_input", %{}, pool: pool)
+    Log.await(pool, "closed now")
+    options = [pool: pool, timeout: @patience, queue_timeout: @patience]
+    assert {:ok, _} = Snakepit.execute("ping", %{}, options)
+    Log.await(pool, "it closed its standard input")
+  end
+
+  test "a worker that closes its standard output is killed" do
+    pool = start_pool!(adapter: LyingStdio, adapter_args: [], health_interval: :infinity)
+    Log.follow(pool)
+    assert {:ok, %{}} = Snakepit.execute("close_output", %{}, pool: pool)
+    Log.await(pool, "it closed its standard output")
+    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+  end
+
   test "a worker over stdin and stdout that is killed while a message is written to it leaves its signal" do
     pool = start_pool!(adapter: GenericPythonV2)
     os_pid = os_pid(pool)
@@ -276,6 +295,40 @@ defmodule Snakepit.ProcessTest do
     assert {:ok, [{_, one}, {_, two}]} = Pipe.open_all([first, first])
     assert File.exists?(one) and File.exists?(two)
     for path <- [one, two], do: Pipe.opened(path)
+  end
+
+  test "a worker that does not start because the BEAM has no port left says so", %{tmp_dir: dir} do
+    peer = Peers.start!(args: [~c"+Q", ~c"1024"])
+
+    options = [
+      name: :"pool#{System.unique_integer([:positive])}",
+      adapter: GenericPythonV2,
+      adapter_args: @commands
+    ]
+
+    result =
+      Peers.on peer do
+        open = fn ->
+          try do
+            Port.open({:spawn_driver, ~c"ram_file_drv"}, [])
+          rescue
+            SystemLimitError -> nil
+          end
+        end
+
+        ports = open |> Stream.repeatedly() |> Enum.take_while(& &1)
+        {:ok, _} = Snakepit.Pool.start_link(options)
+        ready = Snakepit.Pool.await_ready(options[:name], 60_000)
+
+        {ready, Snakepit.Pool.Pipe.open_named(&String.upcase/1, Path.join(dir, "pipe")),
+         length(ports)}
+      end
+
+    assert {{:error, %Error{reason: :worker_start_failed, message: message}}, pipe, _ports} =
+             result
+
+    assert message =~ "the BEAM has no port left"
+    assert {:error, "mkfifo cannot be run: a system limit" <> _} = pipe
   end
 
   test "a named pipe that cannot be created is an error", %{tmp_dir: dir} do

@@ -56,7 +56,8 @@ defmodule Snakepit.Pool.OSProcess do
     * the messages of `Snakepit.Pool.Output.open/4`
     * with `:messages`, the largest size of a message, instead of its standard output: `{ref,
       {:message, binary}}` for each message, after which `handled/1` must be called; `{ref,
-      :closed}` at the end, and `{ref, {:too_large, size}}` for a larger message
+      :closed}` at the end, and `{ref, {:too_large, size}}` for a larger message; `{ref,
+      :input_closed}` when it has closed its standard input and `write/2` has found that
 
   `env` takes precedence over all other variables. `:token` begins the line with which the process
   announces itself. With `held: true` its output is logged only once it is ready.
@@ -107,11 +108,7 @@ defmodule Snakepit.Pool.OSProcess do
     kill(process)
     opened(process)
 
-    if messages = process.messages do
-      Native.messages_finish(messages.native)
-      Native.input_finish(messages.input)
-    end
-
+    if messages = process.messages, do: Native.input_finish(messages.input)
     Output.finish(process.output)
   end
 
@@ -134,7 +131,7 @@ defmodule Snakepit.Pool.OSProcess do
   defp open_messages(limit, output) do
     ref = make_ref()
 
-    case Pipe.open_all([&Native.messages_open(ref, limit, &1), &Native.input_open/1]) do
+    case Pipe.open_all([&Native.messages_open(ref, limit, &1), &Native.input_open(ref, &1)]) do
       {:ok, [{native, path}, {input, input_path}]} ->
         {:ok, %{ref: ref, native: native, path: path, input: input, input_path: input_path}}
 
@@ -144,7 +141,15 @@ defmodule Snakepit.Pool.OSProcess do
     end
   end
 
-  defp opened(process), do: process |> paths() |> Enum.each(&Pipe.opened/1)
+  # It has opened its ends of the pipes, or never will.
+  defp opened(process) do
+    process |> paths() |> Enum.each(&Pipe.opened/1)
+
+    if messages = process.messages do
+      Native.messages_opened(messages.native)
+      Native.input_opened(messages.input)
+    end
+  end
 
   # For its standard output, its standard error and, if that is not the port's, its standard input.
   defp paths(%{messages: nil, output: output}), do: [output.path, output.path]
@@ -181,7 +186,11 @@ defmodule Snakepit.Pool.OSProcess do
   @doc "One of its messages was handled: another one may be read."
   def handled(process), do: Native.messages_handled(process.messages.native)
 
-  @doc "Writes a message to its standard input, or has it written when there is room in the pipe."
+  @doc """
+  Writes a message to its standard input, or has it written when there is room in the pipe. Returns `:closed` if it does
+  not get the message because it has closed its standard input.
+  """
+  @spec write(t, binary) :: :ok | :closed
   def write(%{messages: %{input: input}}, message) when byte_size(message) > @large,
     do: Native.input_write_large(input, message)
 
@@ -214,6 +223,10 @@ defmodule Snakepit.Pool.OSProcess do
 
   defp reason(%ErlangError{original: reason}) when is_atom(reason),
     do: "#{:file.format_error(reason)} (#{reason})"
+
+  # Rescued as an `ErlangError`.
+  defp reason(%SystemLimitError{}),
+    do: "the BEAM has no port left; raise its limit by the option +Q of erl"
 
   defp reason(error), do: Exception.message(error)
 

@@ -52,9 +52,12 @@ defmodule Snakepit.Pool.Pipe do
       {message, _status} -> {:error, message}
     end
   rescue
-    error in ErlangError ->
-      {:error, "mkfifo cannot be run: #{:file.format_error(error.original)}"}
+    error in ErlangError -> {:error, "mkfifo cannot be run: #{reason(error)}"}
   end
+
+  defp reason(%ErlangError{original: reason}), do: :file.format_error(reason)
+  # Of the BEAM's ports, for example.
+  defp reason(error), do: Exception.message(error)
 
   @doc "The worker has opened it, or never will: removes the path."
   @spec opened(Path.t()) :: :ok

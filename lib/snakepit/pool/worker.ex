@@ -11,7 +11,7 @@ defmodule Snakepit.Pool.Worker do
   alias Snakepit.Telemetry
   alias Snakepit.TwoWay.Answer
 
-  # How long a process may continue after it has closed its standard output, in ms.
+  # How long a process may continue after it has closed its standard input or output, in ms.
   @exit_grace 5_000
   # How many reports of a call's progress are passed on in a second, and how many events of a worker for
   # telemetry. One of Snakepit's own workers sends about half as many.
@@ -70,13 +70,20 @@ defmodule Snakepit.Pool.Worker do
   end
 
   def handle_info({:call, ref, %{left: left} = call}, state) do
-    timer = left && Process.send_after(self(), {:deadline, call.id}, left)
-    monitor = Process.monitor(call.caller)
-    OSProcess.write(state.membership.process, call.message)
-    asks = call.asks && Process.monitor(call.asks)
-    own = %{ref: ref, timer: timer, monitor: monitor, asks_monitor: asks, open_asks: %{}}
-    call = call |> Map.drop([:message]) |> Map.merge(own)
-    {:noreply, put_in(state.calls[call.id], call)}
+    case OSProcess.write(state.membership.process, call.message) do
+      :ok ->
+        timer = left && Process.send_after(self(), {:deadline, call.id}, left)
+        monitor = Process.monitor(call.caller)
+        asks = call.asks && Process.monitor(call.asks)
+        own = %{ref: ref, timer: timer, monitor: monitor, asks_monitor: asks, open_asks: %{}}
+        call = call |> Map.drop([:message]) |> Map.merge(own)
+        {:noreply, put_in(state.calls[call.id], call)}
+
+      :closed ->
+        Membership.pause(state.membership)
+        send(ref, {call.tag, :not_started})
+        {:noreply, state}
+    end
   end
 
   def handle_info(
@@ -111,12 +118,18 @@ defmodule Snakepit.Pool.Worker do
   end
 
   def handle_info({ref, :closed}, %{membership: %{process: %{messages: %{ref: ref}}}} = state) do
-    Process.send_after(self(), :messages_closed, @exit_grace)
-    next(Membership.messages_closed(state.membership), state)
+    next(Membership.messages_closed(state.membership), closed("output", state))
   end
 
-  def handle_info(:messages_closed, %{membership: %{exit_text: nil}} = state),
-    do: {:noreply, kill("it closed its standard output", state)}
+  def handle_info(
+        {ref, :input_closed},
+        %{membership: %{process: %{messages: %{ref: ref}}}} = state
+      ),
+      do: {:noreply, closed("input", state)}
+
+  # One that is leaving has its time to exit.
+  def handle_info({:closed, which}, %{membership: %{exit_text: nil, leaving: nil}} = state),
+    do: {:noreply, kill("it closed its standard #{which}", state)}
 
   # The answer of a tool, which the worker may wait for no longer.
   def handle_info({:answer, call_id, ask_id, message}, state) do
@@ -216,6 +229,13 @@ defmodule Snakepit.Pool.Worker do
 
   defp next({:stop, membership}, state),
     do: {:stop, Membership.stop_reason(membership), %{state | membership: membership}}
+
+  # Its process has usually exited, and soon reports how.
+  defp closed(which, state) do
+    Membership.pause(state.membership)
+    Process.send_after(self(), {:closed, which}, @exit_grace)
+    state
+  end
 
   defp kill(why, state), do: %{state | membership: Membership.kill(state.membership, why)}
 

@@ -1,7 +1,5 @@
 //! The messages that a worker reads from its standard input: 4 bytes of length, big-endian, and as many bytes.
-//!
-//! A port of the BEAM that finds its pipe closed reports that, and no longer how the process exits. This process therefore
-//! has the worker's end of this pipe open as well, until it knows how the worker has exited.
+//! A port of the BEAM that finds its pipe closed reports that, and no longer how the process exits.
 
 use crate::pipe::OtherEnd;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -29,7 +27,7 @@ pub struct Input {
 }
 
 struct Queue {
-    /// None once nothing is to be written any more.
+    /// None once the worker has closed the pipe, or gets no more messages.
     writer: Option<Arc<File>>,
     messages: VecDeque<Bytes>,
     /// Whether `drive` writes them.
@@ -51,32 +49,43 @@ impl Input {
         }
     }
 
-    /// Writes a message, or leaves it to `drive` if the pipe does not take all of it.
-    pub fn write(&self, message: &[u8]) {
+    /// The worker has opened its end.
+    pub fn opened(&self) {
+        self.reader.release();
+    }
+
+    /// Writes a message, or leaves it to `drive` if the pipe does not take all of it. Returns false if the worker does not
+    /// get the message because it has closed the pipe.
+    pub fn write(&self, message: &[u8]) -> bool {
         let mut framed = BytesMut::with_capacity(4 + message.len());
         framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
         framed.put_slice(message);
         let mut queue = self.queue.lock();
         if queue.writer.is_none() {
-            return;
+            return false;
         }
         queue.messages.push_back(framed.freeze());
         if !queue.is_left {
             queue.write_some();
-            if queue.is_left {
+            if queue.is_left || queue.writer.is_none() {
                 self.left.notify_one();
             }
         }
+        queue.writer.is_some()
     }
 
-    /// Writes what is left, whenever there is room, until `finish`.
-    pub async fn drive(&self) {
+    /// Writes what is left, whenever there is room, until `finish`. Returns true if before that a write has shown that the
+    /// worker has closed the pipe.
+    pub async fn drive(&self) -> bool {
         let writing = async {
             loop {
                 self.left.notified().await;
                 // The system may have no room for another wait at the moment.
                 while self.write_left().await.is_err() {
                     sleep(RETRY_AFTER).await;
+                }
+                if self.queue.lock().writer.is_none() {
+                    return;
                 }
             }
         };
@@ -85,6 +94,7 @@ impl Input {
             () = self.finished.cancelled() => {}
             () = writing => {}
         }
+        !self.finished.is_cancelled()
     }
 
     async fn write_left(&self) -> io::Result<()> {
@@ -147,7 +157,10 @@ impl Queue {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Nobody reads them any more.
-                Err(_) => self.messages.clear(),
+                Err(_) => {
+                    self.messages.clear();
+                    self.writer = None;
+                }
             }
         }
         false
@@ -243,6 +256,29 @@ mod tests {
         });
         let rest = read.await.unwrap();
         assert!(b"\0\0\0\x04last".starts_with(&rest));
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_has_closed_the_pipe_is_found_at_the_next_message() {
+        let (input, worker, _) = open();
+        input.opened();
+        let driving = input.drive();
+        assert!(input.write(b"is in the pipe"));
+        drop(worker);
+        assert!(!input.write(b"is not read"));
+        assert!(driving.await);
+        assert!(!input.write(b"neither"));
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_closes_the_pipe_within_a_message_is_found() {
+        let (input, mut worker, _) = open();
+        input.opened();
+        let driving = input.drive();
+        assert!(input.write(&vec![0; 1_000_000]));
+        worker.read_exact(&mut [0; 10_000]).unwrap();
+        drop(worker);
+        assert!(driving.await);
     }
 
     #[tokio::test]

@@ -46,8 +46,8 @@ impl Messages {
         self.room.add_permits(1);
     }
 
-    /// The worker has ended, or is about to: its pipe ends with it.
-    pub fn finish(&self) {
+    /// The worker has opened its end, or never will: the pipe ends once it is closed.
+    pub fn opened(&self) {
         self.writer.release();
     }
 
@@ -130,7 +130,7 @@ mod tests {
         let (receiver, messages, mut worker) = open();
         worker.write_all(written).unwrap();
         drop(worker);
-        messages.finish();
+        messages.opened();
         let mut read = Vec::new();
         let end = messages.read(receiver, limit, |one| read.push(one)).await;
         (read, end)
@@ -160,7 +160,7 @@ mod tests {
             worker.write_all(b"\0\0\0\x01x").unwrap();
         }
         drop(worker);
-        messages.finish();
+        messages.opened();
         let (tx, mut read) = tokio::sync::mpsc::unbounded_channel();
         let handle = |message: Vec<u8>| tx.send(message).unwrap();
         let reading = messages.read(receiver, 1, handle);

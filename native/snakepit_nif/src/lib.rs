@@ -54,6 +54,7 @@ mod atoms {
         grpc_status,
         grpc_unavailable,
         infinity,
+        input_closed,
         internal_error,
         invalid_args,
         invalid_result,

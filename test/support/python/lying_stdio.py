@@ -1,9 +1,10 @@
-"""A worker over stdin and stdout that lies about a size, or sends unrequested messages."""
+"""A worker over stdin and stdout that lies about a size, or does what else none may do."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 
 
@@ -35,5 +36,10 @@ while True:
         write(answer)
         while True:
             write(answer * 1000)
+    elif request["command"] in ("close_input", "close_output"):
+        write(answer)
+        os.close(0 if request["command"] == "close_input" else 1)
+        print("closed now", file=sys.stderr, flush=True)
+        signal.pause()
     else:
         write(answer)

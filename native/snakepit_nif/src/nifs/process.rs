@@ -205,10 +205,10 @@ fn messages_handled(messages: ResourceArc<MessagesResource>) -> Atom {
     atoms::ok()
 }
 
-/// The worker has ended: its remaining output is still read.
+/// The worker has opened its end, or never will: the messages end once it is closed.
 #[rustler::nif]
-fn messages_finish(messages: ResourceArc<MessagesResource>) -> Atom {
-    messages.0.finish();
+fn messages_opened(messages: ResourceArc<MessagesResource>) -> Atom {
+    messages.0.opened();
     atoms::ok()
 }
 
@@ -229,18 +229,32 @@ impl Drop for InputResource {
     }
 }
 
-/// Opens a pipe for the messages to a worker, as `output_open` does: `{:ok, input, path}` or `:named`.
+/// Opens a pipe for the messages to a worker, as `output_open` does: `{:ok, input, path}` or `:named`. The caller gets
+/// `{ref, :input_closed}` when a message cannot be written because the worker has closed the pipe.
 #[rustler::nif]
-fn input_open(env: Env<'_>, path: Option<String>) -> NifResult<Term<'_>> {
+fn input_open<'a>(env: Env<'a>, reference: Term<'a>, path: Option<String>) -> NifResult<Term<'a>> {
+    let mut notifier = Notifier::new(env, reference);
     open(env, pipe::writable, path, |runtime, pipe| {
         let input = Arc::new(Input::new(pipe.writer, pipe.reader));
         let driven = input.clone();
-        runtime.spawn(async move { driven.drive().await });
+        runtime.spawn(async move {
+            if driven.drive().await {
+                notifier.owner(|env, reference| (reference, atoms::input_closed()).encode(env));
+            }
+        });
         (ResourceArc::new(InputResource(input)), pipe.path)
     })
 }
 
-/// Writes a message, or has it written when there is room.
+/// The worker has opened its end, or never will: a write fails once it is closed.
+#[rustler::nif]
+fn input_opened(input: ResourceArc<InputResource>) -> Atom {
+    input.0.opened();
+    atoms::ok()
+}
+
+/// Writes a message, or has it written when there is room: `:ok`. Returns `:closed` if the worker does not get it because
+/// it has closed the pipe.
 #[rustler::nif]
 fn input_write(input: ResourceArc<InputResource>, message: Binary<'_>) -> Atom {
     write(&input, &message)
@@ -253,8 +267,11 @@ fn input_write_large(input: ResourceArc<InputResource>, message: Binary<'_>) -> 
 }
 
 fn write(input: &InputResource, message: &[u8]) -> Atom {
-    input.0.write(message);
-    atoms::ok()
+    if input.0.write(message) {
+        atoms::ok()
+    } else {
+        atoms::closed()
+    }
 }
 
 /// The worker has exited: what it has not read is dropped.
