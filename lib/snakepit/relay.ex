@@ -252,8 +252,7 @@ defmodule Snakepit.Relay do
       # The connection to the other node stands still.
       @grace ->
         Process.exit(relay, :kill)
-        Process.demonitor(monitor, [:flush])
-        :ok
+        receive do: ({^tag, ^monitor, :process, _relay, _reason} -> :ok)
     end
   end
 

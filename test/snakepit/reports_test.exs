@@ -233,4 +233,24 @@ defmodule Snakepit.ReportsTest do
 
     assert message =~ "the option :on_progress must be a function of one argument, or a pid"
   end
+
+  test "Stdio: a report that comes after the function has raised is not left to the caller", %{
+    pools: %{Stdio: pool}
+  } do
+    [worker] = worker_pids(pool)
+
+    on_progress = fn _report ->
+      :ok = :sys.suspend(worker)
+      eventually(fn -> Process.info(worker, :message_queue_len) > {:message_queue_len, 0} end)
+      raise "enough"
+    end
+
+    assert_raise RuntimeError, "enough", fn ->
+      run(pool, "train_until", %{until: "/nowhere/until"}, on_progress: on_progress)
+    end
+
+    :ok = :sys.resume(worker)
+    eventually(fn -> match?({:ok, %{in_flight: 0}}, Snakepit.stats(pool)) end)
+    refute_received _
+  end
 end

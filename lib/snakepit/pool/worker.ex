@@ -269,7 +269,7 @@ defmodule Snakepit.Pool.Worker do
   defp reported({:progress, reported}, %{progress: true, ref: ref} = call, state)
        when ref != nil do
     {allowed, window} = allowed(call[:window], @progress_per_second)
-    if allowed, do: send(call.caller, {:snakepit_progress, call.tag, reported})
+    if allowed, do: send(ref, {:snakepit_progress, call.tag, reported})
     put_in(state.calls[call.id], Map.put(call, :window, window))
   end
 

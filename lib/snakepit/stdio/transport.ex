@@ -102,8 +102,11 @@ defmodule Snakepit.Stdio.Transport do
   def received(%{handle: handle} = pending, taken) when handle != nil,
     do: taken |> taken(pending) |> ended(pending.call)
 
-  def received(pending, message),
-    do: message |> answer() |> answered(pending) |> ended(pending.call)
+  def received(pending, message) do
+    # It is the alias to which reports and the answer are sent, too.
+    :erlang.demonitor(pending.monitor, [:flush])
+    message |> answer() |> answered(pending) |> ended(pending.call)
+  end
 
   # No tool of the call runs any more.
   defp ended({:done, result}, %{asks: asks}) do
@@ -163,7 +166,6 @@ defmodule Snakepit.Stdio.Transport do
 
   def cancel(%{monitor: monitor} = pending, tag) do
     send(pending.worker, {:cancel, pending.call.id})
-    # It is the alias to which the answer is sent, too.
     :erlang.demonitor(monitor, [:flush])
     ended({:done, nil}, pending.call)
 
@@ -256,8 +258,7 @@ defmodule Snakepit.Stdio.Transport do
   end
 
   defp ask(%{worker: worker, lease: lease}, call) do
-    # The answer removes the monitor.
-    ref = :erlang.monitor(:process, worker, alias: :reply_demonitor, tag: call.tag)
+    ref = :erlang.monitor(:process, worker, alias: :demonitor, tag: call.tag)
     send(worker, {:call, ref, Map.put(call, :lease, lease)})
     ref
   end
