@@ -6,8 +6,8 @@ defmodule Snakepit.Stdio.Message do
   alias Snakepit.{Codec, Error}
 
   # The reasons that a worker may send. Any other counts as an error of the command.
-  @reasons ~w(cancelled command_error invalid_args invalid_result message_too_large session_lost
-              streaming_not_supported timeout unknown_command)a
+  @reasons ~w(cancelled command_error internal_error invalid_args invalid_result message_too_large
+              pool_saturated session_lost streaming_not_supported timeout unknown_command)a
 
   @details ~w(type message traceback frames notes cause code data)a
   @frame ~w(file line function source)a

@@ -445,9 +445,11 @@ fn remote_reason(reason: &str) -> Reason {
     match reason {
         "cancelled" => Reason::Cancelled,
         "command_error" => Reason::CommandError,
+        "internal_error" => Reason::InternalError,
         "invalid_args" => Reason::InvalidArgs,
         "invalid_result" => Reason::InvalidResult,
         "message_too_large" => Reason::MessageTooLarge,
+        "pool_saturated" => Reason::PoolSaturated,
         "session_lost" => Reason::SessionLost,
         "streaming_not_supported" => Reason::StreamingNotSupported,
         "timeout" => Reason::Timeout,
