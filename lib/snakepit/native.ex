@@ -87,6 +87,7 @@ defmodule Snakepit.Native do
   def stream(_target, _ref, _args, _spec, _stream), do: missing()
   def stream_large(_target, _ref, _args, _spec, _stream), do: missing()
   def acquire(_pool, _ref, _spec, _again), do: missing()
+  def give_back(_lease), do: missing()
   def release(_lease), do: missing()
   def holding(_lease, _call_id), do: missing()
   def new_call, do: missing()

@@ -119,11 +119,11 @@ defmodule Snakepit.Stdio.Transport do
   defp answered(answer, pending) do
     case answer do
       :not_started ->
-        Native.release(pending.lease)
+        Native.give_back(pending.lease)
         acquire(pending, System.monotonic_time(:microsecond) - pending.started)
 
       :no_tools ->
-        Native.release(pending.lease)
+        Native.give_back(pending.lease)
         %{call: call} = pending
 
         message =
@@ -157,7 +157,7 @@ defmodule Snakepit.Stdio.Transport do
     ended({:done, nil}, pending.call)
 
     receive do
-      {^tag, {:ok, %{lease: lease}}} -> Native.release(lease)
+      {^tag, {:ok, %{lease: lease}}} -> Native.give_back(lease)
       {^tag, _refused} -> :ok
     after
       0 -> :ok
@@ -201,7 +201,7 @@ defmodule Snakepit.Stdio.Transport do
         {:wait, Map.merge(pending, taken)}
 
       {:error, error} ->
-        Native.release(acquired.lease)
+        Native.give_back(acquired.lease)
         {:done, {:error, %{error | command: call.command, request_id: call.request_id}, nil}}
     end
   end

@@ -100,6 +100,15 @@ fn acquire<'a>(
     }
 }
 
+/// As `release`, for a call that the worker has not got.
+#[rustler::nif]
+fn give_back(lease: ResourceArc<LeaseResource>) -> Atom {
+    if let Some(unused) = lease.0.lock().take() {
+        unused.give_back_unused();
+    }
+    atoms::ok()
+}
+
 #[rustler::nif]
 fn release(lease: ResourceArc<LeaseResource>) -> Atom {
     let held = lease.0.lock().take();
