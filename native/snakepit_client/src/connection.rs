@@ -148,7 +148,8 @@ impl<P: PendingCall> Endpoint<P> {
         (self.target.is_none() || !present.channel.closed.is_cancelled()).then_some(present)
     }
 
-    /// Reconnects if the current connection is closed, in one attempt for all that wait. Each of them may cease to wait.
+    /// Reconnects if the current connection is closed, in one attempt for all that wait. It goes on though they
+    /// cease to wait: the next call finds its connection.
     pub async fn connected(self: &Arc<Self>) -> Result<Arc<Connection<P>>, Failure> {
         let Some(target) = &self.target else {
             return Ok(self.present());

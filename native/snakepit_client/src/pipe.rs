@@ -22,7 +22,7 @@ pub struct Writable {
     pub path: String,
 }
 
-/// The other process's end. It keeps the pipe open until that has opened it, and after that process has closed it.
+/// The other process's end. It keeps the pipe open until `release`, also after that process has closed it.
 pub struct OtherEnd(Mutex<Option<OwnedFd>>);
 
 impl OtherEnd {

@@ -181,9 +181,16 @@ mod tests {
         pin::pin,
         sync::atomic::{AtomicUsize, Ordering::Relaxed},
     };
+    use tokio::task::JoinHandle;
 
-    /// Also the worker's end of the pipe, and how often `drive` was polled.
-    fn open() -> (Arc<Input>, File, Arc<AtomicUsize>) {
+    /// A task that drives the input.
+    struct Driving {
+        polls: Arc<AtomicUsize>,
+        task: JoinHandle<bool>,
+    }
+
+    /// Also the worker's end of the pipe.
+    fn open() -> (Arc<Input>, File, Driving) {
         let Writable {
             writer,
             reader,
@@ -193,15 +200,15 @@ mod tests {
         let input = Arc::new(Input::new(writer, reader));
         let (driven, polls) = (input.clone(), Arc::new(AtomicUsize::new(0)));
         let counted = polls.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut driving = pin!(driven.drive());
             poll_fn(|context| {
                 counted.fetch_add(1, Relaxed);
                 driving.as_mut().poll(context)
             })
-            .await;
+            .await
         });
-        (input, worker, polls)
+        (input, worker, Driving { polls, task })
     }
 
     #[tokio::test]
@@ -226,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_for_room_takes_no_time_and_no_descriptor() {
-        let (input, mut worker, polls) = open();
+        let (input, mut worker, driving) = open();
         let name = |fd: PathBuf| fs::read_link(fd).ok();
         let this = name(format!("/proc/self/fd/{}", worker.as_raw_fd()).into());
         input.write(&vec![0; 1_000_000]);
@@ -236,7 +243,7 @@ mod tests {
         for _ in 0..1_000 {
             yield_now().await;
         }
-        let polls = polls.load(Relaxed);
+        let polls = driving.polls.load(Relaxed);
         assert!((2..10).contains(&polls), "{polls} polls");
         let files = fs::read_dir("/proc/self/fd").unwrap();
         let open = files.filter(|file| name(file.as_ref().unwrap().path()) == this);
@@ -260,25 +267,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_has_closed_the_pipe_is_found_at_the_next_message() {
-        let (input, worker, _) = open();
+        let (input, worker, driving) = open();
         input.opened();
-        let driving = input.drive();
         assert!(input.write(b"is in the pipe"));
         drop(worker);
         assert!(!input.write(b"is not read"));
-        assert!(driving.await);
+        assert!(driving.task.await.unwrap());
         assert!(!input.write(b"neither"));
     }
 
     #[tokio::test]
     async fn a_worker_that_closes_the_pipe_within_a_message_is_found() {
-        let (input, mut worker, _) = open();
+        let (input, mut worker, driving) = open();
         input.opened();
-        let driving = input.drive();
         assert!(input.write(&vec![0; 1_000_000]));
         worker.read_exact(&mut [0; 10_000]).unwrap();
         drop(worker);
-        assert!(driving.await);
+        assert!(driving.task.await.unwrap());
     }
 
     #[tokio::test]
