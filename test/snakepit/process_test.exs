@@ -139,6 +139,18 @@ defmodule Snakepit.ProcessTest do
         assert message =~ "it was killed by SIGKILL"
       end
 
+      test "that dies while a cancelled call runs leaves its own reason", context do
+        pool = start_pool!(unquote(options))
+        os_pid = os_pid(pool)
+        [worker] = worker_pids(pool)
+        monitor = Process.monitor(worker)
+        args = %{seconds: 600, started: Path.join(context.tmp_dir, "started")}
+        run_out!("sleep", args, pool: pool)
+        signal("KILL", os_pid)
+        assert_receive {:DOWN, ^monitor, :process, ^worker, {:shutdown, reason}}, @patience
+        assert {:exited, "it was killed by SIGKILL" <> _} = reason
+      end
+
       test "whose process in the BEAM is killed fails its calls, and they say so", context do
         pool = start_pool!(unquote(options))
         [worker] = worker_pids(pool)

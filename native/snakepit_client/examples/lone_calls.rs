@@ -6,11 +6,11 @@
 use snakepit_client::{
     calls_rpc::ClientConnection,
     connection::Connection,
-    multiplexer::{Cancelled, Lost, Multiplexer, PendingCall, Report, ReturnReason},
+    multiplexer::{Cancelled, Exit, Lost, Multiplexer, PendingCall, Report, ReturnReason},
     pool::{AcquireOptions, Dispatcher, Lease, Limits, Submitted},
     target::{ExitCause, Target},
 };
-use snakepit_proto::{CallHeader, Field, Fields, HandlerExit, ReplyFrame};
+use snakepit_proto::{CallHeader, Field, Fields, ReplyFrame};
 use std::{
     error::Error,
     sync::{
@@ -55,7 +55,7 @@ impl PendingCall for EchoCall {
         let caller = self.caller.clone();
         Box::new(move || drop(caller.send(Err(format!("{why:?}")))))
     }
-    fn exited(self, _exit: Option<HandlerExit>, _after: Duration) {}
+    fn exited(self, _exit: Exit, _after: Duration) {}
     fn lost(self, _what: Lost, cause: &str) {
         self.fail(cause.into());
     }

@@ -17,7 +17,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use pending_call::{Cancelled, Lost, PendingCall, Report, ReturnReason};
+pub use pending_call::{Cancelled, Exit, Lost, PendingCall, Report, ReturnReason};
 
 use crate::keepalive::Keepalive;
 use bytes::Bytes;
@@ -470,7 +470,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             report();
         }
         for (call, cancelled_at) in due.past_grace {
-            call.exited(None, cancelled_at.elapsed());
+            call.exited(Exit::PastGrace, cancelled_at.elapsed());
         }
         any |= self.ask(silence, ping_pong)?;
         if drained {
@@ -519,7 +519,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                 ordinary <= left.capacity
             };
             match entry.cancelled_at {
-                Some(at) => entry.call.exited(None, at.elapsed()),
+                Some(at) => entry.call.exited(Exit::Lost(*what), at.elapsed()),
                 None if may_have_started || id <= noted => entry.call.lost(*what, cause),
                 None => entry.call.not_started(ReturnReason::Lost(*what)),
             }

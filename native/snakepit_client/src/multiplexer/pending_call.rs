@@ -20,8 +20,8 @@ pub trait PendingCall: Send + 'static {
     fn replied(self, reply: ReplyFrame);
     /// The caller no longer waits, of which the report informs it. `exited` follows.
     fn cancelled(&mut self, why: Cancelled) -> Report;
-    /// The handler of a cancelled call has exited. `None` if it ran past the grace or the worker is lost.
-    fn exited(self, exit: Option<HandlerExit>, after: Duration);
+    /// The call was cancelled, and nothing more is awaited of its handler.
+    fn exited(self, exit: Exit, after: Duration);
     /// `what` has ended. The worker may have run the call.
     fn lost(self, what: Lost, cause: &str);
     /// The call has not started: another worker may run it.
@@ -32,6 +32,17 @@ pub trait PendingCall: Send + 'static {
 
 /// Sends an event, or a reply, once the table of calls is unlocked.
 pub type Report = Box<dyn FnOnce() + Send>;
+
+/// How the handler of a cancelled call has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The server says so.
+    Reported(HandlerExit),
+    /// It ran past the grace.
+    PastGrace,
+    /// With what it was sent on, or it runs on unseen.
+    Lost(Lost),
+}
 
 /// Why a caller no longer waits. The handler of its call may still run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

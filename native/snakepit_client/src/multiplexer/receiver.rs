@@ -2,7 +2,7 @@
 
 use super::{
     feeding::Arrived,
-    pending_call::{Lost, PendingCall, Report, ReturnReason},
+    pending_call::{Exit, Lost, PendingCall, Report, ReturnReason},
     state::Entry,
 };
 use h2::{PingPong, RecvStream};
@@ -89,7 +89,9 @@ impl<P: PendingCall> Answer<P> {
         match self {
             Self::Report(report) => report(),
             Self::Reply(entry, reply) => match entry.cancelled_at {
-                Some(at) => entry.call.exited(Some(reply.exit()), at.elapsed()),
+                Some(at) => entry
+                    .call
+                    .exited(Exit::Reported(reply.exit()), at.elapsed()),
                 None if reply.not_started => entry.call.not_started(ReturnReason::Recalled),
                 None => entry.call.replied(reply),
             },

@@ -350,9 +350,9 @@ impl<P: PendingCall> State<P> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::multiplexer::pending_call::ReturnReason;
+    use crate::multiplexer::pending_call::{Exit, ReturnReason};
     use parking_lot::Mutex;
-    use snakepit_proto::{CallHeader, HandlerExit, ReplyFrame};
+    use snakepit_proto::{CallHeader, ReplyFrame};
     use std::sync::Arc;
 
     /// Records how it is called.
@@ -385,7 +385,7 @@ mod tests {
             let told = self.told.clone();
             Box::new(move || told.lock().push(format!("cancelled: {why:?}")))
         }
-        fn exited(self, _exit: Option<HandlerExit>, _after: Duration) {}
+        fn exited(self, _exit: Exit, _after: Duration) {}
         fn lost(self, _what: Lost, _cause: &str) {}
         fn not_started(self, _reason: ReturnReason) {}
         fn stalled(&self) {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{
-    Cancelled, Fed, Lost, Multiplexer, PendingCall, Report, ReturnReason,
+    Cancelled, Exit, Fed, Lost, Multiplexer, PendingCall, Report, ReturnReason,
     feeding::{LITTLE_READS, MANY, MUCH},
 };
 use crate::{
@@ -48,7 +48,7 @@ enum Event {
     RepliedHere(&'static str, u64),
     Reported(&'static str),
     Cancelled(&'static str, Cancelled),
-    Exited(&'static str, Option<HandlerExit>),
+    Exited(&'static str, Exit),
     Lost(&'static str, Lost),
     NotStarted(&'static str, ReturnReason),
 }
@@ -94,7 +94,7 @@ impl PendingCall for Call {
         let (name, events) = (self.name, self.events.clone());
         Box::new(move || events.send(Event::Cancelled(name, why)).unwrap())
     }
-    fn exited(self, exit: Option<HandlerExit>, _after: Duration) {
+    fn exited(self, exit: Exit, _after: Duration) {
         self.tell(Event::Exited(self.name, exit));
     }
     fn lost(self, what: Lost, _cause: &str) {
@@ -365,7 +365,7 @@ async fn a_cancelled_call_ends_with_the_exit_that_the_server_reports() {
     server.reply(&reply);
     assert_eq!(
         client.event().await,
-        Event::Exited("a", Some(HandlerExit::Closed))
+        Event::Exited("a", Exit::Reported(HandlerExit::Closed))
     );
 }
 
@@ -376,7 +376,7 @@ async fn a_cancelled_call_whose_handler_runs_past_the_grace_ends_without_an_exit
     server.frame().await;
     client.multiplexer.cancel(id);
     client.event().await;
-    assert_eq!(client.event().await, Event::Exited("a", None));
+    assert_eq!(client.event().await, Event::Exited("a", Exit::PastGrace));
 }
 
 #[tokio::test]
@@ -531,7 +531,7 @@ async fn a_feeder_hands_out_results_and_leaves_other_replies_to_the_task() {
     let mut exit = reply(cancelled, 0);
     exit.set_exit(HandlerExit::Closed);
     server.reply(&exit);
-    let exited = Event::Exited("cancelled", Some(HandlerExit::Closed));
+    let exited = Event::Exited("cancelled", Exit::Reported(HandlerExit::Closed));
     assert_eq!(client.event().await, exited);
     let last = client.start("last");
     server.reply(&reply(last, 5));

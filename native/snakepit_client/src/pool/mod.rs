@@ -372,9 +372,10 @@ impl<W: Worker> Lease<W> {
         self.slot.behind && self.dispatcher.lock().is_in_use(self.slot.key)
     }
 
-    /// The worker with its present connection, unless it was removed.
-    pub fn present_worker(&self) -> Option<W> {
-        self.dispatcher.lock().worker(self.slot.key)
+    /// The worker with its present connection; the lease's own once it was removed.
+    pub fn present_worker(&self) -> W {
+        let present = self.dispatcher.lock().worker(self.slot.key);
+        present.unwrap_or_else(|| self.slot.worker.clone())
     }
 
     /// The connection takes no more calls: the worker gets none before it has another one.
@@ -383,10 +384,16 @@ impl<W: Worker> Lease<W> {
         self.dispatcher.lock().pause(self.slot.key, connection);
     }
 
-    /// Removes the worker from the pool, because it must not get another call.
-    pub fn retire(self) -> W {
-        self.dispatcher.remove(self.slot.key);
-        self.slot.worker.clone()
+    /// Removes the worker from the pool, because it must not get another call. Returns whether it was there.
+    pub fn retire(self) -> bool {
+        self.dispatcher.remove(self.slot.key)
+    }
+
+    /// As `retire`, because the connection of the call is lost: unless the worker has, or is about to have, another one.
+    pub fn retire_lost(self) {
+        let (key, connection) = (self.slot.key, self.slot.connection);
+        let effects = self.dispatcher.lock().remove_lost(key, connection);
+        self.dispatcher.send(effects);
     }
 }
 

@@ -747,6 +747,16 @@ impl<W: Worker, C> State<W, C> {
         (removed, self.serve(effects))
     }
 
+    /// Removes a worker whose connection is lost, if it takes calls on that.
+    pub(super) fn remove_lost(&mut self, key: WorkerKey, connection: u64) -> Effects<W, C> {
+        let entry = self.entry(key);
+        if entry.is_some_and(|entry| entry.takes_calls_on(connection)) {
+            self.remove(|one, _| one == key).1
+        } else {
+            Effects::new()
+        }
+    }
+
     /// Refuses the calls whose sessions were on a worker. Its other calls wait for any worker.
     fn lose_sessions(
         &mut self,

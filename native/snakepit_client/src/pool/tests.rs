@@ -330,7 +330,24 @@ fn a_draining_worker_is_not_paused_or_resumed() {
 fn a_retired_worker_is_removed_at_once() {
     let pool = dispatcher(8);
     pool.add("a", 2);
-    assert_eq!(lease(&pool).retire(), "a");
+    let [first, second] = [(); 2].map(|()| lease(&pool));
+    assert!(first.retire());
+    assert!(pool.snapshot().workers.is_empty());
+    assert!(!second.retire());
+}
+
+#[test]
+fn a_worker_is_removed_with_its_connection_and_stays_with_its_next_one() {
+    let pool = dispatcher(8);
+    let a = pool.add("a", 4);
+    let [paused, resumed] = [(); 2].map(|()| lease(&pool));
+    pool.pause(a);
+    paused.retire_lost();
+    assert!(pool.resume(a, "b"));
+    resumed.retire_lost();
+    let present = lease(&pool);
+    assert_eq!(*present.worker(), "b");
+    present.retire_lost();
     assert!(pool.snapshot().workers.is_empty());
 }
 

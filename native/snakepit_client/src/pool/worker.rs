@@ -224,6 +224,10 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         self.ended > 0
     }
 
+    pub(super) fn takes_calls_on(&self, connection: u64) -> bool {
+        self.connection == connection && self.phase != Phase::Paused
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.phase == Phase::Draining
     }

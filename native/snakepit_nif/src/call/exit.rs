@@ -7,10 +7,16 @@ use super::{
 use crate::{
     atoms,
     reply::notify,
+    runtime,
     terms::{HandlerExited, micros},
 };
 use rustler::Encoder;
-use snakepit_client::{channel::Channel, error::Failure, pool::Lease};
+use snakepit_client::{
+    channel::Channel,
+    error::Failure,
+    multiplexer::{Exit, Lost},
+    pool::Lease,
+};
 use snakepit_proto::{HandlerExit, HealthRequest};
 use std::{
     sync::Arc,
@@ -18,10 +24,7 @@ use std::{
 };
 use tonic::Code;
 
-/// About how long it takes to reconnect to a worker.
-const RECONNECTED_AFTER: Duration = Duration::from_millis(20);
-
-/// How long to wait before a worker that answers nothing, or refuses, is asked again.
+/// How long to wait before a worker that cannot be asked, answers nothing or refuses is asked again.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// What the end of an RPC implies about its handler.
@@ -95,7 +98,7 @@ impl Destination {
         match handler {
             HandlerState::Exited => None,
             HandlerState::Lost => {
-                lease.retire();
+                lease.retire_lost();
                 None
             }
             HandlerState::MayRun => Some(await_exit(lease, CancelledCall::from(call))),
@@ -127,6 +130,8 @@ enum Answer {
     No,
     /// The worker answers nothing.
     Nothing,
+    /// Its connection is closed, and it has no other one yet.
+    Unconnected,
     /// The worker has refused the question, for instance because it has too many.
     Refused,
 }
@@ -141,18 +146,19 @@ async fn await_exit(mut lease: Lease<Arc<Worker>>, call: CancelledCall) {
     let since = Instant::now();
     let grace = lease.worker().kill_grace;
     lease.set_cancelled();
-    let mut left = grace;
+    let mut grace_from = since;
     let exit = loop {
+        let left = grace.saturating_sub(grace_from.elapsed());
         let asked = tokio::time::timeout(left, ask_exit(&lease, call.id, left)).await;
-        left = match asked.unwrap_or(Answer::Nothing) {
-            Answer::Exited(exit) => break Some(exit),
-            Answer::Nothing if lease.may_wait() || is_reconnecting(&lease) => grace,
-            Answer::Refused => match grace.checked_sub(since.elapsed()) {
-                Some(left) => left,
-                None => break None,
-            },
-            Answer::No | Answer::Nothing => break None,
-        };
+        match asked.unwrap_or(Answer::Nothing) {
+            Answer::Exited(exit) => break Exit::Reported(exit),
+            Answer::Nothing if lease.may_wait() => grace_from = Instant::now(),
+            Answer::Unconnected if !lease.is_leaving() => grace_from = Instant::now(),
+            Answer::Refused | Answer::Unconnected if grace_from.elapsed() < grace => {}
+            Answer::No | Answer::Nothing | Answer::Refused | Answer::Unconnected => {
+                break Exit::PastGrace;
+            }
+        }
         tokio::time::sleep(ASKED_AGAIN_AFTER).await;
     };
     handler_exited(
@@ -164,24 +170,51 @@ async fn await_exit(mut lease: Lease<Arc<Worker>>, call: CancelledCall) {
     );
 }
 
-/// Gives the lease back or, if the handler has not exited, has the worker killed.
-pub(super) fn handler_exited(
+/// How the handler of a cancelled call has exited that was sent as frames.
+pub(super) fn cancelled_exited(
     lease: Lease<Arc<Worker>>,
-    exit: Option<HandlerExit>,
+    call: &Call,
+    exit: Exit,
+    after: Duration,
+) {
+    match (exit, runtime::get()) {
+        // The worker may live, and other RPCs reach it.
+        (Exit::Lost(Lost::Rpc), Ok(runtime)) => {
+            runtime.spawn(await_exit(lease, CancelledCall::from(call)));
+        }
+        _ => {
+            let header = &call.header;
+            handler_exited(lease, exit, after, header.command(), header.request_id());
+        }
+    }
+}
+
+/// Gives the lease back or, if the handler runs past the grace, has the worker killed.
+fn handler_exited(
+    lease: Lease<Arc<Worker>>,
+    exit: Exit,
     after: Duration,
     command: &str,
     request_id: &str,
 ) {
     let worker = lease.worker().clone();
-    match exit {
-        Some(_) => drop(lease),
-        None => drop(lease.retire()),
-    }
+    let is_to_be_killed = match exit {
+        Exit::Reported(_) => {
+            drop(lease);
+            false
+        }
+        // Its owner knows of one that was removed.
+        Exit::PastGrace => lease.retire(),
+        Exit::Lost(_) => {
+            lease.retire_lost();
+            false
+        }
+    };
     let how = match exit {
-        None => atoms::killed(),
-        Some(HandlerExit::Stopped) => atoms::stopped(),
-        Some(HandlerExit::Closed) => atoms::closed(),
-        Some(HandlerExit::Unknown) => atoms::unknown(),
+        Exit::PastGrace | Exit::Lost(_) => atoms::killed(),
+        Exit::Reported(HandlerExit::Stopped) => atoms::stopped(),
+        Exit::Reported(HandlerExit::Closed) => atoms::closed(),
+        Exit::Reported(HandlerExit::Unknown) => atoms::unknown(),
     };
     let exited = HandlerExited {
         how,
@@ -192,7 +225,7 @@ pub(super) fn handler_exited(
     notify(worker.owner, |env| {
         (atoms::snakepit_handler_exited(), exited).encode(env)
     });
-    if exit.is_none() {
+    if is_to_be_killed {
         notify(worker.owner, |env| {
             let why = format!(
                 "a cancelled call continued for {} ms (:kill_grace)",
@@ -203,47 +236,29 @@ pub(super) fn handler_exited(
     }
 }
 
-/// Whether the worker has ended its connection, and has no other one yet.
-fn is_reconnecting(lease: &Lease<Arc<Worker>>) -> bool {
-    let worker = lease.present_worker();
-    let connection = worker
-        .as_ref()
-        .and_then(|worker| worker.connection.as_ref());
-    connection.is_some_and(|connection| connection.channel.closed.is_cancelled())
-}
-
 async fn ask_exit(lease: &Lease<Arc<Worker>>, call_id: u64, within: Duration) -> Answer {
-    loop {
-        let present = lease.present_worker();
-        let worker = present.as_ref().unwrap_or_else(|| lease.worker());
-        let Some(connection) = &worker.connection else {
-            return Answer::No;
-        };
-        let channel = &connection.channel;
-        let request = HealthRequest {
-            worker_id: worker.id.as_ref().to_owned(),
-            await_call_id: call_id,
-        };
-        let mut client = channel.client.clone();
-        let asked = Channel::request(request, Some(within));
-        return match client.health(asked).await {
-            Ok(health) if !health.get_ref().running_call_ids.contains(&call_id) => {
-                Answer::Exited(health.get_ref().exit())
-            }
-            Ok(_) => Answer::No,
-            Err(status) if status.code() == Code::Unimplemented => {
-                Answer::Exited(HandlerExit::Unknown)
-            }
-            Err(_) if channel.closed.is_cancelled() => {
-                // The worker may be about to reconnect.
-                tokio::time::sleep(RECONNECTED_AFTER).await;
-                continue;
-            }
-            // The second is tonic's code for the deadline of a request.
-            Err(status) => match status.code() {
-                Code::DeadlineExceeded | Code::Cancelled => Answer::Nothing,
-                _ => Answer::Refused,
-            },
-        };
+    let worker = lease.present_worker();
+    let Some(connection) = &worker.connection else {
+        return Answer::No;
+    };
+    let channel = &connection.channel;
+    let request = HealthRequest {
+        worker_id: worker.id.as_ref().to_owned(),
+        await_call_id: call_id,
+    };
+    let mut client = channel.client.clone();
+    let asked = Channel::request(request, Some(within));
+    match client.health(asked).await {
+        Ok(health) if !health.get_ref().running_call_ids.contains(&call_id) => {
+            Answer::Exited(health.get_ref().exit())
+        }
+        Ok(_) => Answer::No,
+        Err(status) if status.code() == Code::Unimplemented => Answer::Exited(HandlerExit::Unknown),
+        Err(_) if channel.closed.is_cancelled() => Answer::Unconnected,
+        // The second is tonic's code for the deadline of a request.
+        Err(status) => match status.code() {
+            Code::DeadlineExceeded | Code::Cancelled => Answer::Nothing,
+            _ => Answer::Refused,
+        },
     }
 }

@@ -4,7 +4,7 @@ use super::{
     answer::{answer, fail, fail_with_cause},
     caller::Waited,
     destination::{Destination, Endpoint, Multiplexer, UnaryCall, Worker},
-    exit::{HandlerState, handler_exited},
+    exit::{HandlerState, cancelled_exited},
     meta::{Answered, BatchPart, Clock, refused_term},
     request::{Call, Refused},
     route::Target,
@@ -17,10 +17,10 @@ use rustler::Env;
 use snakepit_client::{
     connection::MAX_ATTEMPTS,
     error::Failure,
-    multiplexer::{Cancelled, Lost, PendingCall, Report, ReturnReason},
+    multiplexer::{Cancelled, Exit, Lost, PendingCall, Report, ReturnReason},
     pool::{AcquireError, Granted, Lease, QueuedCall, Submitted, Ticket},
 };
-use snakepit_proto::{CallEvent, CallHeader, Fields, HandlerExit, ReplyFrame};
+use snakepit_proto::{CallEvent, CallHeader, Fields, ReplyFrame};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -330,10 +330,9 @@ impl PendingCall for UnaryCall {
         }
     }
 
-    fn exited(self, exit: Option<HandlerExit>, after: Duration) {
+    fn exited(self, exit: Exit, after: Duration) {
         if let Destination::Worker(lease, _) = self.destination {
-            let header = &self.call.header;
-            handler_exited(lease, exit, after, header.command(), header.request_id());
+            cancelled_exited(lease, &self.call, exit, after);
         }
     }
 
@@ -348,7 +347,7 @@ impl PendingCall for UnaryCall {
                 // No call that is sent ahead could be recalled.
                 Lost::Rpc => lease.stall(),
                 // The caller's next call must not find the worker again.
-                Lost::Connection => drop(lease.retire()),
+                Lost::Connection => lease.retire_lost(),
             }
         }
         if let Some(reply) = self.reply {
