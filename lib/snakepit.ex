@@ -19,8 +19,9 @@ defmodule Snakepit do
   alias Snakepit.Pool.{Diagnostics, Group, Manager, Registry, Sessions}
 
   @typedoc """
-  A pool: its name; or `{name, node}`, that pool of another node; or `{name, :any}`, that of this node, or of any node that
-  has it if this one has not. See [Beyond one machine](beyond_one_machine.md#erlang-nodes).
+  A pool: its name; or `{name, node}`, that pool of another node; or `{name, :any}`, that of this node or of a
+  connected one: those with a ready worker come first, and among these that of this node. See
+  [Beyond one machine](beyond_one_machine.md#erlang-nodes).
   """
   @type pool :: atom | {atom, node | :any}
 
@@ -175,7 +176,7 @@ defmodule Snakepit do
   true for the generator's return value. The callback's return value is ignored, except `:halt`, which
   cancels the stream. An exception in the callback cancels the stream and is raised.
 
-  Options are those of `execute/3`, and:
+  Options are those of `execute/3` except `:on_progress`, and:
 
     * `:demand` - how many chunks may be on their way to the callback. Independently of it, no chunk is
       read from the connection while 1 MiB of them is on its way
@@ -307,9 +308,9 @@ defmodule Snakepit do
 
       def handle_info(message, call) when Snakepit.is_event(message, call), do: {:stop, :normal, call}
 
-  `Snakepit.Call` lists the events. Options as for `execute_stream/4`, but `:demand` is the number of
-  chunks to ask for at the start. No more are sent until `ask/2` asks for them. Only their number is
-  limited, not their size. The caller does not wait for another node: whatever that refuses arrives as an event.
+  `Snakepit.Call` lists the events. Options as for `execute_stream/4` except `:retry`, but `:demand` is the
+  number of chunks to ask for at the start. No more are sent until `ask/2` asks for them. Only their number
+  is limited, not their size. The caller does not wait for another node: whatever that refuses arrives as an event.
   """
   @doc since: "0.1.0", group: :streams
   @spec start_stream(String.t(), map | keyword, keyword) :: {:ok, Call.t()} | {:error, Error.t()}
@@ -355,7 +356,8 @@ defmodule Snakepit do
   enumerable only when Python has asked for it: at most 64 items, or 256 KiB of them, are ahead of the command. See
   [Input streams](input_streams.md). When Python takes no more, because the command returns, raises or is cancelled, the enumerable is halted, which closes what it has opened; one that waits for its next item
   is halted when that has come. If the enumerable raises, Python's iterator raises an `InputError`, and once the command has
-  ended the exception is raised in the caller. A call whose enumerable has begun is not made again (`retry:`).
+  ended the exception is raised in the caller. `retry:` has no effect on a call with an
+  input. A call that certainly has not started is given to another worker all the same.
 
   With `:push` instead of an enumerable, processes send the items of a stream that `start_stream/3` has started, by `push/3`
   and `finish/2`. `start_stream/3` takes only such inputs.
@@ -513,14 +515,14 @@ defmodule Snakepit do
 
     * `:id`, and `:os_pid`, nil while there is no process, and for an endpoint
     * `:endpoint` - the address of an endpoint of a remote pool, nil for a process
-    * `:slot` - its place in the pool, from 0 on, which its successors keep (`SNAKEPIT_WORKER_SLOT`)
+    * `:slot` - its number in the pool, from 0 on, which its successors keep (`SNAKEPIT_WORKER_SLOT`)
     * `:state` - `:starting`, `:ready`, `:draining` (it takes no calls, or only those of its sessions), or `:waiting` for the next attempt to start, with the
       `:error` of the last one. An endpoint is `:connecting`, `:ready`, `:draining` (its server takes no calls) or `:ejected` (it takes no
       calls for a while), with the `:error` that is the reason
     * `:in_flight` - the number of its calls
     * `:python_stuck_ms` - for how long a command has held Python's lock in code that is not Python, so that
-      nothing else runs in the worker. It is 0 if the worker is only busy, and always 0 for the grpcio server,
-      which does not answer at all in that case
+      nothing else runs in the worker. It is 0 if the worker is only busy, and always 0 for the grpcio server
+      and over stdin and stdout, where a worker does not answer at all in that case
     * `:requests`, `:errors`, `:sessions`, `:uptime_ms`, `:memory_bytes` and `:cpu_percent` (of one core,
       since its start) - as the worker reports them, nil if it does not answer
     * `:progress` - of each running call that has reported one (`context.progress`), a map with `:command`,

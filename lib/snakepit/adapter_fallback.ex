@@ -23,7 +23,7 @@ defmodule Snakepit.AdapterFallback do
   Like `Snakepit.execute/3`, but if that returns `:grpc_unavailable`, the fallback's workers
   execute the command.
 
-  Options are those of `Snakepit.execute/3`, and `:fallback_adapter`, by default that of the pool.
+  Options are those of `Snakepit.execute/3` except `:retry`, and `:fallback_adapter`, by default that of the pool.
   Its workers have the pool's other options. The first call that needs them starts them, and they
   stop with the pool.
   """

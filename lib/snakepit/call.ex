@@ -11,7 +11,8 @@ defmodule Snakepit.Call do
       `:execution_us`
     * `{:error, %Snakepit.Error{}}` - the stream failed
 
-  The stream is cancelled when that process dies, and when no process references the call any more.
+  The stream is cancelled when that process dies, and when no process references the call any more; a stream of
+  another node's pool only when that process dies.
   """
   @enforce_keys [:ref, :handle]
   defstruct [:ref, :handle, :span, :limits, :reopen, :final, :two_way]

@@ -27,11 +27,11 @@ defmodule Snakepit.Error do
   | `:command_error` | the command raised a `CommandError`, an error of its own | `:code`, `:data`, and those of `:python_error` |
   | `:grpc_unavailable` | the native library is not loaded, or no connection is possible | |
   | `:input_closed` | `Snakepit.push/3`: Python takes no more items of the input | |
-  | `:internal_error` | a bug in Snakepit, or an adapter callback that returned an invalid value | |
+  | `:internal_error` | a bug in Snakepit | |
   | `:invalid_args` | arguments that the command does not take, or that cannot be sent | `:errors` |
   | `:invalid_options` | an invalid option | |
   | `:invalid_result` | the command's result cannot be sent | |
-  | `:message_too_large` | a message above `:max_message_size` | `:limit`, `:size` in bytes |
+  | `:message_too_large` | a message above `:max_message_size` | in bytes: `:size` and `:limit` for a request, for a result at most `:limit` |
   | `:node_unavailable` | the pool's node is not connected, was lost during the call, or runs another version of Snakepit | `:started`: false if the command has certainly not run |
   | `:not_ready` | the deadline passed while the pool's first workers were still starting | |
   | `:pool_saturated` | every worker is busy and the queue is full | `:max_queue` |
@@ -42,7 +42,7 @@ defmodule Snakepit.Error do
   | `:rpc_error` | the server answered with another gRPC status | `:grpc_status` |
   | `:session_lost` | the session's worker is gone, or the server says so; returned once, then the session begins anew | |
   | `:streaming_not_supported` | the worker does not support streams, or the tools and input streams of two-way calls | |
-  | `:timeout` | the deadline passed | `:queued`: whether it passed before a worker was free |
+  | `:timeout` | the deadline passed | `:queued`, if `:timeout` itself passed: whether that was before a worker was free |
   | `:unauthenticated` | the server refused the secret | |
   | `:unknown_command` | the worker has no such command | |
   | `:worker_crashed` | the worker died while it was running the call, or ended it without a reply, or is silent; for an endpoint: the connection was lost | |

@@ -15,8 +15,9 @@ defmodule Snakepit.Telemetry do
       :telemetry.attach("slow", [:snakepit, :call, :stop], &MyApp.SlowCalls.handle_event/4, nil)
 
   Times are in native units (`System.convert_time_unit/3`). The metadata of each event has
-  `:pool`; that of calls has `:command`, `:streaming`, `:request_id`, `:session_id` (nil without a
-  session), `:priority`, `:node` and `:telemetry_span_context`, that of workers has `:worker_id`.
+  `:pool`, except that of `[:snakepit, :grpc, :request]`. That of `:start`, `:stop`, `:exception` and `:retry` of a
+  call has `:command`, `:streaming`, `:request_id`, `:session_id` (nil without a session), `:priority`, `:node` and
+  `:telemetry_span_context`, that of workers has `:worker_id`.
 
   ## Where handlers run
 
@@ -42,13 +43,14 @@ defmodule Snakepit.Telemetry do
   | `[:snakepit, :call, :exception]` | the same | `:worker_id`, `:kind`, `:reason`, `:stacktrace` |
   | `[:snakepit, :call, :retry]` | `:attempt`, `:wait` | `:reason` |
   | `[:snakepit, :grpc, :request]` | `:duration` | only `:command` and `:streaming` |
-  | `[:snakepit, :call, :cancelled]` | `:duration` | `:worker_id`, `:how` |
+  | `[:snakepit, :call, :cancelled]` | `:duration` | only `:pool`, `:command`, `:request_id`, `:worker_id`, `:how` |
 
   A call that returns an error is an `:exception` of the kind `:error` with the `Snakepit.Error`
   as its `:reason`; an exception in the callback of a stream is one, too. A stream that its
   consumer ended early is a `:stop` with `halted: true`. `:queue_time` is the wait for a worker
   and `:execution_time` is everything after it; a stream that failed or was halted does not have
-  them. `:first_chunk_time` is the time from the call to its first chunk, nil without one.
+  them, nor does a call that was refused at once (`:pool_saturated`, `:invalid_args`), nor, over stdin and stdout,
+  one that has got no worker. `:first_chunk_time` is the time from the call to its first chunk, nil without one.
 
   A call of a command that takes batches (`@command(batch=32)`) also has `:batch_size`, the number
   of calls in its batch, and `:batch_wait`, the time from its arrival in the worker to the start of
@@ -86,7 +88,8 @@ defmodule Snakepit.Telemetry do
   `{:error, reason}` or a value that cannot be sent, or `:cancelled` if the tool was ended because the command no longer
   waited for it or the call had ended. A tool that raises, throws or exits is an `:exception`; so is one that
   takes longer than `:tool_timeout`, with the kind `:exit` and the reason `:timeout`. The task of the tool emits these
-  events, except those of tools that were ended.
+  events, except those of tools that were ended. In a call to a pool on another node, asks for the call's own tools emit
+  their events on both nodes; those for tools of the pool's option only on the pool's node, where these run.
 
   ## Pools and workers
 
@@ -104,7 +107,6 @@ defmodule Snakepit.Telemetry do
   | `[:snakepit, :pool, :restarted]` | `:duration`, `:replaced` workers | `:why`, `:error` |
   | `[:snakepit, :pool, :resized]` | `:size`, `:previous_size` | |
   | `[:snakepit, :pool, :fallback]` | `:system_time` | `:adapter`, `:fallback_adapter`, `:why` |
-
   | `[:snakepit, :endpoint, :ready]` | `:duration` since its last loss, or since the pool's start | `:endpoint` |
   | `[:snakepit, :endpoint, :failed]` | `:attempt`, from 1 on | `:endpoint`, `:why` |
   | `[:snakepit, :endpoint, :ejected]` | `:duration`, how long it was ready | `:endpoint`, `:why` |

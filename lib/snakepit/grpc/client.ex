@@ -138,8 +138,8 @@ defmodule Snakepit.GRPC.Client do
   Executes a command and waits for its result, a map with string keys.
 
   Options: `:timeout` (ms or `:infinity`, default #{@timeout}), `:session_id`, `:request_id`,
-  `:traceparent` (by default that of the current span), `:metadata`, `:on_progress` (as for `Snakepit.execute/3`), and
-  for a pool `:queue_timeout`, `:priority` and `:affinity`.
+  `:traceparent` (by default that of the current span), `:metadata`, `:on_progress`, `:tools`, `:tool_timeout` and
+  `:max_asks` (as for `Snakepit.execute/3`), and for a pool `:queue_timeout`, `:priority` and `:affinity`.
   """
   @doc since: "0.1.0"
   @spec execute(target, String.t(), map | keyword, keyword) :: {:ok, map} | {:error, Error.t()}
@@ -158,7 +158,8 @@ defmodule Snakepit.GRPC.Client do
   Executes a command and calls `callback` with each chunk, in the calling process.
 
   A chunk is a map with string keys, which has `"is_final"` besides the values. The callback's
-  value is ignored, except `:halt`, which cancels the rest. Options are those of `execute/4`, and:
+  value is ignored, except `:halt`, which cancels the rest. Options are those of `execute/4` except
+  `:on_progress`, and:
 
     * `:demand` - how many chunks may be in transit to the callback, default #{@demand}
     * `:first_chunk_timeout` - ms or `:infinity` (default), from the call on
