@@ -39,7 +39,7 @@ defmodule Snakepit.Adapter do
   What the pool knows about a worker before it starts:
 
     * `:id` - the worker's name in logs and errors
-    * `:slot` - its place in the pool, from 0 on, which its successors keep
+    * `:slot` - its number in the pool, from 0 on, which its successors keep
     * `:listen` - the address on which a gRPC worker must listen, otherwise `nil`
     * `:options` - all options of the pool, with the `:env` of this slot
   """

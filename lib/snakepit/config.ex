@@ -56,7 +56,7 @@ defmodule Snakepit.Config do
       default: nil,
       flag: true,
       doc:
-        "`:native`, the worker's server in Rust, or `:grpcio`; by default the native server, or grpcio's if that does not load"
+        "`:native`, the worker's server in Rust, or `:grpcio`; by default the native server, or the grpcio server if that does not load"
     ],
     env: [
       only: :processes,
@@ -273,7 +273,7 @@ defmodule Snakepit.Config do
       type: {:positive, 1_000_000},
       default: 6,
       doc:
-        "after how many consecutive intervals without an answer to replace a worker; a command that holds Python's global lock in C code keeps the grpcio server from answering"
+        "after how many consecutive intervals without an answer to replace a worker; a command that holds Python's global lock in C code keeps the grpcio server and workers over stdin and stdout from answering"
     ],
     restart_backoff: [
       only: :processes,

@@ -20,8 +20,7 @@ defmodule Snakepit.Adapters.GRPCPython do
 
   The pool's `:python` names the executable, in the same way. By default it is `.venv/bin/python`
   in the pool's `:root` if that exists, otherwise `python3`. The native server needs no package;
-  for the portable server (`server: :grpcio`) run `mix snakepit.setup
-  --grpcio`.
+  for the grpcio server (`server: :grpcio`) run `mix snakepit.setup --grpcio`.
   """
   @behaviour Snakepit.Adapter
 

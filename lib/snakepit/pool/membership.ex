@@ -40,7 +40,7 @@ defmodule Snakepit.Pool.Membership do
   @derive {Inspect, only: [:id, :key, :leaving, :kill_reason]}
   defstruct [
     :id,
-    # Its place in the pool, from 0 on.
+    # Its number in the pool, from 0 on.
     :slot,
     # The native side of the pool, its manager and its options.
     :pool,

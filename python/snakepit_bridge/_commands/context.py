@@ -119,9 +119,9 @@ class Context:
 
     @property
     def worker_slot(self) -> Optional[int]:
-        """The worker's place in its pool, from 0 on; None for a worker without a pool.
+        """The worker's number in its pool, from 0 on; None for a worker without a pool.
 
-        A worker that replaces another one has the same place.
+        A worker that replaces another one has the same number.
         """
         slot = os.environ.get("SNAKEPIT_WORKER_SLOT", "")
         return int(slot) if slot.isdecimal() else None
