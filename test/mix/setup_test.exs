@@ -5,7 +5,7 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
 
   alias Mix.Snakepit.Venv
   alias Mix.Tasks.Snakepit.Setup
-  alias Snakepit.Test.Project
+  alias Snakepit.Test.{FileServer, Project}
 
   @moduletag :tmp_dir
 
@@ -161,6 +161,50 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     assert {_, 0} = run_python(project, "import snakepit_bridge")
     setup!(project, :uv)
     assert {_, 0} = run_python(project, "import snakepit_bridge")
+  end
+
+  test "installs again if a file that is included has changed, or if a package is gone",
+       %{project: project, tmp_dir: dir} do
+    write = &File.write!(Path.join(project, &1), &2)
+    installing = "* installing the packages of requirements.txt with uv"
+    write.("requirements.txt", "-r more/base.txt\n--constraint=constraints.txt\n")
+    File.mkdir!(Path.join(project, "more"))
+    write.("more/base.txt", "")
+    write.("constraints.txt", "")
+    assert setup!(project, :uv) =~ installing
+    refute setup!(project, :uv) =~ installing
+
+    write.("more/base.txt", "#{wheel!(dir)}\n")
+    assert setup!(project, :uv) =~ installing
+    assert {"7", 0} = run_python(project, "import demo_package; print(demo_package.VALUE)")
+    refute setup!(project, :uv) =~ installing
+
+    write.("constraints.txt", "demo-package<2\n")
+    assert setup!(project, :uv) =~ installing
+    refute setup!(project, :uv) =~ installing
+
+    args = ["pip", "uninstall", "--python", ".venv", "demo-package"]
+    {_, 0} = System.cmd(uv(), args, cd: project, stderr_to_stdout: true)
+    assert setup!(project, :uv) =~ installing
+    assert {"7", 0} = run_python(project, "import demo_package; print(demo_package.VALUE)")
+
+    File.rm!(Path.join(project, "constraints.txt"))
+    assert {output, 1} = task(project, :uv, [])
+    assert output =~ "constraints.txt"
+  end
+
+  test "fails where pip would ask for a password", %{project: project} do
+    {_, 0} = System.cmd("python3", ["-m", "venv", Path.join(project, ".venv")])
+    challenge = "401 Unauthorized\r\nwww-authenticate: Basic realm=\"private\""
+    index = "http://" <> FileServer.answer_once!(challenge, "")
+    File.write!(Path.join(project, "requirements.txt"), "private-package\n")
+
+    env = [{"PATH", path(:pip)}, {"PIP_INDEX_URL", index}, {"NO_PROXY", "localhost"}]
+    {output, status} = Project.mix(project, ["snakepit.setup"], env: env)
+    assert status == 1
+    assert output =~ "private-package"
+    assert output =~ "* installing the packages of requirements.txt with pip"
+    assert_received {:asked, "GET /private-package/" <> _}
   end
 
   test "installs with pip into an environment that uv has made without it",

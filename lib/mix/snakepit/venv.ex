@@ -5,6 +5,9 @@ defmodule Mix.Snakepit.Venv do
 
   import Mix.Snakepit, only: [shown: 1, step: 2]
 
+  @version "import sys, sysconfig as c; " <>
+             "print('.'.join(map(str, sys.version_info[:3])) + ('t' if c.get_config_var('Py_GIL_DISABLED') else ''))"
+
   @enforce_keys [:path]
   defstruct [:path, :uv]
 
@@ -21,16 +24,24 @@ defmodule Mix.Snakepit.Venv do
 
   @doc """
   Creates the environment unless it exists. `wanted` is a version, `"3.12"`, an executable, or nil.
-  An environment that exists is left alone, and must have the wanted Python.
+  An environment that exists is left alone, and must have the wanted Python. Returns its version.
   """
-  @spec ensure!(t, String.t() | nil) :: :ok
+  @spec ensure!(t, String.t() | nil) :: String.t()
   def ensure!(venv, wanted) do
-    case state(venv) do
-      :usable -> check!(venv, wanted)
+    state = state(venv)
+
+    case state do
+      :usable -> :ok
       :none -> create!(venv, wanted, [])
       :broken -> create!(venv, wanted, ["--clear"])
       :foreign -> Mix.raise("#{shown(venv.path)} exists and is not a virtual environment")
     end
+
+    version = running!(venv)
+    if problem = mismatch(venv, version), do: unfit!(problem)
+    if state == :usable and wanted != nil, do: check_wanted!(venv, version, wanted)
+    check_new_enough!(venv, version)
+    version
   end
 
   @doc """
@@ -51,7 +62,7 @@ defmodule Mix.Snakepit.Venv do
   end
 
   defp create!(%{uv: nil} = venv, wanted, clear) do
-    python = find!(wanted)
+    python = find!(venv, wanted)
     step("creating", "#{shown(venv.path)} with #{python}")
 
     # Debian's Python has none without python3-venv. It is missed only when packages are installed.
@@ -75,42 +86,98 @@ defmodule Mix.Snakepit.Venv do
     run!(venv.uv, ["venv", "--no-project"] ++ python ++ clear ++ [venv.path])
   end
 
-  defp check!(_venv, nil), do: :ok
+  defp running!(venv) do
+    case evaluate(python(venv), @version, []) do
+      {:ok, version} -> version
+      {:error, problem} -> unfit!(problem)
+    end
+  end
 
-  defp check!(venv, wanted) do
-    version = version!(python(venv))
-
-    matches? =
-      if version?(wanted),
-        do: version == wanted or String.starts_with?(version, wanted <> "."),
-        else: version == version!(find!(wanted))
-
-    if matches? do
-      :ok
+  @doc """
+  Says in words that an environment was made for another Python than the one that runs it, whose version is
+  given, or returns nil. Its packages are in `lib/python3.11`, for example, where no other Python looks.
+  """
+  @spec mismatch(t, String.t()) :: String.t() | nil
+  def mismatch(venv, version) do
+    # Environments of conda have no such file.
+    with {:ok, text} <- File.read(Path.join(venv.path, "pyvenv.cfg")),
+         [_line, made_for] <- Regex.run(~r/^version(?:_info)? *= *(\d+\.\d+)/m, text),
+         false <- String.starts_with?(version <> ".", made_for <> ".") do
+      "#{shown(venv.path)} was made for Python #{made_for} and is run by #{version}, which does not find its packages"
     else
-      Mix.raise(
-        "#{shown(venv.path)} has Python #{version}, not the Python of --python #{wanted}: delete the directory, " <>
-          "and it is created again, or name another one with --venv"
+      _ -> nil
+    end
+  end
+
+  defp check_wanted!(venv, version, wanted) do
+    wish = if parse(wanted), do: wanted, else: version!(find!(venv, wanted))
+
+    unless wanted?(version, wish) do
+      unfit!(
+        "#{shown(venv.path)} has Python #{version}, not the Python of --python #{wanted}",
+        "; to keep it, leave --python out"
       )
     end
   end
 
-  defp version?(wanted), do: wanted =~ ~r/\A3(\.\d+)*t?\z/
+  defp check_new_enough!(venv, version) do
+    [major, minor | _] = version |> String.split(".") |> Enum.map(&elem(Integer.parse(&1), 0))
 
-  defp find!(nil), do: find!("python3")
-
-  defp find!(wanted) do
-    name = if version?(wanted), do: "python" <> wanted, else: wanted
-
-    System.find_executable(name) ||
-      Mix.raise(
-        "#{name} was not found: install Python 3.9 or newer, name another one with --python, or install uv " <>
-          "(https://docs.astral.sh/uv), which downloads the version that --python asks for"
+    if {major, minor} < {3, 9} do
+      unfit!(
+        "#{shown(venv.path)} has Python #{version}, and Snakepit needs 3.9 or newer",
+        "; --python 3.12 chooses the Python"
       )
+    end
   end
 
-  @version "import sys, sysconfig as c; " <>
-             "print('.'.join(map(str, sys.version_info[:3])) + ('t' if c.get_config_var('Py_GIL_DISABLED') else ''))"
+  @spec unfit!(String.t(), String.t()) :: no_return
+  defp unfit!(problem, more \\ "") do
+    Mix.raise(
+      "#{problem}: delete the directory of the environment, and mix snakepit.setup creates it again, " <>
+        "or name another one with --venv#{more}"
+    )
+  end
+
+  @doc """
+  Whether a version, `3.14.0t` for example, is the wanted one: `3.14t`, or `python3.14t`. A Python with
+  the global lock and one without are never the same.
+  """
+  @spec wanted?(String.t(), String.t()) :: boolean
+  def wanted?(version, wanted) do
+    [numbers, threads] = parse(version)
+    [wanted_numbers, wanted_threads] = parse(wanted)
+
+    threads == wanted_threads and String.starts_with?(numbers <> ".", wanted_numbers <> ".")
+  end
+
+  # Splits a version, or the usual name of an executable with it, into its numbers and the `t`. Which Python
+  # `python3` is depends on PATH.
+  defp parse(wanted) do
+    ~r/\A(?:python(?=3\.))?(3(?:\.\d+)*)(t?)\z/
+    |> Regex.run(wanted, capture: :all_but_first)
+  end
+
+  defp find!(venv, nil), do: find!(venv, "python3")
+
+  defp find!(venv, wanted) do
+    version? = parse(wanted) != nil
+    name = if version?, do: "python" <> String.trim_leading(wanted, "python"), else: wanted
+    System.find_executable(name) || not_found!(venv, name)
+  end
+
+  defp not_found!(%{uv: nil}, name) do
+    Mix.raise(
+      "#{name} was not found: install Python 3.9 or newer, name another one with --python, or install uv " <>
+        "(https://docs.astral.sh/uv), which downloads the version that --python asks for"
+    )
+  end
+
+  defp not_found!(_venv, name) do
+    Mix.raise(
+      "#{name} was not found: --python takes a version, 3.12 for example, or an executable that exists"
+    )
+  end
 
   @doc "The version of a Python, with a `t` at the end if it is free-threaded."
   @spec version!(Path.t()) :: String.t()
@@ -121,7 +188,9 @@ defmodule Mix.Snakepit.Venv do
   def install!(%{uv: nil} = venv, args, what) do
     ensure_pip!(venv)
     step("installing", "#{what} with pip")
-    pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+
+    # Nobody answers if it asks, for the password of an index for example: it would wait forever.
+    pip = ~w(-m pip install --no-input --disable-pip-version-check --progress-bar off)
     run!(python(venv), pip ++ args)
   end
 
@@ -148,6 +217,15 @@ defmodule Mix.Snakepit.Venv do
 
   defp module?(python, name),
     do: match?({_, 0}, System.cmd(python, ["-I", "-c", "import #{name}"], stderr_to_stdout: true))
+
+  @doc "The packages that an environment has, with their versions: `demo_package-1.0.dist-info`."
+  @spec packages(t) :: [String.t()]
+  def packages(venv) do
+    venv.path
+    |> Path.join("lib/python*/site-packages/*.dist-info")
+    |> Path.wildcard()
+    |> Enum.map(&Path.basename/1)
+  end
 
   @doc "Installs what `uv.lock` lists. What else the environment has is left alone."
   @spec sync!(t) :: :ok
@@ -178,10 +256,24 @@ defmodule Mix.Snakepit.Venv do
   @doc "The output of Python code. It runs isolated (`-I`): only the environment itself counts."
   @spec output!(Path.t(), String.t(), [String.t()]) :: String.t()
   def output!(python, code, args \\ []) do
-    case System.cmd(python, ["-I", "-c", code | args], stderr_to_stdout: true) do
-      {output, 0} -> String.trim(output)
-      {output, _status} -> Mix.raise("#{python} could not be run: #{output}")
+    case evaluate(python, code, args) do
+      {:ok, output} -> output
+      {:error, problem} -> Mix.raise(problem)
     end
+  end
+
+  defp evaluate(python, code, args) do
+    case System.cmd(python, ["-I", "-c", code | args], stderr_to_stdout: true) do
+      {output, 0} ->
+        {:ok, String.trim(output)}
+
+      {output, status} ->
+        {:error, "#{python} could not be run (status #{status}): #{String.trim(output)}"}
+    end
+  rescue
+    # It cannot be started: it is no program, or not for this machine.
+    error in ErlangError ->
+      {:error, "#{python} could not be run: #{:file.format_error(error.original)}"}
   end
 
   defp run!(executable, args, env \\ []) do

@@ -20,13 +20,15 @@ defmodule Mix.Tasks.Snakepit.Setup do
   [uv](https://docs.astral.sh/uv) is used if it is in `PATH`, otherwise `python -m venv` and pip.
   uv also downloads the Python that `--python` asks for, if it is not installed.
 
-  An environment that exists is never removed, whoever has made it, so you can run the task before
-  every start. Only one whose Python is gone is created again.
+  An environment that exists is never removed, whoever has made it, and packages are installed only
+  if one of these files or of those that it includes (`-r`, `-c`) has changed, or a package of the
+  environment is gone: you can run the task before every start. Only an environment whose Python is
+  gone is created again.
 
   ## Options
 
-    * `--python` - the Python for the environment: a version, `3.12`, or an executable. Snakepit needs
-      3.9 or newer
+    * `--python` - the Python for the environment: a version, `3.12`, or `3.14t` for a free-threaded
+      one, or an executable. Snakepit needs 3.9 or newer
     * `--venv` - the directory of the environment, by default `.venv`, which is where pools look
     * `--requirements` - a requirements file to install instead of the files above; may be repeated
     * `--grpcio` - also installs grpcio and protobuf, which the portable server (`server: :grpcio`)
@@ -69,15 +71,13 @@ defmodule Mix.Tasks.Snakepit.Setup do
 
   @doc false
   def set_up(venv, options) do
-    :ok = Venv.ensure!(venv, options[:python])
+    version = Venv.ensure!(venv, options[:python])
     free_threaded? = Compile.Snakepit.build_for(Venv.python(venv)) == :free_threaded
     install(venv, packages(options, free_threaded?), options)
     link_package(Venv.python(venv))
     suggest_ignoring(venv)
 
-    Mix.shell().info(
-      "#{Mix.Snakepit.shown(venv.path)} is ready: Python #{Venv.version!(Venv.python(venv))}"
-    )
+    Mix.shell().info("#{Mix.Snakepit.shown(venv.path)} is ready: Python #{version}")
   end
 
   defp packages(options, free_threaded?) do
@@ -129,19 +129,43 @@ defmodule Mix.Tasks.Snakepit.Setup do
 
   defp install_pyproject(venv, packages, file), do: install(venv, packages, [file], ["-r", file])
 
-  # What a file in the environment lists was installed before.
+  # A file in the environment lists what was wanted, and the packages that were there once it was installed. While
+  # they are, nothing is left to do: to find that out, pip takes a second and more.
   defp install(venv, packages, files, args) do
     stamp = Path.join(venv.path, ".snakepit")
-    wanted = packages ++ Enum.flat_map(files, &(&1 |> File.read!() |> String.split("\n")))
-    installed = with({:ok, text} <- File.read(stamp), do: String.split(text, "\n"))
+    wanted = packages ++ Enum.flat_map(files, &lines(&1, []))
+    written = with({:ok, text} <- File.read(stamp), do: String.split(text, "\n"))
 
-    unless is_list(installed) and wanted -- installed == [] do
+    unless is_list(written) and wanted -- written == [] and gone(venv, written) == [] do
       what = Enum.join(packages ++ Enum.map(files, &"the packages of #{&1}"), " ")
       if packages ++ args != [], do: Venv.install!(venv, packages ++ args, what)
-      File.write!(stamp, Enum.join(wanted, "\n"))
+      File.write!(stamp, Enum.join(wanted ++ Venv.packages(venv), "\n"))
     end
 
     :ok
+  end
+
+  defp gone(venv, written),
+    do: Enum.filter(written, &String.ends_with?(&1, ".dist-info")) -- Venv.packages(venv)
+
+  # The lines of a requirements file and of those that it includes. If one cannot be read, the installer says why.
+  defp lines(file, including) do
+    case File.read(file) do
+      {:ok, text} ->
+        lines = String.split(text, "\n")
+        included = Enum.uniq(Enum.flat_map(lines, &included(&1, file))) -- including
+        lines ++ Enum.flat_map(included, &lines(&1, [&1 | including]))
+
+      {:error, reason} ->
+        ["#{file}: #{reason}"]
+    end
+  end
+
+  defp included(line, file) do
+    case Regex.run(~r/^\s*(?:-r|-c|--requirement|--constraint)[\s=]*([^\s=]\S*)/, line) do
+      [_line, name] -> [Path.expand(name, Path.dirname(file))]
+      nil -> []
+    end
   end
 
   @locate "import sysconfig; print(sysconfig.get_path('purelib'))"
