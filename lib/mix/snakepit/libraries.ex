@@ -12,6 +12,8 @@ defmodule Mix.Snakepit.Libraries do
     "snakepit_python" => "python/snakepit_bridge/_native.abi3.so"
   }
   @stamp "priv/native/libraries.txt"
+  # The project that compiles this module is Snakepit; the one that runs it may be a user's.
+  @version Mix.Project.config()[:version]
   @sources ~w(Cargo.toml Cargo.lock proto/*.proto native/*/Cargo.toml native/*/build.rs native/*/src/**/*.rs)
 
   # Installs what is wanted, unless it is there. Returns whether it has changed anything.
@@ -24,8 +26,9 @@ defmodule Mix.Snakepit.Libraries do
 
   def archive(target), do: Archive.name(version(), target)
 
-  # The extension for a free-threaded Python, which cannot load the one for all others.
-  def install_free_threaded!(python, suffix) do
+  # The extension for a free-threaded Python, which cannot load the one for all others. The Mix project is that of the
+  # user, whose dependencies are in `deps_path`.
+  def install_free_threaded!(python, suffix, deps_path) do
     file = "python/snakepit_bridge/_native#{suffix}"
     stamp = "priv/native/free_threaded#{suffix}.txt"
     facts = facts(sources())
@@ -38,7 +41,7 @@ defmodule Mix.Snakepit.Libraries do
       {artifacts, _} = cargo!(["snakepit_python"], args, env: [{"PYO3_PYTHON", python}])
       copy!(artifacts, %{"snakepit_python" => file})
       Stamp.write!(stamp, facts, [file])
-      clean_up()
+      clean_up(deps_path)
     end
   end
 
@@ -84,7 +87,7 @@ defmodule Mix.Snakepit.Libraries do
         copy!(artifacts, @files)
         Stamp.write!(@stamp, facts ++ [{"target", target}], files())
         info("Compiled the native libraries in #{System.monotonic_time(:second) - started} s")
-        clean_up()
+        clean_up(Mix.Project.deps_path())
       rescue
         # Another `mix compile` may have done it meanwhile and removed cargo's directory.
         error in Mix.Error ->
@@ -119,9 +122,8 @@ defmodule Mix.Snakepit.Libraries do
 
   # Nobody edits the sources of a dependency that Mix has fetched: the directory of cargo, half a
   # gigabyte, would not be used again. A checkout keeps it.
-  defp clean_up do
-    if Path.dirname(File.cwd!()) == Path.expand(Mix.Project.deps_path()),
-      do: File.rm_rf!("target")
+  defp clean_up(deps_path) do
+    if Path.dirname(File.cwd!()) == Path.expand(deps_path), do: File.rm_rf!("target")
   end
 
   defp facts(source) do
@@ -143,6 +145,6 @@ defmodule Mix.Snakepit.Libraries do
   end
 
   defp files, do: Map.values(@files)
-  defp version, do: Mix.Project.config()[:version]
+  defp version, do: @version
   defp info(text), do: Mix.shell().info(text)
 end

@@ -4,7 +4,7 @@ defmodule Mix.Tasks.Compile.Snakepit do
   # Runs after the Elixir compiler, because that makes this module available.
   use Mix.Task.Compiler
 
-  alias Mix.Snakepit.{Files, Libraries}
+  alias Mix.Snakepit.{Files, Libraries, Venv}
 
   @package "python/snakepit_bridge"
   @copy "priv/python/snakepit_bridge"
@@ -29,15 +29,16 @@ defmodule Mix.Tasks.Compile.Snakepit do
 
   # A free-threaded `python` cannot load the extension for all others: this builds one for it, too.
   def build_for(python) do
-    {output, 0} = System.cmd(python, ["-c", @free_threaded])
-
-    case String.trim(output) do
+    case Venv.output!(python, @free_threaded) do
       "" ->
         :any
 
       suffix ->
+        # That of the user's project, which may be relative to its directory.
+        deps_path = Mix.Project.deps_path()
+
         File.cd!(source(), fn ->
-          Libraries.install_free_threaded!(python, suffix)
+          Libraries.install_free_threaded!(python, suffix, deps_path)
           copy_package()
         end)
 

@@ -6,6 +6,7 @@ defmodule Mix.Snakepit.BuildingTest do
   import Snakepit.Test.Files, only: [put!: 3]
 
   alias Mix.Snakepit.{Libraries, Target}
+  alias Mix.Tasks.Compile
   alias Snakepit.Test.Crates
 
   @moduletag :tmp_dir
@@ -80,6 +81,60 @@ defmodule Mix.Snakepit.BuildingTest do
     assert Enum.all?(@files, &File.exists?(Path.join(package, &1)))
     refute File.exists?(Path.join(package, "target"))
     refute install(package)
+  end
+
+  test "the extension for a free-threaded Python is built in a user's project as in Snakepit's own",
+       context do
+    %{package: package, tmp_dir: dir} = context
+    suffix = ".cpython-314t-x86_64-linux-gnu.so"
+    python = Path.join(dir, "python3.14t")
+    put!(dir, "python3.14t", "#!/bin/sh\necho #{suffix}\n")
+    File.chmod!(python, 0o755)
+
+    app = Path.join(dir, "app")
+    dependency = Path.join(app, "deps/snakepit")
+    File.mkdir_p!(Path.dirname(dependency))
+    File.rename!(package, dependency)
+    put!(dependency, "python/snakepit_bridge/__init__.py", "")
+
+    # That of an umbrella has no version.
+    put!(app, "mix.exs", """
+    defmodule App.MixProject do
+      use Mix.Project
+      def project, do: [apps_path: "apps", deps: [{:snakepit, path: "deps/snakepit"}]]
+    end
+    """)
+
+    # In this BEAM, Mix would look for the dependencies among those of this project.
+    script = """
+    {:ok, _} = Application.ensure_all_started(:mix)
+    Code.compile_file("mix.exs")
+    :free_threaded = Mix.Tasks.Compile.Snakepit.build_for(#{inspect(python)})
+    """
+
+    args = ["-pa", Application.app_dir(:snakepit, "ebin"), "-e", script]
+    {output, status} = System.cmd("elixir", args, cd: app, stderr_to_stdout: true)
+    assert status == 0, output
+
+    extension = Path.join(dependency, "python/snakepit_bridge/_native#{suffix}")
+    assert File.exists?(extension)
+    stamp = File.read!(Path.join(dependency, "priv/native/free_threaded#{suffix}.txt"))
+    assert stamp =~ "version: #{Application.spec(:snakepit, :vsn)}\n"
+    refute File.exists?(Path.join(dependency, "target"))
+  end
+
+  test "a Python that does not run is named", %{tmp_dir: dir} do
+    python = Path.join(dir, "python")
+    File.write!(python, "no program")
+
+    refused = fn ->
+      assert_raise(Mix.Error, fn -> Compile.Snakepit.build_for(python) end).message
+    end
+
+    assert refused.() =~ "#{python} could not be run: permission denied"
+    File.write!(python, "#!/bin/sh\necho no libpython >&2; exit 127\n")
+    File.chmod!(python, 0o755)
+    assert refused.() == "#{python} could not be run (status 127): no libpython"
   end
 
   test "an archive of a target has what was built for it", %{
