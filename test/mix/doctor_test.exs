@@ -121,6 +121,49 @@ defmodule Mix.Tasks.Snakepit.DoctorTest do
     assert output =~ "fix: mix snakepit.setup"
   end
 
+  # A Python that gives these answers to the first checks, and fails the others.
+  defp answering!(dir, facts) do
+    python = Path.join(dir, "answering/bin/python")
+    File.mkdir_p!(Path.dirname(python))
+
+    File.write!(python, """
+    #!/bin/sh
+    case "$2" in
+      *sys.prefix*) printf '#{Enum.join(facts, "\\n")}\\n' ;;
+      *__version__*) printf '#{Application.spec(:snakepit, :vsn)}\\n/nowhere/__init__.py\\n' ;;
+      *) echo "no extension"; exit 69 ;;
+    esac
+    """)
+
+    File.chmod!(python, 0o755)
+    python
+  end
+
+  test "names the fix for a Python that is too old, free-threaded, or not that of its environment",
+       %{tmp_dir: dir} do
+    python = answering!(dir, ["3.8.18", "", "no", ""])
+    prefix = Path.dirname(Path.dirname(python))
+    project = project!(dir, "python: #{inspect(python)}")
+    check = fn -> project |> doctor() |> elem(0) end
+    output = check.()
+    assert line(output, "Python") =~ "3.8.18 is too old"
+
+    assert output =~
+             ~s(--venv .venv-new, and python: ".venv-new/bin/python" in the pool's options)
+
+    answering!(dir, ["3.14.0", "", "yes", "t"])
+    output = check.()
+    assert line(output, "Python") =~ "ok "
+    assert line(output, "server") =~ "FAIL"
+    assert output =~ "fix: mix snakepit.setup --python #{python}"
+
+    answering!(dir, ["3.12.1", prefix, "yes", ""])
+    File.write!(Path.join(prefix, "pyvenv.cfg"), "version = 3.11.2\n")
+    output = check.()
+    assert line(output, "Python") =~ "#{prefix} was made for Python 3.11 and is run by 3.12.1"
+    assert output =~ "fix: delete #{prefix}, then mix snakepit.setup"
+  end
+
   test "finds an invalid configuration, and checks the installation nevertheless",
        %{tmp_dir: dir} do
     config = %{

@@ -6,7 +6,7 @@ defmodule Mix.Snakepit.Doctor.Pool do
   import Mix.Snakepit, only: [shown: 1]
   import Mix.Snakepit.Check
 
-  alias Mix.Snakepit.{Pools, Program}
+  alias Mix.Snakepit.{Pools, Program, Venv}
   alias Snakepit.{Adapter, Adapters, Config, Native}
   alias Snakepit.Config.Env
 
@@ -84,7 +84,8 @@ defmodule Mix.Snakepit.Doctor.Pool do
 
     with {:ok, facts} <- step(report, fn -> version(run) end),
          :ok <- step(report, fn -> bridge(run, facts) end),
-         :ok <- server(adapter, options, run, report),
+         fix = server_fix(options.server, facts, command.executable),
+         :ok <- server(adapter, options, run, fix, report),
          do: step(report, fn -> adapter(command, options, run) end)
   end
 
@@ -102,27 +103,35 @@ defmodule Mix.Snakepit.Doctor.Pool do
   @facts """
   import sys
   prefix = sys.prefix if sys.prefix != sys.base_prefix else ""
-  print("\\n".join([sys.version.split()[0], prefix, "yes" if sys.version_info >= (3, 9) else "no"]))
+  new = "yes" if sys.version_info >= (3, 9) else "no"
+  print("\\n".join([sys.version.split()[0], prefix, new, sys.abiflags]))
   """
 
   defp version(run) do
     case run.(@facts, []) do
       {output, 0} ->
-        [version, prefix, new?] = output |> String.split("\n") |> Enum.take(-4) |> Enum.take(3)
-        place = if prefix == "", do: "no virtual environment", else: "in #{shown(prefix)}"
+        [version, prefix, new?, flags] =
+          output |> String.split("\n") |> Enum.take(-5) |> Enum.take(4)
 
-        if new? == "yes",
-          do: {ok("Python", "#{version}, #{place}"), %{prefix: prefix}},
-          else:
-            failed(
-              "Python",
-              "#{version} is too old",
-              "mix snakepit.setup --python 3.12 --venv .venv-new"
-            )
+        facts = %{prefix: prefix, free_threaded?: flags =~ "t"}
+        place = if prefix == "", do: "no virtual environment", else: "in #{shown(prefix)}"
+        problem = if prefix != "", do: prefix |> Venv.new(nil) |> Venv.mismatch(version)
+
+        cond do
+          new? == "no" -> failed("Python", "#{version} is too old", too_old())
+          problem -> failed("Python", problem, "delete #{shown(prefix)}, then mix snakepit.setup")
+          true -> {ok("Python", "#{version}, #{place}"), facts}
+        end
 
       other ->
         failed("Python", broken(other), "mix snakepit.setup")
     end
+  end
+
+  # The pool may name the Python that it has now.
+  defp too_old do
+    "mix snakepit.setup --python 3.12 --venv .venv-new, " <>
+      ~s(and python: ".venv-new/bin/python" in the pool's options)
   end
 
   @bridge "import snakepit_bridge as b; print(b.__version__); print(b.__file__)"
@@ -160,19 +169,24 @@ defmodule Mix.Snakepit.Doctor.Pool do
   @server "from snakepit_bridge._cli.choice import grpc_server; import sys; grpc_server(sys.argv[1] or None)"
 
   # Workers over stdin and stdout need none.
-  defp server(Adapters.GenericPythonV2, _options, _run, _report), do: :ok
+  defp server(Adapters.GenericPythonV2, _options, _run, _fix, _report), do: :ok
 
-  defp server(_adapter, options, run, report) do
+  defp server(_adapter, options, run, fix, report) do
     step(report, fn ->
       case run.(@server, [to_string(options.server)]) do
         {output, 0} -> ok("server", String.trim("#{options.server || "loads"} #{output}"))
-        {output, status} -> failed("server", broken({output, status}), server_fix(options.server))
+        {output, status} -> failed("server", broken({output, status}), fix)
       end
     end)
   end
 
-  defp server_fix(:grpcio), do: "mix snakepit.setup --grpcio"
-  defp server_fix(_native), do: "mix deps.compile snakepit --force"
+  defp server_fix(:grpcio, _facts, _python), do: "mix snakepit.setup --grpcio"
+
+  # A compilation builds the extension for all others.
+  defp server_fix(_native, %{free_threaded?: true}, python),
+    do: "mix snakepit.setup --python #{shown(python)}"
+
+  defp server_fix(_native, _facts, _python), do: "mix deps.compile snakepit --force"
 
   @adapter """
   import sys
