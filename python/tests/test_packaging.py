@@ -375,8 +375,21 @@ def test_without_the_extension_it_serves_with_grpcio(user: Environment) -> None:
         assert client.result("greet", name=b'"you"') == {"result": "Hello you"}
         client.close()
         process.terminate()
-        assert "run `mix compile` to build it; serving with grpcio" in process.stderr.read()
+        said = process.stderr.read()
         assert process.wait(PATIENCE) == 0
+    # A user of pip has no Mix.
+    assert "install a wheel of snakepit-bridge that has it for this Python" in said
+    assert "platform; serving with grpcio" in said
+    assert "`mix" not in said
+
+
+def test_without_the_extension_it_says_which_option_chooses_the_other_server(
+    user: Environment,
+) -> None:
+    ended = user.run("-m", "snakepit_bridge", "--server", "native")
+    assert ended.returncode == 69
+    assert "install a wheel of snakepit-bridge" in ended.stderr
+    assert "or use `--server grpcio`" in ended.stderr
 
 
 def test_an_editable_install_follows_the_source(folder: Path) -> None:

@@ -90,6 +90,17 @@ defmodule Mix.Tasks.Snakepit.Gen.AdapterTest do
     mix!(project, ["snakepit.gen.adapter", "App.Python", "--force"])
     assert File.read!(Path.join(project, "lib/app/python.ex")) =~ "defmodule App.Python do"
 
+    # uv makes environments without pip.
+    uv = Path.join(dir, "bin/uv")
+    File.mkdir_p!(Path.dirname(uv))
+    File.write!(uv, "#!/bin/sh\n")
+    File.chmod!(uv, 0o755)
+    File.rm!(Path.join(project, "lib/app/python.ex"))
+    env = [{"PATH", Path.dirname(uv) <> ":" <> System.get_env("PATH")}]
+    output = mix!(project, ["snakepit.gen.adapter", "App.Python", "--force"], env: env)
+    assert output =~ ~r/^ +uv pip install pytest$/m
+    refute output =~ "-m pip"
+
     {output, 1} = Project.mix(project, ["snakepit.gen.adapter", "app"])
     assert output =~ "app is not the name of a module"
 

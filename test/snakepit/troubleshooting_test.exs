@@ -24,6 +24,20 @@ defmodule Snakepit.TroubleshootingTest do
     end
   end
 
+  test "where a task is to install grpcio, it is asked to" do
+    lines = for path <- guides(), line <- File.stream!(path), do: {Path.basename(path), line}
+
+    offers =
+      Enum.filter(lines, fn {_path, line} -> line =~ "grpcio" and line =~ "mix snakepit.setup" end)
+
+    assert length(offers) >= 2
+
+    for offer <- offers,
+        do: assert(elem(offer, 1) =~ "mix snakepit.setup --grpcio", inspect(offer))
+  end
+
+  defp guides, do: Path.wildcard(Path.join(@root, "guides/*.md"))
+
   # The first cell of each row, in backticks.
   defp messages do
     for [_row, message] <- Regex.scan(~r/^\| `([^`]+)`/m, File.read!(@guide)), do: message

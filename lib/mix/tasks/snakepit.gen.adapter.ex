@@ -150,9 +150,16 @@ defmodule Mix.Tasks.Snakepit.Gen.Adapter do
     and the test in Python:
 
         mix snakepit.setup
-        .venv/bin/python -m pip install pytest
+        #{install("pytest")}
         .venv/bin/python -m pytest test/python
     """)
+  end
+
+  # An environment that uv has made has no pip.
+  defp install(package) do
+    if System.find_executable("uv"),
+      do: "uv pip install #{package}",
+      else: ".venv/bin/python -m pip install #{package}"
   end
 
   # Asks a worker for its commands.

@@ -6,12 +6,15 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Optional
 
 from snakepit_bridge._errors.exits import NoServerError
 
 # As `sysconfig` has it, which reads all settings of the build.
 _FREE_THREADED = "t" in sys.abiflags
+# Mix and pools use the package elsewhere.
+_FROM_PIP = Path(__file__).parents[2].name in ("site-packages", "dist-packages")
 
 
 def grpc_server(name: Optional[str]) -> Callable[..., int]:
@@ -26,7 +29,8 @@ def grpc_server(name: Optional[str]) -> Callable[..., int]:
     except ImportError as error:
         missing = error
         if name == "native":
-            raise NoServerError(f"{_native_missing(error)}; or use the server grpcio") from None
+            other = "`--server grpcio`" if _FROM_PIP else "the server grpcio"
+            raise NoServerError(f"{_native_missing(error)}; or use {other}") from None
     try:
         from snakepit_bridge._grpcio import grpcio
     except ImportError as error:
@@ -50,5 +54,11 @@ def _check_native() -> None:
 
 
 def _native_missing(error: ImportError) -> str:
-    task = f"mix snakepit.setup --python {sys.executable}" if _FREE_THREADED else "mix compile"
-    return f"the native server does not load ({error}): run `{task}` to build it"
+    if _FROM_PIP:
+        way = "install a wheel of snakepit-bridge that has it for this Python and platform"
+    elif _FREE_THREADED:
+        way = f"run `mix snakepit.setup --python {sys.executable}` to build it"
+    else:
+        task = "`mix deps.compile snakepit --force` (in Snakepit itself, `mix compile`)"
+        way = f"run {task} to install it"
+    return f"the native server does not load ({error}): {way}"
