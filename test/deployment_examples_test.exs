@@ -76,6 +76,14 @@ defmodule Snakepit.DeploymentExamplesTest do
       end
     end
 
+    test "installs what compiles dependencies in Erlang before it makes a release" do
+      for name <- @dockerfiles,
+          line <- List.flatten(stages(name)),
+          [before, _options] <- [String.split(line, "mix release", parts: 2)],
+          needed <- ~w(hex rebar),
+          do: assert(before =~ "mix local.#{needed} --force")
+    end
+
     test "starts its program without a shell" do
       for name <- @dockerfiles, line <- List.last(stages(name)), line =~ ~r/^(CMD|ENTRYPOINT)/ do
         assert line =~ ~r/^(CMD|ENTRYPOINT) \["/
