@@ -164,6 +164,14 @@ defmodule Mix.Tasks.Snakepit.DoctorTest do
     assert output =~ "fix: delete #{prefix}, then mix snakepit.setup"
   end
 
+  test "imports the command class with variables of any bytes", %{tmp_dir: dir} do
+    code = ~s(import os\nassert os.environb[b"X"] == b"\\xff"\n)
+    files = %{"python/commands.py" => code <> @commands}
+    {output, status} = doctor(project!(dir, ~S(env: %{"X" => <<255>>}), files))
+    assert status == 0, output
+    assert line(output, "adapter") =~ "commands:Commands is imported"
+  end
+
   test "finds an invalid configuration, and checks the installation nevertheless",
        %{tmp_dir: dir} do
     config = %{

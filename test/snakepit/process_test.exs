@@ -259,6 +259,13 @@ defmodule Snakepit.ProcessTest do
     assert_receive {^port, {:exit_status, 137}}, @patience
   end
 
+  test "the memory of a worker is unknown where there is neither /proc nor a program `ps`" do
+    peer = Peers.start!(snakepit: false)
+    :ok = Peers.call(peer, System, :put_env, ["PATH", "/nowhere"])
+    process = %OSProcess{os_pid: String.to_integer(System.pid()), born: nil}
+    assert Peers.call(peer, OSProcess, :memory, [process]) == nil
+  end
+
   test "the end of the output of a worker that has exited is waited for, however late it is" do
     ref = make_ref()
     process = %OSProcess{output: %Output{ref: ref}}

@@ -240,6 +240,9 @@ defmodule Snakepit.Pool.OSProcess do
          {kilobytes, _rest} <- kilobytes |> String.trim() |> Integer.parse(),
          do: kilobytes * 1024,
          else: (_gone -> nil)
+  rescue
+    # There is no `ps` either, as in slim images.
+    ErlangError -> nil
   end
 
   def memory(process), do: Native.process_memory(process.os_pid, process.born)
