@@ -35,13 +35,16 @@ defmodule Mix.Snakepit.Libraries do
 
     if reason = Stamp.stale(stamp, facts, [file]) do
       info("Compiling the extension for #{python} with cargo: #{reason}")
-      # In a separate directory: in a shared one, each of the two builds would undo the other.
-      target = Path.join(System.get_env("CARGO_TARGET_DIR", "target"), "free-threaded")
-      args = ["--no-default-features", "--target-dir", target]
-      {artifacts, _} = cargo!(["snakepit_python"], args, env: [{"PYO3_PYTHON", python}])
-      copy!(artifacts, %{"snakepit_python" => file})
-      Stamp.write!(stamp, facts, [file])
-      clean_up(deps_path)
+
+      once(reason, stamp, facts, [file], fn ->
+        # In a separate directory: in a shared one, each of the two builds would undo the other.
+        target = Path.join(System.get_env("CARGO_TARGET_DIR", "target"), "free-threaded")
+        args = ["--no-default-features", "--target-dir", target]
+        {artifacts, _} = cargo!(["snakepit_python"], args, env: [{"PYO3_PYTHON", python}])
+        copy!(artifacts, %{"snakepit_python" => file})
+        Stamp.write!(stamp, facts, [file])
+        clean_up(deps_path)
+      end)
     end
   end
 
@@ -81,21 +84,26 @@ defmodule Mix.Snakepit.Libraries do
       announce(why, reason || "--force was given")
       started = System.monotonic_time(:second)
 
-      try do
+      once(reason, @stamp, facts, files(), fn ->
         target = if requested = requested(), do: ["--target", requested], else: []
         {artifacts, target} = cargo!(Map.keys(@files), target, [])
         copy!(artifacts, @files)
         Stamp.write!(@stamp, facts ++ [{"target", target}], files())
         info("Compiled the native libraries in #{System.monotonic_time(:second) - started} s")
         clean_up(Mix.Project.deps_path())
-      rescue
-        # Another `mix compile` may have done it meanwhile and removed cargo's directory.
-        error in Mix.Error ->
-          if Stamp.stale(@stamp, facts, files()), do: reraise(error, __STACKTRACE__)
-      end
+      end)
 
       true
     end
+  end
+
+  # Another `mix compile` may have done it meanwhile and removed cargo's directory. If nothing was
+  # stale, a valid stamp does not say that.
+  defp once(stale, stamp, facts, files, build) do
+    build.()
+  rescue
+    error in [Mix.Error, File.Error] ->
+      if stale == nil or Stamp.stale(stamp, facts, files), do: reraise(error, __STACKTRACE__)
   end
 
   # cargo knows its own variable.
@@ -121,9 +129,9 @@ defmodule Mix.Snakepit.Libraries do
   end
 
   # Nobody edits the sources of a dependency that Mix has fetched: the directory of cargo, half a
-  # gigabyte, would not be used again. A checkout keeps it.
+  # gigabyte, would not be used again. A checkout keeps it. Another build may still write there.
   defp clean_up(deps_path) do
-    if Path.dirname(File.cwd!()) == Path.expand(deps_path), do: File.rm_rf!("target")
+    if Path.dirname(File.cwd!()) == Path.expand(deps_path), do: File.rm_rf("target")
   end
 
   defp facts(source) do

@@ -137,6 +137,54 @@ defmodule Mix.Snakepit.BuildingTest do
     assert refused.() == "#{python} could not be run (status 127): no libpython"
   end
 
+  describe "another build at the same time" do
+    # The results of one are kept, and cargo is replaced.
+    setup %{package: package, tmp_dir: dir} do
+      assert install(package)
+      others = Path.join(dir, "others")
+      File.cp_r!(package, others)
+      {:ok, others: others}
+    end
+
+    test "has removed the files, and done it", context do
+      %{package: package, others: others} = context
+      for name <- ~w(priv python), do: File.rm_rf!(Path.join(package, name))
+      cargo!(context.tmp_dir, "/nowhere", "cp -a '#{others}/priv' '#{others}/python' .")
+      assert install(package)
+      refute install(package)
+    end
+
+    test "has removed the files, and has not done it", %{package: package, tmp_dir: dir} do
+      cargo!(dir, "/nowhere", "rm -r priv")
+      File.rm!(Path.join(package, hd(@files)))
+      assert_raise File.Error, ~r"/nowhere/", fn -> install(package) end
+    end
+
+    test "is not the reason why a valid library is there, if it was before", context do
+      cargo!(context.tmp_dir, "/nowhere", "")
+      force = fn -> Libraries.install!(true) end
+      assert_raise File.Error, ~r"/nowhere/", fn -> File.cd!(context.package, force) end
+    end
+
+    test "writes into the directory of cargo while it is removed", context do
+      %{package: package, others: others, tmp_dir: dir} = context
+      System.put_env("MIX_DEPS_PATH", dir)
+      stop = Path.join(dir, "stop")
+      on_exit(fn -> File.touch!(stop) end)
+
+      writer = """
+      mkdir -p target/other
+      while [ ! -e '#{stop}' ] && kill -0 #{System.pid()}; do : > target/other/$((n += 1)); done > /dev/null 2>&1 &
+      until [ -e target/other/1 ]; do :; done
+      """
+
+      File.rm!(Path.join(package, hd(@files)))
+      cargo!(dir, others, writer)
+      assert install(package)
+      refute install(package)
+    end
+  end
+
   test "an archive of a target has what was built for it", %{
     package: package,
     host: host,
@@ -151,6 +199,33 @@ defmodule Mix.Snakepit.BuildingTest do
     assert contents["snakepit_launcher"] == File.read!(built)
     refute File.exists?(Path.join(package, "priv"))
   end
+
+  # Names files as built that are in a directory, after a script has run.
+  defp cargo!(dir, built, script) do
+    artifacts =
+      for file <- @files do
+        name = Path.basename(file)
+        kind = if Path.extname(name) == "", do: "bin", else: "cdylib"
+        target = ~s("target":{"kind":["#{kind}"],"name":"#{crate(name)}"})
+        path = Path.join(built, file)
+        ~s({"reason":"compiler-artifact",#{target},"filenames":["#{path}"]})
+      end
+
+    program =
+      put!(dir, "bin/cargo", """
+      #!/bin/sh
+      if [ "$1" = --version ]; then echo cargo 9.9.0; exit; fi
+      #{script}
+      printf '%s\\n' '#{Enum.join(artifacts, "' '")}'
+      """)
+
+    File.chmod!(program, 0o755)
+    path = Path.dirname(program) <> ":" <> System.get_env("PATH")
+    Snakepit.Test.Environment.put([{"PATH", path}])
+  end
+
+  defp crate("_native" <> _), do: "snakepit_python"
+  defp crate(name), do: Path.rootname(name)
 
   defp install(package), do: File.cd!(package, fn -> Libraries.install!(false) end)
   defp stamp(package), do: package |> stamp_path() |> File.read!()
