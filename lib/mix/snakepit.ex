@@ -1,6 +1,6 @@
 defmodule Mix.Snakepit do
   @moduledoc false
-  # What the Mix tasks share: their options, `--help`, and how they print and fail.
+  # What the Mix tasks share: their options, variables, `--help`, and how they print and fail.
 
   @doc """
   Parses the arguments of a task and runs `fun` with its options and the other arguments.
@@ -65,6 +65,12 @@ defmodule Mix.Snakepit do
   @doc "Ends a task with exit status 1, after it has printed why."
   @spec fail() :: no_return
   def fail, do: exit({:shutdown, 1})
+
+  @doc "A variable of the environment, or nil if it is unset or empty, as an `ARG` of Docker that is not given."
+  @spec env(String.t()) :: String.t() | nil
+  def env(name) do
+    with "" <- System.get_env(name), do: nil
+  end
 
   @doc "A path as the user would write it."
   @spec shown(Path.t()) :: Path.t()

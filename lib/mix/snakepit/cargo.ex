@@ -15,7 +15,7 @@ defmodule Mix.Snakepit.Cargo do
   def build!(directory, crates, args, options \\ []) do
     cargo = executable!(directory)
     args = args ++ Enum.flat_map(crates, &["--package", &1])
-    env = for {name, value} <- options[:env] || [], do: {to_charlist(name), to_charlist(value)}
+    given = for {name, value} <- options[:env] || [], do: {to_charlist(name), to_charlist(value)}
     command = Keyword.get(options, :command, "build")
     # On a terminal, cargo itself shows how far it is.
     terminal? = terminal?()
@@ -31,7 +31,7 @@ defmodule Mix.Snakepit.Cargo do
         :hide,
         {:args, args},
         {:cd, to_charlist(directory)},
-        {:env, env},
+        {:env, unset() ++ given},
         {:line, 65_536}
       ])
 
@@ -56,9 +56,16 @@ defmodule Mix.Snakepit.Cargo do
     end
   end
 
+  # cargo refuses to take one that is set to nothing for unset.
+  defp unset do
+    for name <- ~w(CARGO_BUILD_TARGET CARGO_TARGET_DIR),
+        Mix.Snakepit.env(name) == nil,
+        do: {to_charlist(name), false}
+  end
+
   # Files outside the sources that change what cargo builds.
   def configuration(directory) do
-    home = System.get_env("CARGO_HOME") || Path.join(System.get_env("HOME", "/"), ".cargo")
+    home = Mix.Snakepit.env("CARGO_HOME") || Path.join(Mix.Snakepit.env("HOME") || "/", ".cargo")
     parents = directory |> Path.expand() |> Path.split() |> Enum.scan(&Path.join(&2, &1))
 
     for folder <- Enum.map(parents, &Path.join(&1, ".cargo")) ++ [home],

@@ -104,7 +104,7 @@ defmodule Mix.Snakepit.Download do
 
   # Like other clients, also reads the roots of a company from a file that is named in the environment.
   defp certificates! do
-    case System.get_env("SSL_CERT_FILE") do
+    case Mix.Snakepit.env("SSL_CERT_FILE") do
       nil ->
         erlang(:public_key, :cacerts_get, [])
 

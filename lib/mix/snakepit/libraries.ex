@@ -38,7 +38,7 @@ defmodule Mix.Snakepit.Libraries do
 
       once(reason, stamp, facts, [file], fn ->
         # In a separate directory: in a shared one, each of the two builds would undo the other.
-        target = Path.join(System.get_env("CARGO_TARGET_DIR", "target"), "free-threaded")
+        target = Path.join(Mix.Snakepit.env("CARGO_TARGET_DIR") || "target", "free-threaded")
         args = ["--no-default-features", "--target-dir", target]
         {artifacts, _} = cargo!(["snakepit_python"], args, env: [{"PYO3_PYTHON", python}])
         copy!(artifacts, %{"snakepit_python" => file})
@@ -107,7 +107,7 @@ defmodule Mix.Snakepit.Libraries do
   end
 
   # cargo knows its own variable.
-  defp requested, do: if(System.get_env("CARGO_BUILD_TARGET", "") == "", do: Target.requested())
+  defp requested, do: unless(Mix.Snakepit.env("CARGO_BUILD_TARGET"), do: Target.requested())
 
   defp announce(why, reason) do
     if File.exists?(@stamp) do

@@ -113,15 +113,15 @@ defmodule Mix.Snakepit.Precompiled do
   end
 
   defp cache do
-    System.get_env("RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH") ||
-      if System.get_env("HOME"),
+    Mix.Snakepit.env("RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH") ||
+      if Mix.Snakepit.env("HOME"),
         do: :filename.basedir(:user_cache, "precompiled_nifs") |> to_string()
   end
 
   defp location do
     configured = Application.get_env(:snakepit, :precompiled)
 
-    System.get_env("SNAKEPIT_PRECOMPILED") ||
+    Mix.Snakepit.env("SNAKEPIT_PRECOMPILED") ||
       if configured == nil, do: default(), else: configured
   end
 

@@ -52,6 +52,17 @@ defmodule Mix.Snakepit.CargoTest do
     assert file == Path.join(dir, "elsewhere/release/program_crate")
   end
 
+  test "variables that are set to nothing count as unset", %{tmp_dir: dir} do
+    System.put_env(for name <- @variables, do: {name, ""})
+    assert {%{"program_crate" => file}, _} = build(dir)
+    assert file == Path.join(dir, "target/release/program_crate")
+
+    home = Path.join(dir, "home")
+    config = put!(home, ".cargo/config.toml", "")
+    Snakepit.Test.Environment.put([{"HOME", home}, {"CARGO_HOME", ""}])
+    assert config in Cargo.configuration(dir)
+  end
+
   test "a build that fails, and a cargo that is too old, are errors in words", %{tmp_dir: dir} do
     assert_raise Mix.Error, ~r/cargo build .* ended with status 101; its errors are above/, fn ->
       Cargo.build!(dir, ["library_crate"], ["--target", "no-such-target"])

@@ -48,6 +48,13 @@ defmodule Mix.Snakepit.DownloadTest do
     assert error.message =~ "ca-certificates"
   end
 
+  test "verifies by the system's certificates if SSL_CERT_FILE is set to nothing" do
+    System.put_env("SSL_CERT_FILE", "")
+
+    assert {:error, "cannot connect to localhost:1: " <> _} =
+             Download.get("https://localhost:1/file")
+  end
+
   for {variable, url} <- [
         {"HTTP_PROXY", "http://host.invalid/file"},
         {"http_proxy", "http://host.invalid/file"}

@@ -61,6 +61,17 @@ defmodule Mix.Snakepit.LibrariesTest do
     assert contents(context.package) == Enum.map(@files, &Path.basename/1)
   end
 
+  test "come from where they would without variables that are set to nothing", context do
+    Application.put_env(:snakepit, :precompiled, context.archives)
+    on_exit(fn -> Application.delete_env(:snakepit, :precompiled) end)
+    empty = ~w(SNAKEPIT_PRECOMPILED RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH HOME)
+    Snakepit.Test.Environment.put(for name <- empty, do: {name, ""})
+    assert install(context.package)
+    assert contents(context.package) == Enum.map(@files, &Path.basename/1)
+    # Without a home, nothing is kept: the current directory is no cache.
+    refute File.exists?(Path.join(context.package, context.archive))
+  end
+
   test "replace those of another machine, version or build, and those that nothing is known of",
        context do
     System.put_env("SNAKEPIT_PRECOMPILED", context.archives)
