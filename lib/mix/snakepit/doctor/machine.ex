@@ -65,28 +65,27 @@ defmodule Mix.Snakepit.Doctor.Machine do
   # its connection, and 5 threads of its own. Each concurrent command may have one more.
   @files_per_worker 8
   @processes_per_worker 8
-  # For everything else in the BEAM.
-  @files 256
-  @processes 128
+  # What else the applications may open and start, beside what the BEAM has now.
+  @files 64
+  @processes 32
 
-  @doc "The limits for open files and processes, for pools of these sizes."
-  def limits(pools) do
+  @doc "The limits for open files and processes, for pools of these sizes. `read` is for tests."
+  def limits(pools, read \\ read_limits()) do
     workers = pools |> Enum.map(& &1.size) |> Enum.sum()
     threads = pools |> Enum.map(&(&1.size * &1.max_concurrency)) |> Enum.sum()
-    files = @files + @files_per_worker * workers
-    processes = @processes + @processes_per_worker * workers + threads
-    limits = read_limits()
+    files = read.files.used + @files + @files_per_worker * workers
+    processes = read.processes.used + @processes + @processes_per_worker * workers + threads
 
     [
       limit(
         "open files",
-        limits.files,
+        read.files.limit,
         files,
         "ulimit -n #{files}, or LimitNOFILE= in the systemd unit"
       ),
       limit(
         "processes",
-        limits.processes,
+        read.processes.limit,
         processes,
         "ulimit -u #{processes}; in a systemd unit TasksMax= and LimitNPROC=, in a container its limit of pids"
       )
@@ -96,10 +95,10 @@ defmodule Mix.Snakepit.Doctor.Machine do
   defp limit(name, :unlimited, _needed, _fix), do: ok(name, "no limit")
 
   defp limit(name, limit, needed, _fix) when limit >= needed,
-    do: ok(name, "#{limit} allowed, the pools need at most about #{needed}")
+    do: ok(name, "#{limit} allowed, about #{needed} are needed at most")
 
   defp limit(name, limit, needed, fix),
-    do: failed(name, "#{limit} allowed, the pools may need about #{needed}", fix)
+    do: failed(name, "#{limit} allowed, about #{needed} may be needed", fix)
 
   defp read_limits do
     {files, processes} =
@@ -108,7 +107,22 @@ defmodule Mix.Snakepit.Doctor.Machine do
         {:error, _} -> {ulimit("-n"), ulimit("-u")}
       end
 
-    %{files: files, processes: Enum.min([processes | cgroup_limits()])}
+    %{
+      files: %{used: open_files(), limit: files},
+      processes: %{used: threads(), limit: Enum.min([processes | cgroup_limits()])}
+    }
+  end
+
+  defp open_files do
+    case File.ls("/dev/fd") do
+      {:ok, files} -> length(files)
+      {:error, _} -> 0
+    end
+  end
+
+  defp threads do
+    kinds = [:schedulers, :dirty_cpu_schedulers, :dirty_io_schedulers, :thread_pool_size]
+    kinds |> Enum.map(&:erlang.system_info/1) |> Enum.sum()
   end
 
   # Atoms are greater than numbers: `:unlimited` is the maximum.
@@ -119,10 +133,8 @@ defmodule Mix.Snakepit.Doctor.Machine do
     end
   end
 
-  defp ulimit(option) do
-    {output, _status} = System.cmd("sh", ["-c", "ulimit #{option}"], stderr_to_stdout: true)
-    number(String.trim(output))
-  end
+  defp ulimit(option),
+    do: ~c"ulimit #{option}" |> :os.cmd() |> to_string() |> String.trim() |> number()
 
   # A container sees its own limit at the root.
   defp cgroup_limits do
