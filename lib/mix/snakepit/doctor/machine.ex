@@ -109,7 +109,7 @@ defmodule Mix.Snakepit.Doctor.Machine do
 
     %{
       files: %{used: open_files(), limit: files},
-      processes: %{used: threads(), limit: Enum.min([processes | cgroup_limits()])}
+      processes: %{used: threads(), limit: Enum.min([processes | group_limits()])}
     }
   end
 
@@ -136,19 +136,22 @@ defmodule Mix.Snakepit.Doctor.Machine do
   defp ulimit(option),
     do: ~c"ulimit #{option}" |> :os.cmd() |> to_string() |> String.trim() |> number()
 
-  # A container sees its own limit at the root.
-  defp cgroup_limits do
-    own =
-      with {:ok, text} <- File.read("/proc/self/cgroup"),
-           [_line, path] <- Regex.run(~r/^(?:0:|\d+:pids:)(\/.*)$/m, text),
-           do: [path],
-           else: (_ -> [])
+  @doc "The limits of processes of the control groups. `root` is for tests."
+  def group_limits(root \\ "/") do
+    groups =
+      case File.read(Path.join(root, "proc/self/cgroup")) do
+        {:ok, text} -> Regex.scan(~r"^(?:0::|\d+:pids:)(/.*)$"m, text, capture: :all_but_first)
+        {:error, _} -> []
+      end
 
-    for path <- ["/" | own],
-        root <- ["/sys/fs/cgroup", "/sys/fs/cgroup/pids"],
-        {:ok, text} <- [File.read(Path.join([root, path, "pids.max"]))],
+    # A container sees its own limit at the root, and that of a group above counts as well.
+    for path <- ["/" | List.flatten(groups)] |> Enum.flat_map(&parents/1) |> Enum.uniq(),
+        folder <- ["sys/fs/cgroup", "sys/fs/cgroup/pids"],
+        {:ok, text} <- [File.read(Path.join([root, folder, path, "pids.max"]))],
         do: number(String.trim(text))
   end
+
+  defp parents(path), do: path |> Path.split() |> Enum.scan(&Path.join(&2, &1))
 
   defp number(text) do
     case Integer.parse(text) do

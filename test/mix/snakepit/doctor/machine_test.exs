@@ -1,6 +1,8 @@
 defmodule Mix.Snakepit.Doctor.MachineTest do
   use ExUnit.Case, async: true
 
+  import Snakepit.Test.Files, only: [put!: 3]
+
   alias Mix.Snakepit.Doctor.Machine
 
   # Those of a small BEAM, and of macOS.
@@ -32,6 +34,25 @@ defmodule Mix.Snakepit.Doctor.MachineTest do
   test "the limits of this machine, and what is used of them, are read" do
     assert [%{name: "open files"} = files, %{name: "processes"}] = Machine.limits([])
     assert files.text == "no limit" or files.text =~ ~r/^\d+ allowed, about \d+ /
+  end
+
+  @tag :tmp_dir
+  test "a limit of processes counts in each group of a process, of both versions of cgroups",
+       %{tmp_dir: root} do
+    assert Machine.group_limits(root) == []
+
+    put!(
+      root,
+      "proc/self/cgroup",
+      "12:pids:/old/app\n3:cpu:/other\n0::/system.slice/app.service\n"
+    )
+
+    put!(root, "sys/fs/cgroup/pids.max", "max\n")
+    put!(root, "sys/fs/cgroup/system.slice/pids.max", "900\n")
+    put!(root, "sys/fs/cgroup/system.slice/app.service/pids.max", "1024\n")
+    put!(root, "sys/fs/cgroup/pids/old/app/pids.max", "800\n")
+    put!(root, "sys/fs/cgroup/pids/other/pids.max", "7\n")
+    assert Enum.sort(Machine.group_limits(root)) == [800, 900, 1024, :unlimited]
   end
 
   defp limits(size, read \\ @limits),
