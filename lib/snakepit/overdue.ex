@@ -59,6 +59,14 @@ defmodule Snakepit.Overdue do
   @doc "As `give_up/4`, for a stream."
   def give_up(handle, ref, limits), do: end_call(handle, ref, stream_error(limits))
 
+  @doc "Cancels a call whose reply nobody wants. Nothing of the call comes after it."
+  @spec cancel(reference, term) :: :ok
+  def cancel(handle, ref) do
+    end_call(handle, ref, nil)
+    :ok
+  end
+
+  # After the NIF has returned, nothing more is sent.
   defp end_call(handle, ref, error) do
     Native.cancel(handle)
 

@@ -211,7 +211,7 @@ defmodule Snakepit.TwoWay do
   @doc "Cancels a call. After that no message of it comes."
   @spec cancel(t, reference) :: any
   def cancel(two_way, ref) do
-    Native.cancel(two_way.handle)
+    Overdue.cancel(two_way.handle, ref)
     finish(two_way, ref)
   end
 

@@ -130,6 +130,27 @@ defmodule Snakepit.ReportsTest do
         refute_received _
       end
 
+      test "a function that raises once the reply has come leaves that to nobody", %{pool: pool} do
+        replied? = fn ->
+          {:messages, messages} = Process.info(self(), :messages)
+          Enum.any?(messages, &(is_tuple(&1) and is_reference(elem(&1, 0))))
+        end
+
+        on_progress = fn _report ->
+          eventually(replied?)
+          raise "enough"
+        end
+
+        for tools <- [[], [tools: [unused: fn _args -> nil end]]] do
+          assert_raise RuntimeError, "enough", fn ->
+            run(pool, "train", %{epochs: 1}, [on_progress: on_progress] ++ tools)
+          end
+
+          eventually(fn -> match?({:ok, %{in_flight: 0}}, Snakepit.stats(pool)) end)
+          refute_received _
+        end
+      end
+
       test "without on_progress: nothing is sent", %{pool: pool} do
         assert {:ok, %{"result" => 500}} = run(pool, "train", %{epochs: 500})
         refute_received _

@@ -139,7 +139,7 @@ defmodule Snakepit.GRPC.Channel do
 
       {:snakepit_progress, ^ref, reported} ->
         about = %{command: command, request_id: options.request_id}
-        cancel = fn -> Native.cancel(handle) end
+        cancel = fn -> Overdue.cancel(handle, ref) end
         Progress.pass_on(options.on_progress, ref, reported, about, cancel)
         await_with_progress(ref, handle, command, options, until)
     after
@@ -178,15 +178,8 @@ defmodule Snakepit.GRPC.Channel do
 
   @spec cancel(Transport.pending(), term) :: :ok
   def cancel(pending, tag) do
-    # After the NIF has returned, nothing more is sent.
-    Native.cancel(pending.handle)
+    Overdue.cancel(pending.handle, tag)
     finish(pending)
-
-    receive do
-      {^tag, _reply} -> :ok
-    after
-      0 -> :ok
-    end
   end
 
   defp replied({:ok, _result, _meta} = reply, _command), do: reply
