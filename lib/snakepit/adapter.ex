@@ -259,7 +259,7 @@ defmodule Snakepit.Adapter do
 
     case call(adapter, :command_line, [worker], wanted, valid?, env) do
       {:ok, {:error, message}} when is_binary(message) ->
-        {:error, message}
+        {:error, Cause.text(message)}
 
       {:ok, {:ok, command}} when tuple_size(command) in 3..4 ->
         {executable, args, own, input} =

@@ -3,6 +3,7 @@ defmodule Snakepit.Structs do
   # Replaces structs by the values that `Snakepit.Encoder` returns for them. A NIF cannot call a protocol.
 
   alias Snakepit.{Arrow, Bytes, Encoder, Error, Input, Tensor}
+  alias Snakepit.Error.Cause
 
   @compile {:no_warn_undefined, Decimal}
 
@@ -72,16 +73,17 @@ defmodule Snakepit.Structs do
       else: {:ok, Encoder.encode(struct)}
   rescue
     error ->
-      failed(module, "raised #{inspect(error.__struct__)}: #{text(Exception.message(error))}")
+      failed(
+        module,
+        "raised #{inspect(error.__struct__)}: #{Cause.text(Exception.message(error))}"
+      )
   catch
     :throw, value -> failed(module, "threw #{inspect(value, @shown)}")
-    :exit, reason -> failed(module, "exited: #{Exception.format_exit(reason)}")
+    :exit, reason -> failed(module, "exited: #{Cause.text(Exception.format_exit(reason))}")
   end
 
   defp failed(module, problem),
     do: {:refused, "is a %#{inspect(module)}{}, and its encoder #{problem}"}
-
-  defp text(binary), do: if(String.valid?(binary), do: binary, else: inspect(binary))
 
   # These libraries may have been added after this module was compiled.
   defp encode_optional(%{__struct__: Decimal} = decimal), do: {:ok, Decimal.to_string(decimal)}
@@ -105,7 +107,7 @@ defmodule Snakepit.Structs do
   defp list(rest, _path, _depth, _index, _replace), do: rest
 
   defp step({:index, index}), do: "[#{index}]"
-  defp step(key) when is_binary(key), do: ".#{text(key)}"
+  defp step(key) when is_binary(key), do: ".#{Cause.text(key)}"
   defp step(key) when is_atom(key) or is_integer(key), do: ".#{key}"
   defp step(key), do: "[#{inspect(key)}]"
 end

@@ -13,6 +13,8 @@ defmodule Snakepit.ResolverTest do
 
     @impl true
     def endpoints(nil), do: {:error, "nobody knows"}
+    def endpoints(:bytes), do: {:error, <<255>>}
+    def endpoints(:raises_bytes), do: raise(<<255>>)
     def endpoints(:raises), do: raise("no list")
     def endpoints(:wrong), do: {:ok, ["models:50051"]}
     def endpoints(list), do: {:ok, Agent.get(list, & &1)}
@@ -51,7 +53,9 @@ defmodule Snakepit.ResolverTest do
     for {argument, part} <- [
           {nil, "nobody knows"},
           {:raises, "ResolverTest.Listed.endpoints/1 raised RuntimeError: no list"},
-          {:wrong, "addresses"}
+          {:wrong, "addresses"},
+          {:bytes, "<<255>>"},
+          {:raises_bytes, "raised RuntimeError: <<255>>"}
         ] do
       pool = Endpoints.start_remote_pool!(endpoints: {Listed, argument})
       assert {:error, %Error{reason: :grpc_unavailable, message: message}} = await_ready(pool)

@@ -377,6 +377,7 @@ defmodule Snakepit.StartTest do
              "Mine.executable_path/0 returned nil; expected a path"},
             {quote(do: def(executable_path, do: raise("my own bug"))),
              "Mine.executable_path/0 raised RuntimeError: my own bug (test/snakepit/start_test.exs:"},
+            {quote(do: def(executable_path, do: raise(<<255>>))), "raised RuntimeError: <<255>>"},
             {quote(do: def(executable_path, do: throw(:ball))), "Mine.executable_path/0 threw"},
             {quote(do: def(executable_path, do: exit(:stopped))),
              "Mine.executable_path/0 exited"},
@@ -390,7 +391,8 @@ defmodule Snakepit.StartTest do
              "the arguments :none; expected a list of strings"},
             {quote(do: def(command_line(_), do: {:ok, {nil, [], []}})), "the executable nil"},
             {quote(do: def(command_line(_), do: {:ok, {"sh", [], [{"A=B", "c"}]}})), "A=B"},
-            {quote(do: def(command_line(_), do: {:error, "install it"})), "install it"}
+            {quote(do: def(command_line(_), do: {:error, "install it"})), "install it"},
+            {quote(do: def(command_line(_), do: {:error, <<255>>})), "<<255>>"}
           ] do
         assert start_error(callbacks) =~ text
       end

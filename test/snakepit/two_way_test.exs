@@ -117,6 +117,47 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
         assert message =~ "fails"
       end
 
+      test "answers with text, whatever its failure has instead", %{pool: pool} do
+        crash = fn reason -> fn _args -> exit(reason) end end
+        linked = {%RuntimeError{message: <<255>>}, [{Kernel, :exit, 1, []}]}
+
+        for {tool, code, message} <- [
+              {fn _ -> {:error, %Error{reason: :no, message: nil}} end, "no", "no"},
+              {fn _ -> {:error, %Error{reason: :no, message: <<255>>}} end, "no", "<<255>>"},
+              {fn _ -> {:error, {:no, <<255>>}} end, "no", "<<255>>"},
+              {fn _ -> raise <<255>> end, "exception", "<<255>>"},
+              {crash.(linked), "exit", inspect(Exception.format_exit(linked))},
+              {fn _ -> Process.exit(self(), linked) end, "exit", nil}
+            ],
+            command <- ["ask", "ask_async"] do
+          capture_log(fn ->
+            assert {:ok, %{"code" => ^code, "message" => answered}} =
+                     Snakepit.execute(command, %{tool: "fails", args: %{}},
+                       tools: [fails: tool],
+                       pool: pool
+                     )
+
+            assert message in [nil, answered]
+          end)
+        end
+      end
+
+      test "whose process ends while it answers has failed", %{pool: pool} do
+        tool = fn _args -> %Lazy{fun: fn -> Process.exit(self(), :kill) end} end
+
+        for command <- ["ask", "ask_async"] do
+          capture_log(fn ->
+            assert {:ok, %{"code" => "exit", "message" => message}} =
+                     Snakepit.execute(command, %{tool: "gives", args: %{}},
+                       tools: [gives: tool],
+                       pool: pool
+                     )
+
+            assert message =~ "killed"
+          end)
+        end
+      end
+
       test "has a name of its own", %{pool: pool} do
         tool = fn _args -> 1 end
 
@@ -533,6 +574,27 @@ for {kind, way} <- Snakepit.Test.Pools.ways() do
                              "message" => "no row"
                            }}
 
+          assert no_messages?()
+        end
+
+        test "that raises something else than text is an error all the same", %{pool: pool} do
+          me = self()
+          rows = Stream.map(1..100, fn _ -> raise <<255>> end)
+          args = %{rows: Snakepit.input(rows), tool: "tell"}
+
+          assert_raise RuntimeError, <<255>>, fn ->
+            Snakepit.execute("cleans_up", args, tools: [tell: &send(me, {:told, &1})], pool: pool)
+          end
+
+          assert_received {:told, %{"type" => "RuntimeError", "message" => "<<255>>"}}
+
+          rows =
+            Stream.map(1..100, fn _ ->
+              exit({%RuntimeError{message: <<255>>}, [{Kernel, :exit, 1, []}]})
+            end)
+
+          call = fn -> Snakepit.execute("total", %{rows: Snakepit.input(rows)}, pool: pool) end
+          assert {%RuntimeError{message: <<255>>}, _} = catch_exit(call.())
           assert no_messages?()
         end
 

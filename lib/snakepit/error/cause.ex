@@ -16,6 +16,10 @@ defmodule Snakepit.Error.Cause do
     UndefinedFunctionError
   ]
 
+  @doc "Text for users, for Python and for the native library, which take nothing else: other terms are shown."
+  @spec text(term) :: String.t()
+  def text(term), do: if(is_binary(term) and String.valid?(term), do: term, else: inspect(term))
+
   @doc "Describes something caught: `raised RuntimeError: the message (lib/my_app/adapter.ex:12)`."
   @spec caught(:error | :exit | :throw, term, Exception.stacktrace()) :: String.t()
   def caught(:error, reason, stacktrace) do
@@ -51,7 +55,7 @@ defmodule Snakepit.Error.Cause do
   defp name(%module{}), do: inspect(module)
 
   defp message(%module{} = exception) when module in @messages_of_their_authors,
-    do: ": " <> Exception.message(exception)
+    do: ": " <> text(Exception.message(exception))
 
   defp message(_exception), do: ""
 

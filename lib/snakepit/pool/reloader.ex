@@ -9,6 +9,7 @@ defmodule Snakepit.Pool.Reloader do
   require Logger
 
   alias Snakepit.Config.Paths
+  alias Snakepit.Error.Cause
   alias Snakepit.Pool.{Manager, SourceFiles}
 
   @period 500
@@ -79,10 +80,7 @@ defmodule Snakepit.Pool.Reloader do
   defp describe([path | more], root),
     do: "#{shown(path, root)} has changed, and #{length(more)} more"
 
-  defp shown(path, root) do
-    path = Path.relative_to(path, root)
-    if String.valid?(path), do: path, else: inspect(path)
-  end
+  defp shown(path, root), do: path |> Path.relative_to(root) |> Cause.text()
 
   defp read_later, do: Process.send_after(self(), :read, @period)
 

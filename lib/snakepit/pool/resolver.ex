@@ -84,7 +84,7 @@ defmodule Snakepit.Pool.Resolver do
           else: wrong(module, "returned a list of something else than different addresses")
 
       {:error, why} when is_binary(why) ->
-        {:error, why}
+        {:error, Cause.text(why)}
 
       _other ->
         wrong(module, "returned neither {:ok, a list of addresses} nor {:error, a string}")

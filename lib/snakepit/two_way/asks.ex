@@ -176,7 +176,7 @@ defmodule Snakepit.TwoWay.Asks do
     if running.timer, do: :erlang.cancel_timer(running.timer)
 
     case running.end do
-      :done ->
+      :done when reason == :normal ->
         :ok
 
       :cancelled ->
@@ -190,7 +190,8 @@ defmodule Snakepit.TwoWay.Asks do
         Telemetry.ask_ended(running.span, :timeout)
         log(tools, running.tool, message)
 
-      nil ->
+      # If it has answered nevertheless, that counts.
+      _no_answer ->
         message = "the tool's process has ended: #{Exception.format_exit(reason)}"
         fail(running, Tools.failure("exit", message))
         count(tools, running, true)

@@ -4,6 +4,7 @@ defmodule Snakepit.TwoWay.Inputs do
   # asked for, and is told when it asks for more.
 
   alias Snakepit.{Codec, Error, Native}
+  alias Snakepit.TwoWay.Tools
 
   # How many items are taken before the caller looks at its messages again.
   @turn 64
@@ -154,22 +155,13 @@ defmodule Snakepit.TwoWay.Inputs do
   end
 
   # As Python's InputError has it.
-  defp described({:error, %Error{} = error}),
-    do: %{code: to_string(error.reason), type: "Snakepit.Error", message: error.message, data: ""}
+  defp described(failure), do: %{shown(failure) | data: ""}
 
-  defp described({:error, %module{} = exception, _stacktrace}) when is_exception(exception),
-    do: %{
-      code: "exception",
-      type: inspect(module),
-      message: Exception.message(exception),
-      data: ""
-    }
+  defp shown({:error, %Error{} = error}), do: Tools.of_error(error)
 
-  defp described({kind, reason, stacktrace}),
-    do: %{
-      code: to_string(kind),
-      type: "",
-      message: Exception.format_banner(kind, reason, stacktrace),
-      data: ""
-    }
+  defp shown({:error, exception, _stacktrace}) when is_exception(exception),
+    do: Tools.exception("exception", exception)
+
+  defp shown({kind, reason, stacktrace}),
+    do: Tools.failure(to_string(kind), Exception.format_banner(kind, reason, stacktrace))
 end

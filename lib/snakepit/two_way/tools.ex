@@ -2,6 +2,7 @@ defmodule Snakepit.TwoWay.Tools do
   @moduledoc false
   # The tools of a call: the functions that its command may ask, and what their tasks have of the caller.
 
+  alias Snakepit.Error.Cause
   alias Snakepit.Tracing
   alias Snakepit.TwoWay.Holding
 
@@ -116,28 +117,34 @@ defmodule Snakepit.TwoWay.Tools do
 
   # What a tool has returned as its error.
   defp described(%Snakepit.Error{} = error),
-    do: %{exception(to_string(error.reason), error) | message: error.message, data: error.details}
+    do: %{of_error(error) | data: error.details}
 
   defp described(exception) when is_exception(exception), do: exception("exception", exception)
 
   defp described(code) when is_atom(code) and code not in [nil, true, false],
     do: failure(to_string(code), "")
 
-  defp described(message) when is_binary(message), do: failure("error", text(message))
+  defp described(message) when is_binary(message), do: failure("error", message)
   defp described({code, message}) when is_binary(message), do: described({code, message, nil})
 
   defp described({code, message, data})
        when (is_atom(code) or is_binary(code)) and is_binary(message),
-       do: %{failure(text(to_string(code)), text(message)) | data: data}
+       do: %{failure(to_string(code), message) | data: data}
 
   defp described(other), do: %{failure("error", "") | data: other}
 
-  defp exception(code, %module{} = exception),
-    do: %{failure(code, text(Exception.message(exception))) | type: inspect(module)}
+  @doc "The failure that an exception is."
+  @spec exception(String.t(), Exception.t()) :: map
+  def exception(code, %module{} = exception),
+    do: %{failure(code, Exception.message(exception)) | type: inspect(module)}
 
-  @doc "A failure as Python gets it."
-  @spec failure(String.t(), String.t()) :: map
-  def failure(code, message), do: %{code: code, type: "", message: message, data: nil}
+  @doc "The failure that an error is, without its details."
+  @spec of_error(Snakepit.Error.t()) :: map
+  def of_error(%Snakepit.Error{reason: reason, message: message}),
+    do: %{failure(to_string(reason), message || "") | type: "Snakepit.Error"}
 
-  defp text(binary), do: if(String.valid?(binary), do: binary, else: inspect(binary))
+  @doc "A failure as Python gets it, whose texts may be those of users."
+  @spec failure(String.t(), term) :: map
+  def failure(code, message),
+    do: %{code: Cause.text(code), type: "", message: Cause.text(message), data: nil}
 end
