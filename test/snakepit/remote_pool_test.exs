@@ -5,6 +5,7 @@ defmodule Snakepit.RemotePoolTest do
   import Snakepit.Test.Pools, except: [start_pool!: 0, start_pool!: 1]
 
   alias Snakepit.{AdapterFallback, Config, Error, Pool}
+  alias Snakepit.Pool.EndpointWorker
   alias Snakepit.Test.Endpoints
 
   @moduletag :tmp_dir
@@ -380,6 +381,62 @@ defmodule Snakepit.RemotePoolTest do
       File.touch!(args.until)
     end
 
+    test "keeps its other calls, also when its server is about to end", %{tmp_dir: dir} do
+      address = Endpoints.address()
+      limits = [kill_grace: @patience, shutdown_timeout: @patience, max_concurrency: 2]
+      server = Endpoints.start_at!(address, limits)
+      {pool, call, until} = ejected!(dir, address, eject: [for: 1_000_000, at_most: 1])
+      signal("TERM", Endpoints.os_pid(server))
+      # It has closed its connections for further calls when nothing listens any more.
+      eventually(fn -> refused?(address) end)
+      assert {:ok, [%{state: :ejected}]} = Snakepit.list_workers(pool)
+      File.touch!(until)
+      assert {:ok, _} = await(call)
+    end
+
+    test "keeps them when it may return and its server takes no calls", %{tmp_dir: dir} do
+      address = Endpoints.address()
+      limits = [kill_grace: @patience, shutdown_timeout: @patience, max_concurrency: 2]
+      server = Endpoints.start_at!(address, limits ++ [args: ~w(--drain-delay 3600)])
+      {pool, call, until} = ejected!(dir, address, eject: [for: 1_000_000, at_most: 1])
+      signal("TERM", Endpoints.os_pid(server))
+      for worker <- worker_pids(pool), do: send(worker, :readmit)
+      eventually(fn -> match?(%{^address => :draining}, states(pool)) end)
+      File.touch!(until)
+      assert {:ok, _} = await(call)
+    end
+
+    test "has them finish when the pool stops", %{tmp_dir: dir} do
+      address = Endpoints.address()
+      Endpoints.start_at!(address, kill_grace: @patience, max_concurrency: 2)
+      options = [eject: [for: 1_000_000, at_most: 1], shutdown_timeout: @patience]
+      {pool, call, until} = ejected!(dir, address, options)
+      [worker] = worker_pids(pool)
+
+      stops? = fn ->
+        case Process.info(worker, :current_stacktrace) do
+          {:current_stacktrace, trace} ->
+            Enum.any?(trace, &match?({EndpointWorker, :terminate, _, _}, &1))
+
+          nil ->
+            true
+        end
+      end
+
+      finishing =
+        Task.async(fn ->
+          eventually(stops?)
+          File.touch!(until)
+          eventually(fn -> not Process.alive?(call.pid) end)
+          # The server may have calls that nobody knows of.
+          Process.exit(worker, :kill)
+        end)
+
+      :ok = stop_supervised({Pool, pool})
+      await(finishing)
+      assert {:ok, _} = await(call)
+    end
+
     test "returns at once if too many would be out", %{tmp_dir: dir} do
       [address] = Endpoints.start!(kill_grace: @patience, max_concurrency: 2)
       options = [endpoints: [address], kill_grace: 50, max_concurrency: 2]
@@ -518,6 +575,61 @@ defmodule Snakepit.RemotePoolTest do
     assert {:error, %Error{reason: :worker_crashed, message: message}} = await(call)
     assert message =~ ":shutdown_timeout"
     File.touch!(args.until)
+  end
+
+  test "a pool that stops without a connection ends the calls that go on", %{tmp_dir: dir} do
+    address = Endpoints.address()
+    server = Endpoints.start_at!(address, shutdown_timeout: @patience)
+    pool = Endpoints.start_remote_pool!(endpoints: [address], shutdown_timeout: 50)
+    {call, until} = held(pool, dir)
+    signal("TERM", Endpoints.os_pid(server))
+    eventually(fn -> states(pool) == %{address => :connecting} end)
+    :ok = stop_supervised({Pool, pool})
+    assert {:error, %Error{reason: :worker_crashed, message: message}} = await(call)
+    assert message =~ ":shutdown_timeout"
+    File.touch!(until)
+  end
+
+  test "a pool that stops ends the calls of earlier connections", %{tmp_dir: dir} do
+    [address] = Endpoints.start!(args: ["--max-connection-age", "0.3"])
+    pool = Endpoints.start_remote_pool!(endpoints: [address], shutdown_timeout: 50)
+    {call, until} = held(pool, dir)
+    eventually(fn -> match?({:ok, %{restarts: n}} when n > 0, Snakepit.stats(pool)) end)
+    :ok = stop_supervised({Pool, pool})
+    assert {:error, %Error{reason: :worker_crashed, message: message}} = await(call)
+    assert message =~ ":shutdown_timeout"
+    File.touch!(until)
+  end
+
+  # A call that runs until the file is there.
+  defp held(pool, dir, name \\ "held") do
+    args = %{started: Path.join(dir, name), until: Path.join(dir, "until")}
+    options = [pool: pool, timeout: 2 * @patience]
+    call = Task.async(fn -> Snakepit.execute("hold", args, options) end)
+    eventually(fn -> File.exists?(args.started) end)
+    {call, args.until}
+  end
+
+  # A pool whose endpoint is out because of one of its two calls. The other one goes on until the file is there.
+  defp ejected!(dir, address, options) do
+    limits = [endpoints: [address], kill_grace: 50, max_concurrency: 2]
+    pool = Endpoints.start_remote_pool!(limits ++ options)
+    assert :ok = await_ready(pool)
+    {call, until} = held(pool, dir)
+    run_out!("hold", %{started: Path.join(dir, "late"), until: until}, pool: pool)
+    eventually(fn -> match?({:ok, [%{state: :ejected}]}, Snakepit.list_workers(pool)) end)
+    {pool, call, until}
+  end
+
+  defp refused?("tcp:" <> address) do
+    [host, port] = String.split(address, ":")
+
+    with {:ok, socket} <- :gen_tcp.connect(to_charlist(host), String.to_integer(port), []) do
+      :gen_tcp.close(socket)
+      false
+    else
+      {:error, _refused} -> true
+    end
   end
 
   defp states(pool) do

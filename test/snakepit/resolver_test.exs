@@ -6,6 +6,7 @@ defmodule Snakepit.ResolverTest do
   import Snakepit.Test.Pools, except: [start_pool!: 0, start_pool!: 1]
 
   alias Snakepit.Error
+  alias Snakepit.Pool.Registry
   alias Snakepit.Test.{Endpoints, NameServer}
 
   defmodule Listed do
@@ -92,7 +93,9 @@ defmodule Snakepit.ResolverTest do
     pool = Endpoints.start_remote_pool!(endpoints: endpoints)
     assert :ok = await_ready(pool)
     assert ready(pool) == [one]
-    NameServer.set(names, "models.test", {:a, [ip.(host), ip.(other_host)]})
+    # Some balancers weigh addresses so.
+    twice = [ip.(host), ip.(other_host), ip.(other_host)]
+    NameServer.set(names, "models.test", {:a, twice})
     Endpoints.end!(server, :KILL)
 
     eventually(fn ->
@@ -103,6 +106,9 @@ defmodule Snakepit.ResolverTest do
     NameServer.set(names, "models.test", {:a, []})
     Endpoints.resume(server)
     becomes_ready(pool, [one, other])
+    {:ok, %{manager: manager}} = Registry.fetch(pool)
+    supervisor = :sys.get_state(manager).supervisor
+    assert %{active: 2} = DynamicSupervisor.count_children(supervisor)
   end
 
   test "SRV records name hosts and ports, of which those of the first priority count" do

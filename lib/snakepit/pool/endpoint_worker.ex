@@ -25,6 +25,9 @@ defmodule Snakepit.Pool.EndpointWorker do
   @stop_grace 2_000
   # How often to look whether calls are left, in ms, after a lost connection has ended them.
   @drain_poll 50
+  # How many earlier connections are known. A server that closes connections because they are old may have more, whose
+  # calls have their own deadlines.
+  @earlier 8
 
   # The options contain secrets.
   @derive {Inspect, only: [:id, :phase, :key]}
@@ -60,7 +63,9 @@ defmodule Snakepit.Pool.EndpointWorker do
     attempt: 0,
     batches: [],
     log: StartLog.new(),
-    asked: %{}
+    asked: %{},
+    # Connections that get no more calls, but may still have some, each with its key in the dispatcher.
+    earlier: []
   ]
 
   @doc "Options: `:id`, `:address`, `:server_name`, `:slot`, `:pool` (native), `:manager`, `:options` (the pool's)."
@@ -129,18 +134,19 @@ defmodule Snakepit.Pool.EndpointWorker do
        failed("the server takes no calls: it drains, or is not healthy", :draining, state)}
 
   def handle_info({ref, {:error, failure}}, %{awaited: {step, ref}} = state) do
-    timeout = state.options.connect_timeout
+    case Codec.error(failure) do
+      %{reason: :timeout} when step == :health ->
+        timeout = state.options.connect_timeout
 
-    why =
-      case Codec.error(failure) do
-        %{reason: :timeout} when step == :health ->
+        why =
           "the server accepts connections, but gave no answer within #{timeout} ms (:connect_timeout)"
 
-        error ->
-          error.message
-      end
+        # Nor will calls get any that it still has.
+        {:noreply, failed(why, close(state))}
 
-    {:noreply, failed(why, state)}
+      error ->
+        {:noreply, failed(error.message, state)}
+    end
   end
 
   # Its connection accepts no more calls, because it is lost or the server drains. Those that already run on it may finish.
@@ -153,7 +159,7 @@ defmodule Snakepit.Pool.EndpointWorker do
   end
 
   def handle_info({ref, {:closed, _}}, %{closed: ref, phase: :ejected, awaited: nil} = state),
-    do: {:noreply, close(state)}
+    do: {:noreply, forget(state)}
 
   # The question for its health fails with the cause.
   def handle_info({ref, {:closed, _}}, %{closed: ref, awaited: {:health, _}} = state),
@@ -168,7 +174,7 @@ defmodule Snakepit.Pool.EndpointWorker do
       ref
     end
 
-    {:noreply, checked(HealthCheck.tick(state.check, ask), state)}
+    {:noreply, checked(HealthCheck.tick(state.check, ask), drop_idle(state))}
   end
 
   def handle_info(:check_health, state),
@@ -238,13 +244,11 @@ defmodule Snakepit.Pool.EndpointWorker do
 
   @impl true
   def terminate(_reason, state) do
-    if state.key do
-      Native.pool_drain(state.pool, state.key)
-      await_drained(now() + state.options.shutdown_timeout, state)
-      Native.pool_remove(state.pool, state.key)
-    end
-
-    close(state)
+    until = now() + state.options.shutdown_timeout
+    if state.key, do: Native.pool_drain(state.pool, state.key)
+    await_drained(until, state)
+    close(leave(state))
+    end_by(until, state.earlier)
   end
 
   if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
@@ -321,7 +325,7 @@ defmodule Snakepit.Pool.EndpointWorker do
     # Not if a call that was lost has removed it.
     paused? = Native.pool_pause(state.pool, state.key)
     state = if paused?, do: state, else: %{state | key: nil}
-    %{not_ready(why, state) | channel: nil, closed: nil, phase: :connecting}
+    %{forget(not_ready(why, state)) | phase: :connecting}
   end
 
   defp eject(why, state) do
@@ -336,8 +340,13 @@ defmodule Snakepit.Pool.EndpointWorker do
   defp failed(why, phase \\ :connecting, state) do
     attempt = state.attempt + 1
     emit(:failed, %{attempt: attempt}, %{why: why}, state)
-    connect_later(close(%{leave(state) | phase: phase, error: why, attempt: attempt}))
+    state = state |> leave() |> give_up()
+    connect_later(%{state | phase: phase, error: why, attempt: attempt})
   end
+
+  # The connection of an endpoint that was ejected may still have calls.
+  defp give_up(%{phase: :ejected} = state), do: forget(state)
+  defp give_up(state), do: close(state)
 
   defp connect_later(state) do
     wait = backoff(state)
@@ -351,6 +360,23 @@ defmodule Snakepit.Pool.EndpointWorker do
     wait = min(first * Integer.pow(2, min(max(attempt - 1, 0), 20)), longest)
     # Clients that have lost a server together must not come back together.
     wait - :rand.uniform(div(wait, 4) + 1) + 1
+  end
+
+  # What still runs on the connection goes on.
+  defp forget(%{channel: nil} = state), do: %{state | closed: nil, awaited: nil}
+
+  defp forget(%{channel: channel, key: key, earlier: earlier} = state) do
+    earlier = Enum.take([{key, channel} | earlier], @earlier)
+    %{state | channel: nil, closed: nil, awaited: nil, earlier: earlier}
+  end
+
+  # A connection that nobody has closes once its last call has ended.
+  defp drop_idle(%{earlier: []} = state), do: state
+
+  defp drop_idle(%{key: key, earlier: earlier} = state) do
+    if busy?(state),
+      do: state,
+      else: %{state | earlier: Enum.reject(earlier, &match?({^key, _channel}, &1))}
   end
 
   # Ends what still runs on the connection.
@@ -387,10 +413,33 @@ defmodule Snakepit.Pool.EndpointWorker do
           not busy?(state) -> :ok
           left > 0 -> await_drained(until, state)
           # The calls that are lost learn the cause.
-          true -> Native.set_exit_cause(state.channel, stopped_text())
+          true -> state.channel && Native.set_exit_cause(state.channel, stopped_text())
         end
     end
   end
+
+  # The dispatcher counts no calls of connections whose endpoint has left it. They have the same time.
+  defp end_by(_until, []), do: :ok
+
+  defp end_by(until, connections) do
+    case until - now() do
+      left when left > 0 ->
+        spawn(fn ->
+          Process.sleep(left)
+          end_by(until, connections)
+        end)
+
+      _over ->
+        for {_key, channel} <- connections do
+          Native.set_exit_cause(channel, stopped_text())
+          Native.close(channel)
+        end
+    end
+  end
+
+  # One that was ejected has left it, and a call that goes on may not be the only one.
+  defp busy?(%{phase: :ejected, channel: channel}), do: channel != nil
+  defp busy?(%{key: nil}), do: false
 
   defp busy?(state) do
     {_queued, places} = Native.pool_snapshot(state.pool)
