@@ -226,6 +226,8 @@ defmodule Snakepit.Pool.EndpointManager do
 
   # What is connected stays until its connection is lost, also if it is not found any more.
   defp resolved({:ok, found}, state) do
+    # A name may have an address twice.
+    found = Enum.uniq_by(found, & &1.address)
     addresses = MapSet.new(found, & &1.address)
 
     state =
