@@ -75,6 +75,27 @@ defmodule Snakepit.ResolverTest do
     eventually(fn -> match?([_], ready(pool)) end)
   end
 
+  test "calls wait for an endpoint that was found after all" do
+    {:ok, list} = Agent.start_link(fn -> [] end)
+    pool = Endpoints.start_remote_pool!(endpoints: {Listed, list})
+    assert {:error, %Error{message: message}} = await_ready(pool)
+    assert message =~ "empty"
+    # It takes connections, and answers nothing.
+    {:ok, listener} = :gen_tcp.listen(0, ip: {127, 0, 0, 1}, active: false)
+    {:ok, port} = :inet.port(listener)
+    Agent.update(list, fn _ -> ["tcp:127.0.0.1:#{port}"] end)
+    eventually(fn -> match?({:ok, [_]}, Snakepit.list_workers(pool)) end)
+    call = Task.async(fn -> Snakepit.execute("ping", %{}, pool: pool) end)
+
+    eventually(fn ->
+      match?({:ok, %{queued: 1}}, Snakepit.stats(pool)) or not Process.alive?(call.pid)
+    end)
+
+    :gen_tcp.close(listener)
+    assert {:error, %Error{reason: :grpc_unavailable, message: message}} = await(call)
+    refute message =~ "empty"
+  end
+
   test "names are resolved to all of their addresses, and again when a connection is lost" do
     "tcp:" <> rest = one = Endpoints.address()
     [host, port] = String.split(rest, ":")

@@ -26,6 +26,8 @@ defmodule Snakepit.Pool.EndpointManager do
     resolving: nil,
     resolve_again: false,
     unresolved: nil,
+    # The last reason with which calls failed because every endpoint had.
+    failure: nil,
     timer: nil,
     # Its membership in the group of the pools of this name on all nodes.
     group: nil,
@@ -336,11 +338,15 @@ defmodule Snakepit.Pool.EndpointManager do
   # While every endpoint has failed, calls fail with the reason.
   defp update_failed(state) do
     case failures(state) do
-      [] -> :ok
-      [why | _] = failed -> Native.pool_set_failed(state.native, length(failed), why, true)
-    end
+      [] ->
+        # The last failure is told to calls that end before an endpoint is ready.
+        if why = state.failure, do: Native.pool_set_failed(state.native, 0, why, true)
+        state
 
-    state
+      [why | _] = failed ->
+        Native.pool_set_failed(state.native, length(failed), why, true)
+        %{state | failure: why}
+    end
   end
 
   defp failures(%{endpoints: endpoints} = state) when endpoints == %{},
