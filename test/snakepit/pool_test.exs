@@ -4,6 +4,8 @@ defmodule Snakepit.PoolTest do
   import Snakepit.Test.Pools
 
   alias Snakepit.Error
+  alias Snakepit.Pool.Registry
+  alias Snakepit.Test.Endpoints
 
   @moduletag :tmp_dir
 
@@ -22,6 +24,21 @@ defmodule Snakepit.PoolTest do
     Process.exit(caller, :kill)
     eventually(fn -> File.exists?(closed <> ".cancelled") and File.exists?(closed) end)
     assert os_pid(pool) == before
+  end
+
+  test "a message that nobody expects stops no pool" do
+    for pool <- [start_pool!(), Endpoints.start_pool!([])] do
+      {:ok, %{manager: manager}} = Registry.fetch(pool)
+      monitor = Process.monitor(manager)
+
+      for process <- [manager | worker_pids(pool)],
+          message <- [:unexpected, {make_ref(), :late}, {:snakepit_session, :unknown}],
+          do: send(process, message)
+
+      assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+      assert {:ok, %{ready: 1}} = Snakepit.stats(pool)
+      refute_received {:DOWN, ^monitor, :process, ^manager, _reason}
+    end
   end
 
   test "serves over TCP, with a secret that others do not have" do

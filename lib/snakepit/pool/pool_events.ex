@@ -31,6 +31,9 @@ defmodule Snakepit.Pool.PoolEvents do
     expire_sessions_later(options.session_ttl)
   end
 
+  # From whoever knows the name of the manager's process, or late.
+  def handle_info(_other, _options, _native), do: :ok
+
   @doc "A command has ended after its call, as the native library reports it to the worker's process."
   @spec handler_exited(map, atom, String.t()) :: any
   def handler_exited(exit, pool, worker_id) do
