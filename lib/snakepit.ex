@@ -248,7 +248,7 @@ defmodule Snakepit do
   @doc since: "0.1.0", group: :calls
   @spec eval(String.t(), map | keyword, keyword) :: {:ok, term} | {:error, Error.t()}
   def eval(code, bindings \\ %{}, options \\ []),
-    do: Interpreter.eval(code, bindings, options, &execute_stream/4)
+    do: Interpreter.eval(code, bindings, options, &run_stream/4)
 
   @doc """
   Ends a session and frees its state, here and in Python. Does nothing if there is no such session.

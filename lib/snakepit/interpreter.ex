@@ -11,7 +11,7 @@ defmodule Snakepit.Interpreter do
   @how "Snakepit.eval/3 runs code only in a pool that was started for it, with " <>
          "adapter_args: [class: \"snakepit_bridge:Interpreter\"]"
 
-  @doc "See `Snakepit.eval/3`. `execute` is `Snakepit.execute_stream/4`."
+  @doc "See `Snakepit.eval/3`. `execute` is `Snakepit.run_stream/4`."
   def eval(code, bindings, options, execute) when is_binary(code) do
     with :ok <- Options.check(options, options()) do
       {own, options} = Keyword.split(options, [:on_output])
@@ -27,23 +27,18 @@ defmodule Snakepit.Interpreter do
     do: Map.merge(Options.stream(), %{pool: :pool, retry: :retry, on_output: :callback})
 
   defp run(on_output, execute) do
-    ref = make_ref()
-    caller = self()
-
-    on_chunk = fn
-      %{"output" => text} ->
-        on_output.(text)
-        :ok
-
-      %{"value" => value} ->
-        send(caller, {ref, value})
+    on_chunk = fn chunk ->
+      with %{"output" => text} <- chunk, do: on_output.(text)
+      :ok
     end
 
     case execute.(on_chunk) do
-      :ok ->
-        receive do
-          {^ref, value} -> {:ok, value}
-        end
+      {:ok, %{"value" => value}} ->
+        {:ok, value}
+
+      {:ok, _none} ->
+        message = "the code has ended without a value: the pool runs another #{@command}"
+        {:error, %Error{reason: :invalid_result, command: @command, message: message}}
 
       {:error, %Error{reason: :unknown_command} = error} ->
         {:error, %{error | message: @how}}

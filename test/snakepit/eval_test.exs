@@ -172,6 +172,17 @@ for {kind, way} <- Snakepit.Test.Pools.ways(), kind != :Stdio do
       end
     end
 
+    test "a class that returns no value is an error" do
+      pool =
+        start_pool!(
+          [adapter_args: [class: "explore:Mute", paths: ["test/support/python"]]] ++ @way
+        )
+
+      assert {:error, %Error{reason: :invalid_result, message: message}} = eval(pool, "1 + 1")
+      assert message =~ "has ended without a value"
+      assert printed() == "1 + 1"
+    end
+
     test "a class of one's own may derive from it" do
       pool =
         start_pool!(
@@ -191,7 +202,7 @@ defmodule Snakepit.EvalTest do
 
   import Snakepit.Test.Pools
 
-  alias Snakepit.Error
+  alias Snakepit.{Error, Interpreter}
 
   test "workers over stdin and stdout run no code" do
     pool =
@@ -204,6 +215,18 @@ defmodule Snakepit.EvalTest do
              Snakepit.eval("1", %{}, pool: pool)
 
     assert message =~ "they use stdin and stdout"
+  end
+
+  test "a value is not left to the caller if the stream fails after it" do
+    error = %Error{reason: :worker_crashed, message: "gone"}
+
+    failing = fn _command, _args, on_chunk, _options ->
+      on_chunk.(%{"value" => 1, "is_final" => true})
+      {:error, error}
+    end
+
+    assert Interpreter.eval("1", %{}, [], failing) == {:error, error}
+    refute_received _
   end
 
   test "what is no code, and no option, is refused" do
