@@ -26,6 +26,15 @@ defmodule Snakepit.PoolTest do
     assert os_pid(pool) == before
   end
 
+  test "a pool starts beside processes that have names like its own" do
+    name = :"Beside#{System.pid()}_#{System.unique_integer([:positive])}"
+    alias_of = Module.concat([name])
+    {:ok, _} = Agent.start_link(fn -> nil end, name: Module.concat(name, "Manager"))
+
+    for name <- [name, alias_of],
+        do: assert({:ok, _} = Snakepit.execute("ping", %{}, pool: start_pool!(name: name)))
+  end
+
   test "a message that nobody expects stops no pool" do
     for pool <- [start_pool!(), Endpoints.start_pool!([])] do
       {:ok, %{manager: manager}} = Registry.fetch(pool)

@@ -172,7 +172,7 @@ defmodule Snakepit.StopTest do
       )
 
       {:ok, %{manager: manager}} = Registry.fetch(name)
-      eventually(fn -> Process.whereis(Module.concat(name, "Manager")) == manager end, @patience)
+      eventually(fn -> Process.whereis(Registry.manager_name(name)) == manager end, @patience)
     end
 
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: name, queue_timeout: @patience)
@@ -208,7 +208,7 @@ defmodule Snakepit.StopTest do
     {:ok, pid} = Snakepit.Pool.start_link(Keyword.put(options, :name, killed))
     Process.unlink(pid)
     Process.exit(pid, :kill)
-    eventually(fn -> Process.whereis(Module.concat(killed, "Manager")) == nil end, @patience)
+    eventually(fn -> Process.whereis(Registry.manager_name(killed)) == nil end, @patience)
     assert {:error, %Error{reason: :pool_stopped}} = Snakepit.Pool.await_ready(killed, 100)
     Supervisor.stop(supervisor)
     assert {:error, %Error{reason: :pool_stopped, message: ^advice}} = ready(name)

@@ -124,5 +124,7 @@ defmodule Snakepit.Pool.Registry do
 
   defp entry(name), do: :persistent_term.get({__MODULE__, name}, nil)
 
-  defp manager_name(pool), do: Module.concat(pool, "Manager")
+  @doc "The name of the process of a pool's manager. No module has such a name."
+  @spec manager_name(atom) :: atom
+  def manager_name(pool), do: :"#{inspect(pool)} (manager)"
 end
