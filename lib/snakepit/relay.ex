@@ -194,21 +194,34 @@ defmodule Snakepit.Relay do
   def run(pool, command, args, options) do
     ref = make_ref()
     # As a call from outside: see `Snakepit.Stdio.Transport`.
-    await(ref, __MODULE__.start(pool, ref, command, args, options), options)
+    started = __MODULE__.start(pool, ref, command, args, options)
+    await(ref, started, pool.name, options, Overdue.until(deadline(options, @grace)))
   end
 
-  defp await(_ref, {:done, result}, _options), do: result
+  # That of the pool is not known here.
+  defp deadline(options, grace),
+    do: %{timeout: with(ms when is_integer(ms) <- options[:timeout] || :infinity, do: ms + grace)}
 
-  defp await(ref, {:wait, pending}, options) do
+  defp await(_ref, {:done, result}, _name, _options, _until), do: result
+
+  defp await(ref, {:wait, pending}, name, options, until) do
     receive do
       {^ref, _monitor, :process, _relay, reason} ->
-        await(ref, received(pending, {:down, reason}), options)
+        await(ref, received(pending, {:down, reason}), name, options, until)
 
       {:snakepit_progress, ^ref, reported} ->
         about = %{command: pending.command, request_id: options.request_id}
         cancel = fn -> cancel(pending, ref) end
         Progress.pass_on(options.on_progress, ref, reported, about, cancel)
-        await(ref, {:wait, pending}, options)
+        await(ref, {:wait, pending}, name, options, until)
+    after
+      # The relay cannot enforce it while it is held up by a connection that stands still.
+      Overdue.left(until) ->
+        cancel(pending, ref)
+        Progress.flush(ref)
+        error = overdue(%{pool: name, options: options})
+        about = %{pool: name, command: pending.command, request_id: options.request_id}
+        {:error, Map.merge(error, about), nil}
     end
   end
 
@@ -322,7 +335,7 @@ defmodule Snakepit.Relay do
           # The relay there, once it is known, and how many chunks it has still to be asked for.
           there: nil,
           wanted: 0,
-          until: Overdue.until(%{timeout: request.options[:timeout] || :infinity}),
+          until: Overdue.until(deadline(request.options, 0)),
           pool: pool,
           command: request.command,
           options: request.options

@@ -4,7 +4,7 @@ defmodule Snakepit.RelayTest do
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Peers
-  import Snakepit.Test.Pools, only: [eventually: 1, patience: 0]
+  import Snakepit.Test.Pools, only: [eventually: 1, patience: 0, signal: 2, suspend!: 1]
 
   alias Snakepit.Error
   alias Snakepit.Test.Peers
@@ -1045,5 +1045,29 @@ defmodule Snakepit.RelayTest do
              on(caller, do: Snakepit.resize(other, 0))
 
     stop_pool!(owner, Other)
+  end
+
+  test "a call ends after its deadline though the connection to its node stands still" do
+    [owner, caller] = for _ <- 1..2, do: Peers.start!()
+    far = owner.node
+    assert on(caller, do: Node.connect(far))
+    os_pid = Peers.call(owner, System, :pid, []) |> String.to_integer()
+    suspend!(os_pid)
+
+    result =
+      on caller do
+        fill = fn fill ->
+          with :ok <-
+                 :erlang.send({:nobody, far}, String.duplicate("x", 100_000), [:nosuspend]),
+               do: fill.(fill)
+        end
+
+        :nosuspend = fill.(fill)
+        Snakepit.execute("ping", %{}, pool: {Far, far}, timeout: 100)
+      end
+
+    signal("CONT", os_pid)
+    assert {:error, %Error{reason: :timeout, command: "ping", message: message}} = result
+    assert message =~ "stands still"
   end
 end
