@@ -164,6 +164,12 @@ defmodule Mix.Tasks.Snakepit.DoctorTest do
     assert output =~ "fix: delete #{prefix}, then mix snakepit.setup"
   end
 
+  test "names a program that is no Python", %{tmp_dir: dir} do
+    {output, status} = doctor(project!(dir, ~S(python: "/bin/true")))
+    assert status == 1
+    assert line(output, "Python") =~ "expected a Python, got a program that prints"
+  end
+
   test "imports the command class with variables of any bytes", %{tmp_dir: dir} do
     code = ~s(import os\nassert os.environb[b"X"] == b"\\xff"\n)
     files = %{"python/commands.py" => code <> @commands}

@@ -16,6 +16,10 @@ class Explore(Interpreter):
 
 class Mute(BuiltinAdapter):
     @command(name="snakepit.eval")
-    def echo(self, code: str, bindings: dict[str, Any]) -> Generator[dict[str, str], None, None]:
+    def echo(
+        self,
+        code: str,
+        bindings: dict[str, Any],  # noqa: ARG002
+    ) -> Generator[dict[str, str], None, None]:
         """Prints the code, and returns no value."""
         yield {"output": code}

@@ -64,6 +64,7 @@ defmodule Mix.Snakepit.Doctor.Pool do
   end
 
   defp command(options) do
+    # The options are valid: it was called for this slot.
     {:ok, env} = Env.of_slot(options.env, 0)
     options = %{options | env: env}
     worker = %{id: "doctor", slot: 0, listen: "unix:/nowhere", options: options}
@@ -100,6 +101,8 @@ defmodule Mix.Snakepit.Doctor.Pool do
     )
   end
 
+  @setup "mix snakepit.setup"
+
   @facts """
   import sys
   prefix = sys.prefix if sys.prefix != sys.base_prefix else ""
@@ -110,21 +113,31 @@ defmodule Mix.Snakepit.Doctor.Pool do
   defp version(run) do
     case run.(@facts, []) do
       {output, 0} ->
-        [version, prefix, new?, flags] =
-          output |> String.split("\n") |> Enum.take(-5) |> Enum.take(4)
+        case output |> String.split("\n") |> Enum.take(-5) |> Enum.take(4) do
+          [version, prefix, new?, flags] ->
+            version(version, new?, %{prefix: prefix, free_threaded?: flags =~ "t"})
 
-        facts = %{prefix: prefix, free_threaded?: flags =~ "t"}
-        place = if prefix == "", do: "no virtual environment", else: "in #{shown(prefix)}"
-        problem = if prefix != "", do: prefix |> Venv.new(nil) |> Venv.mismatch(version)
-
-        cond do
-          new? == "no" -> failed("Python", "#{version} is too old", too_old())
-          problem -> failed("Python", problem, "delete #{shown(prefix)}, then mix snakepit.setup")
-          true -> {ok("Python", "#{version}, #{place}"), facts}
+          _no_facts ->
+            failed(
+              "Python",
+              "expected a Python, got a program that prints #{inspect(output)}",
+              @setup
+            )
         end
 
       other ->
-        failed("Python", broken(other), "mix snakepit.setup")
+        failed("Python", broken(other), @setup)
+    end
+  end
+
+  defp version(version, new?, %{prefix: prefix} = facts) do
+    place = if prefix == "", do: "no virtual environment", else: "in #{shown(prefix)}"
+    problem = if prefix != "", do: prefix |> Venv.new(nil) |> Venv.mismatch(version)
+
+    cond do
+      new? == "no" -> failed("Python", "#{version} is too old", too_old())
+      problem -> failed("Python", problem, "delete #{shown(prefix)}, then mix snakepit.setup")
+      true -> {ok("Python", "#{version}, #{place}"), facts}
     end
   end
 
