@@ -125,7 +125,14 @@ defmodule Snakepit.ConnectionsTest do
     [worker] = worker_pids(pool)
     {:ok, call} = Snakepit.start_stream("endless", %{}, pool: pool, demand: 1)
     assert [0] = indexes(call, 1)
-    :ok = :sys.suspend(worker)
+
+    # Not while it connects again already.
+    eventually(fn ->
+      :ok = :sys.suspend(worker)
+      %{awaited: awaited} = :sys.get_state(worker)
+      if awaited, do: :ok = :sys.resume(worker)
+      awaited == nil
+    end)
 
     eventually(fn ->
       {:messages, messages} = Process.info(worker, :messages)

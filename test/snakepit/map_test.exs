@@ -269,7 +269,8 @@ defmodule Snakepit.MapTest do
     end
   end
 
-  test "each call is a span" do
+  @tag :tmp_dir
+  test "each call is a span", %{tmp_dir: dir} do
     me = self()
     pool = start_pool!(max_concurrency: 4)
 
@@ -286,7 +287,11 @@ defmodule Snakepit.MapTest do
     elements = for n <- 1..9, do: %{a: n}
     assert 9 = "add" |> Snakepit.map(elements, pool: pool) |> Enum.count()
     assert [_] = "fail" |> Snakepit.map([%{message: "no"}], pool: pool) |> Enum.to_list()
-    assert [_] = "add" |> Snakepit.map(elements, pool: pool) |> Enum.take(1)
+    # All but the first one run until they are cancelled.
+    path = &Path.join(dir, &1)
+    held = for n <- 1..9, do: %{started: path.("started#{n}"), until: path.("until#{n}")}
+    File.touch!(hd(held).until)
+    assert [_] = "hold_or_cancel" |> Snakepit.map(held, pool: pool) |> Enum.take(1)
     told = told()
     started = for {:start, metadata} <- told, do: metadata.telemetry_span_context
     ended = for {how, metadata} <- told, how != :start, do: metadata.telemetry_span_context
