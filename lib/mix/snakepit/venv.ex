@@ -88,7 +88,7 @@ defmodule Mix.Snakepit.Venv do
 
   defp running!(venv) do
     case evaluate(python(venv), @version, []) do
-      {:ok, version} -> version
+      {:ok, output} -> last_line(output)
       {:error, problem} -> unfit!(problem)
     end
   end
@@ -181,7 +181,7 @@ defmodule Mix.Snakepit.Venv do
 
   @doc "The version of a Python, with a `t` at the end if it is free-threaded."
   @spec version!(Path.t()) :: String.t()
-  def version!(python), do: output!(python, @version)
+  def version!(python), do: python |> output!(@version) |> last_line()
 
   @doc "Installs packages: `args` are arguments of `pip install`."
   @spec install!(t, [String.t()], String.t()) :: :ok
@@ -272,9 +272,16 @@ defmodule Mix.Snakepit.Venv do
     end
   rescue
     # It cannot be started: it is no program, or not for this machine.
-    error in ErlangError ->
-      {:error, "#{python} could not be run: #{:file.format_error(error.original)}"}
+    error in ErlangError -> {:error, "#{python} could not be run: #{reason(error)}"}
   end
+
+  defp reason(%ErlangError{original: reason}), do: :file.format_error(reason)
+  # Of the BEAM's ports, for example.
+  defp reason(error), do: Exception.message(error)
+
+  @doc "The answer of a Python that may have warned before, of a broken `.pth` file for example."
+  @spec last_line(String.t()) :: String.t()
+  def last_line(output), do: output |> String.split("\n") |> List.last()
 
   defp run!(executable, args, env \\ []) do
     case stream(executable, args, env) do

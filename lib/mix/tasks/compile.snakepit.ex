@@ -29,7 +29,7 @@ defmodule Mix.Tasks.Compile.Snakepit do
 
   # A free-threaded `python` cannot load the extension for all others: this builds one for it, too.
   def build_for(python) do
-    case Venv.output!(python, @free_threaded) do
+    case python |> Venv.output!(@free_threaded) |> Venv.last_line() do
       "" ->
         :any
 

@@ -31,7 +31,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
       one, or an executable. Snakepit needs 3.9 or newer
     * `--venv` - the directory of the environment, by default `.venv`, which is where pools look
     * `--requirements` - a requirements file to install instead of the files above; may be repeated
-    * `--grpcio` - also installs grpcio and protobuf, which the portable server (`server: :grpcio`)
+    * `--grpcio` - also installs grpcio and protobuf, which the grpcio server (`server: :grpcio`)
       needs. The native server needs no package
     * `--dev` - also installs these, and what Snakepit's own tests and checks use
 

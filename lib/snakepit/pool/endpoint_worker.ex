@@ -247,7 +247,7 @@ defmodule Snakepit.Pool.EndpointWorker do
     until = now() + state.options.shutdown_timeout
     if state.key, do: Native.pool_drain(state.pool, state.key)
     await_drained(until, state)
-    close(leave(state))
+    state = state |> leave() |> give_up()
     end_by(until, state.earlier)
   end
 
@@ -437,8 +437,6 @@ defmodule Snakepit.Pool.EndpointWorker do
     end
   end
 
-  # One that was ejected has left it, and a call that goes on may not be the only one.
-  defp busy?(%{phase: :ejected, channel: channel}), do: channel != nil
   defp busy?(%{key: nil}), do: false
 
   defp busy?(state) do

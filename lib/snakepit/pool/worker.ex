@@ -127,9 +127,10 @@ defmodule Snakepit.Pool.Worker do
       ),
       do: {:noreply, closed("input", state)}
 
-  # One that is leaving has its time to exit.
-  def handle_info({:closed, which}, %{membership: %{exit_text: nil, leaving: nil}} = state),
-    do: {:noreply, kill("it closed its standard #{which}", state)}
+  # One that was asked to exit has its time for that.
+  def handle_info({:closed, which}, %{membership: %{exit_text: nil, leaving: leaving}} = state)
+      when leaving != :exiting,
+      do: {:noreply, kill("it closed its standard #{which}", state)}
 
   # The answer of a tool, which the worker may wait for no longer.
   def handle_info({:answer, call_id, ask_id, message}, state) do

@@ -7,7 +7,6 @@ use super::{
 use crate::{
     atoms,
     reply::notify,
-    runtime,
     terms::{HandlerExited, micros},
 };
 use rustler::Encoder;
@@ -170,27 +169,8 @@ async fn await_exit(mut lease: Lease<Arc<Worker>>, call: CancelledCall) {
     );
 }
 
-/// How the handler of a cancelled call has exited that was sent as frames.
-pub(super) fn cancelled_exited(
-    lease: Lease<Arc<Worker>>,
-    call: &Call,
-    exit: Exit,
-    after: Duration,
-) {
-    match (exit, runtime::get()) {
-        // The worker may live, and other RPCs reach it.
-        (Exit::Lost(Lost::Rpc), Ok(runtime)) => {
-            runtime.spawn(await_exit(lease, CancelledCall::from(call)));
-        }
-        _ => {
-            let header = &call.header;
-            handler_exited(lease, exit, after, header.command(), header.request_id());
-        }
-    }
-}
-
 /// Gives the lease back or, if the handler runs past the grace, has the worker killed.
-fn handler_exited(
+pub(super) fn handler_exited(
     lease: Lease<Arc<Worker>>,
     exit: Exit,
     after: Duration,
@@ -205,16 +185,21 @@ fn handler_exited(
         }
         // Its owner knows of one that was removed.
         Exit::PastGrace => lease.retire(),
-        Exit::Lost(_) => {
+        Exit::Lost(Lost::Connection) => {
             lease.retire_lost();
+            false
+        }
+        // The worker may live, and can be asked only for calls that were no frames.
+        Exit::Lost(Lost::Rpc) => {
+            drop(lease);
             false
         }
     };
     let how = match exit {
-        Exit::PastGrace | Exit::Lost(_) => atoms::killed(),
+        Exit::PastGrace | Exit::Lost(Lost::Connection) => atoms::killed(),
         Exit::Reported(HandlerExit::Stopped) => atoms::stopped(),
         Exit::Reported(HandlerExit::Closed) => atoms::closed(),
-        Exit::Reported(HandlerExit::Unknown) => atoms::unknown(),
+        Exit::Reported(HandlerExit::Unknown) | Exit::Lost(Lost::Rpc) => atoms::unknown(),
     };
     let exited = HandlerExited {
         how,

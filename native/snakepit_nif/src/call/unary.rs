@@ -4,7 +4,7 @@ use super::{
     answer::{answer, fail, fail_with_cause},
     caller::Waited,
     destination::{Destination, Endpoint, Multiplexer, UnaryCall, Worker},
-    exit::{HandlerState, cancelled_exited},
+    exit::{HandlerState, handler_exited},
     meta::{Answered, BatchPart, Clock, refused_term},
     request::{Call, Refused},
     route::Target,
@@ -332,7 +332,8 @@ impl PendingCall for UnaryCall {
 
     fn exited(self, exit: Exit, after: Duration) {
         if let Destination::Worker(lease, _) = self.destination {
-            cancelled_exited(lease, &self.call, exit, after);
+            let header = &self.call.header;
+            handler_exited(lease, exit, after, header.command(), header.request_id());
         }
     }
 
