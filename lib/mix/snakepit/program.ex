@@ -26,7 +26,7 @@ defmodule Mix.Snakepit.Program do
       {:error, "the directory #{settings[:cd]} does not exist"}
     end
   rescue
-    error in ErlangError -> {:error, "#{executable}: #{reason(error)}"}
+    error in [ErlangError, SystemLimitError] -> {:error, "#{executable}: #{reason(error)}"}
   end
 
   defp reason(%ErlangError{original: reason}), do: :file.format_error(reason)

@@ -272,7 +272,8 @@ defmodule Mix.Snakepit.Venv do
     end
   rescue
     # It cannot be started: it is no program, or not for this machine.
-    error in ErlangError -> {:error, "#{python} could not be run: #{reason(error)}"}
+    error in [ErlangError, SystemLimitError] ->
+      {:error, "#{python} could not be run: #{reason(error)}"}
   end
 
   defp reason(%ErlangError{original: reason}), do: :file.format_error(reason)

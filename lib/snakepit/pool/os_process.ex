@@ -172,7 +172,7 @@ defmodule Snakepit.Pool.OSProcess do
     emit(process, :started, %{system_time: System.system_time()})
     {:ok, process}
   rescue
-    error in [ErlangError, ArgumentError] ->
+    error in [ErlangError, ArgumentError, SystemLimitError] ->
       exited(process)
       {:error, "the system cannot start a process: #{reason(error)}"}
   end
@@ -224,7 +224,6 @@ defmodule Snakepit.Pool.OSProcess do
   defp reason(%ErlangError{original: reason}) when is_atom(reason),
     do: "#{:file.format_error(reason)} (#{reason})"
 
-  # Rescued as an `ErlangError`.
   defp reason(%SystemLimitError{}),
     do: "the BEAM has no port left; raise its limit by the option +Q of erl"
 

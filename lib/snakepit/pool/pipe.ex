@@ -52,7 +52,7 @@ defmodule Snakepit.Pool.Pipe do
       {message, _status} -> {:error, message}
     end
   rescue
-    error in ErlangError -> {:error, "mkfifo cannot be run: #{reason(error)}"}
+    error in [ErlangError, SystemLimitError] -> {:error, "mkfifo cannot be run: #{reason(error)}"}
   end
 
   defp reason(%ErlangError{original: reason}), do: :file.format_error(reason)
