@@ -26,7 +26,7 @@ defmodule Snakepit.Pool.EndpointManager do
     resolving: nil,
     resolve_again: false,
     unresolved: nil,
-    # The last reason with which calls failed because every endpoint had.
+    # The reason with which calls fail because every endpoint has.
     failure: nil,
     timer: nil,
     # Its membership in the group of the pools of this name on all nodes.
@@ -341,7 +341,7 @@ defmodule Snakepit.Pool.EndpointManager do
       [] ->
         # The last failure is told to calls that end before an endpoint is ready.
         if why = state.failure, do: Native.pool_set_failed(state.native, 0, why, true)
-        state
+        %{state | failure: nil}
 
       [why | _] = failed ->
         Native.pool_set_failed(state.native, length(failed), why, true)

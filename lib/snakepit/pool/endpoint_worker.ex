@@ -245,8 +245,7 @@ defmodule Snakepit.Pool.EndpointWorker do
   @impl true
   def terminate(_reason, state) do
     until = now() + state.options.shutdown_timeout
-    if state.key, do: Native.pool_drain(state.pool, state.key)
-    await_drained(until, state)
+    state = if state.key, do: drained(until, state), else: state
     state = state |> leave() |> give_up()
     end_by(until, state.earlier)
   end
@@ -402,6 +401,12 @@ defmodule Snakepit.Pool.EndpointWorker do
   defp may_return?(%{ready_until: nil}), do: false
   defp may_return?(state), do: now() - state.ready_until < state.options.connect_timeout
 
+  defp drained(until, state) do
+    Native.pool_drain(state.pool, state.key)
+    await_drained(until, state)
+    drop_idle(state)
+  end
+
   defp await_drained(until, state) do
     left = until - now()
 
@@ -436,8 +441,6 @@ defmodule Snakepit.Pool.EndpointWorker do
         end
     end
   end
-
-  defp busy?(%{key: nil}), do: false
 
   defp busy?(state) do
     {_queued, places} = Native.pool_snapshot(state.pool)
