@@ -72,6 +72,10 @@ defmodule Mix.Snakepit do
     with "" <- System.get_env(name), do: nil
   end
 
+  @doc "A path and the directories that it is in, from the root on."
+  @spec parents(Path.t()) :: [Path.t()]
+  def parents(path), do: path |> Path.split() |> Enum.scan(&Path.join(&2, &1))
+
   @doc "A path as the user would write it."
   @spec shown(Path.t()) :: Path.t()
   def shown(path), do: Path.relative_to_cwd(path)

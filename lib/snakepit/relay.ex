@@ -220,8 +220,8 @@ defmodule Snakepit.Relay do
         cancel(pending, ref)
         Progress.flush(ref)
         error = overdue(%{pool: name, options: options})
-        about = %{pool: name, command: pending.command, request_id: options.request_id}
-        {:error, Map.merge(error, about), nil}
+        error = %{error | command: pending.command, request_id: options.request_id}
+        {:error, %{error | pool: name}, nil}
     end
   end
 

@@ -76,6 +76,19 @@ defmodule Snakepit.Test.Peers do
     end
   end
 
+  @doc "Takes all ports that the BEAM has left, for the calling process."
+  def take_ports do
+    open = fn ->
+      try do
+        Port.open({:spawn_driver, ~c"ram_file_drv"}, [])
+      rescue
+        SystemLimitError -> nil
+      end
+    end
+
+    open |> Stream.repeatedly() |> Enum.take_while(& &1)
+  end
+
   @doc "Kills a node as the system does that has no memory left."
   def kill!(peer) do
     os_pid = call(peer, System, :pid, [])

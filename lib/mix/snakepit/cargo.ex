@@ -66,7 +66,7 @@ defmodule Mix.Snakepit.Cargo do
   # Files outside the sources that change what cargo builds.
   def configuration(directory) do
     home = Mix.Snakepit.env("CARGO_HOME") || Path.join(Mix.Snakepit.env("HOME") || "/", ".cargo")
-    parents = directory |> Path.expand() |> Path.split() |> Enum.scan(&Path.join(&2, &1))
+    parents = directory |> Path.expand() |> Mix.Snakepit.parents()
 
     for folder <- Enum.map(parents, &Path.join(&1, ".cargo")) ++ [home],
         name <- ["config", "config.toml"],

@@ -24,7 +24,7 @@ defmodule Mix.Snakepit.Libraries do
     end
   end
 
-  def archive(target), do: Archive.name(version(), target)
+  def archive(target), do: Archive.name(@version, target)
 
   # The extension for a free-threaded Python, which cannot load the one for all others. The Mix project is that of the
   # user, whose dependencies are in `deps_path`.
@@ -136,7 +136,7 @@ defmodule Mix.Snakepit.Libraries do
 
   defp facts(source) do
     [
-      {"version", version()},
+      {"version", @version},
       {"machine", Target.current()},
       {"source", source}
     ]
@@ -153,6 +153,5 @@ defmodule Mix.Snakepit.Libraries do
   end
 
   defp files, do: Map.values(@files)
-  defp version, do: @version
   defp info(text), do: Mix.shell().info(text)
 end

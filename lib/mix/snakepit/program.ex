@@ -2,6 +2,8 @@ defmodule Mix.Snakepit.Program do
   @moduledoc false
   # Runs a program with a limit on its time, which `System.cmd/3` does not have.
 
+  alias Snakepit.Error.Cause
+
   @doc """
   Runs a program and returns its output, both streams, and its exit status, or `:timeout` after it
   was killed. Options: `:cd`, `:env`, a map in which nil unsets a variable, and `:timeout` in ms.
@@ -26,12 +28,9 @@ defmodule Mix.Snakepit.Program do
       {:error, "the directory #{settings[:cd]} does not exist"}
     end
   rescue
-    error in [ErlangError, SystemLimitError] -> {:error, "#{executable}: #{reason(error)}"}
+    error in [ErlangError, SystemLimitError] ->
+      {:error, "#{executable}: #{Cause.not_started(error)}"}
   end
-
-  defp reason(%ErlangError{original: reason}), do: :file.format_error(reason)
-  # Of the BEAM's ports, for example.
-  defp reason(error), do: Exception.message(error)
 
   defp collect(port, output, deadline) do
     receive do

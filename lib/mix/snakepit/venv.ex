@@ -5,6 +5,8 @@ defmodule Mix.Snakepit.Venv do
 
   import Mix.Snakepit, only: [shown: 1, step: 2]
 
+  alias Snakepit.Error.Cause
+
   @version "import sys, sysconfig as c; " <>
              "print('.'.join(map(str, sys.version_info[:3])) + ('t' if c.get_config_var('Py_GIL_DISABLED') else ''))"
 
@@ -273,12 +275,8 @@ defmodule Mix.Snakepit.Venv do
   rescue
     # It cannot be started: it is no program, or not for this machine.
     error in [ErlangError, SystemLimitError] ->
-      {:error, "#{python} could not be run: #{reason(error)}"}
+      {:error, "#{python} could not be run: #{Cause.not_started(error)}"}
   end
-
-  defp reason(%ErlangError{original: reason}), do: :file.format_error(reason)
-  # Of the BEAM's ports, for example.
-  defp reason(error), do: Exception.message(error)
 
   @doc "The answer of a Python that may have warned before, of a broken `.pth` file for example."
   @spec last_line(String.t()) :: String.t()

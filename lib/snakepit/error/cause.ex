@@ -31,6 +31,14 @@ defmodule Snakepit.Error.Cause do
   def caught(:exit, _reason, stacktrace), do: "exited#{place(stacktrace)}"
   def caught(:throw, _value, stacktrace), do: "threw a value#{place(stacktrace)}"
 
+  @doc "Describes why a program cannot be started, as `Port.open/2` and `System.cmd/3` raise it."
+  @spec not_started(Exception.t()) :: String.t()
+  def not_started(%ErlangError{original: reason}),
+    do: reason |> :file.format_error() |> to_string()
+
+  # The limit of the BEAM's ports, for example.
+  def not_started(error), do: Exception.message(error)
+
   @doc "Describes the end of a process by its exit reason."
   @spec exited(term) :: String.t()
   def exited(reason) when is_atom(reason), do: "its process has ended (#{inspect(reason)})"

@@ -2,6 +2,8 @@ defmodule Snakepit.Pool.Pipe do
   @moduledoc false
   # A pipe between the BEAM and a worker's process, which opens its end by the path.
 
+  alias Snakepit.Error.Cause
+
   @doc """
   Opens one with a NIF that takes the path of a named pipe, or nil for an anonymous pipe of the
   BEAM. The NIF returns `{:ok, pipe, path}`, or `:named` if other processes cannot open the
@@ -52,12 +54,9 @@ defmodule Snakepit.Pool.Pipe do
       {message, _status} -> {:error, message}
     end
   rescue
-    error in [ErlangError, SystemLimitError] -> {:error, "mkfifo cannot be run: #{reason(error)}"}
+    error in [ErlangError, SystemLimitError] ->
+      {:error, "mkfifo cannot be run: #{Cause.not_started(error)}"}
   end
-
-  defp reason(%ErlangError{original: reason}), do: :file.format_error(reason)
-  # Of the BEAM's ports, for example.
-  defp reason(error), do: Exception.message(error)
 
   @doc "The worker has opened it, or never will: removes the path."
   @spec opened(Path.t()) :: :ok

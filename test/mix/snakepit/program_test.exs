@@ -47,15 +47,7 @@ defmodule Mix.Snakepit.ProgramTest do
 
     result =
       Peers.on peer do
-        open = fn ->
-          try do
-            Port.open({:spawn_driver, ~c"ram_file_drv"}, [])
-          rescue
-            SystemLimitError -> nil
-          end
-        end
-
-        _ports = open |> Stream.repeatedly() |> Enum.take_while(& &1)
+        Snakepit.Test.Peers.take_ports()
         Mix.Snakepit.Program.run(sh, [], cd: "/", timeout: 60_000)
       end
 

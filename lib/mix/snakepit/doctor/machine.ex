@@ -145,13 +145,12 @@ defmodule Mix.Snakepit.Doctor.Machine do
       end
 
     # A container sees its own limit at the root, and that of a group above counts as well.
-    for path <- ["/" | List.flatten(groups)] |> Enum.flat_map(&parents/1) |> Enum.uniq(),
+    for path <-
+          ["/" | List.flatten(groups)] |> Enum.flat_map(&Mix.Snakepit.parents/1) |> Enum.uniq(),
         folder <- ["sys/fs/cgroup", "sys/fs/cgroup/pids"],
         {:ok, text} <- [File.read(Path.join([root, folder, path, "pids.max"]))],
         do: number(String.trim(text))
   end
-
-  defp parents(path), do: path |> Path.split() |> Enum.scan(&Path.join(&2, &1))
 
   defp number(text) do
     case Integer.parse(text) do

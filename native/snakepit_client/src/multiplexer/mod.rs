@@ -163,7 +163,9 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         }
         drop(state);
         self.sender.wake();
-        report.into_iter().for_each(|report| report());
+        if let Some(report) = report {
+            report();
+        }
     }
 
     fn act(&self, id: u64, act: Act) {

@@ -179,7 +179,8 @@ pub(super) fn handler_exited(
 ) {
     let worker = lease.worker().clone();
     let is_to_be_killed = match exit {
-        Exit::Reported(_) => {
+        // What lost its RPC alone may run on: the worker can be asked only for calls that were no frames.
+        Exit::Reported(_) | Exit::Lost(Lost::Rpc) => {
             drop(lease);
             false
         }
@@ -187,11 +188,6 @@ pub(super) fn handler_exited(
         Exit::PastGrace => lease.retire(),
         Exit::Lost(Lost::Connection) => {
             lease.retire_lost();
-            false
-        }
-        // The worker may live, and can be asked only for calls that were no frames.
-        Exit::Lost(Lost::Rpc) => {
-            drop(lease);
             false
         }
     };
