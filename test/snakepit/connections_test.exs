@@ -123,7 +123,8 @@ defmodule Snakepit.ConnectionsTest do
 
     pool = start_server_pool!(Adapter, grace ++ options)
     [worker] = worker_pids(pool)
-    {:ok, call} = Snakepit.start_stream("endless", %{}, pool: pool, demand: 1)
+    options = [pool: pool, timeout: :infinity]
+    {:ok, call} = Snakepit.start_stream("endless", %{}, [demand: 1] ++ options)
     assert [0] = indexes(call, 1)
 
     # Not while it connects again already.
@@ -134,11 +135,15 @@ defmodule Snakepit.ConnectionsTest do
       awaited == nil
     end)
 
+    # While the stream goes on, only a call finds that its connection accepts no more.
+    load = Task.async(fn -> repeat(fn -> Snakepit.execute("peer", %{}, options) end) end)
+
     eventually(fn ->
       {:messages, messages} = Process.info(worker, :messages)
       Enum.any?(messages, &match?({_ref, {:closed, _lasted_ms}}, &1))
     end)
 
+    Task.shutdown(load, :brutal_kill)
     assert :ok = Snakepit.cancel(call)
     # A worker with as much time is killed later.
     await_killed!(grace, Path.join(dir, "started"))
