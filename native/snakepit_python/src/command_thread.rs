@@ -9,6 +9,7 @@ use snakepit_proto::Fields;
 use snakepit_server::{Failure, UnsentReplies, Work};
 use std::{
     cell::{Cell, RefCell},
+    slice,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -57,6 +58,12 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
                     next = worker.driver.wait_next(&worker.scheduler);
                 }
             });
+            // The replies of other threads may be unsent.
+            if let Some(work) = &next
+                && !may_start(py, work, &unsent, writer)
+            {
+                py.detach(|| worker.flush_before(slice::from_ref(work)));
+            }
         }
         if !worker.posts.is_empty() {
             py.detach(|| unsent.flush());
@@ -123,8 +130,8 @@ fn may_start(
         return unsent.is_empty();
     };
     let note = |journal: &Journal| journal.note(py, call.header.call_id(), writer);
-    unsent.is_empty()
-        || call.command.time.is_short() && unsent.may_wait(call.responder.calls(), note)
+    (unsent.is_empty() || call.command.time.is_short())
+        && unsent.may_start(call.responder.calls(), note)
 }
 
 /// They raise only the exceptions of signal handlers.

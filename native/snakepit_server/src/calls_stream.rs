@@ -19,8 +19,7 @@ const BATCH: usize = 16;
 /// `J` records in a start journal which calls have started.
 pub struct CallsStream<J> {
     sender: BatchingSender<ServerConnection>,
-    /// The number of replies that no `flush` has sent.
-    unsent: AtomicUsize,
+    unsent: Unsent,
     /// If this process dies, the client reads in it which calls have not started: another worker may
     /// run those.
     journal: OnceLock<J>,
@@ -30,7 +29,7 @@ impl<J> CallsStream<J> {
     pub fn new(sender: BatchingSender<ServerConnection>) -> Self {
         Self {
             sender,
-            unsent: AtomicUsize::new(0),
+            unsent: Unsent::default(),
             journal: OnceLock::new(),
         }
     }
@@ -65,7 +64,7 @@ impl<J> CallsStream<J> {
                 frame.encode_in_parts(parts, rest);
             });
         });
-        self.unsent.fetch_add(1, Ordering::AcqRel);
+        self.unsent.add();
     }
 
     /// Sends what the command of a call reports, on this thread and without waiting for the socket. False if the
@@ -99,11 +98,20 @@ impl<J> CallsStream<J> {
     /// Whether a call may start while replies are unsent. If so, `note` has recorded it in the journal.
     #[inline]
     fn may_start(&self, note: impl FnOnce(&J) -> bool) -> bool {
-        match self.unsent.load(Ordering::Acquire) {
+        match self.unsent.count() {
             0 => true,
             1..BATCH => self.journal.get().is_some_and(note),
             _ => false,
         }
+    }
+
+    /// As `may_start`, for a thread whose own replies are sent. Without a journal the other threads send each reply
+    /// before their next call starts: the client then counts one call for each thread as started. With it they may have
+    /// started more, and this one is behind those.
+    #[inline]
+    fn may_start_beside(&self, note: impl FnOnce(&J) -> bool) -> bool {
+        let journal = self.journal.get();
+        journal.is_none_or(|journal| !self.has_unsent() || note(journal))
     }
 
     /// Has `note` record in the journal that calls start. False if it should have and could not.
@@ -113,13 +121,12 @@ impl<J> CallsStream<J> {
 
     /// Writes all replies to the socket, on this thread.
     pub fn flush(&self) {
-        self.unsent.store(0, Ordering::Release);
-        self.sender.write_all();
+        self.unsent.write(|| self.sender.write_all());
     }
 
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
-        self.unsent.load(Ordering::Acquire) > 0
+        self.unsent.count() > 0
     }
 
     /// Wakes the network's thread, which sends the queue.
@@ -135,6 +142,37 @@ impl<J> CallsStream<J> {
     /// Sends the queue and ends the stream.
     pub fn end(&self, status: &Status) {
         self.sender.end(&crate::grpc::trailers(status));
+    }
+}
+
+/// Counts the replies that the kernel may not have yet.
+#[derive(Default)]
+struct Unsent {
+    queued: AtomicUsize,
+    /// How many of these have been written.
+    written: AtomicUsize,
+}
+
+impl Unsent {
+    /// A reply was queued.
+    fn add(&self) {
+        self.queued.fetch_add(1, Ordering::AcqRel);
+    }
+
+    #[inline]
+    fn count(&self) -> usize {
+        // The smaller one first: the other one may grow meanwhile.
+        let written = self.written.load(Ordering::Acquire);
+        self.queued.load(Ordering::Acquire) - written
+    }
+
+    /// `write` writes what is queued, and returns whether the socket has taken all of it. Until then it is unsent, for
+    /// other threads as well.
+    fn write(&self, write: impl FnOnce() -> bool) {
+        let queued = self.queued.load(Ordering::Acquire);
+        if write() {
+            self.written.fetch_max(queued, Ordering::AcqRel);
+        }
     }
 }
 
@@ -162,15 +200,16 @@ impl<J> UnsentReplies<J> {
     }
 
     /// Whether a call on the stream `calls` may start before they are sent. If so, `note` has recorded
-    /// it in the journal.
+    /// it in the journal, if there are unsent replies, be it those of other threads.
     #[inline]
-    pub fn may_wait(
+    pub fn may_start(
         &self,
         calls: Option<&Arc<CallsStream<J>>>,
         note: impl FnOnce(&J) -> bool,
     ) -> bool {
         match (calls, &self.0[..]) {
-            (_, []) => true,
+            (None, []) => true,
+            (Some(calls), []) => calls.may_start_beside(note),
             (Some(calls), [only]) if Arc::ptr_eq(calls, only) => calls.may_start(note),
             _ => false,
         }
@@ -178,5 +217,28 @@ impl<J> UnsentReplies<J> {
 
     pub fn flush(&mut self) {
         self.0.drain(..).for_each(|calls| calls.flush());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_unsent_until_the_socket_has_taken_them() {
+        let unsent = Unsent::default();
+        unsent.add();
+        unsent.add();
+        unsent.write(|| {
+            // Another thread answers a call, and looks at it.
+            assert_eq!(unsent.count(), 2);
+            unsent.add();
+            true
+        });
+        assert_eq!(unsent.count(), 1);
+        unsent.write(|| false);
+        assert_eq!(unsent.count(), 1);
+        unsent.write(|| true);
+        assert_eq!(unsent.count(), 0);
     }
 }

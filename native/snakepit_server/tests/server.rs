@@ -4,13 +4,23 @@
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use http::{HeaderMap, Request};
-use snakepit_proto::{HealthRequest, HealthResponse};
-use snakepit_server::{IoDriver, Listen, Rpc, Secrets, Server, Service};
-use snakepit_wire::{Deframer, append};
-use std::{io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
+use snakepit_proto::{HandlerExit, HealthRequest, HealthResponse};
+use snakepit_server::{
+    CallsStream, Failure, IoDriver, Listen, Outcome, Responder, Rpc, Secrets, Server, Service,
+    UnsentReplies,
+};
+use snakepit_wire::{BatchingSender, Deframer, append};
+use std::{
+    future::poll_fn,
+    io::ErrorKind,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
+    sync::mpsc::{UnboundedSender, unbounded_channel},
     task::JoinHandle,
     time::timeout,
 };
@@ -33,7 +43,27 @@ impl Service for Echo {
     }
 }
 
+type Notes = Mutex<Vec<u64>>;
+
+/// Gives the test the stream of each `Calls` RPC.
+struct Calls(UnboundedSender<Arc<CallsStream<Notes>>>);
+
+impl Service for Calls {
+    async fn serve(self: Arc<Self>, mut rpc: Rpc) {
+        let Ok(stream) = rpc.begin() else {
+            return;
+        };
+        let sender = BatchingSender::new(rpc.connection.clone(), stream);
+        self.0.send(Arc::new(CallsStream::new(sender))).unwrap();
+        poll_fn(|cx| rpc.body.poll_data(cx)).await;
+    }
+}
+
 fn serve(address: &str, secret: &str) -> (Server, String) {
+    serve_with(address, secret, Arc::new(Echo))
+}
+
+fn serve_with(address: &str, secret: &str, service: Arc<impl Service>) -> (Server, String) {
     let driver = Arc::new(IoDriver::new(false).unwrap());
     let secrets = if secret.is_empty() {
         Vec::new()
@@ -47,7 +77,7 @@ fn serve(address: &str, secret: &str) -> (Server, String) {
         max_connection_age: None,
         patience: None,
     };
-    let server = Server::start(listen, driver, Arc::new(Echo)).unwrap();
+    let server = Server::start(listen, driver, service).unwrap();
     let address = server.address().to_string();
     (server, address)
 }
@@ -169,5 +199,50 @@ async fn clients_leave_a_server_that_stops() {
     if let Err(error) = left.unwrap() {
         assert_eq!(error.get_io().unwrap().kind(), ErrorKind::BrokenPipe);
     }
+    end(server).await;
+}
+
+#[tokio::test]
+async fn a_call_that_starts_while_another_thread_has_unsent_replies_is_noted() {
+    let path = socket_path("unsent");
+    let (streams, mut stream) = unbounded_channel();
+    let address = format!("unix:{}", path.display());
+    let (server, _) = serve_with(&address, "", Arc::new(Calls(streams)));
+    let client = Client::new(UnixStream::connect(&path).await.unwrap()).await;
+    let request = Request::post("http://worker/snakepit.SnakepitBridge/Calls");
+    let mut requests = client.requests.clone().ready().await.unwrap();
+    let open = requests.send_request(request.body(()).unwrap(), false);
+    let calls = stream.recv().await.unwrap();
+    // On a thread that has sent its replies. `fails`: it cannot note anything.
+    let starts = |call_id: u64, fails: bool| {
+        UnsentReplies::default().may_start(Some(&calls), |notes| {
+            notes.lock().unwrap().push(call_id);
+            !fails
+        })
+    };
+    let answer = |call_id: u64| {
+        let failure = Failure::new("python_error", "boom");
+        let outcome = Outcome::not_run(failure, HandlerExit::Unknown);
+        Responder::frame(calls.clone(), call_id).finish(outcome);
+    };
+    answer(1);
+    // Without a journal no thread has unsent replies when its next call starts.
+    assert!(starts(2, true));
+    calls.use_journal(Notes::default());
+    assert!(starts(3, false));
+    assert!(!starts(4, true));
+    calls.flush();
+    assert!(starts(5, false));
+    let mut noted = Vec::new();
+    // The last one, 7, is noted.
+    answer(6);
+    assert!(
+        UnsentReplies::default().may_start(Some(&calls), |notes| {
+            noted.clone_from(&notes.lock().unwrap());
+            true
+        })
+    );
+    assert_eq!(noted, [3, 4]);
+    drop(open);
     end(server).await;
 }

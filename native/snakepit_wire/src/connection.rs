@@ -147,13 +147,13 @@ impl<C: Connection> SharedConnection<C> {
 
     /// As `write_here`, but waits for the other thread, and until the socket has taken everything or is closed.
     /// No other thread has to do anything meanwhile. After `patience`, and at once if the peer did not read before,
-    /// the connection's task writes the rest.
-    pub fn write_all_here(&self, queue: impl FnOnce()) {
+    /// the connection's task writes the rest, and the result is false.
+    pub fn write_all_here(&self, queue: impl FnOnce()) -> bool {
         let connection = self.lock();
         let was_blocked = self.io.is_blocked();
         self.write_locked(connection, Mode::WriteAll, queue);
         if !self.io.is_blocked() {
-            return;
+            return true;
         }
         let until = self.patience.map(|patience| {
             let patience = if was_blocked {
@@ -166,10 +166,11 @@ impl<C: Connection> SharedConnection<C> {
         while self.io.is_blocked() {
             if !self.io.wait_for_room(until) {
                 self.waker.wake_by_ref();
-                return;
+                return false;
             }
             self.write_locked(self.lock(), Mode::WriteAll, || {});
         }
+        true
     }
 
     fn write_locked(&self, mut connection: MutexGuard<'_, C>, mode: Mode, queue: impl FnOnce()) {
@@ -266,12 +267,11 @@ mod tests {
         (runtime, connection, far)
     }
 
-    fn write_all(connection: &Arc<SharedConnection<Writing>>) -> Receiver<()> {
+    fn write_all(connection: &Arc<SharedConnection<Writing>>) -> Receiver<bool> {
         let connection = connection.clone();
         let (done, is_done) = mpsc::channel();
         thread::spawn(move || {
-            connection.write_all_here(|| {});
-            done.send(()).unwrap();
+            done.send(connection.write_all_here(|| {})).unwrap();
         });
         is_done
     }
@@ -282,7 +282,7 @@ mod tests {
         let written = write_all(&connection);
         far.set_read_timeout(Some(PATIENCE)).unwrap();
         far.read_exact(&mut vec![0; SIZE]).unwrap();
-        written.recv_timeout(PATIENCE).unwrap();
+        assert!(written.recv_timeout(PATIENCE).unwrap());
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
     fn a_thread_leaves_the_rest_to_the_task_if_the_peer_does_not_read() {
         let (runtime, connection, far) = writing_with(Some(Duration::from_millis(1)));
         for _ in 0..2 {
-            write_all(&connection).recv_timeout(PATIENCE).unwrap();
+            assert!(!write_all(&connection).recv_timeout(PATIENCE).unwrap());
         }
         written_by_the_task(&runtime, &connection, far);
     }

@@ -69,8 +69,8 @@ impl<C: Connection> BatchingSender<C> {
     }
 
     /// As `write`, but waits for the other thread, and for the socket to take all of it.
-    pub fn write_all(&self) {
-        self.connection.write_all_here(|| self.flush());
+    pub fn write_all(&self) -> bool {
+        self.connection.write_all_here(|| self.flush())
     }
 
     /// Whether the socket takes no more at the moment.
