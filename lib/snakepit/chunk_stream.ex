@@ -10,8 +10,6 @@ defmodule Snakepit.ChunkStream do
   alias Snakepit.{Call, Error, Native, Overdue, Telemetry, TwoWay}
 
   @max_chunks 4_294_967_295
-  # How long to wait for the end of a relay, in ms.
-  @relay_patience 1_000
 
   @not_owner "a stream belongs to the process that started it, which receives its chunks as messages; " <>
                "continue it there, or forward the chunks"
@@ -255,7 +253,7 @@ defmodule Snakepit.ChunkStream do
   that started the stream.
   """
   def cancel(call) do
-    :ok = on_handle(call, &end_call/1)
+    :ok = on_handle(call, &Overdue.cancel/1)
     finish(call)
     flush(call.ref)
   end
@@ -269,24 +267,6 @@ defmodule Snakepit.ChunkStream do
   end
 
   defp ask_more(handle, chunks), do: Native.ask_more(handle, chunks)
-
-  # After it has returned, nothing more is sent. A relay is held up only while the connection to the other node stands
-  # still.
-  defp end_call(relay) when is_pid(relay) do
-    monitor = Process.monitor(relay)
-    send(relay, :cancel)
-
-    receive do
-      {:DOWN, ^monitor, :process, ^relay, _reason} -> :ok
-    after
-      @relay_patience ->
-        Process.exit(relay, :kill)
-        Process.demonitor(monitor, [:flush])
-        :ok
-    end
-  end
-
-  defp end_call(handle), do: Native.cancel(handle)
 
   defp on_handle(%Call{handle: handle} = call, native) do
     native.(handle)
@@ -307,7 +287,7 @@ defmodule Snakepit.ChunkStream do
   end
 
   defp halt(ref, call) do
-    end_call(call.handle)
+    Overdue.cancel(call.handle)
     finish(call)
     flush(ref)
     Telemetry.stop_call(call.span, nil, true)
@@ -316,7 +296,7 @@ defmodule Snakepit.ChunkStream do
   # Another process than its owner ends a suspended stream. If the owner continues it nevertheless, it gets
   # this error after the chunks that were sent before.
   defp halt_elsewhere(owner, %{ref: ref} = call) do
-    end_call(call.handle)
+    Overdue.cancel(call.handle)
     finish(call)
     message = "the stream was ended by another process, #{inspect(self())}"
     send(owner, {:snakepit, ref, {:error, %Error{reason: :cancelled, message: message}}})

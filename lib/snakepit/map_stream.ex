@@ -3,7 +3,7 @@ defmodule Snakepit.MapStream do
   # The lazy `Stream` of `Snakepit.map/3`. The process that enumerates it makes the calls itself and waits for
   # several at once: their messages are tagged with the stream's reference and the number of the call.
 
-  alias Snakepit.{Overdue, Retry, Telemetry}
+  alias Snakepit.{Retry, Telemetry}
   alias Snakepit.Pool.Numbers
 
   @not_owner "a stream of Snakepit.map/3 belongs to the process that began to enumerate it, which receives " <>
@@ -108,10 +108,8 @@ defmodule Snakepit.MapStream do
   end
 
   defp started({:wait, pending}, id, call, state) do
-    # Only the native library has deadlines that may be overdue.
-    late = if pending.handle, do: after_ms(Overdue.wait(call.options)), else: :infinity
-    call = Map.merge(call, %{pending: pending, late: late})
-    check_at(late, %{state | in_flight: Map.put(state.in_flight, id, call)})
+    in_flight = Map.put(state.in_flight, id, Map.put(call, :pending, pending))
+    check_at(pending.until, %{state | in_flight: in_flight})
   end
 
   defp started({:done, {:ok, result, meta}}, id, call, state) do
@@ -122,7 +120,7 @@ defmodule Snakepit.MapStream do
   defp started({:done, {:error, error, meta}}, id, call, state) do
     case Retry.next(call, error) do
       {:again, wait, call} ->
-        due = after_ms(wait)
+        due = now() + wait
         waiting = Map.put(state.waiting, id, Map.put(call, :due, due))
         check_at(due, %{state | waiting: waiting})
 
@@ -175,22 +173,21 @@ defmodule Snakepit.MapStream do
   # Gives up the calls that are overdue, and makes those again whose time has come.
   defp check(state) do
     now = now()
-    late = for {id, %{late: late}} when late <= now <- state.in_flight, do: id
+    late = for {id, %{pending: %{until: until}}} when until <= now <- state.in_flight, do: id
     due = for {id, %{due: due}} when due <= now <- state.waiting, do: id
     state = Enum.reduce(late, state, &give_up/2)
     state = Enum.reduce(due, state, &again/2)
-    times = for({_id, call} <- state.in_flight, do: call.late)
+    times = for({_id, call} <- state.in_flight, do: call.pending.until)
     times = for({_id, call} <- state.waiting, do: call.due) ++ times
     # An atom is greater than a number.
     %{state | check_at: Enum.min(times, fn -> :infinity end)}
   end
 
   defp give_up(id, state) do
-    call = Map.fetch!(state.in_flight, id)
+    {%{pending: pending} = call, in_flight} = Map.pop!(state.in_flight, id)
 
-    message = Overdue.give_up(call.pending.handle, {state.ref, id}, call.command, call.options)
-
-    received(id, message, state)
+    call.pool.transport.give_up(pending, {state.ref, id}, call.options)
+    |> started(id, call, %{state | in_flight: in_flight})
   end
 
   defp again(id, state) do
@@ -221,9 +218,6 @@ defmodule Snakepit.MapStream do
     call.pool.transport.cancel(call.pending, {ref, id})
     Telemetry.stop_call(call.span, nil, true)
   end
-
-  defp after_ms(:infinity), do: :infinity
-  defp after_ms(ms), do: now() + ms
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -1,11 +1,11 @@
 defmodule Snakepit.Overdue do
   @moduledoc false
-  # The native library enforces deadlines. If its threads stand still, the waiting process enforces them
-  # itself, one second later.
+  # The native library enforces deadlines, or the relay of a call to another node (`Snakepit.Relay`). If its threads, or
+  # the connection to the node, stand still, the waiting process enforces them itself, one second later.
 
   alias Snakepit.{Error, Native}
 
-  # How long to wait for the end of a call after its deadline, in ms.
+  # How long to wait for the end of a call after its deadline, and for the end of a relay, in ms.
   @grace 1_000
   # The longest wait of a receive, in ms.
   @longest 4_294_967_295
@@ -18,9 +18,10 @@ defmodule Snakepit.Overdue do
   @spec wait(map) :: timeout
   def wait(options), do: late(options.timeout)
 
-  @doc "When that wait ends, for a process that gets other messages meanwhile."
-  @spec until(map) :: integer | :infinity
-  def until(options), do: with(wait when is_integer(wait) <- wait(options), do: now() + wait)
+  @doc "When that wait ends, for a process that gets other messages meanwhile; a tuple is the pool of another node."
+  @spec until(map, Snakepit.pool() | nil) :: integer | :infinity
+  def until(options, pool \\ nil),
+    do: with(wait when is_integer(wait) <- late(longer(options.timeout, pool)), do: now() + wait)
 
   @doc "How long to wait until then, in ms."
   @spec left(integer | :infinity) :: timeout
@@ -32,12 +33,12 @@ defmodule Snakepit.Overdue do
   else the error. Nothing of the call comes after it.
   """
   def give_up(handle, ref, command, options),
-    do: end_call(handle, ref, error(deadline_passed(options), command, options))
+    do: end_call(handle, ref, error(command, options, nil))
 
-  @doc "Returns the limits of a stream. `pool` is named in errors."
+  @doc "Returns the limits of a stream. `pool` is named in errors; that of another node is a tuple."
   def limits(command, options, pool) do
     %__MODULE__{
-      until: until(options),
+      until: until(options, pool),
       first: options.first_chunk_timeout,
       idle: options.idle_timeout,
       command: command,
@@ -53,22 +54,39 @@ defmodule Snakepit.Overdue do
 
   def wait_for_event(limits) do
     # An atom is greater than a number.
-    min(left(limits.until), late(limits.first || limits.idle))
+    min(left(limits.until), late(longer(limits.first || limits.idle, limits.pool)))
   end
 
   @doc "As `give_up/4`, for a stream."
   def give_up(handle, ref, limits), do: end_call(handle, ref, stream_error(limits))
 
+  @doc "Cancels a call, by its handle or its relay. After it has returned, nothing more is sent."
+  @spec cancel(term) :: :ok
+  def cancel(relay) when is_pid(relay) do
+    monitor = Process.monitor(relay)
+    send(relay, :cancel)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^relay, _reason} -> :ok
+    after
+      # It is held up while the connection to the other node stands still.
+      @grace ->
+        Process.exit(relay, :kill)
+        receive do: ({:DOWN, ^monitor, :process, ^relay, _reason} -> :ok)
+    end
+  end
+
+  def cancel(handle), do: Native.cancel(handle)
+
   @doc "Cancels a call whose reply nobody wants. Nothing of the call comes after it."
-  @spec cancel(reference, term) :: :ok
+  @spec cancel(term, term) :: :ok
   def cancel(handle, ref) do
     end_call(handle, ref, nil)
     :ok
   end
 
-  # After the NIF has returned, nothing more is sent.
   defp end_call(handle, ref, error) do
-    Native.cancel(handle)
+    cancel(handle)
 
     receive do
       {^ref, reply} -> reply
@@ -86,25 +104,42 @@ defmodule Snakepit.Overdue do
         do: deadline_passed(options),
         else: "no chunk came within #{Map.fetch!(options, chunk)} ms (#{inspect(chunk)})"
 
-    %{error(what, command, options) | pool: limits.pool}
+    error(what, command, options, limits.pool)
   end
+
+  @doc "The error of a call to another node's pool, whose deadline has passed."
+  @spec error(String.t(), map, Snakepit.pool()) :: Error.t()
+  def error(command, options, pool), do: error(deadline_passed(options), command, options, pool)
 
   defp deadline_passed(options),
     do: "the deadline of #{options.timeout} ms passed"
 
-  defp error(what, command, options) do
+  defp error(what, command, options, pool) do
     %Error{
       reason: :timeout,
       command: command,
       request_id: options.request_id,
-      message:
-        "#{what} while the native library's thread was blocked: the machine is overloaded, or this is a " <>
-          "bug to report",
+      pool: pool,
+      message: "#{what} #{cause(pool)}",
       details: %{queued: false}
     }
   end
 
-  defp late(:infinity), do: :infinity
+  defp cause({_name, node}) do
+    "and the node #{node} has not answered for another #{@grace} ms: it is overloaded, or the connection to it stands " <>
+      "still"
+  end
+
+  defp cause(_pool) do
+    "while the native library's thread was blocked: the machine is overloaded, or this is a bug to report"
+  end
+
+  # A relay waits itself for the other node.
+  defp longer(timeout, {_name, _node}) when is_integer(timeout), do: timeout + @grace
+  defp longer(timeout, _pool), do: timeout
+
+  # nil: the pool's, on its node.
+  defp late(none) when none in [:infinity, nil], do: :infinity
   defp late(timeout), do: min(timeout + @grace, @longest)
 
   defp now, do: System.monotonic_time(:millisecond)

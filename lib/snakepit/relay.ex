@@ -41,7 +41,7 @@ defmodule Snakepit.Relay do
   @version Group.version()
   # Tags the messages and exit reasons of relays.
   @tag :snakepit_relay
-  # How long to wait for the other node after a call's deadline, in ms.
+  # How long to wait for the end of a relay and of a call's tools, in ms.
   @grace 1_000
   # How long to wait before the next attempt to send on a busy connection, in ms.
   @busy 10
@@ -195,33 +195,26 @@ defmodule Snakepit.Relay do
     ref = make_ref()
     # As a call from outside: see `Snakepit.Stdio.Transport`.
     started = __MODULE__.start(pool, ref, command, args, options)
-    await(ref, started, pool.name, options, Overdue.until(deadline(options, @grace)))
+    await(ref, started, options)
   end
 
-  # That of the pool is not known here.
-  defp deadline(options, grace),
-    do: %{timeout: with(ms when is_integer(ms) <- options[:timeout] || :infinity, do: ms + grace)}
+  defp await(_ref, {:done, result}, _options), do: result
 
-  defp await(_ref, {:done, result}, _name, _options, _until), do: result
-
-  defp await(ref, {:wait, pending}, name, options, until) do
+  defp await(ref, {:wait, pending}, options) do
     receive do
       {^ref, _monitor, :process, _relay, reason} ->
-        await(ref, received(pending, {:down, reason}), name, options, until)
+        await(ref, received(pending, {:down, reason}), options)
 
       {:snakepit_progress, ^ref, reported} ->
         about = %{command: pending.command, request_id: options.request_id}
         cancel = fn -> cancel(pending, ref) end
         Progress.pass_on(options.on_progress, ref, reported, about, cancel)
-        await(ref, {:wait, pending}, name, options, until)
+        await(ref, {:wait, pending}, options)
     after
-      # The relay cannot enforce it while it is held up by a connection that stands still.
-      Overdue.left(until) ->
-        cancel(pending, ref)
+      Overdue.left(pending.until) ->
+        given_up = give_up(pending, ref, options)
         Progress.flush(ref)
-        error = overdue(%{pool: name, options: options})
-        error = %{error | command: pending.command, request_id: options.request_id}
-        {:error, %{error | pool: name}, nil}
+        await(ref, given_up, options)
     end
   end
 
@@ -231,9 +224,19 @@ defmodule Snakepit.Relay do
       {:ok, request} ->
         # With the monitor from its first moment: it may have ended by the next.
         {relay, monitor} = begin(pool, request, %{progress: tag}, monitor: [tag: tag])
-        # The relay enforces the deadline.
         asks = with %{asks: asks} <- request.tools, do: asks
-        {:wait, %{handle: nil, relay: relay, monitor: monitor, command: command, asks: asks}}
+
+        {:wait,
+         %{
+           handle: nil,
+           relay: relay,
+           monitor: monitor,
+           pool: pool.name,
+           command: command,
+           asks: asks,
+           # After the relay has enforced it: that is held up while the connection to the node stands still.
+           until: Overdue.until(options, pool.name)
+         }}
 
       {:error, error} ->
         {:done, {:error, error, nil}}
@@ -252,6 +255,12 @@ defmodule Snakepit.Relay do
     message = "the process that waited for the other node has ended: #{Cause.exited(reason)}"
     error = %Error{reason: :internal_error, command: pending.command, message: message}
     {:error, error, nil}
+  end
+
+  @impl true
+  def give_up(%{command: command, pool: pool} = pending, tag, options) do
+    cancel(pending, tag)
+    {:done, {:error, Overdue.error(command, options, pool), nil}}
   end
 
   @impl true
@@ -277,7 +286,9 @@ defmodule Snakepit.Relay do
       span = with {_manager, span} <- observer, do: span
       relay = begin(pool, request, %{stream: ref, span: span})
       two_way = with %{asks: asks} <- request.tools, do: %TwoWay{handle: relay, asks: asks}
-      {:ok, %Call{ref: ref, handle: relay, two_way: two_way}}
+      # If the caller receives the messages itself, the relay alone enforces the times.
+      limits = if bounded, do: Overdue.limits(command, options, pool.name)
+      {:ok, %Call{ref: ref, handle: relay, limits: limits, two_way: two_way}}
     end
   end
 
@@ -335,7 +346,8 @@ defmodule Snakepit.Relay do
           # The relay there, once it is known, and how many chunks it has still to be asked for.
           there: nil,
           wanted: 0,
-          until: Overdue.until(deadline(request.options, 0)),
+          # That of the pool is not known here.
+          until: Overdue.until(%{timeout: request.options[:timeout]}),
           pool: pool,
           command: request.command,
           options: request.options
@@ -470,12 +482,9 @@ defmodule Snakepit.Relay do
   defp node_unavailable(message, details, pool),
     do: %Error{reason: :node_unavailable, pool: pool, message: message, details: details}
 
-  defp overdue(%{pool: {_name, node}, options: options}) do
-    message =
-      "the node #{node} has not answered within #{options[:timeout]} ms and another #{@grace} ms: it is overloaded, or " <>
-        "the connection to it stands still"
-
-    %Error{reason: :timeout, message: message, details: %{queued: false}}
+  defp overdue(%{pool: pool, command: command, options: options}) do
+    times = %{timeout: options[:timeout], request_id: options[:request_id]}
+    Overdue.error(command, times, pool)
   end
 
   ## Calls, there

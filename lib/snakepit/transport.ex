@@ -70,8 +70,15 @@ defmodule Snakepit.Transport do
   @callback run(pool, command :: String.t(), args :: map | keyword, call_options) ::
               {:ok, map, meta} | {:error, Error.t(), meta | nil}
 
-  @typedoc "A call that has been started and not ended. Its `:handle` is nil if the native library does not have it."
-  @type pending :: %{:handle => integer | nil, optional(atom) => term}
+  @typedoc """
+  A call that has been started and not ended. Its `:handle` is nil if the native library does not have it; `:until` is
+  when to give it up, see `Snakepit.Overdue`.
+  """
+  @type pending :: %{
+          :handle => integer | nil,
+          :until => integer | :infinity,
+          optional(atom) => term
+        }
 
   @typedoc "The state of a call: it waits for a message, or has ended as that of `c:run/4`."
   @type progress ::
@@ -88,6 +95,9 @@ defmodule Snakepit.Transport do
 
   @doc "Takes a message of a call that `c:start/5` started."
   @callback received(pending, message :: term) :: progress
+
+  @doc "Ends such a call whose time is over, in the process that started it."
+  @callback give_up(pending, tag :: term, call_options) :: progress
 
   @doc "Cancels such a call, in the process that started it. No message of it is left or comes afterwards."
   @callback cancel(pending, tag :: term) :: :ok

@@ -4,7 +4,7 @@ defmodule Snakepit.RelayTest do
   use ExUnit.Case, async: true
 
   import Snakepit.Test.Peers
-  import Snakepit.Test.Pools, only: [eventually: 1, patience: 0, signal: 2, suspend!: 1]
+  import Snakepit.Test.Pools, only: [eventually: 1, patience: 0, signal: 2]
 
   alias Snakepit.Error
   alias Snakepit.Test.Peers
@@ -1047,14 +1047,14 @@ defmodule Snakepit.RelayTest do
     stop_pool!(owner, Other)
   end
 
-  test "a call ends after its deadline though the connection to its node stands still" do
+  test "calls and streams end after their deadlines though the connection to their node stands still" do
     [owner, caller] = for _ <- 1..2, do: Peers.start!()
     far = owner.node
+    start_pool!(owner, Far)
     assert on(caller, do: Node.connect(far))
-    os_pid = Peers.call(owner, System, :pid, []) |> String.to_integer()
-    suspend!(os_pid)
+    os_pid = Peers.call(owner, System, :pid, [])
 
-    result =
+    results =
       on caller do
         fill = fn fill ->
           with :ok <-
@@ -1062,12 +1062,34 @@ defmodule Snakepit.RelayTest do
                do: fill.(fill)
         end
 
-        :nosuspend = fill.(fill)
-        Snakepit.execute("ping", %{}, pool: {Far, far}, timeout: 100)
+        args =
+          Stream.map([%{}], fn args ->
+            {_output, 0} = System.cmd("kill", ["-STOP", os_pid])
+            :nosuspend = fill.(fill)
+            args
+          end)
+
+        pool = {Far, far}
+        take = fn _chunk -> :ok end
+
+        # The first asks the node how many calls it takes, before that stands still.
+        [
+          Enum.to_list(Snakepit.map("ping", args, pool: pool, timeout: 100)),
+          Snakepit.execute("ping", %{}, pool: pool, timeout: 100),
+          Snakepit.execute_stream("count", %{"to" => 3}, take, pool: pool, timeout: 100),
+          Snakepit.execute_stream("count", %{"to" => 3}, take,
+            pool: pool,
+            first_chunk_timeout: 100
+          )
+        ]
       end
 
-    signal("CONT", os_pid)
-    assert {:error, %Error{reason: :timeout, command: "ping", message: message}} = result
-    assert message =~ "stands still"
+    signal("CONT", String.to_integer(os_pid))
+    assert [[mapped], called, streamed, idle] = results
+
+    for result <- [mapped, called, streamed, idle] do
+      assert {:error, %Error{reason: :timeout, pool: {Far, ^far}, message: message}} = result
+      assert message =~ "stands still"
+    end
   end
 end

@@ -155,7 +155,7 @@ defmodule Snakepit.GRPC.Channel do
   def start(target, tag, command, args, options) do
     with {:ok, spec} <- Codec.spec(command, options),
          {:ok, handle} <- start_call(target, tag, args, spec, options, :map) do
-      {:wait, pending(handle, command)}
+      {:wait, handle |> pending(command) |> Map.put(:until, Overdue.until(options))}
     else
       {:error, error} -> {:done, {:error, error, nil}}
     end
@@ -171,6 +171,10 @@ defmodule Snakepit.GRPC.Channel do
     finish(pending)
     {:done, replied(reply, pending.command)}
   end
+
+  @spec give_up(Transport.pending(), term, map) :: Transport.progress()
+  def give_up(%{handle: handle, command: command} = pending, tag, options),
+    do: received(pending, Overdue.give_up(handle, tag, command, options))
 
   # It has no inputs.
   defp finish(%{two_way: nil}), do: :ok

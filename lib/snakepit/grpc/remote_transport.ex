@@ -16,6 +16,9 @@ defmodule Snakepit.GRPC.RemoteTransport do
   defdelegate received(pending, reply), to: Transport
 
   @impl true
+  defdelegate give_up(pending, tag, options), to: Transport
+
+  @impl true
   defdelegate cancel(pending, tag), to: Transport
 
   @impl true

@@ -18,6 +18,9 @@ defmodule Snakepit.GRPC.Transport do
   defdelegate received(pending, reply), to: Channel
 
   @impl true
+  defdelegate give_up(pending, tag, options), to: Channel
+
+  @impl true
   defdelegate cancel(pending, tag), to: Channel
 
   @impl true

@@ -55,9 +55,7 @@ defmodule Snakepit.Stdio.Transport do
       {^ref, _monitor, :process, _pid, reason} -> await(ref, received(pending, {:down, reason}))
       {:snakepit_progress, ^ref, reported} -> await(ref, progress(ref, reported, pending))
     after
-      if(pending.handle, do: Overdue.wait(pending.options), else: :infinity) ->
-        overdue = Overdue.give_up(pending.handle, ref, pending.call.command, pending.options)
-        await(ref, received(pending, overdue))
+      Overdue.left(pending.until) -> await(ref, give_up(pending, ref, pending.options))
     end
   end
 
@@ -107,6 +105,10 @@ defmodule Snakepit.Stdio.Transport do
     :erlang.demonitor(pending.monitor, [:flush])
     message |> answer() |> answered(pending) |> ended(pending.call)
   end
+
+  @impl true
+  def give_up(%{handle: handle, call: call} = pending, tag, options),
+    do: received(pending, Overdue.give_up(handle, tag, call.command, options))
 
   # No tool of the call runs any more.
   defp ended({:done, result}, %{asks: asks}) do
@@ -185,7 +187,9 @@ defmodule Snakepit.Stdio.Transport do
     end
   end
 
-  defp taken({:wait, handle}, pending), do: {:wait, Map.put(pending, :handle, handle)}
+  # Until it has a lease the native library enforces its deadline, then the worker's process.
+  defp taken({:wait, handle}, %{options: options} = pending),
+    do: {:wait, Map.merge(pending, %{handle: handle, until: Overdue.until(options)})}
 
   defp taken({:ok, acquired}, %{call: call, options: options} = pending) do
     left = left(options.timeout, pending.started)
@@ -197,7 +201,8 @@ defmodule Snakepit.Stdio.Transport do
         own = %{left: left, message: message, holding: holding}
         monitor = ask(acquired, Map.merge(call, own))
         of_worker = Map.take(acquired, [:lease, :worker, :worker_id])
-        taken = Map.merge(of_worker, %{handle: nil, monitor: monitor, placed: placed})
+        placement = %{handle: nil, until: :infinity, monitor: monitor, placed: placed}
+        taken = Map.merge(of_worker, placement)
         {:wait, Map.merge(pending, taken)}
 
       {:error, error} ->
