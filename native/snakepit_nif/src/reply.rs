@@ -1,6 +1,11 @@
 //! Messages to the process that waits for a call.
 
-use crate::{failure_term::error_term, message_env, runtime, send_guard::SendGuard};
+use crate::{
+    failure_term::error_term,
+    message_env::{self, MessageEnv},
+    runtime,
+    send_guard::SendGuard,
+};
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, env::SavedTerm};
 use snakepit_client::{
     error::Failure,
@@ -12,7 +17,7 @@ use std::time::{Duration, Instant};
 /// caller gets the failure `Dropped`, so that it does not wait forever.
 pub(crate) struct Reply {
     pid: LocalPid,
-    reference: Option<(OwnedEnv, SavedTerm)>,
+    reference: Option<(MessageEnv, SavedTerm)>,
     guard: Option<SendGuard>,
     watch: Option<Watch>,
 }
@@ -68,7 +73,7 @@ impl Reply {
         let Some(env) = env else {
             return self.send(build);
         };
-        let Some((mut kept, reference)) = self.reference.take() else {
+        let Some((kept, reference)) = self.reference.take() else {
             return;
         };
         let reference = kept.run(|kept| reference.load(kept).in_env(env));
@@ -77,8 +82,7 @@ impl Reply {
             // A caller that has exited needs no reply.
             let _ = env.send(&self.pid, message);
         });
-        kept.clear();
-        message_env::keep(kept);
+        kept.keep_used();
     }
 
     /// Returns whether this is the reply that the process gets.
@@ -123,7 +127,7 @@ impl Drop for Reply {
 /// Builds the term, which may take long, before the guard is locked. Returns whether the term was sent.
 fn send(
     pid: LocalPid,
-    mut env: OwnedEnv,
+    mut env: MessageEnv,
     reference: &SavedTerm,
     guard: Option<&SendGuard>,
     build: impl for<'a> FnOnce(Env<'a>) -> Term<'a>,
@@ -134,7 +138,7 @@ fn send(
         let _ = env.send_and_clear(&pid, |env| message.load(env));
     });
     if sent {
-        message_env::keep(env);
+        env.keep_cleared();
     }
     sent
 }

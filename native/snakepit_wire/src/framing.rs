@@ -171,6 +171,9 @@ impl Deframer {
 
     #[allow(clippy::should_implement_trait)]
     pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, FrameError> {
+        if self.chunk.is_empty() {
+            return Ok(None);
+        }
         if self.partial.prefix.is_empty() && self.chunk.len() >= PREFIX {
             let whole = PREFIX + self.size(&self.chunk)?;
             if self.chunk.len() >= whole {

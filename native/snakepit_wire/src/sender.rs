@@ -90,7 +90,9 @@ impl<C: Connection> BatchingSender<C> {
     /// Gives the connection what is queued. To be called by the draining task, which is woken for more.
     pub fn drain(&self, task: &Waker) {
         self.task.register(task);
-        self.flush();
+        if !self.is_empty() {
+            self.flush();
+        }
     }
 
     /// Sets the waker of the draining task.
@@ -142,7 +144,12 @@ impl<C: Connection> BatchingSender<C> {
         let Some(stream) = &mut *stream else {
             return;
         };
-        let parts = self.out.lock().take();
+        let mut out = self.out.lock();
+        if out.is_empty() {
+            return;
+        }
+        let parts = out.take();
+        drop(out);
         // The stream's other half reports that it is closed.
         parts.send(|frame| drop(stream.send_data(frame, false)));
     }

@@ -10,7 +10,9 @@
 use rustix::{
     fd::{AsRawFd, OwnedFd},
     io::retry_on_intr,
-    net::{SendAncillaryBuffer, SendFlags, Shutdown, getpeername, sendmsg, shutdown, sockopt},
+    net::{
+        SendAncillaryBuffer, SendFlags, Shutdown, getpeername, send, sendmsg, shutdown, sockopt,
+    },
 };
 use std::{
     io,
@@ -136,8 +138,14 @@ impl Socket {
     pub(crate) fn write_now(&mut self, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         // A port of the BEAM that has read it leaves it in blocking mode.
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let mut nothing = SendAncillaryBuffer::default();
-        match retry_on_intr(|| sendmsg(&self.writer, slices, &mut nothing, flags)) {
+        let written = match slices {
+            [only] => retry_on_intr(|| send(&self.writer, only, flags)),
+            _ => {
+                let mut nothing = SendAncillaryBuffer::default();
+                retry_on_intr(|| sendmsg(&self.writer, slices, &mut nothing, flags))
+            }
+        };
+        match written {
             Err(rustix::io::Errno::AGAIN) => Poll::Pending,
             written => {
                 let size = slices.iter().map(|slice| slice.len()).sum();

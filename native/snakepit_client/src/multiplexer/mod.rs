@@ -404,12 +404,9 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
         let mut draining = false;
         {
             let mut state = self.state.lock();
-            if replies
+            let progressed = replies
                 .iter()
-                .any(|reply| reply.act() != reply_frame::Act::Event)
-            {
-                state.progressed();
-            }
+                .any(|reply| reply.act() != reply_frame::Act::Event);
             for reply in replies {
                 if reply.act() == reply_frame::Act::Draining {
                     state.drain();
@@ -423,6 +420,10 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                 } else if let Some(entry) = state.take(reply.call_id) {
                     answered.push(Answer::Reply(entry, reply));
                 }
+            }
+            // Of no use, and a look at the clock, if no calls are left.
+            if progressed && !state.is_empty() {
+                state.progressed();
             }
         }
         if draining {
