@@ -11,7 +11,10 @@ use pyo3::{
 use snakepit_proto::Field;
 
 #[derive(FromPyObject)]
-struct Described<'py>(String, bool, Option<Bound<'py, PyFrozenSet>>);
+struct Described<'py>(Vec<DescribedParameter<'py>>, bool);
+
+#[derive(FromPyObject)]
+struct DescribedParameter<'py>(String, bool, Option<Bound<'py, PyFrozenSet>>);
 
 struct Parameter {
     name: String,
@@ -24,6 +27,8 @@ struct Parameter {
 pub(crate) struct Parameters {
     all: Vec<Parameter>,
     required: usize,
+    /// Whether arguments of other names are taken, of any type.
+    takes_others: bool,
 }
 
 impl Parameters {
@@ -33,13 +38,13 @@ impl Parameters {
         let mut required = 0;
         for field in fields {
             let named = |one: &&Parameter| one.name.as_bytes() == &field.key[..];
-            let Some(parameter) = self.all.iter().find(named) else {
-                return false;
-            };
-            if !parameter.accepts(args) {
-                return false;
+            match self.all.iter().find(named) {
+                Some(parameter) if parameter.accepts(args) => {
+                    required += usize::from(parameter.required);
+                }
+                None if self.takes_others => {}
+                _ => return false,
             }
-            required += usize::from(parameter.required);
         }
         required == self.required
     }
@@ -62,8 +67,9 @@ impl<'py> FromPyObject<'_, 'py> for Parameters {
     type Error = PyErr;
 
     fn extract(described: pyo3::Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let Described(parameters, takes_others) = described.extract()?;
         let mut all = Vec::new();
-        for Described(name, required, types) in described.extract::<Vec<Described<'py>>>()? {
+        for DescribedParameter(name, required, types) in parameters {
             let types = types.map(|types| types.iter().map(Bound::unbind).collect());
             all.push(Parameter {
                 key: PyString::intern(described.py(), &name).unbind(),
@@ -75,6 +81,7 @@ impl<'py> FromPyObject<'_, 'py> for Parameters {
         Ok(Self {
             required: all.iter().filter(|one| one.required).count(),
             all,
+            takes_others,
         })
     }
 }

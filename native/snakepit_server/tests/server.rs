@@ -236,12 +236,10 @@ async fn a_call_that_starts_while_another_thread_has_unsent_replies_is_noted() {
     let mut noted = Vec::new();
     // The last one, 7, is noted.
     answer(6);
-    assert!(
-        UnsentReplies::default().may_start(Some(&calls), |notes| {
-            noted.clone_from(&notes.lock().unwrap());
-            true
-        })
-    );
+    assert!(UnsentReplies::default().may_start(Some(&calls), |notes| {
+        noted.clone_from(&notes.lock().unwrap());
+        true
+    }));
     assert_eq!(noted, [3, 4]);
     drop(open);
     end(server).await;

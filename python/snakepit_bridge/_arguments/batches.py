@@ -13,7 +13,7 @@ from snakepit_bridge._arguments.annotations import (
     shown,
 )
 from snakepit_bridge._arguments.builders import Fields, MaybeBuilder, MismatchError
-from snakepit_bridge._arguments.parameters import Parameters
+from snakepit_bridge._arguments.parameters import Parameters, PlainArguments
 from snakepit_bridge._errors.call_error import ArgumentsError
 
 
@@ -54,6 +54,10 @@ class BatchParameters(Parameters):
         if self.context is not None:
             items[self.context] = context
         return items
+
+    @property
+    def plain(self) -> Optional[PlainArguments]:
+        return super().plain if self._whole is None else None
 
     def gather(self, calls: list[dict[str, Any]]) -> dict[str, list[Any]]:
         """Returns the keywords of the function from the items of each call."""

@@ -15,6 +15,8 @@ from snakepit_bridge._arguments.annotations import (
 from snakepit_bridge._arguments.builders import Builder, MismatchError
 from snakepit_bridge._errors.call_error import ArgumentsError, CallError, Fault
 
+PlainArguments = tuple[list[tuple[str, bool, Optional[frozenset[type]]]], bool]
+
 _KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _MISSING = object()
 # The number of faults that an error lists.
@@ -107,17 +109,23 @@ class Parameters:
         return args
 
     @property
-    def plain(self) -> Optional[list[tuple[str, bool, Optional[frozenset[type]]]]]:
-        """Each parameter's name, whether it is required, and its types; None if others are taken.
+    def plain(self) -> Optional[PlainArguments]:
+        """Each parameter: name, whether it is required, types; and whether others are taken.
 
-        If all names of a call's arguments are among these, no required one is missing, and the type
-        of each value is one of the parameter's (None: of any), `bind` only adds the context.
+        If all names of a call's arguments are among these or others are taken, no required one is
+        missing, and the type of each value is one of the parameter's (None: of any), `bind` only
+        adds the context. None if `bind` builds the others.
         """
-        if self._any:
+        if self._rest is not None:
             return None
         types = {name: builder.types for name, builder in self._builders.items()}
-        names = sorted(self._accepted)
-        return [(name, name in self._required, types.get(name)) for name in names]
+        names = set(self._accepted)
+        if self.context is not None:
+            # No argument may have its name.
+            names.add(self.context)
+            types[self.context] = frozenset()
+        parameters = [(name, name in self._required, types.get(name)) for name in sorted(names)]
+        return parameters, self._any
 
     def describe(self) -> list[dict[str, Any]]:
         """Returns each parameter's name, type and default as text, and whether it is required."""
