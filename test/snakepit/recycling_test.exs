@@ -343,6 +343,21 @@ defmodule Snakepit.RecyclingTest do
     assert {:error, %Error{reason: :pool_stopped}} = Snakepit.resize(:no_pool, 2)
   end
 
+  test "a failed worker that is no longer wanted fails no calls" do
+    # Python does not start without its own modules.
+    env = fn slot -> if slot == 0, do: %{}, else: %{"PYTHONHOME" => "/nowhere"} end
+    backoff = [restart_backoff: {60_000, 60_000}]
+    pool = start_pool_unready!([size: 2, env: env] ++ backoff)
+    eventually(fn -> match?({:ok, %{ready: 1}}, Snakepit.stats(pool)) end)
+    # One that has answered a call is replaced at once.
+    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+    assert Snakepit.resize(pool, 1) == :ok
+    assert {:ok, [%{os_pid: os_pid}]} = Snakepit.list_workers(pool)
+    signal("KILL", os_pid)
+    eventually(fn -> not match?({:ok, [%{os_pid: ^os_pid}]}, Snakepit.list_workers(pool)) end)
+    assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool, queue_timeout: @patience)
+  end
+
   test "each worker draws its own limits, at most a quarter below the options" do
     options = %{max_requests: 1000, max_age: 1_000_000, max_memory: 1000}
     drawn = for _ <- 1..100, do: Lifetime.new(options)

@@ -363,13 +363,11 @@ defmodule Snakepit.Pool.Manager do
     %{state | workers: workers, recycling: recycling}
   end
 
-  # Fewer workers may all have failed.
+  # Fewer workers may all have failed, or none of them.
   defp update_failed(state) do
-    if why = WorkerTable.first_failure(state.workers) do
-      failed = WorkerTable.count_failed(state.workers)
-      Native.pool_set_failed(state.native, failed, why, state.no_grpc)
-    end
-
+    failed = WorkerTable.count_failed(state.workers)
+    why = WorkerTable.first_failure(state.workers) || ""
+    Native.pool_set_failed(state.native, failed, why, state.no_grpc)
     state
   end
 

@@ -3,11 +3,11 @@
 use crate::error::Failure;
 use snakepit_proto::StreamResponse;
 
-/// The chunks so far. Servers number them from 0 or from 1, or not at all.
+/// The chunks so far. Servers number them from 0 or from 1, or not at all; after the largest number comes the smallest.
 #[derive(Default)]
 pub struct ChunkOrder {
-    count: i64,
-    first: i64,
+    has_begun: bool,
+    next: i32,
     has_ended: bool,
 }
 
@@ -19,18 +19,19 @@ impl ChunkOrder {
                 "the server sent a chunk after the final one".into(),
             ));
         }
-        let index = i64::from(chunk.chunk_index);
-        if self.count == 0 && index == 1 {
-            self.first = 1;
+        let index = chunk.chunk_index;
+        if !self.has_begun && index == 1 {
+            self.next = 1;
         }
-        let expected = self.first + self.count;
+        let expected = self.next;
         // 0 also means that the server does not number chunks.
         if index != 0 && index != expected {
             return Err(Failure::BrokenStream(format!(
                 "the server sent chunk {index} where {expected} was expected"
             )));
         }
-        self.count += 1;
+        self.has_begun = true;
+        self.next = expected.wrapping_add(1);
         self.has_ended = chunk.is_final;
         Ok(())
     }
@@ -55,6 +56,22 @@ mod tests {
                 failure.to_string()
             })
         })
+    }
+
+    #[test]
+    fn an_endless_stream_goes_on_after_the_largest_number() {
+        let mut order = ChunkOrder {
+            has_begun: true,
+            next: i32::MAX,
+            has_ended: false,
+        };
+        for chunk_index in [i32::MAX, i32::MIN, i32::MIN + 1] {
+            let chunk = StreamResponse {
+                chunk_index,
+                ..StreamResponse::default()
+            };
+            assert!(order.check(&chunk).is_ok(), "{chunk_index}");
+        }
     }
 
     #[test]

@@ -215,8 +215,11 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             self.answering.store(true, Ordering::SeqCst);
             receiver.left.drain(..).for_each(Answer::hand_out);
             if self.feeding.is_gone() {
-                let cause = "the process that read it has ended";
-                return Poll::Ready(Ended::connection(cause));
+                let ended = Ended::connection("the process that read it has ended");
+                return Poll::Ready(Ended {
+                    by_this_side: true,
+                    ..ended
+                });
             }
             if let Some(ended) = receiver.ended.take() {
                 return Poll::Ready(ended);
@@ -505,12 +508,19 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
 
     /// Ends all calls: they have nothing any more on which a reply could come.
     pub fn end(&self, ended: &Ended) {
-        let Ended { what, cause } = ended;
+        let Ended { what, cause, .. } = ended;
         let left = self.state.lock().lose(*what);
-        let journal = self.journal.as_ref();
-        let noted = journal.map_or(0, |journal| journal.last_started());
+        let read_after = self.journal_read_after.get().copied();
+        // The server notes in it only if it knows that it is read: otherwise those are the numbers of an earlier connection.
+        let journal = self.journal.as_ref().filter(|_| read_after.is_some());
+        let noted = match journal {
+            // It may start others meanwhile.
+            _ if ended.by_this_side => u64::MAX,
+            Some(journal) => journal.last_started(),
+            None => 0,
+        };
         // Batches start in no order: without the journal each may have started.
-        let unnoted = self.journal_read_after.get().copied().unwrap_or(u64::MAX);
+        let unnoted = read_after.unwrap_or(u64::MAX);
         self.connection.set_ended();
         let mut ordinary = 0;
         for entry in left.calls {

@@ -17,6 +17,8 @@ const LARGE: usize = 16 * 1024;
 pub struct Ended {
     pub what: Lost,
     pub cause: String,
+    /// Whether this side has ended it, and the server may run on.
+    pub by_this_side: bool,
 }
 
 impl Ended {
@@ -24,6 +26,7 @@ impl Ended {
         Self {
             what: Lost::Connection,
             cause: cause.into(),
+            by_this_side: false,
         }
     }
 
@@ -31,6 +34,7 @@ impl Ended {
         Self {
             what: Lost::Rpc,
             cause: cause.into(),
+            by_this_side: false,
         }
     }
 }

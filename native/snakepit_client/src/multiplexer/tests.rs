@@ -17,7 +17,7 @@ use snakepit_proto::{
     CallEvent, CallFrame, CallHeader, Field, Fields, HandlerExit, ReplyFrame, call_frame::Act,
     reply_frame,
 };
-use snakepit_wire::{Address, Deframer, append};
+use snakepit_wire::{Address, Deframer, StartJournal, append};
 use std::{
     collections::VecDeque,
     io::Read,
@@ -267,17 +267,19 @@ fn listen() -> (UnixListener, Target) {
 
 /// A client and a server with an open RPC. The worker runs `capacity` calls at once.
 async fn connected(capacity: usize, grace: Duration) -> (Client, Server) {
-    connected_with(None, capacity, grace).await
+    connected_with(None, None, capacity, grace).await
 }
 
 async fn connected_with(
     keepalive: Option<Arc<Keepalive>>,
+    journal: Option<Arc<StartJournal>>,
     capacity: usize,
     grace: Duration,
 ) -> (Client, Server) {
     let (listener, target) = listen();
     let target = Target {
         keepalive,
+        journal,
         ..target
     };
     let accepting = async {
@@ -308,7 +310,13 @@ async fn connected_with(
     let rpc = rpc.unwrap().unwrap();
     let (end, closed) = (CancellationToken::new(), CancellationToken::new());
     let keepalive = target.keepalive.clone();
-    let multiplexer = Multiplexer::new(rpc.connection, rpc.sender, None, keepalive, closed.clone());
+    let multiplexer = Multiplexer::new(
+        rpc.connection,
+        rpc.sender,
+        target.journal.clone(),
+        keepalive,
+        closed.clone(),
+    );
     multiplexer.set_worker(capacity, grace, true);
     let (driven, ends) = (multiplexer.clone(), end.clone());
     tokio::spawn(async move {
@@ -459,7 +467,7 @@ async fn a_server_that_drains_finishes_its_calls_and_gets_no_more() {
 #[tokio::test]
 async fn a_server_that_answers_pings_keeps_its_calls() {
     let keepalive = Keepalive::new(Duration::from_millis(5), PATIENCE);
-    let (mut client, mut server) = connected_with(Some(keepalive), 1, PATIENCE).await;
+    let (mut client, mut server) = connected_with(Some(keepalive), None, 1, PATIENCE).await;
     let id = client.start("a");
     server.frame().await;
     // Time for some pings.
@@ -475,7 +483,7 @@ async fn a_server_that_answers_pings_keeps_its_calls() {
 #[tokio::test]
 async fn calls_of_a_server_that_is_silent_and_answers_no_ping_are_lost() {
     let keepalive = Keepalive::new(Duration::from_millis(5), Duration::from_millis(5));
-    let (mut client, mut server) = connected_with(Some(keepalive), 2, PATIENCE).await;
+    let (mut client, mut server) = connected_with(Some(keepalive), None, 2, PATIENCE).await;
     server.stop();
     client.start("a");
     assert_eq!(client.event().await, Event::Lost("a", Lost::Connection));
@@ -655,10 +663,34 @@ async fn a_server_that_drains_is_told_of_the_end_of_its_calls_though_the_connect
 async fn the_calls_of_a_connection_whose_feeder_is_gone_are_lost() {
     let (mut client, mut server) = connected(1, PATIENCE).await;
     let feeder = next(&mut client.feeders()).await;
-    client.start("a");
-    server.frame().await;
+    // The server runs on, and may start the second one.
+    for name in ["a", "b"] {
+        client.start(name);
+        server.frame().await;
+    }
     feeder.calls.feeder_gone();
+    for name in ["a", "b"] {
+        assert_eq!(client.event().await, Event::Lost(name, Lost::Connection));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_journal_that_a_server_has_for_an_earlier_connection_says_nothing() {
+    use std::os::unix::fs::FileExt;
+    let journal = Arc::new(StartJournal::create().unwrap());
+    let file = std::fs::File::options().write(true).open(journal.path());
+    file.unwrap().write_all_at(&[100], 0).unwrap();
+    assert_eq!(journal.last_started(), 100);
+    let (mut client, mut server) = connected_with(None, Some(journal), 1, PATIENCE).await;
+    for name in ["a", "b"] {
+        client.start(name);
+    }
+    server.frame().await;
+    drop(server);
     assert_eq!(client.event().await, Event::Lost("a", Lost::Connection));
+    let b = Event::NotStarted("b", ReturnReason::Lost(Lost::Connection));
+    assert_eq!(client.event().await, b);
 }
 
 #[tokio::test]

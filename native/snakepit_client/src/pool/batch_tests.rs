@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::{
-    tests::{Name, Waiting, dispatcher, lease_with, queue_with, strict},
+    tests::{Name, Waiting, dispatcher, lease_with, queue_with, strict, wait_for},
     *,
 };
 
@@ -179,4 +179,22 @@ fn nothing_is_sent_ahead_behind_a_batch() {
     assert!(!is_granted(&mut waiting));
     drop(running);
     assert!(is_granted(&mut waiting));
+}
+
+#[test]
+fn the_queue_timeout_begins_of_a_call_that_waits_for_the_first_worker_alone() {
+    let pool = dispatcher(8);
+    let (_place, mut first) = queue_with(&pool, in_session(&pool, "s"));
+    let (_place, second) = queue_with(
+        &pool,
+        AcquireOptions {
+            session: Some(strict("s")),
+            queue_timeout: Some(std::time::Duration::ZERO),
+            ..AcquireOptions::default()
+        },
+    );
+    pool.add_batching("a", 1, batches(3));
+    let _lease = first.try_recv().unwrap().unwrap();
+    let refused = wait_for(second).unwrap();
+    assert!(matches!(refused, Err(AcquireError::QueueTimedOut { .. })));
 }

@@ -193,8 +193,9 @@ impl<W: Worker> Dispatcher<W> {
     }
 
     /// How many workers the pool is to have from now on.
-    pub fn set_size(&self, size: usize) {
-        self.lock().set_size(size);
+    pub fn set_size(self: &Arc<Self>, size: usize) {
+        let effects = self.lock().set_size(size);
+        self.send(effects);
     }
 
     /// The worker gets no calls until `resume`, because its connection takes no more. False if it is not there.
@@ -223,10 +224,14 @@ impl<W: Worker> Dispatcher<W> {
     }
 
     /// Ends a session. Returns its worker and its generation.
-    pub fn end_session(&self, id: &str) -> Option<(W, u64)> {
-        let mut events = Vec::new();
-        let ended = self.lock().end_session(id, &mut events);
-        events.into_iter().for_each(&self.listener);
+    pub fn end_session(self: &Arc<Self>, id: &str) -> Option<(W, u64)> {
+        let mut effects = Effects::new();
+        let mut state = self.lock();
+        let ended = state.end_session(id, &mut effects.events);
+        // Calls that waited for its worker alone may now get another one.
+        let effects = state.serve(effects);
+        drop(state);
+        self.send(effects);
         ended
     }
 

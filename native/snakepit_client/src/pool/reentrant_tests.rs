@@ -110,3 +110,33 @@ fn a_call_in_the_session_of_its_own_caller_is_refused() {
         Ok(Acquired::Now(_))
     ));
 }
+
+#[test]
+fn a_worker_that_is_about_to_go_is_no_place_for_a_call_of_a_tool() {
+    let pool = dispatcher(8);
+    pool.set_size(1);
+    let old = pool.add("old", 1);
+    let _busy = lease_with(&pool, AcquireOptions::default());
+    pool.drain(old);
+    pool.add("new", 1);
+    let first = lease_with(&pool, AcquireOptions::default());
+    assert!(refused(&pool, nested(&[place(&first, 1)])));
+}
+
+#[test]
+fn a_call_of_a_tool_is_refused_when_the_worker_goes_for_which_it_waits() {
+    let pool = dispatcher(8);
+    pool.add("one", 1);
+    let two = pool.add("two", 1);
+    let first = lease_with(&pool, AcquireOptions::default());
+    assert_eq!(*first.worker(), "one");
+    let _other = lease_with(&pool, AcquireOptions::default());
+    let (_waits, mut granted) = queue_with(&pool, nested(&[place(&first, 1)]));
+    pool.set_size(1);
+    assert!(granted.try_recv().is_err());
+    assert!(pool.remove(two));
+    assert!(matches!(
+        granted.try_recv(),
+        Ok(Err(AcquireError::Reentrant))
+    ));
+}

@@ -504,3 +504,28 @@ fn the_number_of_ended_calls_is_reported_once() {
     probe.pool.report_at(probe.keys[0], 1);
     assert_eq!(probe.events(), ["a has served 3"]);
 }
+
+#[test]
+fn calls_in_the_queue_get_the_worker_that_drains_their_session() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    let [first, _other] = [(); 2].map(|()| probe.lease_any(None));
+    let (_place, mut begins) = probe.queue(Some(strict("s")));
+    let (_place, mut waits) = probe.queue(Some(strict("s")));
+    assert_eq!(*first.worker(), "a");
+    drop(first);
+    let lease = begins.try_recv().unwrap().unwrap();
+    probe.pool.drain_sessions(probe.keys[0]);
+    drop(lease);
+    assert_eq!(*waits.try_recv().unwrap().unwrap().worker(), "a");
+}
+
+#[test]
+fn a_call_that_waits_for_a_paused_worker_gets_another_when_its_session_ends() {
+    let probe = Probe::new(&["a", "b"], 9, None);
+    probe.visit("s");
+    probe.pool.drain_sessions(probe.keys[0]);
+    assert!(probe.pool.pause(probe.keys[0]));
+    let (_place, mut waits) = probe.queue(Some(strict("s")));
+    assert!(probe.pool.end_session("s").is_some());
+    assert_eq!(*waits.try_recv().unwrap().unwrap().worker(), "b");
+}

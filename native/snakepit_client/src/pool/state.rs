@@ -56,8 +56,8 @@ pub(super) struct State<W: Worker, C> {
     /// Numbers workers, places and leases in the order in which they came.
     last_number: u64,
     created: Instant,
-    /// Whether a worker has been ready.
-    started: bool,
+    /// When the first worker was ready.
+    started: Option<Instant>,
     /// How many workers have failed to start, and why the last one did.
     failed: usize,
     failure: Option<Arc<Unavailable>>,
@@ -78,7 +78,7 @@ pub(super) struct Effects<W, C> {
 }
 
 impl<W, C> Effects<W, C> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             grants: Vec::new(),
             events: Vec::new(),
@@ -116,7 +116,7 @@ impl<W: Worker, C> State<W, C> {
             sessions: Sessions::new(limits.max_sessions, limits.session_ttl),
             last_number: 0,
             created: Instant::now(),
-            started: false,
+            started: None,
             failed: 0,
             failure: None,
             answered: HashSet::new(),
@@ -178,7 +178,8 @@ impl<W: Worker, C> State<W, C> {
                 let limits = WaitLimits {
                     deadline,
                     queue_timeout,
-                    counted_from: self.started.then_some(since),
+                    // That of a requeued call may have come before.
+                    counted_from: self.started.map(|started| started.max(since)),
                 };
                 let wait = Wait {
                     place,
@@ -235,12 +236,14 @@ impl<W: Worker, C> State<W, C> {
 
     /// The queue timeouts begin of the calls that came before the first worker and got no place on it.
     fn start(&mut self) {
-        if self.started {
+        if self.started.is_some() {
             return;
         }
-        self.started = true;
         let now = Instant::now();
-        for Queued { wait, .. } in self.queue.values_mut() {
+        self.started = Some(now);
+        let pinned = self.workers.iter_mut();
+        let pinned = pinned.flat_map(|entry| entry.pinned.values_mut());
+        for Queued { wait, .. } in self.queue.values_mut().chain(pinned) {
             self.ends.remove(wait);
             wait.limits.counted_from = Some(now);
             self.ends.insert(wait);
@@ -256,17 +259,33 @@ impl<W: Worker, C> State<W, C> {
             self.lose_sessions(pinned, sessions, worker, &mut effects);
             effects.events.extend(drained);
         }
-        self.serve(effects)
+        self.settle(effects)
     }
 
     /// The worker gets only calls of its sessions. Once neither is left it drains.
     pub(super) fn drain_sessions(&mut self, key: WorkerKey) -> Effects<W, C> {
         let mut effects = Effects::new();
-        if let Some(entry) = self.entry(key) {
-            entry.drain_sessions();
+        if let Some(index) = self.index(key) {
+            self.workers[index].drain_sessions();
+            self.pin_strict(index, key);
             self.end_drained(key, &mut effects.events);
         }
-        self.serve(effects)
+        self.settle(effects)
+    }
+
+    /// The calls in the queue that have to wait for this worker wait for it alone: it takes none of the others.
+    fn pin_strict(&mut self, index: usize, key: WorkerKey) {
+        let is_its = |queued: &Queued<C>| {
+            let session = queued.wait.session();
+            session.is_some_and(|(id, strict)| strict && self.sessions.worker(id) == Some(key))
+        };
+        let places = self.queue.iter().filter(|(_, queued)| is_its(queued));
+        let places: Vec<_> = places.map(|(place, _)| *place).collect();
+        for place in places {
+            if let Some(queued) = self.queue.remove(&place) {
+                self.insert(Some(index), queued);
+            }
+        }
     }
 
     /// A worker that has no call or session any more, after it had to drain them. Calls that wait for it belong to
@@ -287,8 +306,9 @@ impl<W: Worker, C> State<W, C> {
         self.entry(key)?.report_at(calls)
     }
 
-    pub(super) fn set_size(&mut self, size: usize) {
+    pub(super) fn set_size(&mut self, size: usize) -> Effects<W, C> {
         self.limits.size = size;
+        self.settle(Effects::new())
     }
 
     /// Pauses a worker, if `connection` is still the one that it has. False if there is no such worker.
@@ -305,7 +325,7 @@ impl<W: Worker, C> State<W, C> {
 
     pub(super) fn set_failed(&mut self, failed: usize, why: Arc<Unavailable>) -> Effects<W, C> {
         self.failed = failed;
-        self.failure = Some(why);
+        self.failure = Some(why).filter(|why| !why.why.is_empty());
         match self.unavailable() {
             Some(why) => self.refuse_all(&AcquireError::Unavailable(why)),
             None => Effects::new(),
@@ -564,10 +584,14 @@ impl<W: Worker, C> State<W, C> {
     }
 
     /// Whether a call that would wait could never be served: each place that it waits for is held by a call that waits
-    /// for a place itself, through one that it makes.
+    /// for a place itself, through one that it makes. Workers that are about to go are none for it.
     fn is_reentrant(&self, pinned: Option<usize>, held: &[HeldPlace]) -> bool {
-        let more_come = pinned.is_none() && self.workers.len() < self.limits.size;
-        if held.is_empty() || more_come {
+        if held.is_empty() {
+            return false;
+        }
+        let stays = |entry: &&WorkerEntry<W, C>| entry.stays();
+        let staying = self.workers.iter().filter(stays);
+        if pinned.is_none() && staying.clone().count() < self.limits.size {
             return false;
         }
         let pinned_calls = self.workers.iter().flat_map(|entry| entry.pinned.values());
@@ -580,7 +604,28 @@ impl<W: Worker, C> State<W, C> {
         };
         match pinned {
             Some(index) => self.workers.get(index).is_some_and(is_blocked),
-            None => self.workers.iter().all(is_blocked),
+            None => staying.clone().all(is_blocked),
+        }
+    }
+
+    /// Calls that could be served when they came may have lost the worker that would have served them: of those that now
+    /// wait for each other the last is refused.
+    fn refuse_reentrant(&mut self, effects: &mut Effects<W, C>) {
+        loop {
+            let queue = self.queue.values().map(|queued| (None, &queued.wait));
+            let workers = self.workers.iter().enumerate();
+            let pinned = workers.flat_map(|(index, entry)| {
+                let calls = entry.pinned.values();
+                calls.map(move |queued| (Some(index), &queued.wait))
+            });
+            let waits = queue.chain(pinned);
+            let reentrant = waits.filter(|(pinned, wait)| self.is_reentrant(*pinned, &wait.held));
+            let Some(last) = reentrant.map(|(_, wait)| wait.place).max() else {
+                return;
+            };
+            if let Some(queued) = self.remove_call(last) {
+                self.refuse(queued, AcquireError::Reentrant, effects);
+            }
         }
     }
 
@@ -629,8 +674,15 @@ impl<W: Worker, C> State<W, C> {
         (effects, self.ends.first())
     }
 
+    /// As `serve`, after workers have gone, or are about to.
+    fn settle(&mut self, effects: Effects<W, C>) -> Effects<W, C> {
+        let mut effects = self.serve(effects);
+        self.refuse_reentrant(&mut effects);
+        effects
+    }
+
     /// Gives free slots to the first calls of the queue. Calls that have waited too long are refused.
-    fn serve(&mut self, mut effects: Effects<W, C>) -> Effects<W, C> {
+    pub(super) fn serve(&mut self, mut effects: Effects<W, C>) -> Effects<W, C> {
         while let Some((queued, demand, index)) = self.next(&mut effects) {
             self.ends.remove(&queued.wait);
             let session = queued.wait.session.map(|session| session.lease);
@@ -697,7 +749,7 @@ impl<W: Worker, C> State<W, C> {
     }
 
     fn refuse_late(&mut self, queued: Queued<C>, effects: &mut Effects<W, C>) {
-        let error = if self.started {
+        let error = if self.started.is_some() {
             queued.wait.limits.error(!self.workers.is_empty())
         } else {
             AcquireError::NotReady(self.startup())
@@ -738,13 +790,14 @@ impl<W: Worker, C> State<W, C> {
             .position(|entry| which(entry.key, &entry.worker))
         {
             let entry = self.workers.remove(index);
-            if entry.has_answered() {
+            // Nobody asks for that of an endpoint.
+            if entry.has_answered() && !self.limits.remote {
                 self.answered.insert(entry.key);
             }
             self.lose_sessions(entry.pinned, entry.sessions, entry.worker, &mut effects);
             removed = true;
         }
-        (removed, self.serve(effects))
+        (removed, self.settle(effects))
     }
 
     /// Removes a worker whose connection is lost, if it takes calls on that.

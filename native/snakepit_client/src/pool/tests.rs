@@ -887,3 +887,20 @@ fn a_short_call_of_a_higher_priority_is_sent_ahead_of_one_that_waits_for_a_slot_
     let _urgent = lease_with(&pool, urgent);
     assert!(stream.try_recv().is_err());
 }
+
+#[test]
+fn a_call_that_has_not_started_has_waited_only_since_the_pool_was_ready() {
+    let pool = dispatcher(8);
+    let since = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+    pool.add("a", 1);
+    let busy = lease(&pool);
+    let (_place, mut granted) = queue_with(
+        &pool,
+        AcquireOptions {
+            queue_timeout: Some(Duration::from_secs(59)),
+            ..requeued(since)
+        },
+    );
+    drop(busy);
+    assert!(granted.try_recv().unwrap().is_ok());
+}

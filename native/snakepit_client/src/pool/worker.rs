@@ -215,6 +215,11 @@ impl<W: Worker, C> WorkerEntry<W, C> {
         self.phase == Phase::Open && !self.draining_sessions
     }
 
+    /// Whether it is not about to go.
+    pub(super) fn stays(&self) -> bool {
+        self.phase != Phase::Draining && !self.draining_sessions
+    }
+
     pub(super) fn is_draining_sessions(&self) -> bool {
         self.draining_sessions
     }

@@ -30,6 +30,8 @@ pub(super) struct PoolResource {
     pub(super) numbers: Arc<Numbers>,
     /// Why the local workers have exited, by their owners.
     exit_causes: Mutex<Vec<(LocalPid, ExitCause)>>,
+    /// The owners of workers, each of which it monitors.
+    owners: Mutex<Vec<LocalPid>>,
 }
 
 #[rustler::resource_impl]
@@ -42,6 +44,7 @@ impl Resource for PoolResource {
         if pid == self.manager {
             self.dispatcher.close(AcquireError::Closed);
         } else {
+            self.owners.lock().retain(|owner| *owner != pid);
             self.owner_ended(pid);
             self.dispatcher
                 .remove_where(|_key, worker| worker.owner == pid);
@@ -117,6 +120,7 @@ fn pool_new(env: Env<'_>, limits: PoolLimits, observed: bool) -> Term<'_> {
         manager: env.pid(),
         numbers: Arc::default(),
         exit_causes: Mutex::default(),
+        owners: Mutex::default(),
     });
     env.monitor(&pool, &env.pid());
     pool.encode(env)
@@ -175,7 +179,13 @@ fn pool_add(
         let cause = connection.exit_cause.clone();
         pool.exit_causes.lock().push((env.pid(), cause));
     }
-    env.monitor(&pool, &env.pid());
+    let mut owners = pool.owners.lock();
+    // That of an endpoint adds it for each of its connections.
+    if !owners.contains(&env.pid()) {
+        owners.push(env.pid());
+        env.monitor(&pool, &env.pid());
+    }
+    drop(owners);
     pool.dispatcher.add_batching(worker, capacity, batches).0
 }
 
