@@ -43,6 +43,7 @@ impl BatchRun {
         let Some(first) = self.first() else {
             return started.elapsed();
         };
+        let (worker, batch) = (self.worker.clone(), self.batch.clone());
         // A Python object of its own, for a coroutine that a decorator has hidden.
         match Bound::new(py, self) {
             Ok(run) => {
@@ -57,7 +58,10 @@ impl BatchRun {
                     Err(failure) => this.fail_all(py, &failure),
                 }
             }
-            Err(error) => error.write_unraisable(py, None),
+            Err(error) => {
+                let failure = Failure::new("internal_error", error.to_string());
+                Self::new(worker, batch).fail_all(py, &failure);
+            }
         }
         started.elapsed()
     }
@@ -231,7 +235,10 @@ impl BatchRun {
                     items.append(keywords)?;
                     self.served.lock().push(call);
                 }
-                Err(failure) => self.answer(py, &call, Err(failure)),
+                Err(failure) => {
+                    self.answer(py, &call, Err(failure));
+                    call.responder.wake();
+                }
             }
         }
         if items.is_empty() {

@@ -52,8 +52,8 @@ impl Callbacks {
     }
 
     /// Starts another thread that runs commands. If that fails, calls run with those there are.
-    pub(crate) fn start_thread(&self, py: Python<'_>) {
-        let _ = self.bind(py).call_method0("start_thread");
+    pub(crate) fn start_thread(&self, py: Python<'_>) -> bool {
+        self.bind(py).call_method0("start_thread").is_ok()
     }
 
     pub(crate) fn restore_signals(&self, py: Python<'_>) {

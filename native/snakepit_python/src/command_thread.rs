@@ -46,7 +46,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
         }
         if !next
             .as_ref()
-            .is_some_and(|work| may_start(py, work, &unsent, writer))
+            .is_some_and(|work| may_start(py, worker, work, &unsent, writer))
         {
             if std::mem::take(&mut long) {
                 py.detach(|| unsent.flush());
@@ -60,7 +60,7 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
             });
             // The replies of other threads may be unsent.
             if let Some(work) = &next
-                && !may_start(py, work, &unsent, writer)
+                && !may_start(py, worker, work, &unsent, writer)
             {
                 py.detach(|| worker.flush_before(slice::from_ref(work)));
             }
@@ -76,8 +76,8 @@ pub(crate) fn serve(py: Python<'_>, worker: &Arc<Worker>) {
             run_signal_handlers(py, worker);
             continue;
         };
-        if worker.scheduler.wants_thread() {
-            worker.callbacks.start_thread(py);
+        if worker.scheduler.wants_thread() && !worker.callbacks.start_thread(py) {
+            worker.scheduler.has_no_thread();
         }
         // A command that waits for the client drives the network meanwhile.
         let takes_long = |call: &Call| {
@@ -122,6 +122,7 @@ fn any(work: &Work<Call>, which: impl Fn(&Call) -> bool) -> bool {
 /// Whether a call may start before the replies to earlier calls are sent. A batch may not.
 fn may_start(
     py: Python<'_>,
+    worker: &Worker,
     work: &Work<Call>,
     unsent: &UnsentReplies<Journal>,
     writer: usize,
@@ -130,8 +131,11 @@ fn may_start(
         return unsent.is_empty();
     };
     let note = |journal: &Journal| journal.note(py, call.header.call_id(), writer);
-    (unsent.is_empty() || call.command.time.is_short())
-        && unsent.may_start(call.responder.calls(), note)
+    // The client recalls the calls behind one that takes long all the same, and the replies before it are sent with them.
+    // It has none to recall while other threads are free.
+    let may_wait = worker.driver.is_shared() && call.command.time.is_short();
+    (unsent.is_empty() || may_wait)
+        && unsent.may_start(call.responder.calls(), worker.is_withdrawing(), note)
 }
 
 /// They raise only the exceptions of signal handlers.

@@ -1,15 +1,21 @@
 //! Records which calls have started. The process that started this one reads it.
 
+use parking_lot::Mutex;
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyMemoryView};
 use snakepit_wire::{JOURNAL_BYTES, StartJournal};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) type CallsStream = snakepit_server::CallsStream<Journal>;
 
+/// The last place, which the threads share that have none of their own.
+const SHARED: usize = JOURNAL_BYTES / size_of::<u64>() - 1;
+
 pub(crate) struct Journal {
     file: StartJournal,
     /// The file as memory, mapped by Python: 64-bit numbers.
-    notes: PyOnceLock<Option<Py<PyAny>>>,
+    notes: PyOnceLock<Py<PyAny>>,
+    /// What is noted in the last place.
+    shared: Mutex<u64>,
     /// The largest id of a call that has started in a batch. Only batches start in another order than that of the ids,
     /// and no smaller number may replace theirs.
     batched: AtomicU64,
@@ -20,6 +26,7 @@ impl Journal {
         Self {
             file,
             notes: PyOnceLock::new(),
+            shared: Mutex::default(),
             batched: AtomicU64::new(0),
         }
     }
@@ -33,10 +40,16 @@ impl Journal {
     /// Records a call in the place of the thread `writer`. Memory of a file survives this process.
     pub(crate) fn note(&self, py: Python<'_>, call_id: u64, writer: usize) -> bool {
         let call_id = call_id.max(self.batched.load(Ordering::Relaxed));
-        let notes = self.notes.get_or_init(py, || self.map(py).ok());
-        notes
-            .as_ref()
-            .is_some_and(|notes| notes.bind(py).set_item(writer, call_id.to_le()).is_ok())
+        let Ok(notes) = self.notes.get_or_try_init(py, || self.map(py)) else {
+            return false;
+        };
+        let set = |place, id: u64| notes.bind(py).set_item(place, id.to_le()).is_ok();
+        if writer < SHARED {
+            return set(writer, call_id);
+        }
+        let mut shared = self.shared.lock();
+        *shared = call_id.max(*shared);
+        set(SHARED, *shared)
     }
 
     fn map(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {

@@ -68,6 +68,8 @@ pub(crate) struct Worker {
     pub(crate) counters: Counters,
     pub(crate) exits: ExitLog,
     pub(crate) refusals: Refusals,
+    /// How many times calls are being withdrawn that have not begun.
+    withdrawing: AtomicUsize,
     pub(crate) started: Instant,
     /// What the start of the interpreter took, which is not counted.
     pub(crate) cpu_before: Duration,
@@ -115,6 +117,7 @@ impl Worker {
             counters: Counters::default(),
             exits: ExitLog::default(),
             refusals: Refusals::default(),
+            withdrawing: AtomicUsize::new(0),
             started: Instant::now(),
             cpu_before: cpu_time(),
             figures: Mutex::new(figures),
@@ -176,12 +179,15 @@ impl Worker {
     /// Cancels the calls selected by `which`. Those that have not begun, and never do, and those whose batch runs on for
     /// others are answered at once.
     pub(crate) fn cancel(&self, which: impl Fn(&Call) -> bool) {
-        let (taken, running) = self.scheduler.take_cancelled(which);
-        for call in &taken {
-            call.cancel();
-            let exit = self.note_end(call, true);
-            call.responder.refuse(Failure::cancelled(), exit);
-        }
+        let (taken, running) = self.withdraw(|| {
+            let (taken, running) = self.scheduler.take_cancelled(which);
+            for call in &taken {
+                call.cancel();
+                let exit = self.note_end(call, true);
+                call.responder.refuse(Failure::cancelled(), exit);
+            }
+            (taken, running)
+        });
         self.has_ended();
         // Some had started in a batch, which runs on for others.
         for call in taken {
@@ -235,9 +241,25 @@ impl Worker {
 
     /// Returns to the client those calls selected by `which` that have not begun.
     pub(crate) fn give_back(&self, which: impl Fn(&Call) -> bool) {
-        for call in self.scheduler.take_back(which) {
-            call.responder.give_back();
-        }
+        self.withdraw(|| {
+            for call in self.scheduler.take_back(which) {
+                call.responder.give_back();
+            }
+        });
+    }
+
+    /// Calls `withdraw`, which takes calls from the scheduler and queues what their client gets.
+    fn withdraw<T>(&self, withdraw: impl FnOnce() -> T) -> T {
+        self.withdrawing.fetch_add(1, Ordering::AcqRel);
+        let withdrawn = withdraw();
+        self.withdrawing.fetch_sub(1, Ordering::AcqRel);
+        withdrawn
+    }
+
+    /// Whether their client may not learn yet of calls that have left the scheduler.
+    #[inline]
+    pub(crate) fn is_withdrawing(&self) -> bool {
+        self.withdrawing.load(Ordering::Acquire) > 0
     }
 
     /// Sends unsent replies before calls start.

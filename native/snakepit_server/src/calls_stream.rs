@@ -92,26 +92,18 @@ impl<J> CallsStream<J> {
             ..ReplyFrame::default()
         };
         self.sender.queue(|out| out.append(&frame));
+        self.unsent.add();
         self.wake();
     }
 
     /// Whether a call may start while replies are unsent. If so, `note` has recorded it in the journal.
     #[inline]
-    fn may_start(&self, note: impl FnOnce(&J) -> bool) -> bool {
+    fn may_start(&self, withdrawing: bool, note: impl FnOnce(&J) -> bool) -> bool {
         match self.unsent.count() {
-            0 => true,
-            1..BATCH => self.journal.get().is_some_and(note),
+            0 if !withdrawing => true,
+            0..BATCH => self.journal.get().is_some_and(note),
             _ => false,
         }
-    }
-
-    /// As `may_start`, for a thread whose own replies are sent. Without a journal the other threads send each reply
-    /// before their next call starts: the client then counts one call for each thread as started. With it they may have
-    /// started more, and this one is behind those.
-    #[inline]
-    fn may_start_beside(&self, note: impl FnOnce(&J) -> bool) -> bool {
-        let journal = self.journal.get();
-        journal.is_none_or(|journal| !self.has_unsent() || note(journal))
     }
 
     /// Has `note` record in the journal that calls start. False if it should have and could not.
@@ -200,17 +192,19 @@ impl<J> UnsentReplies<J> {
     }
 
     /// Whether a call on the stream `calls` may start before they are sent. If so, `note` has recorded
-    /// it in the journal, if there are unsent replies, be it those of other threads.
+    /// it in the journal, if there are unsent replies, be it those of other threads, or calls are being withdrawn: to the
+    /// client those may have started before this one.
     #[inline]
     pub fn may_start(
         &self,
         calls: Option<&Arc<CallsStream<J>>>,
+        withdrawing: bool,
         note: impl FnOnce(&J) -> bool,
     ) -> bool {
         match (calls, &self.0[..]) {
             (None, []) => true,
-            (Some(calls), []) => calls.may_start_beside(note),
-            (Some(calls), [only]) if Arc::ptr_eq(calls, only) => calls.may_start(note),
+            (Some(calls), []) => calls.may_start(withdrawing, note),
+            (Some(calls), [only]) if Arc::ptr_eq(calls, only) => calls.may_start(withdrawing, note),
             _ => false,
         }
     }

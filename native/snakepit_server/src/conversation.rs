@@ -66,6 +66,8 @@ pub struct Conversation {
     /// Whether the call has its answer.
     finished: AtomicBool,
     /// Whether its reply is queued.
+    answered: AtomicBool,
+    /// Once the answer is queued.
     replied: AtomicBool,
     /// Whether the RPC has ended.
     closed: AtomicBool,
@@ -151,6 +153,7 @@ impl Conversation {
             }),
             changed: Condvar::new(),
             finished: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             replied: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
@@ -467,10 +470,11 @@ impl Conversation {
     }
 
     fn reply(&self, outcome: Outcome) {
-        let mut reply: ReplyFrame = outcome.into_reply(self.call_id);
-        if self.replied.load(Ordering::Acquire) {
+        // The deadline may pass while the command ends.
+        if self.answered.swap(true, Ordering::AcqRel) {
             return;
         }
+        let mut reply: ReplyFrame = outcome.into_reply(self.call_id);
         let size = reply.encoded_len();
         let whole = key_len(REPLY) + encoded_len_varint(size as u64) + size;
         self.sender.queue(|out| {

@@ -130,6 +130,11 @@ impl<J> Responder<J> {
     /// calling thread never waits for the socket.
     pub fn refuse(&self, failure: Failure, exit: HandlerExit) {
         self.finish(Outcome::not_run(failure, exit));
+        self.wake();
+    }
+
+    /// Has the network's thread send a finished reply.
+    pub fn wake(&self) {
         match &self.way {
             Way::Frame { calls, .. } => calls.wake(),
             Way::Converse(conversation) => conversation.wake(),

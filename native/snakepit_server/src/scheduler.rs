@@ -275,6 +275,11 @@ impl<J: Schedulable> Scheduler<J> {
         wanted
     }
 
+    /// The thread that `wants_thread` has asked for could not be started.
+    pub fn has_no_thread(&self) {
+        self.state.lock().threads -= 1;
+    }
+
     /// Counts the calling thread as one that runs commands until the value is dropped.
     pub fn thread(&self) -> impl Drop + '_ {
         Thread(self)

@@ -214,33 +214,37 @@ async fn a_call_that_starts_while_another_thread_has_unsent_replies_is_noted() {
     let open = requests.send_request(request.body(()).unwrap(), false);
     let calls = stream.recv().await.unwrap();
     // On a thread that has sent its replies. `fails`: it cannot note anything.
-    let starts = |call_id: u64, fails: bool| {
-        UnsentReplies::default().may_start(Some(&calls), |notes| {
+    let starts_while = |withdrawing: bool, call_id: u64, fails: bool| {
+        UnsentReplies::default().may_start(Some(&calls), withdrawing, |notes: &Notes| {
             notes.lock().unwrap().push(call_id);
             !fails
         })
     };
+    let starts = |call_id: u64, fails: bool| starts_while(false, call_id, fails);
     let answer = |call_id: u64| {
         let failure = Failure::new("python_error", "boom");
         let outcome = Outcome::not_run(failure, HandlerExit::Unknown);
         Responder::frame(calls.clone(), call_id).finish(outcome);
     };
     answer(1);
-    // Without a journal no thread has unsent replies when its next call starts.
-    assert!(starts(2, true));
+    // Without a journal they have to be sent first.
+    assert!(!starts(2, false));
     calls.use_journal(Notes::default());
     assert!(starts(3, false));
     assert!(!starts(4, true));
     calls.flush();
     assert!(starts(5, false));
+    // A call that has left the scheduler, and one whose client is about to learn of that.
+    assert!(starts_while(true, 6, false));
+    Responder::frame(calls.clone(), 7).give_back();
+    assert!(starts(8, false));
     let mut noted = Vec::new();
-    // The last one, 7, is noted.
-    answer(6);
-    assert!(UnsentReplies::default().may_start(Some(&calls), |notes| {
+    let look = |notes: &Notes| {
         noted.clone_from(&notes.lock().unwrap());
         true
-    }));
-    assert_eq!(noted, [3, 4]);
+    };
+    assert!(UnsentReplies::default().may_start(Some(&calls), false, look));
+    assert_eq!(noted, [3, 4, 6, 8]);
     drop(open);
     end(server).await;
 }

@@ -172,8 +172,8 @@ class _Callbacks:
         thread = threading.Thread(
             target=self.server.serve, name=f"snakepit-command-{number}", daemon=True
         )
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def join(self) -> None:
         for thread in self._threads:

@@ -73,10 +73,10 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
     # Another task may have had the event loop for long.
     if not call.begin():
         return
-    context_variables.set_decimal()
-    running.set(Context(request_id=call.request_id))
-    tracing.attach(call.metadata)
     with ReportTo(call.fail):
+        context_variables.set_decimal()
+        running.set(Context(request_id=call.request_id))
+        tracing.attach(call.metadata)
         keywords = call.keywords()
         if call.session is not None:
             await _settle(sessions, SessionKey(*call.session))
@@ -89,10 +89,10 @@ async def _run(call: AsyncCall, sessions: Sessions) -> None:
 
 
 async def _run_batch(batch: BatchRun, sessions: Sessions) -> None:
-    context_variables.set_decimal()
-    running.set(Context(request_id=batch.request_id))
-    tracing.attach(batch.metadata)
     with ReportTo(batch.fail):
+        context_variables.set_decimal()
+        running.set(Context(request_id=batch.request_id))
+        tracing.attach(batch.metadata)
         keywords = batch.keywords()
         if keywords is None:
             batch.skip()

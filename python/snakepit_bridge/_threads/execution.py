@@ -131,9 +131,11 @@ def stream(runner: Runner, call: Call, wire: StreamWire) -> Generator[bytes, Non
             yield message
             message = runner.run(call, steps.next)
     finally:
-        runner.run(call, steps.close)
-        call.context._leave()  # noqa: SLF001
-        runner.leave(call, failed=steps.failed)
+        try:
+            runner.run(call, steps.close)
+        finally:
+            call.context._leave()  # noqa: SLF001
+            runner.leave(call, failed=steps.failed)
     yield from wire.events()
     if message is not None:
         yield message
@@ -195,7 +197,8 @@ class _Messages:
             self.ended = True
             return None if stop.value is None else self._final(stop.value)
         message = self._chunk(value, "chunk", final=False)
-        self._index += 1
+        # A number of 32 bits: after the largest one comes the smallest.
+        self._index = (self._index + 1 + 2**31) % 2**32 - 2**31
         return message
 
     def _final(self, value: object) -> bytes:
@@ -210,9 +213,9 @@ class _Messages:
 def _run_batch(runner: Runner, batch: Batch) -> None:
     """Serves a batch. Does not raise."""
     calls = list(batch.calls)
-    # Log lines of several calls have no request id, and spans cannot have several parents.
-    context = _context(calls[0].context if len(calls) == 1 else Context())
     try:
+        # Log lines of several calls have no request id, and spans cannot have several parents.
+        context = _context(calls[0].context if len(calls) == 1 else Context())
         context.run(_serve_batch, runner, batch, calls)
     except BaseException as error:
         _fail_batch(runner, batch, error)
