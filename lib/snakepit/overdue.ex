@@ -39,13 +39,17 @@ defmodule Snakepit.Overdue do
   def limits(command, options, pool) do
     %__MODULE__{
       until: until(options, pool),
-      first: options.first_chunk_timeout,
+      first: first(options, pool),
       idle: options.idle_timeout,
       command: command,
       options: options,
       pool: pool
     }
   end
+
+  # A stream that has delivered nothing is repeated on its node, and gets this time once more.
+  defp first(_options, {_name, _node}), do: :infinity
+  defp first(options, _pool), do: options.first_chunk_timeout
 
   @doc "How long to wait for a stream's next event, in ms."
   @spec wait_for_event(%__MODULE__{} | nil) :: timeout

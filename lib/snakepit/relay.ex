@@ -258,9 +258,18 @@ defmodule Snakepit.Relay do
   end
 
   @impl true
-  def give_up(%{command: command, pool: pool} = pending, tag, options) do
-    cancel(pending, tag)
-    {:done, {:error, Overdue.error(command, options, pool), nil}}
+  def give_up(%{relay: relay, monitor: monitor} = pending, tag, options) do
+    # Its own limit has passed a second ago: it is held up.
+    Process.exit(relay, :kill)
+    receive do: ({^tag, ^monitor, :process, _relay, reason} -> given_up(reason, pending, options))
+  end
+
+  defp given_up(reason, pending, options) do
+    {:done, reply} = received(pending, {:down, reason})
+
+    if reason == :killed,
+      do: {:done, {:error, Overdue.error(pending.command, options, pending.pool), nil}},
+      else: {:done, reply}
   end
 
   @impl true

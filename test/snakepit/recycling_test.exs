@@ -346,11 +346,12 @@ defmodule Snakepit.RecyclingTest do
   test "a failed worker that is no longer wanted fails no calls" do
     # Python does not start without its own modules.
     env = fn slot -> if slot == 0, do: %{}, else: %{"PYTHONHOME" => "/nowhere"} end
-    backoff = [restart_backoff: {60_000, 60_000}]
-    pool = start_pool_unready!([size: 2, env: env] ++ backoff)
-    eventually(fn -> match?({:ok, %{ready: 1}}, Snakepit.stats(pool)) end)
+    pool = start_pool!(size: 1, env: env, restart_backoff: {60_000, 60_000})
     # One that has answered a call is replaced at once.
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
+    assert Snakepit.resize(pool, 2) == :ok
+    {:ok, %{manager: manager}} = Snakepit.Pool.Registry.fetch(pool)
+    eventually(fn -> map_size(:sys.get_state(manager).workers.failed) == 1 end)
     assert Snakepit.resize(pool, 1) == :ok
     assert {:ok, [%{os_pid: os_pid}]} = Snakepit.list_workers(pool)
     signal("KILL", os_pid)

@@ -9,8 +9,8 @@ use std::ops::{Deref, DerefMut};
 
 /// How many unused ones are kept.
 const KEPT: usize = 1024;
-/// How many references an environment has taken when it is cleared: that frees its memory, to which the next one would be
-/// copied.
+/// How many references an environment has taken when it is cleared. That frees the memory which the next reference
+/// would use.
 const REFERENCES: u8 = 16;
 
 static UNUSED: Mutex<Vec<MessageEnv>> = Mutex::new(Vec::new());

@@ -131,8 +131,8 @@ fn may_start(
         return unsent.is_empty();
     };
     let note = |journal: &Journal| journal.note(py, call.header.call_id(), writer);
-    // The client recalls the calls behind one that takes long all the same, and the replies before it are sent with them.
-    // It has none to recall while other threads are free.
+    // Only a worker with one thread keeps replies. If the command takes long all the same, the client recalls the calls
+    // behind it, and with these the replies are sent; with several threads it may have none to recall.
     let may_wait = worker.driver.is_shared() && call.command.time.is_short();
     (unsent.is_empty() || may_wait)
         && unsent.may_start(call.responder.calls(), worker.is_withdrawing(), note)

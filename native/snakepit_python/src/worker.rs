@@ -23,6 +23,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 use tokio::{sync::Notify, time::timeout};
@@ -262,8 +263,12 @@ impl Worker {
         self.withdrawing.load(Ordering::Acquire) > 0
     }
 
-    /// Sends unsent replies before calls start.
+    /// Sends unsent replies before calls start, and the answers to calls that are being withdrawn, for which nothing has
+    /// to be waited.
     pub(crate) fn flush_before(&self, work: &[Work<Call>]) {
+        while self.is_withdrawing() {
+            thread::yield_now();
+        }
         for each in work {
             each.each(|call| {
                 if call.responder.needs_flush() {

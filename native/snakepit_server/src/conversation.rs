@@ -65,9 +65,9 @@ pub struct Conversation {
     changed: Condvar,
     /// Whether the call has its answer.
     finished: AtomicBool,
-    /// Whether its reply is queued.
+    /// Whether its reply was chosen: the first one counts.
     answered: AtomicBool,
-    /// Once the answer is queued.
+    /// Whether that is queued.
     replied: AtomicBool,
     /// Whether the RPC has ended.
     closed: AtomicBool,

@@ -11,7 +11,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-/// A page of 64-bit numbers, one for each thread that runs commands. Threads beyond these note nothing.
+/// A page of 64-bit numbers, one for each thread that runs commands. Threads beyond these share the last one.
 pub const JOURNAL_BYTES: usize = 4096;
 
 /// A file without a name, whose size cannot be changed.

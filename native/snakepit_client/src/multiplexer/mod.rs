@@ -215,11 +215,8 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             self.answering.store(true, Ordering::SeqCst);
             receiver.left.drain(..).for_each(Answer::hand_out);
             if self.feeding.is_gone() {
-                let ended = Ended::connection("the process that read it has ended");
-                return Poll::Ready(Ended {
-                    by_this_side: true,
-                    ..ended
-                });
+                let cause = "the process that read it has ended";
+                return Poll::Ready(Ended::by_this_side(cause));
             }
             if let Some(ended) = receiver.ended.take() {
                 return Poll::Ready(ended);
@@ -289,7 +286,8 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
             });
             receiver.arrived.bytes += data.len();
             receiver.deframer.push(data);
-            self.answer(receiver, replied).map_err(Ended::connection)?;
+            self.answer(receiver, replied)
+                .map_err(Ended::by_this_side)?;
         }
     }
 
@@ -424,7 +422,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
                     answered.push(Answer::Reply(entry, reply));
                 }
             }
-            // Of no use, and a look at the clock, if no calls are left.
+            // Reads the clock, so only if calls are left.
             if progressed && !state.is_empty() {
                 state.progressed();
             }
@@ -495,7 +493,7 @@ impl<C: Connection + 'static, P: PendingCall> Multiplexer<C, P> {
     /// Asks a silent server whether it is there. Returns whether the connection has to be polled for that.
     fn ask(&self, due: Step, ping_pong: Option<&mut PingPong>) -> Result<bool, Ended> {
         match (due, ping_pong, &self.keepalive) {
-            (Step::Lost, _, Some(keepalive)) => Err(Ended::connection(keepalive.silent())),
+            (Step::Lost, _, Some(keepalive)) => Err(Ended::by_this_side(keepalive.silent())),
             (Step::Ping, Some(ping_pong), _) => {
                 // Takes the earlier answer, without which h2 sends no other ping.
                 let _ = ping_pong.poll_pong(&mut Context::from_waker(Waker::noop()));

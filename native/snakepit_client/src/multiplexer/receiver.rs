@@ -30,6 +30,14 @@ impl Ended {
         }
     }
 
+    /// The connection, while the server may run on.
+    pub(super) fn by_this_side(cause: impl Into<String>) -> Self {
+        Self {
+            by_this_side: true,
+            ..Self::connection(cause)
+        }
+    }
+
     pub(super) fn rpc(cause: impl Into<String>) -> Self {
         Self {
             what: Lost::Rpc,

@@ -182,7 +182,7 @@ fn nothing_is_sent_ahead_behind_a_batch() {
 }
 
 #[test]
-fn the_queue_timeout_begins_of_a_call_that_waits_for_the_first_worker_alone() {
+fn the_queue_timeout_of_a_call_that_waits_for_the_first_worker_alone_begins() {
     let pool = dispatcher(8);
     let (_place, mut first) = queue_with(&pool, in_session(&pool, "s"));
     let (_place, second) = queue_with(

@@ -228,8 +228,8 @@ impl<W: Worker> Dispatcher<W> {
         let mut effects = Effects::new();
         let mut state = self.lock();
         let ended = state.end_session(id, &mut effects.events);
-        // Calls that waited for its worker alone may now get another one.
-        let effects = state.serve(effects);
+        // Its calls that waited for its worker may now get another one.
+        let effects = state.settle(effects);
         drop(state);
         self.send(effects);
         ended
@@ -241,12 +241,15 @@ impl<W: Worker> Dispatcher<W> {
     }
 
     /// Ends sessions whose time to live has passed, without waiting for the next call to do so.
-    pub fn expire_sessions(&self) {
+    pub fn expire_sessions(self: &Arc<Self>) {
         let mut more = true;
         while more {
-            let mut events = Vec::new();
-            more = self.lock().expire_sessions(None, &mut events);
-            events.into_iter().for_each(&self.listener);
+            let mut effects = Effects::new();
+            let mut state = self.lock();
+            more = state.expire_sessions(None, &mut effects.events);
+            let effects = state.settle(effects);
+            drop(state);
+            self.send(effects);
         }
     }
 

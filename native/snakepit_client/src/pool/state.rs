@@ -12,7 +12,7 @@ use super::{
 };
 use snakepit_wire::nanos;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     mem::take,
     sync::Arc,
     time::{Duration, Instant},
@@ -288,8 +288,8 @@ impl<W: Worker, C> State<W, C> {
         }
     }
 
-    /// A worker that has no call or session any more, after it had to drain them. Calls that wait for it belong to
-    /// sessions that have ended meanwhile: they begin anew on any worker.
+    /// A worker that has no call or session any more, after it had to drain them. Calls that still wait for it may get any
+    /// worker.
     fn end_drained(&mut self, key: WorkerKey, events: &mut Vec<Event<W>>) {
         if let Some(entry) = self.entry(key)
             && let Some(drained) = entry.sessions_drained()
@@ -394,6 +394,7 @@ impl<W: Worker, C> State<W, C> {
                 .extend(entry.release(slot, used).into_iter().flatten());
             if entry.is_draining_sessions() {
                 self.end_drained(slot.key, &mut effects.events);
+                return self.settle(effects);
             }
         }
         self.serve(effects)
@@ -521,12 +522,25 @@ impl<W: Worker, C> State<W, C> {
         session
     }
 
-    /// Takes an ended session from its worker, if that is still there.
+    /// Takes an ended session from its worker, if that is still there. Its calls that wait for that worker begin it anew on
+    /// any.
     fn unassign(&mut self, ended: &EndedSession, events: &mut Vec<Event<W>>) -> Option<W> {
         let key = ended.worker?;
         let entry = self.entry(key)?;
         entry.sessions.remove(&ended.id);
         let worker = entry.worker.clone();
+        if !entry.pinned.is_empty() {
+            let is_its = |queued: &Queued<C>| {
+                let session = queued.wait.session();
+                session.is_some_and(|(id, _)| **id == *ended.id)
+            };
+            let pinned = take(&mut entry.pinned).into_iter();
+            let (own, others) = pinned.partition(|(_, queued)| is_its(queued));
+            entry.pinned = others;
+            let own: BTreeMap<_, _> = own;
+            self.pinned -= own.len();
+            self.queue.extend(own);
+        }
         self.end_drained(key, events);
         Some(worker)
     }
@@ -584,42 +598,56 @@ impl<W: Worker, C> State<W, C> {
     }
 
     /// Whether a call that would wait could never be served: each place that it waits for is held by a call that waits
-    /// for a place itself, through one that it makes. Workers that are about to go are none for it.
+    /// for a place itself, through one that it makes. A worker that is about to go is no place for a call that may go
+    /// anywhere.
     fn is_reentrant(&self, pinned: Option<usize>, held: &[HeldPlace]) -> bool {
-        if held.is_empty() {
-            return false;
+        !held.is_empty() && self.is_blocked(pinned, &self.blocked_places(held))
+    }
+
+    /// How many places of each worker are held by calls that wait, and by one with these.
+    fn blocked_places(&self, held: &[HeldPlace]) -> HashMap<WorkerKey, usize> {
+        let waiting = self.waits().flat_map(|(_, wait)| &wait.held);
+        let places: HashSet<HeldPlace> = waiting.chain(held).copied().collect();
+        let mut counts = HashMap::new();
+        for place in places {
+            *counts.entry(place.worker).or_default() += 1;
         }
-        let stays = |entry: &&WorkerEntry<W, C>| entry.stays();
-        let staying = self.workers.iter().filter(stays);
-        if pinned.is_none() && staying.clone().count() < self.limits.size {
-            return false;
-        }
-        let pinned_calls = self.workers.iter().flat_map(|entry| entry.pinned.values());
-        let waiting = self.queue.values().chain(pinned_calls);
-        let waiting = waiting.flat_map(|queued| &queued.wait.held);
-        let blocked: HashSet<HeldPlace> = waiting.chain(held).copied().collect();
+        counts
+    }
+
+    fn is_blocked(&self, pinned: Option<usize>, places: &HashMap<WorkerKey, usize>) -> bool {
         let is_blocked = |entry: &WorkerEntry<W, C>| {
-            let places = blocked.iter().filter(|place| place.worker == entry.key);
-            places.count() >= entry.capacity()
+            let count = places.get(&entry.key).copied().unwrap_or_default();
+            count >= entry.capacity()
         };
-        match pinned {
-            Some(index) => self.workers.get(index).is_some_and(is_blocked),
-            None => staying.clone().all(is_blocked),
+        if let Some(index) = pinned {
+            return self.workers.get(index).is_some_and(is_blocked);
         }
+        let mut staying = self.workers.iter().filter(|entry| entry.stays());
+        staying.clone().count() >= self.limits.size && staying.all(is_blocked)
+    }
+
+    /// All calls that wait, and the worker, by its index, for which each waits alone.
+    fn waits(&self) -> impl Iterator<Item = (Option<usize>, &Wait)> {
+        let queue = self.queue.values().map(|queued| (None, &queued.wait));
+        let workers = self.workers.iter().enumerate();
+        let pinned = workers.flat_map(|(index, entry)| {
+            let calls = entry.pinned.values();
+            calls.map(move |queued| (Some(index), &queued.wait))
+        });
+        queue.chain(pinned)
     }
 
     /// Calls that could be served when they came may have lost the worker that would have served them: of those that now
     /// wait for each other the last is refused.
     fn refuse_reentrant(&mut self, effects: &mut Effects<W, C>) {
         loop {
-            let queue = self.queue.values().map(|queued| (None, &queued.wait));
-            let workers = self.workers.iter().enumerate();
-            let pinned = workers.flat_map(|(index, entry)| {
-                let calls = entry.pinned.values();
-                calls.map(move |queued| (Some(index), &queued.wait))
-            });
-            let waits = queue.chain(pinned);
-            let reentrant = waits.filter(|(pinned, wait)| self.is_reentrant(*pinned, &wait.held));
+            let places = self.blocked_places(&[]);
+            if places.is_empty() {
+                return;
+            }
+            let holding = self.waits().filter(|(_, wait)| !wait.held.is_empty());
+            let reentrant = holding.filter(|(pinned, _)| self.is_blocked(*pinned, &places));
             let Some(last) = reentrant.map(|(_, wait)| wait.place).max() else {
                 return;
             };
@@ -674,15 +702,15 @@ impl<W: Worker, C> State<W, C> {
         (effects, self.ends.first())
     }
 
-    /// As `serve`, after workers have gone, or are about to.
-    fn settle(&mut self, effects: Effects<W, C>) -> Effects<W, C> {
+    /// As `serve`, after workers have gone, or are about to, or calls have lost their worker.
+    pub(super) fn settle(&mut self, effects: Effects<W, C>) -> Effects<W, C> {
         let mut effects = self.serve(effects);
         self.refuse_reentrant(&mut effects);
         effects
     }
 
     /// Gives free slots to the first calls of the queue. Calls that have waited too long are refused.
-    pub(super) fn serve(&mut self, mut effects: Effects<W, C>) -> Effects<W, C> {
+    fn serve(&mut self, mut effects: Effects<W, C>) -> Effects<W, C> {
         while let Some((queued, demand, index)) = self.next(&mut effects) {
             self.ends.remove(&queued.wait);
             let session = queued.wait.session.map(|session| session.lease);
