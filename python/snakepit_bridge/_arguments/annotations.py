@@ -370,7 +370,8 @@ def _unwrapped(annotation: Any) -> Any:
 
 def _array(expected: str, cls: type, args: Any) -> Builder:
     (scalar_type, *_) = (*get_args(args[-1]), object)
-    is_class = isinstance(scalar_type, type)
+    # `Any` is a class from Python 3.11 on.
+    is_class = isinstance(scalar_type, type) and scalar_type is not Any
     return Array(expected, cls, scalar_type if is_class else object)
 
 

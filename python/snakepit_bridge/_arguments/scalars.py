@@ -47,7 +47,7 @@ def _call(cls: Any, value: Any) -> object:
     return cls(value)
 
 
-def _decimal(cls: Any, value: Any) -> object:
+def _exact(cls: Any, value: Any) -> object:
     # 0.1 means the decimal number, not the binary fraction that is nearest to it.
     return cls(repr(value) if type(value) is float else value)
 
@@ -82,8 +82,8 @@ _KNOWN: dict[str, tuple[tuple[type, ...], Callable[[Any, Any], object]]] = {
     "datetime.date": ((str,), _date),
     "datetime.time": ((str,), _date_and_time),
     "datetime.timedelta": ((int, float), _duration),
-    "decimal.Decimal": ((str, int, float), _decimal),
-    "fractions.Fraction": ((str, int), _call),
+    "decimal.Decimal": ((str, int, float), _exact),
+    "fractions.Fraction": ((str, int, float), _exact),
     "os.PathLike": ((str,), _path_like),
     "pathlib.Path": ((str,), _call),
     "pathlib.PosixPath": ((str,), _call),

@@ -32,6 +32,10 @@ class Session(dict[str, Any]):
         super().__init__()
         self.lock = threading.RLock()
 
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
+        # A copy, and what is pickled, is a plain dict: it belongs to no session.
+        return dict, (dict(self),)
+
 
 class SessionKey(NamedTuple):
     """Identifies a session: clients with different numbers share none."""

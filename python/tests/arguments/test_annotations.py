@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Optional, TypeVar, Union
 
 import annotated_types
@@ -394,3 +395,21 @@ def test_without_pydantic_the_same_types_are_built_and_its_own_are_refused() -> 
         "which needs pydantic: install it (pip install pydantic), or leave the metadata out"
     )
     assert lines[3] == "False"
+
+
+class Numbers(Adapter):
+    @command
+    def array(self, value: npt.NDArray[Any]) -> None: ...
+
+    @command
+    def fraction(self, value: Fraction) -> None: ...
+
+
+@pytest.mark.parametrize("value", [np.arange(2), np.array([1.5]), np.array([True])])
+def test_an_array_of_any_type_is_taken(value: Any) -> None:
+    assert Registry(Numbers())["array"].bind({"value": value}, None)["value"] is value
+
+
+def test_a_fraction_means_the_decimal_number_of_a_float() -> None:
+    bound = Registry(Numbers())["fraction"].bind({"value": 0.1}, None)
+    assert bound["value"] == Fraction(1, 10)

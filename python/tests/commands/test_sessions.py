@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 import weakref
 from collections.abc import Callable
@@ -225,3 +227,11 @@ def test_hostile_ids_are_refused_and_the_error_names_the_limit(
     assert str(MAX_ID_BYTES) in response.error
     (chunk,) = client.stream("ping_stream", {}, session_id=session_id)
     assert chunk.error_detail.reason == "invalid_args"
+
+
+def test_a_copy_of_a_session_is_a_plain_dict() -> None:
+    session = visit(Sessions(), "a")
+    session["items"] = [1]
+    for made in (copy.copy(session), copy.deepcopy(session), pickle.loads(pickle.dumps(session))):
+        assert type(made) is dict
+        assert made == {"items": [1]}
