@@ -19,12 +19,13 @@ use snakepit_proto::{
 };
 use snakepit_wire::{Address, Deframer, StartJournal, append};
 use std::{
+    cell::Cell,
     collections::VecDeque,
     io::Read,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -172,6 +173,12 @@ impl Feeder {
         buffer
     }
 
+    /// As `read`, on another thread: what follows on this one, on which the task runs, never finds that at work.
+    async fn receive(self, at_least: usize) -> (Vec<u8>, Self) {
+        let read = tokio::task::spawn_blocking(move || (self.read(at_least), self));
+        read.await.unwrap()
+    }
+
     fn feed(&self, bytes: Vec<u8>, replied: impl Fn(&Call)) -> Fed {
         self.calls.feed(bytes.into(), |call, reply| {
             call.tell(Event::RepliedHere(call.name, reply.handler_ns));
@@ -179,19 +186,20 @@ impl Feeder {
         })
     }
 
-    /// Feeds on a thread until much arrives at once, or the end.
-    fn run(self) {
-        std::thread::spawn(move || {
+    /// Feeds until much arrives at once, or the end.
+    fn run(mut self) {
+        tokio::spawn(async move {
             loop {
-                let bytes = self.read(1);
+                let (bytes, feeder) = self.receive(1).await;
                 if bytes.is_empty() {
-                    return self.calls.stop_feeding();
+                    return feeder.calls.stop_feeding();
                 }
-                match self.feed(bytes, |_| {}) {
+                match feeder.feed(bytes, |_| {}) {
                     Fed::Read => {}
-                    Fed::Flush => self.calls.flush(),
-                    Fed::Stop => return self.calls.stop_feeding(),
+                    Fed::Flush => feeder.calls.flush(),
+                    Fed::Stop => return feeder.calls.stop_feeding(),
                 }
+                self = feeder;
             }
         });
     }
@@ -571,11 +579,7 @@ async fn the_task_reads_while_much_arrives_and_a_feeder_again_after_some_small_r
     let feeder = next(&mut feeders).await;
     let large = client.start("large");
     server.reply(&reply(large, 500_000));
-    let read = tokio::task::spawn_blocking(move || {
-        while feeder.feed(feeder.read(1), |_| {}) != Fed::Stop {}
-        feeder.calls.stop_feeding();
-    });
-    read.await.unwrap();
+    feeder.run();
     assert_eq!(client.event().await, Event::Replied("large", 500_000));
     for _ in 0..LITTLE_READS {
         assert!(feeders.is_empty());
@@ -599,13 +603,10 @@ async fn a_feeder_hands_out_many_small_replies_that_arrive_at_once() {
         let id = client.start(name);
         server.reply(&reply(id, 1000));
     }
-    let read = tokio::task::spawn_blocking(move || {
-        let bytes = feeder.read(MUCH);
-        assert_eq!(feeder.feed(bytes, |_| {}), Fed::Flush);
-        feeder.calls.flush();
-        feeder.run();
-    });
-    read.await.unwrap();
+    let (bytes, feeder) = feeder.receive(MUCH).await;
+    assert_eq!(feeder.feed(bytes, |_| {}), Fed::Flush);
+    feeder.calls.flush();
+    feeder.run();
     for name in NAMES {
         assert_eq!(client.event().await, Event::RepliedHere(name, 1000));
     }
@@ -620,12 +621,8 @@ async fn so_many_replies_that_they_would_keep_a_feeder_are_left_to_the_task() {
         let id = client.start("small");
         server.reply(&reply(id, 100));
     }
-    let read = tokio::task::spawn_blocking(move || {
-        let bytes = feeder.read(MUCH);
-        (feeder.feed(bytes, |_| {}), feeder)
-    });
-    let (fed, _feeder) = read.await.unwrap();
-    assert_eq!(fed, Fed::Read);
+    let (bytes, feeder) = feeder.receive(MUCH).await;
+    assert_eq!(feeder.feed(bytes, |_| {}), Fed::Read);
     assert_eq!(client.event().await, Event::Replied("small", 100));
 }
 
@@ -713,8 +710,7 @@ async fn replies_that_a_feeder_has_left_are_handed_out_at_the_end() {
             success: false,
             ..reply(id, 10_000)
         });
-        let read = tokio::task::spawn_blocking(move || (feeder.read(10_000), feeder));
-        let (bytes, feeder) = read.await.unwrap();
+        let (bytes, feeder) = feeder.receive(10_000).await;
         // The task, which runs on this thread, finds both.
         assert_eq!(feeder.feed(bytes, |_| {}), Fed::Read);
         drop(client._end);
@@ -731,17 +727,13 @@ async fn calls_that_start_while_a_feeder_hands_out_replies_are_sent_and_recalled
     server.frame().await;
     server.reply(&reply(first, 5));
     let events = client.sender.clone();
-    let fed = tokio::task::spawn_blocking(move || {
-        let bytes = feeder.read(1);
-        feeder.feed(bytes, |_| {
-            for name in ["b", "c"] {
-                let call = Call::new(name, &events);
-                feeder.calls.start(call, Instant::now(), |_| {});
-            }
-        });
-        feeder
+    let (bytes, feeder) = feeder.receive(1).await;
+    feeder.feed(bytes, |_| {
+        for name in ["b", "c"] {
+            let call = Call::new(name, &events);
+            feeder.calls.start(call, Instant::now(), |_| {});
+        }
     });
-    let _feeder = fed.await.unwrap();
     assert_eq!(client.event().await, Event::RepliedHere("a", 5));
     let (b, c) = (first + 1, first + 2);
     assert_eq!(server.frame().await, (b, Act::Call, "b".into()));
@@ -750,21 +742,18 @@ async fn calls_that_start_while_a_feeder_hands_out_replies_are_sent_and_recalled
 }
 
 /// Feeds the replies to these calls.
-async fn fed(server: &mut Server, ids: &[u64], feeder: Feeder) -> Feeder {
+async fn fed(server: &mut Server, ids: &[u64], mut feeder: Feeder) -> Feeder {
     ids.iter().for_each(|id| server.reply(&reply(*id, 5)));
     let count = ids.len();
-    let fed = tokio::task::spawn_blocking(move || {
-        let handed_out = AtomicUsize::new(0);
-        let mut fed = Fed::Read;
-        while handed_out.load(Ordering::Relaxed) < count {
-            fed = feeder.feed(feeder.read(1), |_| {
-                handed_out.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-        assert_eq!(fed, Fed::Flush);
-        feeder
-    });
-    fed.await.unwrap()
+    let handed_out = Cell::new(0);
+    let mut fed = Fed::Read;
+    while handed_out.get() < count {
+        let bytes;
+        (bytes, feeder) = feeder.receive(1).await;
+        fed = feeder.feed(bytes, |_| handed_out.set(handed_out.get() + 1));
+    }
+    assert_eq!(fed, Fed::Flush);
+    feeder
 }
 
 #[tokio::test]
