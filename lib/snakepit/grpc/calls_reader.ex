@@ -12,7 +12,7 @@ defmodule Snakepit.GRPC.CallsReader do
 
   # A reply must not wait for busy processes twice, here and then in its caller: among 40 of these on two schedulers one
   # caller made 600 calls/s with the usual priority, and makes 1,400. What was read is garbage at once: binaries of so
-  # many words are kept at most.
+  # many words are kept at most, and the heap has room for many replies, so that it is not collected for each of them.
   @spawn_options [priority: :high, min_heap_size: 2_048, min_bin_vheap_size: 8_192]
 
   defstruct [:owner, :calls, :port]

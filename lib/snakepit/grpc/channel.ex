@@ -155,16 +155,17 @@ defmodule Snakepit.GRPC.Channel do
   def start(target, tag, command, args, options) do
     with {:ok, spec} <- Codec.spec(command, options),
          {:ok, handle} <- start_call(target, tag, args, spec, options, :map) do
-      {:wait, handle |> pending(command) |> Map.put(:until, Overdue.until(options))}
+      {:wait, pending(handle, command, Overdue.until(options))}
     else
       {:error, error} -> {:done, {:error, error, nil}}
     end
   end
 
-  defp pending(%TwoWay{handle: handle} = two_way, command),
-    do: %{handle: handle, command: command, two_way: two_way}
+  defp pending(%TwoWay{handle: handle} = two_way, command, until),
+    do: %{handle: handle, command: command, two_way: two_way, until: until}
 
-  defp pending(handle, command), do: %{handle: handle, command: command, two_way: nil}
+  defp pending(handle, command, until),
+    do: %{handle: handle, command: command, two_way: nil, until: until}
 
   @spec received(Transport.pending(), term) :: Transport.progress()
   def received(pending, reply) do

@@ -263,8 +263,8 @@ impl Worker {
         self.withdrawing.load(Ordering::Acquire) > 0
     }
 
-    /// Sends unsent replies before calls start, and the answers to calls that are being withdrawn, for which nothing has
-    /// to be waited.
+    /// Sends unsent replies before calls start. Waits until the answers to calls that are being withdrawn are queued, which
+    /// takes a moment and needs no lock of Python.
     pub(crate) fn flush_before(&self, work: &[Work<Call>]) {
         while self.is_withdrawing() {
             thread::yield_now();

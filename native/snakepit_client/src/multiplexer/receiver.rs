@@ -41,8 +41,7 @@ impl Ended {
     pub(super) fn rpc(cause: impl Into<String>) -> Self {
         Self {
             what: Lost::Rpc,
-            cause: cause.into(),
-            by_this_side: false,
+            ..Self::connection(cause)
         }
     }
 }
