@@ -10,10 +10,11 @@ from __future__ import annotations
 import collections
 import collections.abc
 import inspect
+import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
 from snakepit_bridge._arguments import pydantic_builders
@@ -65,6 +66,9 @@ _MADE_OF_LISTS: dict[object, type] = {
     collections.deque: collections.deque,
 }
 _MAPS = {dict, collections.abc.Mapping, collections.abc.MutableMapping}
+# What stands for the variables of a generic class.
+_Variables = Mapping[object, object]
+_FORWARD_REF = re.compile(r"ForwardRef\(('[^']*')[^()]*\)")
 # Forms that qualify a field or a parameter, not its values.
 _QUALIFIERS = ("Required", "NotRequired", "ReadOnly", "Final")
 
@@ -111,11 +115,27 @@ def item_of(annotation: object, names: Mapping[str, Any], scope: Optional[type] 
     return arguments[0] if arguments else inspect.Parameter.empty
 
 
+def signature_of(function: Any) -> inspect.Signature:
+    """Returns a signature in which annotations that cannot be evaluated are text."""
+    keywords: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):
+        # Earlier versions evaluate them when the function is defined.
+        import annotationlib
+
+        keywords["annotation_format"] = annotationlib.Format.FORWARDREF
+    signature = inspect.signature(function, **keywords)
+    parameters = [
+        each.replace(annotation=_or_text(each.annotation)) for each in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters)
+
+
 def shown(annotation: object) -> str:
     """Returns an annotation as it is written."""
     if isinstance(annotation, str):
         return annotation
-    return inspect.formatannotation(annotation).replace("NoneType", "None")
+    text = inspect.formatannotation(annotation).replace("NoneType", "None")
+    return _FORWARD_REF.sub(r"\1", text)
 
 
 class Annotations:
@@ -125,7 +145,7 @@ class Annotations:
         self,
         names: Mapping[str, Any],
         scope: Optional[type] = None,
-        variables: Optional[dict[object, object]] = None,
+        variables: Optional[_Variables] = None,
         made: Optional[dict[object, MaybeBuilder]] = None,
     ) -> None:
         self._names = names
@@ -159,31 +179,35 @@ class Annotations:
 
     def builder(self, annotation: object) -> MaybeBuilder:
         """Returns the builder for an annotation, or None if any value may pass."""
-        annotation = self.resolved(annotation)
+        annotation = _substituted(self.resolved(annotation), self._variables)
         if annotation is Any or annotation is object or annotation is inspect.Parameter.empty:
             return None
         if isinstance(annotation, typing.TypeVar):
             return self._of_variable(annotation)
+        key = self._key(annotation)
         try:
-            if annotation in self._made:
-                return self._made[annotation]
+            if key in self._made:
+                return self._made[key]
         except TypeError:
             # The metadata cannot be hashed.
             return self._make(annotation)
-        self._made[annotation] = later = Deferred(shown(annotation))
-        later.target = self._made[annotation] = self._make(annotation)
+        self._made[key] = later = Deferred(shown(annotation))
+        later.target = self._made[key] = self._make(annotation)
         return later.target
 
+    def _key(self, annotation: object) -> object:
+        # Unions are equal in any order, and text means what its place says.
+        return annotation, repr(annotation), id(self._names), self._scope
+
     def _of_variable(self, variable: Any) -> MaybeBuilder:
-        if variable in self._variables:
-            return self.builder(self._variables[variable])
         if variable.__constraints__:
             return self.builder(Union[variable.__constraints__])
         return None if variable.__bound__ is None else self.builder(variable.__bound__)
 
     def _make(self, annotation: Any) -> MaybeBuilder:
-        if hasattr(annotation, "__metadata__"):
-            return self._annotated(annotation)
+        for attribute, make in (("__metadata__", self._annotated), ("__value__", self._alias)):
+            if hasattr(annotation, attribute):
+                return make(annotation)
         inner = _unwrapped(annotation)
         if inner is not annotation:
             return self.builder(inner)
@@ -195,6 +219,11 @@ class Annotations:
         if origin is tuple:
             return self._tuple(annotation, args)
         return self._container(annotation, origin, args) or self._class(annotation, origin, args)
+
+    def _alias(self, alias: Any) -> MaybeBuilder:
+        parameters = (get_origin(alias) or alias).__type_params__
+        variables = dict(zip(parameters, map(self.resolved, get_args(alias))))
+        return self._with(self._names, self._scope, variables).builder(alias.__value__)
 
     def _annotated(self, annotation: Any) -> MaybeBuilder:
         inner, metadata = annotation.__origin__, annotation.__metadata__
@@ -286,16 +315,17 @@ class Annotations:
 
     def _constructed(self, annotation: Any, cls: type, args: Any) -> Builder:
         fields = Fields(shown(annotation), cls, cls)
-        self._made[annotation] = fields
+        self._made[self._key(annotation)] = fields
         hints = _hints(cls)
-        parameters = inspect.signature(cls).parameters
+        variables = self._variables_of(cls, args)
+        parameters = signature_of(cls).parameters
         for name, parameter in parameters.items():
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise UnsupportedError(
                     f"whose __init__ takes {parameter}: it must take each field by its name"
                 )
             hint, base = hints.get(name, (parameter.annotation, cls))
-            builder = self._within(base, cls, args).field(cls, name, hint)
+            builder = self._within(base, variables.get(base, {})).field(cls, name, hint)
             nothing = parameter.default is None and builder is not None
             fields.fields[name] = or_none(builder) if nothing and builder else builder
         fields.required = frozenset(
@@ -306,10 +336,14 @@ class Annotations:
 
     def _typed_dict(self, annotation: Any, cls: Any, args: Any) -> Builder:
         fields = Fields(shown(annotation), dict, None)
-        self._made[annotation] = fields
+        self._made[self._key(annotation)] = fields
+        # The class has the fields of its bases, of which Python keeps no more.
+        variables: dict[object, object] = {}
+        for of_base in self._variables_of(cls, args).values():
+            variables.update(of_base)
         required = set(cls.__required_keys__)
         for name, (hint, base) in _hints(cls).items():
-            within = self._within(base, cls, args)
+            within = self._within(base, variables)
             fields.fields[name] = within.field(cls, name, hint)
             # The class does not know the qualifiers of annotations that are text.
             qualifier = _name(get_origin(within.resolved(hint)))
@@ -328,11 +362,45 @@ class Annotations:
                 f"whose field {cls.__name__}.{name} is annotated with {shown(hint)}, {error}"
             ) from None
 
-    def _within(self, base: type, cls: Any, args: Any) -> Annotations:
+    def _variables_of(self, cls: type, args: Any) -> dict[type, _Variables]:
+        return _variables_of(cls, map(self.resolved, args))
+
+    def _within(self, base: type, variables: _Variables) -> Annotations:
         names = getattr(sys.modules.get(base.__module__), "__dict__", {})
-        variables = dict(zip(getattr(cls, "__parameters__", ()), args))
-        made = None if variables else self._made
-        return Annotations(names, base, variables, made)
+        return self._with(names, base, variables)
+
+    def _with(
+        self, names: Mapping[str, Any], scope: Optional[type], variables: _Variables
+    ) -> Annotations:
+        return Annotations(names, scope, variables, self._made)
+
+
+def _substituted(annotation: Any, variables: _Variables) -> Any:
+    """Returns an annotation with what stands for its variables."""
+    if isinstance(annotation, typing.TypeVar):
+        return variables.get(annotation, annotation)
+    # A class has its own variables, which nothing stands for.
+    free = () if isinstance(annotation, type) else getattr(annotation, "__parameters__", ())
+    if variables.keys().isdisjoint(free):
+        return annotation
+    return annotation[tuple(variables.get(one, one) for one in free)]
+
+
+def _variables_of(cls: type, args: Iterable[object]) -> dict[type, _Variables]:
+    """Returns what stands for the variables of a class with `args`, and for those of its bases."""
+    variables = dict(zip(getattr(cls, "__parameters__", ()), args))
+    found: dict[type, _Variables] = {cls: variables}
+    for base in vars(cls).get("__orig_bases__", cls.__bases__):
+        origin = get_origin(base) or base
+        if isinstance(origin, type):
+            arguments = [_substituted(one, variables) for one in get_args(base)]
+            found = {**_variables_of(origin, arguments), **found}
+    return found
+
+
+def type_parameters(owner: object) -> dict[str, object]:
+    """Returns the type parameters of a class, a function or an alias, by their names."""
+    return {one.__name__: one for one in getattr(owner, "__type_params__", ())}
 
 
 def _names_of(cls: Optional[type]) -> dict[str, object]:
@@ -340,6 +408,7 @@ def _names_of(cls: Optional[type]) -> dict[str, object]:
     names: dict[str, object] = {}
     for base in reversed(() if cls is None else cls.__mro__):
         names.update(vars(base))
+        names.update(type_parameters(base))
         names[base.__name__] = base
     return names
 
@@ -349,18 +418,24 @@ def _hints(cls: type) -> dict[str, tuple[object, type]]:
     hints: dict[str, tuple[object, type]] = {}
     for base in reversed(cls.__mro__):
         if sys.version_info >= (3, 14):
-            found = inspect.get_annotations(base)
+            import annotationlib
+
+            found = annotationlib.get_annotations(base, format=annotationlib.Format.FORWARDREF)
         else:
             found = vars(base).get("__annotations__", {})
-        hints.update({name: (hint, base) for name, hint in found.items()})
+        hints.update({name: (_or_text(hint), base) for name, hint in found.items()})
     return hints
 
 
+def _or_text(annotation: object) -> object:
+    """Returns the text of an annotation that cannot be evaluated yet."""
+    return annotation.__forward_arg__ if isinstance(annotation, typing.ForwardRef) else annotation
+
+
 def _unwrapped(annotation: Any) -> Any:
-    """Returns the annotation inside a `NewType`, an alias, or a qualifier of a field."""
-    for attribute in ("__supertype__", "__value__"):
-        if hasattr(annotation, attribute):
-            return getattr(annotation, attribute)
+    """Returns the annotation inside a `NewType`, or a qualifier of a field."""
+    if hasattr(annotation, "__supertype__"):
+        return annotation.__supertype__
     if isinstance(annotation, _initialised()):
         return annotation.type
     if _name(get_origin(annotation)) in _QUALIFIERS:

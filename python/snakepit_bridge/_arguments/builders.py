@@ -5,6 +5,7 @@ A value that already has that type is passed unchanged.
 
 from __future__ import annotations
 
+import contextlib
 import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, Optional
@@ -312,19 +313,29 @@ def key_reader(builder: MaybeBuilder) -> Optional[Callable[[Any], object]]:
     """Returns a function that converts keys, which are sent as text; None if they stay text."""
     if builder is None or str in builder.types:
         return None
+    return lambda key: _key(builder, key)
+
+
+def _key(builder: Builder, key: Any) -> object:
+    errors: list[MismatchError] = []
+    for one in (key, *_meanings(key)):
+        try:
+            return one if type(one) in builder.types else builder.build(one)
+        except MismatchError as error:
+            errors.append(error)
+    raise next((error for error in errors if not error.is_type), errors[0])
+
+
+def _meanings(key: object) -> tuple[object, ...]:
+    """Returns the number or the boolean that was sent as text, if it was one."""
+    if type(key) is not str:
+        return ()
+    if key in ("true", "false"):
+        return (key == "true",)
     for number in (int, float):
-        if number in builder.types:
-            return lambda key: _number_key(key, number, builder)
-    return builder.build
-
-
-def _number_key(key: Any, number: type, builder: Builder) -> object:
-    if type(key) is number:
-        return key
-    try:
-        return number(key)
-    except (ValueError, TypeError):
-        raise builder.mismatch(key) from None
+        with contextlib.suppress(ValueError):
+            return (number(key),)
+    return ()
 
 
 class Fields(Builder):

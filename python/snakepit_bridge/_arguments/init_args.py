@@ -5,9 +5,9 @@ Their values may be secrets: no message contains one.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Optional
 
+from snakepit_bridge._arguments.annotations import signature_of
 from snakepit_bridge._arguments.parameters import Parameters
 from snakepit_bridge._errors.call_error import ArgumentsError
 from snakepit_bridge._values.extended_reader import decode_extended
@@ -34,8 +34,8 @@ def keywords(cls: type, message: Optional[bytes]) -> dict[str, Any]:
 
 def _none(cls: type) -> dict[str, Any]:
     try:
-        signature = inspect.signature(cls)
-    except (ValueError, TypeError, NameError):
+        signature = signature_of(cls)
+    except (ValueError, TypeError):
         # For example a class written in C, which checks its arguments itself.
         return {}
     try:

@@ -11,6 +11,8 @@ from snakepit_bridge._arguments.annotations import (
     builder_of,
     keywords_of,
     shown,
+    signature_of,
+    type_parameters,
 )
 from snakepit_bridge._arguments.builders import Builder, MismatchError
 from snakepit_bridge._errors.call_error import ArgumentsError, CallError, Fault
@@ -76,7 +78,7 @@ class Parameters:
 
     def _parameters(self, function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
         """The parameters as far as one call is concerned."""
-        return _signature(function, f"{self._what} {self._name!r}").parameters.values()
+        return signature_of(function).parameters.values()
 
     def bind(
         self,
@@ -254,24 +256,15 @@ _STARS: dict[Any, str] = {
 }
 
 
-def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
-    try:
-        return inspect.signature(function)
-    except NameError as error:
-        # From Python 3.14 on, annotations are evaluated only here.
-        raise TypeError(
-            f"{name}: an annotation cannot be resolved ({error}): its names must exist at run "
-            "time, so import them outside `if TYPE_CHECKING`"
-        ) from None
-
-
 def _globals(function: Callable[..., Any]) -> dict[str, Any]:
     """Returns the names that annotations may use: those of the function's module."""
     # Calling a class calls its __init__.
     is_class = isinstance(function, type)
     called: Any = inspect.getattr_static(function, "__init__") if is_class else function
-    names: dict[str, Any] = getattr(inspect.unwrap(called), "__globals__", {})
-    return names
+    called = inspect.unwrap(called)
+    names: dict[str, Any] = getattr(called, "__globals__", {})
+    parameters = type_parameters(called)
+    return {**names, **parameters} if parameters else names
 
 
 def _shown(parameter: inspect.Parameter) -> str:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Optional
 
+from snakepit_bridge._arguments.annotations import signature_of
 from snakepit_bridge._commands.adapter import COMMAND_ATTRIBUTE, Adapter
 
 #: The arguments of each hook.
@@ -51,7 +52,7 @@ def _find(adapter: Adapter, name: str) -> Optional[Hook]:
             "nothing"
         )
     try:
-        signature = inspect.signature(hook)
+        signature = signature_of(hook)
     except ValueError:
         signature = None
     try:

@@ -6,6 +6,7 @@ import enum
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
@@ -22,7 +23,7 @@ import pydantic.v1
 import pytest
 from client import ROOT
 from numpy import typing as npt
-from typing_extensions import NotRequired, TypedDict, Unpack
+from typing_extensions import NotRequired, TypeAliasType, TypedDict, Unpack
 
 from snakepit_bridge import Adapter, Context, Tensor, command
 from snakepit_bridge._arguments.parameters import Parameters
@@ -52,6 +53,30 @@ class Tree:
 @dataclass
 class Box(Generic[Item]):
     item: Item
+
+
+@dataclass
+class Branch(Generic[Item]):
+    item: Item
+    children: list[Branch[Item]] = field(default_factory=list)
+    boxes: tuple[Box[Item], ...] = ()
+
+
+@dataclass
+class Days(Box[dt.date], Generic[Item]):
+    other: Optional[Item] = None
+
+
+class Entry(TypedDict, Generic[Item]):
+    item: Item
+
+
+class DayEntry(Entry[dt.date]):
+    note: str
+
+
+Pair = TypeAliasType("Pair", tuple[Item, Item], type_params=(Item,))
+Nested = TypeAliasType("Nested", Union[Item, "dict[str, Nested[Item]]"], type_params=(Item,))
 
 
 class Options(TypedDict):
@@ -214,6 +239,157 @@ def test_an_argument_that_does_not_fit_has_its_path(
     if name != "pet":
         assert list(fault.path) == [name, *path]
     assert fault.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "expected"),
+    [
+        (Branch[Decimal], {"item": "1", "children": [{"item": "2", "children": [{"item": "3"}]}]},
+         Branch(Decimal(1), [Branch(Decimal(2), [Branch(Decimal(3))])])),
+        (Branch[Decimal], {"item": "1", "boxes": [{"item": "2"}]},
+         Branch(Decimal(1), boxes=(Box(Decimal(2)),))),
+        (Days[Decimal], {"item": "2026-01-31", "other": "1"},
+         Days(dt.date(2026, 1, 31), Decimal(1))),
+        (Box["dt.date"], {"item": "2026-01-31"}, Box(dt.date(2026, 1, 31))),
+        (DayEntry, {"item": "2026-01-31", "note": "a"},
+         {"item": dt.date(2026, 1, 31), "note": "a"}),
+        (Pair[Decimal], ["1", "2"], (Decimal(1), Decimal(2))),
+        (Nested[Decimal], {"a": {"b": "1"}}, {"a": {"b": Decimal(1)}}),
+    ],
+)  # fmt: skip
+def test_the_fields_of_a_generic_class_have_its_types(
+    annotation: object, value: Any, expected: Any
+) -> None:
+    assert Registry(_adapter(annotation))["use"].bind({"it": value}, None)["it"] == expected
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 has this syntax")
+@pytest.mark.parametrize("first", ["", "from __future__ import annotations\n"])
+def test_the_type_parameters_of_python_3_12_are_known(first: str) -> None:
+    source = """
+        from dataclasses import dataclass
+        from datetime import date
+        from snakepit_bridge import Adapter, command
+
+        type Nested[T] = T | dict[str, Nested[T]]
+
+        @dataclass
+        class Box[T]:
+            item: T
+            other: "Box[T] | None" = None
+
+        @dataclass
+        class Days(Box[date]):
+            note: str = ""
+
+        class Boxes(Adapter):
+            @command
+            def use[T: date](self, it: Days, box: Box[date], nested: Nested[date], day: T): ...
+    """
+    module = types.ModuleType("python_3_12")
+    sys.modules[module.__name__] = module
+    try:
+        exec(first + textwrap.dedent(source), vars(module))
+        day, text = dt.date(2026, 1, 31), "2026-01-31"
+        args = {
+            "it": {"item": text},
+            "box": {"item": text, "other": {"item": text}},
+            "nested": {"a": {"b": text}},
+            "day": text,
+        }
+        assert Registry(module.Boxes())["use"].bind(args, None) == {
+            "it": module.Days(day),
+            "box": module.Box(day, module.Box(day)),
+            "nested": {"a": {"b": day}},
+            "day": day,
+        }
+    finally:
+        del sys.modules[module.__name__]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Python 3.14 evaluates annotations later")
+def test_names_that_only_type_checkers_import_do_no_harm_where_nothing_is_built() -> None:
+    source = """
+        from dataclasses import dataclass
+        from snakepit_bridge import Adapter, command
+
+        @dataclass
+        class Box:
+            item: Missing
+
+        class Good(Adapter):
+            def start(self) -> Missing: ...
+
+            @command
+            def use(self, it: int, context: Context) -> Missing: ...
+
+        class Bad(Adapter):
+            @command
+            def use(self, it: list[Missing]) -> None: ...
+
+        class Worse(Adapter):
+            @command
+            def use(self, it: Box) -> None: ...
+    """
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(textwrap.dedent(source), names)
+    assert Registry(names["Good"]())["use"].bind({"it": 1}, 2) == {"it": 1, "context": 2}
+    for name, shown in (("Bad", r"list\['Missing'\]"), ("Worse", "Missing")):
+        with pytest.raises(
+            TypeError, match=rf"with {shown}, which .*name 'Missing' is not defined"
+        ):
+            Registry(names[name]())
+
+
+def test_choices_are_tried_in_their_order() -> None:
+    first, second = list[Union[Decimal, dt.timedelta]], list[Union[dt.timedelta, Decimal]]
+    bind = Registry(_adapter(tuple.__class_getitem__((first, second))))["use"].bind
+    assert bind({"it": [[1], [1]]}, None)["it"] == ([Decimal(1)], [dt.timedelta(seconds=1)])
+
+
+@pytest.mark.parametrize(
+    ("key", "sent", "expected"),
+    [
+        (int, {"1": 0, "-2": 1}, {1: 0, -2: 1}),
+        (float, {"1.5": 0, "2": 1}, {1.5: 0, 2: 1}),
+        (bool, {"true": 0, "false": 1}, {True: 0, False: 1}),
+        (Union[int, float], {"1": 0, "1.5": 1}, {1: 0, 1.5: 1}),
+        (Optional[int], {"1": 0}, {1: 0}),
+        (Level, {"1": 0, "2": 1}, {Level.LOW: 0, Level.HIGH: 1}),
+        (Literal["a", 1], {"a": 0, "1": 1}, {"a": 0, 1: 1}),
+        (Annotated[int, annotated_types.Lt(10)], {"1": 0}, {1: 0}),
+        (dt.date, {"2026-01-31": 0}, {dt.date(2026, 1, 31): 0}),
+        (dt.timedelta, {"90": 0, "1.5": 1},
+         {dt.timedelta(seconds=90): 0, dt.timedelta(seconds=1.5): 1}),
+        (Decimal, {"1.10": 0}, {Decimal("1.10"): 0}),
+        (Union[dt.date, int], {"2026-01-31": 0, "3": 1}, {dt.date(2026, 1, 31): 0, 3: 1}),
+    ],
+)  # fmt: skip
+def test_the_keys_of_a_map_are_converted(key: Any, sent: Any, expected: Any) -> None:
+    bound = Registry(_adapter(dict[key, int]))["use"].bind({"it": sent}, None)["it"]
+    assert bound == expected
+    assert list(map(type, bound)) == list(map(type, expected))
+    # Keys of the annotated type are passed unchanged.
+    assert Registry(_adapter(dict[key, int]))["use"].bind({"it": bound}, None)["it"] == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "sent", "message"),
+    [
+        (int, "1.5", "expected int, got str '1.5'"),
+        (int, "true", "expected int, got str 'true'"),
+        (bool, "1", "expected bool, got str '1'"),
+        (Level, "3", "Level, one of 1, 2, got str '3'"),
+        (Annotated[int, annotated_types.Lt(10)], "10", "Input should be less than 10"),
+    ],
+)
+def test_a_key_that_does_not_fit_has_its_path(key: Any, sent: str, message: str) -> None:
+    with pytest.raises(ArgumentsError) as caught:
+        Registry(_adapter(dict[key, int]))["use"].bind({"it": {sent: 0}}, None)
+    (fault,) = caught.value.faults
+    assert fault.path == ("it", sent)
+    assert fault.message.startswith("the key: ")
+    assert fault.message.endswith(message)
 
 
 def test_times_are_read_as_elixir_writes_them() -> None:
