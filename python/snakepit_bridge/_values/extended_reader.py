@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Optional
 
-from snakepit_bridge._types.invalid import InvalidValueError, too_deep
+from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, too_deep
 from snakepit_bridge._values.strict_json import exact_int, is_too_deep
 from snakepit_bridge._values.tagged import ALIGNMENT, TAG, TAG_TEXT, TYPES_BY_NAME
 
@@ -20,7 +20,8 @@ def decode_extended(
     end = data.find(0)
     text = data if end < 0 else data[:end]
     tail = memoryview(data)[end + ALIGNMENT - end % ALIGNMENT :] if end >= 0 else memoryview(b"")
-    if is_too_deep(text):
+    # A map with the key of tags has four brackets.
+    if is_too_deep(text, 4 * MAX_DEPTH if TAG_TEXT.encode() in text else MAX_DEPTH):
         raise too_deep(name)
     try:
         return _decode(text.decode(), tail, problems)

@@ -80,11 +80,12 @@ def read(text: str, name: str) -> Any:
     return value
 
 
-def is_too_deep(data: bytes) -> bool:
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+def is_too_deep(data: bytes, limit: int = MAX_DEPTH) -> bool:
+    """Whether more brackets than `limit` are open at once."""
+    if data.count(b"[") + data.count(b"{") <= limit:
         return False
     # Usually no string contains a bracket; then no strings have to be removed.
-    return _depth(data) > MAX_DEPTH and _depth(_STRING.sub(b"", data)) > MAX_DEPTH
+    return _depth(data) > limit and _depth(_STRING.sub(b"", data)) > limit
 
 
 def _depth(data: bytes) -> int:

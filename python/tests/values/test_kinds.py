@@ -393,6 +393,15 @@ def test_integers_and_nesting_have_limits() -> None:
         encode([value, b"\xff"], kinds=True)
 
 
+def test_a_map_with_the_key_of_tags_is_one_level() -> None:
+    value: Any = 1
+    for _ in range(MAX_DEPTH - 1):
+        value = {"$snakepit": value}
+    assert decode_extended(encode_extended(value)) == value
+    with pytest.raises(InvalidValueError, match="nested deeper"):
+        encode_extended([[value]])
+
+
 class Counted(np.ndarray[Any, Any]):
     """Counts how often its elements are read."""
 
