@@ -84,7 +84,7 @@ class Context:
         self._progress: Optional[tuple[float, str]] = None
         self._progress_reports: Optional[ProgressReports] = None
         if self._session_key is not None and sessions is not None:
-            sessions.touch(self._session_key, self, session_generation)
+            self._session = sessions.touch(self._session_key, self, session_generation)
 
     @classmethod
     def _of_native_call(

@@ -105,21 +105,21 @@ class Sessions:
     def get(self, key: SessionKey, user: object, generation: int = 0) -> Session:
         """Returns the session, or a new one. It is kept at least for as long as `user` lives."""
         with self._lock:
-            session = self._get(key, user, generation)
+            session = self._used(self._current(key, generation), key, user, generation)
         self._post_hooks()
         return session
 
-    def touch(self, key: SessionKey, user: object, generation: int = 0) -> None:
+    def touch(self, key: SessionKey, user: object, generation: int = 0) -> Optional[Session]:
         """Like `get`, if the session exists. Raises a `CallError` if the id is not valid."""
         check_id(key.id)
+        session = None
         with self._lock:
             entry = self._current(key, generation)
-            if entry is not None:
-                self._use(entry, user)
-            elif self._on_end is not None:
-                # The adapter may keep state of the session elsewhere, under its id.
-                self._get(key, user, generation)
+            # With a hook the adapter may keep state of the session elsewhere, under its id.
+            if entry is not None or self._on_end is not None:
+                session = self._used(entry, key, user, generation)
         self._post_hooks()
+        return session
 
     def leave(self, key: SessionKey, user: object) -> None:
         """Ends the use of the session by the call `user`, even if the object still lives."""
@@ -232,8 +232,9 @@ class Sessions:
         for done in entry.waiting:
             done()
 
-    def _get(self, key: SessionKey, user: object, generation: int) -> Session:
-        entry = self._current(key, generation)
+    def _used(
+        self, entry: Optional[_Entry], key: SessionKey, user: object, generation: int
+    ) -> Session:
         if entry is None:
             entry = _Entry(key, generation)
             self._entries[key] = entry

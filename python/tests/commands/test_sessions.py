@@ -122,6 +122,21 @@ def test_a_call_whose_session_ends_meanwhile_keeps_its_dict() -> None:
     assert sessions.count == 1
 
 
+def test_a_call_that_first_reads_its_session_after_its_end_finds_its_dict() -> None:
+    ended: list[Session] = []
+    for on_end in (None, lambda _id, session: ended.append(session)):
+        sessions = Sessions(on_end=on_end)
+        visit(sessions, "s", 1)["mine"] = True
+        context = Context(session_id="s", session_generation=1, sessions=sessions)
+        sessions.end(SessionKey("s"), 1)
+        assert context.session == {"mine": True}
+        assert sessions.count == 0
+        assert ended == []
+        del context
+    assert sessions.count == 0
+    assert ended == [{"mine": True}]
+
+
 def test_a_user_collected_in_a_cycle_no_longer_counts() -> None:
     sessions = Sessions(ttl=0)
     user = User()
