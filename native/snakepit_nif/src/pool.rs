@@ -34,7 +34,14 @@ pub(crate) fn listener(observer: Option<LocalPid>) -> impl Fn(Event<Arc<Worker>>
                 drop_session(from, id.clone(), generation);
                 (atoms::moved(), vec![id], to)
             }
-            Event::Expired { id, worker } => (atoms::expired(), vec![id], worker),
+            Event::Expired {
+                id,
+                generation,
+                worker,
+            } => {
+                drop_session(worker.clone(), id.clone(), generation);
+                (atoms::expired(), vec![id], worker)
+            }
             Event::Evicted {
                 id,
                 generation,

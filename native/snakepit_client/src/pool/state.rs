@@ -574,6 +574,7 @@ impl<W: Worker, C> State<W, C> {
             if let Some(worker) = self.unassign(&ended, events) {
                 events.push(Event::Expired {
                     id: ended.id,
+                    generation: ended.generation,
                     worker,
                 });
             }

@@ -158,9 +158,10 @@ pub enum Event<W> {
         from: W,
         to: W,
     },
-    /// Unused for longer than its time to live. The worker drops its state by the same limit.
+    /// Unused for longer than its time to live. `worker` may drop its state.
     Expired {
         id: Arc<str>,
+        generation: u64,
         worker: W,
     },
     /// The least recently used of too many. `worker` may drop its state.
