@@ -134,8 +134,28 @@ defmodule Snakepit.SessionsTest do
     for id <- ~w(one two one three one), do: assert({:ok, _} = tally(pool, id))
     assert {:ok, %{"count" => 4}} = tally(pool, "one")
     assert {:ok, %{"count" => 1}} = tally(pool, "two")
-    {:ok, %{"result" => kept}} = Snakepit.execute("sessions_kept", %{}, pool: pool)
-    assert kept <= 2
+
+    eventually(fn ->
+      {:ok, %{"result" => kept}} = Snakepit.execute("sessions_kept", %{}, pool: pool)
+      kept <= 2
+    end)
+  end
+
+  test "beyond the bound a session for which a call waits is kept", %{tmp_dir: dir} do
+    pool = start_pool!(max_sessions: 1)
+    {:ok, %{"count" => 1}} = tally(pool, "s")
+    hold = %{started: Path.join(dir, "started"), until: Path.join(dir, "until")}
+    held = Task.async(fn -> Snakepit.execute("hold", hold, pool: pool) end)
+    eventually(fn -> File.exists?(hold.started) end)
+    {:ok, %{native: native}} = Snakepit.Pool.Registry.fetch(pool)
+    waiting = Task.async(fn -> tally(pool, "s") end)
+    eventually(fn -> match?({1, _}, Native.pool_snapshot(native)) end)
+    first = Task.async(fn -> tally(pool, "other", priority: :high) end)
+    eventually(fn -> match?({2, _}, Native.pool_snapshot(native)) end)
+    File.touch!(hold.until)
+    assert {:ok, %{"count" => 1}} = await(first)
+    assert {:ok, %{"count" => 2}} = await(waiting)
+    await(held)
   end
 
   test "an unused session expires" do

@@ -339,6 +339,31 @@ defmodule Snakepit.TelemetryTest do
     end
   end
 
+  test "a session for which a call waits does not expire", %{tmp_dir: dir} do
+    pool = start_pool!(session_ttl: 1_000)
+
+    # Before the call can wait, the session may expire.
+    eventually(fn ->
+      id = "waits #{System.unique_integer()}"
+      {:ok, %{"count" => 1}} = Snakepit.execute_in_session(id, "tally", %{}, pool: pool)
+      {:ok, _} = Snakepit.execute_in_session("used later", "tally", %{}, pool: pool)
+      hold = files(dir |> Path.join(id) |> tap(&File.mkdir!/1))
+      held = Task.async(fn -> Snakepit.execute("hold", hold, pool: pool) end)
+      eventually(fn -> File.exists?(hold.started) end)
+      waiting = Task.async(fn -> Snakepit.execute_in_session(id, "tally", %{}, pool: pool) end)
+      expired = expired_until(pool, "used later")
+      File.touch!(hold.until)
+      await(held)
+      assert {:ok, %{"count" => count}} = await(waiting)
+      if id not in expired, do: assert(count == 2)
+    end)
+  end
+
+  defp expired_until(pool, last) do
+    {_, %{session_id: id}} = event(pool, [:session, :expired])
+    if id == last, do: [], else: [id | expired_until(pool, last)]
+  end
+
   test "a tool is a span, and its failure is logged with the call, the command and the tool" do
     pool = start_pool!()
     tool = fn %{"fail" => fail} -> if fail, do: raise("bad"), else: 1 end
