@@ -121,6 +121,33 @@ def substitute(value: object) -> object:
         raise InvalidValueError(problem) from error
 
 
+class Substitutes:
+    """What is sent in place of values, for the time in which one message is encoded.
+
+    A registered encoder runs once for each value, however often its substitute is needed: it may
+    read what can be read only once.
+    """
+
+    def __init__(self) -> None:
+        # Each with its value, whose id no other value has for as long as it is kept.
+        self._kept: dict[int, tuple[object, object, Optional[InvalidValueError]]] = {}
+
+    def of(self, value: object) -> object:
+        """As `substitute`."""
+        if not _registered or _registered.keys().isdisjoint(type(value).__mro__):
+            return substitute(value)
+        kept = self._kept.get(id(value))
+        if kept is None:
+            try:
+                kept = value, substitute(value), None
+            except InvalidValueError as error:
+                kept = value, None, error
+            self._kept[id(value)] = kept
+        if kept[2] is not None:
+            raise kept[2]
+        return kept[1]
+
+
 def marker_or_error(value: object, problem: str) -> object:
     """Returns the marker of a value that cannot be sent, or raises the error."""
     if _mark_unencodable:

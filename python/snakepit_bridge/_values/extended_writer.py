@@ -7,12 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
-from snakepit_bridge._types.encoders import MAX_SUBSTITUTIONS, key_text, marker_or_error, substitute
+from snakepit_bridge._types.encoders import (
+    MAX_SUBSTITUTIONS,
+    Substitutes,
+    key_text,
+    marker_or_error,
+)
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._types.names import qualified_name
 from snakepit_bridge._types.snapshot import items
 from snakepit_bridge._types.tensor import Tensor
-from snakepit_bridge._values.strict_json import MAX_DIGITS, encoder, is_too_deep
+from snakepit_bridge._values.strict_json import MAX_DIGITS, is_too_deep, write
 from snakepit_bridge._values.tagged import (
     ALIGNMENT,
     TAG,
@@ -26,19 +31,22 @@ from snakepit_bridge._values.tagged import (
 _MAX_BITS = MAX_DIGITS * 3321 // 1000
 
 
-def encode_extended(value: object, path: str = "message") -> bytes:
+def encode_extended(
+    value: object, path: str = "message", substitutes: Optional[Substitutes] = None
+) -> bytes:
     """Encodes any value as extended JSON, which is plain JSON for most values."""
-    tail = _Tail()
+    substitutes = substitutes or Substitutes()
+    tail = _Tail(substitutes)
     try:
-        text = encoder(tail.default, allow_nan=True)(value)
+        text = write(value, tail.default, allow_nan=True)
         if text.count(TAG_TEXT) == tail.tags:
             data = text.encode()
             if not is_too_deep(data):
                 return tail.after(data)
     except (TypeError, ValueError, RecursionError):
         pass
-    tail = _Tail()
-    return tail.after(_Writer(tail).text(value, path, MAX_DEPTH).encode())
+    tail = _Tail(substitutes)
+    return tail.after(_Writer(substitutes, tail).text(value, path, MAX_DEPTH).encode())
 
 
 def encode_tensor(tensor: Tensor) -> bytes:
@@ -48,15 +56,16 @@ def encode_tensor(tensor: Tensor) -> bytes:
     return _with_tail(text.encode(), [tensor.data])
 
 
-def encode_with_care(value: object, path: str) -> bytes:
+def encode_with_care(value: object, path: str, substitutes: Substitutes) -> bytes:
     """Encodes a value by the plain rules as JSON; the error names the exact place."""
-    return _Writer(None).text(value, path, MAX_DEPTH).encode()
+    return _Writer(substitutes).text(value, path, MAX_DEPTH).encode()
 
 
 class _Tail:
     """The binaries that follow the JSON text of a value."""
 
-    def __init__(self) -> None:
+    def __init__(self, substitutes: Substitutes) -> None:
+        self._substitutes = substitutes
         self.tags = 0
         self._size = 0
         self._pieces: list[Union[bytes, memoryview]] = []
@@ -65,7 +74,7 @@ class _Tail:
         """Returns what the JSON encoder writes in place of a value."""
         known = TYPES_BY_CLASS.get(type(value)) or type_of_subclass(value)
         if known is None:
-            return substitute(value)
+            return self._substitutes.of(value)
         self.tags += 1
         return {TAG: [known.name, *known.encode(value, self._put)]}
 
@@ -90,7 +99,8 @@ def _with_tail(text: bytes, pieces: list[Union[bytes, memoryview]]) -> bytes:
 class _Writer:
     """Writes values that the fast encoder cannot; an error names the exact place."""
 
-    def __init__(self, tail: Optional[_Tail]) -> None:
+    def __init__(self, substitutes: Substitutes, tail: Optional[_Tail] = None) -> None:
+        self._substitutes = substitutes
         self._tail = tail
 
     def text(self, value: Any, path: str, depth: int, hops: int = 0) -> str:
@@ -107,7 +117,7 @@ class _Writer:
             problem = "is of a type whose encoder does not return a value that can be sent"
             return self._refused(value, problem, path, depth)
         try:
-            value = substitute(value)
+            value = self._substitutes.of(value)
         except InvalidValueError as error:
             raise InvalidValueError(f"{path} {error}") from error.__cause__
         return self.text(value, path, depth, hops + 1)

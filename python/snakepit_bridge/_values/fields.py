@@ -7,10 +7,11 @@ sent values are JSON, except that `bytes` are sent unchanged.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from snakepit_bridge._types.encoders import is_encoded_frame, substitute, tensor_of
+from snakepit_bridge._types.encoders import Substitutes, is_encoded_frame, tensor_of
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._values import strict_json
 from snakepit_bridge._values.extended_reader import decode_extended
@@ -110,26 +111,25 @@ def encode(
     # Such an array would be converted once to find that it is not JSON, and then again.
     if kinds and type(value) not in _JSON_CLASSES and (tensor := tensor_of(value)) is not None:
         return EXTENDED, encode_tensor(tensor)
+    substitutes = Substitutes()
+    substitute = functools.partial(_substitute, substitutes)
     try:
-        data = _dumps(value).encode()
+        data = strict_json.write(value, substitute, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError):
         data = None
     if data is not None and not strict_json.is_too_deep(data):
         return JSON, data
     path = path_to(root, *name)
     if kinds:
-        return EXTENDED, encode_extended(value, path)
-    return JSON, encode_with_care(value, path)
+        return EXTENDED, encode_extended(value, path, substitutes)
+    return JSON, encode_with_care(value, path, substitutes)
 
 
-def _substitute(value: object) -> object:
+def _substitute(substitutes: Substitutes, value: object) -> object:
     # A frame is not converted here only to find that it is not JSON: it would be converted twice.
     if isinstance(value, TAGGED_CLASSES) or is_encoded_frame(value):
         raise TypeError("not JSON")
-    return substitute(value)
-
-
-_dumps = strict_json.encoder(_substitute, allow_nan=False)
+    return substitutes.of(value)
 
 
 def _checked(name: str) -> str:

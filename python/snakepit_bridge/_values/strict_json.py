@@ -51,20 +51,15 @@ _refuse: Any = [].clear
 _PLAIN = {allow_nan: _encoder(_refuse, allow_nan=allow_nan) for allow_nan in (False, True)}
 
 
-def encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[Any], str]:
-    """Returns a function that encodes a value as JSON; `default` replaces other types."""
-    plain = _PLAIN[allow_nan]
-    full = _encoder(lambda value: snapshot(default(value)), allow_nan=allow_nan)
-
-    def encode(value: Any) -> str:
-        # Nothing can change the value while no Python code runs. The encoder in C iterates over
-        # dicts that `default` must not change.
-        try:
-            return plain(value)
-        except TypeError:
-            return full(snapshot(value))
-
-    return encode
+def write(value: Any, default: Callable[[Any], object], *, allow_nan: bool) -> str:
+    """Encodes a value as JSON; `default` replaces other types."""
+    # Nothing can change the value while no Python code runs. The encoder in C iterates over dicts
+    # that `default` must not change.
+    try:
+        return _PLAIN[allow_nan](value)
+    except TypeError:
+        full = _encoder(lambda value: snapshot(default(value)), allow_nan=allow_nan)
+        return full(snapshot(value))
 
 
 def read(text: str, name: str) -> Any:

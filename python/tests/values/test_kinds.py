@@ -402,6 +402,28 @@ def test_a_map_with_the_key_of_tags_is_one_level() -> None:
         encode_extended([[value]])
 
 
+class Cursor:
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = iter(rows)
+
+
+@pytest.mark.parametrize(
+    "row", [1, 10**200, float("nan"), b"\xff", {"$snakepit": 1}, [Cursor([b"\xff"])]]
+)
+def test_an_encoder_runs_once_for_each_value(row: object) -> None:
+    register_encoder(Cursor, lambda cursor: list(cursor.rows))
+    cursor = Cursor([row])
+    expected = [[[b"\xff"]]] if isinstance(row, list) else [row]
+    assert repr(carried([cursor, cursor])) == repr([expected, expected])
+
+
+def test_an_encoder_that_has_failed_does_not_run_again() -> None:
+    register_encoder(Cursor, lambda cursor: [1 / row for row in cursor.rows])
+    for kinds in (False, True):
+        with pytest.raises(InvalidValueError, match=r"result\[0\] is of .* whose encoder raised"):
+            encode([Cursor([0])], kinds=kinds)
+
+
 class Counted(np.ndarray[Any, Any]):
     """Counts how often its elements are read."""
 

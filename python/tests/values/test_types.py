@@ -317,7 +317,7 @@ def test_values_of_plain_columns_are_not_converted_one_by_one(
     frame = pd.DataFrame({"n": [1, 2], "x": [0.5, None], "t": ["a", None], "is": [True, False]})
     columns = carried(frame)
     assert columns == {"n": [1, 2], "x": [0.5, None], "t": ["a", None], "is": [True, False]}
-    monkeypatch.setattr("snakepit_bridge._values.fields.substitute", refuse)
+    monkeypatch.setattr("snakepit_bridge._types.encoders.Substitutes.of", refuse)
     assert carried(columns) == columns
 
 
