@@ -26,6 +26,7 @@ _PACKAGES = str(Path(str(importlib.util.find_spec("pytest").origin)).parents[1])
 _MODULE = '''
 """A user's commands."""
 
+import sys
 from collections.abc import AsyncGenerator, Generator
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ class Greeter(Adapter):
         session["name"] = name
         if name == "nobody":
             raise CommandError("nobody", "there is nobody", data={"name": name})
+        if name == "exit":
+            sys.exit(0)
         return f"Hello {name}"
 
     @command(name="count-up")
@@ -78,6 +81,11 @@ class Greeter(Adapter):
 class Broken(Greeter):
     def __init__(self) -> None:
         raise RuntimeError("no model")
+
+
+class Leaving(Greeter):
+    def start(self) -> None:
+        sys.exit(0)
 
 
 class More(BuiltinAdapter):
@@ -277,6 +285,8 @@ def test_commands_are_called_and_listed_from_the_shell(user: Environment) -> Non
         (("user_commands:Greeter", "greet", "name=1"), "name (expected str, got int 1)"),
         (("user_commands:Greeter", "gret"), "there are count-up, greet, ticks"),
         (("user_commands:Greeter", "greet", "name=nobody"), "nobody: there is nobody"),
+        (("user_commands:Greeter", "greet", "name=exit"), "SystemExit: 0"),
+        (("user_commands:Leaving", "greet"), "SystemExit: 0", "Leaving did not start"),
         (("user_commands:Nobody", "greet"), "has no 'Nobody'"),
         (("nowhere:Greeter", "greet"), "no module 'nowhere'"),
         (

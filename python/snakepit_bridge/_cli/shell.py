@@ -18,6 +18,10 @@ from snakepit_bridge._process.options import add_import_path
 from snakepit_bridge.testing import CallError, Worker, error_of
 
 
+class _NoReaderError(Exception):
+    """The reader of the output has closed the pipe, as `head` does."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs `call` or `commands`; returns the exit code."""
     parser = _parser()
@@ -32,10 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         try:
             worker = stack.enter_context(Worker(adapter, init=options.init))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             print(Raised(error).text(), file=sys.stderr)
             return _fail(f"{options.adapter} did not start: see the error above")
-        return int(options.run(worker, options))
+        try:
+            return int(options.run(worker, options))
+        except _NoReaderError:
+            return 1
 
 
 def _call(worker: Worker, options: argparse.Namespace) -> int:
@@ -53,9 +60,11 @@ def _call(worker: Worker, options: argparse.Namespace) -> int:
                 _show(chunk)
         else:
             _show(worker.call(options.command, args, **given))
+    except _NoReaderError:
+        raise
     except CallError as error:
         return _fail(str(error))
-    except Exception as raised:
+    except (Exception, SystemExit) as raised:
         seen = error_of(raised)
         print(seen.details["traceback"], end="", file=sys.stderr)
         return _fail(str(seen))
@@ -80,9 +89,9 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # The reader has closed the pipe, as `head` does: keep Python's final flush from failing.
+        # Keep Python's final flush from failing.
         sys.stdout = None
-        raise SystemExit(1) from None
+        raise _NoReaderError from None
 
 
 def _shown(value: Any) -> object:

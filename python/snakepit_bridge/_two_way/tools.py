@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Optional, Protocol
 
@@ -70,8 +71,9 @@ def call(asks: Optional[Asks], tool: str, args: dict[str, Any], timeout: Optiona
             f"context.call({tool!r}) would block the event loop: write `await context.acall(...)`"
         )
     asks = _offering(asks, tool)
+    timeout = _checked(timeout)
     try:
-        return asks.call(tool, args, _checked(timeout))
+        return asks.call(tool, args, timeout)
     except CallError as error:
         raise _not_carried(error, tool) from None
 
@@ -83,11 +85,12 @@ async def acall(
     import asyncio
 
     asks = _offering(asks, tool)
+    timeout = _checked(timeout)
     loop = asyncio.get_running_loop()
     answered = loop.create_future()
     wake = functools.partial(resume, loop, answered)
     try:
-        ask = asks.ask(tool, args, _checked(timeout), wake)
+        ask = asks.ask(tool, args, timeout, wake)
     except CallError as error:
         raise _not_carried(error, tool) from None
     timer = None if timeout is None else loop.call_later(timeout, wake)
@@ -146,4 +149,5 @@ def _checked(timeout: Optional[float]) -> Optional[float]:
     given: object = timeout
     if given is not None and not (isinstance(given, (int, float)) and given > 0):
         raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}")
-    return timeout
+    # A longer one is none: no thread can wait for it.
+    return None if timeout is None or timeout > threading.TIMEOUT_MAX else timeout

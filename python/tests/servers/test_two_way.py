@@ -287,6 +287,13 @@ def test_wrong_arguments_and_timeouts_are_named(converse: Converse) -> None:
     assert not call.asked
 
 
+@pytest.mark.parametrize("command", ["ask", "aask"])
+def test_a_timeout_may_be_longer_than_a_thread_can_wait(converse: Converse, command: str) -> None:
+    for timeout in (1e300, float("inf")):
+        args = {"tool": "square", "args": {"x": 2}, "timeout": timeout}
+        assert converse(command, args, tools={"square": square}).run() == {"value": 4}
+
+
 @pytest.mark.parametrize("command", ["asks_with_an_object", "aasks_with_an_object"])
 def test_arguments_that_cannot_be_sent_raise_a_type_error(converse: Converse, command: str) -> None:
     call = converse(command, tools={"lookup": square})
