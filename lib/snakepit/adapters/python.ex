@@ -61,18 +61,12 @@ defmodule Snakepit.Adapters.Python do
     ["-u", "-m", "snakepit_bridge", "--worker-id", worker.id] ++ flags
   end
 
-  # The pool ends its sessions itself. To a worker those for which a call still waits are idle, and it must
-  # not end them earlier.
+  # The pool ends its sessions itself, also in the worker. To that one those for which a call still waits are
+  # idle, and it must not end them earlier.
   defp with_sessions_of_waiting_calls(options) do
     %{max_sessions: sessions, max_queue: queue, max_concurrency: running} = options
-    %{options | max_sessions: sessions + queue + running, session_ttl: longer(options)}
+    %{options | max_sessions: sessions + queue + running, session_ttl: :infinity}
   end
-
-  defp longer(%{session_ttl: ttl, queue_timeout: waiting})
-       when :infinity in [ttl, waiting],
-       do: :infinity
-
-  defp longer(%{session_ttl: ttl, queue_timeout: waiting}), do: 2 * ttl + waiting
 
   defp flag(_name, _type, value) when value in [nil, false], do: []
   defp flag(name, _type, true), do: [name]

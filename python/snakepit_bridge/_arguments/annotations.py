@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import importlib
 import inspect
 import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
 from snakepit_bridge._arguments import pydantic_builders
@@ -85,7 +86,10 @@ def builder_of(
     `names` are those of the module; the names of the class `scope` are used if it has none.
     Raises an `UnsupportedError`.
     """
-    builder = Annotations(names, scope).builder(annotation)
+    try:
+        builder = Annotations(names, scope).builder(annotation)
+    except RecursionError:
+        raise UnsupportedError("which contains itself with ever new types") from None
     if builder is not None:
         builder.expected = shown(annotation)
     return or_none(builder) if builder is not None and default is None else builder
@@ -117,17 +121,17 @@ def item_of(annotation: object, names: Mapping[str, Any], scope: Optional[type] 
 
 def signature_of(function: Any) -> inspect.Signature:
     """Returns a signature in which annotations that cannot be evaluated are text."""
-    keywords: dict[str, Any] = {}
-    if sys.version_info >= (3, 14):
-        # Earlier versions evaluate them when the function is defined.
-        import annotationlib
-
-        keywords["annotation_format"] = annotationlib.Format.FORWARDREF
-    signature = inspect.signature(function, **keywords)
+    try:
+        return inspect.signature(function)
+    except NameError:
+        # Python 3.14 evaluates them only now.
+        evaluated, texts = _in_two_formats(inspect.signature, function, "annotation_format")
     parameters = [
-        each.replace(annotation=_or_text(each.annotation)) for each in signature.parameters.values()
+        texts.parameters[each.name] if _has_text(each.annotation) else each
+        for each in evaluated.parameters.values()
     ]
-    return signature.replace(parameters=parameters)
+    signature: inspect.Signature = evaluated.replace(parameters=parameters)
+    return signature
 
 
 def shown(annotation: object) -> str:
@@ -185,21 +189,28 @@ class Annotations:
         if isinstance(annotation, typing.TypeVar):
             return self._of_variable(annotation)
         key = self._key(annotation)
-        try:
-            if key in self._made:
-                return self._made[key]
-        except TypeError:
-            # The metadata cannot be hashed.
-            return self._make(annotation)
+        if key in self._made:
+            return self._made[key]
         self._made[key] = later = Deferred(shown(annotation))
         later.target = self._made[key] = self._make(annotation)
         return later.target
 
     def _key(self, annotation: object) -> object:
-        # Unions are equal in any order, and text means what its place says.
-        return annotation, repr(annotation), id(self._names), self._scope
+        # Unions are equal in any order.
+        key: tuple[object, ...] = (annotation, repr(annotation))
+        if _has_text(annotation):
+            # It means what its place says.
+            key += (id(self._names), self._scope, *self._variables.items())
+        try:
+            hash(key)
+        except TypeError:
+            # It has metadata that cannot be hashed, and is not found again.
+            return object()
+        return key
 
     def _of_variable(self, variable: Any) -> MaybeBuilder:
+        if getattr(variable, "has_default", bool)():
+            return self.builder(variable.__default__)
         if variable.__constraints__:
             return self.builder(Union[variable.__constraints__])
         return None if variable.__bound__ is None else self.builder(variable.__bound__)
@@ -214,7 +225,7 @@ class Annotations:
         origin, args = get_origin(annotation) or annotation, get_args(annotation)
         if origin in _UNIONS:
             return self._union(annotation)
-        if origin is Literal or annotation in _PLAIN:
+        if origin is Literal or (not args and annotation in _PLAIN):
             return Plain(shown(annotation), _PLAIN.get(annotation, ()), args)
         if origin is tuple:
             return self._tuple(annotation, args)
@@ -388,7 +399,11 @@ def _substituted(annotation: Any, variables: _Variables) -> Any:
 
 def _variables_of(cls: type, args: Iterable[object]) -> dict[type, _Variables]:
     """Returns what stands for the variables of a class with `args`, and for those of its bases."""
-    variables = dict(zip(getattr(cls, "__parameters__", ()), args))
+    variables: dict[object, object] = {}
+    names = getattr(cls, "__parameters__", ())
+    # Any number of arguments may stand for another kind of variable.
+    if all(isinstance(name, typing.TypeVar) for name in names):
+        variables.update(zip(names, args))
     found: dict[type, _Variables] = {cls: variables}
     for base in vars(cls).get("__orig_bases__", cls.__bases__):
         origin = get_origin(base) or base
@@ -399,7 +414,7 @@ def _variables_of(cls: type, args: Iterable[object]) -> dict[type, _Variables]:
 
 
 def type_parameters(owner: object) -> dict[str, object]:
-    """Returns the type parameters of a class, a function or an alias, by their names."""
+    """Returns the type parameters of a class or a function, by their names."""
     return {one.__name__: one for one in getattr(owner, "__type_params__", ())}
 
 
@@ -408,8 +423,10 @@ def _names_of(cls: Optional[type]) -> dict[str, object]:
     names: dict[str, object] = {}
     for base in reversed(() if cls is None else cls.__mro__):
         names.update(vars(base))
-        names.update(type_parameters(base))
         names[base.__name__] = base
+    # The bases of a typed dict are only there.
+    for base in () if cls is None else _variables_of(cls, ()):
+        names.update(type_parameters(base))
     return names
 
 
@@ -417,19 +434,37 @@ def _hints(cls: type) -> dict[str, tuple[object, type]]:
     """Returns the annotations of a class and of its bases, each with the class it is in."""
     hints: dict[str, tuple[object, type]] = {}
     for base in reversed(cls.__mro__):
-        if sys.version_info >= (3, 14):
-            import annotationlib
-
-            found = annotationlib.get_annotations(base, format=annotationlib.Format.FORWARDREF)
-        else:
-            found = vars(base).get("__annotations__", {})
-        hints.update({name: (_or_text(hint), base) for name, hint in found.items()})
+        hints.update({name: (hint, base) for name, hint in _own_annotations(base).items()})
     return hints
 
 
-def _or_text(annotation: object) -> object:
-    """Returns the text of an annotation that cannot be evaluated yet."""
-    return annotation.__forward_arg__ if isinstance(annotation, typing.ForwardRef) else annotation
+def _own_annotations(cls: type) -> dict[str, object]:
+    """Returns the annotations in a class; those that cannot be evaluated are text."""
+    if "__annotations__" in vars(cls):
+        return dict(vars(cls)["__annotations__"])
+    # Python 3.14 keeps them elsewhere, and evaluates them only now.
+    get: Any = getattr(inspect, "get_annotations", None)
+    try:
+        return {} if get is None else dict(get(cls))
+    except NameError:
+        evaluated, texts = _in_two_formats(get, cls, "format")
+        return {name: texts[name] if _has_text(each) else each for name, each in evaluated.items()}
+
+
+def _in_two_formats(get: Callable[..., Any], owner: object, form: str) -> tuple[Any, Any]:
+    """Returns annotations with what stands for those that cannot be evaluated, and as text."""
+    formats: Any = importlib.import_module("annotationlib").Format
+    return get(owner, **{form: formats.FORWARDREF}), get(owner, **{form: formats.STRING})
+
+
+def _has_text(annotation: object) -> bool:
+    """Whether a part of an annotation has to be evaluated, where its names are known."""
+    if isinstance(annotation, (str, typing.ForwardRef)) or hasattr(annotation, "__value__"):
+        return True
+    if get_origin(annotation) is Literal:
+        return False
+    parts = annotation if isinstance(annotation, list) else get_args(annotation)
+    return any(map(_has_text, parts[:1] if hasattr(annotation, "__metadata__") else parts))
 
 
 def _unwrapped(annotation: Any) -> Any:

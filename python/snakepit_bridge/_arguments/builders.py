@@ -5,7 +5,6 @@ A value that already has that type is passed unchanged.
 
 from __future__ import annotations
 
-import contextlib
 import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, Optional
@@ -302,9 +301,13 @@ class MapOf(Builder):
         for key, part in value.items():
             built = parts.build(item, key, part)
             try:
-                made[key if self._key is None else self._key(key)] = built
+                own = key if self._key is None else self._key(key)
             except MismatchError as error:
                 parts.faults += [Fault((key,), f"the key: {each.message}") for each in error.faults]
+                continue
+            if own in made:
+                parts.add(key, f"the key: {own!r} is given more than once")
+            made[own] = built
         parts.check()
         return made
 
@@ -313,29 +316,44 @@ def key_reader(builder: MaybeBuilder) -> Optional[Callable[[Any], object]]:
     """Returns a function that converts keys, which are sent as text; None if they stay text."""
     if builder is None or str in builder.types:
         return None
-    return lambda key: _key(builder, key)
+    if builder.types.isdisjoint((int, float, bool)):
+        return lambda key: _built_key(builder, key)
+    return lambda key: _plain_key(builder, key)
 
 
-def _key(builder: Builder, key: Any) -> object:
-    errors: list[MismatchError] = []
-    for one in (key, *_meanings(key)):
+def _plain_key(builder: Builder, key: Any) -> object:
+    meaning = _meaning(key)
+    return meaning if type(meaning) in builder.types else _built_key(builder, key)
+
+
+def _built_key(builder: Builder, key: Any) -> object:
+    """Builds a key from its text, or else from what the text means."""
+    try:
+        return builder.build(key)
+    except MismatchError as error:
+        meaning = _meaning(key)
+        if meaning is key:
+            raise
         try:
-            return one if type(one) in builder.types else builder.build(one)
-        except MismatchError as error:
-            errors.append(error)
-    raise next((error for error in errors if not error.is_type), errors[0])
+            return builder.build(meaning)
+        except MismatchError as second:
+            raise second if error.is_type and not second.is_type else error from None
 
 
-def _meanings(key: object) -> tuple[object, ...]:
-    """Returns the number or the boolean that was sent as text, if it was one."""
-    if type(key) is not str:
-        return ()
+def _meaning(key: Any) -> object:
+    """Returns the number or the boolean that was sent as text, or the key itself."""
+    if not isinstance(key, str):
+        return key
     if key in ("true", "false"):
-        return (key == "true",)
-    for number in (int, float):
-        with contextlib.suppress(ValueError):
-            return (number(key),)
-    return ()
+        return key == "true"
+    try:
+        return int(key)
+    except ValueError:
+        pass
+    try:
+        return float(key)
+    except ValueError:
+        return key
 
 
 class Fields(Builder):

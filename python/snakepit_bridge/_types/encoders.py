@@ -122,30 +122,57 @@ def substitute(value: object) -> object:
 
 
 class Substitutes:
-    """What is sent in place of values, for the time in which one message is encoded.
-
-    A registered encoder runs once for each value, however often its substitute is needed: it may
-    read what can be read only once.
-    """
-
-    def __init__(self) -> None:
-        # Each with its value, whose id no other value has for as long as it is kept.
-        self._kept: dict[int, tuple[object, object, Optional[InvalidValueError]]] = {}
+    """What is sent in place of the values in a result, or in a field of it."""
 
     def of(self, value: object) -> object:
         """As `substitute`."""
-        if not _registered or _registered.keys().isdisjoint(type(value).__mro__):
+        return substitute(value)
+
+    def clear(self) -> None:
+        """For the end: the traceback of a failed encoder would keep all values."""
+
+
+class _KeptSubstitutes(Substitutes):
+    """Runs a registered encoder once for each value, however often its substitute is needed.
+
+    It may read what can be read only once.
+    """
+
+    def __init__(self) -> None:
+        # Each with its value, whose id no other value has for as long as it is kept; for one that
+        # cannot be sent, why.
+        self._kept: dict[int, tuple[object, object, Optional[str], Optional[BaseException]]] = {}
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+    def of(self, value: object) -> object:
+        if _registered.keys().isdisjoint(type(value).__mro__):
             return substitute(value)
-        kept = self._kept.get(id(value))
-        if kept is None:
-            try:
-                kept = value, substitute(value), None
-            except InvalidValueError as error:
-                kept = value, None, error
-            self._kept[id(value)] = kept
-        if kept[2] is not None:
-            raise kept[2]
-        return kept[1]
+        if id(value) in self._kept:
+            return self._again(value)
+        try:
+            sent = substitute(value)
+        except InvalidValueError as error:
+            self._kept[id(value)] = value, None, str(error), error.__cause__
+            raise
+        self._kept[id(value)] = value, sent, None, None
+        return sent
+
+    def _again(self, value: object) -> object:
+        _, sent, problem, cause = self._kept[id(value)]
+        if problem is not None:
+            raise InvalidValueError(problem) from cause
+        return sent
+
+
+#: For as long as no encoder is registered.
+DIRECT = Substitutes()
+
+
+def substitutes() -> Substitutes:
+    """Returns what gives the substitutes for one field."""
+    return _KeptSubstitutes() if _registered else DIRECT
 
 
 def marker_or_error(value: object, problem: str) -> object:

@@ -12,12 +12,13 @@ from snakepit_bridge._types.encoders import (
     Substitutes,
     key_text,
     marker_or_error,
+    substitutes,
 )
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._types.names import qualified_name
 from snakepit_bridge._types.snapshot import items
 from snakepit_bridge._types.tensor import Tensor
-from snakepit_bridge._values.strict_json import MAX_DIGITS, is_too_deep, write
+from snakepit_bridge._values.strict_json import MAX_DIGITS, Encoder, is_too_deep
 from snakepit_bridge._values.tagged import (
     ALIGNMENT,
     TAG,
@@ -31,22 +32,28 @@ from snakepit_bridge._values.tagged import (
 _MAX_BITS = MAX_DIGITS * 3321 // 1000
 
 
-def encode_extended(
-    value: object, path: str = "message", substitutes: Optional[Substitutes] = None
-) -> bytes:
+def encode_extended(value: object, path: str = "message") -> bytes:
     """Encodes any value as extended JSON, which is plain JSON for most values."""
-    substitutes = substitutes or Substitutes()
-    tail = _Tail(substitutes)
+    given = substitutes()
     try:
-        text = write(value, tail.default, allow_nan=True)
+        return encode_with(given, value, path)
+    finally:
+        given.clear()
+
+
+def encode_with(given: Substitutes, value: object, path: str) -> bytes:
+    """As `encode_extended`."""
+    tail = _Tail(given)
+    try:
+        text = Encoder(tail.default, allow_nan=True).encode(value)
         if text.count(TAG_TEXT) == tail.tags:
             data = text.encode()
             if not is_too_deep(data):
                 return tail.after(data)
     except (TypeError, ValueError, RecursionError):
         pass
-    tail = _Tail(substitutes)
-    return tail.after(_Writer(substitutes, tail).text(value, path, MAX_DEPTH).encode())
+    tail = _Tail(given)
+    return tail.after(_Writer(given, tail).text(value, path, MAX_DEPTH).encode())
 
 
 def encode_tensor(tensor: Tensor) -> bytes:
@@ -56,9 +63,9 @@ def encode_tensor(tensor: Tensor) -> bytes:
     return _with_tail(text.encode(), [tensor.data])
 
 
-def encode_with_care(value: object, path: str, substitutes: Substitutes) -> bytes:
+def encode_with_care(given: Substitutes, value: object, path: str) -> bytes:
     """Encodes a value by the plain rules as JSON; the error names the exact place."""
-    return _Writer(substitutes).text(value, path, MAX_DEPTH).encode()
+    return _Writer(given).text(value, path, MAX_DEPTH).encode()
 
 
 class _Tail:

@@ -7,11 +7,16 @@ sent values are JSON, except that `bytes` are sent unchanged.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from snakepit_bridge._types.encoders import Substitutes, is_encoded_frame, tensor_of
+from snakepit_bridge._types.encoders import (
+    DIRECT,
+    Substitutes,
+    is_encoded_frame,
+    substitutes,
+    tensor_of,
+)
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._values import strict_json
 from snakepit_bridge._values.extended_reader import decode_extended
@@ -19,6 +24,7 @@ from snakepit_bridge._values.extended_writer import (
     check_text,
     encode_extended,
     encode_tensor,
+    encode_with,
     encode_with_care,
     named_items,
 )
@@ -111,25 +117,41 @@ def encode(
     # Such an array would be converted once to find that it is not JSON, and then again.
     if kinds and type(value) not in _JSON_CLASSES and (tensor := tensor_of(value)) is not None:
         return EXTENDED, encode_tensor(tensor)
-    substitutes = Substitutes()
-    substitute = functools.partial(_substitute, substitutes)
+    given = substitutes()
     try:
-        data = strict_json.write(value, substitute, allow_nan=False).encode()
+        return _encoded(given, value, (root, *name), kinds=kinds)
+    finally:
+        given.clear()
+
+
+def _encoded(
+    given: Substitutes, value: object, names: tuple[str, ...], *, kinds: bool
+) -> tuple[int, bytes]:
+    encoder = _encoder if given is DIRECT else _encoder_with(given)
+    try:
+        data = encoder.encode(value).encode()
     except (TypeError, ValueError, RecursionError):
         data = None
     if data is not None and not strict_json.is_too_deep(data):
         return JSON, data
-    path = path_to(root, *name)
+    path = path_to(*names)
     if kinds:
-        return EXTENDED, encode_extended(value, path, substitutes)
-    return JSON, encode_with_care(value, path, substitutes)
+        return EXTENDED, encode_with(given, value, path)
+    return JSON, encode_with_care(given, value, path)
 
 
-def _substitute(substitutes: Substitutes, value: object) -> object:
-    # A frame is not converted here only to find that it is not JSON: it would be converted twice.
-    if isinstance(value, TAGGED_CLASSES) or is_encoded_frame(value):
-        raise TypeError("not JSON")
-    return substitutes.of(value)
+def _encoder_with(given: Substitutes) -> strict_json.Encoder:
+    def substitute(value: object) -> object:
+        # A frame is not converted here only to find that it is not JSON: it would be converted
+        # twice.
+        if isinstance(value, TAGGED_CLASSES) or is_encoded_frame(value):
+            raise TypeError("not JSON")
+        return given.of(value)
+
+    return strict_json.Encoder(substitute, allow_nan=False)
+
+
+_encoder = _encoder_with(DIRECT)
 
 
 def _checked(name: str) -> str:

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Optional
 
 from snakepit_bridge._types.invalid import MAX_DEPTH, too_deep
 from snakepit_bridge._types.snapshot import snapshot
@@ -51,15 +51,27 @@ _refuse: Any = [].clear
 _PLAIN = {allow_nan: _encoder(_refuse, allow_nan=allow_nan) for allow_nan in (False, True)}
 
 
-def write(value: Any, default: Callable[[Any], object], *, allow_nan: bool) -> str:
-    """Encodes a value as JSON; `default` replaces other types."""
-    # Nothing can change the value while no Python code runs. The encoder in C iterates over dicts
-    # that `default` must not change.
-    try:
-        return _PLAIN[allow_nan](value)
-    except TypeError:
-        full = _encoder(lambda value: snapshot(default(value)), allow_nan=allow_nan)
-        return full(snapshot(value))
+class Encoder:
+    """Encodes values as JSON; `default` replaces other types."""
+
+    def __init__(self, default: Callable[[Any], object], *, allow_nan: bool) -> None:
+        self._default = default
+        self._allow_nan = allow_nan
+        self._plain = _PLAIN[allow_nan]
+        self._full: Optional[Callable[[Any], str]] = None
+
+    def encode(self, value: Any) -> str:
+        # Nothing can change the value while no Python code runs. The encoder in C iterates over
+        # dicts that `default` must not change.
+        try:
+            return self._plain(value)
+        except TypeError:
+            if self._full is None:
+                default = self._default
+                self._full = _encoder(
+                    lambda value: snapshot(default(value)), allow_nan=self._allow_nan
+                )
+            return self._full(snapshot(value))
 
 
 def read(text: str, name: str) -> Any:

@@ -330,15 +330,69 @@ def test_names_that_only_type_checkers_import_do_no_harm_where_nothing_is_built(
         class Worse(Adapter):
             @command
             def use(self, it: Box) -> None: ...
+
+        class Worst(Adapter):
+            @command
+            def use(self, it: int | Missing) -> None: ...
     """
     names: dict[str, Any] = {"__name__": __name__}
     exec(textwrap.dedent(source), names)
     assert Registry(names["Good"]())["use"].bind({"it": 1}, 2) == {"it": 1, "context": 2}
-    for name, shown in (("Bad", r"list\['Missing'\]"), ("Worse", "Missing")):
+    for name, shown in (
+        ("Bad", r"list\[Missing\]"),
+        ("Worse", "Missing"),
+        ("Worst", r"int \| Missing"),
+    ):
         with pytest.raises(
             TypeError, match=rf"with {shown}, which .*name 'Missing' is not defined"
         ):
             Registry(names[name]())
+
+
+@dataclass
+class Quoted(Generic[Item]):
+    item: Optional[Item]
+    others: list[Quoted[Item]] = field(default_factory=list)
+
+
+def test_text_in_a_generic_class_means_what_its_arguments_say() -> None:
+    bind = Registry(_adapter(tuple[Quoted[dt.date], Quoted[Decimal], Quoted]))["use"].bind  # type: ignore[type-arg]
+    sent = [
+        {"item": "2026-01-31", "others": [{"item": "2026-01-31"}]},
+        {"item": "1", "others": [{"item": "1"}]},
+        {"item": "1", "others": [{"item": "1"}]},
+    ]
+    day = dt.date(2026, 1, 31)
+    assert bind({"it": sent}, None)["it"] == (
+        Quoted(day, [Quoted(day)]),
+        Quoted(Decimal(1), [Quoted(Decimal(1))]),
+        Quoted("1", [Quoted("1")]),
+    )
+
+
+def test_many_classes_may_contain_each_other() -> None:
+    names = [f"C{number}" for number in range(40)]
+    source = "".join(
+        f"@dataclass\nclass {name}:\n"
+        + "".join(f"    {other.lower()}: Optional[{other}] = None\n" for other in names)
+        for name in names
+    )
+    made: dict[str, Any] = {"__name__": __name__, "dataclass": dataclass, "Optional": Optional}
+    module = types.ModuleType("many_classes")
+    sys.modules[module.__name__] = module
+    vars(module).update(made, __name__=module.__name__)
+    try:
+        exec("from __future__ import annotations\n" + source, vars(module))
+        bound = Registry(_adapter(module.C0))["use"].bind({"it": {"c7": {"c3": {}}}}, None)["it"]
+        assert bound == module.C0(c7=module.C7(c3=module.C3()))
+    finally:
+        del sys.modules[module.__name__]
+
+
+@dataclass
+class Growing(Generic[Item]):
+    item: Item
+    more: Optional[Growing[list[Item]]] = None
 
 
 def test_choices_are_tried_in_their_order() -> None:
@@ -363,6 +417,8 @@ def test_choices_are_tried_in_their_order() -> None:
          {dt.timedelta(seconds=90): 0, dt.timedelta(seconds=1.5): 1}),
         (Decimal, {"1.10": 0}, {Decimal("1.10"): 0}),
         (Union[dt.date, int], {"2026-01-31": 0, "3": 1}, {dt.date(2026, 1, 31): 0, 3: 1}),
+        (Union[Decimal, int], {"1": 0, "1.5": 1}, {1: 0, Decimal("1.5"): 1}),
+        (Union[bytes, int], {"1": 0, "a": 1}, {1: 0, b"a": 1}),
     ],
 )  # fmt: skip
 def test_the_keys_of_a_map_are_converted(key: Any, sent: Any, expected: Any) -> None:
@@ -376,6 +432,7 @@ def test_the_keys_of_a_map_are_converted(key: Any, sent: Any, expected: Any) -> 
 @pytest.mark.parametrize(
     ("key", "sent", "message"),
     [
+        (int, " 1", "1 is given more than once"),
         (int, "1.5", "expected int, got str '1.5'"),
         (int, "true", "expected int, got str 'true'"),
         (bool, "1", "expected bool, got str '1'"),
@@ -385,7 +442,7 @@ def test_the_keys_of_a_map_are_converted(key: Any, sent: Any, expected: Any) -> 
 )
 def test_a_key_that_does_not_fit_has_its_path(key: Any, sent: str, message: str) -> None:
     with pytest.raises(ArgumentsError) as caught:
-        Registry(_adapter(dict[key, int]))["use"].bind({"it": {sent: 0}}, None)
+        Registry(_adapter(dict[key, int]))["use"].bind({"it": {"1": 0, sent: 0}}, None)
     (fault,) = caught.value.faults
     assert fault.path == ("it", sent)
     assert fault.message.startswith("the key: ")
@@ -499,6 +556,7 @@ class Holder:
         (Optional[Adapter], "to which no argument can be converted"),
         ("Awaitable", "which cannot be resolved (NameError: name 'Awaitable' is not defined)"),
         (list["Missing"], "which cannot be resolved"),  # type: ignore[name-defined] # noqa: F821
+        (Growing[int], "which contains itself with ever new types"),
         (Holder, "whose field Holder.calls is annotated with Callable[[], int], to which no"),
     ],
 )

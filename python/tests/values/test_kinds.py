@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import json
 import math
 import struct
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -415,6 +418,20 @@ def test_an_encoder_runs_once_for_each_value(row: object) -> None:
     cursor = Cursor([row])
     expected = [[[b"\xff"]]] if isinstance(row, list) else [row]
     assert repr(carried([cursor, cursor])) == repr([expected, expected])
+
+
+def test_nothing_is_kept_of_a_result_that_cannot_be_sent() -> None:
+    register_encoder(Cursor, lambda cursor: [1 / row for row in cursor.rows])
+    good, bad = Cursor([1]), Cursor([0])
+    gone = [weakref.ref(good), weakref.ref(bad)]
+    gc.disable()
+    try:
+        with contextlib.suppress(InvalidValueError):
+            encode([good, bad], kinds=True)
+        del good, bad
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_an_encoder_that_has_failed_does_not_run_again() -> None:
