@@ -61,8 +61,8 @@ defmodule Snakepit.Adapters.Python do
     ["-u", "-m", "snakepit_bridge", "--worker-id", worker.id] ++ flags
   end
 
-  # The pool ends its sessions itself, also in the worker. To that one those for which a call still waits are
-  # idle, and it must not end them earlier.
+  # The pool ends its sessions itself, also in the worker. The worker does not know of calls that wait: it takes
+  # their sessions for unused, and must not end them.
   defp with_sessions_of_waiting_calls(options) do
     %{max_sessions: sessions, max_queue: queue, max_concurrency: running} = options
     %{options | max_sessions: sessions + queue + running, session_ttl: :infinity}

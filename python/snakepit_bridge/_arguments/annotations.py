@@ -15,7 +15,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
 from snakepit_bridge._arguments import pydantic_builders
@@ -67,6 +67,10 @@ _MADE_OF_LISTS: dict[object, type] = {
     collections.deque: collections.deque,
 }
 _MAPS = {dict, collections.abc.Mapping, collections.abc.MutableMapping}
+_TEXT = (str, typing.ForwardRef)
+_ENDLESS = "which contains itself with ever new types"
+# The length of the longest annotation.
+_LONGEST = 100_000
 # What stands for the variables of a generic class.
 _Variables = Mapping[object, object]
 _FORWARD_REF = re.compile(r"ForwardRef\(('[^']*')[^()]*\)")
@@ -86,10 +90,7 @@ def builder_of(
     `names` are those of the module; the names of the class `scope` are used if it has none.
     Raises an `UnsupportedError`.
     """
-    try:
-        builder = Annotations(names, scope).builder(annotation)
-    except RecursionError:
-        raise UnsupportedError("which contains itself with ever new types") from None
+    builder = Annotations(names, scope).whole(annotation)
     if builder is not None:
         builder.expected = shown(annotation)
     return or_none(builder) if builder is not None and default is None else builder
@@ -101,7 +102,7 @@ def keywords_of(annotation: object, names: Mapping[str, Any]) -> Optional[Fields
     annotation = found.resolved(annotation)
     if _name(get_origin(annotation)) != "Unpack":
         return None
-    builder = found.builder(get_args(annotation)[0])
+    builder = found.whole(get_args(annotation)[0])
     return builder if isinstance(builder, Fields) else None
 
 
@@ -164,10 +165,7 @@ class Annotations:
             try:
                 annotation = self._evaluated(text)
             except Exception as error:
-                raise UnsupportedError(
-                    f"which cannot be resolved ({type(error).__name__}: {error}): its names must "
-                    "exist at run time, so import them outside `if TYPE_CHECKING`"
-                ) from None
+                raise _unresolved(error) from None
         return annotation
 
     def _evaluated(self, text: str) -> object:
@@ -181,9 +179,19 @@ class Annotations:
         except NameError:
             return eval(code, {**_names_of(self._scope), **names})
 
+    def whole(self, annotation: object) -> MaybeBuilder:
+        """As `builder`, for an annotation that is part of no other."""
+        try:
+            return self.builder(annotation)
+        except RecursionError:
+            raise UnsupportedError(_ENDLESS) from None
+
     def builder(self, annotation: object) -> MaybeBuilder:
         """Returns the builder for an annotation, or None if any value may pass."""
         annotation = _substituted(self.resolved(annotation), self._variables)
+        inner = _unwrapped(annotation)
+        if inner is not annotation:
+            return self.builder(inner)
         if annotation is Any or annotation is object or annotation is inspect.Parameter.empty:
             return None
         if isinstance(annotation, typing.TypeVar):
@@ -196,32 +204,37 @@ class Annotations:
         return later.target
 
     def _key(self, annotation: object) -> object:
+        if isinstance(annotation, type) and not get_args(annotation):
+            return annotation
         # Unions are equal in any order.
-        key: tuple[object, ...] = (annotation, repr(annotation))
-        if _has_text(annotation):
-            # It means what its place says.
-            key += (id(self._names), self._scope, *self._variables.items())
+        text = repr(annotation)
+        if len(text) > _LONGEST:
+            raise UnsupportedError(_ENDLESS)
+        place: tuple[object, ...] = ()
+        if any(_depends_on_place(part) for part in _parts(annotation)):
+            place = id(self._names), self._scope, *self._variables.items()
+        key = annotation, text, place
         try:
             hash(key)
         except TypeError:
-            # It has metadata that cannot be hashed, and is not found again.
-            return object()
+            # It has metadata that cannot be hashed.
+            return text, repr(place)
         return key
 
     def _of_variable(self, variable: Any) -> MaybeBuilder:
-        if getattr(variable, "has_default", bool)():
-            return self.builder(variable.__default__)
-        if variable.__constraints__:
-            return self.builder(Union[variable.__constraints__])
-        return None if variable.__bound__ is None else self.builder(variable.__bound__)
+        try:
+            if hasattr(variable, "has_default") and variable.has_default():
+                return self.builder(variable.__default__)
+            choices = variable.__constraints__ or (variable.__bound__,)
+        except NameError as error:
+            # Python 3.12 evaluates them only now.
+            raise _unresolved(error) from None
+        return None if choices == (None,) else self.builder(Union[choices])
 
     def _make(self, annotation: Any) -> MaybeBuilder:
         for attribute, make in (("__metadata__", self._annotated), ("__value__", self._alias)):
             if hasattr(annotation, attribute):
                 return make(annotation)
-        inner = _unwrapped(annotation)
-        if inner is not annotation:
-            return self.builder(inner)
         origin, args = get_origin(annotation) or annotation, get_args(annotation)
         if origin in _UNIONS:
             return self._union(annotation)
@@ -232,8 +245,8 @@ class Annotations:
         return self._container(annotation, origin, args) or self._class(annotation, origin, args)
 
     def _alias(self, alias: Any) -> MaybeBuilder:
-        parameters = (get_origin(alias) or alias).__type_params__
-        variables = dict(zip(parameters, map(self.resolved, get_args(alias))))
+        names = (get_origin(alias) or alias).__type_params__
+        variables = _given(names, map(self.resolved, get_args(alias)))
         return self._with(self._names, self._scope, variables).builder(alias.__value__)
 
     def _annotated(self, annotation: Any) -> MaybeBuilder:
@@ -348,13 +361,10 @@ class Annotations:
     def _typed_dict(self, annotation: Any, cls: Any, args: Any) -> Builder:
         fields = Fields(shown(annotation), dict, None)
         self._made[self._key(annotation)] = fields
-        # The class has the fields of its bases, of which Python keeps no more.
-        variables: dict[object, object] = {}
-        for of_base in self._variables_of(cls, args).values():
-            variables.update(of_base)
         required = set(cls.__required_keys__)
-        for name, (hint, base) in _hints(cls).items():
-            within = self._within(base, variables)
+        variables = self._variables_of(cls, args)
+        for name, (hint, base) in _hints_of_typed_dict(variables).items():
+            within = self._within(base, variables[base])
             fields.fields[name] = within.field(cls, name, hint)
             # The class does not know the qualifiers of annotations that are text.
             qualifier = _name(get_origin(within.resolved(hint)))
@@ -394,16 +404,28 @@ def _substituted(annotation: Any, variables: _Variables) -> Any:
     free = () if isinstance(annotation, type) else getattr(annotation, "__parameters__", ())
     if variables.keys().isdisjoint(free):
         return annotation
-    return annotation[tuple(variables.get(one, one) for one in free)]
+    # A variable for any number of types is unpacked.
+    return annotation[
+        tuple(variables.get(one, next(iter(one)) if _is_variadic(one) else one) for one in free)
+    ]
+
+
+def _is_variadic(variable: object) -> bool:
+    # The class is that of typing or of typing_extensions.
+    return type(variable).__name__ == "TypeVarTuple"
+
+
+def _given(names: Iterable[object], args: Iterable[object]) -> _Variables:
+    """Returns what stands for each variable; nothing for one of any number of types."""
+    names, args = list(names), list(args)
+    at = next((place for place, name in enumerate(names) if _is_variadic(name)), len(names))
+    after = names[at + 1 :]
+    return {**dict(zip(names[:at], args)), **dict(zip(after, args[len(args) - len(after) :]))}
 
 
 def _variables_of(cls: type, args: Iterable[object]) -> dict[type, _Variables]:
     """Returns what stands for the variables of a class with `args`, and for those of its bases."""
-    variables: dict[object, object] = {}
-    names = getattr(cls, "__parameters__", ())
-    # Any number of arguments may stand for another kind of variable.
-    if all(isinstance(name, typing.TypeVar) for name in names):
-        variables.update(zip(names, args))
+    variables = _given(getattr(cls, "__parameters__", ()), args)
     found: dict[type, _Variables] = {cls: variables}
     for base in vars(cls).get("__orig_bases__", cls.__bases__):
         origin = get_origin(base) or base
@@ -438,6 +460,16 @@ def _hints(cls: type) -> dict[str, tuple[object, type]]:
     return hints
 
 
+def _hints_of_typed_dict(bases: Iterable[type]) -> dict[str, tuple[object, type]]:
+    """As `_hints`: a typed dict has the annotations of its bases too, and no base in Python."""
+    hints: dict[str, tuple[object, type]] = {}
+    for base in bases:
+        for name, hint in _own_annotations(base).items():
+            if name not in hints or hints[name][0] != hint:
+                hints[name] = hint, base
+    return hints
+
+
 def _own_annotations(cls: type) -> dict[str, object]:
     """Returns the annotations in a class; those that cannot be evaluated are text."""
     if "__annotations__" in vars(cls):
@@ -458,17 +490,35 @@ def _in_two_formats(get: Callable[..., Any], owner: object, form: str) -> tuple[
 
 
 def _has_text(annotation: object) -> bool:
-    """Whether a part of an annotation has to be evaluated, where its names are known."""
-    if isinstance(annotation, (str, typing.ForwardRef)) or hasattr(annotation, "__value__"):
-        return True
-    if get_origin(annotation) is Literal:
-        return False
-    parts = annotation if isinstance(annotation, list) else get_args(annotation)
-    return any(map(_has_text, parts[:1] if hasattr(annotation, "__metadata__") else parts))
+    """Whether a part of an annotation is not evaluated."""
+    return any(isinstance(part, _TEXT) for part in _parts(annotation))
+
+
+def _depends_on_place(part: object) -> bool:
+    """Whether a part means what the names where it is say, as the value of an alias may."""
+    return isinstance(part, _TEXT) or hasattr(part, "__value__")
+
+
+def _parts(annotation: object) -> Iterator[object]:
+    """Yields an annotation and the annotations in it."""
+    yield annotation
+    if get_origin(annotation) is not Literal:
+        parts = annotation if isinstance(annotation, list) else get_args(annotation)
+        for part in parts[:1] if hasattr(annotation, "__metadata__") else parts:
+            yield from _parts(part)
+
+
+def _unresolved(error: Exception) -> UnsupportedError:
+    return UnsupportedError(
+        f"which cannot be resolved ({type(error).__name__}: {error}): its names must exist at run "
+        "time, so import them outside `if TYPE_CHECKING`"
+    )
 
 
 def _unwrapped(annotation: Any) -> Any:
     """Returns the annotation inside a `NewType`, or a qualifier of a field."""
+    if hasattr(annotation, "__metadata__"):
+        return annotation
     if hasattr(annotation, "__supertype__"):
         return annotation.__supertype__
     if isinstance(annotation, _initialised()):

@@ -109,7 +109,7 @@ class BatchParameters(Parameters):
         try:
             builder = builder_of(single.annotation, single.empty, self._names, self._scope)
         except UnsupportedError as error:
-            raise self._unsupported(single, str(error)) from None
+            raise self._unsupported(single, error) from None
         if not _takes_dict(builder):
             raise TypeError(
                 f"command {self._name!r} takes batches in the parameter {single.name!r}: a single "
@@ -131,7 +131,7 @@ class BatchParameters(Parameters):
         try:
             annotation = item_of(parameter.annotation, self._names, self._scope)
         except UnsupportedError as error:
-            raise self._unsupported(parameter, str(error)) from None
+            raise self._unsupported(parameter, error) from None
         if annotation is self._context_type is not None:
             return parameter.replace(annotation=annotation, default=parameter.empty)
         return parameter.replace(annotation=annotation)
@@ -146,12 +146,6 @@ class BatchParameters(Parameters):
                 f"batch: annotate {parameter.name!r} with list[{name}]"
             )
         return parameter.name == "context" or text.rpartition("[")[2] == name
-
-    def _unsupported(self, parameter: inspect.Parameter, why: str) -> TypeError:
-        return TypeError(
-            f"command {self._name!r}: the parameter {parameter.name!r} is annotated with "
-            f"{shown(parameter.annotation)}, {why}"
-        )
 
     def _fields(self) -> Optional[list[dict[str, Any]]]:
         """The fields of a single parameter's items, which callers pass as arguments."""

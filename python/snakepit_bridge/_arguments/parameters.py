@@ -152,16 +152,19 @@ class Parameters:
         try:
             return builder_of(parameter.annotation, default, self._names, self._scope)
         except UnsupportedError as error:
-            raise TypeError(
-                f"{self._what} {self._name!r}: the parameter {parameter.name!r} is annotated with "
-                f"{shown(parameter.annotation)}, {error}"
-            ) from None
+            raise self._unsupported(parameter, error) from None
+
+    def _unsupported(self, parameter: inspect.Parameter, why: UnsupportedError) -> TypeError:
+        return TypeError(
+            f"{self._what} {self._name!r}: the parameter {parameter.name!r} is annotated with "
+            f"{shown(parameter.annotation)}, {why}"
+        )
 
     def _take_rest(self, parameter: inspect.Parameter) -> None:
         try:
             fields = keywords_of(parameter.annotation, self._names)
-        except UnsupportedError:
-            fields = None
+        except UnsupportedError as error:
+            raise self._unsupported(parameter, error) from None
         if fields is None:
             self._any = True
             self._rest = self._builder(parameter)

@@ -129,7 +129,7 @@ class Substitutes:
         return substitute(value)
 
     def clear(self) -> None:
-        """For the end: the traceback of a failed encoder would keep all values."""
+        """Keeps nothing any more: has to be called at the end."""
 
 
 class _KeptSubstitutes(Substitutes):
@@ -140,7 +140,7 @@ class _KeptSubstitutes(Substitutes):
 
     def __init__(self) -> None:
         # Each with its value, whose id no other value has for as long as it is kept; for one that
-        # cannot be sent, why.
+        # cannot be sent, why. The traceback of its encoder may have this object.
         self._kept: dict[int, tuple[object, object, Optional[str], Optional[BaseException]]] = {}
 
     def clear(self) -> None:

@@ -23,7 +23,14 @@ import pydantic.v1
 import pytest
 from client import ROOT
 from numpy import typing as npt
-from typing_extensions import NotRequired, TypeAliasType, TypedDict, Unpack
+from typing_extensions import (
+    NotRequired,
+    ParamSpec,
+    TypeAliasType,
+    TypedDict,
+    TypeVarTuple,
+    Unpack,
+)
 
 from snakepit_bridge import Adapter, Context, Tensor, command
 from snakepit_bridge._arguments.parameters import Parameters
@@ -255,6 +262,9 @@ def test_an_argument_that_does_not_fit_has_its_path(
          {"item": dt.date(2026, 1, 31), "note": "a"}),
         (Pair[Decimal], ["1", "2"], (Decimal(1), Decimal(2))),
         (Nested[Decimal], {"a": {"b": "1"}}, {"a": {"b": Decimal(1)}}),
+        (list[Annotated[Branch[Annotated[Decimal, []]], []]],
+         [{"item": "1", "children": [{"item": "2"}]}],
+         [Branch(Decimal(1), [Branch(Decimal(2))])]),
     ],
 )  # fmt: skip
 def test_the_fields_of_a_generic_class_have_its_types(
@@ -269,6 +279,7 @@ def test_the_type_parameters_of_python_3_12_are_known(first: str) -> None:
     source = """
         from dataclasses import dataclass
         from datetime import date
+        from typing import TypedDict
         from snakepit_bridge import Adapter, command
 
         type Nested[T] = T | dict[str, Nested[T]]
@@ -282,9 +293,18 @@ def test_the_type_parameters_of_python_3_12_are_known(first: str) -> None:
         class Days(Box[date]):
             note: str = ""
 
+        class First[T](TypedDict):
+            first: "T"
+
+        class Second[T](First[list[T]]):
+            second: "T"
+
         class Boxes(Adapter):
             @command
             def use[T: date](self, it: Days, box: Box[date], nested: Nested[date], day: T): ...
+
+            @command
+            def typed(self, it: Second[date]): ...
     """
     module = types.ModuleType("python_3_12")
     sys.modules[module.__name__] = module
@@ -303,6 +323,10 @@ def test_the_type_parameters_of_python_3_12_are_known(first: str) -> None:
             "nested": {"a": {"b": day}},
             "day": day,
         }
+        typed = Registry(module.Boxes())["typed"].bind(
+            {"it": {"first": [text], "second": text}}, None
+        )
+        assert typed == {"it": {"first": [day], "second": day}}
     finally:
         del sys.modules[module.__name__]
 
@@ -393,6 +417,61 @@ def test_many_classes_may_contain_each_other() -> None:
 class Growing(Generic[Item]):
     item: Item
     more: Optional[Growing[list[Item]]] = None
+
+
+@dataclass
+class Doubling(Generic[Item]):
+    item: Item
+    more: Optional[Doubling[tuple[Item, Item]]] = None
+
+
+class GrowingFields(TypedDict):
+    growing: NotRequired[Growing[int]]
+
+
+def test_keywords_that_contain_themselves_with_ever_new_types_are_refused() -> None:
+    class Endless(Adapter):
+        @command
+        def use(self, **options: Unpack[GrowingFields]) -> None: ...
+
+    with pytest.raises(TypeError, match="contains itself with ever new types"):
+        Registry(Endless())
+
+
+Types = TypeVarTuple("Types")
+Given = ParamSpec("Given")
+
+
+@dataclass
+class Mixed(Generic[Given, Item]):
+    item: Item
+    init: InitVar[Optional[Item]] = None
+
+
+@dataclass
+class Many(Generic[Item, Unpack[Types]]):
+    item: Item
+
+
+def test_variables_of_other_kinds_leave_types_as_they_are() -> None:
+    sent = [
+        {"item": "2026-01-31", "init": "2026-01-31"},
+        {"item": "1", "init": "1"},
+        {"item": "1"},
+        {"item": "1"},
+    ]
+    annotation = tuple[
+        Mixed[[int], dt.date],
+        Mixed[..., Decimal],
+        Many[Decimal, int, str],
+        Many[Decimal],
+    ]
+    assert Registry(_adapter(annotation))["use"].bind({"it": sent}, None)["it"] == (
+        Mixed(dt.date(2026, 1, 31)),
+        Mixed(Decimal(1)),
+        Many(Decimal(1)),
+        Many(Decimal(1)),
+    )
 
 
 def test_choices_are_tried_in_their_order() -> None:
@@ -557,6 +636,8 @@ class Holder:
         ("Awaitable", "which cannot be resolved (NameError: name 'Awaitable' is not defined)"),
         (list["Missing"], "which cannot be resolved"),  # type: ignore[name-defined] # noqa: F821
         (Growing[int], "which contains itself with ever new types"),
+        (Doubling[int], "which contains itself with ever new types"),
+        (list[Annotated[Branch[Callable[[], int]], []]], "no argument can be converted"),
         (Holder, "whose field Holder.calls is annotated with Callable[[], int], to which no"),
     ],
 )
