@@ -6,6 +6,9 @@ defmodule Snakepit.Adapters.Python do
   alias Snakepit.Config
   alias Snakepit.Config.Paths
 
+  # In milliseconds.
+  @day 86_400_000
+
   @doc "The Python of the `.venv` in `root` if there is one, otherwise `python3`."
   def executable(root \\ Paths.root()) do
     venv = Path.join(root, ".venv/bin/python")
@@ -62,10 +65,11 @@ defmodule Snakepit.Adapters.Python do
   end
 
   # The pool ends its sessions itself, also in the worker. The worker does not know of calls that wait: it takes
-  # their sessions for unused, and must not end them.
+  # their sessions for unused, and must not end them. No call waits for a day.
   defp with_sessions_of_waiting_calls(options) do
     %{max_sessions: sessions, max_queue: queue, max_concurrency: running} = options
-    %{options | max_sessions: sessions + queue + running, session_ttl: :infinity}
+    ttl = if options.session_ttl == :infinity, do: :infinity, else: options.session_ttl + @day
+    %{options | max_sessions: sessions + queue + running, session_ttl: ttl}
   end
 
   defp flag(_name, _type, value) when value in [nil, false], do: []

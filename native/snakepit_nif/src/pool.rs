@@ -13,7 +13,7 @@ use snakepit_proto::{EndSessionRequest, SessionKey};
 use std::{sync::Arc, time::Duration};
 use tonic::Request;
 
-/// How long a worker may take to drop a session's state. Otherwise it does so when it has too many.
+/// How long a worker may take to drop a session's state. Its own limits would make it do so much later.
 const END_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// By which balancers find the server of a session, as `Snakepit.Codec.metadata/1` says.
