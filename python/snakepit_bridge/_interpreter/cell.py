@@ -29,6 +29,7 @@ class Cell:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._interrupted = False
+        self._begun = False
         #: The thread of the code while it runs.
         self._thread: Optional[int] = None
 
@@ -38,6 +39,7 @@ class Cell:
             try:
                 with self._lock:
                     if not self._interrupted:
+                        self._begun = True
                         self._thread = threading.get_ident()
                 if self._thread is not None:
                     self._value = self._context.run(self._execute)
@@ -64,6 +66,9 @@ class Cell:
             self._interrupted = True
             if self._thread is not None:
                 _raise_in(self._thread, KeyboardInterrupt)
+            elif not self._begun:
+                # Other code may run for long before it is this one's turn.
+                self._ended.set()
         # Code that waits for its caller to read prints into the void.
         self.output.end()
 

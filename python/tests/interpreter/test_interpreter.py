@@ -6,8 +6,11 @@ import threading
 from typing import Any
 
 import pytest
+from client import PATIENCE
 
 from snakepit_bridge import Interpreter, testing
+from snakepit_bridge._interpreter.cell import Cell
+from snakepit_bridge._interpreter.names import Names
 
 
 def run(worker: testing.Worker, code: str, session: str | None = None, **bindings: Any) -> Any:
@@ -55,6 +58,23 @@ thread.join()
     with testing.Worker(Interpreter) as worker:
         output, _ = run(worker, code)
     assert "elsewhere" in output + capsys.readouterr().out
+
+
+def test_code_that_has_not_begun_ends_when_it_is_interrupted() -> None:
+    names, release = Names(), threading.Event()
+    first = Cell("release.wait()", {"release": release}, names)
+    second, third = Cell("n = 1", {}, names), Cell("'n' in globals()", {}, names)
+    for cell in (first, second, third):
+        names.run(cell)
+    second.interrupt()
+    waiting = threading.Thread(target=second.wait, daemon=True)
+    waiting.start()
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+    release.set()
+    assert first.value() is True
+    assert third.value() is False
+    names.close()
 
 
 def test_a_halted_stream_interrupts_the_code() -> None:
