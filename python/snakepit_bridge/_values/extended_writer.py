@@ -18,7 +18,7 @@ from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to
 from snakepit_bridge._types.names import qualified_name
 from snakepit_bridge._types.snapshot import items
 from snakepit_bridge._types.tensor import Tensor
-from snakepit_bridge._values.strict_json import MAX_DIGITS, Encoder, is_too_deep
+from snakepit_bridge._values.strict_json import MAX_DIGITS, JsonEncoder, is_too_deep
 from snakepit_bridge._values.tagged import (
     ALIGNMENT,
     TAG,
@@ -45,7 +45,7 @@ def encode_with(given: Substitutes, value: object, path: str) -> bytes:
     """As `encode_extended`."""
     tail = _Tail(given)
     try:
-        text = Encoder(tail.default, allow_nan=True).encode(value)
+        text = JsonEncoder(tail.default, allow_nan=True).encode(value)
         if text.count(TAG_TEXT) == tail.tags:
             data = text.encode()
             if not is_too_deep(data):

@@ -140,7 +140,7 @@ def _encoded(
     return JSON, encode_with_care(given, value, path)
 
 
-def _encoder_with(given: Substitutes) -> strict_json.Encoder:
+def _encoder_with(given: Substitutes) -> strict_json.JsonEncoder:
     def substitute(value: object) -> object:
         # A frame is not converted here only to find that it is not JSON: it would be converted
         # twice.
@@ -148,7 +148,7 @@ def _encoder_with(given: Substitutes) -> strict_json.Encoder:
             raise TypeError("not JSON")
         return given.of(value)
 
-    return strict_json.Encoder(substitute, allow_nan=False)
+    return strict_json.JsonEncoder(substitute, allow_nan=False)
 
 
 _encoder = _encoder_with(DIRECT)

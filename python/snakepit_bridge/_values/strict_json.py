@@ -51,7 +51,7 @@ _refuse: Any = [].clear
 _PLAIN = {allow_nan: _encoder(_refuse, allow_nan=allow_nan) for allow_nan in (False, True)}
 
 
-class Encoder:
+class JsonEncoder:
     """Encodes values as JSON; `default` replaces other types."""
 
     def __init__(self, default: Callable[[Any], object], *, allow_nan: bool) -> None:
