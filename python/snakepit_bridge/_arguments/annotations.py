@@ -341,7 +341,7 @@ class Annotations:
         fields = Fields(shown(annotation), cls, cls)
         self._made[self._key(annotation)] = fields
         hints = _hints(cls)
-        variables = self._variables_of(cls, args)
+        variables = _variables_of(cls, map(self.resolved, args))
         parameters = signature_of(cls).parameters
         for name, parameter in parameters.items():
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -362,7 +362,7 @@ class Annotations:
         fields = Fields(shown(annotation), dict, None)
         self._made[self._key(annotation)] = fields
         required = set(cls.__required_keys__)
-        variables = self._variables_of(cls, args)
+        variables = _variables_of(cls, map(self.resolved, args))
         for name, (hint, base) in _hints_of_typed_dict(variables).items():
             within = self._within(base, variables[base])
             fields.fields[name] = within.field(cls, name, hint)
@@ -382,9 +382,6 @@ class Annotations:
             raise UnsupportedError(
                 f"whose field {cls.__name__}.{name} is annotated with {shown(hint)}, {error}"
             ) from None
-
-    def _variables_of(self, cls: type, args: Any) -> dict[type, _Variables]:
-        return _variables_of(cls, map(self.resolved, args))
 
     def _within(self, base: type, variables: _Variables) -> Annotations:
         names = getattr(sys.modules.get(base.__module__), "__dict__", {})

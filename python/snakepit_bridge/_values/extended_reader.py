@@ -21,7 +21,7 @@ def decode_extended(
     text = data if end < 0 else data[:end]
     tail = memoryview(data)[end + ALIGNMENT - end % ALIGNMENT :] if end >= 0 else memoryview(b"")
     # A map with the key of tags has four brackets.
-    if is_too_deep(text, 4 * MAX_DEPTH if TAG_TEXT.encode() in text else MAX_DEPTH):
+    if is_too_deep(text) and (TAG_TEXT.encode() not in text or is_too_deep(text, 4 * MAX_DEPTH)):
         raise too_deep(name)
     try:
         return _decode(text.decode(), tail, problems)
