@@ -180,7 +180,14 @@ impl<C> Gathering<C> {
         match last.filter(|(_, expected)| calls < *expected) {
             _ if self.is_full() => self.since,
             Some((_, expected)) if history.pays_to_start(calls, expected) => self.since,
-            Some((ended, _)) => waited.min(ended + self.limits.wait),
+            Some((ended, _)) => {
+                let waited = waited.min(ended + self.limits.wait);
+                // No caller could come back before.
+                let paused = history.longest_pause().zip(self.calls.last());
+                paused.map_or(waited, |(pause, (_, came))| {
+                    waited.min(ended.max(*came) + pause)
+                })
+            }
             None if history.running == 0 => self.since,
             None => waited,
         }
@@ -221,6 +228,8 @@ struct Last {
 const COST_OF: f64 = 64.0;
 /// Of how many batches the pace is a mean.
 const PACE_OF: f64 = 16.0;
+/// How many times the mean interval between calls a pause lasts after which no other is expected.
+const PAUSE: f64 = 8.0;
 
 /// Moving means of how many calls came after the ends of past batches, and in which time.
 #[derive(Clone, Copy, Default)]
@@ -322,6 +331,14 @@ impl History {
             None => expected <= 4 * calls,
         }
     }
+
+    /// How long to wait for the next call of those that are expected: as long as one more batch would cost. So if it does
+    /// not come, no more than that was lost. None while the cost is unknown.
+    fn longest_pause(&self) -> Option<Duration> {
+        let (batch, _each) = self.cost.line()?;
+        let pause = batch.max(PAUSE * self.arrivals.pace()?);
+        Duration::try_from_secs_f64(pause).ok()
+    }
 }
 
 /// They begin at zero: only their ratios are of use.
@@ -371,6 +388,42 @@ mod tests {
     fn while_the_cost_is_unknown_a_quarter_starts_and_nothing_does_while_the_pace_is() {
         assert_eq!(first_that_pays(&history(&[32, 32], 20.0, 0.0)), Some(8));
         assert_eq!(first_that_pays(&History::default()), None);
+    }
+
+    /// How long a batch of one call waits that came so long before the last batch ended, while 32 are expected.
+    fn waits(history: &History, before: Duration) -> Duration {
+        let came = Instant::now();
+        let now = came + before;
+        let wait = Duration::from_millis(5);
+        let limits = BatchLimits {
+            index: 0,
+            size: 32,
+            wait,
+            max_bytes: usize::MAX,
+        };
+        let last = Some(Last {
+            ended: now,
+            calls: 32,
+        });
+        let mut gathering = Gathering::new(limits, came);
+        gathering.add(Arc::new(()), 0, came);
+        gathering.wait_from(now);
+        gathering.due(&History { last, ..*history }) - now
+    }
+
+    #[test]
+    fn a_pause_that_costs_as_much_as_one_more_batch_ends_the_wait() {
+        let near = |history: &History, micros| {
+            [0, 10].map(Duration::from_millis).iter().all(|before| {
+                let difference = waits(history, *before).abs_diff(Duration::from_micros(micros));
+                difference < Duration::from_micros(2)
+            })
+        };
+        assert!(near(&history(&[32, 8, 24], 1.0, 0.05), 1000));
+        // Calls come every 0.06 ms.
+        assert!(near(&history(&[32, 8, 24], 0.12, 0.23), 480));
+        assert!(near(&history(&[32, 8, 24], 20.0, 0.0), 5000));
+        assert!(near(&history(&[32, 32], 1.0, 0.05), 5000));
     }
 
     #[test]
