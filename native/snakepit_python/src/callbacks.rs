@@ -183,6 +183,15 @@ impl Callbacks {
         raised(self.bind(py).call_method1("input_failed", (kind, message)))
     }
 
+    /// Whether Python knows how to send a value of this type, which then hides nothing.
+    pub(crate) fn is_result(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let py = value.py();
+        let found = self
+            .bind(py)
+            .call_method1(intern!(py, "is_result"), (value,));
+        found?.is_truthy()
+    }
+
     /// Finds a generator or a coroutine that a decorator has hidden; returns a result, or a generator.
     pub(crate) fn unwrap<'py>(
         &self,

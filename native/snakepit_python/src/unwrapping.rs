@@ -15,14 +15,17 @@ pub(crate) fn unwrapped<'py>(
     if is_result(&value) {
         return Ok((value, None));
     }
-    let call = run.call;
-    let stream = call.responder.as_stream().is_some();
-    Bound::new(run.py, AsyncCall::new(run.worker.clone(), call.clone()))
-        .and_then(|object| {
-            let callbacks = &run.worker.callbacks;
-            callbacks.unwrap(value, object.into_any(), &call.command.name, stream)
-        })
-        .map_err(|error| run.failure(error))
+    let callbacks = &run.worker.callbacks;
+    let unwrap = |value| {
+        if callbacks.is_result(&value)? {
+            return Ok((value, None));
+        }
+        let call = run.call;
+        let stream = call.responder.as_stream().is_some();
+        let object = Bound::new(run.py, AsyncCall::new(run.worker.clone(), call.clone()))?;
+        callbacks.unwrap(value, object.into_any(), &call.command.name, stream)
+    };
+    unwrap(value).map_err(|error| run.failure(error))
 }
 
 /// Whether the value has one of the types of most results, which hide nothing.

@@ -35,6 +35,7 @@ from snakepit_bridge._telemetry.access import log_call
 from snakepit_bridge._threads import unwrapping
 from snakepit_bridge._threads.hook_runner import HookRunner
 from snakepit_bridge._threads.main_thread import MainThread
+from snakepit_bridge._threads.results import is_result
 from snakepit_bridge._two_way import tools
 from snakepit_bridge._two_way.inputs import Input, Source
 from snakepit_bridge._values.fields import (
@@ -232,6 +233,9 @@ class _Callbacks:
 
     def close_failed(self, command: str, error: BaseException) -> None:
         _log.warning("%s raised %s when it was closed", command, shown(error))
+
+    def is_result(self, value: object) -> bool:
+        return is_result(value)
 
     def unwrap(
         self,

@@ -14,7 +14,6 @@ from snakepit_bridge._types.frames import Columns, arrow_table, pandas_frame, po
 from snakepit_bridge._types.invalid import InvalidValueError
 from snakepit_bridge._types.known import Encoder, advice_for, encoder_by_shape, encoder_of
 from snakepit_bridge._types.names import qualified_name, repr_of
-from snakepit_bridge._types.tensor import Tensor, of_array
 
 _F = TypeVar("_F", bound=Encoder)
 
@@ -85,14 +84,9 @@ def is_encoded_frame(value: object) -> bool:
     return _frame_encoder is not None and _encoder(type(value)) in _FRAME_ENCODERS
 
 
-def tensor_of(value: Any) -> Optional[Tensor]:
-    """Returns the tensor that is sent for a numpy array of numbers; None for any other value."""
-    if _encoder(type(value)) is not array:
-        return None
-    try:
-        return of_array(value)
-    except InvalidValueError:
-        return None
+def is_array(value: object) -> bool:
+    """Whether `value` is a numpy array."""
+    return _encoder(type(value)) is array
 
 
 def substitute(value: object) -> object:

@@ -6,7 +6,7 @@ import functools
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, NoReturn, Union
+from typing import Any, NoReturn, Optional, Union
 
 from snakepit_bridge._types.invalid import InvalidValueError
 
@@ -154,6 +154,15 @@ def dtype_name(dtype: Any) -> str:
     """Returns the name of a numpy dtype, which numpy puts together each time."""
     name: str = dtype.name
     return name
+
+
+@functools.lru_cache(maxsize=256)
+def dtype_in_memory(dtype: Any) -> Optional[str]:
+    """Returns the name of a numpy dtype if the elements are in memory as they are sent."""
+    name = dtype_name(dtype)
+    # The dtypes of ml_dtypes have no code in Python's buffer protocol.
+    known = name in DTYPES and name not in ML_DTYPES
+    return name if known and dtype == dtype.newbyteorder("<") else None
 
 
 def of_array(array: Any) -> Tensor:

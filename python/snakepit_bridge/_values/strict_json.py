@@ -48,6 +48,7 @@ def _encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[
 
 # `[].clear` takes no argument: it raises a TypeError for any value, and runs no Python code.
 _refuse: Any = [].clear
+_JSON_CLASSES = (str, int, float, list, tuple, dict, type(None))
 _PLAIN = {allow_nan: _encoder(_refuse, allow_nan=allow_nan) for allow_nan in (False, True)}
 
 
@@ -61,6 +62,8 @@ class JsonEncoder:
         self._full: Optional[Callable[[Any], str]] = None
 
     def encode(self, value: Any) -> str:
+        if not isinstance(value, _JSON_CLASSES):
+            value = self._default(value)
         # Nothing can change the value while no Python code runs. The encoder in C iterates over
         # dicts that `default` must not change.
         try:
