@@ -9,6 +9,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+/// How many may wait for Python at once. Cancellations wait behind them.
+const MAX_WAITING: usize = 128;
+
 pub(crate) struct Refusal {
     call_id: u64,
     responder: Responder,
@@ -34,16 +37,28 @@ impl Refusal {
 pub(crate) struct Refusals(Mutex<Vec<Weak<Refusal>>>);
 
 impl Refusals {
-    pub(crate) fn add(&self, call_id: u64, responder: Responder) -> Arc<Refusal> {
+    /// Returns a refusal that Python is to answer. None if too many wait: then the call has `failure`.
+    pub(crate) fn add(
+        &self,
+        call_id: u64,
+        responder: Responder,
+        failure: impl FnOnce() -> Failure,
+    ) -> Option<Arc<Refusal>> {
         let refusal = Arc::new(Refusal {
             call_id,
             responder,
             answered: AtomicBool::new(false),
         });
-        let mut refusals = self.0.lock();
-        refusals.retain(|refusal| refusal.strong_count() > 0);
-        refusals.push(Arc::downgrade(&refusal));
-        refusal
+        {
+            let mut refusals = self.0.lock();
+            refusals.retain(|refusal| refusal.strong_count() > 0);
+            if refusals.len() < MAX_WAITING {
+                refusals.push(Arc::downgrade(&refusal));
+                return Some(refusal);
+            }
+        }
+        refusal.answer(failure);
+        None
     }
 
     pub(crate) fn cancel(&self, call_id: u64, calls: &CallsStream) {

@@ -142,20 +142,24 @@ impl Worker {
         let log = self.access_log.as_ref();
         let responder = responder.on_end(log.map(|log| log.hook(&header, peer)));
         let stream = responder.as_stream().is_some();
-        match self.commands.get(header.command()) {
-            Some(command) if stream || !command.streams => {
-                Some(Call::new(command.clone(), header, responder))
-            }
-            _ => {
-                self.counters.count(true);
-                let refusal = self.refusals.add(header.call_id(), responder);
-                let callbacks = self.callbacks.clone();
-                self.control.run(move |py| {
-                    refusal.answer(|| callbacks.refusal(py, header.command(), stream));
-                });
-                None
-            }
+        let found = self.commands.get(header.command());
+        if let Some(command) = found
+            && (stream || !command.streams)
+        {
+            return Some(Call::new(command.clone(), header, responder));
         }
+        self.counters.count(true);
+        let failure = || match found {
+            Some(_) => Failure::new("invalid_args", "the command yields a stream of results"),
+            None => Failure::new("unknown_command", "the adapter has no such command"),
+        };
+        if let Some(refusal) = self.refusals.add(header.call_id(), responder, failure) {
+            let callbacks = self.callbacks.clone();
+            self.control.run(move |py| {
+                refusal.answer(|| callbacks.refusal(py, header.command(), stream));
+            });
+        }
+        None
     }
 
     /// Queues calls. Those for which there is no room are answered; returns whether there was room for all.

@@ -16,6 +16,9 @@ from snakepit_bridge._commands.hooks import Hooks
 from snakepit_bridge._errors.call_error import CallError
 from snakepit_bridge._types.names import qualified_name
 
+#: How much of a name is repeated that no command has.
+_MAX_NAME = 200
+
 
 class Command:
     """A bound method, and how to check and pass its arguments."""
@@ -124,6 +127,7 @@ class Registry(Mapping[str, Command]):
     def _unknown(self, name: str) -> str:
         import difflib
 
+        name = name[:_MAX_NAME]
         near = difflib.get_close_matches(name, self._commands)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
         return (

@@ -94,6 +94,23 @@ class TestCalls:
         assert reasons == ["python_error", "unknown_command", "invalid_args"]
         assert replies[4].result == {"result": b"1"}
 
+    def test_unknown_commands_do_not_pile_up_while_python_is_busy(
+        self, client: Client, pipe: MakePipe
+    ) -> None:
+        started, until = pipe("started"), pipe("until")
+        with closing(Frames(client)) as frames:
+            paths = {"started": started.path.encode(), "until": until.path.encode()}
+            frames.call(1, "hold_the_gil", **paths)
+            assert started.line() == "started"
+            for call_id in range(2, 302):
+                frames.call(call_id, "ad")
+            early = frames.replies(300 - 128)
+            until.send("go")
+            late = frames.replies(1 + 128)
+        assert late.pop(1).success
+        assert {reply.error_detail.reason for reply in early.values()} == {"unknown_command"}
+        assert all("did you mean 'add'?" in reply.error for reply in late.values())
+
     def test_a_cancel_frame_cancels_one_call(self, frames: Frames, pipe: MakePipe) -> None:
         pipes = {call_id: pipe(f"call{call_id}") for call_id in (1, 2, 3)}
         for call_id, told in pipes.items():
