@@ -138,10 +138,10 @@ fn may_start(
         && unsent.may_start(call.responder.calls(), worker.is_withdrawing(), note)
 }
 
-/// They raise only the exceptions of signal handlers.
+/// They raise only the exceptions of signal handlers, which may come before their first step.
 fn run_posts(py: Python<'_>, worker: &Worker) {
     for function in worker.posts.take() {
-        if let Err(error) = function.call0(py) {
+        while let Err(error) = function.call0(py) {
             worker.callbacks.signal_failed(py, error);
         }
     }

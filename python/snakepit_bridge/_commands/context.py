@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Optional
 
 from snakepit_bridge._commands.sessions import Session, SessionKey, Sessions
+from snakepit_bridge._errors.exits import check_process
 from snakepit_bridge._telemetry import events
 from snakepit_bridge._telemetry.progress import ProgressReports, checked_progress
 from snakepit_bridge._telemetry.reports import TAKES_PROGRESS, TAKES_TELEMETRY, Reports
@@ -240,6 +241,7 @@ class Context:
         self._progress = reported = checked_progress(fraction, message)
         if self._reports is None or not self._takes_events & TAKES_PROGRESS:
             return
+        check_process("context.progress")
         with self._lock:
             if self._progress_reports is None:
                 self._progress_reports = ProgressReports(self._reports)
@@ -260,6 +262,8 @@ class Context:
         Further ones are dropped, and events whose client does not read; that is logged.
         """
         takes = self._takes_events & TAKES_TELEMETRY
+        if takes:
+            check_process("context.telemetry")
         events.send_telemetry(self._reports if takes else None, name, measurements, metadata or {})
 
     def _settle(self) -> None:

@@ -33,12 +33,26 @@ def forget_forks() -> None:
     _forks.clear()
 
 
+def is_fork() -> bool:
+    """Whether a command has forked this process: the connections belong to its parent."""
+    return bool(_forks)
+
+
+def check_process(what: str) -> None:
+    """Raises a `RuntimeError` in a process that a command has forked."""
+    if is_fork():
+        raise RuntimeError(
+            f"{what} was used in a process that the command has forked: only the worker itself "
+            "can reach the caller; pass it what the process has to say, by a queue or a pipe"
+        )
+
+
 def exit_fork(error: Optional[BaseException] = None) -> None:
     """Exits if a command has forked this process: called when the command has ended.
 
     The connections belong to its parent: it must not answer.
     """
-    if not _forks:
+    if not is_fork():
         return
     code: object = 1
     try:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Optional, Protocol, TypeVar
 
+from snakepit_bridge._errors.exits import check_process, is_fork
 from snakepit_bridge._errors.two_way import CallCancelledError
 from snakepit_bridge._two_way.event_loops import end_task, resume, running_loop
 
@@ -59,6 +60,7 @@ class Input(Iterator[_T], AsyncIterator[_T]):
         self._name = name
         self._source = source
         self._check = source.check
+        self._is_here = isinstance(source, ListSource)
         self._items: Iterator[Any] = iter(())
         #: How many items the earlier lists had.
         self._before = 0
@@ -81,6 +83,7 @@ class Input(Iterator[_T], AsyncIterator[_T]):
                 raise RuntimeError(
                     f"{self._name} would block the event loop: read it with `async for`"
                 )
+            self._check_process()
             self._add(self._source.take())
             return self.__next__()
         # The items that were taken together may last long.
@@ -99,6 +102,7 @@ class Input(Iterator[_T], AsyncIterator[_T]):
                     return item  # type: ignore[no-any-return]
                 if self._ended:
                     raise StopAsyncIteration
+                self._check_process()
                 items = self._source.poll()
                 if items is None:
                     await self._wait()
@@ -111,7 +115,8 @@ class Input(Iterator[_T], AsyncIterator[_T]):
         """Reads no further items: the caller's enumerable is halted."""
         if not self._ended:
             self._ended = True
-            self._source.stop()
+            if self._is_here or not is_fork():
+                self._source.stop()
         self._items = iter(())
 
     def __enter__(self) -> Input[_T]:
@@ -124,6 +129,10 @@ class Input(Iterator[_T], AsyncIterator[_T]):
         _traceback: Optional[TracebackType],
     ) -> None:
         self.close()
+
+    def _check_process(self) -> None:
+        if not self._is_here:
+            check_process(f"the input stream {self._name!r}")
 
     async def _wait(self) -> None:
         import asyncio

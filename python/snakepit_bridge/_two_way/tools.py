@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional, Protocol
 
 from snakepit_bridge._errors.call_error import CallError
+from snakepit_bridge._errors.exits import check_process
 from snakepit_bridge._errors.guards import invalid_args
 from snakepit_bridge._errors.two_way import CallCancelledError, ToolError
 from snakepit_bridge._two_way.event_loops import end_task, resume, running_loop
@@ -139,6 +140,7 @@ def _not_carried(error: CallError, tool: str) -> Exception:
 def _offering(asks: Optional[Asks], tool: str) -> Asks:
     """Raises a `ToolError` if the caller does not offer the tool."""
     if asks is not None and tool in asks.tools:
+        check_process(f"context.call({tool!r})")
         return asks
     offered = () if asks is None else asks.tools
     what = f"no such tool, but {', '.join(offered)}" if offered else "no tools"

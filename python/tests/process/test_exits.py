@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,6 +12,8 @@ from contextlib import closing
 import pytest
 from client import FREE_THREADED, PATIENCE, Client, Pipe
 from conftest import Start
+
+from snakepit_bridge._telemetry.reports import TAKES_PROGRESS, TAKES_TELEMETRY
 
 MakePipe = Callable[[str], Pipe]
 
@@ -50,6 +53,24 @@ def test_an_exit_outside_a_call_is_logged_and_the_event_loop_continues(
     assert worker.stop() == 0
 
 
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="it cannot make a signal pend")
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_a_handler_that_raises_when_the_command_has_returned_fails_its_call(start: Start) -> None:
+    with closing(Client(start().address())) as client:
+        assert client.error("end_in_a_signal").type == "ZeroDivisionError"
+        assert client.result("add", a=1) == {"result": 1}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="it cannot make a signal pend")
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_a_handler_that_raises_keeps_no_function_from_running(start: Start, pipe: MakePipe) -> None:
+    worker, ran = start(), pipe("ran")
+    with closing(Client(worker.address())) as client:
+        assert client.execute("post_behind_a_signal", pipe=ran.path).success
+        assert ran.line() == "ran"
+        assert "ZeroDivisionError" in worker.expect("a signal's handler raised")
+
+
 # grpcio itself crashes a forked child.
 forks = pytest.mark.parametrize("server", ["native"], indirect=True)
 
@@ -64,6 +85,15 @@ def test_a_forked_child_answers_no_call(client: Client, name: str) -> None:
 @forks
 def test_a_forked_child_may_exit_on_its_own(client: Client) -> None:
     assert client.result("fork", code=7) == {"result": 7}
+    assert client.result("add", a=1) == {"result": 1}
+
+
+@forks
+def test_a_forked_child_cannot_report_to_the_caller(client: Client) -> None:
+    takes = TAKES_TELEMETRY + TAKES_PROGRESS
+    for takes_events, code in ((takes, 2), (0, 0)):
+        response = client.begin("report_from_fork", {}, takes_events=takes_events).result()
+        assert response.result == {"result": b"%d" % code}
     assert client.result("add", a=1) == {"result": 1}
 
 

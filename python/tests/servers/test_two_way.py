@@ -245,6 +245,15 @@ def test_what_a_command_leaves_behind_waits_for_nothing(
     assert [pipes.line(), pipes.line()] == [expected, expected]
 
 
+# grpcio itself crashes a forked child.
+@pytest.mark.parametrize("server", ["native"], indirect=True)
+def test_a_forked_child_cannot_reach_the_caller(converse: Converse) -> None:
+    call = converse("use_in_fork", tools={"square": square}, inputs={"rows": [1, 2]})
+    assert call.run() == 2
+    call = converse("use_in_fork", {"rows": [1, 2]}, tools={"square": square})
+    assert call.run() == 1
+
+
 def test_asks_beyond_the_clients_limit_are_held_back(converse: Converse) -> None:
     class Counting(Conversation):
         def answer(self, ask: pb.ToolAsk) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import ctypes
+import decimal
+import functools
 import logging
 import multiprocessing
 import os
@@ -14,7 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -40,6 +43,26 @@ def fork() -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     return pid and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def raising_signal() -> Callable[[], object]:
+    """Returns what has a signal pend whose handler raises; it runs no Python code itself."""
+    signal.signal(signal.SIGUSR1, lambda *_: 1 / 0)
+    return functools.partial(ctypes.pythonapi.PyErr_SetInterruptEx, int(signal.SIGUSR1))
+
+
+def refused_in_fork(*uses: Callable[[], object]) -> int:
+    """Returns how many of the uses are refused in a child in the worker."""
+    parent = os.getpid()
+    result = fork()
+    if os.getpid() != parent:
+        for use in uses:
+            try:
+                use()
+            except RuntimeError as error:
+                result += "only the worker itself" in str(error)
+        os._exit(result)
+    return result
 
 
 async def exits() -> None:
@@ -254,12 +277,35 @@ class Probe(BuiltinAdapter):
         return subprocess.Popen(["sleep", "600"]).pid
 
     @command
+    def post_behind_a_signal(self, pipe: str, context: Context) -> None:
+        """Has the main thread run a function as soon as the handler of a signal has raised."""
+        sessions = context._sessions
+        assert sessions is not None
+        sessions.post(raising_signal())
+        sessions.post(functools.partial(tell, pipe, "ran"))
+
+    @command
+    def end_in_a_signal(self) -> object:
+        """The handler of a signal that comes last raises only once the function has returned."""
+        signals: dict[str, object] = collections.defaultdict(raising_signal())
+        result = decimal.Decimal(1)
+        signals["one"]
+        return result
+
+    @command
     def fork(self, code: Optional[int] = None) -> int:
         parent = os.getpid()
         result = fork()
         if os.getpid() != parent and code is not None:
             sys.exit(code)
         return result
+
+    @command
+    def report_from_fork(self, context: Context) -> int:
+        """Returns how often a child in the worker could not report."""
+        return refused_in_fork(
+            lambda: context.progress(0.5), lambda: context.telemetry("event", {"count": 1})
+        )
 
     @command
     def fork_stream(self) -> Generator[int, None, int]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, Optional
 
-from probe import tell, told
+from probe import refused_in_fork, tell, told
 
 from snakepit_bridge import Adapter, Context, Input, InputError, ToolError, command
 
@@ -35,6 +35,12 @@ class TwoWay(Adapter):
     @command
     def plain(self, n: int) -> int:
         return n
+
+    @command
+    def use_in_fork(self, rows: Input[int], context: Context) -> int:
+        """Returns how often a child in the worker could not reach the caller."""
+        with rows:
+            return refused_in_fork(lambda: context.call("square", x=1), lambda: next(rows))
 
     @command
     def tools(self, context: Context) -> list[str]:
