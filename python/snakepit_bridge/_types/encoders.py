@@ -23,6 +23,9 @@ MAX_SUBSTITUTIONS = 16
 #: The key of the map that replaces a value that cannot be sent, if the pool has that option.
 UNENCODABLE = "$unencodable"
 
+#: Of how many classes the encoders are remembered: a program may make classes without end.
+_MAX_FOUND = 4096
+
 _SCALARS = (str, bool, int, float, bytes)
 _JSON_WORDS = {True: "true", False: "false", None: "null"}
 
@@ -181,7 +184,10 @@ def _encoder(cls: type) -> Optional[Encoder]:
         return _found[cls]
     except KeyError:
         found = (_registered.get(base) or encoder_of(base) for base in cls.__mro__)
-        encoder = _found[cls] = next(filter(None, found), None) or encoder_by_shape(cls)
+        encoder = next(filter(None, found), None) or encoder_by_shape(cls)
+        if len(_found) >= _MAX_FOUND:
+            _found.clear()
+        _found[cls] = encoder
         return encoder
 
 

@@ -7,8 +7,10 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import gc
 import types
 import uuid
+import weakref
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -338,6 +340,17 @@ def test_classes_with_fields_are_sent_as_maps() -> None:
 
     for cls in (Data, Shape, Event, types.SimpleNamespace):
         assert carried([cls(x=uuid.UUID(int=1))]) == [{"x": str(uuid.UUID(int=1))}]
+
+
+def test_classes_that_a_program_makes_without_end_are_forgotten() -> None:
+    first = type("Tags", (frozenset,), {})
+    assert encode_fields({"tags": first("a")})[0] == {"tags": b'["a"]'}
+    kept = weakref.ref(first)
+    del first
+    for _ in range(5000):
+        encode_fields({"tags": type("Tags", (frozenset,), {})("a")})
+    gc.collect()
+    assert kept() is None
 
 
 def test_no_part_of_a_secret_is_sent() -> None:
