@@ -68,6 +68,10 @@ _MADE_OF_LISTS: dict[object, type] = {
 }
 _MAPS = {dict, collections.abc.Mapping, collections.abc.MutableMapping}
 _TEXT = (str, typing.ForwardRef)
+_NO_TYPE = (
+    "to which no argument can be converted: annotate it with a type that arrives "
+    "(guides/values.md lists them), with a dataclass, or with Any to receive it unchanged"
+)
 _ENDLESS = "which contains itself with ever new types"
 # The length of the longest annotation.
 _LONGEST = 100_000
@@ -236,6 +240,9 @@ class Annotations:
             if hasattr(annotation, attribute):
                 return make(annotation)
         origin, args = get_origin(annotation) or annotation, get_args(annotation)
+        # To pydantic a dict would be a schema.
+        if not isinstance(origin, collections.abc.Hashable):
+            raise UnsupportedError(_NO_TYPE)
         if origin in _UNIONS:
             return self._union(annotation)
         if origin is Literal or (not args and annotation in _PLAIN):
@@ -330,11 +337,7 @@ class Annotations:
         if builder is None and origin not in (collections.abc.Callable, type):
             builder = pydantic_builders.adapter(annotation, expected)
         if builder is None:
-            raise UnsupportedError(
-                "to which no argument can be converted: annotate it with a type that arrives "
-                "(guides/values.md lists them), with a dataclass, or with Any to receive it "
-                "unchanged"
-            )
+            raise UnsupportedError(_NO_TYPE)
         return builder
 
     def _constructed(self, annotation: Any, cls: type, args: Any) -> Builder:

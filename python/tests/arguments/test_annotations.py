@@ -633,6 +633,8 @@ class Holder:
         (type[int], "to which no argument can be converted"),
         (np.float32, "to which no argument can be converted"),
         (Optional[Adapter], "to which no argument can be converted"),
+        ([int], "to which no argument can be converted"),
+        ({"type": "int"}, "to which no argument can be converted"),
         ("Awaitable", "which cannot be resolved (NameError: name 'Awaitable' is not defined)"),
         (list["Missing"], "which cannot be resolved"),  # type: ignore[name-defined] # noqa: F821
         (Growing[int], "which contains itself with ever new types"),
