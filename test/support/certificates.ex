@@ -17,19 +17,20 @@ defmodule Snakepit.Test.Certificates do
     validity = for until <- List.wrap(options[:until]), do: {:validity, {{2001, 1, 1}, until}}
 
     peer = authority ++ [extensions: [alt_name]] ++ validity
+    [of_server, of_client] = for _ <- 1..2, do: :public_key.pkix_test_root_cert(~c"CA", authority)
 
     %{server_config: server, client_config: client} =
       :public_key.pkix_test_data(%{
-        server_chain: %{root: authority, intermediates: [], peer: peer},
-        client_chain: %{root: authority, intermediates: [], peer: authority}
+        server_chain: %{root: of_server, intermediates: [], peer: peer},
+        client_chain: %{root: of_client, intermediates: [], peer: authority}
       })
 
     for {file, entries} <- [
-          cert: [certificate(server[:cert])],
+          cert: [certificate(server[:cert], of_server)],
           key: [key(server[:key])],
-          client_ca: Enum.map(server[:cacerts], &certificate/1),
-          ca: Enum.map(client[:cacerts], &certificate/1),
-          client_cert: [certificate(client[:cert])],
+          client_ca: [certificate(of_client.cert, of_client)],
+          ca: [certificate(of_server.cert, of_server)],
+          client_cert: [certificate(client[:cert], of_client)],
           client_key: [key(client[:key])]
         ],
         into: %{} do
@@ -39,6 +40,26 @@ defmodule Snakepit.Test.Certificates do
     end
   end
 
-  defp certificate(der), do: {:Certificate, der, :not_encrypted}
+  # OTP 29 leaves out the parameters of RSA's algorithms. They have to be NULL: rustls takes no other certificate.
+  defp certificate(der, %{key: signs}) do
+    {:OTPCertificate, tbs, algorithm, _} = :public_key.pkix_decode_cert(der, :otp)
+
+    der =
+      if elem(algorithm, 2) == :asn1_NOVALUE,
+        do: tbs |> with_parameters(algorithm) |> :public_key.pkix_sign(signs),
+        else: der
+
+    {:Certificate, der, :not_encrypted}
+  end
+
+  defp with_parameters(tbs, algorithm) do
+    {:OTPSubjectPublicKeyInfo, of_key, key} = elem(tbs, 7)
+    signature = put_elem(algorithm, 2, {:asn1_OPENTYPE, <<5, 0>>})
+
+    tbs
+    |> put_elem(3, signature)
+    |> put_elem(7, {:OTPSubjectPublicKeyInfo, put_elem(of_key, 2, :NULL), key})
+  end
+
   defp key({type, der}), do: {type, der, :not_encrypted}
 end

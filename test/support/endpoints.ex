@@ -107,8 +107,12 @@ defmodule Snakepit.Test.Endpoints do
     {:noreply, answer(%{state | output: output})}
   end
 
-  def handle_info({port, {:exit_status, _status}}, %{port: port, ending: nil} = state),
-    do: {:noreply, start(state)}
+  def handle_info({port, {:exit_status, status}}, %{port: port, ending: nil} = state) do
+    # It cannot start: its output says why.
+    refused = if status in 1..127 and not listening?(state.output), do: state.waiting, else: []
+    for {from, _reply} <- refused, do: GenServer.reply(from, {:error, state.output})
+    {:noreply, start(%{state | waiting: state.waiting -- refused})}
+  end
 
   def handle_info({port, {:exit_status, status}}, %{port: port, ending: from} = state) do
     GenServer.reply(from, status)
