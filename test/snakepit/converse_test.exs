@@ -4,7 +4,6 @@ defmodule Snakepit.ConverseTest do
 
   import ExUnit.CaptureLog
   import Snakepit.Test.Pools
-  require Snakepit
 
   alias Snakepit.Error
   alias Snakepit.GRPC.Client
@@ -140,7 +139,7 @@ defmodule Snakepit.ConverseTest do
           )
         end)
 
-      pids = for _ <- 1..8, do: assert_receive({:here, pid}, patience()) && pid
+      pids = for _ <- 1..8, do: elem(assert_receive({:here, _pid}, patience()), 1)
       for pid <- pids, do: send(pid, :go)
       assert Task.await(task, patience()) == {:ok, %{"answers" => Enum.to_list(1..8)}}
     end
