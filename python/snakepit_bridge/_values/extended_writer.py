@@ -58,7 +58,7 @@ def encode_with(given: Substitutes, value: object, path: str) -> bytes:
 
 
 def encode_array(array: Any) -> Optional[bytes]:
-    """Encodes a numpy array of numbers as `encode_extended` does, a small one in 1.6 µs, not 55.
+    """Encodes a numpy array of numbers as `encode_extended` does, a small one in 2 µs, not 55.
 
     Returns None for any other array.
     """
