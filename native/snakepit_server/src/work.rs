@@ -181,12 +181,13 @@ impl<C> Gathering<C> {
             _ if self.is_full() => self.since,
             Some((_, expected)) if history.pays_to_start(calls, expected) => self.since,
             Some((ended, _)) => {
-                let waited = waited.min(ended + self.limits.wait);
-                // No caller could come back before.
-                let paused = history.longest_pause().zip(self.calls.last());
-                paused.map_or(waited, |(pause, (_, came))| {
-                    waited.min(ended.max(*came) + pause)
-                })
+                // No caller could come back before the batch ended.
+                let latest = self
+                    .calls
+                    .last()
+                    .map_or(ended, |(_, came)| ended.max(*came));
+                let pause = history.longest_pause().unwrap_or(self.limits.wait);
+                waited.min(ended + self.limits.wait).min(latest + pause)
             }
             None if history.running == 0 => self.since,
             None => waited,

@@ -115,7 +115,7 @@ class Input(Iterator[_T], AsyncIterator[_T]):
         """Reads no further items: the caller's enumerable is halted."""
         if not self._ended:
             self._ended = True
-            if self._is_here or not is_fork():
+            if not is_fork():
                 self._source.stop()
         self._items = iter(())
 

@@ -42,7 +42,6 @@ __all__ = [
 ]
 
 PLAIN, TEXT, BYTES, JSON, EXTENDED = range(5)
-_JSON_CLASSES = frozenset({dict, list, tuple, str, int, float, bool, type(None)})
 
 
 def decode_fields(fields: Mapping[str, bytes], kinds: Optional[bytes] = None) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def encode(
         except UnicodeEncodeError:
             check_text(value, path_to(root, *name))
     # An array would be converted once to find that it is not JSON, and then again.
-    if kinds and type(value) not in _JSON_CLASSES and is_array(value):
+    if kinds and not isinstance(value, strict_json.JSON_CLASSES) and is_array(value):
         data = encode_array(value)
         if data is not None:
             return EXTENDED, data

@@ -11,6 +11,8 @@ from typing import Any, NoReturn, Optional
 from snakepit_bridge._types.invalid import MAX_DEPTH, too_deep
 from snakepit_bridge._types.snapshot import snapshot
 
+#: The classes whose values, and those of their subclasses, the encoder writes itself.
+JSON_CLASSES = (str, int, float, list, tuple, dict, type(None))
 #: The time to convert an integer grows with the square of its length.
 MAX_DIGITS = 100_000
 
@@ -48,7 +50,6 @@ def _encoder(default: Callable[[Any], object], *, allow_nan: bool) -> Callable[[
 
 # `[].clear` takes no argument: it raises a TypeError for any value, and runs no Python code.
 _refuse: Any = [].clear
-_JSON_CLASSES = (str, int, float, list, tuple, dict, type(None))
 _PLAIN = {allow_nan: _encoder(_refuse, allow_nan=allow_nan) for allow_nan in (False, True)}
 
 
@@ -62,7 +63,7 @@ class JsonEncoder:
         self._full: Optional[Callable[[Any], str]] = None
 
     def encode(self, value: Any) -> str:
-        if not isinstance(value, _JSON_CLASSES):
+        if not isinstance(value, JSON_CLASSES):
             value = self._default(value)
         # Nothing can change the value while no Python code runs. The encoder in C iterates over
         # dicts that `default` must not change.
